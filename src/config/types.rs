@@ -1,0 +1,290 @@
+//! The configuration after it was read, checked and resolved: only valid values exist here.
+//!
+//! The rest of the program sees these types and nothing of YAML, environment or flags. Field names follow the keys of
+//! the file; `src/config/schema.rs` ties each key to its field.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::secret::Secret;
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub orchestrator: Orchestrator,
+    pub api: Api,
+    pub jobs: Jobs,
+    pub container: Container,
+    pub ssh: Ssh,
+    pub logging: Logging,
+    pub monitoring: Monitoring,
+    pub tls: Tls,
+    pub state: State,
+}
+
+/// `orchestrator`: who this agent is.
+#[derive(Debug, Clone)]
+pub struct Orchestrator {
+    /// As configured; `auto` is resolved against `state.dir` by `agent`.
+    pub id: String,
+    pub name: String,
+    pub environment: String,
+    pub region: String,
+    pub tags: Vec<String>,
+}
+
+/// `api`: the backend.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Scheme, authority and path without a final slash; `/api/internal` was added where the path was empty.
+    pub endpoint: String,
+    pub token: Secret,
+    /// `ws://` or `wss://`; derived from `endpoint` where not given.
+    pub ws_endpoint: String,
+    pub timeout: Duration,
+    pub retry: Retry,
+    /// Requests per second; `None` when `api.rateLimit.enabled` is false.
+    pub rate_limit: Option<f64>,
+}
+
+/// `api.retry`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retry {
+    pub max_attempts: u32,
+    pub initial_delay: Duration,
+    pub max_delay: Duration,
+    pub backoff: BackoffKind,
+}
+
+/// `api.retry.backoffType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackoffKind {
+    Exponential,
+    Linear,
+    Fixed,
+}
+
+/// `jobs`.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    pub poll_interval: Duration,
+    pub max_poll_interval: Duration,
+    pub poll_batch_size: usize,
+    pub max_concurrent: usize,
+    pub default_timeout: Duration,
+    pub max_timeout: Duration,
+    pub setup_timeout: Duration,
+    pub cleanup_timeout: Duration,
+    pub stop_grace: Duration,
+    pub drain_timeout: Duration,
+    pub queue_strategy: QueueStrategy,
+    pub lease_renewal: Duration,
+    /// Bytes, of each of stdout and stderr.
+    pub max_output: usize,
+}
+
+/// `jobs.queueStrategy`: the order in which a batch is given to the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueStrategy {
+    Priority,
+    Fifo,
+}
+
+/// `container`.
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub docker: Docker,
+    pub images: Images,
+    pub pull_policy: PullPolicy,
+    pub registry_auth_file: Option<PathBuf>,
+    pub defaults: ResourceSet,
+    pub limits: ResourceSet,
+    pub security: Security,
+    pub network: Network,
+}
+
+/// `container.docker`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Docker {
+    pub endpoint: DockerEndpoint,
+    /// An API version such as `1.43`; `None` is `auto`.
+    pub version: Option<String>,
+}
+
+/// Where the engine listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerEndpoint {
+    /// The path of `unix://`.
+    Unix(PathBuf),
+    /// Host and port of `tcp://`.
+    Tcp(String, u16),
+}
+
+/// `container.images`.
+#[derive(Debug, Clone)]
+pub struct Images {
+    pub bash: String,
+    pub python: String,
+    pub nodejs: String,
+}
+
+/// `container.images.pullPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    IfNotPresent,
+    Always,
+    Never,
+}
+
+/// `container.resources.defaults` and `.limits`. The four block-device rates are unlimited when `None`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ResourceSet {
+    /// Cores.
+    pub cpu: f64,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes.
+    pub disk: u64,
+    pub pids: u64,
+    /// Bytes per second.
+    pub read_bps: Option<u64>,
+    /// Bytes per second.
+    pub write_bps: Option<u64>,
+    /// Operations per second.
+    pub read_iops: Option<u64>,
+    /// Operations per second.
+    pub write_iops: Option<u64>,
+}
+
+/// `container.security`.
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// `uid:gid`, both numbers.
+    pub user: (u32, u32),
+    pub no_new_privileges: bool,
+    pub drop_capabilities: Vec<String>,
+    pub readonly_rootfs: bool,
+    pub seccomp: Seccomp,
+}
+
+/// `container.security.seccompProfile`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seccomp {
+    /// The engine's own profile.
+    Default,
+    /// The JSON text of a profile's file, read and checked when the configuration was loaded.
+    Profile { path: PathBuf, json: String },
+}
+
+/// `container.network`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    pub mode: NetworkMode,
+    pub enable_icc: bool,
+    pub internal: bool,
+    pub dns: Vec<String>,
+}
+
+/// `container.network.mode`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// One bridge of our own, no traffic between jobs.
+    Isolated,
+    None,
+    /// The engine's default bridge.
+    Bridge,
+    /// A network that the operator made.
+    Named(String),
+}
+
+/// `ssh`, read and checked now, used by the SSH executor.
+#[derive(Debug, Clone)]
+pub struct Ssh {
+    pub max_per_server: usize,
+    pub idle_timeout: Duration,
+    pub health_check_interval: Duration,
+    pub connection_timeout: Duration,
+    pub default_shell: String,
+    pub temp_dir: String,
+    pub cleanup_after: bool,
+    pub pty_mode: bool,
+    pub breaker_enabled: bool,
+    pub failure_threshold: u32,
+    pub success_threshold: u32,
+    pub breaker_timeout: Duration,
+    pub half_open_requests: u32,
+    pub strict_host_key_checking: bool,
+    pub known_hosts_file: PathBuf,
+    pub allowed_ciphers: Vec<String>,
+    pub allowed_key_exchanges: Vec<String>,
+    pub allow_passwords: bool,
+}
+
+/// `logging`.
+#[derive(Debug, Clone)]
+pub struct Logging {
+    pub level: log::LevelFilter,
+    pub format: LogFormat,
+    pub output: LogOutput,
+    pub websocket: LiveLog,
+}
+
+/// `logging.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// `logging.output` and `logging.file`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOutput {
+    Stdout,
+    File {
+        path: PathBuf,
+        /// Bytes after which the file is rotated.
+        max_size: u64,
+        /// Rotated files that are kept.
+        max_backups: usize,
+        /// Rotated files older than this are removed.
+        max_age: Duration,
+    },
+}
+
+/// `logging.websocket`: the live log towards the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveLog {
+    pub enabled: bool,
+    /// Lines a job.
+    pub buffer_size: usize,
+    pub flush_interval: Duration,
+    /// Lines a message.
+    pub batch_size: usize,
+}
+
+/// `monitoring`.
+#[derive(Debug, Clone)]
+pub struct Monitoring {
+    pub enabled: bool,
+    pub bind_address: std::net::IpAddr,
+    pub health_port: u16,
+    pub metrics_port: u16,
+}
+
+/// `security.tls`: trust and client certificate towards the backend. Paths were checked to be readable PEM.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// With `false`, `https` and `wss` use the bundled roots and no client certificate.
+    pub enabled: bool,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+/// `state`.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub dir: PathBuf,
+    /// Bytes; below this the agent claims nothing.
+    pub min_free_disk: u64,
+}

@@ -1,0 +1,270 @@
+//! What a job is once it has been read and found sound.
+//!
+//! The backend's JSON is untrusted: `api` turns it into these types or says why it cannot. From here on an id is known
+//! to be safe in a file name, a label and a URL, a language is one of three, and environment values are secrets.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::secret::Secret;
+
+/// Longest id the backend stores, in bytes (`backend-api`: "at most 100 characters").
+pub const ID_MAX: usize = 100;
+
+/// An id made of `[A-Za-z0-9_.:-]`, 1 to [`ID_MAX`] bytes, that does not start with a dot.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(String);
+
+/// Why a text is no [`Id`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdError {
+    Empty,
+    TooLong(usize),
+    /// The first character that is not allowed.
+    Character(char),
+    LeadingDot,
+}
+
+impl Id {
+    /// Checks `text` and wraps it.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        if text.is_empty() {
+            return Err(IdError::Empty);
+        }
+        if text.len() > ID_MAX {
+            return Err(IdError::TooLong(text.len()));
+        }
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '-');
+        if let Some(c) = text.chars().find(|&c| !allowed(c)) {
+            return Err(IdError::Character(c));
+        }
+        if text.starts_with('.') {
+            return Err(IdError::LeadingDot);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for IdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the id is empty"),
+            Self::TooLong(n) => write!(f, "the id has {n} bytes, at most {ID_MAX} are allowed"),
+            Self::Character(c) => {
+                write!(f, "the id holds {c:?}; letters, digits and _ . : - are allowed")
+            }
+            Self::LeadingDot => f.write_str("the id starts with a dot"),
+        }
+    }
+}
+
+impl std::error::Error for IdError {}
+
+/// Where a job runs: the `type` of the backend's job. Also a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Container,
+    Ssh,
+}
+
+impl Kind {
+    /// The backend's own word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Ssh => "ssh",
+        }
+    }
+}
+
+/// The language of a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Language {
+    Bash,
+    Python,
+    Node,
+}
+
+impl Language {
+    /// Reads the backend's `script.type` (any casing; `SHELL`, `SH`, `NODE`, `NODE_JS` too) or `--lang`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_uppercase().as_str() {
+            "BASH" | "SHELL" | "SH" => Some(Self::Bash),
+            "PYTHON" | "PYTHON3" | "PY" => Some(Self::Python),
+            "NODEJS" | "NODE" | "NODE_JS" | "JAVASCRIPT" | "JS" => Some(Self::Node),
+            _ => None,
+        }
+    }
+
+    /// The name used in labels and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Python => "python",
+            Self::Node => "nodejs",
+        }
+    }
+}
+
+/// What a job may use; `None` is the configured default. Values above the configured limits are capped to them.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Resources {
+    /// Cores, fractions allowed.
+    pub cpu: Option<f64>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Bytes.
+    pub disk: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// A script and the folder it wants to start in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Script {
+    pub language: Language,
+    /// The source text, as the backend sent it.
+    pub content: String,
+    /// Relative to the workspace; empty is the workspace itself.
+    pub working_directory: String,
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { language, content, working_directory } = self;
+        write!(f, "Script({language:?}, {} bytes, in {working_directory:?})", content.len())
+    }
+}
+
+/// A job that can be run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    pub id: Id,
+    pub kind: Kind,
+    /// Higher first under `jobs.queueStrategy: priority`.
+    pub priority: i64,
+    /// How often the backend has handed this job out before.
+    pub attempts: u32,
+    pub script: Script,
+    /// In the backend's order. Names are as sent: non-empty, without `=` or NUL.
+    pub environment: Vec<(String, Secret)>,
+    /// The job's own limit; `None` is `jobs.defaultTimeout`.
+    pub timeout: Option<Duration>,
+    pub resources: Resources,
+    /// `metadata.eventId`, a number or a string there.
+    pub event_id: Option<String>,
+    /// `metadata.originalType`, for messages.
+    pub original_type: Option<String>,
+}
+
+/// One row of the queue's answer that has a usable id.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claim {
+    Run(Box<Job>),
+    /// A job that this agent must report as failed without running it: `reason` says why in a sentence.
+    Refuse {
+        id: Id,
+        kind: Kind,
+        reason: String,
+    },
+}
+
+impl Claim {
+    /// The id of the job.
+    pub fn id(&self) -> &Id {
+        match self {
+            Self::Run(job) => &job.id,
+            Self::Refuse { id, .. } => id,
+        }
+    }
+}
+
+/// Which of a script's two outputs a line came from, or the agent itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+    /// The agent's own words about the job.
+    System,
+}
+
+impl Stream {
+    /// The contract's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::System => "system",
+        }
+    }
+}
+
+/// Takes what a job prints, in the order of arrival. Implemented by whoever runs the executor.
+pub trait Output {
+    /// Bytes of stdout or stderr, as they arrive: any length, cut anywhere.
+    fn bytes(&mut self, stream: Stream, data: &[u8]);
+    /// A sentence of the agent's own about this job.
+    fn system(&mut self, text: &str);
+    /// Nothing more is at hand right now: what was given so far should be on its way.
+    fn settle(&mut self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_safe_in_file_names_labels_and_urls() {
+        for good in ["job_x7Gk2LmQ9aZb", "exec-a-1", "a", &"x".repeat(ID_MAX), "a.b:c"] {
+            assert_eq!(Id::parse(good).map(|id| id.to_string()), Ok(good.to_owned()));
+        }
+        assert_eq!(Id::parse(""), Err(IdError::Empty));
+        assert_eq!(Id::parse(&"x".repeat(10_000)), Err(IdError::TooLong(10_000)));
+        assert_eq!(Id::parse("../etc"), Err(IdError::Character('/')));
+        assert_eq!(Id::parse("a\0b"), Err(IdError::Character('\0')));
+        assert_eq!(Id::parse("a b"), Err(IdError::Character(' ')));
+        assert_eq!(Id::parse(".."), Err(IdError::LeadingDot));
+        assert_eq!(Id::parse("jöb"), Err(IdError::Character('ö')));
+    }
+
+    #[test]
+    fn languages_in_any_casing() {
+        for (text, want) in [
+            ("BASH", Some(Language::Bash)),
+            ("Shell", Some(Language::Bash)),
+            ("sh", Some(Language::Bash)),
+            ("python", Some(Language::Python)),
+            ("NODEJS", Some(Language::Node)),
+            ("Node_JS", Some(Language::Node)),
+            ("node", Some(Language::Node)),
+            ("RUBY", None),
+            ("", None),
+        ] {
+            assert_eq!(Language::parse(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_scripts_text_stays_out_of_debug_output() {
+        let script =
+            Script { language: Language::Bash, content: "curl -u me:hunter2".into(), working_directory: String::new() };
+        assert_eq!(format!("{script:?}"), r#"Script(Bash, 18 bytes, in "")"#);
+    }
+}

@@ -1,0 +1,9 @@
+//! What the operating system is asked for: threads, signals, randomness, sockets that can be waited for.
+//!
+//! The only module with `unsafe` code, since it is the only one that calls `libc`.
+
+pub mod poll;
+pub mod random;
+pub mod signals;
+pub mod stop;
+pub mod threads;

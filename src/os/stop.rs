@@ -1,0 +1,57 @@
+//! The flag that ends a loop: set once, seen by everybody, and able to wake a thread that sleeps.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A request to stop, shared by clones.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
+
+impl Stop {
+    /// Not yet stopped.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks everybody to stop and wakes those who wait.
+    pub fn set(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
+
+    /// Whether [`Stop::set`] was called.
+    pub fn is_set(&self) -> bool {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps for `wait` or until stopped; true when stopped.
+    pub fn wait(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        let mut set = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*set {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            set = self.0.1.wait_timeout(set, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleeper_wakes_at_once() {
+        let stop = Stop::new();
+        let other = stop.clone();
+        let begun = Instant::now();
+        let t = crate::os::threads::spawn("t-stop", move || other.set()).expect("spawn");
+        assert!(stop.wait(Duration::from_secs(30)));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        t.join_within(Duration::from_secs(5));
+        assert!(!Stop::new().wait(Duration::from_millis(1)));
+    }
+}

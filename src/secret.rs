@@ -1,0 +1,45 @@
+//! Values that must never be printed.
+//!
+//! A token, a password, a key or a job's environment value is held in a [`Secret`] from the moment it is read. The type
+//! has no `Display`, its `Debug` shows `***`, and the only way to the text is [`Secret::expose`], so that every place
+//! where a secret leaves the program is found with one search.
+
+use std::fmt;
+
+/// Text that must not appear in logs, errors, metrics, `validate` output or process arguments.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself. Every call of this is a place where a secret leaves the program.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Secret;
+
+    #[test]
+    fn debug_shows_stars_alone() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "***");
+        assert_eq!(format!("{:?}", Some(Secret::new(""))), "Some(***)");
+    }
+}

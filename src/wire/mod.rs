@@ -1,0 +1,10 @@
+//! Bytes to values and back: no I/O, no clock, no thread. Every decoder here is tested at every split of its input.
+
+pub mod capture;
+pub mod chunked;
+pub mod frames;
+pub mod http1;
+pub mod json;
+pub mod lines;
+pub mod prometheus;
+pub mod time;

@@ -1,0 +1,132 @@
+//! RFC 3339 in UTC, the only form of time that the contract knows.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Writes `at` as `2024-01-15T10:30:00.123456789Z` with `digits` (0, 3, 6 or 9) places of a second.
+pub fn rfc3339(at: SystemTime, digits: usize) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
+    let mut text = format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}");
+    if digits > 0 {
+        let nanos = format!("{:09}", since.subsec_nanos());
+        text.push('.');
+        text.push_str(&nanos[..digits.min(9)]);
+    }
+    text.push('Z');
+    text
+}
+
+/// Reads `2024-01-15T10:30:00[.fraction](Z|±hh:mm)`; `None` for anything else and for years before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let b = text.as_bytes();
+    let number = |range: std::ops::Range<usize>| -> Option<u64> {
+        let digits = b.get(range)?;
+        digits.iter().all(u8::is_ascii_digit).then(|| digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
+    };
+    let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    if separators.iter().any(|&(i, c)| b.get(i) != Some(&c)) || !matches!(b.get(10), Some(b'T' | b't' | b' ')) {
+        return None;
+    }
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (h, m, s) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || h > 23 || m > 59 || s > 60 {
+        return None;
+    }
+    let mut rest = &text[19..];
+    let mut nanos = 0;
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let end = fraction.find(|c: char| !c.is_ascii_digit()).unwrap_or(fraction.len());
+        if end == 0 {
+            return None;
+        }
+        let padded = format!("{:0<9}", &fraction[..end.min(9)]);
+        nanos = padded.parse::<u64>().ok()?;
+        rest = &fraction[end..];
+    }
+    let seconds = days_from_civil(year, month, day) * 86_400 + h * 3600 + m * 60 + s;
+    let at = UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(nanos);
+    match rest.as_bytes() {
+        [b'Z' | b'z'] => Some(at),
+        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
+            let pair = |a: &u8, b: &u8| -> Option<u64> {
+                (a.is_ascii_digit() && b.is_ascii_digit()).then(|| u64::from(a - b'0') * 10 + u64::from(b - b'0'))
+            };
+            let offset = Duration::from_secs(pair(h1, h2)? * 3600 + pair(m1, m2)? * 60);
+            if *sign == b'+' { at.checked_sub(offset) } else { at.checked_add(offset) }
+        }
+        _ => None,
+    }
+}
+
+/// Days since 1970-01-01 to year, month, day, after Howard Hinnant's "chrono-compatible low-level date algorithms".
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// The way back, same source. `year` is 1970 or later.
+fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
+    let y = if month <= 2 { year - 1 } else { year };
+    let era = y / 400;
+    let yoe = y % 400;
+    let doy = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+    era * 146_097 + doe - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_moments_both_ways() {
+        for (seconds, nanos, digits, text) in [
+            (0, 0, 0, "1970-01-01T00:00:00Z"),
+            (951_782_400, 0, 3, "2000-02-29T00:00:00.000Z"),
+            (1_705_314_600, 123_456_789, 9, "2024-01-15T10:30:00.123456789Z"),
+            (4_102_444_799, 999_000_000, 3, "2099-12-31T23:59:59.999Z"),
+        ] {
+            let at = UNIX_EPOCH + Duration::new(seconds, nanos);
+            assert_eq!(rfc3339(at, digits), text);
+            assert_eq!(parse_rfc3339(text), Some(at));
+        }
+    }
+
+    #[test]
+    fn every_day_of_two_centuries_comes_back() {
+        for day in 0..73_000 {
+            let (y, m, d) = civil(day);
+            assert_eq!(days_from_civil(y, m, d), day);
+        }
+    }
+
+    #[test]
+    fn offsets_and_nonsense() {
+        let noon = parse_rfc3339("2024-01-15T12:00:00Z");
+        assert!(noon.is_some());
+        assert_eq!(parse_rfc3339("2024-01-15T14:00:00+02:00"), noon);
+        assert_eq!(parse_rfc3339("2024-01-15T06:30:00.0-05:30"), noon);
+        for bad in [
+            "",
+            "2024-01-15",
+            "2024-13-15T12:00:00Z",
+            "2024-01-15T12:00:00",
+            "2024-01-15T12:00:00.Z",
+            "+024-01-15T12:00:00Z",
+            "1969-01-01T00:00:00Z",
+            "2024-01-15T12:00:00Zx",
+            "2024-01-15T12:00:0äZ",
+        ] {
+            assert_eq!(parse_rfc3339(bad), None, "{bad}");
+        }
+    }
+}
