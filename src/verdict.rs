@@ -69,12 +69,16 @@ pub enum Cause {
     Infrastructure,
 }
 
+/// The exit code of a job whose script was not run, or whose end is unknown: the one that `docker run` uses.
+pub const NOT_RUN: i32 = 125;
+
 /// How a job ended, with the evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub phase: Phase,
     pub cause: Cause,
-    /// The script's exit code; −1 for a timeout (the contract's code) and for endings without one.
+    /// The script's exit code. For an ending without one: −1 for a timeout and for nothing else, since the backend shows
+    /// it as TIMEOUT; [`NOT_RUN`] where the script could not be run; 128 + the signal where the agent ended it.
     pub exit_code: i32,
     /// One sentence for the person whose job it was: what happened, where, with the evidence, what to do.
     pub message: String,
@@ -108,12 +112,12 @@ impl Verdict {
 
     /// A verdict on a job that could not be run as it was asked.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self { phase: Phase::Setup, cause: Cause::Refused, exit_code: -1, message: message.into() }
+        Self { phase: Phase::Setup, cause: Cause::Refused, exit_code: NOT_RUN, message: message.into() }
     }
 
     /// A verdict that blames the infrastructure.
     pub fn infrastructure(phase: Phase, message: impl Into<String>) -> Self {
-        Self { phase, cause: Cause::Infrastructure, exit_code: -1, message: message.into() }
+        Self { phase, cause: Cause::Infrastructure, exit_code: NOT_RUN, message: message.into() }
     }
 }
 

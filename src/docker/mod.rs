@@ -1,1 +1,21 @@
-//! (to come)
+//! The container engine's HTTP API, spoken by hand over its socket.
+//!
+//! By hand, because this is what the agent exists for: every byte that decides where a script runs, and every byte
+//! that it prints, passes through here, and an auditor can read all of it. The API is Docker's Engine API; Podman's
+//! service answers the same calls.
+//!
+//! - `conn`: sockets and deadlines. `call`: one exchange. `client`: version and housekeeping calls.
+//! - `containers`: create, attach, start, wait, inspect, kill, remove. `images`: pulls. `networks`: the shared bridge.
+
+pub mod call;
+pub mod client;
+pub mod conn;
+pub mod containers;
+pub mod credentials;
+pub mod error;
+pub mod images;
+pub mod networks;
+
+pub use client::Client;
+pub use conn::Deadline;
+pub use error::Error;

@@ -2,6 +2,8 @@
 //!
 //! The only module with `unsafe` code, since it is the only one that calls `libc`.
 
+pub mod cgroup;
+pub mod device;
 pub mod poll;
 pub mod random;
 pub mod signals;

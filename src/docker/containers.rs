@@ -1,0 +1,218 @@
+//! The life of one container, call by call. What goes into it is decided in `executors::container`.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::docker::call::{self, Request};
+use crate::docker::client::{Client, encode, parse, quick, work};
+use crate::docker::conn::{Conn, Deadline, is_timeout};
+use crate::docker::error::Error;
+use crate::limits;
+use crate::metrics::DockerOperation;
+
+/// What `inspect` says about how a container stands.
+#[derive(Debug, Clone, Deserialize)]
+pub struct State {
+    #[serde(rename = "Running", default)]
+    pub running: bool,
+    #[serde(rename = "Status", default)]
+    pub status: String,
+    /// Process id on the engine's host; 0 when it does not run.
+    #[serde(rename = "Pid", default)]
+    pub pid: i64,
+    #[serde(rename = "ExitCode", default)]
+    pub exit_code: i64,
+    #[serde(rename = "OOMKilled", default)]
+    pub oom_killed: bool,
+    /// The engine's own error, when it could not start or end the container.
+    #[serde(rename = "Error", default)]
+    pub error: String,
+}
+
+/// The parts of `inspect` that are used.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Inspect {
+    #[serde(rename = "State")]
+    pub state: State,
+    /// Bytes in the writable layer; only when it was asked for.
+    #[serde(rename = "SizeRw", default)]
+    pub layer: Option<i64>,
+}
+
+/// A row of the list of containers.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Row {
+    #[serde(rename = "Id")]
+    pub id: String,
+    #[serde(rename = "Labels", default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// The three streams of a container, attached before it was started so that no byte is missed.
+#[derive(Debug)]
+pub struct Attached {
+    conn: Conn,
+    /// Frames that came with the answer's head.
+    rest: Vec<u8>,
+    doing: String,
+}
+
+/// What one read of an attached stream gave.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing within the tick.
+    Quiet,
+    /// The stream is over.
+    End,
+}
+
+impl Client {
+    /// Makes a container called `name` from a create body; gives its id.
+    pub fn create(&self, name: &str, body: &[u8], deadline: Deadline) -> Result<String, Error> {
+        #[derive(Deserialize)]
+        struct Created {
+            #[serde(rename = "Id")]
+            id: String,
+            #[serde(rename = "Warnings", default)]
+            warnings: Option<Vec<String>>,
+        }
+        let doing = format!("create container {name}");
+        let path = format!("/containers/create?name={}", encode(name));
+        let deadline = work().or(deadline);
+        let answer = self.send(DockerOperation::Create, &doing, "POST", &path, Some(body), deadline)?;
+        let created: Created = parse(&doing, &answer.body)?;
+        if created.id.is_empty() || !created.id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(Error::Protocol { doing, what: "the new container's id is no id".to_owned() });
+        }
+        for warning in created.warnings.unwrap_or_default() {
+            log::warn!("the engine warns about container {name}: {warning}");
+        }
+        Ok(created.id)
+    }
+
+    /// Attaches to all three streams.
+    pub fn attach(&self, id: &str, deadline: Deadline) -> Result<Attached, Error> {
+        let doing = format!("attach to container {}", short(id));
+        let request = Request {
+            operation: DockerOperation::Attach,
+            doing: doing.clone(),
+            method: "POST",
+            target: format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1"),
+            headers: &["Connection: Upgrade".to_owned(), "Upgrade: tcp".to_owned()],
+            body: None,
+            cap: limits::DOCKER_ANSWER,
+        };
+        let begun = std::time::Instant::now();
+        let opened = self.open(request, quick().or(deadline))?;
+        crate::metrics::docker_request(DockerOperation::Attach, begun.elapsed());
+        if !matches!(opened.head.status, 101 | 200) {
+            let what = format!("status {} instead of 101", opened.head.status);
+            return Err(Error::Protocol { doing, what });
+        }
+        Ok(Attached { conn: opened.conn, rest: opened.rest, doing })
+    }
+
+    /// Starts a container that was created.
+    pub fn start(&self, id: &str, deadline: Deadline) -> Result<(), Error> {
+        let doing = format!("start container {}", short(id));
+        let path = format!("/containers/{id}/start");
+        self.send(DockerOperation::Start, &doing, "POST", &path, None, work().or(deadline)).map(drop)
+    }
+
+    /// Waits until the container does not run any more, at most `deadline`; gives its exit code.
+    pub fn wait(&self, id: &str, deadline: Deadline) -> Result<i64, Error> {
+        #[derive(Deserialize)]
+        struct Waited {
+            #[serde(rename = "StatusCode")]
+            code: i64,
+        }
+        let doing = format!("wait for container {}", short(id));
+        let path = format!("/containers/{id}/wait");
+        let answer = self.send(DockerOperation::Wait, &doing, "POST", &path, None, deadline)?;
+        parse::<Waited>(&doing, &answer.body).map(|waited| waited.code)
+    }
+
+    /// How the container stands; with `size`, how much is in its writable layer too (the engine counts files for it).
+    pub fn inspect(&self, id: &str, size: bool) -> Result<Inspect, Error> {
+        let doing = format!("inspect container {}", short(id));
+        let path = format!("/containers/{id}/json{}", if size { "?size=1" } else { "" });
+        let answer = self.get(DockerOperation::Inspect, &doing, &path)?;
+        parse(&doing, &answer.body)
+    }
+
+    /// Sends a signal to the container's first process. That it does not run any more is no error.
+    pub fn kill(&self, id: &str, signal: &str) -> Result<(), Error> {
+        let doing = format!("send {signal} to container {}", short(id));
+        let path = format!("/containers/{id}/kill?signal={signal}");
+        match self.send(DockerOperation::Kill, &doing, "POST", &path, None, quick()) {
+            Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// Removes the container and its anonymous volumes, running or not. That it is gone already is no error.
+    pub fn remove(&self, id: &str) -> Result<(), Error> {
+        let doing = format!("remove container {}", short(id));
+        let path = format!("/containers/{id}?force=1&v=1");
+        match self.send(DockerOperation::Remove, &doing, "DELETE", &path, None, work()) {
+            Err(error) if error.status() == Some(404) => Ok(()),
+            // Somebody else's removal is under way: that serves as well.
+            Err(Error::Refused { status: 409, ref message, .. }) if message.contains("already in progress") => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// One look at a container's use of resources, as the engine's JSON.
+    pub fn stats(&self, id: &str) -> Result<Vec<u8>, Error> {
+        let doing = format!("read the statistics of container {}", short(id));
+        let path = format!("/containers/{id}/stats?stream=false&one-shot=true");
+        self.get(DockerOperation::Stats, &doing, &path).map(|answer| answer.body)
+    }
+
+    /// All containers, running or not, that carry every one of `labels` (`key=value` or `key`).
+    pub fn list(&self, labels: &[String]) -> Result<Vec<Row>, Error> {
+        let filters = serde_json::json!({ "label": labels }).to_string();
+        let path = format!("/containers/json?all=1&filters={}", encode(&filters));
+        let answer = self.get(DockerOperation::List, "list containers", &path)?;
+        parse("list containers", &answer.body)
+    }
+}
+
+impl Attached {
+    /// Writes all of `bytes` to the container's stdin.
+    pub fn write(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Error> {
+        call::write_within(&mut self.conn, bytes, &self.doing, deadline)
+    }
+
+    /// Ends the container's stdin.
+    pub fn finish_writing(&mut self) -> Result<(), Error> {
+        self.conn.finish_writing().map_err(|source| Error::Io { doing: self.doing.clone(), source })
+    }
+
+    /// Reads what is at hand into `buf`, waiting at most `tick`.
+    pub fn read(&mut self, buf: &mut [u8], tick: Duration) -> Result<Piece, Error> {
+        if !self.rest.is_empty() {
+            let n = self.rest.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.rest[..n]);
+            self.rest.drain(..n);
+            return Ok(Piece::Bytes(n));
+        }
+        let broke = |source| Error::Io { doing: self.doing.clone(), source };
+        self.conn.set_read_timeout(tick).map_err(broke)?;
+        match self.conn.read(buf) {
+            Ok(0) => Ok(Piece::End),
+            Ok(n) => Ok(Piece::Bytes(n)),
+            Err(error) if is_timeout(&error) || error.kind() == std::io::ErrorKind::Interrupted => Ok(Piece::Quiet),
+            Err(error) => Err(broke(error)),
+        }
+    }
+}
+
+/// The first twelve characters of an id, as the engine's own tools show it.
+pub fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}

@@ -1,0 +1,94 @@
+//! What can go wrong between the agent and the engine, in words that say what to do.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A call to the engine that did not give what was asked.
+#[derive(Debug)]
+pub enum Error {
+    /// The socket could not be opened.
+    Connect { endpoint: String, source: std::io::Error },
+    /// A named limit passed before the engine had answered.
+    Timeout { doing: String, limit: &'static str, after: Duration },
+    /// The connection broke.
+    Io { doing: String, source: std::io::Error },
+    /// The engine sent something that is no HTTP, or not what the call promises.
+    Protocol { doing: String, what: String },
+    /// The engine refused; its own words.
+    Refused { doing: String, status: u16, message: String },
+    /// The answer outgrew its cap, in bytes.
+    TooLarge { doing: String, cap: usize },
+    /// No API version that both sides speak.
+    Version { engine: String, ours: &'static str },
+    /// A pull went wrong after it had begun; the engine's own words.
+    Pull { image: String, message: String },
+    /// The credentials for a registry could not be read.
+    Credentials { path: String, what: String },
+    /// The job was told to stop while the call was under way.
+    Stopped { doing: String },
+}
+
+impl Error {
+    /// The HTTP status with which the engine refused, if it did.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the engine could not be reached at all.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Connect { .. })
+    }
+
+    /// Whether the engine said that the image named in the call is not there.
+    pub fn is_missing_image(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, message, .. }
+            if message.to_ascii_lowercase().contains("no such image"))
+    }
+
+    /// Whether the engine said that a network is not there.
+    pub fn is_missing_network(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, message, .. }
+            if message.contains("network") && message.contains("not found"))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect { endpoint, source } => {
+                write!(f, "cannot reach the container engine at {endpoint}: {source}; ")?;
+                f.write_str(match source.kind() {
+                    std::io::ErrorKind::PermissionDenied => "run the agent as a member of the docker group",
+                    std::io::ErrorKind::NotFound => "is it installed and running, and is container.docker.endpoint right?",
+                    _ => "check that the engine runs (systemctl status docker) and container.docker.endpoint",
+                })
+            }
+            Self::Timeout { doing, limit, after } => {
+                write!(f, "{doing}: the engine did not answer within {after:?} ({limit})")
+            }
+            Self::Io { doing, source } => write!(f, "{doing}: the connection to the engine broke: {source}"),
+            Self::Protocol { doing, what } => write!(f, "{doing}: the engine's answer makes no sense: {what}"),
+            Self::Refused { doing, status, message } => write!(f, "{doing}: the engine refused ({status}): {message}"),
+            Self::TooLarge { doing, cap } => write!(f, "{doing}: the engine's answer is larger than {cap} bytes"),
+            Self::Version { engine, ours } => write!(
+                f,
+                "the engine speaks API {engine} at most and this agent needs {ours} or newer; update the engine"
+            ),
+            Self::Pull { image, message } => write!(f, "cannot pull image {image}: {message}"),
+            Self::Credentials { path, what } => write!(f, "container.registryAuthFile {path}: {what}"),
+            Self::Stopped { doing } => write!(f, "{doing}: given up, since the job was told to stop"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect { source, .. } | Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

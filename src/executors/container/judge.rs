@@ -1,0 +1,201 @@
+//! From the evidence to the verdict: pure, so that every ending can be tested without a container.
+
+use std::time::Duration;
+
+use crate::executors::container::program::SETUP_FAILED;
+use crate::executors::container::resources::bytes;
+use crate::executors::control::Signal;
+use crate::policy::stop::Reason;
+use crate::verdict::{Cause, Phase, Verdict};
+
+/// What is known when a container has ended.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    pub exit_code: i64,
+    /// Why the agent told it to end, and the last signal that it sent for that.
+    pub reason: Option<Reason>,
+    pub sent: Option<Signal>,
+    /// `State.OOMKilled`.
+    pub oom_killed: bool,
+    /// The control group's own count, where it could be read.
+    pub oom_kills: Option<u64>,
+    pub pids_refused: Option<u64>,
+    pub memory_limit: u64,
+    pub pids_limit: u64,
+    pub disk_limit: u64,
+    /// The program's own words, when it could not start the script.
+    pub complaint: Option<String>,
+    /// The engine's own error.
+    pub engine_error: String,
+    pub image: String,
+    /// Whether the script's last words on stderr speak of a full device.
+    pub no_space: bool,
+}
+
+/// The contract's exit code of a timeout.
+const TIMED_OUT: i32 = -1;
+/// 128 + SIGKILL, the shell's way to write the end by the kernel.
+const KILLED: i64 = 137;
+
+/// Says how the script ended.
+pub fn judge(evidence: &Evidence) -> Verdict {
+    let code = i32::try_from(evidence.exit_code).unwrap_or(i32::MAX);
+    let verdict = |cause, exit_code, message| Verdict { phase: Phase::Execution, cause, exit_code, message };
+    if let Some(reason) = &evidence.reason {
+        return stopped(reason, evidence.sent);
+    }
+    if evidence.exit_code == SETUP_FAILED {
+        if let Some(complaint) = &evidence.complaint {
+            let message = format!("the script could not be started in image {}: {complaint}", evidence.image);
+            return Verdict::infrastructure(Phase::Setup, message);
+        }
+    }
+    if evidence.exit_code == 0 {
+        let message = format!("the script ended with exit code 0{}", hints(evidence));
+        return verdict(Cause::Success, 0, message);
+    }
+    let killed_for_memory = evidence.oom_killed || evidence.oom_kills.is_some_and(|n| n > 0);
+    if killed_for_memory && evidence.exit_code == KILLED {
+        let message = format!(
+            "the kernel killed the script at its memory limit of {} (exit code 137, OOMKilled={}{}); \
+             files in /workspace and /tmp count as memory; raise the job's memory limit or use less",
+            bytes(evidence.memory_limit),
+            evidence.oom_killed,
+            evidence.oom_kills.map(|n| format!(", {n} processes killed")).unwrap_or_default(),
+        );
+        return verdict(Cause::Memory(evidence.memory_limit), 137, message);
+    }
+    if !evidence.engine_error.is_empty() {
+        let message = format!("the engine ended the container with its own error: {}", evidence.engine_error);
+        return Verdict { exit_code: code, ..Verdict::infrastructure(Phase::Execution, message) };
+    }
+    let hints = hints(evidence);
+    match evidence.exit_code - 128 {
+        number @ 1..=64 => {
+            let name = signal_name(number);
+            let message = format!(
+                "the script ended with exit code {code}, as a process does that {name} ended; \
+                 the agent did not send it{hints}"
+            );
+            verdict(Cause::Signal(i32::try_from(number).unwrap_or(0)), code, message)
+        }
+        _ => verdict(Cause::Exit, code, format!("the script ended with exit code {code}{hints}")),
+    }
+}
+
+/// The verdict on a job that the agent told to end, before or after its start.
+pub fn stopped(reason: &Reason, sent: Option<Signal>) -> Verdict {
+    let how = match sent {
+        None => "before it had started".to_owned(),
+        Some(signal) => format!("ended by {}", signal.as_str()),
+    };
+    let ended = match sent {
+        Some(Signal::Kill) => 137,
+        _ => 143,
+    };
+    let (cause, exit_code, message) = match reason {
+        Reason::Timeout { limit, after } => (
+            Cause::Timeout { limit, after: *after },
+            TIMED_OUT,
+            format!("the script ran longer than its limit of {} ({limit}); {how}", seconds(*after)),
+        ),
+        Reason::Cancelled(who) => {
+            (Cause::Cancelled(who), ended, format!("the job was cancelled by {who}; {how}"))
+        }
+        Reason::Disk(limit) => (
+            Cause::Disk(*limit),
+            ended,
+            format!("the script wrote more than its disk limit of {} to the root file system; {how}", bytes(*limit)),
+        ),
+    };
+    let phase = if sent.is_some() { Phase::Execution } else { Phase::Setup };
+    Verdict { phase, cause, exit_code, message }
+}
+
+/// What the exit code alone does not say.
+fn hints(evidence: &Evidence) -> String {
+    let mut text = String::new();
+    if evidence.oom_killed || evidence.oom_kills.is_some_and(|n| n > 0) {
+        text.push_str("; the kernel killed a process of it at the memory limit of ");
+        text.push_str(&bytes(evidence.memory_limit));
+    }
+    if let Some(n) = evidence.pids_refused.filter(|&n| n > 0) {
+        text.push_str(&format!("; it met its limit of {} processes {n} times", evidence.pids_limit));
+    }
+    if evidence.no_space && evidence.exit_code != 0 {
+        text.push_str("; its last words speak of a full device: the disk limit is ");
+        text.push_str(&bytes(evidence.disk_limit));
+    }
+    text
+}
+
+/// A length of time as a person writes it.
+pub fn seconds(length: Duration) -> String {
+    if length.subsec_nanos() == 0 { format!("{} s", length.as_secs()) } else { format!("{length:?}") }
+}
+
+fn signal_name(number: i64) -> String {
+    match number {
+        1 => "SIGHUP".to_owned(),
+        2 => "SIGINT".to_owned(),
+        6 => "SIGABRT".to_owned(),
+        7 => "SIGBUS".to_owned(),
+        8 => "SIGFPE".to_owned(),
+        9 => "SIGKILL".to_owned(),
+        11 => "SIGSEGV".to_owned(),
+        13 => "SIGPIPE".to_owned(),
+        15 => "SIGTERM".to_owned(),
+        31 => "SIGSYS".to_owned(),
+        number => format!("signal {number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Status;
+
+    fn evidence(exit_code: i64) -> Evidence {
+        Evidence { exit_code, memory_limit: 64 << 20, pids_limit: 100, disk_limit: 1 << 30, ..Evidence::default() }
+    }
+
+    #[test]
+    fn every_ending_has_its_verdict() {
+        let timeout = Reason::Timeout { limit: "the job's timeout", after: Duration::from_secs(2) };
+        let table = [
+            (evidence(0), Status::Completed, "success", 0, "exit code 0"),
+            (evidence(3), Status::Failed, "script", 3, "exit code 3"),
+            (evidence(139), Status::Failed, "signal", 139, "SIGSEGV"),
+            (evidence(255), Status::Failed, "script", 255, "255"),
+            (Evidence { oom_killed: true, ..evidence(137) }, Status::Failed, "memory", 137, "64 MiB"),
+            (Evidence { oom_kills: Some(2), ..evidence(137) }, Status::Failed, "memory", 137, "2 processes"),
+            (Evidence { oom_killed: true, ..evidence(1) }, Status::Failed, "script", 1, "at the memory limit"),
+            (evidence(137), Status::Failed, "signal", 137, "the agent did not send it"),
+            (
+                Evidence { reason: Some(timeout.clone()), sent: Some(Signal::Term), ..evidence(0) },
+                Status::Timeout, "timeout", -1, "limit of 2 s (the job's timeout); ended by SIGTERM",
+            ),
+            (
+                Evidence { reason: Some(Reason::Cancelled("a user")), sent: Some(Signal::Kill), oom_killed: true, ..evidence(137) },
+                Status::Cancelled, "cancelled", 137, "cancelled by a user; ended by SIGKILL",
+            ),
+            (
+                Evidence { reason: Some(Reason::Disk(1 << 20)), sent: Some(Signal::Term), ..evidence(143) },
+                Status::Failed, "disk", 143, "disk limit of 1 MiB",
+            ),
+            (
+                Evidence { complaint: Some("no python".into()), image: "x:1".into(), ..evidence(125) },
+                Status::Failed, "infrastructure", 125, "image x:1: no python",
+            ),
+            (evidence(125), Status::Failed, "script", 125, "exit code 125"),
+            (Evidence { pids_refused: Some(4), ..evidence(1) }, Status::Failed, "script", 1, "100 processes 4 times"),
+            (Evidence { no_space: true, ..evidence(1) }, Status::Failed, "script", 1, "disk limit is 1 GiB"),
+            (Evidence { engine_error: "boom".into(), ..evidence(128) }, Status::Failed, "infrastructure", 128, "boom"),
+        ];
+        for (evidence, status, reason, code, words) in table {
+            let verdict = judge(&evidence);
+            assert_eq!((verdict.status(), verdict.reason(), verdict.exit_code), (status, reason, code), "{evidence:?}");
+            assert!(verdict.message.contains(words), "{verdict}");
+        }
+    }
+}

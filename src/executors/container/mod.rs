@@ -1,0 +1,254 @@
+//! Runs a script in a hardened container.
+//!
+//! From top to bottom, the life of one: [`ContainerExecutor::prepare`] writes the program that carries the script,
+//! sees to network and image, creates the container and attaches to it; `run` (in `run.rs`) starts it, feeds the
+//! program, reads to the end of the stream, collects the evidence and removes the container. A [`Container`] that is
+//! dropped anywhere on this way, by an error or a panic, is removed.
+
+pub mod judge;
+pub mod program;
+pub mod pulls;
+pub mod resources;
+pub mod run;
+pub mod spec;
+pub mod usage;
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::types::{Config, Container as Settings, NetworkMode, PullPolicy, ResourceSet};
+use crate::docker::networks::Bridge;
+use crate::docker::{self, Deadline, Error};
+use crate::executors::container::program::{Program, WORKSPACE};
+use crate::executors::container::pulls::Pulls;
+use crate::executors::container::run::{Container, Ready};
+use crate::executors::container::spec::{Spec, container_name};
+use crate::executors::container::usage::Sampler;
+use crate::executors::{Control, Executor, Prepared, Task};
+use crate::job::{Language, Output};
+use crate::os::random;
+use crate::secret::Secret;
+use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
+
+/// Runs container jobs.
+#[derive(Debug, Clone)]
+pub struct ContainerExecutor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(in crate::executors::container) struct Shared {
+    pub(in crate::executors::container) docker: docker::Client,
+    settings: Settings,
+    agent: String,
+    setup_timeout: Duration,
+    pub(in crate::executors::container) cleanup_timeout: Duration,
+    default_timeout: Duration,
+    max_timeout: Duration,
+    pulls: Pulls,
+    pub(in crate::executors::container) sampler: Sampler,
+    /// The device that holds the engine's data, looked for once, when a rate is limited.
+    device: OnceLock<Result<String, String>>,
+}
+
+impl ContainerExecutor {
+    /// An executor on `docker` for the agent of this id.
+    pub fn new(docker: docker::Client, config: &Config, agent: &str, sampler: Sampler) -> Self {
+        let shared = Shared {
+            pulls: Pulls::new(docker.clone(), config.container.registry_auth_file.clone()),
+            docker,
+            settings: config.container.clone(),
+            agent: agent.to_owned(),
+            setup_timeout: config.jobs.setup_timeout,
+            cleanup_timeout: config.jobs.cleanup_timeout,
+            default_timeout: config.jobs.default_timeout,
+            max_timeout: config.jobs.max_timeout,
+            sampler,
+            device: OnceLock::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Makes the network of the jobs now, so that the first job need not.
+    pub fn warm_up(&self) -> Result<(), Error> {
+        self.shared.network().map(drop)
+    }
+}
+
+impl Executor for ContainerExecutor {
+    fn prepare(
+        &self,
+        task: &Task,
+        control: &Arc<Control>,
+        output: &mut dyn Output,
+    ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
+        let begun = (SystemTime::now(), Instant::now());
+        let ended_early = |verdict: Verdict| {
+            let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
+            let timings = Timings { setup, ..Timings::default() };
+            Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
+        };
+        let variables = variables(task);
+        let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
+            .map_err(|error| ended_early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
+        let deadline = Deadline::after(self.shared.setup_timeout, "jobs.setupTimeout");
+        match self.shared.make(task, control, program, deadline, begun, output) {
+            Ok(ready) => Ok(Box::new(ready)),
+            Err(error) => Err(ended_early(setup_verdict(&error, control))),
+        }
+    }
+}
+
+/// The verdict on a job that came to its end before it was started.
+pub(in crate::executors::container) fn setup_verdict(error: &Error, control: &Control) -> Verdict {
+    match control.reason() {
+        Some(reason) => judge::stopped(&reason, None),
+        None => Verdict::infrastructure(Phase::Setup, format!("the script was not started: {error}")),
+    }
+}
+
+/// The agent's own variables, then the job's: a job's own value never hides what the agent says.
+fn variables(task: &Task) -> Vec<(String, Secret)> {
+    let own = [
+        ("CRONIUM_JOB_ID", task.job.id.as_str()),
+        ("CRONIUM_JOB_TYPE", task.job.kind.as_str()),
+        ("CRONIUM_EXECUTION_ID", task.execution.as_str()),
+        ("CRONIUM_EXECUTION_MODE", task.job.kind.as_str()),
+    ];
+    let is_own = |name: &str| own.iter().any(|(key, _)| *key == name);
+    let theirs = task.job.environment.iter().filter(|(name, _)| !is_own(name)).cloned();
+    theirs.chain(own.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))).collect()
+}
+
+impl Shared {
+    fn make(
+        self: &Arc<Self>,
+        task: &Task,
+        control: &Arc<Control>,
+        program: Program,
+        deadline: Deadline,
+        begun: (SystemTime, Instant),
+        output: &mut dyn Output,
+    ) -> Result<Ready, Error> {
+        let limits = &self.settings.limits;
+        let (resources, notes) = resources::effective(&task.job.resources, &self.settings.defaults, limits);
+        notes.iter().for_each(|note| output.system(note));
+        let timeout = self.timeout(task, output);
+        let image = self.image(task.job.script.language).to_owned();
+        let network = self.network()?;
+        let device = self.device(&resources)?;
+        let spec = Spec {
+            image: &image,
+            job: &task.job.id,
+            execution: &task.execution,
+            agent: &self.agent,
+            resources: &resources,
+            security: &self.settings.security,
+            network: &network,
+            dns: &self.settings.network.dns,
+            device: device.as_deref(),
+        };
+        let body = spec.body().to_string();
+        let name = container_name(&task.execution);
+        let container = self.create(&image, &name, body.as_bytes(), control, deadline, output)?;
+        let attached = self.docker.attach(container.id(), deadline)?;
+        output.settle();
+        Ok(Ready {
+            shared: Arc::clone(self),
+            container,
+            attached,
+            program,
+            control: Arc::clone(control),
+            resources,
+            layer_limited: !self.settings.security.readonly_rootfs,
+            timeout,
+            deadline,
+            begun,
+            image,
+            network,
+        })
+    }
+
+    /// Creates the container, with a pull before it where the policy says so or the image is not there.
+    fn create(
+        self: &Arc<Self>,
+        image: &str,
+        name: &str,
+        body: &[u8],
+        control: &Control,
+        deadline: Deadline,
+        output: &mut dyn Output,
+    ) -> Result<Container, Error> {
+        if self.settings.pull_policy == PullPolicy::Always {
+            self.pulls.ensure(image, control, deadline, output)?;
+        }
+        let guard = |id| Container::new(self.docker.clone(), id);
+        match self.docker.create(name, body, deadline) {
+            Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::IfNotPresent => {
+                self.pulls.ensure(image, control, deadline, output)?;
+                self.docker.create(name, body, deadline).map(guard)
+            }
+            result => result.map(guard),
+        }
+    }
+
+    /// The job's own time limit within `jobs.maxTimeout`, with the name by which its end is told.
+    fn timeout(&self, task: &Task, output: &mut dyn Output) -> (Duration, &'static str) {
+        let (wish, name) = match task.job.timeout {
+            Some(own) => (own, "the job's timeout"),
+            None => (self.default_timeout, "jobs.defaultTimeout"),
+        };
+        if wish > self.max_timeout {
+            let (wish, most) = (judge::seconds(wish), judge::seconds(self.max_timeout));
+            output.system(&format!("timeout: the job asks for {wish}, the limit is {most}"));
+            return (self.max_timeout, "jobs.maxTimeout");
+        }
+        (wish, name)
+    }
+
+    fn image(&self, language: Language) -> &str {
+        match language {
+            Language::Bash => &self.settings.images.bash,
+            Language::Python => &self.settings.images.python,
+            Language::Node => &self.settings.images.nodejs,
+        }
+    }
+
+    /// The network's name for the create request; the shared bridge is made where it is missing.
+    fn network(&self) -> Result<String, Error> {
+        let network = &self.settings.network;
+        match &network.mode {
+            NetworkMode::Isolated => {
+                let bridge = Bridge { icc: network.enable_icc, internal: network.internal };
+                self.docker.ensure_bridge(bridge)?;
+                Ok(bridge.name().to_owned())
+            }
+            NetworkMode::None => Ok("none".to_owned()),
+            NetworkMode::Bridge => Ok("bridge".to_owned()),
+            NetworkMode::Named(name) => Ok(name.clone()),
+        }
+    }
+
+    /// The device on which rates are limited; none when there is no rate to limit.
+    fn device(&self, set: &ResourceSet) -> Result<Option<String>, Error> {
+        if [set.read_bps, set.write_bps, set.read_iops, set.write_iops].iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let found = self.device.get_or_init(|| {
+            if !self.docker.is_local() {
+                return Err("the engine is on another host".to_owned());
+            }
+            let root = self.docker.info().map_err(|error| error.to_string())?.root;
+            crate::os::device::below(Path::new(&root))
+        });
+        match found {
+            Ok(device) => Ok(Some(device.clone())),
+            // A limit that cannot be kept is not left out silently.
+            Err(what) => Err(Error::Protocol {
+                doing: "find the device for container.resources.*.readBps, writeBps, readIops, writeIops".to_owned(),
+                what: what.clone(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The shell program that carries a script and its environment into the container, over stdin.
+//!
+//! Nothing of a job is an argument (128 KiB at most, and readable by everybody in `ps`), a mount, or a part of the
+//! engine's stored configuration. The program is one brace group: a shell reads it to the closing brace before it runs
+//! any of it, so that half a program, cut off by a broken connection, is a syntax error and never half a script.
+//!
+//! What it does, in order: find the interpreter, write the script to a file (so that a traceback names a real file and
+//! the right line), enter the working directory, export the variables, and become the interpreter.
+
+use std::fmt;
+
+use crate::job::{Language, Script};
+use crate::limits;
+use crate::secret::Secret;
+
+/// Where scripts live in the container.
+pub const WORKSPACE: &str = "/workspace";
+/// The exit code with which the program says that the script could not be started.
+pub const SETUP_FAILED: i64 = 125;
+
+/// Why a job cannot be written as a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProgramError {
+    /// A NUL byte, and where.
+    Nul(String),
+    /// The script has more bytes than are taken.
+    ScriptTooLarge(usize),
+    /// A variable's value is longer than the kernel allows.
+    VariableTooLarge(String),
+    /// All variables together are larger than is taken.
+    EnvironmentTooLarge(usize),
+    /// The working directory is not below the workspace.
+    Directory(String),
+}
+
+impl fmt::Display for ProgramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nul(place) => write!(f, "{place} holds a NUL byte, which no script or variable can hold"),
+            Self::ScriptTooLarge(n) => {
+                write!(f, "the script has {n} bytes, at most {} are taken", limits::SCRIPT_MAX)
+            }
+            Self::VariableTooLarge(name) => {
+                write!(f, "the variable {name} is longer than the kernel's {} bytes", limits::VARIABLE_MAX)
+            }
+            Self::EnvironmentTooLarge(n) => {
+                write!(f, "the variables have {n} bytes in all, at most {} are taken", limits::ENVIRONMENT_MAX)
+            }
+            Self::Directory(dir) => {
+                write!(f, "the working directory {dir:?} is not below {WORKSPACE}; give a relative path without \"..\"")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ProgramError {}
+
+/// A program that is ready to be sent. It holds secrets: it is not printed and not kept.
+pub struct Program {
+    text: Vec<u8>,
+    /// A random word that the script cannot know: it marks the program's own words on stderr.
+    nonce: String,
+}
+
+impl Program {
+    /// Writes the program. `nonce` is random hex; `workspace` is [`WORKSPACE`] but in tests.
+    pub fn new(
+        script: &Script,
+        variables: &[(String, Secret)],
+        workspace: &str,
+        nonce: &str,
+    ) -> Result<Self, ProgramError> {
+        check(script, variables)?;
+        let directory = below_workspace(&script.working_directory)?;
+        let delimiter = format!("CRONIUM_{nonce}");
+        let mut writer = Writer { text: Vec::with_capacity(script.content.len() + 4096), delimiter };
+        writer.write(script, variables, workspace, &directory, nonce);
+        Ok(Self { text: writer.text, nonce: nonce.to_owned() })
+    }
+
+    /// The bytes for the container's stdin.
+    pub fn bytes(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// What the program itself said when it could not start the script, found at the end of its stderr.
+    pub fn complaint(nonce: &str, stderr_tail: &[u8]) -> Option<String> {
+        let tail = String::from_utf8_lossy(stderr_tail);
+        let mark = format!("cronium setup {nonce}: ");
+        tail.lines().rev().find_map(|line| line.strip_prefix(&mark).map(str::to_owned))
+    }
+
+    /// The random word.
+    pub fn nonce(&self) -> &str {
+        &self.nonce
+    }
+}
+
+fn check(script: &Script, variables: &[(String, Secret)]) -> Result<(), ProgramError> {
+    if script.content.len() > limits::SCRIPT_MAX {
+        return Err(ProgramError::ScriptTooLarge(script.content.len()));
+    }
+    if let Some(at) = script.content.bytes().position(|b| b == 0) {
+        let line = script.content[..at].bytes().filter(|&b| b == b'\n').count() + 1;
+        return Err(ProgramError::Nul(format!("the script's line {line}")));
+    }
+    let mut total = 0;
+    for (name, value) in variables {
+        if name.contains('\0') || value.expose().contains('\0') {
+            return Err(ProgramError::Nul(format!("the variable {}", name.replace('\0', "\u{fffd}"))));
+        }
+        let length = name.len() + 1 + value.expose().len();
+        if length > limits::VARIABLE_MAX {
+            return Err(ProgramError::VariableTooLarge(name.clone()));
+        }
+        total += length;
+    }
+    if total > limits::ENVIRONMENT_MAX {
+        return Err(ProgramError::EnvironmentTooLarge(total));
+    }
+    Ok(())
+}
+
+/// The working directory relative to the workspace; empty for the workspace itself.
+fn below_workspace(directory: &str) -> Result<String, ProgramError> {
+    let outside = || ProgramError::Directory(directory.to_owned());
+    if directory.contains('\0') {
+        return Err(ProgramError::Nul("the working directory".to_owned()));
+    }
+    let relative = match directory.strip_prefix(WORKSPACE) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => rest.trim_start_matches('/'),
+        _ if directory.starts_with('/') => return Err(outside()),
+        _ => directory,
+    };
+    let parts: Vec<&str> = relative.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.contains(&"..") { Err(outside()) } else { Ok(parts.join("/")) }
+}
+
+/// The script's file in the workspace.
+pub fn file_name(language: Language) -> &'static str {
+    match language {
+        Language::Bash => "script.sh",
+        Language::Python => "script.py",
+        Language::Node => "script.js",
+    }
+}
+
+/// Whether a shell can export a variable of this name. Bash, where it serves as `sh`, has some that are read-only.
+fn is_exportable(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let read_only = ["UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"].contains(&name);
+    first && rest && !read_only
+}
+
+/// `text` as one word of shell.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn hex(text: &str) -> String {
+    use fmt::Write as _;
+    text.bytes().fold(String::with_capacity(text.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+struct Writer {
+    text: Vec<u8>,
+    delimiter: String,
+}
+
+impl Writer {
+    fn line(&mut self, line: &str) {
+        self.text.extend_from_slice(line.as_bytes());
+        self.text.push(b'\n');
+    }
+
+    /// A file with `content`, by a here-document in which nothing is special.
+    fn file(&mut self, path: &str, content: &str) {
+        let delimiter = self.delimiter.clone();
+        self.line(&format!("cat > {path} <<'{delimiter}' || f \"cannot write {path}; is it full or read-only?\""));
+        self.text.extend_from_slice(content.as_bytes());
+        if !content.ends_with('\n') {
+            self.text.push(b'\n');
+        }
+        self.line(&delimiter);
+    }
+
+    fn write(
+        &mut self,
+        script: &Script,
+        variables: &[(String, Secret)],
+        workspace: &str,
+        directory: &str,
+        nonce: &str,
+    ) {
+        let (exported, odd): (Vec<_>, Vec<_>) = variables.iter().partition(|(name, _)| is_exportable(name));
+        let candidates = match script.language {
+            Language::Bash => "command -v bash",
+            Language::Python => "command -v python3 || command -v python",
+            Language::Node => "command -v node || command -v nodejs",
+        };
+        self.line("{");
+        self.line("unset TINI_KILL_PROCESS_GROUP");
+        self.line(&format!("f() {{ printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {SETUP_FAILED}; }}"));
+        self.line(&format!("cd {workspace} || f \"the image has no {workspace} that uid $(id -u) may enter\""));
+        let language = script.language.as_str();
+        self.line(&format!("i=$({candidates}) || f \"the image has no {language} interpreter on its PATH\""));
+        let file = format!("{workspace}/{}", file_name(script.language));
+        self.file(&file, &script.content);
+        let start = self.odd_names(script.language, &odd, workspace, &file);
+        if !directory.is_empty() {
+            let word = quote(directory);
+            self.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
+        }
+        self.line(&format!("export HOME={workspace} PYTHONUNBUFFERED=1"));
+        for (name, value) in exported {
+            self.line(&format!("export {name}={}", quote(value.expose())));
+        }
+        self.line(&start);
+        self.line("}");
+    }
+
+    /// Sees to the variables whose names no shell can export; gives the line that becomes the interpreter.
+    fn odd_names(&mut self, language: Language, odd: &[&(String, Secret)], workspace: &str, file: &str) -> String {
+        if odd.is_empty() {
+            return format!("exec \"$i\" {file} </dev/null");
+        }
+        let each = |write: fn(&str, &str) -> String| -> String {
+            odd.iter().map(|(name, value)| write(&hex(name), &hex(value.expose()))).collect()
+        };
+        let helper = format!("{workspace}/.cronium-environment");
+        match language {
+            Language::Python => {
+                let set = each(|n, v| format!("os.environb[bytes.fromhex('{n}')]=bytes.fromhex('{v}')\n"));
+                let code = format!("import os,sys\nos.unlink(sys.argv[0])\n{set}os.execv(sys.argv[1],sys.argv[1:])\n");
+                self.file(&helper, &code);
+                format!("exec \"$i\" {helper} \"$i\" {file} </dev/null")
+            }
+            Language::Node => {
+                let set = each(|n, v| format!("process.env[u('{n}')]=u('{v}')\n"));
+                let head = "require('fs').unlinkSync(__filename)\nconst u=h=>Buffer.from(h,'hex').toString()\n";
+                self.file(&format!("{helper}.js"), &format!("{head}{set}"));
+                format!("exec \"$i\" -r {helper}.js {file} </dev/null")
+            }
+            Language::Bash => {
+                let set = each(|n, v| format!("$ENV{{pack('H*','{n}')}}=pack('H*','{v}');\n"));
+                self.file(&helper, &format!("unlink $0;\n{set}exec {{$ARGV[0]}} @ARGV;\n"));
+                let names: Vec<&str> = odd.iter().map(|(name, _)| name.as_str()).collect();
+                let note = quote(&format!("cronium: left out, since this image has no perl to pass them: {names:?}"));
+                self.line(&format!("p=$(command -v perl) || {{ rm -f {helper}; echo {note} >&2; }}"));
+                format!("exec ${{p:+\"$p\" {helper}}} \"$i\" {file} </dev/null")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Output, Stdio};
+
+    use super::*;
+
+    const NONCE: &str = "00ff";
+
+    fn script(language: Language, content: &str) -> Script {
+        Script { language, content: content.to_owned(), working_directory: String::new() }
+    }
+
+    /// Runs the program, or its first `cut` bytes, in the shell of this machine and a folder of its own.
+    fn run(script: &Script, variables: &[(&str, &str)], cut: Option<usize>) -> Output {
+        let folder = std::env::temp_dir().join(format!("cronium-program-{}", crate::os::random::hex(8)));
+        std::fs::create_dir(&folder).expect("folder");
+        let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
+        let program = Program::new(script, &variables, folder.to_str().expect("text"), NONCE).expect("program");
+        let bytes = program.bytes();
+        let mut child = Command::new("/bin/sh")
+            .args(["-s"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let sent = child.stdin.take().expect("stdin").write_all(&bytes[..cut.unwrap_or(bytes.len())]);
+        assert!(sent.is_ok() || cut.is_some());
+        let output = child.wait_with_output().expect("output");
+        std::fs::remove_dir_all(&folder).expect("remove");
+        output
+    }
+
+    fn stdout(output: &Output) -> String {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    #[test]
+    fn every_byte_of_script_and_values_arrives() {
+        let all: String = (1..0x900).filter_map(char::from_u32).filter(|c| *c != '\r' && *c != '\n').collect();
+        let value = format!("a'b\"c$d`e\\f\n\tg {all}");
+        let wanted = format!("<{value}>");
+        let text = script(Language::Bash, "printf '<%s>' \"$ODD\"");
+        assert_eq!(stdout(&run(&text, &[("ODD", &value)], None)), wanted);
+        let python = format!("import sys\nsys.stdout.buffer.write({wanted:?}.encode())", wanted = "…".repeat(3));
+        assert_eq!(stdout(&run(&script(Language::Python, &python), &[], None)), "………");
+        let here = format!("cat <<'X'\n{all}\nX\n");
+        assert_eq!(stdout(&run(&script(Language::Bash, &here), &[], None)), format!("{all}\n"));
+    }
+
+    #[test]
+    fn names_that_no_shell_exports_arrive_too() {
+        let odd = [("MY-VAR", "it's"), ("a.b", "ü\n2"), ("UID", "7"), ("1x", "$y"), ("PLAIN", "p")];
+        let wanted = "it's|ü\n2|7|$y|p\n";
+        let bash = "for n in MY-VAR a.b UID 1x PLAIN; do printf '%s|' \"$(printenv \"$n\")\"; done";
+        assert_eq!(stdout(&run(&script(Language::Bash, bash), &odd, None)), "it's|ü\n2|7|$y|p|");
+        let python = "import os\nprint('|'.join(os.environ[n] for n in ['MY-VAR','a.b','UID','1x','PLAIN']))";
+        assert_eq!(stdout(&run(&script(Language::Python, python), &odd, None)), wanted);
+        let node = "console.log(['MY-VAR','a.b','UID','1x','PLAIN'].map(n => process.env[n]).join('|'))";
+        assert_eq!(stdout(&run(&script(Language::Node, node), &odd, None)), wanted);
+    }
+
+    #[test]
+    fn half_a_program_never_runs() {
+        let text = script(Language::Bash, "touch /tmp/cronium-half; echo ran");
+        let whole = Program::new(&text, &[], "/tmp", NONCE).expect("program").bytes().len();
+        for cut in (0..whole - 2).step_by(7).chain([whole - 3]) {
+            let output = run(&text, &[], Some(cut));
+            assert_eq!(output.stdout, b"", "after {cut} bytes");
+        }
+    }
+
+    #[test]
+    fn a_script_of_five_megabytes_runs() {
+        let padding = "# padding padding padding padding padding padding padding padding\n".repeat(80_000);
+        let text = script(Language::Bash, &format!("{padding}echo done"));
+        assert!(text.content.len() > 5_000_000);
+        assert_eq!(stdout(&run(&text, &[], None)), "done\n");
+    }
+
+    #[test]
+    fn line_numbers_and_working_directory() {
+        let mut text = script(Language::Bash, "pwd\nfalse_command_x");
+        text.working_directory = "a b/c'd".to_owned();
+        let output = run(&text, &[], None);
+        assert!(String::from_utf8_lossy(&output.stdout).trim_end().ends_with("/a b/c'd"));
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(complaint.contains("script.sh: line 2:"), "{complaint}");
+    }
+
+    #[test]
+    fn a_missing_interpreter_is_told_with_the_mark() {
+        let program = Program::new(&script(Language::Bash, "x"), &[], "/nowhere-at-all", NONCE).expect("program");
+        let mut child = Command::new("/bin/sh").arg("-s").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sh");
+        child.stdin.take().expect("stdin").write_all(program.bytes()).expect("write");
+        let output = child.wait_with_output().expect("output");
+        assert_eq!(output.status.code(), Some(125));
+        let told = Program::complaint(NONCE, &output.stderr).expect("a complaint");
+        assert!(told.starts_with("the image has no /nowhere-at-all"), "{told}");
+        assert_eq!(Program::complaint("other", &output.stderr), None);
+    }
+
+    #[test]
+    fn what_cannot_be_carried_is_refused() {
+        let new = |content: &str, name: &str, value: &str, dir: &str| {
+            let mut script = script(Language::Bash, content);
+            script.working_directory = dir.to_owned();
+            Program::new(&script, &[(name.to_owned(), Secret::new(value))], WORKSPACE, NONCE).map(drop)
+        };
+        assert_eq!(new("a\nb\0", "A", "", ""), Err(ProgramError::Nul("the script's line 2".into())));
+        assert_eq!(new("a", "A", "\0", ""), Err(ProgramError::Nul("the variable A".into())));
+        let long = "x".repeat(limits::VARIABLE_MAX);
+        assert_eq!(new("a", "A", &long, ""), Err(ProgramError::VariableTooLarge("A".into())));
+        for dir in ["..", "a/../..", "/etc", "/workspacex"] {
+            assert_eq!(new("a", "A", "", dir), Err(ProgramError::Directory(dir.into())), "{dir}");
+        }
+        for dir in ["", ".", "a", "a/b/", "/workspace", "/workspace/a"] {
+            assert_eq!(new("a", "A", "", dir), Ok(()), "{dir}");
+        }
+    }
+}

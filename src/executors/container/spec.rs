@@ -1,0 +1,219 @@
+//! The engine's create request: every line here is a promise about what a script can and cannot do.
+//!
+//! It holds nothing of the job but its ids: no script text and no environment value, since the engine keeps this on its
+//! disk and shows it to whoever may ask it.
+
+use serde_json::{Value, json};
+
+use crate::config::types::{ResourceSet, Seccomp, Security};
+use crate::executors::container::program::WORKSPACE;
+use crate::executors::container::resources::tmpfs_sizes;
+use crate::job::Id;
+use crate::limits;
+
+/// What a container is made from.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    pub image: &'a str,
+    pub job: &'a Id,
+    pub execution: &'a Id,
+    pub agent: &'a str,
+    pub resources: &'a ResourceSet,
+    pub security: &'a Security,
+    /// The engine's `NetworkMode`.
+    pub network: &'a str,
+    pub dns: &'a [String],
+    /// The block device that holds the engine's data, when a rate on it is limited.
+    pub device: Option<&'a str>,
+}
+
+/// The container's name: one for each execution, in the characters that the engine allows.
+pub fn container_name(execution: &Id) -> String {
+    format!("cronium-{}", execution.as_str().replace(':', "-"))
+}
+
+/// The labels by which the agent finds its containers again.
+pub fn labels(job: &Id, execution: &Id, agent: &str) -> Value {
+    json!({
+        "cronium.managed": "true",
+        "cronium.job.id": job.as_str(),
+        "cronium.execution.id": execution.as_str(),
+        "cronium.agent.id": agent,
+    })
+}
+
+impl Spec<'_> {
+    /// The body of `POST /containers/create`.
+    pub fn body(&self) -> Value {
+        let (uid, gid) = self.security.user;
+        json!({
+            "Image": self.image,
+            // The whole command: a shell that waits for the program on its stdin.
+            "Entrypoint": ["/bin/sh", "-s"],
+            "Cmd": [],
+            // For the init process alone: TERM goes to the script and to what it started. The program unsets it.
+            "Env": ["TINI_KILL_PROCESS_GROUP=1"],
+            "User": format!("{uid}:{gid}"),
+            "WorkingDir": WORKSPACE,
+            "Labels": labels(self.job, self.execution, self.agent),
+            "OpenStdin": true,
+            "StdinOnce": true,
+            "AttachStdin": true,
+            "AttachStdout": true,
+            "AttachStderr": true,
+            "Tty": false,
+            "StopSignal": "SIGTERM",
+            "Healthcheck": { "Test": ["NONE"] },
+            "HostConfig": self.host(),
+        })
+    }
+
+    fn host(&self) -> Value {
+        let set = self.resources;
+        let mut host = json!({
+            "Init": true,
+            "AutoRemove": false,
+            "Privileged": false,
+            "RestartPolicy": { "Name": "no" },
+            "NetworkMode": self.network,
+            "IpcMode": "private",
+            "CgroupnsMode": "private",
+            "ReadonlyRootfs": self.security.readonly_rootfs,
+            "CapDrop": self.security.drop_capabilities,
+            "SecurityOpt": self.security_options(),
+            "Memory": set.memory,
+            // Equal to Memory: no swap at all.
+            "MemorySwap": set.memory,
+            "NanoCpus": nano_cpus(set.cpu),
+            "PidsLimit": set.pids,
+            "ShmSize": limits::SHM_SIZE.min(set.memory),
+            "Ulimits": [{ "Name": "core", "Soft": 0, "Hard": 0 }],
+            // The copy that an agent reads which was restarted while the script ran.
+            "LogConfig": { "Type": "json-file", "Config": {
+                "max-size": format!("{}m", limits::COPY_FILE_MIB),
+                "max-file": limits::COPY_FILES.to_string(),
+            } },
+        });
+        if !self.dns.is_empty() {
+            host["Dns"] = json!(self.dns);
+        }
+        if self.security.readonly_rootfs {
+            host["Tmpfs"] = self.tmpfs();
+        }
+        if let Some(device) = self.device {
+            for (key, rate) in [
+                ("BlkioDeviceReadBps", set.read_bps),
+                ("BlkioDeviceWriteBps", set.write_bps),
+                ("BlkioDeviceReadIOps", set.read_iops),
+                ("BlkioDeviceWriteIOps", set.write_iops),
+            ] {
+                if let Some(rate) = rate {
+                    host[key] = json!([{ "Path": device, "Rate": rate }]);
+                }
+            }
+        }
+        host
+    }
+
+    fn security_options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        if self.security.no_new_privileges {
+            options.push("no-new-privileges".to_owned());
+        }
+        if let Seccomp::Profile { json, .. } = &self.security.seccomp {
+            options.push(format!("seccomp={json}"));
+        }
+        options
+    }
+
+    fn tmpfs(&self) -> Value {
+        let (uid, gid) = self.security.user;
+        let (workspace, tmp) = tmpfs_sizes(self.resources.disk);
+        let inodes = limits::TMPFS_INODES;
+        json!({
+            WORKSPACE: format!(
+                "rw,exec,nosuid,nodev,size={workspace},nr_inodes={inodes},mode=0700,uid={uid},gid={gid}"
+            ),
+            "/tmp": format!("rw,noexec,nosuid,nodev,size={tmp},nr_inodes={inodes},mode=1777"),
+        })
+    }
+}
+
+/// Cores as the engine counts them.
+#[allow(clippy::cast_possible_truncation)]
+fn nano_cpus(cores: f64) -> i64 {
+    // The configuration and the limits keep cores between 0 and a few thousand.
+    (cores * 1e9).round() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(readonly: bool, device: Option<&str>) -> Value {
+        let id = |text| Id::parse(text).expect("id");
+        let resources = ResourceSet {
+            cpu: 0.5,
+            memory: 512 << 20,
+            disk: 1 << 30,
+            pids: 100,
+            read_bps: Some(1000),
+            write_bps: None,
+            read_iops: None,
+            write_iops: Some(7),
+        };
+        let security = Security {
+            user: (1000, 1001),
+            no_new_privileges: true,
+            drop_capabilities: vec!["ALL".into()],
+            readonly_rootfs: readonly,
+            seccomp: Seccomp::Profile { path: "/x".into(), json: "{}".into() },
+        };
+        Spec {
+            image: "cronium/runner:bash-alpine",
+            job: &id("job_1"),
+            execution: &id("exec-job_1-5"),
+            agent: "agent-1",
+            resources: &resources,
+            security: &security,
+            network: "cronium-isolated",
+            dns: &["10.0.0.1".to_owned()],
+            device,
+        }
+        .body()
+    }
+
+    #[test]
+    fn every_lock_is_in_the_request() {
+        let body = body(true, Some("/dev/vda"));
+        let host = &body["HostConfig"];
+        assert_eq!(body["User"], "1000:1001");
+        assert_eq!(host["Memory"], host["MemorySwap"]);
+        assert_eq!(host["NanoCpus"], 500_000_000_i64);
+        assert_eq!(host["PidsLimit"], 100);
+        assert_eq!(host["CapDrop"], json!(["ALL"]));
+        assert_eq!(host["SecurityOpt"], json!(["no-new-privileges", "seccomp={}"]));
+        assert_eq!(host["ReadonlyRootfs"], true);
+        assert_eq!(host["Privileged"], false);
+        assert_eq!(host["NetworkMode"], "cronium-isolated");
+        assert_eq!(host["Dns"], json!(["10.0.0.1"]));
+        assert_eq!(host["BlkioDeviceReadBps"], json!([{ "Path": "/dev/vda", "Rate": 1000 }]));
+        assert_eq!(host["BlkioDeviceWriteIOps"], json!([{ "Path": "/dev/vda", "Rate": 7 }]));
+        assert_eq!(host["BlkioDeviceWriteBps"], Value::Null);
+        assert!(host["Tmpfs"]["/workspace"].as_str().is_some_and(|o| o.contains("size=805306368,") && o.contains("uid=1000,gid=1001")));
+        assert_eq!(host["Binds"], Value::Null);
+        assert_eq!(body["Labels"]["cronium.execution.id"], "exec-job_1-5");
+    }
+
+    #[test]
+    fn a_writable_root_has_no_tmpfs() {
+        assert_eq!(body(false, None)["HostConfig"]["Tmpfs"], Value::Null);
+        assert_eq!(body(false, None)["HostConfig"]["BlkioDeviceReadBps"], Value::Null);
+    }
+
+    #[test]
+    fn names_are_ones_that_the_engine_takes() {
+        let id = Id::parse("exec-a:b_c.d-1").expect("id");
+        assert_eq!(container_name(&id), "cronium-exec-a-b_c.d-1");
+    }
+}

@@ -1,0 +1,268 @@
+//! What each running job uses: looked at now and then by one thread, and once more by the worker at the very end.
+//!
+//! The kernel's counters are read where this host has them; otherwise the engine is asked. The same thread watches the
+//! size of a writable root, since that is a look of the same kind.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::docker;
+use crate::executors::Control;
+use crate::limits;
+use crate::os::cgroup::{Cgroup, Reading};
+use crate::os::stop::Stop;
+use crate::os::threads::{self, Thread};
+use crate::policy::stop::Reason;
+use crate::verdict::Usage;
+
+/// The handle to the thread.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    meters: Arc<Mutex<Vec<Arc<Meter>>>>,
+    stop: Stop,
+    docker: docker::Client,
+}
+
+/// The counters of one container.
+#[derive(Debug)]
+pub struct Meter {
+    container: String,
+    control: Arc<Control>,
+    /// Bytes that the writable layer may hold; `None` when the root is read-only.
+    layer_limit: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    cgroup: Option<Cgroup>,
+    looked_for_cgroup: bool,
+    reading: Reading,
+    peak_cpu: f64,
+    last: Option<(Instant, u64)>,
+    next: Instant,
+    pause: Duration,
+    ended: bool,
+}
+
+/// The parts of the engine's statistics that are used.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Stats {
+    cpu_stats: CpuStats,
+    memory_stats: MemoryStats,
+    blkio_stats: BlkioStats,
+    networks: Option<std::collections::BTreeMap<String, NetworkStats>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CpuStats {
+    cpu_usage: CpuUsage,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CpuUsage {
+    total_usage: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct MemoryStats {
+    usage: u64,
+    max_usage: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct BlkioStats {
+    io_service_bytes_recursive: Option<Vec<BlkioRow>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct BlkioRow {
+    op: String,
+    value: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NetworkStats {
+    rx_bytes: u64,
+    tx_bytes: u64,
+}
+
+impl Sampler {
+    /// Starts the thread.
+    pub fn start(docker: docker::Client) -> std::io::Result<(Self, Thread)> {
+        let sampler = Self { meters: Arc::default(), stop: Stop::new(), docker };
+        let own = sampler.clone();
+        let thread = threads::spawn("sampler", move || own.run())?;
+        Ok((sampler, thread))
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.stop.set();
+    }
+
+    /// Begins to look at a container that was started.
+    pub fn watch(&self, container: &str, control: Arc<Control>, layer_limit: Option<u64>) -> Arc<Meter> {
+        let state = State {
+            cgroup: None,
+            looked_for_cgroup: !self.docker.is_local(),
+            reading: Reading::default(),
+            peak_cpu: 0.0,
+            last: None,
+            next: Instant::now(),
+            pause: limits::SAMPLE_FIRST,
+            ended: false,
+        };
+        let meter =
+            Arc::new(Meter { container: container.to_owned(), control, layer_limit, state: Mutex::new(state) });
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&meter));
+        meter
+    }
+
+    fn run(&self) {
+        // A look costs microseconds; a new job is seen within this time.
+        while !self.stop.wait(limits::SAMPLE_FIRST / 5) {
+            let meters = {
+                let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+                meters.retain(|meter| !meter.lock().ended);
+                meters.clone()
+            };
+            for meter in meters {
+                meter.look_if_due(&self.docker);
+            }
+        }
+    }
+}
+
+impl Meter {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_if_due(&self, docker: &docker::Client) {
+        let now = Instant::now();
+        {
+            let mut state = self.lock();
+            if state.ended || now < state.next {
+                return;
+            }
+            state.next = now + state.pause;
+            state.pause = (state.pause * 2).min(limits::SAMPLE_LONGEST);
+        }
+        self.find_cgroup(docker);
+        if !self.look_at_cgroup() {
+            self.ask_engine(docker);
+        }
+        self.check_layer(docker);
+    }
+
+    /// Learns the container's process id, once, and its control group with it.
+    fn find_cgroup(&self, docker: &docker::Client) {
+        if self.lock().looked_for_cgroup {
+            return;
+        }
+        let pid = docker.inspect(&self.container, false).map(|found| found.state.pid);
+        let mut state = self.lock();
+        state.looked_for_cgroup = true;
+        state.cgroup = pid.ok().filter(|&pid| pid > 0).and_then(|pid| Cgroup::of(pid, &self.container));
+    }
+
+    /// Reads the kernel's counters; false when there are none to read.
+    fn look_at_cgroup(&self) -> bool {
+        let Some(cgroup) = self.lock().cgroup.clone() else { return false };
+        let reading = cgroup.read();
+        self.take(reading);
+        true
+    }
+
+    fn ask_engine(&self, docker: &docker::Client) {
+        let stats = docker.stats(&self.container).ok().and_then(|body| serde_json::from_slice::<Stats>(&body).ok());
+        let Some(stats) = stats else { return };
+        let rows = stats.blkio_stats.io_service_bytes_recursive.unwrap_or_default();
+        let sum = |op: &str| rows.iter().filter(|row| row.op.eq_ignore_ascii_case(op)).map(|row| row.value).sum();
+        let networks = stats.networks.unwrap_or_default();
+        self.take(Reading {
+            cpu_nanos: Some(stats.cpu_stats.cpu_usage.total_usage),
+            memory_peak: Some(stats.memory_stats.max_usage.max(stats.memory_stats.usage)),
+            disk_read: Some(sum("read")),
+            disk_write: Some(sum("write")),
+            network_rx: Some(networks.values().map(|n| n.rx_bytes).sum()),
+            network_tx: Some(networks.values().map(|n| n.tx_bytes).sum()),
+            ..Reading::default()
+        });
+    }
+
+    /// Counters only grow: the larger of two looks is the later one, and a failed look takes nothing away.
+    fn take(&self, new: Reading) {
+        let mut state = self.lock();
+        if let Some(cpu) = new.cpu_nanos {
+            let now = Instant::now();
+            if let Some((at, before)) = state.last {
+                let passed = now.duration_since(at).as_secs_f64();
+                if passed > 0.01 {
+                    #[allow(clippy::cast_precision_loss)]
+                    let percent = cpu.saturating_sub(before) as f64 / 1e7 / passed;
+                    state.peak_cpu = state.peak_cpu.max(percent);
+                    state.last = Some((now, cpu));
+                }
+            } else {
+                state.last = Some((now, cpu));
+            }
+        }
+        let old = &mut state.reading;
+        for (old, new) in [
+            (&mut old.cpu_nanos, new.cpu_nanos),
+            (&mut old.memory_peak, new.memory_peak),
+            (&mut old.disk_read, new.disk_read),
+            (&mut old.disk_write, new.disk_write),
+            (&mut old.network_rx, new.network_rx),
+            (&mut old.network_tx, new.network_tx),
+            (&mut old.oom_kills, new.oom_kills),
+            (&mut old.pids_refused, new.pids_refused),
+        ] {
+            *old = (*old).max(new);
+        }
+    }
+
+    /// Stops the job when its writable layer outgrew the limit.
+    fn check_layer(&self, docker: &docker::Client) {
+        let Some(limit) = self.layer_limit else { return };
+        let size = docker.inspect(&self.container, true).ok().and_then(|found| found.layer);
+        if size.and_then(|size| u64::try_from(size).ok()).is_some_and(|size| size > limit) {
+            self.control.request(Reason::Disk(limit));
+        }
+    }
+
+    /// A look of the worker's own: just after the start (so that even a short job's group is known) and at the end.
+    pub fn look(&self, docker: &docker::Client) {
+        self.find_cgroup(docker);
+        self.look_at_cgroup();
+    }
+
+    /// No more looks; what was seen.
+    pub fn finish(&self) -> (Usage, Reading) {
+        let mut state = self.lock();
+        state.ended = true;
+        let reading = state.reading;
+        #[allow(clippy::cast_precision_loss)]
+        let usage = Usage {
+            cpu_seconds: reading.cpu_nanos.unwrap_or(0) as f64 / 1e9,
+            peak_cpu_percent: state.peak_cpu,
+            peak_memory: reading.memory_peak.unwrap_or(0),
+            network_rx: reading.network_rx.unwrap_or(0),
+            network_tx: reading.network_tx.unwrap_or(0),
+            disk_read: reading.disk_read.unwrap_or(0),
+            disk_write: reading.disk_write.unwrap_or(0),
+        };
+        (usage, reading)
+    }
+}

@@ -1,0 +1,139 @@
+//! The thread that ends jobs: it watches the deadlines of all of them and sends TERM, then KILL.
+//!
+//! One thread for all jobs, since each step is one short call to the engine. It holds no lock while it makes one.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::executors::control::Control;
+use crate::limits;
+use crate::os::stop::Stop;
+use crate::os::threads::{self, Thread};
+use crate::policy::stop::Pace;
+
+/// Wakes the reaper.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<(Mutex<bool>, Condvar)>);
+
+impl Bell {
+    /// Wakes the reaper now, or spares it its next sleep.
+    pub fn ring(&self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
+
+    /// Sleeps until rung or until `until`, at most `limits::REAPER_SLEEP`.
+    fn wait(&self, until: Option<Instant>) {
+        let longest = Instant::now() + limits::REAPER_SLEEP;
+        let until = until.map_or(longest, |until| until.min(longest));
+        let mut rung = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*rung {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            rung = self.0.1.wait_timeout(rung, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *rung = false;
+    }
+}
+
+/// A handle to the reaper.
+#[derive(Debug, Clone)]
+pub struct Reaper {
+    bell: Bell,
+    watched: Arc<Mutex<Vec<Arc<Control>>>>,
+    stop: Stop,
+}
+
+impl Reaper {
+    /// Starts the thread.
+    pub fn start() -> std::io::Result<(Self, Thread)> {
+        let reaper = Self { bell: Bell::default(), watched: Arc::default(), stop: Stop::new() };
+        let own = reaper.clone();
+        let thread = threads::spawn("reaper", move || own.run())?;
+        Ok((reaper, thread))
+    }
+
+    /// Watches one more job; `pace` is how hard it is ended.
+    pub fn control(&self, pace: Pace) -> Arc<Control> {
+        let control = Arc::new(Control::new(pace, self.bell.clone()));
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&control));
+        control
+    }
+
+    /// Ends the thread; jobs that still run are not watched any more.
+    pub fn stop(&self) {
+        self.stop.set();
+        self.bell.ring();
+    }
+
+    fn run(&self) {
+        while !self.stop.is_set() {
+            let watched = {
+                let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+                watched.retain(|control| !control.has_ended());
+                watched.clone()
+            };
+            let next = watched.iter().filter_map(|control| reap(control)).min();
+            self.bell.wait(next);
+        }
+    }
+}
+
+/// Does what is due for one job; gives the moment of its next step.
+fn reap(control: &Control) -> Option<Instant> {
+    let (signal, next) = control.step(Instant::now());
+    if let Some((signal, target)) = signal {
+        if let Err(error) = target.signal(signal) {
+            log::warn!("could not send {} to end a job: {error}", signal.as_str());
+        }
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::executors::control::{Signal, Target};
+    use crate::policy::stop::Reason;
+
+    struct Recorder(crossbeam_channel::Sender<(Signal, Instant)>);
+
+    impl Target for Recorder {
+        fn signal(&self, signal: Signal) -> Result<(), String> {
+            self.0.send((signal, Instant::now())).map_err(|error| error.to_string())
+        }
+    }
+
+    #[test]
+    fn a_cancel_is_term_then_kill_then_given_up() {
+        let (reaper, thread) = Reaper::start().expect("start");
+        let (sender, seen) = crossbeam_channel::bounded(10);
+        let step = Duration::from_millis(40);
+        let control = reaper.control(Pace { grace: step, again: step * 10, patience: step * 2 });
+        control.set_deadline(
+            Instant::now() + Duration::from_secs(60),
+            Reason::Timeout { limit: "timeout", after: Duration::from_secs(60) },
+        );
+        control.request(Reason::Cancelled("user"));
+        assert!(seen.recv_timeout(step).is_err(), "nothing to signal yet");
+        control.set_target(Arc::new(Recorder(sender)));
+        let wait = Duration::from_secs(5);
+        let (first, at) = seen.recv_timeout(wait).expect("term");
+        let (second, later) = seen.recv_timeout(wait).expect("kill");
+        assert_eq!((first, second), (Signal::Term, Signal::Kill));
+        assert!(later - at >= step);
+        let until = Instant::now() + wait;
+        while !control.is_given_up() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert!(control.is_given_up());
+        assert_eq!(control.reason(), Some(Reason::Cancelled("user")));
+        control.end();
+        reaper.stop();
+        assert_eq!(thread.join_within(wait), threads::Ended::Returned);
+    }
+}

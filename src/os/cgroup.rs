@@ -1,0 +1,182 @@
+//! What a container has used, read from its control group on this host.
+//!
+//! Reading the kernel's own files costs microseconds and can be done once more at the very end; the engine's statistics
+//! take up to a second and are gone as soon as the container is. Both versions of control groups are read. Where the
+//! files are not to be had (a remote engine, no permission), the caller falls back to the engine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The files of one container.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    folders: Folders,
+    /// `/proc/<pid>/net/dev` of the container's first process.
+    network: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+enum Folders {
+    V1 { cpu: PathBuf, memory: PathBuf, blkio: PathBuf, pids: PathBuf },
+    V2(PathBuf),
+}
+
+/// One look. What could not be read is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub cpu_nanos: Option<u64>,
+    pub memory_peak: Option<u64>,
+    pub disk_read: Option<u64>,
+    pub disk_write: Option<u64>,
+    pub network_rx: Option<u64>,
+    pub network_tx: Option<u64>,
+    /// Processes that the kernel killed for the group's memory.
+    pub oom_kills: Option<u64>,
+    /// Forks that the pids limit refused.
+    pub pids_refused: Option<u64>,
+}
+
+impl Cgroup {
+    /// The groups of process `pid`, if they are those of container `id`.
+    pub fn of(pid: i64, id: &str) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let folders = folders(&text, id, Path::new("/sys/fs/cgroup"))?;
+        Some(Self { folders, network: format!("/proc/{pid}/net/dev").into() })
+    }
+
+    /// Reads what can be read.
+    pub fn read(&self) -> Reading {
+        let number = |folder: &Path, file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok();
+        let text = |folder: &Path, file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let mut reading = match &self.folders {
+            Folders::V1 { cpu, memory, blkio, pids } => {
+                let io = blkio_v1(&text(blkio, "blkio.throttle.io_service_bytes_recursive"));
+                Reading {
+                    cpu_nanos: number(cpu, "cpuacct.usage"),
+                    memory_peak: number(memory, "memory.max_usage_in_bytes"),
+                    disk_read: io.map(|(read, _)| read),
+                    disk_write: io.map(|(_, write)| write),
+                    oom_kills: keyed(&text(memory, "memory.oom_control"), "oom_kill"),
+                    pids_refused: keyed(&text(pids, "pids.events"), "max"),
+                    ..Reading::default()
+                }
+            }
+            Folders::V2(folder) => {
+                let io = io_v2(&text(folder, "io.stat"));
+                Reading {
+                    cpu_nanos: keyed(&text(folder, "cpu.stat"), "usage_usec").map(|micros| micros * 1000),
+                    memory_peak: number(folder, "memory.peak").or_else(|| number(folder, "memory.current")),
+                    disk_read: io.map(|(read, _)| read),
+                    disk_write: io.map(|(_, write)| write),
+                    oom_kills: keyed(&text(folder, "memory.events"), "oom_kill"),
+                    pids_refused: keyed(&text(folder, "pids.events"), "max"),
+                    ..Reading::default()
+                }
+            }
+        };
+        if let Some((rx, tx)) = fs::read_to_string(&self.network).ok().as_deref().and_then(net_dev) {
+            (reading.network_rx, reading.network_tx) = (Some(rx), Some(tx));
+        }
+        reading
+    }
+}
+
+/// Finds the folders from the text of `/proc/<pid>/cgroup`; only those that name the container count.
+fn folders(text: &str, id: &str, root: &Path) -> Option<Folders> {
+    let path_of = |controller: &str| {
+        text.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let found = controllers.split(',').any(|name| name == controller);
+            (found && path.contains(id)).then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
+    if let Some(memory) = path_of("memory") {
+        let of = |controller: &str| Some(root.join(controller).join(path_of(controller)?));
+        return Some(Folders::V1 {
+            memory: root.join("memory").join(memory),
+            cpu: of("cpuacct")?,
+            blkio: of("blkio")?,
+            pids: of("pids")?,
+        });
+    }
+    path_of("").map(|path| Folders::V2(root.join(path)))
+}
+
+/// The value behind `key` in lines of `key value`.
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.split_once(' ').filter(|(name, _)| *name == key)?.1.trim().parse().ok())
+}
+
+/// Sums `major:minor Read|Write n`.
+fn blkio_v1(text: &str) -> Option<(u64, u64)> {
+    let sum = |operation: &str| {
+        text.lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                (words.next()? == operation).then(|| words.next()?.parse::<u64>().ok())?
+            })
+            .fold(0, u64::saturating_add)
+    };
+    (!text.is_empty()).then(|| (sum("Read"), sum("Write")))
+}
+
+/// Sums `major:minor rbytes=n wbytes=n …`.
+fn io_v2(text: &str) -> Option<(u64, u64)> {
+    let sum = |key: &str| {
+        text.split_whitespace()
+            .filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok())
+            .fold(0, u64::saturating_add)
+    };
+    Some((sum("rbytes="), sum("wbytes=")))
+}
+
+/// Sums bytes in and out over all interfaces but the loopback.
+fn net_dev(text: &str) -> Option<(u64, u64)> {
+    let mut sums = (0u64, 0u64);
+    for line in text.lines().skip(2) {
+        let (name, numbers) = line.split_once(':')?;
+        if name.trim() != "lo" {
+            let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+            sums.0 = sums.0.saturating_add(*numbers.first()?);
+            sums.1 = sums.1.saturating_add(*numbers.get(8)?);
+        }
+    }
+    Some(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_both_versions() {
+        let v1 = "12:pids:/docker/abc\n5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n3:blkio:/docker/abc\n0::/\n";
+        let root = Path::new("/c");
+        match folders(v1, "abc", root) {
+            Some(Folders::V1 { cpu, memory, .. }) => {
+                assert_eq!(cpu, Path::new("/c/cpuacct/docker/abc"));
+                assert_eq!(memory, Path::new("/c/memory/docker/abc"));
+            }
+            other => panic!("{other:?}"),
+        }
+        match folders("0::/system.slice/docker-abc.scope\n", "abc", root) {
+            Some(Folders::V2(path)) => assert_eq!(path, Path::new("/c/system.slice/docker-abc.scope")),
+            other => panic!("{other:?}"),
+        }
+        assert!(folders("0::/user.slice\n", "abc", root).is_none());
+        assert!(folders("5:memory:/docker/other\n", "abc", root).is_none());
+    }
+
+    #[test]
+    fn counters_are_found_and_summed() {
+        assert_eq!(keyed("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "oom_kill"), Some(3));
+        assert_eq!(keyed("low 0\noom_kill 2\noom_group_kill 0\n", "oom_kill"), Some(2));
+        let v1 = "254:0 Read 10\n254:0 Write 5\n254:0 Total 15\n8:0 Read 1\nTotal 16\n";
+        assert_eq!(blkio_v1(v1), Some((11, 5)));
+        assert_eq!(blkio_v1(""), None);
+        assert_eq!(io_v2("254:0 rbytes=10 wbytes=5 rios=1\n8:0 rbytes=1 wbytes=0\n"), Some((11, 5)));
+        let net = "h\nh\n    lo: 9 1 0 0 0 0 0 0 9 1\n  eth0: 100 1 0 0 0 0 0 0 50 1 0\n  eth1: 1 1 0 0 0 0 0 0 2 1 0\n";
+        assert_eq!(net_dev(net), Some((101, 52)));
+    }
+}
