@@ -1,0 +1,275 @@
+//! What no key can say alone: values that bound each other, files that must be readable, secrets in the open.
+
+use std::path::{Path, PathBuf};
+
+use super::files;
+use super::load::Draft;
+use super::problem::{Origin, ProblemKind};
+use super::schema::{Shown, key};
+use super::types::{Config, DockerEndpoint, Seccomp};
+use super::url;
+use super::yaml;
+use crate::secret::Secret;
+
+/// All checks. None of them looks at a key whose own value was refused.
+pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
+    bounds(draft);
+    resources(draft);
+    endpoints(draft);
+    token(draft, file_world_readable);
+    docker(draft);
+    container_files(draft);
+    tls(draft);
+}
+
+fn good(draft: &Draft<'_>, keys: &[&str]) -> bool {
+    keys.iter().all(|key| !draft.refused.contains(key))
+}
+
+fn shown(draft: &mut Draft<'_>, path: &str) -> String {
+    match key(path).map(|key| key.shown(&mut draft.config)) {
+        Some(Shown::Plain(text) | Shown::Text(text)) => text,
+        _ => "nothing".to_owned(),
+    }
+}
+
+/// `low` must not exceed `high`. Where only the upper one was given, the default of the lower follows it down, since
+/// nobody asked for it; the reverse would raise a bound by itself.
+fn at_most(draft: &mut Draft<'_>, low: &'static str, high: &'static str, exceeds: bool, lower: impl Fn(&mut Config)) {
+    if !exceeds || !good(draft, &[low, high]) {
+        return;
+    }
+    if draft.is_default(low) && !draft.is_default(high) {
+        lower(&mut draft.config);
+        draft.origins.insert(low, Origin::DefaultBecause(format!("lowered to {high}")));
+        return;
+    }
+    let (found, bound) = (shown(draft, low), shown(draft, high));
+    let whence = draft.origins.get(high).map_or(String::new(), |origin| format!(", {origin}"));
+    draft.refuse(
+        low,
+        ProblemKind::Conflict,
+        format!("found {found}; allowed: at most {high}, which is {bound}{whence}"),
+    );
+}
+
+fn bounds(draft: &mut Draft<'_>) {
+    let (jobs, retry) = (draft.config.jobs.clone(), draft.config.api.retry);
+    let exceeds = jobs.poll_interval > jobs.max_poll_interval;
+    at_most(draft, "jobs.pollInterval", "jobs.maxPollInterval", exceeds, |c| {
+        c.jobs.poll_interval = c.jobs.max_poll_interval
+    });
+    let exceeds = jobs.default_timeout > jobs.max_timeout;
+    at_most(draft, "jobs.defaultTimeout", "jobs.maxTimeout", exceeds, |c| c.jobs.default_timeout = c.jobs.max_timeout);
+    let exceeds = retry.initial_delay > retry.max_delay;
+    at_most(draft, "api.retry.initialDelay", "api.retry.maxDelay", exceeds, |c| {
+        c.api.retry.initial_delay = c.api.retry.max_delay;
+    });
+}
+
+fn resources(draft: &mut Draft<'_>) {
+    /// One bound: the names of both keys and the field of both.
+    macro_rules! bounded {
+        ($name:literal, $field:ident) => {
+            let (low, high) =
+                (concat!("container.resources.defaults.", $name), concat!("container.resources.limits.", $name));
+            let exceeds = draft.config.container.defaults.$field > draft.config.container.limits.$field;
+            at_most(draft, low, high, exceeds, |c| c.container.defaults.$field = c.container.limits.$field);
+        };
+        (option $name:literal, $field:ident) => {
+            let (low, high) =
+                (concat!("container.resources.defaults.", $name), concat!("container.resources.limits.", $name));
+            let (default, limit) = (draft.config.container.defaults.$field, draft.config.container.limits.$field);
+            let exceeds = default.zip(limit).is_some_and(|(default, limit)| default > limit);
+            at_most(draft, low, high, exceeds, |c| c.container.defaults.$field = c.container.limits.$field);
+        };
+    }
+    bounded!("cpu", cpu);
+    bounded!("memory", memory);
+    bounded!("disk", disk);
+    bounded!("pids", pids);
+    bounded!(option "readBps", read_bps);
+    bounded!(option "writeBps", write_bps);
+    bounded!(option "readIops", read_iops);
+    bounded!(option "writeIops", write_iops);
+}
+
+fn endpoints(draft: &mut Draft<'_>) {
+    if !good(draft, &["api.endpoint"]) {
+        return;
+    }
+    let endpoint = draft.config.api.endpoint.clone();
+    if endpoint.is_empty() {
+        if draft.sources.need_backend {
+            let text = "required and not given; set it in the file, or CRONIUM_API_ENDPOINT, to an address such as https://cronium.example:5001";
+            draft.refuse("api.endpoint", ProblemKind::Missing, text);
+        }
+        return;
+    }
+    if draft.config.api.ws_endpoint.is_empty() && good(draft, &["api.wsEndpoint"]) {
+        // `http` to `ws` and `https` to `wss`, in one.
+        draft.config.api.ws_endpoint = format!("{}/socket", endpoint.replacen("http", "ws", 1));
+        draft.origins.insert("api.wsEndpoint", Origin::Derived("api.endpoint"));
+    }
+    let open = |text: &str, scheme: &str| url::parse(text, &[scheme]).is_ok_and(|url| !url::is_loopback(url.host));
+    let text = "the token and every script travel unencrypted to another machine; use https";
+    if open(&endpoint, "http") {
+        draft.warn("api.endpoint", text);
+    }
+    if open(&draft.config.api.ws_endpoint, "ws")
+        && !matches!(draft.origins.get("api.wsEndpoint"), Some(Origin::Derived(_)))
+    {
+        draft.warn("api.wsEndpoint", "the token and every line travel unencrypted to another machine; use wss");
+    }
+}
+
+fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
+    let file = draft.asides.get("api.tokenFile").map(PathBuf::from);
+    let inline = !draft.config.api.token.is_empty();
+    if inline && matches!(draft.origins.get("api.token"), Some(Origin::File { .. })) && file_world_readable {
+        draft.warn(
+            "api.token",
+            "everyone on this machine can read the file that holds it; use api.tokenFile or mode 0600",
+        );
+    }
+    let found = match (inline, file) {
+        (true, Some(_)) => {
+            let from = draft.origins.get("api.token").map_or(String::new(), Origin::to_string);
+            let text = format!("given beside api.token ({from}); keep one of the two");
+            return draft.refuse("api.tokenFile", ProblemKind::Conflict, text);
+        }
+        (true, None) => return check_token(draft, "api.token"),
+        (false, Some(path)) => path,
+        (false, None) => match credential(draft) {
+            Some(path) => path,
+            None if draft.sources.need_backend && good(draft, &["api.token", "api.tokenFile"]) => {
+                let text = "required and not given; set api.tokenFile to a file that holds it, or CRONIUM_API_TOKEN";
+                return draft.refuse("api.token", ProblemKind::Missing, text);
+            }
+            None => return,
+        },
+    };
+    read_token(draft, &found);
+}
+
+/// The file that systemd made of `LoadCredential=api-token:…`.
+fn credential(draft: &mut Draft<'_>) -> Option<PathBuf> {
+    let dir = (draft.sources.env)("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty())?;
+    let path = Path::new(&dir).join("api-token");
+    path.exists().then(|| {
+        draft.origins.insert("api.tokenFile", Origin::Credential(path.clone()));
+        path
+    })
+}
+
+fn read_token(draft: &mut Draft<'_>, path: &Path) {
+    match files::read_text(path) {
+        Err(text) => draft.refuse("api.tokenFile", ProblemKind::Unreadable, text),
+        Ok((text, world_readable)) => {
+            draft.config.api.token = Secret::new(text.trim_end_matches(['\r', '\n']));
+            if world_readable {
+                draft.warn(
+                    "api.tokenFile",
+                    format!("everyone on this machine can read {}; give it mode 0600", path.display()),
+                );
+            }
+            let origin = match draft.origins.get("api.tokenFile").cloned().unwrap_or(Origin::Default) {
+                credential @ Origin::Credential(_) => credential,
+                given => Origin::TokenFile(path.to_owned(), Box::new(given)),
+            };
+            draft.origins.insert("api.token", origin);
+            check_token(draft, "api.tokenFile");
+        }
+    }
+}
+
+/// The token travels in an HTTP header.
+fn check_token(draft: &mut Draft<'_>, key: &'static str) {
+    let token = draft.config.api.token.expose();
+    if token.is_empty() {
+        draft.refuse(key, ProblemKind::Missing, "the token is empty");
+    } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        let text = "the token holds a space, a line break or another character that no HTTP header takes";
+        draft.refuse(key, ProblemKind::NotAllowed, text);
+    }
+}
+
+fn docker(draft: &mut Draft<'_>) {
+    let advice = "TLS to Docker is not available in this version; use the unix socket, or one that `ssh -L` forwards from the other machine";
+    match draft.asides.get("container.docker.tlsVerify").map(String::as_str) {
+        None | Some("false") => {}
+        Some("true") => draft.refuse("container.docker.tlsVerify", ProblemKind::NotAvailable, advice),
+        Some(_) => draft.refuse("container.docker.tlsVerify", ProblemKind::NotAllowed, "allowed: true or false"),
+    }
+    if draft.asides.contains_key("container.docker.certPath") {
+        draft.refuse("container.docker.certPath", ProblemKind::NotAvailable, advice);
+    }
+    let open =
+        matches!(&draft.config.container.docker.endpoint, DockerEndpoint::Tcp(host, _) if !url::is_loopback(host));
+    if open && good(draft, &["container.docker.endpoint"]) {
+        let text =
+            "plain TCP to another machine: whoever reaches that port is root there, and scripts travel unencrypted";
+        draft.warn("container.docker.endpoint", text);
+    }
+}
+
+fn container_files(draft: &mut Draft<'_>) {
+    let (uid, gid) = draft.config.container.security.user;
+    if uid == 0 || gid == 0 {
+        draft.warn("container.security.user", "jobs run as root inside their containers; use numbers above 0");
+    }
+    if let Seccomp::Profile { path, .. } = draft.config.container.security.seccomp.clone()
+        && good(draft, &["container.security.seccompProfile"])
+    {
+        let read = files::read_text(&path).and_then(|(json, _)| {
+            yaml::is_json_object(&json).map_err(|why| format!("{} is no seccomp profile: {why}", path.display()))?;
+            Ok(json)
+        });
+        match read {
+            Ok(json) => draft.config.container.security.seccomp = Seccomp::Profile { path, json },
+            Err(text) => draft.refuse("container.security.seccompProfile", ProblemKind::Unreadable, text),
+        }
+    }
+    if let Some(path) = draft.config.container.registry_auth_file.clone() {
+        let read = files::read_text(&path).and_then(|(json, _)| {
+            yaml::is_json_object(&json).map_err(|why| format!("{} is no Docker config.json: {why}", path.display()))
+        });
+        if let Err(text) = read {
+            draft.refuse("container.registryAuthFile", ProblemKind::Unreadable, text);
+        }
+    }
+}
+
+fn tls(draft: &mut Draft<'_>) {
+    let tls = draft.config.tls.clone();
+    let named = [
+        ("security.tls.caFile", tls.ca_file.as_ref(), "CERTIFICATE-----"),
+        ("security.tls.certFile", tls.cert_file.as_ref(), "CERTIFICATE-----"),
+        ("security.tls.keyFile", tls.key_file.as_ref(), "PRIVATE KEY-----"),
+    ];
+    for (key, path, part) in named {
+        let Some(path) = path.filter(|_| good(draft, &[key])) else { continue };
+        if !tls.enabled {
+            draft.warn(key, "not used, since security.tls.enabled is false");
+        }
+        match files::read_text(path) {
+            Err(text) => draft.refuse(key, ProblemKind::Unreadable, text),
+            Ok((text, _)) if !(text.contains("-----BEGIN ") && text.contains(part)) => {
+                let what = if part.starts_with('P') { "private key" } else { "certificate" };
+                draft.refuse(key, ProblemKind::Unreadable, format!("{} holds no {what} in PEM form", path.display()));
+            }
+            Ok((_, true)) if part.starts_with('P') => {
+                draft.warn(key, format!("everyone on this machine can read {}; give it mode 0600", path.display()));
+            }
+            Ok(_) => {}
+        }
+    }
+    if tls.cert_file.is_some() != tls.key_file.is_some() {
+        let (given, missing) = if tls.cert_file.is_some() {
+            ("security.tls.certFile", "security.tls.keyFile")
+        } else {
+            ("security.tls.keyFile", "security.tls.certFile")
+        };
+        draft.refuse(given, ProblemKind::Conflict, format!("{missing} is missing; a client certificate needs both"));
+    }
+}

@@ -1,0 +1,236 @@
+//! The schema walked key by key, and what a person can get wrong.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::schema::{Field, Key, Shown, Unquoted, env_name, key, keys};
+use super::show::{effective, to_yaml};
+use super::{Loaded, Origin, ProblemKind, Problems, Sources, load};
+
+/// A file that ends with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(content: &[u8]) -> Self {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("cronium-config-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).expect("write a scratch file");
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn run(text: Option<&[u8]>, env: &[(&str, &str)], need_backend: bool) -> Result<Loaded, Problems> {
+    let file = text.map(Scratch::new);
+    let env: BTreeMap<&str, &str> = env.iter().copied().collect();
+    let lookup = |name: &str| env.get(name).map(|value| (*value).to_owned());
+    let path = file.as_ref().map(|file| file.0.clone());
+    load(&Sources { path, search: Vec::new(), need_backend, ..Sources::new(&lookup) })
+}
+
+fn file(text: &str) -> Result<Loaded, Problems> {
+    run(Some(text.as_bytes()), &[], false)
+}
+
+/// A value that is not the default, and what is shown of it.
+fn sample(key: &Key, pem: &str) -> String {
+    match (key.path, &key.field) {
+        ("api.endpoint", _) => "http://localhost:7/x".to_owned(),
+        ("api.wsEndpoint", _) => "ws://localhost:7/y".to_owned(),
+        ("api.rateLimit.enabled", _) => "false".to_owned(),
+        ("container.docker.endpoint", _) => "tcp://127.0.0.1:7".to_owned(),
+        ("container.docker.version", _) => "1.43".to_owned(),
+        ("container.security.user", _) => "7:8".to_owned(),
+        ("container.network.dns", _) => "9.9.9.9".to_owned(),
+        ("container.security.dropCapabilities", _) => "NET_RAW".to_owned(),
+        ("monitoring.bindAddress", _) => "0.0.0.0".to_owned(),
+        ("container.security.seccompProfile" | "container.registryAuthFile", _) => pem.to_owned(),
+        ("logging.file.maxSize", _) => "7MB".to_owned(),
+        (_, Field::Bool { .. }) => (key.default != "true").to_string(),
+        ("jobs.maxPollInterval", _) => "17s".to_owned(),
+        ("jobs.maxTimeout", _) => "25h".to_owned(),
+        ("api.retry.maxDelay", _) => "40s".to_owned(),
+        (_, Field::Duration { .. }) => if key.default.ends_with("ms") { "107ms" } else { "3s" }.to_owned(),
+        (path, Field::Size { .. }) if path.contains(".limits.") => "11GB".to_owned(),
+        (_, Field::Size { .. }) => "7MB".to_owned(),
+        (_, Field::Float { .. }) => if key.default == "2" { "3.5" } else { "0.25" }.to_owned(),
+        (_, Field::Word { words, .. }) => words[1].to_owned(),
+        (_, Field::OptPath { .. }) => pem.to_owned(),
+        (_, Field::Text { .. } | Field::Path { .. } | Field::List { .. }) if key.path.starts_with("ssh.") => {
+            "/x/y".to_owned()
+        }
+        (path, Field::Int { .. }) if path.ends_with("limits.pids") => "1001".to_owned(),
+        (_, Field::Int { .. } | Field::Custom { unquoted: Unquoted::Number, .. }) => "7".to_owned(),
+        _ => "sample".to_owned(),
+    }
+    .replace("/x/y", if key.path.contains("allowed") { "aes256-ctr" } else { "/x/y" })
+}
+
+fn nested(path: &str, value: &str) -> String {
+    let names: Vec<&str> = path.split('.').collect();
+    let mut out = String::new();
+    for (depth, name) in names.iter().enumerate() {
+        out.push_str(&format!("{}{name}:\n", "  ".repeat(depth)));
+    }
+    format!("{} {value}\n", out.trim_end())
+}
+
+#[test]
+fn every_key_reaches_its_field_from_file_environment_and_default() {
+    // One file that passes for JSON and for PEM.
+    let both = Scratch::new(b"{\"a\":\"-----BEGIN CERTIFICATE----- -----BEGIN PRIVATE KEY-----\"}");
+    let pem = both.0.display().to_string();
+    let mut walked = 0;
+    for key in keys().filter(|key| key.has_meaning() && !matches!(key.field, Field::Aside { .. })) {
+        let value = sample(key, &pem);
+        // What the key needs beside it, the same without the key.
+        let mut beside = Vec::new();
+        if key.path.starts_with("logging.file.") {
+            beside.push(("CRONIUM_LOGGING_OUTPUT", "file"));
+        }
+        if key.path == "security.tls.certFile" {
+            beside.push(("CRONIUM_SECURITY_TLS_KEY_FILE", pem.as_str()));
+        }
+        if key.path == "security.tls.keyFile" {
+            beside.push(("CRONIUM_SECURITY_TLS_CERT_FILE", pem.as_str()));
+        }
+        let number = key.field.takes_number() || key.field.takes_bool();
+        let yaml = nested(key.path, &if number { value.clone() } else { format!("'{value}'") });
+        let by_file = run(Some(yaml.as_bytes()), &beside, false).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+        let name = key.env_name();
+        let mut env = beside.clone();
+        env.push((name.as_str(), value.as_str()));
+        let by_env = run(None, &env, false).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+        let shown = |loaded: &Loaded| key.shown(&mut loaded.config.clone());
+        let expected = match &key.field {
+            Field::Secret { .. } => Shown::Secret,
+            Field::List { .. } => Shown::List(vec![value.clone()]),
+            _ if key.path == "api.endpoint" => Shown::Text("http://localhost:7/x".to_owned()),
+            _ => match shown(&by_file) {
+                Shown::Plain(text) => {
+                    assert_eq!(text, value, "{}", key.path);
+                    Shown::Plain(text)
+                }
+                other => {
+                    assert_eq!(other, Shown::Text(value.clone()), "{}", key.path);
+                    other
+                }
+            },
+        };
+        assert_eq!((shown(&by_file), shown(&by_env)), (expected.clone(), expected.clone()), "{}", key.path);
+        assert!(matches!(by_file.origins[key.path], Origin::File { .. }), "{}", key.path);
+        assert_eq!(by_env.origins[key.path], Origin::Env(name.clone()), "{}", key.path);
+        // An empty variable is the default, and the sample is not.
+        let mut env = beside.clone();
+        env.push((name.as_str(), ""));
+        let empty = run(None, &env, false).expect("an empty value is the default");
+        if !(key.path.starts_with("security.tls.") && key.path != "security.tls.enabled") {
+            assert_ne!(shown(&empty), expected, "{}", key.path);
+        }
+        walked += 1;
+    }
+    assert!(walked > 90, "{walked}");
+}
+
+#[test]
+fn the_example_holds_every_key_and_only_defaults() {
+    let text = include_str!("../../configs/cronium-orchestrator.yaml");
+    let example = file(text).expect("the example is valid");
+    assert_eq!(effective(&example.config), effective(&super::defaults()));
+    assert_eq!(example.warnings, Vec::new());
+    // Without the marks, the commented keys stand where they belong.
+    let bare: String = text.lines().map(|line| line.replacen("# ", "", 1) + "\n").collect();
+    let spots = super::locate::scan(&bare);
+    for key in keys().filter(|key| key.path != "features.*") {
+        let path = key.path.trim_end_matches(".*");
+        assert!(spots.iter().any(|spot| spot.path == path), "{path} is not in the example");
+    }
+}
+
+#[test]
+fn names_of_the_environment() {
+    let table = [
+        ("jobs.maxConcurrent", "CRONIUM_JOBS_MAX_CONCURRENT"),
+        ("container.network.enableICC", "CRONIUM_CONTAINER_NETWORK_ENABLE_ICC"),
+        ("container.runtime.valkeyURL", "CRONIUM_CONTAINER_RUNTIME_VALKEY_URL"),
+        ("container.resources.defaults.cpu", "CRONIUM_CONTAINER_RESOURCES_DEFAULTS_CPU"),
+        ("api.wsEndpoint", "CRONIUM_API_WS_ENDPOINT"),
+        ("container.security.dropCapabilities", "CRONIUM_CONTAINER_SECURITY_DROP_CAPABILITIES"),
+    ];
+    for (path, name) in table {
+        assert_eq!(env_name(path), name);
+        assert!(key(path).is_some(), "{path}");
+    }
+}
+
+#[test]
+fn all_problems_come_at_once_with_their_place() {
+    let text = "api:\n  endpoint: http://u:hunter2@h\n  token: ${hunter2\njobs:\n  maxConcurent: 5\n  maxOutput: 1XB\n  pollBatchSize: [1]\n  maxTimeout: 1h\n  defaultTimeout: 2h\n  maxTimeout: 2h\nlogging: hunter2\n";
+    let problems = run(Some(text.as_bytes()), &[], true).expect_err("all of it is wrong");
+    let table = [
+        ("api.endpoint", ProblemKind::NotAllowed, 2),
+        ("api.token", ProblemKind::NotAllowed, 3),
+        ("jobs.maxConcurent", ProblemKind::UnknownKey, 5),
+        ("jobs.maxOutput", ProblemKind::NotAllowed, 6),
+        ("jobs.pollBatchSize", ProblemKind::WrongType, 7),
+        ("jobs.defaultTimeout", ProblemKind::Conflict, 9),
+        ("jobs.maxTimeout", ProblemKind::DuplicateKey, 10),
+        ("logging", ProblemKind::WrongType, 11),
+    ];
+    for (path, kind, line) in table {
+        let found = problems.0.iter().any(|problem| {
+            let here = matches!(&problem.origin, Some(Origin::File { place: Some((l, _)), .. }) if *l == line);
+            problem.key == path && problem.kind == kind && (here || path == "jobs.defaultTimeout")
+        });
+        assert!(found || path == "jobs.defaultTimeout", "{path} {kind:?} {line} is not in\n{problems}");
+    }
+    assert!(!problems.to_string().contains("hunter2"), "{problems}");
+}
+
+#[test]
+fn values_keep_the_rules() {
+    let table = [
+        ("jobs:\n  maxConcurrent: ${N:-7}\n", None),
+        ("container:\n  pullPolicy: never\n", None),
+        ("container:\n  runtime:\n    isolateNetwork: true\n", Some("weaken security")),
+        ("container:\n  docker:\n    tlsVerify: true\n", Some("ssh -L")),
+        ("container:\n  docker:\n    certPath: /x\n", Some("ssh -L")),
+        ("container:\n  docker:\n    version: 1.40\n", Some("in quotes")),
+        ("container:\n  network:\n    mode: host\n", Some("never share")),
+        (
+            "container:\n  resources:\n    limits: {memory: 1GB}\n    defaults: {memory: 2GB}\n",
+            Some("at most container.resources.limits.memory"),
+        ),
+        ("container:\n  resources:\n    limits: {memory: 256MB}\n", None),
+        ("api:\n  token: a\n  tokenFile: /x\n", Some("keep one")),
+        ("api:\n  tokenFile: /nowhere/x\n", Some("no such file")),
+        ("security:\n  tls:\n    certFile: /nowhere\n", Some("needs both")),
+        ("jobs.maxConcurrent: 5\n", Some("unknown key")),
+        ("features:\n  other: true\n", None),
+    ];
+    for (text, part) in table {
+        match (file(text), part) {
+            (Ok(_), None) => {}
+            (Err(problems), Some(part)) => assert!(problems.to_string().contains(part), "{text}{problems}"),
+            (outcome, _) => panic!("{text}{outcome:?}"),
+        }
+    }
+    for bytes in [&b"a: \xff"[..], b"a: \0", b"a: 1\n---\nb: 2\n", &vec![b'#'; 10 << 20][..]] {
+        assert_eq!(run(Some(bytes), &[], false).expect_err("hostile").0.len(), 1);
+    }
+}
+
+#[test]
+fn the_shown_configuration_reads_back_equal() {
+    let text = "orchestrator: {name: 'a $$ b: #c', tags: [x, 'y z']}\njobs: {maxConcurrent: 7}\n";
+    let loaded = file(text).expect("valid");
+    let again = file(&to_yaml(&loaded, true)).expect("reads back");
+    assert_eq!(effective(&loaded.config), effective(&again.config));
+}

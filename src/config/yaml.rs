@@ -1,0 +1,257 @@
+//! The file's YAML as a tree that keeps repeated keys and stops growing at a limit.
+//!
+//! serde_yaml's own value type ends at the first repeated key and lets aliases multiply a file a hundredfold; this one
+//! keeps both in hand. Errors carry a line and never any text of the file.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::Deserialize as _;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::limits::CONFIG_TREE_MAX;
+
+/// A value of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Node {
+    Null,
+    Bool(bool),
+    /// The digits of a whole number.
+    Int(String),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    /// In the file's order, repeated keys included. A key that is no text is kept as its text.
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// What it is, for a message.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "true or false",
+            Self::Int(_) | Self::Float(_) => "a number",
+            Self::Text(_) => "text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a section",
+        }
+    }
+}
+
+/// Why the text is not one YAML document.
+#[derive(Debug)]
+pub(super) struct SyntaxError {
+    /// Line and column, from 1.
+    pub(super) place: Option<(usize, usize)>,
+    pub(super) text: String,
+}
+
+/// Reads the one document of `text`; an empty text is [`Node::Null`].
+pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut found = None;
+    for document in serde_yaml::Deserializer::from_str(text) {
+        if found.is_some() {
+            return Err(SyntaxError {
+                place: second_document(text).map(|line| (line, 1)),
+                text: "a second YAML document begins here; the file must hold one".to_owned(),
+            });
+        }
+        let budget = Cell::new(CONFIG_TREE_MAX);
+        found = Some(Grow(&budget).deserialize(document).map_err(|error| explain(text, &error))?);
+    }
+    Ok(found.unwrap_or(Node::Null))
+}
+
+/// The line of the `---` that follows content.
+fn second_document(text: &str) -> Option<usize> {
+    let mut content = false;
+    for (index, line) in text.lines().enumerate() {
+        let marker = line == "---" || line.starts_with("--- ");
+        if marker && content {
+            return Some(index + 1);
+        }
+        content |= marker || !(line.trim().is_empty() || line.starts_with(['#', '%']));
+    }
+    None
+}
+
+fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
+    let place = error.location().map(|location| (location.line(), location.column()));
+    let mut message = error.to_string();
+    if let Some((line, column)) = place {
+        message = message.replacen(&format!(" at line {line} column {column}"), "", 1);
+    }
+    let tab = place
+        .and_then(|(line, _)| text.lines().nth(line - 1))
+        .is_some_and(|line| line.trim_start_matches(' ').starts_with('\t'));
+    let hint = if tab { "; the line begins with a tab: indent with spaces" } else { "" };
+    SyntaxError { place, text: format!("not valid YAML: {message}{hint}") }
+}
+
+/// Builds a node as long as the budget of bytes lasts.
+struct Grow<'a>(&'a Cell<usize>);
+
+impl Grow<'_> {
+    /// What a node costs beside its text.
+    const NODE: usize = 64;
+
+    fn spend<E: serde::de::Error>(&self, bytes: usize) -> Result<(), E> {
+        let left = self.0.get().checked_sub(bytes + Self::NODE);
+        self.0.set(
+            left.ok_or_else(|| E::custom(format!("more than {CONFIG_TREE_MAX} bytes after aliases were resolved")))?,
+        );
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Grow<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        self.spend(0)?;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Grow<'_> {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value without a YAML tag")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    /// An empty document.
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Int(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Int(value.to_string()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Node, E> {
+        Ok(Node::Int(value.to_string()))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Node, E> {
+        Ok(Node::Int(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Float(value))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Node, E> {
+        self.spend(value.len())?;
+        Ok(Node::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element_seed(Grow(self.0))? {
+            items.push(item);
+        }
+        Ok(Node::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = access.next_key_seed(Grow(self.0))? {
+            let key = match key {
+                Node::Text(text) | Node::Int(text) => text,
+                Node::Bool(value) => value.to_string(),
+                Node::Float(value) => value.to_string(),
+                Node::Null => "null".to_owned(),
+                Node::List(_) | Node::Map(_) => "(a list or section used as a key)".to_owned(),
+            };
+            entries.push((key, access.next_value_seed(Grow(self.0))?));
+        }
+        Ok(Node::Map(entries))
+    }
+}
+
+/// Whether `text` is one JSON object.
+pub(super) fn is_json_object(text: &str) -> Result<(), String> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let parsed = serde::de::IgnoredAny::deserialize(&mut reader).and_then(|_| reader.end());
+    match parsed {
+        Err(error) => Err(format!("it is not JSON (line {}, column {})", error.line(), error.column())),
+        Ok(()) if text.trim_start().starts_with('{') => Ok(()),
+        Ok(()) => Err("its JSON is not an object".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Node, is_json_object, parse};
+
+    #[test]
+    fn documents_become_trees() {
+        assert_eq!(parse("").expect("empty"), Node::Null);
+        assert_eq!(parse("# only a comment\n").expect("comment"), Node::Null);
+        assert_eq!(parse("---\na: 1\n").expect("marker"), Node::Map(vec![("a".into(), Node::Int("1".into()))]));
+        let twice = parse("\u{feff}a: x\na: [0.5, true, ~]").expect("repeated keys are kept");
+        let list = Node::List(vec![Node::Float(0.5), Node::Bool(true), Node::Null]);
+        assert_eq!(twice, Node::Map(vec![("a".into(), Node::Text("x".into())), ("a".into(), list)]));
+    }
+
+    #[test]
+    fn errors_have_a_line_and_a_hint_and_no_text_of_the_file() {
+        let table = [
+            ("a: 1\n\tb: hunter2\n", Some(2), "tab"),
+            ("a:\n  b: 1\n c: hunter2\n", Some(3), "not valid YAML"),
+            ("a: [hunter2\nb: 1\n", Some(2), "not valid YAML"),
+            ("a: 1\n---\nb: hunter2\n", Some(2), "second YAML document"),
+            ("a: \"hunter2", Some(1), "not valid YAML"),
+            ("a: !!binary hunter2\nb: *none\n", None, "not valid YAML"),
+            ("a: x\0y\n", None, "not valid YAML"),
+        ];
+        for (text, line, part) in table {
+            let error = parse(text).expect_err(text);
+            assert!(error.text.contains(part) && !error.text.contains("hunter2"), "{text:?}: {}", error.text);
+            if line.is_some() {
+                assert_eq!(error.place.map(|(line, _)| line), line, "{text:?}: {}", error.text);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_documents_end_soon() {
+        let mut laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+        for level in 1..12 {
+            let previous = format!("*a{},", level - 1).repeat(9);
+            laughs.push_str(&format!("a{level}: &a{level} [{previous}]\n"));
+        }
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(1_000));
+        let deep = "[".repeat(100_000);
+        let wide = "{a: ".repeat(20_000);
+        let started = std::time::Instant::now();
+        for text in [laughs, long, deep, wide] {
+            parse(&text).expect_err("a limit must end this");
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn json_objects_are_known() {
+        for (text, good) in
+            [("{}", true), (" {\"a\": [1]}\n", true), ("[]", false), ("{", false), ("{} x", false), ("", false)]
+        {
+            assert_eq!(is_json_object(text).is_ok(), good, "{text}");
+        }
+    }
+}
