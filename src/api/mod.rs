@@ -1,1 +1,22 @@
-//! (to come)
+//! The backend, as the agent sees it: one client whose methods are the calls of the contract.
+//!
+//! [`Client`] knows paths and bodies. `transport` knows how a call is sent, limited, measured and tried again, `answer`
+//! and `job_row` distrust what comes back, and [`report`] delivers the one terminal report of a job. A call that the
+//! backend may have processed although it failed is "ambiguous"; only [`report`] has to care, since every other call
+//! can be sent twice without harm.
+
+mod answer;
+mod body;
+mod client;
+mod error;
+mod job_row;
+pub mod report;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tls;
+mod transport;
+
+pub use answer::{HeartbeatAnswer, OrphanRow, Orphans, Queue};
+pub use body::{CompleteBody, ExecutionUpdate};
+pub use client::{Capacity, Client};
+pub use error::{Error, Problem, Wait};

@@ -1,1 +1,208 @@
-//! (to come)
+//! When to ask the backend for jobs again.
+//!
+//! An agent with nothing to do slows down step by step, a claim brings it back to full speed, a full batch means that
+//! there is probably more, and errors make it back off. Everything is bounded by the two configured intervals, so that
+//! no answer of a backend can silence the agent or make it hammer.
+
+use std::time::{Duration, Instant};
+
+/// By how much an idle agent slows down at each empty answer.
+const IDLE_FACTOR: f64 = 1.5;
+/// Each delay is moved by up to this share of itself, earlier or later, so that agents do not march in step.
+const JITTER: f64 = 0.1;
+/// `nextPollAfter` may ask for at most this many times `maxPollInterval`.
+const NEXT_POLL_FACTOR: u32 = 4;
+
+/// What came of a poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The backend answered.
+    Jobs {
+        /// How many were asked for.
+        asked: usize,
+        /// How many came that could be given to a worker.
+        got: usize,
+        /// The backend's `nextPollAfter`, from now.
+        next_after: Option<Duration>,
+    },
+    /// No answer that could be used.
+    Failed {
+        /// The backend's `Retry-After`, already capped.
+        retry_after: Option<Duration>,
+    },
+    /// It was not even asked, since the agent may not claim at present.
+    Skipped,
+}
+
+/// The pace of one poller.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    interval: Duration,
+    max_interval: Duration,
+    idle: Duration,
+    failures: u32,
+    due: Instant,
+}
+
+impl Pace {
+    /// A pace between `interval` and `max_interval` whose first poll is due at once.
+    pub fn new(interval: Duration, max_interval: Duration, now: Instant) -> Self {
+        let max_interval = max_interval.max(interval);
+        Self { interval, max_interval, idle: interval, failures: 0, due: now }
+    }
+
+    /// When the next poll is due.
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Takes in what came of a poll; `unit` is a random number in `0.0..1.0`.
+    pub fn record(&mut self, answer: Answer, now: Instant, unit: f64) {
+        let delay = match answer {
+            Answer::Failed { retry_after } => {
+                self.failures = self.failures.saturating_add(1);
+                let steps = 2_u32.saturating_pow(self.failures.min(16));
+                let own = self.interval.saturating_mul(steps).min(self.max_interval);
+                jittered(own, unit).max(retry_after.unwrap_or_default())
+            }
+            Answer::Skipped => jittered(self.interval, unit),
+            Answer::Jobs { asked, got, next_after } => {
+                self.failures = 0;
+                let own = self.after_jobs(asked, got, unit);
+                match next_after {
+                    Some(wait) if !wait.is_zero() => {
+                        wait.clamp(self.interval, self.max_interval.saturating_mul(NEXT_POLL_FACTOR))
+                    }
+                    _ => own,
+                }
+            }
+        };
+        self.due = now + delay;
+    }
+
+    /// Somebody says that jobs are waiting: the next poll is due now, unless the backend is in trouble.
+    pub fn hint(&mut self, now: Instant) {
+        if self.failures == 0 {
+            self.idle = self.interval;
+            self.due = self.due.min(now);
+        }
+    }
+
+    fn after_jobs(&mut self, asked: usize, got: usize, unit: f64) -> Duration {
+        if got > 0 {
+            self.idle = self.interval;
+            return if got >= asked { Duration::ZERO } else { jittered(self.interval, unit) };
+        }
+        let delay = jittered(self.idle, unit);
+        self.idle = self.idle.mul_f64(IDLE_FACTOR).min(self.max_interval);
+        delay
+    }
+}
+
+/// `delay`, moved by up to [`JITTER`] either way.
+fn jittered(delay: Duration, unit: f64) -> Duration {
+    delay.mul_f64(1.0 - JITTER + 2.0 * JITTER * unit.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIDDLE: f64 = 0.5;
+
+    fn jobs(asked: usize, got: usize) -> Answer {
+        Answer::Jobs { asked, got, next_after: None }
+    }
+
+    fn told(got: usize, next_after: Duration) -> Answer {
+        Answer::Jobs { asked: 5, got, next_after: Some(next_after) }
+    }
+
+    #[test]
+    fn delays_follow_the_answers() {
+        let (s, ms) = (Duration::from_secs, Duration::from_millis);
+        let failed = |retry_after| Answer::Failed { retry_after };
+        for (name, answers) in [
+            (
+                "idle slows down to the maximum",
+                vec![
+                    (jobs(5, 0), ms(1000)),
+                    (jobs(5, 0), ms(1500)),
+                    (jobs(5, 0), ms(2250)),
+                    (jobs(5, 0), ms(3375)),
+                    (jobs(5, 0), ms(4000)),
+                    (jobs(5, 0), ms(4000)),
+                ],
+            ),
+            (
+                "a claim resets it",
+                vec![(jobs(5, 0), ms(1000)), (jobs(5, 0), ms(1500)), (jobs(5, 1), ms(1000)), (jobs(5, 0), ms(1000))],
+            ),
+            ("a full batch means more", vec![(jobs(5, 5), ms(0)), (jobs(1, 1), ms(0)), (jobs(2, 3), ms(0))]),
+            (
+                "errors back off and end with an answer",
+                vec![
+                    (failed(None), s(2)),
+                    (failed(None), s(4)),
+                    (failed(None), s(4)),
+                    (jobs(5, 0), s(1)),
+                    (failed(None), s(2)),
+                ],
+            ),
+            ("retry-after is a floor", vec![(failed(Some(s(60))), s(60)), (failed(Some(s(1))), s(4))]),
+            (
+                "nextPollAfter within bounds",
+                vec![
+                    (told(0, s(3)), s(3)),
+                    (told(5, s(3)), s(3)),
+                    (told(0, ms(1)), s(1)),
+                    (told(0, s(86_400)), s(16)),
+                    (told(5, Duration::ZERO), s(0)),
+                ],
+            ),
+            ("a skipped poll looks again soon", vec![(Answer::Skipped, s(1)), (Answer::Skipped, s(1))]),
+        ] {
+            let mut now = Instant::now();
+            let mut pace = Pace::new(s(1), s(4), now);
+            assert_eq!(pace.due(), now);
+            for (answer, want) in answers {
+                pace.record(answer, now, MIDDLE);
+                let got = pace.due() - now;
+                assert!(got.abs_diff(want) < ms(1), "{name}: {answer:?} gave {got:?}, not {want:?}");
+                now += want;
+            }
+        }
+    }
+
+    #[test]
+    fn jitter_moves_a_delay_by_a_tenth_either_way() {
+        let now = Instant::now();
+        for (unit, millis) in [(0.0, 900), (0.5, 1000), (1.0, 1100)] {
+            let mut pace = Pace::new(Duration::from_secs(1), Duration::from_secs(9), now);
+            pace.record(jobs(1, 0), now, unit);
+            assert!((pace.due() - now).abs_diff(Duration::from_millis(millis)) < Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_hint_is_followed_at_once_except_in_trouble() {
+        let now = Instant::now();
+        let mut pace = Pace::new(Duration::from_secs(1), Duration::from_secs(9), now);
+        pace.record(jobs(1, 0), now, MIDDLE);
+        pace.hint(now);
+        assert_eq!(pace.due(), now);
+        pace.record(Answer::Failed { retry_after: Some(Duration::from_secs(5)) }, now, MIDDLE);
+        pace.hint(now);
+        assert_eq!(pace.due(), now + Duration::from_secs(5));
+    }
+
+    #[test]
+    fn absurd_intervals_do_not_overflow() {
+        let now = Instant::now();
+        let mut pace = Pace::new(Duration::from_secs(86_400), Duration::from_secs(1), now);
+        for _ in 0..40 {
+            pace.record(Answer::Failed { retry_after: None }, now, 1.0);
+        }
+        assert!(pace.due() - now <= Duration::from_secs(2 * 86_400));
+    }
+}

@@ -1,1 +1,61 @@
-//! (to come)
+//! The token bucket that keeps the agent from flooding its backend.
+//!
+//! A caller takes its token at once and is told how long to wait for it. The bucket may go into debt, so callers are
+//! served in the order in which they asked, and none of them can be overtaken for ever.
+
+use std::time::{Duration, Instant};
+
+/// A bucket that fills with time.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    per_second: f64,
+    burst: f64,
+    /// Below zero when tokens were given out ahead of time.
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A full bucket for `per_second` requests a second (above zero), which holds one second's worth, at least one.
+    pub fn new(per_second: f64, now: Instant) -> Self {
+        let per_second = if per_second.is_finite() { per_second.max(0.001) } else { 1e6 };
+        let burst = per_second.max(1.0);
+        Self { per_second, burst, tokens: burst, at: now }
+    }
+
+    /// Takes one token and says how long to wait before using it.
+    pub fn take(&mut self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.burst) - 1.0;
+        self.at = self.at.max(now);
+        if self.tokens >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.tokens / self.per_second) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_free_and_then_everyone_waits_in_turn() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut bucket = Bucket::new(2.0, start);
+        for (millis, want) in
+            [(0, 0), (0, 0), (0, 500), (0, 1000), (500, 1000), (10_000, 0), (10_000, 0), (10_000, 500)]
+        {
+            let got = bucket.take(at(millis));
+            assert!(got.abs_diff(Duration::from_millis(want)) < Duration::from_millis(1), "{millis}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn a_slow_rate_still_lets_the_first_one_through() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(0.1, start);
+        assert_eq!(bucket.take(start), Duration::ZERO);
+        assert_eq!(bucket.take(start).as_secs(), 10);
+        // A clock that is asked out of order gives nothing away.
+        assert_eq!(bucket.take(start).as_secs(), 20);
+    }
+}

@@ -120,11 +120,8 @@ impl Plan {
 mod tests {
     use super::*;
 
-    const PACE: Pace = Pace {
-        grace: Duration::from_secs(5),
-        again: Duration::from_secs(4),
-        patience: Duration::from_secs(10),
-    };
+    const PACE: Pace =
+        Pace { grace: Duration::from_secs(5), again: Duration::from_secs(4), patience: Duration::from_secs(10) };
     const LATE: Reason = Reason::Timeout { limit: "timeout", after: Duration::from_secs(60) };
 
     /// Steps through `(second, wanted)`; a wait is written as the second it ends in.
@@ -141,17 +138,21 @@ mod tests {
         let mut plan = Plan::new(PACE);
         check(&mut plan, start, &[(0, Action::Wait(None))]);
         plan.set_deadline(start + Duration::from_secs(60), LATE);
-        check(&mut plan, start, &[
-            (59, Action::Wait(at(60))),
-            (60, Action::Term),
-            (61, Action::Wait(at(65))),
-            (65, Action::Kill),
-            (66, Action::Wait(at(69))),
-            (69, Action::Kill),
-            (70, Action::Wait(at(73))),
-            (75, Action::GiveUp),
-            (76, Action::Wait(None)),
-        ]);
+        check(
+            &mut plan,
+            start,
+            &[
+                (59, Action::Wait(at(60))),
+                (60, Action::Term),
+                (61, Action::Wait(at(65))),
+                (65, Action::Kill),
+                (66, Action::Wait(at(69))),
+                (69, Action::Kill),
+                (70, Action::Wait(at(73))),
+                (75, Action::GiveUp),
+                (76, Action::Wait(None)),
+            ],
+        );
         assert!(plan.is_given_up());
         assert_eq!(plan.reason(), Some(&LATE));
     }

@@ -1,0 +1,263 @@
+//! The calls of the contract, one method each.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use ureq::http::{HeaderMap, HeaderValue, Method};
+
+use super::answer::{self, HeartbeatAnswer, Orphans, Queue};
+use super::body::{CompleteBody, ExecutionUpdate, Pairs, encode, time};
+use super::error::{Error, Problem};
+use super::transport::{Call, Transport};
+use crate::config::types::{Api, Tls};
+use crate::job::Id;
+use crate::limits;
+use crate::metrics::Endpoint;
+use crate::os::stop::Stop;
+
+/// What the agent could do and does, as a heartbeat says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    pub max_jobs: usize,
+    pub current_jobs: usize,
+    pub available_slots: usize,
+}
+
+/// The backend client. Clones share connections and rate limit.
+#[derive(Debug, Clone)]
+pub struct Client {
+    transport: Transport,
+    orchestrator_id: String,
+}
+
+impl Client {
+    /// A client for the backend of `api`. `stop` ends waits between retries; it is not the signal to drain, since jobs
+    /// that drain still report.
+    pub fn new(api: &Api, tls: &Tls, orchestrator_id: &str, version: &str, stop: Stop) -> Result<Self, Error> {
+        let headers = headers(api, orchestrator_id, version)?;
+        let transport = Transport::new(api, tls, headers, stop)?;
+        Ok(Self { transport, orchestrator_id: orchestrator_id.to_owned() })
+    }
+
+    /// The same client with connections of its own, so that no load on the others can hold it up. The rate limit stays
+    /// shared.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        Self { transport: self.transport.separate(), ..self.clone() }
+    }
+
+    /// The same client, whose waits end with another flag.
+    #[must_use]
+    pub fn with_stop(&self, stop: Stop) -> Self {
+        Self { transport: self.transport.with_stop(stop), ..self.clone() }
+    }
+
+    /// Claims up to `batch` jobs. Tried once: asking claims, so when an answer is lost the jobs in it stay claimed until
+    /// the backend takes them back, and asking again at once would claim more.
+    pub fn queue(&self, batch: usize) -> Result<Queue, Error> {
+        let call = Call {
+            query: format!("?batchSize={batch}"),
+            limit: limits::QUEUE_ANSWER_MAX,
+            needs_body: true,
+            retry: false,
+            ..get(Endpoint::Queue, "/jobs/queue")
+        };
+        let body = self.transport.call(&call)?;
+        answer::queue(&body).map_err(|why| self.bad_answer(&call, why))
+    }
+
+    /// Says that the job will run. An error with status 403 means that another agent has it: then it must not run.
+    pub fn acknowledge(&self, job: &Id, estimated_start: Option<SystemTime>) -> Result<(), Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            orchestrator_id: &'a str,
+            timestamp: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            estimated_start_time: Option<String>,
+        }
+        let body = Body {
+            orchestrator_id: &self.orchestrator_id,
+            timestamp: time(SystemTime::now()),
+            estimated_start_time: estimated_start.map(time),
+        };
+        self.post(Endpoint::Acknowledge, format!("/jobs/{job}/acknowledge"), &body)
+    }
+
+    /// Says that the job runs now; `message` is a detail for people.
+    pub fn status_running(&self, job: &Id, message: Option<&str>) -> Result<(), Error> {
+        let details = message.map_or_else(|| serde_json::json!({}), |text| serde_json::json!({ "message": text }));
+        let body = serde_json::json!({"status": "running", "timestamp": time(SystemTime::now()), "details": details});
+        self.put(Endpoint::Status, format!("/jobs/{job}/status"), &encode(&body, 0))
+    }
+
+    /// Sends the one terminal report of a job, once. [`super::report::deliver`] is the way to call this: sent again
+    /// after an ambiguous failure, it could run the job's follow-up actions twice.
+    pub fn complete(&self, job: &Id, body: &CompleteBody<'_>) -> Result<(), Error> {
+        self.complete_encoded(job, &encode_complete(body))
+    }
+
+    pub(super) fn complete_encoded(&self, job: &Id, json: &[u8]) -> Result<(), Error> {
+        let call =
+            Call { retry: false, urgent: true, ..post(Endpoint::Complete, format!("/jobs/{job}/complete"), json) };
+        self.transport.call(&call).map(drop)
+    }
+
+    /// Gives a job back to the queue; `message` says why.
+    pub fn release(&self, job: &Id, message: &str) -> Result<(), Error> {
+        let json = encode(&serde_json::json!({ "message": message }), 0);
+        let call = Call { urgent: true, ..post(Endpoint::Release, format!("/jobs/{job}/release"), &json) };
+        self.transport.call(&call).map(drop)
+    }
+
+    /// The jobs that the backend counts as this agent's. Tried once: those who ask have a pace of their own.
+    pub fn orphaned(&self) -> Result<Orphans, Error> {
+        let call = Call {
+            query: format!("?orchestratorId={}", percent_encoded(&self.orchestrator_id)),
+            // A hundred whole rows, scripts included.
+            limit: limits::QUEUE_ANSWER_MAX,
+            needs_body: true,
+            retry: false,
+            urgent: true,
+            ..get(Endpoint::Orphaned, "/jobs/orphaned")
+        };
+        let body = self.transport.call(&call)?;
+        answer::orphans(&body).map_err(|why| self.bad_answer(&call, why))
+    }
+
+    /// Makes the record of one attempt.
+    pub fn execution_create(&self, execution: &Id, job: &Id, metadata: &[(&str, String)]) -> Result<(), Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            job_id: &'a str,
+            metadata: Pairs<'a>,
+        }
+        let body = Body { job_id: job.as_str(), metadata: Pairs(metadata) };
+        self.post(Endpoint::ExecutionCreate, format!("/executions/{execution}/create"), &body)
+    }
+
+    /// Fills the record of one attempt.
+    pub fn execution_update(&self, execution: &Id, update: &ExecutionUpdate<'_>) -> Result<(), Error> {
+        let hint = update.output.map_or(0, str::len) + update.error.map_or(0, str::len);
+        self.put(Endpoint::ExecutionUpdate, format!("/executions/{execution}/update"), &encode(update, hint))
+    }
+
+    /// Asks whether the backend is up; how long the answer took. Tried once.
+    pub fn health(&self) -> Result<Duration, Error> {
+        let begun = Instant::now();
+        self.transport.call(&Call { retry: false, ..get(Endpoint::Health, "/orchestrator/health") })?;
+        Ok(begun.elapsed())
+    }
+
+    /// Says that the agent lives and what it runs. Tried once: the next heartbeat is the retry.
+    pub fn heartbeat(&self, running: &[Id], capacity: Capacity) -> Result<HeartbeatAnswer, Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            orchestrator_id: &'a str,
+            timestamp: String,
+            running_jobs: Vec<&'a str>,
+            capacity: Capacity,
+        }
+        let json = encode(
+            &Body {
+                orchestrator_id: &self.orchestrator_id,
+                timestamp: time(SystemTime::now()),
+                running_jobs: running.iter().map(Id::as_str).collect(),
+                capacity,
+            },
+            0,
+        );
+        let path = "/orchestrator/heartbeat".to_owned();
+        let call = Call { retry: false, urgent: true, needs_body: true, ..post(Endpoint::Heartbeat, path, &json) };
+        let body = self.transport.call(&call)?;
+        answer::heartbeat(&body).map_err(|why| self.bad_answer(&call, why))
+    }
+
+    /// The delay before the next try after `failures` failures in a row, of which `last` is the last.
+    pub fn delay(&self, failures: u32, last: &Error) -> Duration {
+        self.transport.delay(failures, last)
+    }
+
+    pub(super) fn error_of(&self, call: String, problem: Problem) -> Error {
+        Error { call, host: self.transport.host(), attempts: 1, problem }
+    }
+
+    fn post(&self, endpoint: Endpoint, path: String, body: &impl Serialize) -> Result<(), Error> {
+        self.transport.call(&post(endpoint, path, &encode(body, 0))).map(drop)
+    }
+
+    fn put(&self, endpoint: Endpoint, path: String, json: &[u8]) -> Result<(), Error> {
+        self.transport.call(&Call { method: Method::PUT, ..post(endpoint, path, json) }).map(drop)
+    }
+
+    fn bad_answer(&self, call: &Call<'_>, why: String) -> Error {
+        self.transport.error(call, 1, Problem::BadAnswer { why })
+    }
+}
+
+/// A terminal report as the bytes that are sent.
+pub(super) fn encode_complete(body: &CompleteBody<'_>) -> Vec<u8> {
+    // Each line end of the output takes two bytes in JSON.
+    let text = body.stdout.len() + body.stderr.len();
+    encode(body, text + text / 32)
+}
+
+fn get(endpoint: Endpoint, path: &str) -> Call<'static> {
+    Call {
+        endpoint,
+        method: Method::GET,
+        path: path.to_owned(),
+        query: String::new(),
+        body: None,
+        limit: limits::ANSWER_MAX,
+        needs_body: false,
+        retry: true,
+        urgent: false,
+    }
+}
+
+fn post(endpoint: Endpoint, path: String, json: &[u8]) -> Call<'_> {
+    Call { method: Method::POST, path, body: Some(json), ..get(endpoint, "") }
+}
+
+/// The headers that every request carries.
+fn headers(api: &Api, orchestrator_id: &str, version: &str) -> Result<HeaderMap, Error> {
+    let value = |key: &'static str, text: &str| {
+        HeaderValue::from_str(text).map_err(|_| Error {
+            call: String::new(),
+            host: String::new(),
+            attempts: 0,
+            problem: Problem::Setup { key, why: "it holds a character that no HTTP header may hold".into() },
+        })
+    };
+    let mut token = value("api.token", &format!("Bearer {}", api.token.expose()))?;
+    token.set_sensitive(true);
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", token);
+    headers.insert("x-orchestrator-id", value("orchestrator.id", orchestrator_id)?);
+    headers.insert("x-service-name", HeaderValue::from_static("cronium-agent"));
+    headers.insert("x-service-version", value("version", version)?);
+    headers.insert("user-agent", value("version", &format!("cronium-agent/{version}"))?);
+    headers.insert("accept", HeaderValue::from_static("application/json"));
+    Ok(headers)
+}
+
+/// `text` for a query: what is not unreserved (RFC 3986, 2.3) as `%XX`.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

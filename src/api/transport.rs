@@ -1,0 +1,313 @@
+//! One HTTP exchange with the backend, and the rules for doing it again.
+//!
+//! Everything that all calls share is here and nowhere else: the headers, the time limits, the cap on what is read,
+//! the rate limit, the retries, the metric and the debug line.
+
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use ureq::http::{HeaderMap, HeaderValue, Method, Request};
+
+use super::error::{Error, Problem, Wait, sort};
+use crate::config::types::{Api, BackoffKind, Tls};
+use crate::limits;
+use crate::metrics::{self, Code, Endpoint};
+use crate::os::{random, stop::Stop};
+use crate::policy::backoff::{Backoff, Growth};
+use crate::policy::rate::Bucket;
+use crate::secret::Secret;
+use crate::wire::time::parse_rfc3339;
+
+/// One call, as it will be sent.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub(super) endpoint: Endpoint,
+    pub(super) method: Method,
+    /// Below the endpoint, without a query: what messages show.
+    pub(super) path: String,
+    pub(super) query: String,
+    pub(super) body: Option<&'a [u8]>,
+    /// Most bytes of an answer that are read.
+    pub(super) limit: usize,
+    /// Whether the answer's body matters; if not, a status of 2xx alone is the answer.
+    pub(super) needs_body: bool,
+    /// Whether the call is tried again by itself.
+    pub(super) retry: bool,
+    /// Whether it waits only shortly for the rate limit.
+    pub(super) urgent: bool,
+}
+
+/// The way to the backend, shared by all clones of a client.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    agent: ureq::Agent,
+    base: Arc<Base>,
+    stop: Stop,
+}
+
+#[derive(Debug)]
+struct Base {
+    endpoint: String,
+    host: String,
+    headers: HeaderMap,
+    token: Secret,
+    timeout: Duration,
+    max_attempts: u32,
+    backoff: Backoff,
+    bucket: Option<Mutex<Bucket>>,
+}
+
+impl Transport {
+    pub(super) fn new(api: &Api, tls: &Tls, headers: HeaderMap, stop: Stop) -> Result<Self, Error> {
+        let uri: ureq::http::Uri = api.endpoint.parse().map_err(|e| setup("api.endpoint", format!("{e}")))?;
+        let host = uri.authority().ok_or_else(|| setup("api.endpoint", "it names no host".into()))?;
+        // An address may carry a user and password; messages do not.
+        let host = host.as_str().rsplit('@').next().unwrap_or_default().to_owned();
+        let agent = build_agent(api.timeout, super::tls::config(tls)?, uri.host().unwrap_or_default());
+        let growth = match api.retry.backoff {
+            BackoffKind::Exponential => Growth::Exponential,
+            BackoffKind::Linear => Growth::Linear,
+            BackoffKind::Fixed => Growth::Fixed,
+        };
+        let base = Base {
+            endpoint: api.endpoint.trim_end_matches('/').to_owned(),
+            host,
+            headers,
+            token: api.token.clone(),
+            timeout: api.timeout,
+            max_attempts: api.retry.max_attempts.max(1),
+            backoff: Backoff { growth, initial: api.retry.initial_delay, max: api.retry.max_delay },
+            bucket: api.rate_limit.map(|rate| Mutex::new(Bucket::new(rate, Instant::now()))),
+        };
+        Ok(Self { agent, base: Arc::new(base), stop })
+    }
+
+    /// The same way with connections of its own.
+    pub(super) fn separate(&self) -> Self {
+        Self { agent: self.agent.config().clone().new_agent(), ..self.clone() }
+    }
+
+    /// The same way, whose waits end with another flag.
+    pub(super) fn with_stop(&self, stop: Stop) -> Self {
+        Self { stop, ..self.clone() }
+    }
+
+    /// The delay before the next try after `failures` failures, of which `last` is the last.
+    pub(super) fn delay(&self, failures: u32, last: &Error) -> Duration {
+        self.base.backoff.delay(failures, random::unit()).max(last.retry_after().unwrap_or_default())
+    }
+
+    /// Does the call, again if that is allowed and may help.
+    pub(super) fn call(&self, call: &Call<'_>) -> Result<Vec<u8>, Error> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let problem = match self.attempt(call) {
+                Ok(body) => return Ok(body),
+                Err(problem) => problem,
+            };
+            let error = self.error(call, attempts, problem);
+            if !call.retry || attempts >= self.base.max_attempts || !error.is_retryable() {
+                return Err(error);
+            }
+            let delay = self.delay(attempts, &error);
+            log::debug!("{error}; trying again in {delay:?}");
+            if self.stop.wait(delay) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The error of `call` after `attempts` tries.
+    pub(super) fn error(&self, call: &Call<'_>, attempts: u32, problem: Problem) -> Error {
+        Error { call: format!("{} {}", call.method, call.path), host: self.host(), attempts, problem }
+    }
+
+    /// Host and port of the backend, for messages.
+    pub(super) fn host(&self) -> String {
+        self.base.host.clone()
+    }
+
+    /// One try, with its place in the rate limit, its metric and its log line.
+    fn attempt(&self, call: &Call<'_>) -> Result<Vec<u8>, Problem> {
+        self.wait_for_turn(call.urgent)?;
+        let begun = Instant::now();
+        let (status, result) = self.exchange(call);
+        let took = begun.elapsed();
+        let code = match (status, &result) {
+            (Some(status), _) => Code::Status(status),
+            (None, Err(Problem::Timeout { .. })) => Code::Timeout,
+            (None, _) => Code::Error,
+        };
+        metrics::api_request(call.endpoint, method_name(&call.method), code, took);
+        match (status, &result) {
+            (Some(status), Ok(_)) => log::debug!("{} {}: {status} in {} ms", call.method, call.path, took.as_millis()),
+            (_, Err(problem)) => log::debug!("{} {}: {problem} after {} ms", call.method, call.path, took.as_millis()),
+            (None, Ok(_)) => {}
+        }
+        result
+    }
+
+    fn wait_for_turn(&self, urgent: bool) -> Result<(), Problem> {
+        let Some(bucket) = &self.base.bucket else { return Ok(()) };
+        let wait = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        if urgent {
+            self.stop.wait(wait.min(limits::RATE_PRIORITY_WAIT));
+        } else if !wait.is_zero() && self.stop.wait(wait) {
+            return Err(Problem::Stopped);
+        }
+        Ok(())
+    }
+
+    /// The exchange itself: the status as soon as there is one, and the body or the problem.
+    fn exchange(&self, call: &Call<'_>) -> (Option<u16>, Result<Vec<u8>, Problem>) {
+        let sort = |error| sort(error, |which| limit_of(which, self.base.timeout));
+        let mut response = match self.send(call) {
+            Ok(response) => response,
+            Err(error) => return (None, Err(sort(error))),
+        };
+        let status = response.status().as_u16();
+        let good = response.status().is_success();
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        let limit = if good { call.limit } else { limits::ANSWER_MAX };
+        let body = read_capped(response.body_mut(), limit, sort);
+        let result = match (good, body) {
+            (true, Err(_)) if !call.needs_body => Ok(Vec::new()),
+            (true, body) => body,
+            (false, body) => {
+                let (message, details) = super::answer::error_text(&body.unwrap_or_default(), &self.base.token);
+                Err(Problem::Http { status, message, details, retry_after })
+            }
+        };
+        (Some(status), result)
+    }
+
+    fn send(&self, call: &Call<'_>) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let uri = format!("{}{}{}", self.base.endpoint, call.path, call.query);
+        let mut request = Request::builder().method(call.method.clone()).uri(uri);
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(self.base.headers.clone());
+        }
+        match call.body {
+            Some(body) => {
+                let request = request.header("content-type", "application/json").body(body)?;
+                self.agent.run(request)
+            }
+            None => self.agent.run(request.body(())?),
+        }
+    }
+}
+
+fn setup(key: &'static str, why: String) -> Error {
+    Error { call: String::new(), host: String::new(), attempts: 0, problem: Problem::Setup { key, why } }
+}
+
+fn build_agent(timeout: Duration, tls: ureq::tls::TlsConfig, host: &str) -> ureq::Agent {
+    let limit = |which| Some(limit_of(which, timeout));
+    let mut config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        // A redirect would carry the token to an address that nobody configured.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .max_idle_age(limits::API_IDLE_MAX)
+        .max_idle_connections(limits::API_IDLE_CONNECTIONS)
+        .max_idle_connections_per_host(limits::API_IDLE_CONNECTIONS)
+        .timeout_global(limit(Wait::Call))
+        .timeout_resolve(limit(Wait::Resolve))
+        .timeout_connect(limit(Wait::Connect))
+        .timeout_send_request(limit(Wait::Send))
+        .timeout_send_body(limit(Wait::Send))
+        .timeout_recv_response(limit(Wait::Answer))
+        .timeout_recv_body(limit(Wait::Body))
+        .tls_config(tls);
+    if host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    {
+        // A proxy from the environment cannot reach this host's own loopback.
+        config = config.proxy(None);
+    }
+    config.build().new_agent()
+}
+
+/// The length of each limit. A part gets a little less than the whole call, so that the part is what an error names.
+fn limit_of(which: Wait, timeout: Duration) -> Duration {
+    match which {
+        Wait::Resolve => (timeout / 4).min(limits::API_CONNECT_WAIT),
+        Wait::Connect => (timeout / 2).min(limits::API_CONNECT_WAIT),
+        Wait::Send | Wait::Answer | Wait::Body => timeout.mul_f64(0.9),
+        Wait::Call => timeout,
+    }
+}
+
+fn read_capped(body: &mut ureq::Body, limit: usize, sort: impl Fn(ureq::Error) -> Problem) -> Result<Vec<u8>, Problem> {
+    let cap = u64::try_from(limit).unwrap_or(u64::MAX);
+    if body.content_length().is_some_and(|n| n > cap) {
+        return Err(Problem::TooLarge { limit });
+    }
+    let mut bytes = Vec::new();
+    body.as_reader().take(cap.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| sort(e.into()))?;
+    if bytes.len() > limit { Err(Problem::TooLarge { limit }) } else { Ok(bytes) }
+}
+
+/// `Retry-After` (RFC 9110, 10.2.3): seconds or a date, capped at [`limits::RETRY_AFTER_MAX`].
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get("retry-after").and_then(|v: &HeaderValue| v.to_str().ok())?.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        http_date(text)?.duration_since(now).unwrap_or_default()
+    };
+    Some(wait.min(limits::RETRY_AFTER_MAX))
+}
+
+/// Reads the one form of date that may still be sent, `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut parts = text.split_once(", ")?.1.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = MONTHS.iter().position(|m| *m == month)? + 1;
+    if (parts.next(), parts.next()) != (Some("GMT"), None) {
+        return None;
+    }
+    parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_seconds_or_as_a_date() {
+        let now = parse_rfc3339("1994-11-06T08:49:07Z").expect("a moment");
+        for (text, want) in [
+            ("0", Some(0)),
+            (" 7 ", Some(7)),
+            ("300", Some(300)),
+            ("99999999999999999999999", Some(300)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(30)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("Sun, 06 Nov 1999 08:00:00 GMT", Some(300)),
+            ("", None),
+            ("+5", None),
+            ("-1", None),
+            ("soon", None),
+            ("Sun, 06 Nov 1994 08:49:37 CET", None),
+            ("Sun, 06 Nov 1994 08:49:37 GMT x", None),
+            ("Sun, 6 Nov 1994 08:49:37 GMT", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", HeaderValue::from_str(text).expect("a header"));
+            assert_eq!(retry_after(&headers, now), want.map(Duration::from_secs), "{text:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}

@@ -1,0 +1,228 @@
+//! Tells the backend that the agent lives, and hears which jobs it shall end.
+//!
+//! It has a thread and connections of its own: whatever the jobs do, the lease is renewed. A cancel arrives here in two
+//! of its three ways: as `cancelJobs` in the answer, and as a row that has left the list of this agent's jobs (see
+//! [`crate::policy::vanish`]). The third, over the WebSocket, is the live log's.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::running::Running;
+use crate::api::{Capacity, Client, Error};
+use crate::job::Id;
+use crate::os::{random, stop::Stop, threads};
+use crate::policy::backoff::{Backoff, Growth};
+use crate::policy::vanish::Tracker;
+
+/// Who cancelled, when the heartbeat's answer said so.
+pub const BY_HEARTBEAT: &str = "backend (heartbeat)";
+/// Who cancelled, when the job's row is gone.
+pub const BY_ROW: &str = "backend (row)";
+
+/// Is told how each heartbeat went: how long it took, or why it failed.
+pub type OnResult = Box<dyn Fn(Result<Duration, &Error>) + Send>;
+
+/// Everything the heartbeat works with.
+pub struct Heartbeat {
+    pub client: Client,
+    pub running: Running,
+    /// `jobs.maxConcurrent`.
+    pub max_jobs: usize,
+    /// `jobs.leaseRenewal`.
+    pub interval: Duration,
+    pub on_result: OnResult,
+    pub stop: Stop,
+}
+
+impl Heartbeat {
+    /// Starts the thread `heartbeat`.
+    pub fn spawn(self) -> std::io::Result<threads::Thread> {
+        threads::spawn("heartbeat", move || self.run())
+    }
+
+    /// Beats until stopped, at once for the first time.
+    pub fn run(mut self) {
+        self.client = self.client.separate();
+        let mut tracker = Tracker::default();
+        let mut failures = 0;
+        loop {
+            failures = if self.beat(failures) { 0 } else { failures + 1 };
+            if failures == 0 && !self.stop.is_set() {
+                self.look_for_vanished(&mut tracker);
+            }
+            if self.stop.wait(self.delay(failures)) {
+                return;
+            }
+        }
+    }
+
+    /// The wait until the next one: the interval within a tenth, or less after failures, so that the lease is not lost.
+    fn delay(&self, failures: u32) -> Duration {
+        if failures == 0 {
+            return self.interval.mul_f64(0.9 + 0.2 * random::unit());
+        }
+        let third = self.interval / 3;
+        let backoff = Backoff { growth: Growth::Exponential, initial: third / 4, max: third };
+        // Half of the jitter is kept as a floor: a backend that refuses at once must not be hammered.
+        (backoff.bound(failures) / 2) + backoff.delay(failures, random::unit()) / 2
+    }
+
+    /// One heartbeat; whether the backend took it.
+    fn beat(&self, failures: u32) -> bool {
+        let ids = self.running.ids();
+        let capacity = Capacity {
+            max_jobs: self.max_jobs,
+            current_jobs: ids.len(),
+            available_slots: self.max_jobs.saturating_sub(ids.len()),
+        };
+        let begun = Instant::now();
+        match self.client.heartbeat(&ids, capacity) {
+            Ok(answer) => {
+                (self.on_result)(Ok(begun.elapsed()));
+                if failures > 0 {
+                    log::info!("the backend takes heartbeats again");
+                }
+                for id in &answer.cancel_jobs {
+                    self.cancel(id, BY_HEARTBEAT);
+                }
+                true
+            }
+            Err(error) => {
+                (self.on_result)(Err(&error));
+                log::warn!("the heartbeat was not taken: {error}");
+                false
+            }
+        }
+    }
+
+    /// Cancels the jobs whose rows are gone.
+    fn look_for_vanished(&self, tracker: &mut Tracker<Id>) {
+        let running = self.running.ids();
+        if running.is_empty() {
+            tracker.observe(&[], &BTreeSet::new(), true);
+            return;
+        }
+        match self.client.orphaned() {
+            Ok(orphans) => {
+                let held =
+                    orphans.rows.into_iter().filter(|row| matches!(row.status.as_str(), "claimed" | "running" | ""));
+                let listed: BTreeSet<Id> = held.map(|row| row.id).collect();
+                for id in tracker.observe(&running, &listed, orphans.whole) {
+                    self.cancel(&id, BY_ROW);
+                }
+            }
+            Err(error) => log::debug!("the list of this agent's jobs did not come: {error}"),
+        }
+    }
+
+    fn cancel(&self, id: &Id, who: &'static str) {
+        if self.running.cancel(id, who) {
+            log::info!("job {id} is cancelled by the {who}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::{Act, Seen, Server, ok};
+    use crossbeam_channel::{Receiver, unbounded};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    struct Rig {
+        running: Running,
+        results: Receiver<bool>,
+        stop: Stop,
+        thread: threads::Thread,
+    }
+
+    fn start(client: Client, interval: Duration, running: &Running) -> Rig {
+        let (tell, results) = unbounded();
+        let stop = Stop::new();
+        let heartbeat = Heartbeat {
+            client,
+            running: running.clone(),
+            max_jobs: 5,
+            interval,
+            on_result: Box::new(move |result| {
+                let _ = tell.send(result.is_ok());
+            }),
+            stop: stop.clone(),
+        };
+        Rig { running: running.clone(), results, stop, thread: heartbeat.spawn().expect("a thread") }
+    }
+
+    impl Rig {
+        fn end(self) {
+            self.stop.set();
+            assert_eq!(self.thread.join_within(LONG), threads::Ended::Returned);
+        }
+
+        /// Who cancels `id` first.
+        fn cancelled_by(&self, id: &Id) -> &'static str {
+            let (tell, who) = unbounded();
+            self.running.set_cancel(
+                id,
+                Arc::new(move |by| {
+                    let _ = tell.send(by);
+                }),
+            );
+            who.recv_timeout(LONG).expect("a cancel")
+        }
+    }
+
+    fn is_beat(seen: &Seen) -> bool {
+        seen.line.ends_with("/orchestrator/heartbeat")
+    }
+
+    #[test]
+    fn the_first_comes_at_once_on_its_own_connection_and_a_cancel_reaches_the_job() {
+        let server = Server::start(|seen, _| if is_beat(seen) { ok(r#"{"cancelJobs":["x","a"]}"#) } else { ok("[]") });
+        let running = Running::new();
+        let id = Id::parse("a").expect("id");
+        let _token = running.claim(&id).expect("free");
+        let client = server.client();
+        client.health().expect("health");
+        let rig = start(client, Duration::from_secs(600), &running);
+        assert_eq!(rig.cancelled_by(&id), BY_HEARTBEAT);
+        assert!(rig.results.recv_timeout(LONG).expect("a result"));
+        let beat = server.seen().into_iter().find(is_beat).expect("a heartbeat");
+        assert_eq!(beat.connection, 1);
+        let body: serde_json::Value = serde_json::from_str(&beat.body).expect("JSON");
+        assert_eq!(body["runningJobs"], serde_json::json!(["a"]));
+        assert_eq!(body["capacity"], serde_json::json!({"maxJobs":5,"currentJobs":1,"availableSlots":4}));
+        rig.end();
+    }
+
+    #[test]
+    fn a_row_that_was_listed_and_is_gone_twice_cancels() {
+        let asked = AtomicUsize::new(0);
+        let server = Server::start(move |seen, _| match is_beat(seen) {
+            true => ok(""),
+            false if asked.fetch_add(1, Ordering::SeqCst) == 0 => ok(r#"[{"id":"a","status":"running"}]"#),
+            false => ok("[]"),
+        });
+        let running = Running::new();
+        let id = Id::parse("a").expect("id");
+        let _token = running.claim(&id).expect("free");
+        let rig = start(server.client(), Duration::from_millis(20), &running);
+        assert_eq!(rig.cancelled_by(&id), BY_ROW);
+        assert!(server.lines().iter().filter(|l| l.contains("orphaned")).count() >= 3);
+        rig.end();
+    }
+
+    #[test]
+    fn a_failure_is_followed_by_an_earlier_try_and_told() {
+        let server = Server::start(|_, n| if n < 2 { Act::Answer(500, "", String::new()) } else { ok("{}") });
+        let begun = Instant::now();
+        let rig = start(server.client(), Duration::from_secs(3), &Running::new());
+        let results: Vec<_> = (0..3).map(|_| rig.results.recv_timeout(LONG).expect("a result")).collect();
+        assert_eq!(results, [false, false, true]);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert!(server.lines().iter().all(|l| !l.contains("orphaned")), "without jobs nobody asks for rows");
+        rig.end();
+    }
+}
