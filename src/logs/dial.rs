@@ -1,0 +1,269 @@
+//! From an address to a WebSocket: resolve, connect, TLS, upgrade, each bounded, and all given up at once on shutdown.
+//!
+//! The upgrade is written here rather than with tungstenite's client: that one refuses a server which knows no
+//! subprotocol, as today's backend does, and writes the request with its token to the log at trace level.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+use tungstenite::handshake::client::{Response, generate_key};
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::http::Uri;
+use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+
+use super::Shared;
+use super::encode::{Dialect, SUBPROTOCOL};
+use super::error::LinkError;
+use super::socket::Socket;
+use crate::limits::{LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDSHAKE_BYTES, LOG_SERVER_MESSAGE_BYTES};
+use crate::os::poll;
+use crate::os::threads::{self, Thread};
+
+/// Where the live log is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub secure: bool,
+    /// Without the brackets of an IPv6 address.
+    pub host: String,
+    pub port: u16,
+    /// As in the `Host` header.
+    pub authority: String,
+    pub path: String,
+    /// For people: without user, password and query.
+    pub shown: String,
+}
+
+impl Target {
+    /// Reads a `ws://` or `wss://` URL; the error is a sentence.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let uri: Uri = url.parse().map_err(|e| format!("api.wsEndpoint is no URL: {e}"))?;
+        let secure = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") => true,
+            _ => return Err("api.wsEndpoint must start with ws:// or wss://".to_owned()),
+        };
+        let bare = uri.host().filter(|h| !h.is_empty()).ok_or("api.wsEndpoint names no host")?;
+        let port = uri.port_u16();
+        let authority = port.map_or_else(|| bare.to_owned(), |port| format!("{bare}:{port}"));
+        let scheme = if secure { "wss" } else { "ws" };
+        Ok(Self {
+            secure,
+            host: bare.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: port.unwrap_or(if secure { 443 } else { 80 }),
+            shown: format!("{scheme}://{authority}{}", uri.path()),
+            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+            authority,
+        })
+    }
+}
+
+/// Makes connections. Keeps hold of a resolver that hangs, so that there is never more than one.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    target: Target,
+    tls: Option<Arc<ClientConfig>>,
+    resolving: Option<Thread>,
+}
+
+impl Dialer {
+    /// `tls` must be given for a secure target.
+    pub(super) fn new(target: Target, tls: Option<Arc<ClientConfig>>) -> Self {
+        Self { target, tls, resolving: None }
+    }
+
+    /// One try, bounded by `LOG_CONNECT` and `LOG_HANDSHAKE`.
+    pub(super) fn connect(&mut self, shared: &Shared) -> Result<(WebSocket<Socket>, Dialect), LinkError> {
+        let tcp = self.reach(shared)?;
+        tcp.set_nodelay(true)?;
+        tcp.set_nonblocking(true)?;
+        let tls = match &self.tls {
+            Some(config) => {
+                let name = ServerName::try_from(self.target.host.clone())
+                    .map_err(|e| LinkError::Handshake(format!("{:?} is no name for TLS: {e}", self.target.host)))?;
+                let made = ClientConnection::new(Arc::clone(config), name);
+                Some(made.map_err(|e| LinkError::Handshake(e.to_string()))?)
+            }
+            None => None,
+        };
+        self.upgrade(Socket::new(tcp, tls), shared)
+    }
+
+    /// Resolves and connects on a thread of its own, since the C library's resolver cannot be interrupted.
+    fn reach(&mut self, shared: &Shared) -> Result<TcpStream, LinkError> {
+        let target = &self.target;
+        let late = || LinkError::ConnectTimeout(target.authority.clone());
+        if self.resolving.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Err(late());
+        }
+        let until = Instant::now() + LOG_CONNECT;
+        let (sender, receiver) = sync_channel(1);
+        let (host, port, waker) = (target.host.clone(), target.port, shared.waker.clone());
+        let thread = threads::spawn("log-connect", move || {
+            // Nobody listens any more when it took too long.
+            let _ = sender.send(first_that_answers(&host, port, until));
+            waker.wake();
+        })?;
+        self.resolving = Some(thread);
+        loop {
+            shared.waker.take();
+            if let Ok(reached) = receiver.try_recv() {
+                if let Some(thread) = self.resolving.take() {
+                    thread.join_within(Duration::from_secs(1));
+                }
+                return reached
+                    .map_err(|source| LinkError::Unreachable { authority: target.authority.clone(), source });
+            }
+            if shared.stopping() {
+                return Err(LinkError::Stopped);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            poll::wait(&mut [shared.waker.watch()], left)?;
+        }
+    }
+
+    /// TLS, which the socket does by itself, and the upgrade (RFC 6455, section 4.1).
+    fn upgrade(&self, mut socket: Socket, shared: &Shared) -> Result<(WebSocket<Socket>, Dialect), LinkError> {
+        let until = Instant::now() + LOG_HANDSHAKE;
+        let key = generate_key();
+        let settings = &shared.settings;
+        write!(
+            socket,
+            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\nAuthorization: Bearer {}\r\n\
+             X-Orchestrator-ID: {}\r\nX-Service-Name: cronium-agent\r\nX-Service-Version: {}\r\n\r\n",
+            self.target.path,
+            self.target.authority,
+            settings.token.expose(),
+            settings.orchestrator_id,
+            settings.version,
+        )?;
+        let mut head = Vec::new();
+        let mut chunk = [0; 2048];
+        loop {
+            if shared.stopping() {
+                return Err(LinkError::Stopped);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(LinkError::HandshakeTimeout);
+            }
+            socket.push()?;
+            match socket.read(&mut chunk) {
+                Ok(0) => return Err(LinkError::Closed(Some("in the middle of the handshake".to_owned()))),
+                Ok(n) => head.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    poll::wait(&mut [socket.watch(), shared.waker.watch()], left)?;
+                    shared.waker.take();
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            }
+            if let Some((length, answer)) =
+                Response::try_parse(&head).map_err(|e| LinkError::Handshake(e.to_string()))?
+            {
+                let dialect = judge(&answer, &key)?;
+                let config = WebSocketConfig::default()
+                    .read_buffer_size(8 * 1024)
+                    .write_buffer_size(0)
+                    .max_frame_size(Some(LOG_FRAME_BYTES))
+                    .max_message_size(Some(LOG_SERVER_MESSAGE_BYTES));
+                let rest = head.split_off(length);
+                return Ok((WebSocket::from_partially_read(socket, rest, Role::Client, Some(config)), dialect));
+            }
+            if head.len() > LOG_HANDSHAKE_BYTES {
+                return Err(LinkError::Handshake(format!("its head is over {LOG_HANDSHAKE_BYTES} bytes")));
+            }
+        }
+    }
+}
+
+/// Tries each address of `host` until one connects.
+fn first_that_answers(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(tcp) => return Ok(tcp),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Whether the answer is an upgrade that belongs to our key, and to which dialect.
+fn judge(answer: &Response, key: &str) -> Result<Dialect, LinkError> {
+    if answer.status().as_u16() != 101 {
+        return Err(LinkError::Refused(answer.status().as_u16()));
+    }
+    let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+    let has = |name: &str, token: &str| {
+        header(name).is_some_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+    };
+    if !has("upgrade", "websocket") || !has("connection", "upgrade") {
+        return Err(LinkError::Handshake("no Upgrade: websocket in it".to_owned()));
+    }
+    if header("sec-websocket-accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
+        return Err(LinkError::Handshake("its Sec-WebSocket-Accept does not belong to our key".to_owned()));
+    }
+    match header("sec-websocket-protocol") {
+        None | Some("") => Ok(Dialect::Lines),
+        Some(SUBPROTOCOL) => Ok(Dialect::V2),
+        Some(other) => Err(LinkError::Handshake(format!("it answers the subprotocol {other:?}, which we do not know"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let t = Target::parse("wss://me:hunter2@example.org/api/internal/socket?key=hunter2").expect("a URL");
+        assert_eq!((t.secure, t.host.as_str(), t.port), (true, "example.org", 443));
+        assert_eq!((t.authority.as_str(), t.shown.as_str()), ("example.org", "wss://example.org/api/internal/socket"));
+        assert_eq!(t.path, "/api/internal/socket?key=hunter2");
+        let t = Target::parse("ws://[::1]:5001").expect("a URL");
+        assert_eq!((t.host.as_str(), t.port, t.authority.as_str(), t.path.as_str()), ("::1", 5001, "[::1]:5001", "/"));
+        for bad in ["http://a/", "ws://", "", "ws:///x", "a b", "ws://a:99999/"] {
+            assert!(Target::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn answers() {
+        let accept = derive_accept_key(b"k");
+        let good =
+            format!("Upgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n");
+        let judged = |head: String| {
+            let (_, answer) = Response::try_parse(head.as_bytes()).expect("sound").expect("whole");
+            judge(&answer, "k").map_err(|e| e.to_string())
+        };
+        assert_eq!(judged(format!("HTTP/1.1 101 x\r\n{good}\r\n")), Ok(Dialect::Lines));
+        let v2 = format!("HTTP/1.1 101 x\r\n{good}Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n");
+        assert_eq!(judged(v2), Ok(Dialect::V2));
+        for (head, want) in [
+            ("HTTP/1.1 401 x\r\n\r\n".to_owned(), "check api.token"),
+            ("HTTP/1.1 404 x\r\n\r\n".to_owned(), "check api.wsEndpoint"),
+            ("HTTP/1.1 502 x\r\n\r\n".to_owned(), "status 502"),
+            ("HTTP/1.1 101 x\r\n\r\n".to_owned(), "no Upgrade"),
+            (format!("HTTP/1.1 101 x\r\n{}\r\n", good.replace(&accept, "x")), "does not belong"),
+            (format!("HTTP/1.1 101 x\r\n{good}Sec-WebSocket-Protocol: other\r\n\r\n"), "\"other\""),
+        ] {
+            let said = judged(head).expect_err(want);
+            assert!(said.contains(want), "{said}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Lines as the backend's two dialects want them, written into a reused buffer without a value tree.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::buffer::Line;
+use crate::wire::{json, time};
+
+/// The subprotocol of [`Dialect::V2`].
+pub(super) const SUBPROTOCOL: &str = "cronium.logs.v2";
+
+/// What the server answered to the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// No subprotocol: a text frame a line, nothing is acknowledged.
+    Lines,
+    /// `cronium.logs.v2`: numbered batches, acknowledged.
+    V2,
+}
+
+impl Dialect {
+    /// For logs and `/health`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lines => "lines",
+            Self::V2 => SUBPROTOCOL,
+        }
+    }
+}
+
+/// Writes RFC 3339 with nanoseconds; the part down to the second is kept from one line to the next.
+#[derive(Debug, Default)]
+pub(super) struct Stamp {
+    second: Option<u64>,
+    prefix: String,
+}
+
+impl Stamp {
+    fn write(&mut self, out: &mut Vec<u8>, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.second != Some(since.as_secs()) {
+            self.second = Some(since.as_secs());
+            self.prefix = time::rfc3339(at, 0);
+            self.prefix.pop();
+        }
+        out.extend_from_slice(self.prefix.as_bytes());
+        let mut fraction = *b".000000000Z";
+        let mut nanos = since.subsec_nanos();
+        for digit in fraction[1..10].iter_mut().rev() {
+            *digit = b"0123456789"[(nanos % 10) as usize];
+            nanos /= 10;
+        }
+        out.extend_from_slice(&fraction);
+    }
+}
+
+/// The fields that a line has in both dialects.
+fn fields(out: &mut Vec<u8>, stamp: &mut Stamp, line: &Line<'_>) {
+    out.extend_from_slice(b"\"timestamp\":\"");
+    stamp.write(out, line.at);
+    out.extend_from_slice(b"\",\"stream\":\"");
+    out.extend_from_slice(line.stream.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"line\":");
+    json::string(out, line.text);
+    out.extend_from_slice(b",\"sequence\":");
+    json::number(out, line.sequence);
+    out.push(b'}');
+}
+
+/// One message of the dialect without subprotocol.
+pub(super) fn line(out: &mut Vec<u8>, stamp: &mut Stamp, job: &str, line: &Line<'_>) {
+    out.extend_from_slice(b"{\"jobId\":");
+    json::string(out, job.as_bytes());
+    out.push(b',');
+    fields(out, stamp, line);
+}
+
+/// The v2 `logs` message.
+pub(super) fn batch<'a>(
+    out: &mut Vec<u8>,
+    stamp: &mut Stamp,
+    job: &str,
+    number: u64,
+    lines: impl Iterator<Item = Line<'a>>,
+) {
+    out.extend_from_slice(b"{\"type\":\"logs\",\"payload\":{\"batch\":");
+    json::number(out, number);
+    out.extend_from_slice(b",\"jobId\":");
+    json::string(out, job.as_bytes());
+    out.extend_from_slice(b",\"entries\":[");
+    for (n, line) in lines.enumerate() {
+        out.extend_from_slice(if n == 0 { b"{" } else { b",{" });
+        fields(out, stamp, &line);
+    }
+    out.extend_from_slice(b"]}}");
+}
+
+/// The v2 `hello`, first on every connection.
+pub(super) fn hello(orchestrator: &str, version: &str) -> Vec<u8> {
+    let mut out = b"{\"type\":\"hello\",\"payload\":{\"orchestratorId\":".to_vec();
+    json::string(&mut out, orchestrator.as_bytes());
+    out.extend_from_slice(b",\"version\":");
+    json::string(&mut out, version.as_bytes());
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// The v2 `status`.
+pub(super) fn status(job: &str, status: &str, at: SystemTime, details: Option<&str>) -> Vec<u8> {
+    let mut out = b"{\"type\":\"status\",\"payload\":{\"jobId\":".to_vec();
+    json::string(&mut out, job.as_bytes());
+    out.extend_from_slice(b",\"status\":");
+    json::string(&mut out, status.as_bytes());
+    out.extend_from_slice(b",\"timestamp\":\"");
+    Stamp::default().write(&mut out, at);
+    out.push(b'"');
+    if let Some(details) = details {
+        out.extend_from_slice(b",\"details\":");
+        json::string(&mut out, details.as_bytes());
+    }
+    out.extend_from_slice(b"}}");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::job::Stream;
+
+    fn read(bytes: &[u8]) -> Value {
+        serde_json::from_slice(bytes).expect("valid JSON")
+    }
+
+    #[test]
+    fn both_dialects_say_what_the_contract_says() {
+        let at = UNIX_EPOCH + Duration::new(1_705_314_600, 7);
+        let first = Line { sequence: 1, at, stream: Stream::Stdout, text: b"a \"b\"" };
+        let second = Line { sequence: 2, at: at + Duration::from_secs(61), stream: Stream::System, text: b"\xff" };
+        let (mut out, mut stamp) = (Vec::new(), Stamp::default());
+        line(&mut out, &mut stamp, "j", &first);
+        let entry = json!({"timestamp": "2024-01-15T10:30:00.000000007Z", "stream": "stdout", "line": "a \"b\"", "sequence": 1});
+        let mut want = entry.clone();
+        want["jobId"] = json!("j");
+        assert_eq!(read(&out), want);
+        out.clear();
+        batch(&mut out, &mut stamp, "j", 9, [first, second].into_iter());
+        let other = json!({"timestamp": "2024-01-15T10:31:01.000000007Z", "stream": "system", "line": "\u{FFFD}", "sequence": 2});
+        let want = json!({"type": "logs", "payload": {"batch": 9, "jobId": "j", "entries": [entry, other]}});
+        assert_eq!(read(&out), want);
+    }
+
+    #[test]
+    fn hello_and_status() {
+        let want = json!({"type": "hello", "payload": {"orchestratorId": "a\"1", "version": "0.1"}});
+        assert_eq!(read(&hello("a\"1", "0.1")), want);
+        let mut want = json!({"type": "status", "payload":
+            {"jobId": "j", "status": "running", "timestamp": "1970-01-01T00:00:00.000000000Z"}});
+        assert_eq!(read(&status("j", "running", UNIX_EPOCH, None)), want);
+        want["payload"]["details"] = json!("d");
+        assert_eq!(read(&status("j", "running", UNIX_EPOCH, Some("d"))), want);
+    }
+}

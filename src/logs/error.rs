@@ -1,0 +1,102 @@
+//! Why the live log is not connected, in words for the agent's own log and `/health`.
+
+use std::fmt;
+use std::io;
+
+use crate::limits::{LOG_CONNECT, LOG_HANDSHAKE, LOG_SILENCE, LOG_WRITE_STALL};
+
+/// What ended a connection, or kept it from coming up.
+#[derive(Debug)]
+pub(super) enum LinkError {
+    /// The name does not resolve, or nobody listens.
+    Unreachable { authority: String, source: io::Error },
+    /// Resolving and connecting took too long.
+    ConnectTimeout(String),
+    /// TLS and the upgrade took too long.
+    HandshakeTimeout,
+    /// The server answered the upgrade with this status.
+    Refused(u16),
+    /// The server's answer is no upgrade to WebSocket; why.
+    Handshake(String),
+    /// The socket failed.
+    Io(io::Error),
+    /// The server broke the WebSocket protocol.
+    Protocol(tungstenite::Error),
+    /// The server closed the connection; code and reason, if it gave any.
+    Closed(Option<String>),
+    /// No frame, not even an answer to a ping.
+    Silent,
+    /// Nothing was taken or acknowledged.
+    Stalled,
+    /// The agent is stopping.
+    Stopped,
+}
+
+impl LinkError {
+    /// Whether another try with the same token is in vain.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(401 | 403))
+    }
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { authority, source } => write!(f, "cannot reach {authority}: {source}"),
+            Self::ConnectTimeout(authority) => {
+                write!(f, "{authority} was not reached within {} s", LOG_CONNECT.as_secs())
+            }
+            Self::HandshakeTimeout => {
+                write!(f, "the server did not finish the handshake within {} s", LOG_HANDSHAKE.as_secs())
+            }
+            Self::Refused(status @ (401 | 403)) => {
+                write!(f, "the backend refused the token with status {status}: check api.token or api.tokenFile")
+            }
+            Self::Refused(status @ 404) => {
+                write!(f, "the backend has no live log there (status {status}): check api.wsEndpoint")
+            }
+            Self::Refused(status) => write!(f, "the backend answered the handshake with status {status}"),
+            Self::Handshake(why) => write!(f, "the server's answer is no WebSocket handshake: {why}"),
+            Self::Io(source) => write!(f, "the connection failed: {source}"),
+            Self::Protocol(source) => write!(f, "the server broke the WebSocket protocol: {source}"),
+            Self::Closed(None) => f.write_str("the server closed the connection"),
+            Self::Closed(Some(reason)) => write!(f, "the server closed the connection: {reason}"),
+            Self::Silent => write!(f, "nothing was heard from the server for {} s", LOG_SILENCE.as_secs()),
+            Self::Stalled => {
+                write!(f, "the server took or acknowledged nothing for {} s", LOG_WRITE_STALL.as_secs())
+            }
+            Self::Stopped => f.write_str("the agent is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreachable { source, .. } | Self::Io(source) => Some(source),
+            Self::Protocol(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for LinkError {
+    fn from(source: io::Error) -> Self {
+        Self::Io(source)
+    }
+}
+
+impl From<tungstenite::Error> for LinkError {
+    fn from(source: tungstenite::Error) -> Self {
+        match source {
+            tungstenite::Error::Io(source) => Self::Io(source),
+            tungstenite::Error::ConnectionClosed
+            | tungstenite::Error::AlreadyClosed
+            | tungstenite::Error::Protocol(
+                tungstenite::error::ProtocolError::ResetWithoutClosingHandshake
+                | tungstenite::error::ProtocolError::HandshakeIncomplete,
+            ) => Self::Closed(None),
+            source => Self::Protocol(source),
+        }
+    }
+}

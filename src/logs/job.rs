@@ -1,0 +1,204 @@
+//! One job's side of the live log: what its worker and the sending thread share, and the worker's own handle.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::buffer::Buffer;
+use super::patience::Patience;
+use super::{Flushed, Shared};
+use crate::job::{Id, Stream};
+use crate::limits::{LOG_FINISH_STALL, LOG_LOCAL_BYTES, LOG_LOCAL_LINES};
+use crate::metrics;
+
+/// What the worker and the sending thread share about a job.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub id: Id,
+    inner: Mutex<Inner>,
+    /// Told when half of the buffer is free, when it is empty, and when the connection is lost.
+    room: Condvar,
+}
+
+/// See [`Job`].
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub buffer: Buffer,
+    patience: Patience,
+    /// When the link last took something of this job's.
+    progress: Instant,
+    /// The worker waits for room.
+    waiting: bool,
+    /// The worker waits for the buffer to be empty.
+    finishing: bool,
+}
+
+impl Inner {
+    /// Somebody waits, so nothing is held back to fill a batch.
+    pub(super) fn urgent(&self) -> bool {
+        self.waiting || self.finishing
+    }
+}
+
+impl Job {
+    pub(super) fn new(id: Id, lines: usize, now: Instant) -> Self {
+        let (buffer, patience) = (Buffer::new(lines), Patience::new(now));
+        let inner = Inner { buffer, patience, progress: now, waiting: false, finishing: false };
+        Self { id, inner: Mutex::new(inner), room: Condvar::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The `lines` oldest lines in flight have arrived.
+    pub(super) fn arrived(&self, lines: usize, at: SystemTime, now: Instant) {
+        let mut inner = self.lock();
+        let freed = inner.buffer.release(lines, at, now);
+        inner.patience.taken(freed);
+        inner.progress = now;
+        // A worker that were woken for each acknowledgement would spend its time on waking.
+        if (inner.waiting && inner.buffer.half_empty()) || (inner.finishing && inner.buffer.is_empty()) {
+            inner.waiting = false;
+            self.room.notify_all();
+        }
+    }
+
+    /// The connection is lost.
+    pub(super) fn rewind(&self, now: Instant) {
+        let mut inner = self.lock();
+        inner.buffer.rewind(now);
+        inner.waiting = false;
+        self.room.notify_all();
+    }
+
+    /// Waits for room for a line of `length` bytes, as long as the job's patience allows; whether there is room.
+    fn room_for<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+        length: usize,
+        shared: &Shared,
+    ) -> (MutexGuard<'a, Inner>, bool) {
+        let begun = Instant::now();
+        let mut now = begun;
+        loop {
+            if inner.buffer.has_room(length) {
+                return (inner, true);
+            }
+            if !shared.connected() || !inner.buffer.may_wait(length) {
+                return (inner, false);
+            }
+            let progress = inner.progress.max(begun);
+            let may = inner.patience.allowance(now, progress);
+            if may.is_zero() {
+                return (inner, false);
+            }
+            inner.waiting = true;
+            shared.waker.wake();
+            inner = self.room.wait_timeout(inner, may).unwrap_or_else(PoisonError::into_inner).0;
+            inner.waiting = false;
+            let woken = Instant::now();
+            inner.patience.spend(woken - now);
+            now = woken;
+        }
+    }
+}
+
+/// A worker's handle on the live log of its job. Dropped without [`JobStream::finish`], it gives up what it holds.
+#[derive(Debug)]
+pub struct JobStream {
+    /// `None` when there is no live log.
+    live: Option<(Arc<Shared>, Arc<Job>)>,
+    text: Vec<u8>,
+    lines: Vec<(Stream, SystemTime, usize)>,
+}
+
+impl JobStream {
+    pub(super) fn new(live: Option<(Arc<Shared>, Arc<Job>)>) -> Self {
+        Self { live, text: Vec::new(), lines: Vec::new() }
+    }
+
+    /// Adds one line, without its newline. Cheap: it is gathered here, and handed over with every 64th line, every 16
+    /// KiB and with [`JobStream::settle`]; only then may this wait, within the bound that the module states.
+    pub fn line(&mut self, stream: Stream, line: &[u8], at: SystemTime) {
+        if self.live.is_none() {
+            return;
+        }
+        self.text.extend_from_slice(line);
+        self.lines.push((stream, at, line.len()));
+        if self.lines.len() >= LOG_LOCAL_LINES || self.text.len() >= LOG_LOCAL_BYTES {
+            self.settle();
+        }
+    }
+
+    /// Hands over what was gathered, and wakes the sender. Numbers are given here, in the order of the calls.
+    pub fn settle(&mut self) {
+        let Some((shared, job)) = &self.live else { return };
+        if self.lines.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let mut dropped = 0;
+        let mut start = 0;
+        let mut inner = job.lock();
+        for (stream, at, length) in self.lines.drain(..) {
+            let text = &self.text[start..start + length];
+            start += length;
+            let has_room;
+            (inner, has_room) = job.room_for(inner, length, shared);
+            if has_room {
+                inner.buffer.push(stream, text, at, now);
+            } else {
+                inner.buffer.leave_out(length);
+                dropped += 1;
+            }
+        }
+        drop(inner);
+        self.text.clear();
+        shared.waker.wake();
+        if dropped > 0 {
+            metrics::log_lines_dropped(dropped);
+        }
+    }
+
+    /// Waits until all lines have arrived, at most `wait`, and less when the link takes nothing. What is left then is given
+    /// up and counted. Sent, dropped and unsent together are the job's lines, with the `system` lines about left-out ones.
+    pub fn finish(mut self, wait: Duration) -> Flushed {
+        self.settle();
+        let Some((shared, job)) = &self.live else { return Flushed::default() };
+        let begun = Instant::now();
+        let mut inner = job.lock();
+        inner.buffer.tell(SystemTime::now(), begun);
+        inner.finishing = true;
+        shared.waker.wake();
+        while !inner.buffer.is_empty() {
+            let now = Instant::now();
+            // A link that was away for long is not waited for at all, one that just went may come back in time.
+            let alive = if shared.connected() { inner.progress.max(begun) } else { shared.down_since() };
+            let stall = LOG_FINISH_STALL.saturating_sub(now.saturating_duration_since(alive));
+            let left = wait.saturating_sub(now - begun).min(stall);
+            if left.is_zero() {
+                break;
+            }
+            inner = job.room.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(inner);
+        self.close()
+    }
+
+    fn close(&mut self) -> Flushed {
+        let Some((shared, job)) = self.live.take() else { return Flushed::default() };
+        shared.forget(&job);
+        let mut inner = job.lock();
+        let unsent = inner.buffer.discard() + self.lines.len() as u64;
+        if unsent > 0 {
+            metrics::log_lines_dropped(unsent);
+        }
+        Flushed { sent: inner.buffer.delivered(), dropped: inner.buffer.dropped(), unsent }
+    }
+}
+
+impl Drop for JobStream {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

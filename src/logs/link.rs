@@ -1,0 +1,434 @@
+//! The thread `log-streamer`: one connection, kept up, through which all jobs' lines go in turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tungstenite::Message;
+use tungstenite::protocol::WebSocket;
+
+use super::dial::Dialer;
+use super::encode::{self, Dialect, Stamp};
+use super::error::LinkError;
+use super::job::Job;
+use super::socket::Socket;
+use super::{ServerEvent, Shared};
+use crate::job::Id;
+use crate::limits::{
+    LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH, LOG_PING, LOG_SILENCE,
+    LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL,
+};
+use crate::os::{poll, random};
+
+/// Told what the server says; called on this thread.
+pub(super) type OnEvent = Box<dyn Fn(ServerEvent) + Send>;
+
+/// Connects, streams, and connects again, until the agent stops.
+pub(super) fn run(shared: &Shared, mut dialer: Dialer, on_event: &OnEvent) {
+    let mut failures = 0;
+    // Batches are numbered over all connections, so that a late acknowledgement cannot mean another batch.
+    let mut batch = 0;
+    while !shared.stopping() {
+        let error = match dialer.connect(shared) {
+            Ok((socket, dialect)) => {
+                shared.up(dialect);
+                let begun = Instant::now();
+                let mut link = Link::new(shared, socket, dialect, on_event, batch);
+                let error = link.stream();
+                batch = link.batch;
+                shared.down(&error);
+                if begun.elapsed() >= LOG_STEADY {
+                    failures = 0;
+                }
+                error
+            }
+            Err(error) => {
+                shared.failed(&error);
+                error
+            }
+        };
+        let pause = if error.is_refusal() { LOG_BACKOFF_REFUSED } else { backoff(failures, random::unit()) };
+        failures = failures.saturating_add(1);
+        pause_for(shared, pause);
+    }
+}
+
+/// Full jitter: a share `unit` (0 to 1) of a time that doubles with each failure.
+fn backoff(failures: u32, unit: f64) -> Duration {
+    LOG_BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(LOG_BACKOFF_MOST).mul_f64(unit)
+}
+
+/// Sleeps, unless the agent stops. Wake-ups about new lines are of no use yet.
+fn pause_for(shared: &Shared, pause: Duration) {
+    let until = Instant::now() + pause;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || shared.stopping() || poll::wait(&mut [shared.waker.watch()], left).is_err() {
+            return;
+        }
+        shared.waker.take();
+    }
+}
+
+/// When a job's unsent lines are to be sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Now,
+    In(Duration),
+    /// There are none.
+    Never,
+}
+
+/// At once when the job has nothing in flight, a batch is full or somebody waits; otherwise after `flushInterval`.
+fn due(unsent: usize, quiet: bool, urgent: bool, full: usize, age: Duration, flush: Duration) -> Due {
+    match unsent {
+        0 => Due::Never,
+        n if quiet || urgent || n >= full || age >= flush => Due::Now,
+        _ => Due::In(flush - age),
+    }
+}
+
+/// Lines that were sent and have not arrived yet.
+struct Flight {
+    /// v2: the batch's number. Without acknowledgements: how many bytes the kernel must have taken.
+    mark: u64,
+    job: Arc<Job>,
+    lines: usize,
+    arrived: bool,
+}
+
+/// One connection.
+struct Link<'a> {
+    shared: &'a Shared,
+    socket: WebSocket<Socket>,
+    dialect: Dialect,
+    on_event: &'a OnEvent,
+    flights: VecDeque<Flight>,
+    batch: u64,
+    /// The job whose turn is next.
+    turn: usize,
+    stamp: Stamp,
+    text: Vec<u8>,
+    last_heard: Instant,
+    last_ping: Instant,
+    last_progress: Instant,
+    warned: bool,
+}
+
+/// The server's envelope; `payload` is read when its type is known.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Ack {
+    batch: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cancel {
+    job_id: String,
+}
+
+impl<'a> Link<'a> {
+    fn new(shared: &'a Shared, socket: WebSocket<Socket>, dialect: Dialect, on_event: &'a OnEvent, batch: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            socket,
+            dialect,
+            on_event,
+            flights: VecDeque::new(),
+            batch,
+            turn: 0,
+            stamp: Stamp::default(),
+            text: Vec::new(),
+            last_heard: now,
+            last_ping: now,
+            last_progress: now,
+            warned: false,
+        }
+    }
+
+    /// Streams until the connection is lost or the agent stops; the reason.
+    fn stream(&mut self) -> LinkError {
+        match self.stream_until_error() {
+            Ok(()) => {
+                self.close();
+                LinkError::Stopped
+            }
+            Err(error) => error,
+        }
+    }
+
+    fn stream_until_error(&mut self) -> Result<(), LinkError> {
+        if self.dialect == Dialect::V2 {
+            let settings = &self.shared.settings;
+            self.text = encode::hello(&settings.orchestrator_id, &settings.version);
+            self.write_text()?;
+        }
+        let mut stop_at = None;
+        loop {
+            let flush = self.fill()?;
+            self.push()?;
+            if self.shared.stopping() {
+                let until = *stop_at.get_or_insert_with(|| Instant::now() + LOG_STOP_FLUSH);
+                let idle = self.flights.is_empty() && self.socket.get_ref().waiting() == 0 && self.shared.all_empty();
+                if idle || Instant::now() >= until {
+                    return Ok(());
+                }
+            }
+            let mut wait = self.timers()?;
+            if let Some(flush) = flush {
+                wait = wait.min(flush);
+            }
+            if let Some(until) = stop_at {
+                wait = wait.min(until.saturating_duration_since(Instant::now()));
+            }
+            let mut watches = [self.socket.get_ref().watch(), self.shared.waker.watch()];
+            poll::wait(&mut watches, wait)?;
+            let [socket, waker] = watches.map(|w| w.readable());
+            if waker {
+                self.shared.waker.take();
+            }
+            if socket {
+                self.read()?;
+            }
+        }
+    }
+
+    /// Encodes what is due, one batch a job in turn, until nothing is due or enough waits for the socket. Answers when
+    /// the next lines are due.
+    fn fill(&mut self) -> Result<Option<Duration>, LinkError> {
+        let shared = self.shared;
+        let mut registry = shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(status) = registry.statuses.pop_front() {
+            if self.dialect == Dialect::V2 {
+                self.text = status;
+                self.write_text()?;
+            }
+        }
+        let jobs = registry.jobs.len();
+        let mut next: Option<Duration> = None;
+        let mut idle = 0;
+        while idle < jobs && self.socket.get_ref().waiting() < LOG_OUT_HIGH {
+            self.turn = (self.turn + 1) % jobs;
+            match self.send_due(&registry.jobs[self.turn])? {
+                Due::Now => idle = 0,
+                Due::In(left) => {
+                    idle += 1;
+                    next = Some(next.map_or(left, |n| n.min(left)));
+                }
+                Due::Never => idle += 1,
+            }
+        }
+        Ok(next)
+    }
+
+    /// Sends one batch of `job`'s if it is due.
+    fn send_due(&mut self, job: &Arc<Job>) -> Result<Due, LinkError> {
+        let live = &self.shared.settings.live;
+        let now = Instant::now();
+        let mut inner = job.lock();
+        let age = inner.buffer.waiting_since().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let quiet = inner.buffer.in_flight() == 0;
+        let due = due(inner.buffer.unsent(), quiet, inner.urgent(), live.batch_size, age, live.flush_interval);
+        if due != Due::Now {
+            return Ok(due);
+        }
+        let lines = inner.buffer.batch(live.batch_size.max(1), LOG_MESSAGE_BYTES);
+        match self.dialect {
+            Dialect::V2 => {
+                self.batch += 1;
+                self.text.clear();
+                let entries = inner.buffer.next(lines);
+                encode::batch(&mut self.text, &mut self.stamp, job.id.as_str(), self.batch, entries);
+                self.write_text()?;
+                self.flights.push_back(Flight { mark: self.batch, job: Arc::clone(job), lines, arrived: false });
+            }
+            Dialect::Lines => {
+                for line in inner.buffer.next(lines) {
+                    self.text.clear();
+                    encode::line(&mut self.text, &mut self.stamp, job.id.as_str(), &line);
+                    self.write_text()?;
+                }
+                let mark = self.socket.get_ref().accepted();
+                self.flights.push_back(Flight { mark, job: Arc::clone(job), lines, arrived: false });
+            }
+        }
+        inner.buffer.mark_sent(lines, now);
+        Ok(Due::Now)
+    }
+
+    /// Puts `text` into the socket's buffer as one message.
+    fn write_text(&mut self) -> Result<(), LinkError> {
+        let text = std::str::from_utf8(&self.text).map_err(|e| LinkError::Io(io::Error::other(e)))?;
+        Ok(self.socket.write(Message::text(text))?)
+    }
+
+    /// Hands bytes to the kernel, and lets go of the lines that are thereby sent.
+    fn push(&mut self) -> Result<(), LinkError> {
+        if self.socket.get_mut().push()? {
+            self.last_progress = Instant::now();
+        }
+        if self.dialect == Dialect::Lines {
+            let written = self.socket.get_ref().written();
+            for flight in self.flights.iter_mut().take_while(|f| f.mark <= written) {
+                flight.arrived = true;
+            }
+            self.release();
+        }
+        Ok(())
+    }
+
+    /// Lets go of what has arrived, in order: an acknowledgement that comes early waits for those before it.
+    fn release(&mut self) {
+        while self.flights.front().is_some_and(|f| f.arrived) {
+            if let Some(flight) = self.flights.pop_front() {
+                self.last_progress = Instant::now();
+                flight.job.arrived(flight.lines, SystemTime::now(), self.last_progress);
+            }
+        }
+    }
+
+    /// Pings, and gives up on a dead connection. Answers how long nothing is to be done.
+    fn timers(&mut self) -> Result<Duration, LinkError> {
+        let now = Instant::now();
+        let busy = self.socket.get_ref().waiting() > 0 || !self.flights.is_empty();
+        if !busy {
+            self.last_progress = now;
+        }
+        let since = |then: Instant| now.saturating_duration_since(then);
+        if since(self.last_progress) >= LOG_WRITE_STALL {
+            return Err(LinkError::Stalled);
+        }
+        if since(self.last_heard) >= LOG_SILENCE {
+            return Err(LinkError::Silent);
+        }
+        if since(self.last_ping) >= LOG_PING {
+            self.last_ping = now;
+            self.socket.write(Message::Ping(Vec::new().into()))?;
+            self.push()?;
+        }
+        let stall = if busy { LOG_WRITE_STALL - since(self.last_progress) } else { LOG_SILENCE };
+        let heard = LOG_SILENCE.saturating_sub(since(self.last_heard));
+        Ok(stall.min(heard).min(LOG_PING.saturating_sub(since(self.last_ping))))
+    }
+
+    /// Reads all that has come in.
+    fn read(&mut self) -> Result<(), LinkError> {
+        loop {
+            let message = match self.socket.read() {
+                Ok(message) => message,
+                Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            };
+            self.last_heard = Instant::now();
+            match message {
+                Message::Text(text) => self.heard(text.as_str()),
+                Message::Binary(_) => self.warn_once("a binary message"),
+                Message::Close(frame) => {
+                    // tungstenite has queued the answer; it is sent as far as the socket takes it.
+                    let _ = self.socket.flush();
+                    let _ = self.socket.get_mut().push();
+                    let reason = frame.map(|f| format!("code {}, {:?}", u16::from(f.code), f.reason.as_str()));
+                    return Err(LinkError::Closed(reason));
+                }
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+
+    /// Acts on a server's message. What cannot be read is ignored: the live log is for show, and must not break.
+    fn heard(&mut self, text: &str) {
+        let Ok(Envelope { kind, payload }) = serde_json::from_str::<Envelope<'_>>(text) else {
+            return self.warn_once("a message that is no JSON envelope");
+        };
+        let payload = payload.map_or("{}", RawValue::get);
+        match kind.as_str() {
+            "ack" => match serde_json::from_str(payload) {
+                Ok(Ack { batch }) => self.acknowledged(batch),
+                Err(_) => self.warn_once("an ack without a batch number"),
+            },
+            "cancel" => match serde_json::from_str(payload).map(|Cancel { job_id }| Id::parse(&job_id)) {
+                Ok(Ok(id)) => (self.on_event)(ServerEvent::Cancel(id)),
+                _ => self.warn_once("a cancel without a job's id"),
+            },
+            "jobs" => (self.on_event)(ServerEvent::JobsQueued),
+            _ => log::debug!("live log: a message of an unknown type is ignored"),
+        }
+    }
+
+    fn acknowledged(&mut self, batch: u64) {
+        let found = (self.dialect == Dialect::V2).then(|| self.flights.binary_search_by_key(&batch, |f| f.mark));
+        match found {
+            Some(Ok(n)) => {
+                self.flights[n].arrived = true;
+                self.release();
+            }
+            _ => log::debug!("live log: an acknowledgement of batch {batch}, which is not in flight, is ignored"),
+        }
+    }
+
+    /// One line a connection, or a hostile server would fill the agent's log.
+    fn warn_once(&mut self, what: &str) {
+        if !self.warned {
+            self.warned = true;
+            log::warn!("live log: the server sent {what}; it and others like it are ignored");
+        }
+    }
+
+    /// Says goodbye, and waits a moment for the answer, so that the last lines are not cut off by a reset.
+    fn close(&mut self) {
+        let until = Instant::now() + LOG_STOP_CLOSE;
+        let _ = self.socket.close(None);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let pushed = self.socket.get_mut().push();
+            if left.is_zero() || pushed.is_err() || self.read().is_err() {
+                return;
+            }
+            if poll::wait(&mut [self.socket.get_ref().watch()], left).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_half_a_minute_and_are_spread() {
+        let ms = |failures, unit| backoff(failures, unit).as_millis();
+        assert_eq!((ms(0, 1.0), ms(1, 1.0), ms(3, 1.0)), (200, 400, 1600));
+        assert_eq!((ms(12, 1.0), ms(u32::MAX, 1.0), ms(12, 0.5), ms(12, 0.0)), (30_000, 30_000, 15_000, 0));
+    }
+
+    #[test]
+    fn lines_go_at_once_when_quiet_and_in_batches_when_not() {
+        let ms = Duration::from_millis;
+        let (full, flush) = (50, ms(100));
+        for (unsent, quiet, urgent, age, want) in [
+            (0, true, true, 500, Due::Never),
+            (1, true, false, 0, Due::Now),
+            (1, false, false, 0, Due::In(ms(100))),
+            (49, false, false, 30, Due::In(ms(70))),
+            (50, false, false, 0, Due::Now),
+            (1, false, false, 100, Due::Now),
+            (1, false, true, 0, Due::Now),
+        ] {
+            assert_eq!(due(unsent, quiet, urgent, full, ms(age), flush), want, "{unsent} {quiet} {urgent} {age}");
+        }
+    }
+}
