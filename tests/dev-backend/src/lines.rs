@@ -1,0 +1,258 @@
+//! What came over the log sockets, counted and checked line by line and kept only in part: a test of a million lines asks
+//! for sums, not for the lines.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+
+use crate::time;
+
+/// Ranges of missing numbers that are remembered; past this, late lines count as duplicates.
+const MISSING_RANGES: usize = 10_000;
+const LATENCY_SAMPLES: usize = 1 << 20;
+
+/// One line as received.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Line {
+    pub sequence: u64,
+    /// `stdout`, `stderr` or `system`.
+    pub stream: &'static str,
+    pub text: String,
+    /// Wall clock at receipt, nanoseconds since 1970.
+    pub received: i128,
+}
+
+/// One job's lines: the first and the last of them, and sums over all.
+#[derive(Debug, Clone)]
+pub struct JobLines {
+    /// Kept at the start and at the end, each.
+    keep: usize,
+    pub count: u64,
+    pub bytes: u64,
+    pub first: u64,
+    pub last: u64,
+    pub duplicates: u64,
+    /// Came later than a line with a higher number, but did come.
+    pub out_of_order: u64,
+    /// FNV-1a 64 over each line's bytes and a line feed: stdout, stderr, system.
+    pub checksums: [u64; 3],
+    pub counts: [u64; 3],
+    missing: BTreeMap<u64, u64>,
+    head: Vec<Line>,
+    tail: VecDeque<Line>,
+    latencies: Vec<u32>,
+}
+
+pub(crate) const STREAMS: [&str; 3] = ["stdout", "stderr", "system"];
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a 64, continued from `hash` (start with [`checksum_start`]).
+pub fn checksum(mut hash: u64, bytes: &[u8]) -> u64 {
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}
+
+/// The checksum of no lines.
+pub const fn checksum_start() -> u64 {
+    FNV_OFFSET
+}
+
+impl JobLines {
+    pub(crate) fn new(keep: usize) -> Self {
+        Self {
+            keep,
+            count: 0,
+            bytes: 0,
+            first: 0,
+            last: 0,
+            duplicates: 0,
+            out_of_order: 0,
+            checksums: [FNV_OFFSET; 3],
+            counts: [0; 3],
+            missing: BTreeMap::new(),
+            head: Vec::new(),
+            tail: VecDeque::new(),
+            latencies: Vec::new(),
+        }
+    }
+
+    /// Takes one line; false when it was had before.
+    pub(crate) fn add(&mut self, stream: usize, text: &str, sequence: u64, received: i128) -> bool {
+        if sequence == self.last + 1 {
+            self.last = sequence;
+        } else if !self.place(sequence) {
+            self.duplicates += 1;
+            return false;
+        }
+        if self.count == 0 {
+            self.first = sequence;
+        }
+        self.count += 1;
+        self.bytes += text.len() as u64;
+        self.counts[stream] += 1;
+        self.checksums[stream] = checksum(checksum(self.checksums[stream], text.as_bytes()), b"\n");
+        self.sample(text, received);
+        self.store(stream, text, sequence, received);
+        true
+    }
+
+    /// A number that is not the next one: ahead (a gap opens), late (a gap closes), or had before.
+    fn place(&mut self, sequence: u64) -> bool {
+        if sequence > self.last {
+            if self.missing.len() < MISSING_RANGES {
+                self.missing.insert(self.last + 1, sequence - 1);
+            }
+            self.last = sequence;
+            return true;
+        }
+        let Some((&from, &to)) = self.missing.range(..=sequence).next_back() else { return false };
+        if sequence > to {
+            return false;
+        }
+        self.missing.remove(&from);
+        if from < sequence {
+            self.missing.insert(from, sequence - 1);
+        }
+        if sequence < to {
+            self.missing.insert(sequence + 1, to);
+        }
+        self.out_of_order += 1;
+        true
+    }
+
+    fn sample(&mut self, text: &str, received: i128) {
+        let Some(rest) = text.strip_prefix('T') else { return };
+        let number = rest.split(' ').next().unwrap_or_default();
+        if number.len() < 16 || self.latencies.len() >= LATENCY_SAMPLES {
+            return;
+        }
+        if let Ok(sent) = number.parse::<i128>() {
+            self.latencies.push(u32::try_from(((received - sent) / 1000).max(0)).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn store(&mut self, stream: usize, text: &str, sequence: u64, received: i128) {
+        let stream = STREAMS[stream];
+        if self.head.len() < self.keep {
+            self.head.push(Line { sequence, stream, text: text.to_owned(), received });
+            return;
+        }
+        // The oldest of the tail gives its allocation to the newest.
+        let mut line =
+            if self.tail.len() < self.keep { Line::default() } else { self.tail.pop_front().unwrap_or_default() };
+        line.text.clear();
+        line.text.push_str(text);
+        (line.sequence, line.stream, line.received) = (sequence, stream, received);
+        if self.keep > 0 {
+            self.tail.push_back(line);
+        }
+    }
+
+    /// Numbers that never came, below the highest that did.
+    pub fn gaps(&self) -> u64 {
+        self.missing.iter().map(|(from, to)| to - from + 1).sum()
+    }
+
+    /// Kept lines from index `from` on (0 is the first received), each with its index; at most `limit`.
+    pub fn from(&self, from: u64, limit: usize) -> impl Iterator<Item = (u64, &Line)> {
+        let tail_start = self.count - self.tail.len() as u64;
+        let head = self.head.iter().enumerate().map(|(at, line)| (at as u64, line));
+        let tail = self.tail.iter().enumerate().map(move |(at, line)| (tail_start + at as u64, line));
+        head.chain(tail).skip_while(move |(at, _)| *at < from).take(limit)
+    }
+
+    pub(crate) fn page(&self, from: u64, limit: usize) -> Value {
+        let lines: Vec<Value> = self
+            .from(from, limit)
+            .map(|(at, line)| {
+                json!({"index": at, "sequence": line.sequence, "stream": line.stream, "line": line.text,
+                       "received": time::format_millis(line.received / 1_000_000)})
+            })
+            .collect();
+        let next = lines.last().and_then(|line| line["index"].as_u64()).map_or(from.min(self.count), |at| at + 1);
+        json!({"count": self.count, "next": next, "lines": lines})
+    }
+
+    pub fn summary(&self) -> Value {
+        let per_stream: serde_json::Map<String, Value> = (0..3)
+            .map(|at| {
+                let sums = json!({"count": self.counts[at], "checksum": format!("{:016x}", self.checksums[at])});
+                (STREAMS[at].to_owned(), sums)
+            })
+            .collect();
+        json!({"count": self.count, "bytes": self.bytes, "first": self.first, "last": self.last, "gaps": self.gaps(),
+               "duplicates": self.duplicates, "outOfOrder": self.out_of_order, "streams": per_stream,
+               "stored": self.head.len() + self.tail.len()})
+    }
+
+    /// Of lines `T<unix nanoseconds>…`: receipt minus the number, in microseconds.
+    pub fn latency(&self) -> Value {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        let at = |percent: usize| {
+            if sorted.is_empty() { 0 } else { sorted[((sorted.len() - 1) * percent + 50) / 100] }
+        };
+        json!({"samples": sorted.len(), "unit": "us", "min": at(0), "p50": at(50), "p90": at(90), "p99": at(99), "max": at(100)})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fed(keep: usize, sequences: &[u64]) -> JobLines {
+        let mut lines = JobLines::new(keep);
+        for sequence in sequences {
+            lines.add(0, &format!("line {sequence}"), *sequence, 0);
+        }
+        lines
+    }
+
+    #[test]
+    fn gaps_duplicates_and_late_lines_are_told_apart() {
+        for (sequences, count, gaps, duplicates, late) in [
+            (&[1, 2, 3][..], 3, 0, 0, 0),
+            (&[1, 2, 2, 3, 1][..], 3, 0, 2, 0),
+            (&[1, 5][..], 2, 3, 0, 0),
+            (&[1, 5, 3][..], 3, 2, 0, 1),
+            (&[1, 5, 3, 3, 2, 4][..], 5, 0, 1, 3),
+            (&[2, 1][..], 2, 0, 0, 1),
+            (&[0, 1][..], 1, 0, 1, 0),
+        ] {
+            let lines = fed(10, sequences);
+            let got = (lines.count, lines.gaps(), lines.duplicates, lines.out_of_order);
+            assert_eq!(got, (count, gaps, duplicates, late), "{sequences:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_and_the_last_lines_are_kept() {
+        let lines = fed(2, &[1, 2, 3, 4, 5, 6]);
+        let kept: Vec<(u64, u64)> = lines.from(0, 100).map(|(at, line)| (at, line.sequence)).collect();
+        assert_eq!(kept, [(0, 1), (1, 2), (4, 5), (5, 6)]);
+        assert_eq!(lines.from(3, 100).count(), 2);
+        assert_eq!(lines.page(0, 100)["next"], 6);
+        assert_eq!(fed(0, &[1, 2, 3]).from(0, 9).count(), 0);
+    }
+
+    #[test]
+    fn the_checksum_is_fnv_1a_over_the_lines_with_line_feeds() {
+        let mut lines = JobLines::new(0);
+        lines.add(0, "foobar", 1, 0);
+        assert_eq!(checksum(checksum_start(), b"foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(lines.checksums[0], checksum(checksum_start(), b"foobar\n"));
+        assert_eq!(lines.checksums[1], checksum_start());
+    }
+
+    #[test]
+    fn latency_comes_from_the_number_in_the_line() {
+        let mut lines = JobLines::new(0);
+        lines.add(0, "T1760004000000000000 tick", 1, 1_760_004_000_002_000_000);
+        lines.add(0, "Total", 2, 1_760_004_000_002_000_000);
+        assert_eq!(lines.latency()["samples"], 1);
+        assert_eq!(lines.latency()["p50"], 2000);
+    }
+}

@@ -1,0 +1,241 @@
+//! The rows that the real backend keeps in PostgreSQL, in memory: jobs, executions, variables, and what the agent told of itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use crate::time;
+
+/// When something happened: since the backend's start, and by the wall clock.
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    pub since_start: Duration,
+    pub wall: String,
+}
+
+impl Stamp {
+    pub(crate) fn now(start: Instant) -> Self {
+        Self { since_start: start.elapsed(), wall: time::now() }
+    }
+
+    fn json(stamp: Option<&Self>) -> Value {
+        stamp.map_or(
+            Value::Null,
+            |stamp| json!({"ms": u64::try_from(stamp.since_start.as_millis()).unwrap_or(u64::MAX), "at": stamp.wall}),
+        )
+    }
+}
+
+/// Something that the agent told about a job.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// `acknowledge`, `status`, `complete`, `fail`, `release`, `execution-create`, `execution-update`, `output`, `condition`.
+    pub kind: &'static str,
+    pub body: Value,
+    /// Makes the real backend run the job's follow-up actions.
+    pub terminal: bool,
+    pub at: Stamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct Execution {
+    pub id: String,
+    pub job_id: String,
+    pub created: Value,
+    pub updates: Vec<Value>,
+    /// The updates laid over each other, as the row would look.
+    pub row: Map<String, Value>,
+    pub output: Option<Value>,
+    pub condition: Option<Value>,
+}
+
+/// A job's row.
+#[derive(Debug, Clone)]
+pub struct JobRow {
+    pub id: String,
+    /// As given, and as the queue hands it out.
+    pub payload: Value,
+    /// `queued claimed running completed failed cancelled`.
+    pub status: &'static str,
+    pub claimed_by: Option<String>,
+    /// The verdict as the agent worded it (`timeout` too).
+    pub verdict: Option<String>,
+    pub exit_code: Option<i64>,
+    pub duration_ms: Option<u64>,
+    pub queued: Stamp,
+    pub claimed: Option<Stamp>,
+    pub acknowledged: Option<Stamp>,
+    pub started: Option<Stamp>,
+    pub finished: Option<Stamp>,
+    pub reports: Vec<Report>,
+    pub executions: Vec<String>,
+    /// Times that the queue handed it out.
+    pub claims: u32,
+}
+
+impl JobRow {
+    pub fn terminal_reports(&self) -> usize {
+        self.reports.iter().filter(|report| report.terminal).count()
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.status, "completed" | "failed" | "cancelled")
+    }
+
+    /// `BASH`, `PYTHON`, `NODEJS`, or what else the payload says.
+    pub fn language(&self) -> &str {
+        let execution = &self.payload["execution"];
+        execution["script"]["type"]
+            .as_str()
+            .or_else(|| self.payload["metadata"]["originalType"].as_str())
+            .unwrap_or("-")
+    }
+
+    /// What a call about the job answers as `job`.
+    pub(crate) fn row(&self) -> Value {
+        json!({"id": self.id, "status": self.status, "type": self.payload["type"], "orchestratorId": self.claimed_by,
+               "startedAt": self.started.as_ref().map(|stamp| stamp.wall.clone()),
+               "completedAt": self.finished.as_ref().map(|stamp| stamp.wall.clone()), "payload": self.payload})
+    }
+
+    pub(crate) fn brief(&self) -> Value {
+        json!({"id": self.id, "status": self.status, "language": self.language(), "verdict": self.verdict,
+               "exitCode": self.exit_code, "durationMs": self.duration_ms, "claimedBy": self.claimed_by,
+               "terminalReports": self.terminal_reports(), "claims": self.claims, "queued": Stamp::json(Some(&self.queued)),
+               "claimed": Stamp::json(self.claimed.as_ref()), "acknowledged": Stamp::json(self.acknowledged.as_ref()),
+               "started": Stamp::json(self.started.as_ref()), "finished": Stamp::json(self.finished.as_ref())})
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) jobs: Vec<JobRow>,
+    index: HashMap<String, usize>,
+    pub(crate) executions: BTreeMap<String, Execution>,
+    pub(crate) variables: BTreeMap<(String, String), Value>,
+    pub(crate) cancel_by_heartbeat: BTreeSet<String>,
+    pub(crate) agent: BTreeMap<&'static str, AgentTold>,
+    pub(crate) audit: Vec<Value>,
+    /// What was accepted and still is not as the contract says.
+    pub(crate) problems: Vec<String>,
+}
+
+/// One kind of message about the agent itself: how many, and the last.
+#[derive(Debug, Default)]
+pub(crate) struct AgentTold {
+    pub(crate) count: u64,
+    pub(crate) last: Value,
+}
+
+/// Enough for the longest soak test, and a bound.
+const KEPT: usize = 100_000;
+
+impl Store {
+    pub(crate) fn enqueue(&mut self, payload: Value, start: Instant) -> Result<String, String> {
+        let id = payload["id"].as_str().ok_or("a job needs an id (a string)")?.to_owned();
+        if self.index.contains_key(&id) {
+            return Err(format!("job {id} is there already"));
+        }
+        if self.jobs.len() >= KEPT {
+            return Err("the backend is full".to_owned());
+        }
+        self.index.insert(id.clone(), self.jobs.len());
+        self.jobs.push(JobRow {
+            id: id.clone(),
+            payload,
+            status: "queued",
+            claimed_by: None,
+            verdict: None,
+            exit_code: None,
+            duration_ms: None,
+            queued: Stamp::now(start),
+            claimed: None,
+            acknowledged: None,
+            started: None,
+            finished: None,
+            reports: Vec::new(),
+            executions: Vec::new(),
+            claims: 0,
+        });
+        Ok(id)
+    }
+
+    pub(crate) fn job(&self, id: &str) -> Option<&JobRow> {
+        self.index.get(id).and_then(|at| self.jobs.get(*at))
+    }
+
+    pub(crate) fn job_mut(&mut self, id: &str) -> Option<&mut JobRow> {
+        self.index.get(id).and_then(|at| self.jobs.get_mut(*at))
+    }
+
+    pub(crate) fn problem(&mut self, text: String) {
+        if self.problems.len() < 1000 {
+            self.problems.push(text);
+        }
+    }
+
+    pub(crate) fn audited(&mut self, body: Value) {
+        if self.audit.len() < KEPT {
+            self.audit.push(body);
+        }
+    }
+
+    pub(crate) fn told(&mut self, kind: &'static str, body: Value) {
+        let entry = self.agent.entry(kind).or_default();
+        entry.count += 1;
+        entry.last = body;
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.jobs.iter().filter(|job| job.status == "queued").count()
+    }
+
+    /// Claims up to `limit` queued jobs that are due.
+    pub(crate) fn claim(&mut self, agent: &str, limit: usize, types: Option<&[&str]>, start: Instant) -> Vec<Value> {
+        let now = time::unix_nanos();
+        let mut claimed = Vec::new();
+        for job in &mut self.jobs {
+            if claimed.len() == limit {
+                break;
+            }
+            let due = job.payload["scheduledFor"].as_str().and_then(time::parse).is_none_or(|at| at <= now);
+            let kind = job.payload["type"].as_str().unwrap_or_default();
+            if job.status != "queued" || !due || types.is_some_and(|types| !types.contains(&kind)) {
+                continue;
+            }
+            job.status = "claimed";
+            job.claimed_by = Some(agent.to_owned());
+            job.claimed = Some(Stamp::now(start));
+            job.claims += 1;
+            claimed.push(job.payload.clone());
+        }
+        claimed
+    }
+
+    /// Everything known of one job.
+    pub(crate) fn full(&self, id: &str) -> Option<Value> {
+        let job = self.job(id)?;
+        let mut out = job.brief();
+        let reports: Vec<Value> = job
+            .reports
+            .iter()
+            .map(|report| {
+                json!({"kind": report.kind, "terminal": report.terminal, "body": report.body, "time": Stamp::json(Some(&report.at))})
+            })
+            .collect();
+        let executions: Vec<Value> = self
+            .executions
+            .values()
+            .filter(|execution| execution.job_id == id)
+            .map(|execution| {
+                json!({"id": execution.id, "created": execution.created, "updates": execution.updates, "row": execution.row,
+                       "output": execution.output, "condition": execution.condition})
+            })
+            .collect();
+        out["reports"] = Value::Array(reports);
+        out["executions"] = Value::Array(executions);
+        out["payload"] = job.payload.clone();
+        Some(out)
+    }
+}
