@@ -1,0 +1,262 @@
+# shellcheck shell=bash
+# lib.sh: what demo.sh, test.sh and build-images.sh share. Sourced, never run.
+#
+# Three rules hold for all of them. Every wait has a limit. What a script started, it ends: by process id, TERM
+# first, KILL after a wait. What it installs it names, with the reason, before it does so.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/cronium-agent
+# The clock starts with the outermost script, so that nested ones continue its times.
+export CRONIUM_CLOCK=${CRONIUM_CLOCK:-${EPOCHREALTIME/[.,]/}}
+
+# elapsed_ms SINCE: milliseconds since SINCE, which is in microseconds.
+elapsed_ms() { echo $(((${EPOCHREALTIME/[.,]/} - $1) / 1000)); }
+say() {
+    local ms
+    ms=$(elapsed_ms "$CRONIUM_CLOCK")
+    printf '[%5d.%d s] %s\n' $((ms / 1000)) $((ms % 1000 / 100)) "$*"
+}
+warn() { say "$*" >&2; }
+die() {
+    say "error: $*" >&2
+    exit 1
+}
+
+# --- Ending what was started -------------------------------------------------------------------------------------
+
+CLEANUPS=()
+# on_exit COMMAND ARGS...: runs when the script ends, however it ends; the last one registered runs first.
+on_exit() { CLEANUPS+=("$(printf '%q ' "$@")"); }
+run_cleanups() {
+    local status=$? i
+    trap - EXIT
+    trap '' INT TERM HUP # a second Ctrl-C must not leave half of it behind; each step has its own limit
+    set +e
+    for ((i = ${#CLEANUPS[@]} - 1; i >= 0; i--)); do eval "${CLEANUPS[i]}"; done
+    exit "$status"
+}
+trap run_cleanups EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo -- "$@"
+    else
+        die "'$1' has to run as root, and there is no sudo: run the script as root"
+    fi
+}
+
+# A zombie still answers kill -0, hence the look at its state.
+alive() { [ -n "${1:-}" ] && [ -d "/proc/$1" ] && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null; }
+
+# wait_until SECONDS COMMAND...: polls ten times a second; 1 when the time is over.
+wait_until() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ "$SECONDS" -lt "$end" ] || return 1
+        sleep 0.1
+    done
+}
+ended() { ! alive "$1"; }
+
+# stop_pid PID NAME [GRACE]: TERM, up to GRACE seconds (10), then KILL.
+stop_pid() {
+    local pid=$1 name=$2 grace=${3:-10} send=(kill)
+    alive "$pid" || return 0
+    kill -0 "$pid" 2>/dev/null || send=(as_root kill)
+    "${send[@]}" -TERM "$pid" 2>/dev/null || true
+    if ! wait_until "$grace" ended "$pid"; then
+        warn "$name (pid $pid) did not end within $grace s of TERM: KILL"
+        "${send[@]}" -KILL "$pid" 2>/dev/null || true
+        wait_until 5 ended "$pid" || warn "$name (pid $pid) is still there"
+    fi
+}
+
+# make_scratch: a folder in $SCRATCH that is gone when the script ends.
+make_scratch() {
+    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/cronium.XXXXXX")
+    on_exit rm -rf "$SCRATCH"
+}
+
+# free_port: a TCP port of the loopback on which nothing listens now. Another process may still take it first.
+free_port() {
+    local port try
+    for try in {1..50}; do
+        port=$((20000 + (RANDOM + try) % 12000))
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || {
+            echo "$port"
+            return 0
+        }
+    done
+    return 1
+}
+
+# --- Packages ----------------------------------------------------------------------------------------------------
+
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@" </dev/null; }
+
+# Kept for the whole run: one refresh of the lists is enough.
+apt_update_once() {
+    [ -z "${CRONIUM_APT_UPDATED:-}" ] || return 0
+    say "apt-get update"
+    apt update >/dev/null || die "apt-get update failed: is a Debian mirror reachable?"
+    export CRONIUM_APT_UPDATED=1
+}
+
+# need_packages WHY PACKAGE...: installs the missing ones. Services that come with them are neither started now
+# nor at the next boot: the scripts start what they need themselves.
+need_packages() {
+    local why=$1 name missing=() log guard=/usr/sbin/policy-rc.d
+    shift
+    for name in "$@"; do installed "$name" || missing+=("$name"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null 2>&1 ||
+        die "missing: ${missing[*]} ($why). They are installed by themselves on Debian only; install them and run this again"
+    apt_update_once
+    say "installing ${missing[*]}: $why"
+    log=$(mktemp)
+    if [ ! -e "$guard" ]; then
+        on_exit as_root rm -f "$guard"
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
+        as_root chmod 755 "$guard"
+    else
+        guard=
+    fi
+    if ! apt install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        die "apt-get install ${missing[*]} failed"
+    fi
+    rm -f "$log"
+    [ -z "$guard" ] || as_root rm -f "$guard"
+    [ -d /run/systemd/system ] || return 0
+    for name in "${missing[@]}"; do
+        case $name in
+            prometheus | docker-registry) as_root systemctl disable --now --quiet "$name" 2>/dev/null || true ;;
+        esac
+    done
+}
+
+# --- The Docker engine -------------------------------------------------------------------------------------------
+
+# The client of a newer release speaks an older engine's API by negotiation, as long as nobody pins a version.
+unset DOCKER_API_VERSION
+
+engine_answers() { timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
+
+# ensure_engine: returns with an engine that answers, or ends the script. An engine that it starts ends with the script.
+# CRONIUM_DOCKERD_ARGS: further arguments for that dockerd.
+ensure_engine() {
+    local socket host=${DOCKER_HOST:-unix:///var/run/docker.sock}
+    if ! command -v docker >/dev/null 2>&1; then
+        need_packages "the Docker engine and its command line run the jobs' containers" docker.io
+        command -v docker >/dev/null 2>&1 || need_packages "the command line of the Docker engine" docker-cli
+    fi
+    if engine_answers; then
+        say "engine: Docker $(docker version --format '{{.Server.Version}}, API {{.Server.APIVersion}}') answers on $host"
+        return 0
+    fi
+    case $host in
+        unix://*) socket=${host#unix://} ;;
+        *) die "no Docker engine answers on DOCKER_HOST=$host, and only a local one can be started from here" ;;
+    esac
+    if [ -S "$socket" ] && [ ! -w "$socket" ] && as_root docker version >/dev/null 2>&1; then
+        die "a Docker engine runs, but $socket is not yours: run this as root, or join the group docker and log in again"
+    fi
+    command -v dockerd >/dev/null 2>&1 || need_packages "no Docker engine is installed" docker.io
+    command -v iptables >/dev/null 2>&1 || need_packages "the engine sets up its networks with it" iptables
+    start_engine "$host"
+}
+
+start_engine() {
+    local host=$1 log pid extra=()
+    # On a machine without an init system nobody has mounted the control groups.
+    if ! grep -q ' /sys/fs/cgroup' /proc/mounts; then
+        need_packages "the engine needs control groups, and none are mounted" cgroupfs-mount
+        as_root cgroupfs-mount
+    fi
+    mkdir -p "$CACHE"
+    log=$CACHE/dockerd.log
+    read -r -a extra <<<"${CRONIUM_DOCKERD_ARGS:-}"
+    say "no engine answers on $host: starting dockerd (log: $log)"
+    # A session of its own: Ctrl-C reaches this script only, which then ends the engine after its containers.
+    as_root setsid dockerd --host "$host" --group "$(id -gn)" ${extra[@]+"${extra[@]}"} >"$log" 2>&1 </dev/null &
+    ENGINE_PID=$!
+    on_exit stop_engine
+    if ! wait_until 60 engine_up_or_dead || ! engine_answers; then
+        tail -n 20 "$log" >&2
+        die "dockerd did not answer within 60 s; the end of $log is above"
+    fi
+    # Under sudo the process started above is sudo; the daemon is its descendant.
+    while [ "$(cat "/proc/$ENGINE_PID/comm" 2>/dev/null)" = sudo ] && pid=$(pgrep -o -P "$ENGINE_PID"); do ENGINE_PID=$pid; done
+    say "engine: Docker $(docker version --format '{{.Server.Version}}, API {{.Server.APIVersion}}'), pid $ENGINE_PID"
+}
+engine_up_or_dead() { ! alive "$ENGINE_PID" || engine_answers; }
+
+# dockerd ends its own containerd. Only when it had to be killed is that one left, and would hold the next dockerd up.
+stop_engine() {
+    local child children
+    alive "${ENGINE_PID:-}" || return 0
+    say "ending dockerd (pid $ENGINE_PID)"
+    children=$(pgrep -P "$ENGINE_PID" || true)
+    stop_pid "$ENGINE_PID" dockerd 30
+    for child in $children; do
+        [ "$(cat "/proc/$child/comm" 2>/dev/null)" != containerd ] || stop_pid "$child" containerd 10
+    done
+}
+
+ensure_images() { "$ROOT/scripts/build-images.sh"; }
+
+# our_leftovers KIND: ids of what the agent has made and not removed; KIND is container or volume.
+our_leftovers() {
+    case $1 in
+        container) timeout 20 docker ps -aq --filter label=cronium.managed=true ;;
+        volume) timeout 20 docker volume ls -q --filter label=cronium.managed=true ;;
+    esac | sort
+}
+
+# --- Rust --------------------------------------------------------------------------------------------------------
+
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+cargo_version() { cargo --version 2>/dev/null | awk '{print $2}'; }
+candidate() { apt-cache policy "$1" 2>/dev/null | awk '/Candidate:/ {print $2; exit}'; }
+
+# ensure_rust [lint]: a cargo that is new enough for the project, and a C compiler; with "lint", rustfmt and clippy too.
+# Debian 12's own rustc is too old; its security archive carries a recent one, as rustc-web, for the browsers it builds.
+ensure_rust() {
+    local need have
+    need=$(awk -F'"' '/^rust-version *=/ {print $2; exit}' "$ROOT/Cargo.toml")
+    command -v cargo >/dev/null 2>&1 || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    have=$(cargo_version || true)
+    if [ -z "$have" ] || ! at_least "$need" "$have"; then
+        if command -v apt-cache >/dev/null 2>&1; then
+            apt_update_once
+            have=$(candidate cargo-web)
+            case $have in '' | '(none)') have=0 ;; esac
+        fi
+        at_least "$need" "${have:-0}" ||
+            die "cargo $need or newer is needed (found: ${have:-none}). Install it from https://rustup.rs and run this again"
+        need_packages "the Rust compiler, to build the agent" rustc-web cargo-web
+        PATH=/usr/bin:$PATH
+        hash -r
+    fi
+    need_packages "the C compiler and linker that the build uses" gcc libc6-dev make perl
+    [ "${1:-}" = lint ] || return 0
+    if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
+        if command -v rustup >/dev/null 2>&1; then
+            say "rustup component add clippy rustfmt"
+            rustup component add clippy rustfmt >/dev/null 2>&1 || die "rustup could not add clippy and rustfmt"
+        else
+            need_packages "format and lint checks" rust-web-clippy rustfmt-web
+        fi
+    fi
+    say "cargo $(cargo_version), $(cargo clippy --version), $(cargo fmt --version)"
+}

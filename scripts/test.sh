@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# test.sh [--fast] [--only NAME]
+#
+# Every check of the project in one command, from a fresh machine on: installs what is missing, starts a Docker
+# engine if none answers, and ends what it started.
+#   --fast       only what needs no engine: format, lint, scripts, unit
+#   --only NAME  one step: format, lint, scripts, unit, integration
+# The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+STEPS=(format lint scripts unit integration)
+FAST='' ONLY=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --fast) FAST=1 ;;
+        --only)
+            [ $# -ge 2 ] || die "--only needs the name of a step: ${STEPS[*]}"
+            ONLY=$2
+            shift
+            ;;
+        --only=*) ONLY=${1#*=} ;;
+        -h | --help)
+            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) die "unknown argument '$1': see --help" ;;
+    esac
+    shift
+done
+[ -z "$ONLY" ] || [[ " ${STEPS[*]} " == *" $ONLY "* ]] || die "no step is called '$ONLY'; there are ${STEPS[*]}"
+
+PASSED=0 FAILED=0 SUMMARY=()
+STARTED=${EPOCHREALTIME/[.,]/}
+make_scratch
+
+# Registered early, so it is printed last, after what was started has ended; and also when a step ends the script.
+summary() {
+    local line
+    [ ${#SUMMARY[@]} -gt 0 ] || return 0
+    printf '\n%-14s %-7s %9s  %s\n' step result time tests
+    for line in "${SUMMARY[@]}"; do printf '%s\n' "$line"; done
+    line=$(elapsed_ms "$STARTED")
+    printf '%-14s %-7s %7d.%d s\n\n' total "" $((line / 1000)) $((line % 1000 / 100))
+    printf '%d passed, %d failed\n' "$PASSED" "$FAILED"
+}
+on_exit summary
+
+# note NAME PASSED FAILED STARTED: one row of the table.
+note() {
+    local ms word=ok
+    ms=$(elapsed_ms "$4")
+    [ "$3" -eq 0 ] || word=FAILED
+    PASSED=$((PASSED + $2)) FAILED=$((FAILED + $3))
+    SUMMARY+=("$(printf '%-14s %-7s %7d.%d s  %d passed, %d failed' "$1" "$word" $((ms / 1000)) $((ms % 1000 / 100)) "$2" "$3")")
+    say "$1: $word"
+}
+
+# sum_of WORD LOG: over cargo's "test result:" lines.
+sum_of() { awk -v word="$1" '/^test result:/ {for (i = 2; i <= NF; i++) if ($i ~ "^" word) n += $(i - 1)} END {print n + 0}' "$2"; }
+
+STEP_PID=
+stop_step() {
+    local child
+    alive "$STEP_PID" || return 0
+    for child in $(pgrep -P "$STEP_PID"); do stop_pid "$child" "the running step" 20; done
+}
+on_exit stop_step
+
+# step NAME SECONDS COMMAND...: runs it within a time limit, shows and keeps its output. In the background, so that
+# a signal to this script is acted on at once.
+step() {
+    local name=$1 limit=$2 log=$SCRATCH/$1.log started=${EPOCHREALTIME/[.,]/} status=0 passed failed
+    shift 2
+    wanted "$name" || return 0
+    say "--- $name: $*"
+    (
+        cd "$ROOT"
+        timeout -k 15 "$limit" "$@" 2>&1 </dev/null | tee "$log"
+    ) &
+    STEP_PID=$!
+    wait "$STEP_PID" || status=$?
+    STEP_PID=
+    passed=$(sum_of passed "$log") failed=$(sum_of failed "$log")
+    if [ $((passed + failed)) -eq 0 ]; then
+        # No tests were counted: the step itself is the check.
+        if [ "$status" -eq 0 ]; then passed=1; else failed=1; fi
+    elif [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then
+        failed=1
+    fi
+    if [ "$status" -ne 0 ]; then
+        say "--- $name failed (exit code $status$([ "$status" -ne 124 ] || echo ": over its limit of $limit s")); the end of its output:"
+        tail -n 40 "$log"
+    fi
+    note "$name" "$passed" "$failed" "$started"
+}
+
+wanted() {
+    [ -z "$ONLY" ] || { [ "$ONLY" = "$1" ] && return 0 || return 1; }
+    [ -z "$FAST" ] || [ "$1" != integration ]
+}
+
+# What the agent's tests made must be gone; what was there before is not theirs.
+leftovers() {
+    local kind left started=${EPOCHREALTIME/[.,]/} bad=0
+    for kind in container volume; do
+        left=$(comm -13 "$SCRATCH/$kind.before" <(our_leftovers "$kind"))
+        [ -z "$left" ] || { bad=1 && say "left behind, each a $kind: $(tr '\n' ' ' <<<"$left")"; }
+    done
+    # Jobs share one network, which is kept. A second one of the same agent would be a leak.
+    left=$(timeout 20 docker network ls -q --filter label=cronium.managed=true | sort | comm -13 "$SCRATCH/network.before" - | wc -l)
+    [ "$left" -le 1 ] || { bad=1 && say "left behind: $left networks"; }
+    note leftovers $((1 - bad)) "$bad" "$started"
+}
+
+started=${EPOCHREALTIME/[.,]/}
+need_packages "to stop and watch what is started here" procps ca-certificates
+if wanted scripts; then need_packages "to check the scripts" shellcheck; fi
+ensure_rust lint
+if wanted integration; then
+    need_packages "the tests pull from a real registry, with a password" docker-registry apache2-utils
+    need_packages "the tests check and scrape /metrics with it" prometheus
+    need_packages "the tests use them" curl jq
+    ensure_engine
+    ensure_images
+    for kind in container volume; do our_leftovers "$kind" >"$SCRATCH/$kind.before"; done
+    timeout 20 docker network ls -q --filter label=cronium.managed=true | sort >"$SCRATCH/network.before"
+fi
+note preparation 1 0 "$started"
+
+step format 120 cargo fmt --all --check
+step scripts 120 shellcheck -x scripts/lib.sh scripts/build-images.sh scripts/demo.sh scripts/test.sh runtime-images/prepare.sh .ci/run
+step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
+step unit 1800 cargo test --workspace --lib --bins
+if wanted integration; then
+    step integration 3600 cargo test --test integration
+    leftovers
+fi
+[ "$FAILED" -eq 0 ]
