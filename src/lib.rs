@@ -24,3 +24,7 @@ pub mod logs;
 
 // Layer 3: the life of a job.
 pub mod jobs;
+
+// Layer 4: what a person starts.
+pub mod agent;
+pub mod cli;

@@ -89,17 +89,187 @@ pub const CHUNK_TRAILERS_MAX: usize = 16 * 1024;
 
 // ---- api --------------------------------------------------------------------------------------------------------------
 
+/// Longest answer to a queue request that is read: 100 jobs with a script of 300 KB each.
+pub const QUEUE_ANSWER_MAX: usize = 32 << 20;
+
+/// Longest answer to any other request: 100 orphaned rows with their payload fit, a flood does not.
+pub const ANSWER_MAX: usize = 1 << 20;
+
+/// Rows of one queue answer that are looked at; the agent never asks for more than its 100 workers.
+pub const QUEUE_ROWS_MAX: usize = 1000;
+
+/// Unusable rows of one queue answer that are described one by one; the rest is counted.
+pub const UNUSABLE_ROWS_SHOWN: usize = 10;
+
+/// Characters of a backend's error text that are kept.
+pub const ERROR_TEXT_MAX: usize = 300;
+
+/// Rows after which the backend cuts its list of orphaned jobs; a list this long proves nothing about a missing job.
+pub const ORPHANED_LIST_MAX: usize = 100;
+
+/// Longest time to resolve the backend's name, and to connect to it, TLS included; `api.timeout` may be shorter.
+pub const API_CONNECT_WAIT: Duration = Duration::from_secs(10);
+
+/// An idle connection to the backend is not used again after this time: Node.js closes its own after 5 seconds, and a
+/// request that meets the close would fail for nothing.
+pub const API_IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// Idle connections to the backend that are kept.
+pub const API_IDLE_CONNECTIONS: usize = 8;
+
+/// Longest `Retry-After` that is honoured; a longer one would look like a hang to the operator.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// A heartbeat or a report waits at most this long for the rate limit.
+pub const RATE_PRIORITY_WAIT: Duration = Duration::from_millis(250);
+
+/// How long a result is offered to a backend that does not take it.
+pub const REPORT_PATIENCE: Duration = Duration::from_secs(600);
+
+/// After a report without an answer, the backend gets this long to finish with it before it is asked what became of it.
+pub const REPORT_SETTLE: Duration = Duration::from_secs(1);
+
+/// A job's own timeout beyond this is a mistake of units, not a wish.
+pub const JOB_TIMEOUT_ABSURD: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// Environment variables of one job.
+pub const JOB_ENVIRONMENT_MAX: usize = 4096;
+
 // ---- live log ---------------------------------------------------------------------------------------------------------
+
+/// Bytes of unacknowledged lines that one job may hold, each line counted with [`LOG_LINE_OVERHEAD`]. Ten chatty jobs
+/// stay near 5 MB.
+pub const LOG_JOB_BYTES: usize = 512 * 1024;
+/// What a line costs beside its text: its entry in the buffer, and about the names and marks around it on the wire.
+pub const LOG_LINE_OVERHEAD: usize = 64;
+/// Lines and bytes that a job gathers by itself before it hands them over unasked, so that one lock serves many lines.
+pub const LOG_LOCAL_LINES: usize = 64;
+/// See [`LOG_LOCAL_LINES`].
+pub const LOG_LOCAL_BYTES: usize = 16 * 1024;
+/// Text in one message; a longer line travels alone. Escaping can make six bytes of one.
+pub const LOG_MESSAGE_BYTES: usize = 64 * 1024;
+/// Encoded bytes waiting for the socket beyond which nothing more is encoded.
+pub const LOG_OUT_HIGH: usize = 128 * 1024;
+/// `status` messages that wait to be sent; more are left out, they are only for display.
+pub const LOG_STATUS_QUEUE: usize = 256;
+
+/// Most time that a job may have saved up for waiting on the live log; it starts with this much.
+pub const LOG_WAIT_CAP: Duration = Duration::from_millis(500);
+/// A job earns one part in this many of its running time for waiting.
+pub const LOG_WAIT_SHARE: u32 = 20;
+/// Nanoseconds of waiting that each byte taken by the receiver (with [`LOG_LINE_OVERHEAD`]) earns: a link of 16 MB/s, about
+/// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines rather than slow a job.
+pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
+/// A job does not wait for a link that took nothing for this long. Longer than a busy machine leaves a willing
+/// receiver without a processor, which was seen to reach 100 ms.
+pub const LOG_STALL: Duration = Duration::from_millis(200);
+/// The end of a job waits this long for a link that takes nothing (or is away), then leaves the rest out.
+pub const LOG_FINISH_STALL: Duration = Duration::from_secs(1);
+
+/// Finding and reaching the backend's live log.
+pub const LOG_CONNECT: Duration = Duration::from_secs(10);
+/// TLS and the upgrade to WebSocket.
+pub const LOG_HANDSHAKE: Duration = Duration::from_secs(10);
+/// Largest answer to the upgrade, head only.
+pub const LOG_HANDSHAKE_BYTES: usize = 16 * 1024;
+/// Bytes are waiting and the socket takes none, or a batch stays unacknowledged: the connection is given up.
+pub const LOG_WRITE_STALL: Duration = Duration::from_secs(30);
+/// A ping is sent this often, so that a path that died is noticed.
+pub const LOG_PING: Duration = Duration::from_secs(20);
+/// No frame for this long, answers to three pings missing: the connection is given up.
+pub const LOG_SILENCE: Duration = Duration::from_secs(60);
+/// First and longest pause before another try, before jitter.
+pub const LOG_BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// See [`LOG_BACKOFF_FIRST`].
+pub const LOG_BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// Pause after a refused token, which no second try will mend.
+pub const LOG_BACKOFF_REFUSED: Duration = Duration::from_secs(60);
+/// A connection that lived this long starts the pauses over.
+pub const LOG_STEADY: Duration = Duration::from_secs(10);
+/// Shutdown waits this long for buffered lines, and
+pub const LOG_STOP_FLUSH: Duration = Duration::from_secs(1);
+/// this long for the other side to answer the close frame.
+pub const LOG_STOP_CLOSE: Duration = Duration::from_millis(500);
+/// Largest frame and message that the server may send: it sends acknowledgements and ids.
+pub const LOG_FRAME_BYTES: usize = 64 * 1024;
+/// See [`LOG_FRAME_BYTES`].
+pub const LOG_SERVER_MESSAGE_BYTES: usize = 1024 * 1024;
 
 // ---- health -----------------------------------------------------------------------------------------------------------
 
+/// Clients that the health server holds at once. One more, and the oldest is closed: a probe that asks at once is
+/// always served, and a thousand that say nothing cost 32 sockets.
+pub const HEALTH_CONNECTIONS: usize = 32;
+/// Bytes of a request's head. A probe sends 200, a browser 1,000.
+pub const HEALTH_HEAD: usize = 8 * 1024;
+/// How long a client may take to send its head, and then again to take its answer.
+pub const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long, after the answer, what a client still sends is read and thrown away, so that the kernel's reset does not
+/// overtake the answer.
+pub const HEALTH_LINGER: Duration = Duration::from_millis(500);
+/// Bytes that are read and thrown away at most after the answer.
+pub const HEALTH_DISCARD: usize = 256 * 1024;
+/// How long the health server leaves new clients waiting when the kernel refuses it another descriptor.
+pub const HEALTH_ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How often the log says that clients of the health server are refused.
+pub const HEALTH_COMPLAINT: Duration = Duration::from_secs(60);
+/// Components on the health board. There are five; more would be a defect, not a growing list.
+pub const HEALTH_COMPONENTS: usize = 16;
+/// Bytes of an error or a reason on the health board: a sentence.
+pub const HEALTH_TEXT: usize = 1024;
+
 // ---- telemetry --------------------------------------------------------------------------------------------------------
+
+/// Bytes of one message in the agent's own log; the rest is cut and counted.
+pub const LOG_MESSAGE: usize = 8 * 1024;
+/// How long a log file that cannot be opened is left alone before the next try.
+pub const LOG_REOPEN_WAIT: Duration = Duration::from_secs(30);
+/// Rotated log files that are kept at most, whatever is configured: each rotation renames every one of them.
+pub const LOG_BACKUPS: usize = 1000;
+/// How often rotated log files are looked through for those that are too old.
+pub const LOG_PURGE_EVERY: Duration = Duration::from_secs(3600);
 
 // ---- config -----------------------------------------------------------------------------------------------------------
 
+/// Bytes of the configuration file, and of each file that it names. A complete one has 10 KB; more is a mistake.
+pub const CONFIG_FILE_MAX: usize = 1024 * 1024;
+
+/// Bytes of all keys and values after YAML aliases were resolved, which may repeat a text many times.
+pub const CONFIG_TREE_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of one value after `${VAR}` was expanded: the most that one environment variable holds.
+pub const CONFIG_VALUE_MAX: usize = 128 * 1024;
+
+/// Entries of one list.
+pub const CONFIG_LIST_MAX: usize = 256;
+
+/// Problems that are listed; the rest is counted. A file of another program would fill the screen.
+pub const CONFIG_PROBLEMS_MAX: usize = 100;
+
 // ---- jobs and threads -------------------------------------------------------------------------------------------------
 
+/// Between two looks at the engine, the disk and the live log's connection.
+pub const ENGINE_LOOK: Duration = Duration::from_secs(5);
+/// Between two questions to the backend whether it is up, beside the heartbeats.
+pub const BACKEND_LOOK: Duration = Duration::from_secs(15);
+/// From the second signal, or the drain's end, to the moment when the agent ends with jobs unreported.
+pub const CANCEL_WAIT: Duration = Duration::from_secs(30);
+/// Between two looks for a further signal while jobs are drained.
+pub const DRAIN_TICK: Duration = Duration::from_millis(200);
+/// An idle worker looks up so often, to see whether the poller has gone.
+pub const WORKER_TICK: Duration = Duration::from_secs(1);
+/// Longest wait for the answer to an acknowledgement, all attempts of it: beyond `api.timeout` times three.
+pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(150);
+/// Longest wait for a job's errands before its report is sent without them.
+pub const ERRANDS_WAIT: Duration = Duration::from_secs(120);
+/// Longest wait for the live log to take a job's last lines before its report is sent.
+pub const LIVE_FLUSH: Duration = Duration::from_secs(2);
+/// One wait for a signal; after it, a thread that waits looks whether it is still wanted.
+pub const SIGNAL_TICK: Duration = Duration::from_millis(200);
 /// The reaper looks at its jobs at least so often, even when nothing wakes it.
 pub const REAPER_SLEEP: Duration = Duration::from_secs(5);
+/// A thread that waits for several things at once looks at the stop flag at least this often.
+pub const STOP_CHECK: Duration = Duration::from_millis(200);
+
 /// How long shutdown waits for one thread to end before it says which one did not, and goes on.
 pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(10);

@@ -1,1 +1,81 @@
-fn main() {}
+//! The program: reads its command line and does what it says. All else is in the library.
+
+use std::process::ExitCode;
+
+use cronium_agent::cli::{self, Command, Common, exit};
+use cronium_agent::config::{self, Loaded, Sources, process_env};
+use cronium_agent::os::signals::Signals;
+use cronium_agent::{agent, telemetry};
+
+fn main() -> ExitCode {
+    // Before any thread exists: threads inherit what is blocked.
+    let signals = Signals::block();
+    let code = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Run(common)) => run(common, &signals),
+        Ok(Command::Validate { common, explain }) => validate(common, explain),
+        Ok(Command::Exec(common, request)) => exec(common, request, &signals),
+        Ok(Command::Version) => show(&cli::version::text()),
+        Ok(Command::Help(command)) => show(cli::help::text(command)),
+        Err(error) => {
+            complain(&error.0);
+            exit::USAGE
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn run(common: Common, signals: &Signals) -> u8 {
+    let Some(loaded) = load(common, true) else { return exit::USAGE };
+    // Held to the end: it is the process's log.
+    let _log = match telemetry::init(&loaded.config.logging, None) {
+        Ok(guard) => guard,
+        Err(error) => {
+            complain(&error.to_string());
+            return exit::FAILED;
+        }
+    };
+    for warning in &loaded.warnings {
+        log::warn!("configuration: {warning}");
+    }
+    match &loaded.file {
+        Some(file) => log::info!("configuration: {}", file.display()),
+        None => log::info!("configuration: no file, only environment and defaults"),
+    }
+    agent::run(loaded.config, signals)
+}
+
+fn validate(common: Common, explain: bool) -> u8 {
+    let options = cli::validate::Options { config: common.config, overrides: common.overrides, explain };
+    let outcome = cli::validate::validate(&options, &process_env);
+    show(&outcome.stdout);
+    print_stderr(&outcome.stderr);
+    outcome.code
+}
+
+fn exec(common: Common, request: cli::exec::Request, signals: &Signals) -> u8 {
+    let Some(loaded) = load(common, false) else { return exit::USAGE };
+    cli::exec::run(loaded.config, request, signals)
+}
+
+/// Loads the configuration, or prints every problem of it.
+fn load(common: Common, need_backend: bool) -> Option<Loaded> {
+    let sources =
+        Sources { path: common.config, overrides: common.overrides, need_backend, ..Sources::new(&process_env) };
+    config::load(&sources).map_err(|problems| print_stderr(&format!("{problems}\n"))).ok()
+}
+
+fn show(text: &str) -> u8 {
+    use std::io::Write as _;
+    // A reader that has gone away (`| head`) is no failure.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    exit::OK
+}
+
+fn complain(text: &str) {
+    print_stderr(&format!("cronium-agent: {text}\n"));
+}
+
+fn print_stderr(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

@@ -87,7 +87,8 @@ pub fn open(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline
 }
 
 fn send(conn: &mut Conn, request: &Request<'_>, deadline: Deadline) -> Result<(), Error> {
-    let mut head = format!("{} {} HTTP/1.1\r\nHost: docker\r\nUser-Agent: cronium-agent\r\n", request.method, request.target);
+    let mut head =
+        format!("{} {} HTTP/1.1\r\nHost: docker\r\nUser-Agent: cronium-agent\r\n", request.method, request.target);
     for line in request.headers {
         let _ = write!(head, "{line}\r\n");
     }

@@ -49,11 +49,7 @@ pub struct EngineInfo {
 impl Client {
     /// A client for the configured engine. Nothing is sent yet.
     pub fn new(docker: &Docker) -> Self {
-        Self {
-            endpoint: Arc::new(docker.endpoint.clone()),
-            fixed: docker.version.clone(),
-            negotiated: Arc::default(),
-        }
+        Self { endpoint: Arc::new(docker.endpoint.clone()), fixed: docker.version.clone(), negotiated: Arc::default() }
     }
 
     /// The endpoint as the configuration writes it.

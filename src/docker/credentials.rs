@@ -45,8 +45,9 @@ pub fn header_for(file: &Path, image: &str) -> Result<Option<Secret>, Error> {
     let failed = |what: String| Error::Credentials { path: file.display().to_string(), what };
     let text = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
     // serde_json's messages can hold a piece of the input: say only where.
-    let parsed: File = serde_json::from_slice(&text)
-        .map_err(|error| failed(format!("no valid JSON of this form at line {} column {}", error.line(), error.column())))?;
+    let parsed: File = serde_json::from_slice(&text).map_err(|error| {
+        failed(format!("no valid JSON of this form at line {} column {}", error.line(), error.column()))
+    })?;
     let registry = registry_of(image);
     let Some((key, entry)) = parsed.auths.iter().find(|(key, _)| same_registry(key, registry)) else {
         return Ok(None);
@@ -80,11 +81,13 @@ mod tests {
     use super::*;
 
     fn header(json: &str, image: &str) -> Result<Option<String>, String> {
-        let path = std::env::temp_dir().join(format!("cronium-auth-{}-{}", std::process::id(), crate::os::random::hex(4)));
+        let path =
+            std::env::temp_dir().join(format!("cronium-auth-{}-{}", std::process::id(), crate::os::random::hex(4)));
         std::fs::write(&path, json).expect("write");
         let result = header_for(&path, image);
         std::fs::remove_file(&path).expect("remove");
-        let decode = |secret: Secret| String::from_utf8(URL_SAFE.decode(secret.expose()).expect("base64")).expect("text");
+        let decode =
+            |secret: Secret| String::from_utf8(URL_SAFE.decode(secret.expose()).expect("base64")).expect("text");
         result.map(|found| found.map(decode)).map_err(|error| error.to_string())
     }
 

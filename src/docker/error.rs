@@ -62,7 +62,9 @@ impl fmt::Display for Error {
                 write!(f, "cannot reach the container engine at {endpoint}: {source}; ")?;
                 f.write_str(match source.kind() {
                     std::io::ErrorKind::PermissionDenied => "run the agent as a member of the docker group",
-                    std::io::ErrorKind::NotFound => "is it installed and running, and is container.docker.endpoint right?",
+                    std::io::ErrorKind::NotFound => {
+                        "is it installed and running, and is container.docker.endpoint right?"
+                    }
                     _ => "check that the engine runs (systemctl status docker) and container.docker.endpoint",
                 })
             }

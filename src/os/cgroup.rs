@@ -176,7 +176,8 @@ mod tests {
         assert_eq!(blkio_v1(v1), Some((11, 5)));
         assert_eq!(blkio_v1(""), None);
         assert_eq!(io_v2("254:0 rbytes=10 wbytes=5 rios=1\n8:0 rbytes=1 wbytes=0\n"), Some((11, 5)));
-        let net = "h\nh\n    lo: 9 1 0 0 0 0 0 0 9 1\n  eth0: 100 1 0 0 0 0 0 0 50 1 0\n  eth1: 1 1 0 0 0 0 0 0 2 1 0\n";
+        let net =
+            "h\nh\n    lo: 9 1 0 0 0 0 0 0 9 1\n  eth0: 100 1 0 0 0 0 0 0 50 1 0\n  eth1: 1 1 0 0 0 0 0 0 2 1 0\n";
         assert_eq!(net_dev(net), Some((101, 52)));
     }
 }

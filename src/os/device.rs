@@ -13,7 +13,9 @@ pub fn below(path: &Path) -> Result<String, String> {
         (0, _) => {
             let table = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
             let source = source_of(&table, path).ok_or_else(|| format!("no block device is behind {shown}"))?;
-            split(fs::metadata(&source).map_err(|error| format!("cannot look at {}: {error}", source.display()))?.rdev())
+            split(
+                fs::metadata(&source).map_err(|error| format!("cannot look at {}: {error}", source.display()))?.rdev(),
+            )
         }
         number => number,
     };
@@ -39,7 +41,8 @@ fn source_of(mountinfo: &str, path: &Path) -> Option<PathBuf> {
             let (left, right) = line.split_once(" - ")?;
             let point = Path::new(left.split(' ').nth(4)?);
             let source = right.split(' ').nth(1)?;
-            (path.starts_with(point) && source.starts_with("/dev/")).then(|| (point.as_os_str().len(), PathBuf::from(source)))
+            (path.starts_with(point) && source.starts_with("/dev/"))
+                .then(|| (point.as_os_str().len(), PathBuf::from(source)))
         })
         .max_by_key(|(length, _)| *length)
         .map(|(_, source)| source)

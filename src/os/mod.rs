@@ -4,8 +4,11 @@
 
 pub mod cgroup;
 pub mod device;
+pub mod disk;
 pub mod poll;
+pub mod proc;
 pub mod random;
+pub mod ready;
 pub mod signals;
 pub mod stop;
 pub mod threads;

@@ -1,1 +1,91 @@
-//! (to come)
+//! Signals, taken one at a time by a thread that waits for them: no handler, so nothing to get wrong in one.
+#![allow(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::limits;
+use crate::os::stop::Stop;
+use crate::os::threads::{self, Thread};
+
+/// What the operator may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: end.
+    Terminate,
+    /// SIGHUP: read the configuration again.
+    Reload,
+}
+
+/// The signals are blocked in every thread that is started after this was made.
+#[derive(Debug)]
+pub struct Signals {
+    set: libc::sigset_t,
+}
+
+/// A thread that waits for SIGTERM and SIGINT; dropping this ends it.
+#[derive(Debug)]
+pub struct Watch {
+    stop: Stop,
+    thread: Option<Thread>,
+}
+
+impl Signals {
+    /// Blocks SIGTERM, SIGINT and SIGHUP. To be called by `main` before any thread is started: threads inherit it.
+    pub fn block() -> Self {
+        // SAFETY: `sigset_t` is plain data, initialised by `sigemptyset` before anything reads it; the calls only
+        // write to `set` and to this thread's signal mask.
+        let set = unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                libc::sigaddset(&raw mut set, number);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            set
+        };
+        Self { set }
+    }
+
+    /// Waits at most `wait` for the next signal.
+    pub fn wait(&self, wait: Duration) -> Option<Signal> {
+        wait_for(&self.set, wait)
+    }
+
+    /// Calls `act` at each SIGTERM or SIGINT, on a thread of its own, for as long as the [`Watch`] lives.
+    pub fn on_termination(&self, act: impl Fn() + Send + 'static) -> std::io::Result<Watch> {
+        let (stop, set) = (Stop::new(), self.set);
+        let own = stop.clone();
+        let thread = threads::spawn("signals", move || {
+            while !own.is_set() {
+                if wait_for(&set, limits::SIGNAL_TICK) == Some(Signal::Terminate) {
+                    act();
+                }
+            }
+        })?;
+        Ok(Watch { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.set();
+        if let Some(thread) = self.thread.take() {
+            thread.join_within(limits::THREAD_JOIN_WAIT);
+        }
+    }
+}
+
+fn wait_for(set: &libc::sigset_t, wait: Duration) -> Option<Signal> {
+    let wait = libc::timespec {
+        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(wait.subsec_nanos().cast_signed()),
+    };
+    // SAFETY: both pointers are to live values of the right type; no information is asked back (null).
+    let number = unsafe { libc::sigtimedwait(set, std::ptr::null_mut(), &raw const wait) };
+    match number {
+        libc::SIGTERM | libc::SIGINT => Some(Signal::Terminate),
+        libc::SIGHUP => Some(Signal::Reload),
+        // Timed out, or interrupted: the caller's loop comes again.
+        _ => None,
+    }
+}

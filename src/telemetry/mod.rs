@@ -1,1 +1,157 @@
-//! (to come)
+//! The agent's own log: JSON lines or text, to stdout or to a file that rotates.
+//!
+//! Code anywhere logs through the `log` macros; a line carries the job and the execution that its thread works for
+//! ([`context`]). What other crates log is let through from `warn` upwards only: their debug output shows requests with
+//! their headers, and so the token. Messages are bounded, and on one line in the text format.
+//!
+//! A line is written before the call returns, by the thread that logs it: the last words of a crash are in the log, and
+//! there is no queue to size or to lose. The price: a reader of stdout that stops reading stops the threads that log,
+//! as with any program; a file does not stall.
+
+mod context;
+mod json;
+mod message;
+mod rotate;
+mod sink;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use simplelog::{ConfigBuilder, SharedLogger, ThreadLogMode, WriteLogger};
+
+pub use self::context::{Context, ContextGuard, context, current};
+use self::rotate::{Keep, Rotating};
+use self::sink::{Lines, Place, Sink};
+use crate::config::types::{LogFormat, LogOutput, Logging};
+use crate::limits;
+use crate::os::threads::panic_text;
+
+/// Why the log could not be set up.
+#[derive(Debug)]
+pub enum Error {
+    /// The log file cannot be opened.
+    Open { path: PathBuf, source: io::Error },
+    /// The log was set up before in this process.
+    Again,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { path, source } => write!(
+                f,
+                "cannot open the log file {} (logging.file.path): {source}; its folder must exist and be writable for \
+                 this user, or set logging.output: stdout",
+                path.display()
+            ),
+            Self::Again => f.write_str("the log is set up already"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Open { source, .. } => Some(source),
+            Self::Again => None,
+        }
+    }
+}
+
+/// The log of the process, for as long as the process lives.
+pub struct Guard(Sink);
+
+impl Guard {
+    /// Opens the log file anew (SIGHUP, after another program moved it). Does nothing for stdout.
+    pub fn reopen(&self) {
+        self.0.reopen();
+    }
+}
+
+/// Sets up the log as `config` says, at `level` where that is given (`--log-level`), and the panic hook. Once a process.
+pub fn init(config: &Logging, level: Option<LevelFilter>) -> Result<Guard, Error> {
+    let place = match &config.output {
+        LogOutput::Stdout => Place::Stdout,
+        LogOutput::File { path, max_size, max_backups, max_age } => {
+            let keep =
+                Keep { max_size: *max_size, max_backups: (*max_backups).min(limits::LOG_BACKUPS), max_age: *max_age };
+            let opened = Rotating::open(path, keep, Box::new(io::stderr()));
+            Place::File(opened.map_err(|source| Error::Open { path: path.clone(), source })?)
+        }
+    };
+    let sink = Sink::new(place);
+    log::set_boxed_logger(Box::new(Front::new(config.format, sink.clone()))).map_err(|_| Error::Again)?;
+    set_level(level.unwrap_or(config.level));
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let text = panic_text(panic.payload());
+        log::error!("panic in thread {} at {place}: {text}", thread.name().unwrap_or("unnamed"));
+    }));
+    Ok(Guard(sink))
+}
+
+/// Changes the level from now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// What every record passes before a logger of simplelog's kind writes it.
+struct Front {
+    format: LogFormat,
+    inner: Box<dyn SharedLogger>,
+}
+
+impl Front {
+    fn new(format: LogFormat, sink: Sink) -> Self {
+        let inner: Box<dyn SharedLogger> = match format {
+            LogFormat::Json => Box::new(json::JsonLogger(sink)),
+            LogFormat::Text => {
+                // The time is put in by `Lines`: simplelog's own format for it needs the `time` crate by name.
+                let mut config = ConfigBuilder::new();
+                config
+                    .set_time_level(LevelFilter::Off)
+                    .set_thread_level(LevelFilter::Error)
+                    .set_thread_mode(ThreadLogMode::Names)
+                    .set_target_level(LevelFilter::Error)
+                    .set_location_level(LevelFilter::Off);
+                WriteLogger::new(LevelFilter::Trace, config.build(), Lines::new(sink))
+            }
+        };
+        Self { format, inner }
+    }
+}
+
+impl Log for Front {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        // The level of the process is checked by the macros, before this is asked.
+        metadata.level() <= Level::Warn || message::is_own(metadata.target())
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        // Formatted before any lock is taken: a value whose formatting logs, or panics, does no harm.
+        let mut text = message::bounded(*record.args());
+        if self.format == LogFormat::Text {
+            text = message::one_line(&text);
+            if let Some(context) = current() {
+                text = format!("{text} job={} execution={}", context.job(), context.execution());
+            }
+        }
+        let target = message::trimmed(record.target());
+        let mut builder = Record::builder();
+        builder.level(record.level()).target(target).file(record.file()).line(record.line());
+        self.inner.log(&builder.args(format_args!("{text}")).build());
+    }
+
+    fn flush(&self) {
+        self.inner.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
              files in /workspace and /tmp count as memory; raise the job's memory limit or use less",
             bytes(evidence.memory_limit),
             evidence.oom_killed,
-            evidence.oom_kills.map(|n| format!(", {n} processes killed")).unwrap_or_default(),
+            evidence.oom_kills.filter(|&n| n > 0).map(|n| format!(", {n} processes killed")).unwrap_or_default(),
         );
         return verdict(Cause::Memory(evidence.memory_limit), 137, message);
     }
@@ -99,9 +99,7 @@ pub fn stopped(reason: &Reason, sent: Option<Signal>) -> Verdict {
             TIMED_OUT,
             format!("the script ran longer than its limit of {} ({limit}); {how}", seconds(*after)),
         ),
-        Reason::Cancelled(who) => {
-            (Cause::Cancelled(who), ended, format!("the job was cancelled by {who}; {how}"))
-        }
+        Reason::Cancelled(who) => (Cause::Cancelled(who), ended, format!("the job was cancelled by {who}; {how}")),
         Reason::Disk(limit) => (
             Cause::Disk(*limit),
             ended,
@@ -173,19 +171,36 @@ mod tests {
             (evidence(137), Status::Failed, "signal", 137, "the agent did not send it"),
             (
                 Evidence { reason: Some(timeout.clone()), sent: Some(Signal::Term), ..evidence(0) },
-                Status::Timeout, "timeout", -1, "limit of 2 s (the job's timeout); ended by SIGTERM",
+                Status::Timeout,
+                "timeout",
+                -1,
+                "limit of 2 s (the job's timeout); ended by SIGTERM",
             ),
             (
-                Evidence { reason: Some(Reason::Cancelled("a user")), sent: Some(Signal::Kill), oom_killed: true, ..evidence(137) },
-                Status::Cancelled, "cancelled", 137, "cancelled by a user; ended by SIGKILL",
+                Evidence {
+                    reason: Some(Reason::Cancelled("a user")),
+                    sent: Some(Signal::Kill),
+                    oom_killed: true,
+                    ..evidence(137)
+                },
+                Status::Cancelled,
+                "cancelled",
+                137,
+                "cancelled by a user; ended by SIGKILL",
             ),
             (
                 Evidence { reason: Some(Reason::Disk(1 << 20)), sent: Some(Signal::Term), ..evidence(143) },
-                Status::Failed, "disk", 143, "disk limit of 1 MiB",
+                Status::Failed,
+                "disk",
+                143,
+                "disk limit of 1 MiB",
             ),
             (
                 Evidence { complaint: Some("no python".into()), image: "x:1".into(), ..evidence(125) },
-                Status::Failed, "infrastructure", 125, "image x:1: no python",
+                Status::Failed,
+                "infrastructure",
+                125,
+                "image x:1: no python",
             ),
             (evidence(125), Status::Failed, "script", 125, "exit code 125"),
             (Evidence { pids_refused: Some(4), ..evidence(1) }, Status::Failed, "script", 1, "100 processes 4 times"),

@@ -353,7 +353,8 @@ mod tests {
     #[test]
     fn a_missing_interpreter_is_told_with_the_mark() {
         let program = Program::new(&script(Language::Bash, "x"), &[], "/nowhere-at-all", NONCE).expect("program");
-        let mut child = Command::new("/bin/sh").arg("-s").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sh");
+        let mut child =
+            Command::new("/bin/sh").arg("-s").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sh");
         child.stdin.take().expect("stdin").write_all(program.bytes()).expect("write");
         let output = child.wait_with_output().expect("output");
         assert_eq!(output.status.code(), Some(125));

@@ -91,7 +91,10 @@ mod tests {
         let wish = Resources { cpu: Some(64.0), memory: Some(1 << 40), disk: Some(5), pids: Some(0) };
         let (set, notes) = effective(&wish, &DEFAULTS, &LIMITS);
         assert_eq!((set.cpu, set.memory, set.disk, set.pids), (2.0, 2 << 30, 5, 100));
-        assert_eq!(notes, ["memory: the job asks for 1024 GiB, the limit is 2 GiB", "cpu: the job asks for 64 cores, the limit is 2"]);
+        assert_eq!(
+            notes,
+            ["memory: the job asks for 1024 GiB, the limit is 2 GiB", "cpu: the job asks for 64 cores, the limit is 2"]
+        );
     }
 
     #[test]

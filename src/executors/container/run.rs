@@ -256,7 +256,9 @@ impl Ready {
             (Ok(exit_code), Ok(found)) => judge(&self.all_evidence(exit_code, found, reading, followed)),
             (Ok(exit_code), Err(error)) => Verdict::infrastructure(
                 Phase::Cleanup,
-                format!("the script ended with exit code {exit_code}, but its container could not be examined: {error}"),
+                format!(
+                    "the script ended with exit code {exit_code}, but its container could not be examined: {error}"
+                ),
             ),
             (Err(error), _) => self.lost(&error),
         };

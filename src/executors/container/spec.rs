@@ -200,7 +200,11 @@ mod tests {
         assert_eq!(host["BlkioDeviceReadBps"], json!([{ "Path": "/dev/vda", "Rate": 1000 }]));
         assert_eq!(host["BlkioDeviceWriteIOps"], json!([{ "Path": "/dev/vda", "Rate": 7 }]));
         assert_eq!(host["BlkioDeviceWriteBps"], Value::Null);
-        assert!(host["Tmpfs"]["/workspace"].as_str().is_some_and(|o| o.contains("size=805306368,") && o.contains("uid=1000,gid=1001")));
+        assert!(
+            host["Tmpfs"]["/workspace"]
+                .as_str()
+                .is_some_and(|o| o.contains("size=805306368,") && o.contains("uid=1000,gid=1001"))
+        );
         assert_eq!(host["Binds"], Value::Null);
         assert_eq!(body["Labels"]["cronium.execution.id"], "exec-job_1-5");
     }

@@ -122,8 +122,7 @@ impl Sampler {
             pause: limits::SAMPLE_FIRST,
             ended: false,
         };
-        let meter =
-            Arc::new(Meter { container: container.to_owned(), control, layer_limit, state: Mutex::new(state) });
+        let meter = Arc::new(Meter { container: container.to_owned(), control, layer_limit, state: Mutex::new(state) });
         self.meters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&meter));
         meter
     }

@@ -1,0 +1,255 @@
+//! The composition root: builds the parts, starts their threads, waits for signals, and ends everything in order.
+//!
+//! Order of the end: the poller first (no more claims), then the jobs (drained, then cancelled), then the workers, the
+//! heartbeat, the monitor, the live log, the reaper and the sampler, the health server last, so that an operator can
+//! see the drain until it is over.
+
+pub mod identity;
+pub mod monitor;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use crate::api;
+use crate::cli::exit;
+use crate::config::types::Config;
+use crate::docker;
+use crate::executors::Reaper;
+use crate::executors::container::ContainerExecutor;
+use crate::executors::container::usage::Sampler;
+use crate::health::{self, Board, Component, Reason};
+use crate::jobs::heartbeat::Heartbeat;
+use crate::jobs::poller::{Poller, Slots};
+use crate::jobs::running::Running;
+use crate::jobs::worker::{Worker, Workshop};
+use crate::limits;
+use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
+use crate::metrics;
+use crate::os::signals::{Signal, Signals};
+use crate::os::stop::Stop;
+use crate::os::threads::{self, Thread};
+
+use monitor::Monitor;
+
+/// A part that could not be built or started, in words for the operator.
+type Failure = String;
+
+/// Everything that runs.
+struct Agent {
+    board: Arc<Board>,
+    health: Option<health::Server>,
+    running: Running,
+    /// Ends the poller.
+    no_more_claims: Stop,
+    /// Ends everything else that waits.
+    all: Stop,
+    streamer: LogStreamer,
+    reaper: Reaper,
+    sampler: Sampler,
+    poller: Thread,
+    workers: Vec<Thread>,
+    /// In the order in which they are joined.
+    others: Vec<Thread>,
+}
+
+/// Runs until a signal ends it; gives the program's exit code.
+pub fn run(config: Config, signals: &Signals) -> u8 {
+    let drain = config.jobs.drain_timeout;
+    match Agent::start(config) {
+        Ok(agent) => agent.serve(signals, drain),
+        Err(failure) => {
+            log::error!("{failure}");
+            exit::FAILED
+        }
+    }
+}
+
+impl Agent {
+    fn start(config: Config) -> Result<Self, Failure> {
+        let version = crate::cli::version::VERSION;
+        metrics::build_info(version, crate::cli::version::COMMIT);
+        identity::prepare_state(&config.state.dir)?;
+        let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
+        log::info!("cronium-agent {version}, agent {id}, backend {}", config.api.endpoint);
+
+        let board = Arc::new(Board::new());
+        let health = health::start(&config.monitoring, Arc::clone(&board)).map_err(|error| error.to_string())?;
+        let all = Stop::new();
+        let client =
+            api::Client::new(&config.api, &config.tls, &id, version, all.clone()).map_err(|error| error.to_string())?;
+        let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
+
+        let docker = docker::Client::new(&config.container.docker);
+        let (reaper, reaper_thread) = Reaper::start().map_err(thread)?;
+        let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(thread)?;
+        let containers = ContainerExecutor::new(docker.clone(), &config, &id, sampler.clone());
+
+        let workers = config.jobs.max_concurrent;
+        let (running, slots) = (Running::new(), Slots::new(workers));
+        metrics::workers(workers);
+        let (streamer, streamer_thread) = live_log(&config, &id, &running, &slots)?;
+
+        let mut monitor =
+            Monitor::new(&config, docker, containers.clone(), client.separate(), streamer.clone(), Arc::clone(&board));
+        // Before the first poll, so that nothing is claimed which cannot run.
+        monitor.look_at_engine();
+        let watching = all.clone();
+        let monitor_thread = threads::spawn("monitor", move || monitor.run(&watching)).map_err(thread)?;
+
+        let heartbeat = Heartbeat {
+            client: client.clone(),
+            running: running.clone(),
+            max_jobs: workers,
+            interval: config.jobs.lease_renewal,
+            on_result: told_to(&board),
+            stop: all.clone(),
+        };
+        let heartbeat_thread = heartbeat.spawn().map_err(thread)?;
+
+        let (hand, taken) = bounded(0);
+        let no_more_claims = Stop::new();
+        let admission = Arc::clone(&board);
+        let poller = Poller::new(
+            &config.jobs,
+            client.clone(),
+            slots,
+            running.clone(),
+            hand,
+            Box::new(move || admission.why_not_ready().map_or(Ok(()), Err)),
+            no_more_claims.clone(),
+        );
+        let shop = Arc::new(Workshop {
+            config,
+            client,
+            containers: Box::new(containers),
+            reaper: reaper.clone(),
+            streamer: streamer.clone(),
+            running: running.clone(),
+            stop: all.clone(),
+        });
+        let workers = (1..=workers)
+            .map(|number| {
+                let (worker, taken) = (Worker::new(Arc::clone(&shop)), taken.clone());
+                threads::spawn(&format!("worker-{number}"), move || worker.run(&taken))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(thread)?;
+        let poller = poller.spawn().map_err(thread)?;
+        board.clear(Reason::Starting);
+        let mut others = vec![heartbeat_thread, monitor_thread];
+        others.extend(streamer_thread);
+        others.extend([reaper_thread, sampler_thread]);
+        Ok(Self { board, health, running, no_more_claims, all, streamer, reaper, sampler, poller, workers, others })
+    }
+
+    /// Waits for a signal, or for a part that ended by itself, which none does.
+    fn serve(self, signals: &Signals, drain: Duration) -> u8 {
+        loop {
+            match signals.wait(limits::SIGNAL_TICK) {
+                Some(Signal::Terminate) => return self.end(signals, drain, exit::OK),
+                Some(Signal::Reload) => {
+                    log::warn!("SIGHUP: this version reads its configuration only at the start; restart it instead");
+                }
+                None => {}
+            }
+            let ended = {
+                let mut threads = self.workers.iter().chain(&self.others).chain([&self.poller]);
+                threads.find(|thread| thread.is_finished()).map(|thread| thread.name().to_owned())
+            };
+            if let Some(name) = ended {
+                log::error!("thread {name} ended by itself; the agent ends too, to be started afresh");
+                return self.end(signals, drain, exit::FAILED);
+            }
+        }
+    }
+
+    /// Drains, then cancels, then ends every thread in order.
+    fn end(self, signals: &Signals, drain: Duration, mut code: u8) -> u8 {
+        self.board.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
+        self.no_more_claims.set();
+        log::info!("stopping: {} jobs run; waiting for them at most {drain:?} (jobs.drainTimeout)", self.running.len());
+        if !self.wait_for_jobs(signals, drain) {
+            log::warn!("cancelling {} jobs that still run", self.running.len());
+            self.running.cancel_all("the agent's shutdown");
+            if !self.wait_for_jobs(signals, limits::CANCEL_WAIT) {
+                log::error!("ending with {} jobs unreported", self.running.len());
+            }
+            code = exit::NOT_DRAINED;
+        }
+        // The poller owns the workers' channel: when it ends, they do.
+        self.poller.join_within(limits::THREAD_JOIN_WAIT);
+        self.all.set();
+        for worker in self.workers {
+            worker.join_within(limits::THREAD_JOIN_WAIT);
+        }
+        self.streamer.stop();
+        self.reaper.stop();
+        self.sampler.stop();
+        for thread in self.others {
+            thread.join_within(limits::THREAD_JOIN_WAIT);
+        }
+        if let Some(health) = self.health {
+            health.stop(limits::THREAD_JOIN_WAIT);
+        }
+        log::info!("stopped");
+        code
+    }
+
+    /// Whether all jobs ended within `wait` and without a further signal.
+    fn wait_for_jobs(&self, signals: &Signals, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            if self.running.wait_until_empty(limits::DRAIN_TICK) {
+                return true;
+            }
+            if signals.wait(Duration::ZERO) == Some(Signal::Terminate) {
+                log::warn!("a further signal: not waiting any longer");
+                return false;
+            }
+        }
+        self.running.is_empty()
+    }
+}
+
+/// The live log, or none where it is switched off.
+fn live_log(
+    config: &Config,
+    id: &str,
+    running: &Running,
+    slots: &Slots,
+) -> Result<(LogStreamer, Option<Thread>), Failure> {
+    if !config.logging.websocket.enabled {
+        return Ok((LogStreamer::disabled(), None));
+    }
+    let settings = LiveSettings {
+        url: config.api.ws_endpoint.clone(),
+        token: config.api.token.clone(),
+        orchestrator_id: id.to_owned(),
+        version: crate::cli::version::VERSION.to_owned(),
+        live: config.logging.websocket,
+        tls: config.tls.clone(),
+    };
+    let (running, slots) = (running.clone(), slots.clone());
+    let on_event = move |event| match event {
+        ServerEvent::Cancel(job) => {
+            if !running.cancel(&job, "backend (websocket)") {
+                log::info!("the backend cancels job {job}, which does not run here");
+            }
+        }
+        ServerEvent::JobsQueued => slots.kick(),
+    };
+    LogStreamer::start(settings, Box::new(on_event))
+        .map(|(streamer, thread)| (streamer, Some(thread)))
+        .map_err(|error| format!("the live log cannot start: {error}"))
+}
+
+/// The heartbeat's outcome goes to the board.
+fn told_to(board: &Arc<Board>) -> Box<dyn Fn(Result<Duration, &api::Error>) + Send> {
+    let board = Arc::clone(board);
+    Box::new(move |result| match result {
+        Ok(latency) => monitor::backend_answered(&board, latency),
+        Err(error) => board.set("api", Component::unhealthy(error.to_string())),
+    })
+}

@@ -1,0 +1,163 @@
+//! The thread that looks around: is the engine there, is there disk, does the backend answer. What it sees goes to the
+//! health board, and decides whether the agent may claim jobs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::api;
+use crate::config::types::Config;
+use crate::docker;
+use crate::executors::container::ContainerExecutor;
+use crate::executors::container::resources::bytes;
+use crate::health::{Board, Component, DetailValue, Reason, Status};
+use crate::limits;
+use crate::logs::LogStreamer;
+use crate::metrics::{self, Place};
+use crate::os::disk;
+use crate::os::stop::Stop;
+
+/// What is looked at.
+pub struct Monitor {
+    docker: docker::Client,
+    containers: ContainerExecutor,
+    client: api::Client,
+    streamer: LogStreamer,
+    board: Arc<Board>,
+    state_dir: PathBuf,
+    min_free: u64,
+    /// The engine's data folder, once it is known.
+    docker_root: Option<PathBuf>,
+    engine_was_up: Option<bool>,
+}
+
+impl Monitor {
+    /// A monitor that writes to `board`.
+    pub fn new(
+        config: &Config,
+        docker: docker::Client,
+        containers: ContainerExecutor,
+        client: api::Client,
+        streamer: LogStreamer,
+        board: Arc<Board>,
+    ) -> Self {
+        let (state_dir, min_free) = (config.state.dir.clone(), config.state.min_free_disk);
+        Self {
+            docker,
+            containers,
+            client,
+            streamer,
+            board,
+            state_dir,
+            min_free,
+            docker_root: None,
+            engine_was_up: None,
+        }
+    }
+
+    /// Looks now and then until told to stop.
+    pub fn run(&mut self, stop: &Stop) {
+        let mut next_backend = Instant::now();
+        loop {
+            self.look_at_engine();
+            self.look_at_disk();
+            self.look_at_live_log();
+            if Instant::now() >= next_backend {
+                self.look_at_backend();
+                next_backend = Instant::now() + limits::BACKEND_LOOK;
+            }
+            if stop.wait(limits::ENGINE_LOOK) {
+                return;
+            }
+        }
+    }
+
+    /// One look at the engine; also before the first poll, so that nothing is claimed which cannot run.
+    pub fn look_at_engine(&mut self) {
+        let first = self.engine_was_up != Some(true);
+        let seen = self.docker.ping().and_then(|()| self.docker.info()).and_then(|info| {
+            if first {
+                self.containers.warm_up()?;
+            }
+            Ok(info)
+        });
+        match seen {
+            Ok(info) => {
+                if first {
+                    log::info!("the container engine answers: version {} at {}", info.version, self.docker.endpoint());
+                }
+                if self.docker.is_local() && !info.root.is_empty() {
+                    self.docker_root = Some(PathBuf::from(&info.root));
+                }
+                let component = Component::healthy()
+                    .with("version", DetailValue::Text(info.version))
+                    .with("containers", DetailValue::Number(info.running));
+                self.board.set("docker", component);
+                self.board.clear(Reason::Engine);
+                self.engine_was_up = Some(true);
+            }
+            Err(error) => {
+                if self.engine_was_up != Some(false) {
+                    log::error!("{error}; claiming nothing until it answers");
+                }
+                self.board.set("docker", Component::unhealthy(error.to_string()));
+                self.board.not_ready(Reason::Engine, error.to_string());
+                self.engine_was_up = Some(false);
+            }
+        }
+    }
+
+    fn look_at_disk(&self) {
+        let mut component = Component::healthy();
+        let mut short = None;
+        let places =
+            [("state", Place::State, Some(&self.state_dir)), ("docker", Place::Docker, self.docker_root.as_ref())];
+        for (name, place, path) in places {
+            let Some((path, free)) = path.and_then(|path| disk::free(path).ok().map(|free| (path, free.bytes))) else {
+                continue;
+            };
+            metrics::disk_free(place, free);
+            component = component.with(name, DetailValue::Text(format!("{} free", bytes(free))));
+            if free < self.min_free {
+                let (free, least) = (bytes(free), bytes(self.min_free));
+                short = Some(format!("{} has {free} free, state.minFreeDisk is {least}", path.display()));
+            }
+        }
+        match short {
+            Some(why) => {
+                component.status = Status::Degraded;
+                component.error = Some(why.clone());
+                self.board.not_ready(Reason::Disk, why);
+            }
+            None => self.board.clear(Reason::Disk),
+        }
+        self.board.set("disk", component);
+    }
+
+    fn look_at_backend(&self) {
+        match self.client.health() {
+            Ok(latency) => backend_answered(&self.board, latency),
+            Err(error) => self.board.set("api", Component::unhealthy(error.to_string())),
+        }
+    }
+
+    fn look_at_live_log(&self) {
+        let state = self.streamer.connection();
+        let component = if !state.enabled || state.connected_since.is_some() {
+            Component::healthy()
+        } else {
+            Component::degraded(state.last_error.unwrap_or_else(|| "not connected yet".to_owned()))
+        };
+        let component = match state.dialect.filter(|_| state.enabled) {
+            Some(dialect) => component.with("dialect", DetailValue::Text(dialect.as_str().to_owned())),
+            None => component,
+        };
+        self.board.set("websocket", component.with("enabled", DetailValue::Text(state.enabled.to_string())));
+    }
+}
+
+/// Writes a good answer of the backend to the board; the heartbeat's count as well.
+pub fn backend_answered(board: &Board, latency: Duration) {
+    let latency = format!("{}ms", latency.as_millis());
+    board.set("api", Component::healthy().with("latency", DetailValue::Text(latency)));
+}

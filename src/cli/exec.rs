@@ -1,0 +1,287 @@
+//! `exec`: one script, the same container executor, no backend. The way to try a script, or the agent, by hand.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cli::{UsageError, exit};
+use crate::config::types::{Config, Network, NetworkMode};
+use crate::config::value;
+use crate::docker;
+use crate::executors::container::ContainerExecutor;
+use crate::executors::container::usage::Sampler;
+use crate::executors::{Executor as _, Reaper, Task};
+use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
+use crate::limits;
+use crate::os::signals::Signals;
+use crate::policy::stop::{Pace, Reason};
+use crate::secret::Secret;
+use crate::verdict::{Cause, Outcome, Verdict};
+
+/// What `exec` was asked to run.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Request {
+    pub language: Option<Language>,
+    pub environment: Vec<(String, Secret)>,
+    pub timeout: Option<Duration>,
+    pub memory: Option<u64>,
+    pub cpu: Option<f64>,
+    pub network: Option<String>,
+    /// A path, or `-` for standard input.
+    pub file: String,
+}
+
+impl Request {
+    /// The flags of `exec` that take a value.
+    pub(in crate::cli) const FLAGS: [&str; 6] = ["lang", "env", "timeout", "memory", "cpu", "network"];
+
+    /// Takes the value of one of [`Request::FLAGS`].
+    pub(in crate::cli) fn take(&mut self, flag: &str, value: String) -> Result<(), UsageError> {
+        match flag {
+            "lang" => {
+                let language = Language::parse(&value);
+                self.language =
+                    Some(language.ok_or_else(|| {
+                        UsageError(format!("--lang {value:?} is not known; bash, python and node are"))
+                    })?);
+            }
+            "env" => {
+                let pair = value
+                    .split_once('=')
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .or_else(|| std::env::var(&value).ok().map(|found| (value.clone(), found)))
+                    .filter(|(name, _)| !name.is_empty());
+                let (name, value) = pair.ok_or_else(|| {
+                    UsageError("-e takes NAME=VALUE, or the NAME of a variable that is set here".to_owned())
+                })?;
+                self.environment.push((name, Secret::new(value)));
+            }
+            "timeout" => {
+                self.timeout =
+                    Some(read("--timeout", &value, value::parse_duration, "a time such as 500ms, 30s or 5m")?);
+            }
+            "memory" => {
+                self.memory = Some(read("--memory", &value, value::parse_size, "a size such as 256MB or 1GiB")?);
+            }
+            "cpu" => {
+                let cores = |text: &str| text.parse::<f64>().ok().filter(|n| *n > 0.0 && n.is_finite());
+                self.cpu = Some(read("--cpu", &value, cores, "a number of cores such as 0.5")?);
+            }
+            _ => self.network = Some(value),
+        }
+        Ok(())
+    }
+
+    /// Checks that there is something to run.
+    pub(in crate::cli) fn complete(self) -> Result<Self, UsageError> {
+        if self.file.is_empty() {
+            return Err(UsageError("exec needs a FILE, or - for a script on standard input".to_owned()));
+        }
+        Ok(self)
+    }
+}
+
+fn read<T>(flag: &str, text: &str, parse: fn(&str) -> Option<T>, allowed: &str) -> Result<T, UsageError> {
+    parse(text).ok_or_else(|| UsageError(format!("{flag} {text:?} is not {allowed}")))
+}
+
+/// Lines to stdout and stderr as they come, byte for byte; the agent's own words to stderr.
+struct Terminal;
+
+impl Output for Terminal {
+    #[allow(clippy::print_stderr)]
+    fn bytes(&mut self, stream: Stream, data: &[u8]) {
+        // A reader that has gone away does not end the script: its verdict is still wanted.
+        let _ = match stream {
+            Stream::Stdout => std::io::stdout().lock().write_all(data),
+            Stream::Stderr | Stream::System => std::io::stderr().lock().write_all(data),
+        };
+    }
+
+    #[allow(clippy::print_stderr)]
+    fn system(&mut self, text: &str) {
+        eprintln!("cronium-agent: {text}");
+    }
+
+    fn settle(&mut self) {
+        let _ = std::io::stdout().lock().flush();
+    }
+}
+
+/// Runs the script; gives the program's exit code.
+#[allow(clippy::print_stderr)]
+pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
+    let (content, language) = match load(&request) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("cronium-agent: {error}");
+            return exit::USAGE;
+        }
+    };
+    if let Some(name) = &request.network {
+        config.container.network = network(name, &config.container.network);
+    }
+    let docker = docker::Client::new(&config.container.docker);
+    if let Err(error) = docker.ping() {
+        eprintln!("cronium-agent: {error}");
+        return exit::ENGINE;
+    }
+    // What was asked for by hand is meant: it may exceed the limits that are set for the backend's jobs.
+    let limits = &mut config.container.limits;
+    limits.memory = limits.memory.max(request.memory.unwrap_or(0));
+    limits.cpu = limits.cpu.max(request.cpu.unwrap_or(0.0));
+    config.jobs.max_timeout = config.jobs.max_timeout.max(request.timeout.unwrap_or_default());
+    match in_container(&config, request, content, language, docker, signals) {
+        Ok(outcome) => {
+            eprintln!("cronium-agent: {}", outcome.verdict);
+            exit_code(&outcome.verdict)
+        }
+        Err(error) => {
+            eprintln!("cronium-agent: cannot start a thread: {error}");
+            exit::EXEC_FAILED
+        }
+    }
+}
+
+fn in_container(
+    config: &Config,
+    request: Request,
+    content: String,
+    language: Language,
+    docker: docker::Client,
+    signals: &Signals,
+) -> std::io::Result<Outcome> {
+    let (reaper, reaper_thread) = Reaper::start()?;
+    let (sampler, sampler_thread) = Sampler::start(docker.clone())?;
+    let executor = ContainerExecutor::new(docker, config, "exec", sampler.clone());
+    let pace = Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
+    let control = reaper.control(pace);
+    let on_signal = std::sync::Arc::clone(&control);
+    let _watch = signals.on_termination(move || on_signal.request(Reason::Cancelled("a signal to this command")))?;
+    let task = task(request, content, language);
+    let outcome = match executor.prepare(&task, &control, &mut Terminal) {
+        Ok(ready) => ready.run(&task, &mut Terminal),
+        Err(outcome) => *outcome,
+    };
+    reaper.stop();
+    sampler.stop();
+    reaper_thread.join_within(limits::THREAD_JOIN_WAIT);
+    sampler_thread.join_within(limits::THREAD_JOIN_WAIT);
+    Ok(outcome)
+}
+
+fn task(request: Request, content: String, language: Language) -> Task {
+    let id = |text: String| Id::parse(&text).unwrap_or_else(|_| unreachable!("made of hex"));
+    let word = crate::os::random::hex(6);
+    let job = Job {
+        id: id(format!("exec-{word}")),
+        kind: Kind::Container,
+        priority: 0,
+        attempts: 0,
+        script: Script { language, content, working_directory: String::new() },
+        environment: request.environment,
+        timeout: request.timeout,
+        resources: Resources { cpu: request.cpu, memory: request.memory, disk: None, pids: None },
+        event_id: None,
+        original_type: None,
+    };
+    Task { job, execution: id(format!("exec-{word}-1")) }
+}
+
+fn network(name: &str, configured: &Network) -> Network {
+    let mode = match name {
+        "isolated" => NetworkMode::Isolated,
+        "none" => NetworkMode::None,
+        "bridge" => NetworkMode::Bridge,
+        name => NetworkMode::Named(name.to_owned()),
+    };
+    Network { mode, ..configured.clone() }
+}
+
+/// The script's text, and its language: as given, by the file's ending, or by its first line.
+fn load(request: &Request) -> Result<(String, Language), String> {
+    let shown = if request.file == "-" { "standard input" } else { &request.file };
+    let mut bytes = Vec::new();
+    let cap = limits::SCRIPT_MAX as u64 + 1;
+    let result = if request.file == "-" {
+        std::io::stdin().lock().take(cap).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(&request.file).and_then(|file| file.take(cap).read_to_end(&mut bytes))
+    };
+    result.map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let content = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text"))?;
+    let language = request
+        .language
+        .or_else(|| by_ending(&request.file))
+        .or_else(|| by_first_line(&content))
+        .ok_or_else(|| format!("cannot tell the language of {shown}: give --lang bash, python or node"))?;
+    Ok((content, language))
+}
+
+fn by_ending(file: &str) -> Option<Language> {
+    match Path::new(file).extension()?.to_str()? {
+        "sh" | "bash" => Some(Language::Bash),
+        "py" => Some(Language::Python),
+        "js" | "cjs" | "mjs" => Some(Language::Node),
+        _ => None,
+    }
+}
+
+fn by_first_line(content: &str) -> Option<Language> {
+    let line = content.lines().next()?.strip_prefix("#!")?;
+    let program = line.split_whitespace().find(|word| !word.ends_with("/env") && !word.starts_with('-'))?;
+    let name = program.rsplit('/').next()?;
+    match name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.') {
+        "bash" | "sh" | "dash" | "ash" => Some(Language::Bash),
+        "python" => Some(Language::Python),
+        "node" | "nodejs" => Some(Language::Node),
+        _ => None,
+    }
+}
+
+/// The script's own exit code, or the one that stands for how it ended.
+fn exit_code(verdict: &Verdict) -> u8 {
+    match verdict.cause {
+        Cause::Timeout { .. } => exit::EXEC_TIMEOUT,
+        Cause::Memory(_) => 137,
+        Cause::Infrastructure | Cause::Refused => exit::EXEC_FAILED,
+        _ => u8::try_from(verdict.exit_code & 0xff).unwrap_or(exit::FAILED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Phase;
+
+    #[test]
+    fn languages_by_ending_and_first_line() {
+        assert_eq!(by_ending("a/b.py"), Some(Language::Python));
+        assert_eq!(by_ending("a.b/c"), None);
+        for (line, want) in [
+            ("#!/bin/sh", Some(Language::Bash)),
+            ("#!/usr/bin/env python3.11", Some(Language::Python)),
+            ("#!/usr/bin/env -S node --x", Some(Language::Node)),
+            ("#!/usr/bin/perl", None),
+            ("echo", None),
+            ("", None),
+        ] {
+            assert_eq!(by_first_line(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_of_verdicts() {
+        let code = |cause, exit_code| exit_code_of(cause, exit_code);
+        assert_eq!(code(Cause::Success, 0), 0);
+        assert_eq!(code(Cause::Exit, 3), 3);
+        assert_eq!(code(Cause::Signal(9), 137), 137);
+        assert_eq!(code(Cause::Memory(1), 137), 137);
+        assert_eq!(code(Cause::Timeout { limit: "x", after: Duration::ZERO }, -1), 124);
+        assert_eq!(code(Cause::Infrastructure, 125), 125);
+    }
+
+    fn exit_code_of(cause: Cause, exit_code: i32) -> u8 {
+        super::exit_code(&Verdict { phase: Phase::Execution, cause, exit_code, message: String::new() })
+    }
+}

@@ -1,0 +1,83 @@
+//! The texts of `--help`.
+
+/// The help of a command; of the program for an empty name.
+pub fn text(command: &str) -> &'static str {
+    match command {
+        "run" => RUN,
+        "validate" => VALIDATE,
+        "version" => {
+            "Usage: cronium-agent version\n\nPrints version, commit, build time, target, and the versions of the TLS and SSH libraries.\n"
+        }
+        "exec" => EXEC,
+        _ => PROGRAM,
+    }
+}
+
+const PROGRAM: &str = "\
+cronium-agent claims jobs from the Cronium backend, runs each script in a hardened container,
+streams every line live and reports exactly one result.
+
+Usage: cronium-agent [COMMAND] [FLAGS]
+
+Commands:
+  run        claim and run jobs until told to stop (the default)
+  validate   check the configuration and print what is in effect
+  exec       run one script in a container, without a backend
+  version    print what this program was built from
+
+Flags:
+  -c, --config FILE      configuration; without it the first of ./cronium-orchestrator.yaml,
+                         /etc/cronium/cronium-orchestrator.yaml, ~/.cronium/cronium-orchestrator.yaml
+      --log-level LEVEL  error, warn, info, debug or trace
+      --set KEY=VALUE    one configuration key, such as jobs.maxConcurrent=2 (may be repeated)
+  -h, --help             this text; `cronium-agent COMMAND --help` for a command
+  -V, --version          same as the command version
+
+Every key is also an environment variable: jobs.maxConcurrent is CRONIUM_JOBS_MAX_CONCURRENT.
+
+Exit codes:
+    0  all went well
+    1  failed; the message says why
+    2  bad usage, or a configuration with problems
+    3  the container engine cannot be reached
+    4  stopped, but jobs were still running when the drain timed out
+  124, 125, 137  see `cronium-agent exec --help`
+";
+
+const RUN: &str = "\
+Usage: cronium-agent [run] [--config FILE] [--log-level LEVEL] [--set KEY=VALUE]
+
+Claims jobs and runs them until SIGTERM or SIGINT. The first signal drains: no more claims, running jobs
+end by themselves within jobs.drainTimeout. The second cancels the running jobs, the third ends at once.
+
+Exit codes: 0 stopped cleanly, 1 failed, 2 bad configuration, 3 no container engine, 4 not drained.
+";
+
+const VALIDATE: &str = "\
+Usage: cronium-agent validate [--config FILE] [--set KEY=VALUE] [--explain]
+
+Prints every problem of the configuration at once, each with its key and line, what was found and what is
+allowed. Without problems: the configuration in effect as YAML, secrets as ***.
+
+  --explain   after each value, where it came from: flag, environment, file and line, or default
+
+Exit codes: 0 valid, 2 problems.
+";
+
+const EXEC: &str = "\
+Usage: cronium-agent exec [FLAGS] FILE
+       cronium-agent exec [FLAGS] -        (the script comes on standard input)
+
+Runs one script in a container, as a job of the backend would run. Its lines go to stdout and stderr as they
+come; the verdict is the last line on stderr. No backend and no configuration file is needed.
+
+  --lang LANG        bash, python or node; else by the file's ending or its #! line
+  -e, --env K=V      a variable of the script; -e K passes this shell's value (not shown in `ps`)
+  --timeout TIME     such as 30s or 5m (default: jobs.defaultTimeout)
+  --memory SIZE      such as 256MB (default: container.resources.defaults.memory)
+  --cpu CORES        such as 0.5 (default: container.resources.defaults.cpu)
+  --network MODE     isolated, none, bridge or a network's name (default: container.network.mode)
+
+Exit codes: the script's own; 124 it ran longer than --timeout, 137 it was killed at its memory limit,
+125 it could not be run; 2 bad usage, 3 the container engine cannot be reached.
+";

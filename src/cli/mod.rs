@@ -1,0 +1,176 @@
+//! The command line: what was typed becomes a [`Command`], or an error that names the nearest right word.
+
+pub mod exec;
+pub mod help;
+pub mod validate;
+pub mod version;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+use crate::policy::suggest;
+
+/// Exit codes of the program; `--help` lists them.
+pub mod exit {
+    /// All went well.
+    pub const OK: u8 = 0;
+    /// The command failed.
+    pub const FAILED: u8 = 1;
+    /// Bad usage or a configuration with problems.
+    pub const USAGE: u8 = 2;
+    /// The container engine could not be reached.
+    pub const ENGINE: u8 = 3;
+    /// The drain timed out: jobs were still running at the end.
+    pub const NOT_DRAINED: u8 = 4;
+    /// `exec`: the script ran longer than its limit, as `timeout(1)` says it.
+    pub const EXEC_TIMEOUT: u8 = 124;
+    /// `exec`: the infrastructure failed or the script could not be run.
+    pub const EXEC_FAILED: u8 = 125;
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Common {
+    /// `--config`, `-c`.
+    pub config: Option<PathBuf>,
+    /// `--log-level` and `--set`, as keys and values.
+    pub overrides: Vec<(String, String)>,
+}
+
+/// What was asked for.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    Run(Common),
+    Validate { common: Common, explain: bool },
+    Version,
+    Exec(Common, exec::Request),
+    Help(&'static str),
+}
+
+/// Why the command line makes no sense.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError(pub String);
+
+const COMMANDS: &[&str] = &["run", "validate", "version", "exec"];
+const FLAGS: &[&str] = &[
+    "--config",
+    "--log-level",
+    "--set",
+    "--help",
+    "--version",
+    "--explain",
+    "--lang",
+    "--env",
+    "--timeout",
+    "--memory",
+    "--cpu",
+    "--network",
+];
+
+/// Reads the arguments after the program's name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut common = Common::default();
+    let mut command: Option<String> = None;
+    let mut explain = false;
+    let mut request = exec::Request::default();
+    let name = |command: &Option<String>| -> &'static str {
+        COMMANDS.iter().find(|c| Some(**c) == command.as_deref()).copied().unwrap_or("")
+    };
+    while let Some(argument) = parser.next().map_err(usage)? {
+        let in_exec = command.as_deref() == Some("exec");
+        match argument {
+            Short('h') | Long("help") => return Ok(Command::Help(name(&command))),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Short('c') | Long("config") => common.config = Some(parser.value().map_err(usage)?.into()),
+            Long("log-level") => {
+                let level = parser.value().and_then(|v| v.string()).map_err(usage)?;
+                common.overrides.push(("logging.level".to_owned(), level));
+            }
+            Long("set") => {
+                let text = parser.value().and_then(|v| v.string()).map_err(usage)?;
+                let (key, value) =
+                    text.split_once('=').ok_or_else(|| UsageError(format!("--set takes KEY=VALUE, not {text:?}")))?;
+                common.overrides.push((key.to_owned(), value.to_owned()));
+            }
+            Long("explain") if command.as_deref() == Some("validate") => explain = true,
+            Short('e') if in_exec => {
+                let value = parser.value().and_then(|v| v.string()).map_err(usage)?;
+                request.take("env", value)?;
+            }
+            Long(flag) if in_exec && exec::Request::FLAGS.contains(&flag) => {
+                let flag = flag.to_owned();
+                let value = parser.value().and_then(|v| v.string()).map_err(usage)?;
+                request.take(&flag, value)?;
+            }
+            Value(file) if in_exec && request.file.is_empty() => request.file = file.to_string_lossy().into_owned(),
+            Value(word) if command.is_none() => {
+                let word = word.string().map_err(usage)?;
+                if !COMMANDS.contains(&word.as_str()) {
+                    return Err(UsageError(unknown("command", &word, COMMANDS)));
+                }
+                command = Some(word);
+            }
+            Value(word) => return Err(UsageError(format!("unexpected argument {:?}", word.to_string_lossy()))),
+            Long(flag) => return Err(UsageError(unknown("flag", &format!("--{flag}"), FLAGS))),
+            Short(flag) => return Err(UsageError(format!("unknown flag -{flag}"))),
+        }
+    }
+    match command.as_deref() {
+        None | Some("run") => Ok(Command::Run(common)),
+        Some("validate") => Ok(Command::Validate { common, explain }),
+        Some("exec") => request.complete().map(|request| Command::Exec(common, request)),
+        _ => Ok(Command::Version),
+    }
+}
+
+fn usage(error: lexopt::Error) -> UsageError {
+    UsageError(error.to_string())
+}
+
+fn unknown(what: &str, word: &str, known: &[&str]) -> String {
+    match suggest::nearest(word, known.iter().copied()) {
+        Some(near) => format!("unknown {what} {word:?}; did you mean {near:?}?"),
+        None => format!("unknown {what} {word:?}; see cronium-agent --help"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn commands_and_flags() {
+        assert_eq!(check(""), Ok(Command::Run(Common::default())));
+        let common = Common { config: Some("/x".into()), overrides: vec![("logging.level".into(), "debug".into())] };
+        assert_eq!(check("--config /x run --log-level debug"), Ok(Command::Run(common.clone())));
+        assert_eq!(check("run -c /x --log-level=debug"), Ok(Command::Run(common)));
+        assert_eq!(check("validate --explain"), Ok(Command::Validate { common: Common::default(), explain: true }));
+        assert_eq!(check("--version"), Ok(Command::Version));
+        assert_eq!(check("exec --help"), Ok(Command::Help("exec")));
+        assert_eq!(check("-h"), Ok(Command::Help("")));
+    }
+
+    #[test]
+    fn the_nearest_word_is_named() {
+        for (line, word) in [
+            ("validat", "validate"),
+            ("exce x.sh", "exec"),
+            ("run --confg x", "--config"),
+            ("exec --lagn bash x", "--lang"),
+            ("--log-levl debug", "--log-level"),
+        ] {
+            let error = check(line).expect_err("must fail");
+            assert!(error.contains(&format!("did you mean {word:?}?")), "{error}");
+        }
+        assert!(check("run x").expect_err("must fail").contains("unexpected argument"));
+        assert!(check("exec").expect_err("must fail").contains("FILE"));
+        assert!(check("run --explain").is_err());
+    }
+}

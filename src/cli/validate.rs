@@ -1,0 +1,113 @@
+//! `validate`: is this configuration right, and what does it amount to?
+
+use std::path::PathBuf;
+
+use crate::config::{Sources, load, show};
+
+/// Exit code of a bad configuration.
+const BAD_CONFIGURATION: u8 = 2;
+
+/// What was typed.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// Key and value of flags that stand for a key, such as `logging.level`.
+    pub overrides: Vec<(String, String)>,
+    /// `--explain`.
+    pub explain: bool,
+}
+
+/// What to print and how to end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The effective configuration as YAML, or nothing.
+    pub stdout: String,
+    /// Problems, warnings and the closing line.
+    pub stderr: String,
+    pub code: u8,
+}
+
+/// Loads the configuration as `run` would and reports on it.
+pub fn validate(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
+    let sources = Sources { path: options.config.clone(), overrides: options.overrides.clone(), ..Sources::new(env) };
+    report(&sources, options.explain)
+}
+
+fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
+    match load(sources) {
+        Err(problems) => {
+            let count = problems.0.len();
+            let noun = if count == 1 { "problem" } else { "problems" };
+            let stderr = format!("{problems}\nconfiguration is not valid: {count} {noun}\n");
+            Outcome { stdout: String::new(), stderr, code: BAD_CONFIGURATION }
+        }
+        Ok(loaded) => {
+            let mut stderr = String::new();
+            for warning in &loaded.warnings {
+                stderr.push_str(&format!("warning: {warning}\n"));
+            }
+            let count = loaded.warnings.len();
+            stderr.push_str(&match count {
+                0 => "configuration is valid\n".to_owned(),
+                1 => "configuration is valid, 1 warning\n".to_owned(),
+                _ => format!("configuration is valid, {count} warnings\n"),
+            });
+            Outcome { stdout: show::to_yaml(&loaded, explain), stderr, code: 0 }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, report};
+    use crate::config::Sources;
+
+    fn run(overrides: &[(&str, &str)], explain: bool) -> Outcome {
+        let env = |name: &str| (name == "CRONIUM_SERVICE_TOKEN").then(|| "hunter2".to_owned());
+        let overrides = overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        report(&Sources { search: Vec::new(), overrides, ..Sources::new(&env) }, explain)
+    }
+
+    #[test]
+    fn a_good_configuration_is_shown_without_its_secrets() {
+        let outcome = run(&[("api.endpoint", "http://localhost:5001"), ("logging.level", "debug")], true);
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (0, "configuration is valid\n"));
+        let lines = [
+            "api:\n  endpoint: http://localhost:5001/api/internal  # command line\n",
+            "  token: \"***\"  # environment CRONIUM_SERVICE_TOKEN\n",
+            "  wsEndpoint: ws://localhost:5001/api/internal/socket  # derived from api.endpoint\n",
+            "  level: debug  # command line\n",
+            "  maxConcurrent: 5  # default\n",
+        ];
+        for line in lines {
+            assert!(outcome.stdout.contains(line), "{line} is not in\n{}", outcome.stdout);
+        }
+        assert!(!outcome.stdout.contains("hunter2"));
+        assert!(!run(&[("api.endpoint", "http://localhost:5001")], false).stdout.contains("  # default"));
+    }
+
+    #[test]
+    fn warnings_are_counted() {
+        let outcome = run(&[("api.endpoint", "http://backend.example"), ("container.security.user", "0:0")], false);
+        assert_eq!(outcome.code, 0);
+        assert!(
+            outcome.stderr.contains("warning: command line: api.endpoint: ")
+                && outcome.stderr.ends_with(", 2 warnings\n")
+        );
+    }
+
+    #[test]
+    fn every_problem_is_told() {
+        let outcome = run(&[("jobs.maxConcurrent", "500"), ("jobs.pollInterva", "1s")], false);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""));
+        for part in [
+            "jobs.maxConcurrent: found \"500\"; allowed: a whole number from 1 to 100",
+            "did you mean jobs.pollInterval?",
+            "api.endpoint: required",
+            "3 problems\n",
+        ] {
+            assert!(outcome.stderr.contains(part), "{part} is not in\n{}", outcome.stderr);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! What the agent's threads know about their counterparts, for the health server to read.
+//!
+//! The threads write, the server only reads: no probe ever makes the agent ask Docker or the backend anything, so a
+//! storm of probes costs them nothing.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::wire::time::rfc3339;
+use crate::{limits, metrics};
+
+/// How well one component, or the whole agent, is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    Healthy,
+    Degraded,
+    Unhealthy,
+}
+
+impl Status {
+    /// The word in the JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// One fact about a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DetailValue {
+    Text(String),
+    Number(u64),
+}
+
+/// A component as its thread last saw it. Nothing in it may be a secret: it is served to whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    pub status: Status,
+    /// In the order in which they are shown, such as `version` and `containers`, or `latency` as `45ms`.
+    pub details: Vec<(String, DetailValue)>,
+    /// Why it is not healthy.
+    pub error: Option<String>,
+}
+
+impl Component {
+    /// Healthy, without details.
+    pub fn healthy() -> Self {
+        Self { status: Status::Healthy, details: Vec::new(), error: None }
+    }
+
+    /// Works in part; `why` says which does not.
+    pub fn degraded(why: impl Into<String>) -> Self {
+        Self { status: Status::Degraded, details: Vec::new(), error: Some(why.into()) }
+    }
+
+    /// Does not work; `why` says what was tried and what failed.
+    pub fn unhealthy(why: impl Into<String>) -> Self {
+        Self { status: Status::Unhealthy, details: Vec::new(), error: Some(why.into()) }
+    }
+
+    /// Adds one detail.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: DetailValue) -> Self {
+        self.details.push((name.to_owned(), value));
+        self
+    }
+}
+
+/// Why the agent claims nothing. Each is set and cleared by the thread that knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    Starting,
+    Draining,
+    Engine,
+    Disk,
+    Backend,
+}
+
+/// The components without which the agent is of no use: their illness is the agent's.
+const VITAL: [&str; 2] = ["docker", "api"];
+
+/// The board. Shared as `Arc<Board>`.
+#[derive(Debug)]
+pub struct Board(Mutex<Known>);
+
+#[derive(Debug)]
+struct Known {
+    /// In the order of first report, which is the order of the JSON.
+    components: Vec<(String, Component)>,
+    reasons: Vec<(Reason, String)>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Board {
+    /// Knows no component yet, and is not ready because the agent is still starting.
+    pub fn new() -> Self {
+        metrics::agent_ready(false);
+        let reasons = vec![(Reason::Starting, "the agent is still starting".to_owned())];
+        Self(Mutex::new(Known { components: Vec::new(), reasons }))
+    }
+
+    /// Replaces what is known of the component `name` (`docker`, `api`, `websocket`, `disk`, `ssh`).
+    pub fn set(&self, name: &str, mut component: Component) {
+        component.error = component.error.map(shortened);
+        let mut known = self.lock();
+        if let Some((_, old)) = known.components.iter_mut().find(|(n, _)| n == name) {
+            *old = component;
+        } else if known.components.len() < limits::HEALTH_COMPONENTS {
+            known.components.push((name.to_owned(), component));
+        } else {
+            log::warn!("health: component {name} left out, {} are known already", known.components.len());
+        }
+    }
+
+    /// From now on the agent claims nothing, because `text`. A reason that was set before gets the new text.
+    pub fn not_ready(&self, reason: Reason, text: impl Into<String>) {
+        let text = shortened(text.into());
+        let mut known = self.lock();
+        known.reasons.retain(|(r, _)| *r != reason);
+        known.reasons.push((reason, text));
+        known.reasons.sort_by_key(|(r, _)| *r);
+        metrics::agent_ready(false);
+    }
+
+    /// `reason` holds no longer.
+    pub fn clear(&self, reason: Reason) {
+        let mut known = self.lock();
+        known.reasons.retain(|(r, _)| *r != reason);
+        metrics::agent_ready(known.reasons.is_empty());
+    }
+
+    /// Why the agent claims nothing; `None` when it claims.
+    pub fn why_not_ready(&self) -> Option<String> {
+        let known = self.lock();
+        let texts: Vec<&str> = known.reasons.iter().map(|(_, text)| text.as_str()).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+
+    /// The state of the whole: unhealthy when a vital component (`docker`, `api`) is; degraded when anything else is
+    /// not healthy, or when a vital component has not reported yet.
+    pub fn overall(&self) -> Status {
+        overall(&self.lock().components)
+    }
+
+    /// The answer to `/health` at `now`: the status of the whole, and the JSON.
+    pub fn health(&self, now: SystemTime) -> (Status, String) {
+        let components = self.lock().components.clone();
+        let status = overall(&components);
+        let report = Report { status, now, components: &components };
+        (status, serde_json::to_string(&report).unwrap_or_else(|_| r#"{"status":"unhealthy"}"#.to_owned()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn overall(components: &[(String, Component)]) -> Status {
+    let vital = |name: &str| VITAL.contains(&name);
+    if components.iter().any(|(name, c)| vital(name) && c.status == Status::Unhealthy) {
+        return Status::Unhealthy;
+    }
+    let reported = VITAL.iter().all(|v| components.iter().any(|(name, _)| name == v));
+    let well = components.iter().all(|(_, c)| c.status == Status::Healthy);
+    if reported && well { Status::Healthy } else { Status::Degraded }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > limits::HEALTH_TEXT {
+        let end = (0..=limits::HEALTH_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+struct Report<'a> {
+    status: Status,
+    now: SystemTime,
+    components: &'a [(String, Component)],
+}
+
+impl Serialize for Report<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("status", self.status.as_str())?;
+        map.serialize_entry("timestamp", &rfc3339(self.now, 0))?;
+        map.serialize_entry("components", &Pairs(self.components))?;
+        map.end()
+    }
+}
+
+/// Pairs as a JSON object in their own order.
+struct Pairs<'a, T>(&'a [(String, T)]);
+
+impl<T: Serialize> Serialize for Pairs<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl Serialize for Component {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("status", self.status.as_str())?;
+        if !self.details.is_empty() {
+            map.serialize_entry("details", &Pairs(&self.details))?;
+        }
+        if let Some(error) = &self.error {
+            map.serialize_entry("error", error)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for DetailValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Number(n) => serializer.serialize_u64(*n),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn docker() -> Component {
+        let version = DetailValue::Text("24.0.7".into());
+        Component::healthy().with("version", version).with("containers", DetailValue::Number(5))
+    }
+
+    #[test]
+    fn the_json_of_the_contract_to_the_letter() {
+        let board = Board::new();
+        board.set("docker", docker());
+        board.set("api", Component::healthy().with("latency", DetailValue::Text("45ms".into())));
+        let now = crate::wire::time::parse_rfc3339("2024-01-15T10:30:00.9Z").expect("time");
+        let want = r#"{"status":"healthy","timestamp":"2024-01-15T10:30:00Z","components":{"docker":{"status":"healthy","details":{"version":"24.0.7","containers":5}},"api":{"status":"healthy","details":{"latency":"45ms"}}}}"#;
+        assert_eq!(board.health(now), (Status::Healthy, want.to_owned()));
+        board.set("docker", Component::unhealthy("connect \"x\": refused"));
+        let (status, json) = board.health(now);
+        assert_eq!(status, Status::Unhealthy);
+        assert!(json.contains(r#""docker":{"status":"unhealthy","error":"connect \"x\": refused"},"api""#), "{json}");
+    }
+
+    #[test]
+    fn the_whole_is_as_well_as_what_it_cannot_do_without() {
+        use Status::*;
+        for (docker, api, websocket, want) in [
+            (Some(Healthy), Some(Healthy), Some(Healthy), Healthy),
+            (Some(Healthy), Some(Healthy), None, Healthy),
+            (Some(Healthy), Some(Healthy), Some(Unhealthy), Degraded),
+            (Some(Healthy), Some(Degraded), Some(Healthy), Degraded),
+            (Some(Unhealthy), Some(Healthy), Some(Healthy), Unhealthy),
+            (Some(Healthy), Some(Unhealthy), Some(Degraded), Unhealthy),
+            (Some(Healthy), None, None, Degraded),
+            (None, None, None, Degraded),
+        ] {
+            let board = Board::new();
+            for (name, status) in [("docker", docker), ("api", api), ("websocket", websocket)] {
+                if let Some(status) = status {
+                    board.set(name, Component { status, details: Vec::new(), error: None });
+                }
+            }
+            assert_eq!(board.overall(), want, "{docker:?} {api:?} {websocket:?}");
+        }
+    }
+
+    #[test]
+    fn ready_when_the_last_reason_is_gone() {
+        let board = Board::new();
+        assert_eq!(board.why_not_ready().as_deref(), Some("the agent is still starting"));
+        board.not_ready(Reason::Disk, "300 MB free in /var/lib/docker, 500 MB wanted");
+        board.not_ready(Reason::Engine, "docker does not answer");
+        board.not_ready(Reason::Engine, "docker answers 500");
+        board.clear(Reason::Starting);
+        let both = "docker answers 500; 300 MB free in /var/lib/docker, 500 MB wanted";
+        assert_eq!(board.why_not_ready().as_deref(), Some(both));
+        board.clear(Reason::Engine);
+        board.clear(Reason::Disk);
+        board.clear(Reason::Disk);
+        assert_eq!(board.why_not_ready(), None);
+    }
+
+    #[test]
+    fn the_board_is_bounded() {
+        let board = Board::new();
+        for i in 0..100 {
+            board.set(&format!("c{i}"), Component::degraded("ü".repeat(100_000)));
+        }
+        let (_, json) = board.health(SystemTime::UNIX_EPOCH);
+        assert!(json.len() < 2 * limits::HEALTH_COMPONENTS * limits::HEALTH_TEXT, "{}", json.len());
+    }
+}

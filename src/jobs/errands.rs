@@ -1,0 +1,88 @@
+//! The calls to the backend that a job's worker does not wait for, on a thread of the job's own, in their order:
+//! acknowledge, create the execution's record, say that it runs.
+//!
+//! The thread lives as long as the job and is joined before the job's report is sent, so that the backend sees the calls
+//! of a job in order.
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::api;
+use crate::job::Id;
+use crate::limits;
+use crate::os::stop::Stop;
+use crate::os::threads::{self, Thread};
+use crate::telemetry;
+
+/// What the backend said to the acknowledgement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acknowledged {
+    Ours,
+    /// Refused: another agent has it, or it is gone. It must not run.
+    NotOurs(String),
+    /// No answer that says either.
+    Unknown(String),
+}
+
+/// The errands of one job.
+#[derive(Debug)]
+pub struct Errands {
+    acknowledged: Receiver<Acknowledged>,
+    start: Sender<()>,
+    thread: Thread,
+}
+
+impl Errands {
+    /// Begins with the acknowledgement at once.
+    pub fn start(client: api::Client, job: &Id, execution: &Id, stop: Stop) -> std::io::Result<Self> {
+        let (tell, acknowledged) = bounded(1);
+        let (start, started) = bounded(1);
+        let (job, execution) = (job.clone(), execution.clone());
+        let thread = threads::spawn("job-errands", move || {
+            let _context = telemetry::context(&job, &execution);
+            let answer = acknowledge(&client, &job);
+            let ours = answer == Acknowledged::Ours;
+            let _ = tell.send(answer);
+            if !ours {
+                return;
+            }
+            if let Err(error) = client.execution_create(&execution, &job, &[]) {
+                log::warn!("the execution's record could not be made: {error}");
+            }
+            // An error means that the job never started.
+            if started.recv().is_ok() && !stop.is_set() {
+                if let Err(error) = client.status_running(&job, Some("the script is running")) {
+                    log::warn!("the backend could not be told that the job runs: {error}");
+                }
+            }
+        })?;
+        Ok(Self { acknowledged, start, thread })
+    }
+
+    /// Waits for the answer to the acknowledgement; bounded by `api.timeout` and `api.retry`.
+    pub fn acknowledged(&self) -> Acknowledged {
+        self.acknowledged
+            .recv_timeout(limits::ACKNOWLEDGE_WAIT)
+            .unwrap_or_else(|_| Acknowledged::Unknown("the acknowledgement got no answer in time".to_owned()))
+    }
+
+    /// The script starts now.
+    pub fn started(&self) {
+        let _ = self.start.try_send(());
+    }
+
+    /// Waits until the errands are done.
+    pub fn finish(self) {
+        drop(self.start);
+        self.thread.join_within(limits::ERRANDS_WAIT);
+    }
+}
+
+fn acknowledge(client: &api::Client, job: &Id) -> Acknowledged {
+    match client.acknowledge(job, None) {
+        Ok(_) => Acknowledged::Ours,
+        Err(error) if matches!(error.status(), Some(400..=499)) && !error.is_retryable() => {
+            Acknowledged::NotOurs(error.to_string())
+        }
+        Err(error) => Acknowledged::Unknown(error.to_string()),
+    }
+}

@@ -1,0 +1,120 @@
+//! The one report of a job: the execution's record with all details first, then `complete`, and nothing after it.
+
+use std::time::SystemTime;
+
+use crate::api::{self, CompleteBody, ExecutionUpdate};
+use crate::job::Id;
+use crate::jobs::output::Collected;
+use crate::jobs::worker::Workshop;
+use crate::limits;
+use crate::logs::Flushed;
+use crate::verdict::{Cause, Outcome};
+
+/// Tells the backend how a job ended; keeps trying for as long as `limits::REPORT_PATIENCE`.
+pub fn deliver(shop: &Workshop, job: &Id, execution: &Id, outcome: &Outcome, output: (Collected, Flushed)) {
+    let (mut output, flushed) = output;
+    let verdict = &outcome.verdict;
+    explain(&mut output.stderr, outcome);
+    let metadata = metadata(outcome, &output, &flushed);
+    let timings = &outcome.timings;
+    let now = SystemTime::now();
+    let started = timings.execution.or(timings.setup).map_or(now, |span| span.started);
+    let ended = timings.execution.or(timings.setup).map_or(now, |span| span.ended());
+    let failed = verdict.cause != Cause::Success;
+    let update = ExecutionUpdate {
+        running: false,
+        started: Some(started),
+        exit_code: Some(verdict.exit_code),
+        output: Some(&output.stdout),
+        error: failed.then_some(verdict.message.as_str()),
+        timings: *timings,
+        metadata: &metadata,
+    };
+    if let Err(error) = shop.client.execution_update(execution, &update) {
+        log::warn!("the execution's record could not be completed: {error}");
+    }
+    let body = CompleteBody {
+        status: verdict.status(),
+        exit_code: verdict.exit_code,
+        stdout: &output.stdout,
+        stderr: &output.stderr,
+        started,
+        ended,
+        duration: timings.execution.map_or(std::time::Duration::ZERO, |span| span.length),
+        usage: outcome.usage,
+        script_output: None,
+        condition: None,
+    };
+    match api::report::deliver(&shop.client, job, &body, &shop.stop, limits::REPORT_PATIENCE) {
+        Ok(_) => log::info!("reported as {}", verdict.status().as_str()),
+        Err(error) => log::error!("the result could not be reported and is lost: {error}"),
+    }
+}
+
+/// Puts a job that will not run back into the queue; that this fails too is only logged.
+pub fn give_back(client: &api::Client, job: &Id, why: &str) {
+    if let Err(error) = client.release(job, why) {
+        log::error!("the job could not be given back, the backend will see it as orphaned: {error}");
+    }
+}
+
+/// The report has no field for the reason. Where the script itself does not tell it, its stderr ends with it.
+fn explain(stderr: &mut String, outcome: &Outcome) {
+    if matches!(outcome.verdict.cause, Cause::Success | Cause::Exit) {
+        return;
+    }
+    if !stderr.is_empty() && !stderr.ends_with('\n') {
+        stderr.push('\n');
+    }
+    stderr.push_str("cronium-agent: ");
+    stderr.push_str(&outcome.verdict.message);
+    stderr.push('\n');
+}
+
+fn metadata<'a>(outcome: &Outcome, output: &Collected, flushed: &Flushed) -> Vec<(&'a str, String)> {
+    let (verdict, usage) = (&outcome.verdict, &outcome.usage);
+    let mut all = vec![
+        ("phase", verdict.phase.as_str().to_owned()),
+        ("reason", verdict.reason().to_owned()),
+        ("verdict", verdict.message.clone()),
+        ("cpuSeconds", format!("{:.3}", usage.cpu_seconds)),
+        ("peakCpuPercent", format!("{:.1}", usage.peak_cpu_percent)),
+        ("peakMemoryBytes", usage.peak_memory.to_string()),
+        ("networkRxBytes", usage.network_rx.to_string()),
+        ("networkTxBytes", usage.network_tx.to_string()),
+        ("diskReadBytes", usage.disk_read.to_string()),
+        ("diskWriteBytes", usage.disk_write.to_string()),
+        ("stdoutBytes", output.stdout_bytes.to_string()),
+        ("stderrBytes", output.stderr_bytes.to_string()),
+        ("lines", output.lines.to_string()),
+        ("liveLinesDropped", flushed.dropped.to_string()),
+        ("agentVersion", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    all.extend(outcome.evidence.iter().map(|(name, value)| (*name, value.clone())));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::{Phase, Timings, Usage, Verdict};
+
+    fn outcome(cause: Cause) -> Outcome {
+        let verdict = Verdict { phase: Phase::Execution, cause, exit_code: 1, message: "because".into() };
+        Outcome { verdict, timings: Timings::default(), usage: Usage::default(), evidence: Vec::new() }
+    }
+
+    #[test]
+    fn the_reason_is_in_stderr_where_the_script_does_not_tell_it() {
+        for (cause, before, after) in [
+            (Cause::Exit, "boom", "boom"),
+            (Cause::Success, "", ""),
+            (Cause::Memory(1), "boom", "boom\ncronium-agent: because\n"),
+            (Cause::Infrastructure, "", "cronium-agent: because\n"),
+        ] {
+            let mut stderr = before.to_owned();
+            explain(&mut stderr, &outcome(cause));
+            assert_eq!(stderr, after);
+        }
+    }
+}

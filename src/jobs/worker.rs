@@ -1,0 +1,232 @@
+//! A worker: takes one claimed job at a time and sees it through, from the acknowledgement to its one report.
+//!
+//! [`Worker::run_job`] is the life of a job as one page. The calls to the backend that need not block the container run
+//! beside it on a thread of the job's own ([`Errands`]): the container is made while the backend acknowledges, and it
+//! is started only once it has.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::api;
+use crate::config::types::Config;
+use crate::executors::{Control, Executor, Reaper, Task};
+use crate::job::{Claim, Id, Job, Output as _};
+use crate::jobs::errands::{Acknowledged, Errands};
+use crate::jobs::output::JobOutput;
+use crate::jobs::poller::Claimed;
+use crate::jobs::report;
+use crate::jobs::running::{Running, Token};
+use crate::limits;
+use crate::logs::LogStreamer;
+use crate::metrics;
+use crate::os::stop::Stop;
+use crate::os::threads::panic_text;
+use crate::policy::stop::{Pace, Reason};
+use crate::telemetry;
+use crate::verdict::{Outcome, Phase, Timings, Usage, Verdict};
+
+/// What every worker needs; shared by all of them.
+pub struct Workshop {
+    pub config: Config,
+    pub client: api::Client,
+    pub containers: Box<dyn Executor>,
+    pub reaper: Reaper,
+    pub streamer: LogStreamer,
+    pub running: Running,
+    /// Ends waits for a backend that does not answer.
+    pub stop: Stop,
+}
+
+/// One of the pool's threads.
+pub struct Worker {
+    shop: Arc<Workshop>,
+}
+
+impl Worker {
+    /// A worker of this shop.
+    pub fn new(shop: Arc<Workshop>) -> Self {
+        Self { shop }
+    }
+
+    /// Takes jobs until the poller has gone.
+    pub fn run(&self, handouts: &Receiver<Claimed>) {
+        loop {
+            match handouts.recv_timeout(limits::WORKER_TICK) {
+                Ok(claimed) => {
+                    let id = claimed.claim.id().clone();
+                    // What went wrong in one job stays in that job: its container is removed by its guard.
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take(claimed))) {
+                        log::error!("job {id}: the worker panicked outside the job itself: {}", panic_text(&*panic));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn take(&self, claimed: Claimed) {
+        // The slot and the token are given back when the job is reported, whatever happened.
+        let Claimed { claim, token, slot: _slot, at } = claimed;
+        let execution = execution_id(claim.id());
+        let _context = telemetry::context(claim.id(), &execution);
+        let kind = match &claim {
+            Claim::Run(job) => job.kind,
+            Claim::Refuse { kind, .. } => *kind,
+        };
+        metrics::jobs_active(1);
+        let verdict = match claim {
+            Claim::Run(job) => self.run_job(*job, execution, &token),
+            Claim::Refuse { id, reason, .. } => self.refuse(&id, &execution, reason),
+        };
+        metrics::jobs_active(-1);
+        if let Some(verdict) = verdict {
+            metrics::job_finished(kind, &verdict, at.elapsed());
+        }
+    }
+
+    /// The whole life of a job. `None` when it turned out not to be ours to run or to report.
+    fn run_job(&self, job: Job, execution: Id, token: &Token) -> Option<Verdict> {
+        let shop = &self.shop;
+        let task = Task { job, execution };
+        let (id, execution) = (&task.job.id, &task.execution);
+        log::info!("claimed: {} script, attempt {}", task.job.script.language.as_str(), task.job.attempts + 1);
+        let control = self.control(token);
+        let mut output = JobOutput::new(shop.config.jobs.max_output, shop.streamer.open(id));
+        let errands = match Errands::start(shop.client.clone(), id, execution, shop.stop.clone()) {
+            Ok(errands) => errands,
+            Err(error) => {
+                log::error!("cannot start a thread for the job: {error}; giving it back");
+                report::give_back(&shop.client, id, "the agent is out of threads");
+                return None;
+            }
+        };
+
+        let prepared = guarded(|| shop.containers.prepare(&task, &control, &mut output));
+        match errands.acknowledged() {
+            Acknowledged::Ours => {}
+            Acknowledged::NotOurs(why) => {
+                log::warn!("not running the job: {why}");
+                control.end();
+                return None;
+            }
+            Acknowledged::Unknown(why) => {
+                log::error!("not running the job: {why}; giving it back");
+                control.end();
+                drop(prepared);
+                report::give_back(&shop.client, id, "the acknowledgement failed");
+                return None;
+            }
+        }
+        let outcome = match prepared {
+            Ok(Ok(ready)) => {
+                errands.started();
+                guarded(|| ready.run(&task, &mut output)).unwrap_or_else(broken)
+            }
+            Ok(Err(outcome)) => *outcome,
+            Err(panic) => broken(panic),
+        };
+        control.end();
+
+        output.finish();
+        output.system(&outcome.verdict.to_string());
+        let collected = output.flush(limits::LIVE_FLUSH);
+        errands.finish();
+        count_phases(&outcome.timings);
+        report::deliver(shop, &task.job.id, &task.execution, &outcome, collected);
+        Some(outcome.verdict)
+    }
+
+    /// Reports a job that cannot be run as it was sent.
+    fn refuse(&self, id: &Id, execution: &Id, reason: String) -> Option<Verdict> {
+        log::warn!("refused: {reason}");
+        let errands = Errands::start(self.shop.client.clone(), id, execution, self.shop.stop.clone());
+        match errands.map(|errands| (errands.acknowledged(), errands.finish()).0) {
+            Ok(Acknowledged::Ours) => {}
+            Ok(Acknowledged::NotOurs(why) | Acknowledged::Unknown(why)) => {
+                log::warn!("not reporting the refused job: {why}");
+                return None;
+            }
+            Err(error) => {
+                log::error!("cannot start a thread for the job: {error}");
+                return None;
+            }
+        }
+        let mut output = JobOutput::new(0, self.shop.streamer.open(id));
+        let outcome = unrun(Verdict::refused(reason));
+        output.system(&outcome.verdict.to_string());
+        let collected = output.flush(limits::LIVE_FLUSH);
+        report::deliver(&self.shop, id, execution, &outcome, collected);
+        Some(outcome.verdict)
+    }
+
+    /// The job's handle for ending it, known to the reaper and to whoever may cancel.
+    fn control(&self, token: &Token) -> Arc<Control> {
+        let grace = self.shop.config.jobs.stop_grace;
+        let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
+        let control = self.shop.reaper.control(pace);
+        let cancelled = Arc::clone(&control);
+        self.shop.running.set_cancel(token.id(), Arc::new(move |who| cancelled.request(Reason::Cancelled(who))));
+        control
+    }
+}
+
+/// Calls `act`; a panic in it becomes its text.
+fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(act)).map_err(|panic| panic_text(&*panic))
+}
+
+/// The outcome of a job in which the agent itself broke.
+fn broken(panic: String) -> Outcome {
+    let message = format!("the agent itself failed while it ran the job, please report this: {panic}");
+    unrun(Verdict::infrastructure(Phase::Execution, message))
+}
+
+fn unrun(verdict: Verdict) -> Outcome {
+    Outcome { verdict, timings: Timings::default(), usage: Usage::default(), evidence: Vec::new() }
+}
+
+fn count_phases(timings: &Timings) {
+    let phases =
+        [(Phase::Setup, timings.setup), (Phase::Execution, timings.execution), (Phase::Cleanup, timings.cleanup)];
+    for (phase, span) in phases {
+        if let Some(span) = span {
+            metrics::job_phase(phase, span.length);
+        }
+    }
+}
+
+/// `exec-<job id>-<unix ms>`; a long job id is cut, since the contract caps ids at 100 characters.
+fn execution_id(job: &Id) -> Id {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let tail = format!("-{now}");
+    let room = crate::job::ID_MAX - "exec-".len() - tail.len();
+    let head = &job.as_str()[..job.as_str().len().min(room)];
+    // An id is ASCII, so that it can be cut anywhere, and every character of it is allowed in the new one.
+    Id::parse(&format!("exec-{head}{tail}")).unwrap_or_else(|_| job.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn execution_ids_fit_whatever_the_job_is_called() {
+        for length in [1, 50, 80, 100] {
+            let job = Id::parse(&"j".repeat(length)).expect("id");
+            let execution = execution_id(&job);
+            assert!(execution.as_str().len() <= crate::job::ID_MAX);
+            assert!(execution.as_str().starts_with("exec-j"));
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_an_outcome_that_blames_the_agent() {
+        let outcome = guarded(|| -> Outcome { panic!("as planned") }).unwrap_or_else(broken);
+        assert_eq!(outcome.verdict.reason(), "infrastructure");
+        assert!(outcome.verdict.message.contains("as planned"));
+    }
+}

@@ -1,0 +1,264 @@
+//! What the agent counts: plain atomics, no registry, no lock; every label has a closed set of values.
+//!
+//! Whoever does a thing calls one function here; `/metrics` shows the sum ([`render`]). A series with few label values
+//! is there from the start with 0, so that `rate()` sees the first event; of `cronium_api_requests_total` only those that
+//! occurred are, since most combinations never do.
+
+mod cells;
+mod labels;
+mod render;
+
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use self::cells::{Counter, Gauge, Histogram};
+use self::labels::{
+    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS, code_slot,
+    method_slot, reason_slot, slot,
+};
+pub use self::render::render;
+use crate::job::{Kind, Stream};
+use crate::verdict::{Cause, Phase, Verdict};
+
+/// An HTTP method, upper case.
+pub type Method = &'static str;
+
+/// The backend calls that are told apart in `cronium_api_requests_total{endpoint}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    Queue,
+    Acknowledge,
+    Status,
+    Complete,
+    Release,
+    Orphaned,
+    ExecutionCreate,
+    ExecutionUpdate,
+    Health,
+    Heartbeat,
+}
+
+/// How a backend call ended: an HTTP status, or no answer at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    Status(u16),
+    Timeout,
+    Error,
+}
+
+/// The Docker calls that are told apart in `cronium_docker_request_duration_seconds{operation}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DockerOperation {
+    Ping,
+    Info,
+    Create,
+    Attach,
+    Start,
+    Wait,
+    Inspect,
+    Stats,
+    Kill,
+    Remove,
+    Pull,
+    Network,
+    List,
+}
+
+/// How one poll of the queue ended: the label of `cronium_polls_total{result}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollResult {
+    /// At least one job came.
+    Jobs,
+    Empty,
+    Error,
+    /// The agent did not ask: no worker free, or not ready.
+    Skipped,
+}
+
+/// How the pull of an image ended: the label of `cronium_image_pulls_total{result}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullResult {
+    Success,
+    Failure,
+}
+
+/// Which file system: the label of `cronium_disk_free_bytes{path}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The one that holds Docker's data.
+    Docker,
+    /// The one that holds `state.dir`.
+    State,
+}
+
+/// Buckets of a job and of a phase: 50 ms, about the least that a container takes, to an hour, the default timeout.
+static JOB_BOUNDS: [f64; 15] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+/// Buckets of a call to the backend or to Docker: 1 ms to 30 s, the default of `api.timeout`.
+static CALL_BOUNDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Every cell. One static, so that a reader sees at once all that is kept.
+struct Cells {
+    received: [Counter; KINDS.len()],
+    completed: [Counter; KINDS.len()],
+    failed: [[Counter; REASONS.len()]; KINDS.len()],
+    duration: [Histogram<15>; KINDS.len()],
+    phase: [Histogram<15>; PHASES.len()],
+    active: Gauge,
+    workers: Gauge,
+    polls: [Counter; POLLS.len()],
+    api: [[[Counter; CODES.len()]; METHODS.len()]; ENDPOINTS.len()],
+    api_duration: Histogram<14>,
+    api_success: Gauge,
+    docker: [Histogram<14>; OPERATIONS.len()],
+    pulls: [Counter; PULLS.len()],
+    lines: [Counter; STREAMS.len()],
+    dropped: Counter,
+    websocket: Gauge,
+    websocket_ups: Counter,
+    ready: Gauge,
+    disk: [Gauge; PLACES.len()],
+}
+
+static CELLS: Cells = Cells::new();
+static BUILD: OnceLock<(String, String)> = OnceLock::new();
+
+impl Cells {
+    const fn new() -> Self {
+        Self {
+            received: [const { Counter::new() }; KINDS.len()],
+            completed: [const { Counter::new() }; KINDS.len()],
+            failed: [const { [const { Counter::new() }; REASONS.len()] }; KINDS.len()],
+            duration: [const { Histogram::new(&JOB_BOUNDS) }; KINDS.len()],
+            phase: [const { Histogram::new(&JOB_BOUNDS) }; PHASES.len()],
+            active: Gauge::new(0),
+            workers: Gauge::new(0),
+            polls: [const { Counter::new() }; POLLS.len()],
+            api: [const { [const { [const { Counter::new() }; CODES.len()] }; METHODS.len()] }; ENDPOINTS.len()],
+            api_duration: Histogram::new(&CALL_BOUNDS),
+            api_success: Gauge::new(Gauge::UNKNOWN),
+            docker: [const { Histogram::new(&CALL_BOUNDS) }; OPERATIONS.len()],
+            pulls: [const { Counter::new() }; PULLS.len()],
+            lines: [const { Counter::new() }; STREAMS.len()],
+            dropped: Counter::new(),
+            websocket: Gauge::new(0),
+            websocket_ups: Counter::new(),
+            ready: Gauge::new(0),
+            disk: [const { Gauge::new(Gauge::UNKNOWN) }; PLACES.len()],
+        }
+    }
+}
+
+/// A job was claimed.
+pub fn job_received(kind: Kind) {
+    CELLS.received[slot(&KINDS, &kind)].add(1);
+}
+
+/// A job began (+1) or ended (−1) to occupy a worker. Feeds `cronium_jobs_active` and `cronium_workers_busy`, which are
+/// one figure for as long as a worker has one job.
+pub fn jobs_active(change: i64) {
+    CELLS.active.add(change);
+}
+
+/// A job ended; `took` is from hand-out to verdict.
+pub fn job_finished(kind: Kind, verdict: &Verdict, took: Duration) {
+    let kind = slot(&KINDS, &kind);
+    CELLS.duration[kind].observe(took);
+    match verdict.cause {
+        Cause::Success => CELLS.completed[kind].add(1),
+        _ => CELLS.failed[kind][reason_slot(verdict.reason())].add(1),
+    }
+}
+
+/// One phase of a job is over.
+pub fn job_phase(phase: Phase, took: Duration) {
+    CELLS.phase[slot(&PHASES, &phase)].observe(took);
+}
+
+/// A backend call is over.
+pub fn api_request(endpoint: Endpoint, method: Method, code: Code, took: Duration) {
+    CELLS.api[endpoint as usize][method_slot(method)][code_slot(code)].add(1);
+    CELLS.api_duration.observe(took);
+    if matches!(code, Code::Status(200..=299)) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        CELLS.api_success.set(i64::try_from(now).unwrap_or(0));
+    }
+}
+
+/// A Docker call is over.
+pub fn docker_request(operation: DockerOperation, took: Duration) {
+    CELLS.docker[operation as usize].observe(took);
+}
+
+/// Lines were read from a job.
+pub fn log_lines(stream: Stream, count: u64) {
+    CELLS.lines[slot(&STREAMS, &stream)].add(count);
+}
+
+/// Lines were left out of the live stream.
+pub fn log_lines_dropped(count: u64) {
+    CELLS.dropped.add(count);
+}
+
+/// The live log's connection came up or went down. Each coming up but the first counts as a reconnect.
+pub fn websocket_connected(up: bool) {
+    if CELLS.websocket.swap(i64::from(up)) == 0 && up {
+        CELLS.websocket_ups.add(1);
+    }
+}
+
+/// The queue was asked, or not.
+pub fn poll(result: PollResult) {
+    CELLS.polls[slot(&POLLS, &result)].add(1);
+}
+
+/// How many workers there are.
+pub fn workers(count: usize) {
+    CELLS.workers.set(i64::try_from(count).unwrap_or(i64::MAX));
+}
+
+/// The pull of an image is over.
+pub fn image_pull(result: PullResult) {
+    CELLS.pulls[slot(&PULLS, &result)].add(1);
+}
+
+/// Whether the agent claims jobs. `health::Board` calls this.
+pub fn agent_ready(ready: bool) {
+    CELLS.ready.set(i64::from(ready));
+}
+
+/// How many bytes a file system has left. Until the first call it is not shown.
+pub fn disk_free(place: Place, bytes: u64) {
+    CELLS.disk[slot(&PLACES, &place)].set(i64::try_from(bytes).unwrap_or(i64::MAX));
+}
+
+/// Says what `cronium_build_info` shows; the first call counts. Without one it is this package's version and `unknown`.
+pub fn build_info(version: &str, commit: &str) {
+    let _ = BUILD.set((version.to_owned(), commit.to_owned()));
+}
+
+/// Figures for tests and for the agent's own summary at its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub received: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub active: u64,
+    pub api_requests: u64,
+    pub lines: u64,
+    pub lines_dropped: u64,
+}
+
+/// The sums over all labels.
+pub fn totals() -> Totals {
+    let sum = |counters: &[Counter]| counters.iter().map(Counter::get).sum();
+    Totals {
+        received: sum(&CELLS.received),
+        completed: sum(&CELLS.completed),
+        failed: CELLS.failed.iter().map(|kind| sum(kind)).sum::<u64>(),
+        active: CELLS.active.get(),
+        api_requests: CELLS.api_duration.count(),
+        lines: sum(&CELLS.lines),
+        lines_dropped: CELLS.dropped.get(),
+    }
+}
