@@ -44,9 +44,11 @@ pub const KILL_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two KILLs of the same container.
 pub const KILL_AGAIN: Duration = Duration::from_secs(5);
 /// First look at a job's use of resources; each further wait is twice as long, up to `SAMPLE_LONGEST`.
-pub const SAMPLE_FIRST: Duration = Duration::from_millis(250);
-/// Longest wait between two looks.
-pub const SAMPLE_LONGEST: Duration = Duration::from_secs(2);
+pub const SAMPLE_FIRST: Duration = Duration::from_millis(25);
+/// Longest wait between two looks at the kernel's counters: what a job used in its last quarter of a second may be missing.
+pub const SAMPLE_LONGEST: Duration = Duration::from_millis(250);
+/// Between two questions to the engine for what the kernel's files do not tell (use on a remote host, size of a layer).
+pub const SAMPLE_ENGINE: Duration = Duration::from_secs(1);
 /// `/dev/shm` of a job, in bytes; it counts as the job's memory.
 pub const SHM_SIZE: u64 = 64 * 1024 * 1024;
 /// Files and folders on a job's tmpfs: an inode costs kernel memory that no size limit counts.

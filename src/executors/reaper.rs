@@ -11,19 +11,19 @@ use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::policy::stop::Pace;
 
-/// Wakes the reaper.
+/// Wakes a thread that sleeps until its next step: the reaper, the sampler.
 #[derive(Debug, Clone, Default)]
 pub struct Bell(Arc<(Mutex<bool>, Condvar)>);
 
 impl Bell {
-    /// Wakes the reaper now, or spares it its next sleep.
+    /// Wakes it now, or spares it its next sleep.
     pub fn ring(&self) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_all();
     }
 
     /// Sleeps until rung or until `until`, at most `limits::REAPER_SLEEP`.
-    fn wait(&self, until: Option<Instant>) {
+    pub(in crate::executors) fn wait(&self, until: Option<Instant>) {
         let longest = Instant::now() + limits::REAPER_SLEEP;
         let until = until.map_or(longest, |until| until.min(longest));
         let mut rung = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);

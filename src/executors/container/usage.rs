@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::docker;
 use crate::executors::Control;
+use crate::executors::reaper::Bell;
 use crate::limits;
 use crate::os::cgroup::{Cgroup, Reading};
 use crate::os::stop::Stop;
@@ -21,6 +22,7 @@ use crate::verdict::Usage;
 #[derive(Debug, Clone)]
 pub struct Sampler {
     meters: Arc<Mutex<Vec<Arc<Meter>>>>,
+    bell: Bell,
     stop: Stop,
     docker: docker::Client,
 }
@@ -43,6 +45,8 @@ struct State {
     peak_cpu: f64,
     last: Option<(Instant, u64)>,
     next: Instant,
+    next_question: Instant,
+    next_layer: Instant,
     pause: Duration,
     ended: bool,
 }
@@ -99,7 +103,7 @@ struct NetworkStats {
 impl Sampler {
     /// Starts the thread.
     pub fn start(docker: docker::Client) -> std::io::Result<(Self, Thread)> {
-        let sampler = Self { meters: Arc::default(), stop: Stop::new(), docker };
+        let sampler = Self { meters: Arc::default(), bell: Bell::default(), stop: Stop::new(), docker };
         let own = sampler.clone();
         let thread = threads::spawn("sampler", move || own.run())?;
         Ok((sampler, thread))
@@ -108,6 +112,7 @@ impl Sampler {
     /// Ends the thread.
     pub fn stop(&self) {
         self.stop.set();
+        self.bell.ring();
     }
 
     /// Begins to look at a container that was started.
@@ -119,25 +124,26 @@ impl Sampler {
             peak_cpu: 0.0,
             last: None,
             next: Instant::now(),
+            next_question: Instant::now(),
+            next_layer: Instant::now(),
             pause: limits::SAMPLE_FIRST,
             ended: false,
         };
         let meter = Arc::new(Meter { container: container.to_owned(), control, layer_limit, state: Mutex::new(state) });
         self.meters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&meter));
+        self.bell.ring();
         meter
     }
 
     fn run(&self) {
-        // A look costs microseconds; a new job is seen within this time.
-        while !self.stop.wait(limits::SAMPLE_FIRST / 5) {
+        while !self.stop.is_set() {
             let meters = {
                 let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
                 meters.retain(|meter| !meter.lock().ended);
                 meters.clone()
             };
-            for meter in meters {
-                meter.look_if_due(&self.docker);
-            }
+            let next = meters.iter().map(|meter| meter.look_if_due(&self.docker)).min();
+            self.bell.wait(next);
         }
     }
 }
@@ -147,21 +153,42 @@ impl Meter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn look_if_due(&self, docker: &docker::Client) {
+    /// Looks when it is time to; gives the moment of the next look.
+    fn look_if_due(&self, docker: &docker::Client) -> Instant {
         let now = Instant::now();
         {
             let mut state = self.lock();
             if state.ended || now < state.next {
-                return;
+                return state.next;
             }
             state.next = now + state.pause;
             state.pause = (state.pause * 2).min(limits::SAMPLE_LONGEST);
         }
         self.find_cgroup(docker);
         if !self.look_at_cgroup() {
-            self.ask_engine(docker);
+            self.rarely(|state| &mut state.next_question, || self.ask_engine(docker));
         }
-        self.check_layer(docker);
+        if self.layer_limit.is_some() {
+            self.rarely(|state| &mut state.next_layer, || self.check_layer(docker));
+        }
+        self.lock().next
+    }
+
+    /// Does what costs the engine work, not more often than every `limits::SAMPLE_ENGINE`.
+    fn rarely(&self, next: fn(&mut State) -> &mut Instant, act: impl FnOnce()) {
+        let now = Instant::now();
+        let due = {
+            let mut state = self.lock();
+            let next = next(&mut state);
+            let due = now >= *next;
+            if due {
+                *next = now + limits::SAMPLE_ENGINE;
+            }
+            due
+        };
+        if due {
+            act();
+        }
     }
 
     /// Learns the container's process id, once, and its control group with it.

@@ -1,0 +1,328 @@
+//! What every test stands on: a dev backend, an agent process with a state folder of its own, jobs, and a look at the
+//! engine that does not go through the agent's code.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use cronium_dev_backend::{DevBackend, JobRow, Options};
+use serde_json::{Value, json};
+
+/// Longest wait for anything that a healthy machine does in a second or two.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Tests that measure time or memory run alone; all others share the machine.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Held by every ordinary test.
+pub fn shared() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Held by a test that measures.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A word that no other test of this run has.
+pub fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A folder that is removed with its owner.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(unique("cronium-test"));
+        std::fs::create_dir(&path).expect("a temporary folder");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The dev backend with its defaults.
+pub fn backend() -> DevBackend {
+    DevBackend::start(Options::default()).expect("the dev backend starts")
+}
+
+/// A job in the contract's shape; change what matters with [`Value`] indexing.
+pub fn job(language: &str, script: &str) -> Value {
+    json!({
+        "id": unique("job"),
+        "type": "container",
+        "priority": 5,
+        "createdAt": "2025-10-09T10:00:00.000Z",
+        "scheduledFor": null,
+        "attempts": 0,
+        "execution": {
+            "target": { "type": "local" },
+            "script": { "type": language, "content": script, "workingDirectory": "" },
+            "environment": {},
+            "timeout": 60_000_000_000_u64,
+            "inputData": {},
+            "variables": {},
+        },
+        "metadata": { "eventId": 12, "userId": "u1", "originalType": "SCRIPT", "executionLogId": 7 },
+    })
+}
+
+/// The binary under test.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cronium-agent"));
+    // Nothing of the tester's own environment reaches it.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CRONIUM_") || name == "DOCKER_HOST" || name == "STATE_DIRECTORY" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A running agent. Dropping it kills it and removes what it left in the engine.
+pub struct Agent {
+    child: Child,
+    pub id: String,
+    pub health_port: u16,
+    folder: Folder,
+}
+
+impl Agent {
+    /// Starts one against `backend`; `settings` are keys and values as for `--set`.
+    pub fn start(backend: &DevBackend, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(&backend.url(), backend.token(), settings)
+    }
+
+    pub fn start_at(url: &str, token: &str, settings: &[(&str, &str)]) -> Self {
+        require_engine();
+        let folder = Folder::new();
+        let id = unique("agent");
+        let health_port = free_port();
+        let port = health_port.to_string();
+        let state = folder.path().join("state");
+        let mut pairs = vec![
+            ("api.endpoint", url),
+            ("orchestrator.id", &id),
+            ("state.dir", state.to_str().expect("text")),
+            ("monitoring.healthPort", &port),
+            ("monitoring.metricsPort", &port),
+            ("jobs.pollInterval", "100ms"),
+            ("jobs.maxPollInterval", "500ms"),
+            ("logging.level", "debug"),
+            // A test's own settings come last: the last of a key wins.
+        ];
+        pairs.extend_from_slice(settings);
+        let log = File::create(folder.path().join("log")).expect("log file");
+        let mut command = binary();
+        // The token goes by the environment: arguments are public.
+        command.arg("run").env("CRONIUM_API_TOKEN", token);
+        for (key, value) in &pairs {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("clone")).stderr(log);
+        let child = command.spawn().expect("the agent starts");
+        Self { child, id, health_port, folder }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
+    /// Sends a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().expect("kill");
+        assert!(status.success(), "kill -{name}");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status;
+            }
+            assert!(Instant::now() < until, "the agent did not end within {limit:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// TERM, its end, exit code 0, and nothing of it left in the engine.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.wait(LONG);
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+        assert_eq!(self.containers(), Vec::<String>::new(), "containers were left behind");
+    }
+
+    /// Ids of all containers, running or not, that carry this agent's label.
+    pub fn containers(&self) -> Vec<String> {
+        let filter = format!("label=cronium.agent.id={}", self.id);
+        docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]).lines().map(str::to_owned).collect()
+    }
+
+    /// A figure of `/proc/<pid>/status` in kB, such as `VmHWM` (the highest RSS so far) or `VmRSS`.
+    pub fn memory_kb(&self, field: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status");
+        let line = text.lines().find(|line| line.starts_with(&format!("{field}:"))).expect("field");
+        line.split_whitespace().nth(1).expect("number").parse().expect("number")
+    }
+
+    /// `GET path` on the health port: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        get(self.health_port, path)
+    }
+
+    /// Waits until `/ready` says 200.
+    pub fn wait_ready(&self) {
+        eventually("the agent is ready", || {
+            TcpStream::connect(("127.0.0.1", self.health_port)).is_ok() && self.get("/ready").0 == 200
+        });
+    }
+
+    /// The value of one series of `/metrics`, by its name with labels as written there.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let (_, body) = self.get("/metrics");
+        let line = body.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.is_alive() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- log of agent {} ----\n{}", self.id, tail(&self.log(), 60));
+        }
+        for id in self.containers() {
+            docker(&["rm", "-f", &id]);
+        }
+    }
+}
+
+/// The last lines of a text.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Waits until `check` holds; panics with `what` after [`LONG`].
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !check() {
+        assert!(Instant::now() < until, "not within {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Queues a job and waits for its report; the row as the backend has it then.
+pub fn finish(backend: &DevBackend, job: Value) -> JobRow {
+    let id = backend.enqueue(job).expect("a job that the backend takes");
+    finished(backend, &id)
+}
+
+/// Waits for the report of a job that is queued already. There must be exactly one.
+pub fn finished(backend: &DevBackend, id: &str) -> JobRow {
+    let done = backend.wait_for(LONG, |b| b.job(id).is_some_and(|row| row.terminal_reports() > 0));
+    let row = backend.job(id).expect("the job");
+    assert!(done, "job {id} was not reported: {row:?}");
+    assert_eq!(row.terminal_reports(), 1, "job {id}: {row:?}");
+    row
+}
+
+/// The body of a job's one terminal report.
+pub fn report(row: &JobRow) -> &Value {
+    &row.reports.iter().find(|report| report.terminal).expect("a terminal report").body
+}
+
+/// A field of the report's output.
+pub fn stdout(row: &JobRow) -> &str {
+    report(row)["output"]["stdout"].as_str().expect("stdout")
+}
+
+pub fn stderr(row: &JobRow) -> &str {
+    report(row)["output"]["stderr"].as_str().expect("stderr")
+}
+
+/// The execution's record as the backend has it: `executionMetadata`, timings, error.
+pub fn record(backend: &DevBackend, row: &JobRow) -> Value {
+    let job = backend.job_json(&row.id).expect("the job");
+    job["executions"][0]["row"].clone()
+}
+
+/// Runs Docker's own command line; its standard output. A failure is a panic with its words.
+pub fn docker(arguments: &[&str]) -> String {
+    let output =
+        Command::new("docker").args(arguments).output().expect("the docker command; apt-get install docker.io");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "docker {arguments:?}: {error}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Fails with advice when there is no engine, or none of our images.
+pub fn require_engine() {
+    static CHECKED: std::sync::OnceLock<Result<(), String>> = std::sync::OnceLock::new();
+    let checked = CHECKED.get_or_init(|| {
+        let output = Command::new("docker")
+            .args(["images", "-q", "cronium/runner"])
+            .output()
+            .map_err(|error| format!("no docker command ({error}): apt-get install docker.io"))?;
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("no container engine: {error}start one (dockerd &) or run scripts/test.sh"));
+        }
+        let images = String::from_utf8_lossy(&output.stdout).lines().count();
+        if images >= 3 { Ok(()) } else { Err("no runner images: run scripts/build-images.sh".to_owned()) }
+    });
+    if let Err(error) = checked {
+        panic!("{error}");
+    }
+}
+
+/// A TCP port that was free a moment ago.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// A plain HTTP GET: status and body.
+pub fn get(port: u16, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    stream.set_read_timeout(Some(LONG)).expect("timeout");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+    (head.split(' ').nth(1).expect("status").parse().expect("number"), body.to_owned())
+}

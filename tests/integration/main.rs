@@ -1,0 +1,29 @@
+//! The whole agent from the outside: the real binary, a real container engine, the dev backend over real sockets.
+//!
+//! A missing engine or image is an error that says how to get one, never a skip: `scripts/test.sh` sees to both.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
+
+mod harness;
+
+/// Calls to the backend: claims, reports, retries, cancels, hostile answers.
+mod backend;
+/// The command line: exec, validate, version, help, exit codes.
+mod cli;
+/// An engine that lies, stalls or is not there.
+mod engine;
+/// Health, readiness, metrics: read by curl's kin, promtool and a real Prometheus.
+mod health;
+/// Pulls from a real registry.
+mod images;
+/// The main job in three languages, and what a script sees.
+mod jobs;
+/// Every limit, by a script that tries to break it.
+mod limits;
+/// Lines: order, number, loss, latency, memory.
+mod lines;
+/// What a script must not be able to do, seen from inside and outside.
+mod security;
+/// Signals: drain, cancel, end.
+mod shutdown;
+/// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
+mod tidy;
