@@ -45,7 +45,7 @@ build() {
     say "building the agent and the backend (development profile)"
     (cd "$ROOT" && timeout -k 10 1800 cargo build --workspace --bins) || die "cargo build failed"
     BIN=${CARGO_TARGET_DIR:-$ROOT/target}/debug
-    [ -x "$BIN/cronium-agent" ] && [ -x "$BIN/cronium-dev-backend" ] || die "cargo built no programs in $BIN"
+    if [ ! -x "$BIN/cronium-agent" ] || [ ! -x "$BIN/cronium-dev-backend" ]; then die "cargo built no programs in $BIN"; fi
 }
 
 show() {
@@ -146,7 +146,7 @@ need_packages "the demo asks the backend and the agent with them" curl jq ca-cer
 ensure_engine
 make_scratch
 our_leftovers container >"$SCRATCH/before"
-ensure_rust
+ensure_rust build
 build
 ensure_images
 start_backend

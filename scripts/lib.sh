@@ -229,7 +229,7 @@ at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; 
 cargo_version() { cargo --version 2>/dev/null | awk '{print $2}'; }
 candidate() { apt-cache policy "$1" 2>/dev/null | awk '/Candidate:/ {print $2; exit}'; }
 
-# ensure_rust [lint]: a cargo that is new enough for the project, and a C compiler; with "lint", rustfmt and clippy too.
+# ensure_rust build|lint: a cargo that is new enough for the project, and a C compiler; for lint, rustfmt and clippy too.
 # Debian 12's own rustc is too old; its security archive carries a recent one, as rustc-web, for the browsers it builds.
 ensure_rust() {
     local need have
@@ -249,7 +249,7 @@ ensure_rust() {
         hash -r
     fi
     need_packages "the C compiler and linker that the build uses" gcc libc6-dev make perl
-    [ "${1:-}" = lint ] || return 0
+    [ "$1" = lint ] || return 0
     if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
         if command -v rustup >/dev/null 2>&1; then
             say "rustup component add clippy rustfmt"
