@@ -54,7 +54,7 @@ fn arguments() -> Result<Arguments, String> {
 }
 
 fn value(parser: &mut lexopt::Parser) -> Result<String, String> {
-    let value: Result<String, lexopt::Error> = parser.value().and_then(|value: OsString| Ok(value.string()?));
+    let value: Result<String, lexopt::Error> = parser.value().and_then(OsString::string);
     value.map_err(|error| error.to_string())
 }
 

@@ -12,9 +12,8 @@ use crate::{api, dev, live};
 
 pub(crate) fn connection(shared: &Arc<Shared>, stream: TcpStream, id: u64) {
     let mut incoming = Incoming::new(stream);
-    loop {
-        // A client that breaks off or sends nonsense loses its connection, nothing else.
-        let Ok(Some(head)) = incoming.read_head() else { break };
+    // A client that breaks off or sends nonsense loses its connection, nothing else.
+    while let Ok(Some(head)) = incoming.read_head() {
         let internal = head.path.starts_with("/api/");
         if internal && head.is_websocket() && head.path.ends_with("/socket") {
             if let Next::Upgrade = upgrade(shared, &mut incoming, &head, id) {
