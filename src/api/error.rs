@@ -7,9 +7,9 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Error {
     /// Method and path, such as `POST /jobs/a/complete`; empty when the client itself could not be built.
-    pub call: String,
+    pub call: Box<str>,
     /// Host and port of the backend.
-    pub host: String,
+    pub host: Box<str>,
     /// How often it was tried.
     pub attempts: u32,
     pub problem: Problem,

@@ -111,7 +111,7 @@ fn job(id: &Id, row: &RawValue, kind: &mut Kind) -> Result<Job, String> {
     // The two are for messages only, so a wrong one is no reason to refuse a job.
     let original_type = metadata.as_ref().and_then(|m| text(m.original_type?, "").ok());
     let event_id = metadata.as_ref().and_then(|m| event_id(m.event_id?));
-    let declared = row.kind.map(|raw| job_kind(raw)).transpose()?;
+    let declared = row.kind.map(job_kind).transpose()?;
     *kind = declared.unwrap_or(Kind::Container);
     let execution: Execution<'_> = object(row.execution.ok_or("the job has no execution")?, "execution")?;
     if server_target(&execution)? {

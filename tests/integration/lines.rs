@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{DevBackend, JobRow, checksum, checksum_start};
 use serde_json::json;
 
-use crate::harness::{Agent, alone, backend, eventually, finish, finished, job, record, report, shared, stderr, stdout};
+use crate::harness::{
+    Agent, alone, backend, eventually, finish, finished, job, record, report, shared, stderr, stdout,
+};
 
 /// A million lines need time on a slow machine.
 const MINUTES: Duration = Duration::from_secs(240);
@@ -64,7 +66,10 @@ fn a_million_lines_arrive_live_and_in_the_result_and_memory_does_not_move() {
     let kept = head.lines().count() as u64 + tail.lines().count() as u64;
     assert_eq!((kept + lines, (head.len() + 1 + tail.len()) as u64 + bytes), (1_000_000, 80_000_000));
     assert!(head.lines().enumerate().all(|(i, text)| text == line(i as u64 + 1)), "the head is not exact");
-    assert!(tail.lines().rev().enumerate().all(|(i, text)| text == line(1_000_000 - i as u64)), "the tail is not exact");
+    assert!(
+        tail.lines().rev().enumerate().all(|(i, text)| text == line(1_000_000 - i as u64)),
+        "the tail is not exact"
+    );
     assert_eq!(agent.metric("cronium_log_lines_dropped_total"), Some(0.0));
     agent.stop();
 }
