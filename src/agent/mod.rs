@@ -20,7 +20,7 @@ use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
 use crate::health::{self, Board, Component, Reason};
-use crate::jobs::heartbeat::Heartbeat;
+use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::running::Running;
 use crate::jobs::worker::{Worker, Workshop};
@@ -246,7 +246,7 @@ fn live_log(
 }
 
 /// The heartbeat's outcome goes to the board.
-fn told_to(board: &Arc<Board>) -> Box<dyn Fn(Result<Duration, &api::Error>) + Send> {
+fn told_to(board: &Arc<Board>) -> OnResult {
     let board = Arc::clone(board);
     Box::new(move |result| match result {
         Ok(latency) => monitor::backend_answered(&board, latency),

@@ -182,7 +182,7 @@ impl Client {
     }
 
     pub(super) fn error_of(&self, call: String, problem: Problem) -> Error {
-        Error { call, host: self.transport.host(), attempts: 1, problem }
+        Error { call: call.into(), host: self.transport.host().into(), attempts: 1, problem }
     }
 
     fn post(&self, endpoint: Endpoint, path: String, body: &impl Serialize) -> Result<(), Error> {
@@ -227,8 +227,8 @@ fn post(endpoint: Endpoint, path: String, json: &[u8]) -> Call<'_> {
 fn headers(api: &Api, orchestrator_id: &str, version: &str) -> Result<HeaderMap, Error> {
     let value = |key: &'static str, text: &str| {
         HeaderValue::from_str(text).map_err(|_| Error {
-            call: String::new(),
-            host: String::new(),
+            call: Box::from(""),
+            host: Box::from(""),
             attempts: 0,
             problem: Problem::Setup { key, why: "it holds a character that no HTTP header may hold".into() },
         })

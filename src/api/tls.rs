@@ -57,5 +57,5 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 fn setup(key: &'static str, why: String) -> Error {
-    Error { call: String::new(), host: String::new(), attempts: 0, problem: Problem::Setup { key, why } }
+    Error { call: Box::from(""), host: Box::from(""), attempts: 0, problem: Problem::Setup { key, why } }
 }

@@ -121,7 +121,7 @@ impl Transport {
 
     /// The error of `call` after `attempts` tries.
     pub(super) fn error(&self, call: &Call<'_>, attempts: u32, problem: Problem) -> Error {
-        Error { call: format!("{} {}", call.method, call.path), host: self.host(), attempts, problem }
+        Error { call: format!("{} {}", call.method, call.path).into(), host: self.host().into(), attempts, problem }
     }
 
     /// Host and port of the backend, for messages.
@@ -200,7 +200,7 @@ impl Transport {
 }
 
 fn setup(key: &'static str, why: String) -> Error {
-    Error { call: String::new(), host: String::new(), attempts: 0, problem: Problem::Setup { key, why } }
+    Error { call: Box::from(""), host: Box::from(""), attempts: 0, problem: Problem::Setup { key, why } }
 }
 
 fn build_agent(timeout: Duration, tls: ureq::tls::TlsConfig, host: &str) -> ureq::Agent {

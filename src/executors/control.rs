@@ -32,6 +32,9 @@ pub trait Target: Send + Sync {
     fn signal(&self, signal: Signal) -> Result<(), String>;
 }
 
+/// A signal that is to be sent now, and to whom.
+pub(in crate::executors) type Due = (Signal, Arc<dyn Target>);
+
 struct Inner {
     plan: Plan,
     target: Option<Arc<dyn Target>>,
@@ -104,7 +107,7 @@ impl Control {
 
     /// One step of the plan: the signal to send and to whom, or the moment of the next step. While there is nothing to
     /// signal yet, the plan stands still.
-    pub(in crate::executors) fn step(&self, now: Instant) -> (Option<(Signal, Arc<dyn Target>)>, Option<Instant>) {
+    pub(in crate::executors) fn step(&self, now: Instant) -> (Option<Due>, Option<Instant>) {
         let mut inner = self.lock();
         if inner.ended {
             return (None, None);

@@ -84,10 +84,10 @@ impl Reaper {
 /// Does what is due for one job; gives the moment of its next step.
 fn reap(control: &Control) -> Option<Instant> {
     let (signal, next) = control.step(Instant::now());
-    if let Some((signal, target)) = signal {
-        if let Err(error) = target.signal(signal) {
-            log::warn!("could not send {} to end a job: {error}", signal.as_str());
-        }
+    if let Some((signal, target)) = signal
+        && let Err(error) = target.signal(signal)
+    {
+        log::warn!("could not send {} to end a job: {error}", signal.as_str());
     }
     next
 }

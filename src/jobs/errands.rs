@@ -49,10 +49,11 @@ impl Errands {
                 log::warn!("the execution's record could not be made: {error}");
             }
             // An error means that the job never started.
-            if started.recv().is_ok() && !stop.is_set() {
-                if let Err(error) = client.status_running(&job, Some("the script is running")) {
-                    log::warn!("the backend could not be told that the job runs: {error}");
-                }
+            if started.recv().is_ok()
+                && !stop.is_set()
+                && let Err(error) = client.status_running(&job, Some("the script is running"))
+            {
+                log::warn!("the backend could not be told that the job runs: {error}");
             }
         })?;
         Ok(Self { acknowledged, start, thread })

@@ -149,9 +149,6 @@ impl Agent {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
 
     /// Whether it still runs.
     pub fn is_alive(&mut self) -> bool {

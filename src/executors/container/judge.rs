@@ -44,11 +44,11 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     if let Some(reason) = &evidence.reason {
         return stopped(reason, evidence.sent);
     }
-    if evidence.exit_code == SETUP_FAILED {
-        if let Some(complaint) = &evidence.complaint {
-            let message = format!("the script could not be started in image {}: {complaint}", evidence.image);
-            return Verdict::infrastructure(Phase::Setup, message);
-        }
+    if evidence.exit_code == SETUP_FAILED
+        && let Some(complaint) = &evidence.complaint
+    {
+        let message = format!("the script could not be started in image {}: {complaint}", evidence.image);
+        return Verdict::infrastructure(Phase::Setup, message);
     }
     if evidence.exit_code == 0 {
         let message = format!("the script ended with exit code 0{}", hints(evidence));

@@ -50,7 +50,7 @@ pub fn bytes(n: u64) -> String {
         if n >= unit {
             #[allow(clippy::cast_precision_loss)]
             let value = n as f64 / unit as f64;
-            return if n % unit == 0 { format!("{} {name}", n / unit) } else { format!("{value:.1} {name}") };
+            return if n.is_multiple_of(unit) { format!("{} {name}", n / unit) } else { format!("{value:.1} {name}") };
         }
     }
     format!("{n} bytes")

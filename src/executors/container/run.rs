@@ -54,10 +54,10 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if !self.removed {
-            if let Err(error) = self.remove() {
-                log::error!("container {} is left behind: {error}", short(&self.id));
-            }
+        if !self.removed
+            && let Err(error) = self.remove()
+        {
+            log::error!("container {} is left behind: {error}", short(&self.id));
         }
     }
 }
