@@ -50,6 +50,11 @@ impl Target {
         };
         let bare = uri.host().filter(|h| !h.is_empty()).ok_or("api.wsEndpoint names no host")?;
         let port = uri.port_u16();
+        // The parser takes a number that is no port for none.
+        let behind_host = uri.authority().and_then(|all| all.as_str().rsplit(bare).next());
+        if port.is_none() && behind_host.is_some_and(|rest| !rest.is_empty()) {
+            return Err("api.wsEndpoint has a port that is no number from 1 to 65535".to_owned());
+        }
         let authority = port.map_or_else(|| bare.to_owned(), |port| format!("{bare}:{port}"));
         let scheme = if secure { "wss" } else { "ws" };
         Ok(Self {
