@@ -24,6 +24,8 @@ mod link;
 mod patience;
 mod socket;
 #[cfg(test)]
+mod test_server;
+#[cfg(test)]
 mod tests;
 mod tls;
 
@@ -259,6 +261,9 @@ impl Shared {
 
     /// A try to connect failed. The same reason again and again is told once.
     fn failed(&self, error: &LinkError) {
+        if matches!(error, LinkError::Stopped) {
+            return;
+        }
         let mut state = self.state();
         let text = error.to_string();
         let level = if state.told.last_error.as_ref() == Some(&text) { log::Level::Debug } else { log::Level::Warn };

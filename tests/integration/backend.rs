@@ -1,1 +1,325 @@
-//! (to come)
+//! Claiming and reporting against a backend that refuses, delays, cuts, lies, or does what it should.
+
+use std::time::{Duration, Instant};
+
+use cronium_dev_backend::{Action, DevBackend, Fault, Request, Via};
+use serde_json::{Value, json};
+
+use crate::harness::{Agent, LONG, backend, eventually, finish, finished, job, report, shared, stdout};
+
+fn fault(path: &str, count: u64, action: Action) -> Fault {
+    Fault { path: Some(path.to_owned()), count: Some(count), action, ..Fault::default() }
+}
+
+fn status(status: u16) -> Action {
+    Action::Status { status, headers: Default::default(), body: None }
+}
+
+fn body(text: impl Into<String>) -> Action {
+    Action::Body { body: text.into(), content_type: None }
+}
+
+/// The requests whose target holds `part`.
+fn requests(backend: &DevBackend, part: &str) -> Vec<Request> {
+    backend.requests().into_iter().filter(|request| request.target.contains(part)).collect()
+}
+
+/// A backend that says nothing over the WebSocket, so that only polling finds jobs.
+fn quiet() -> DevBackend {
+    let backend = backend();
+    let mut settings = backend.settings();
+    settings.announce_jobs = false;
+    backend.set_settings(settings);
+    backend
+}
+
+fn batch_size(request: &Request) -> usize {
+    let (_, rest) = request.target.split_once("batchSize=").expect("batchSize");
+    rest.split('&').next().expect("a value").parse().expect("a number")
+}
+
+#[test]
+fn it_asks_for_as_many_jobs_as_workers_are_free() {
+    let _machine = shared();
+    let backend = quiet();
+    let ids: Vec<_> = (0..6).map(|_| backend.enqueue(job("BASH", "sleep 0.4")).expect("queued")).collect();
+    let agent = Agent::start(&backend, &[("jobs.maxConcurrent", "2")]);
+    let mut most = 0;
+    let done = backend.wait_for(LONG, |b| {
+        let in_hand = b.jobs().iter().filter(|row| row.claimed.is_some() && row.terminal_reports() == 0).count();
+        most = most.max(in_hand);
+        b.jobs().iter().all(|row| row.terminal_reports() > 0)
+    });
+    assert!(done, "not all jobs were reported");
+    assert_eq!(most, 2, "jobs in hand at once");
+    for id in &ids {
+        assert_eq!(finished(&backend, id).claims, 1);
+    }
+    let sizes: Vec<usize> = requests(&backend, "/jobs/queue").iter().map(batch_size).collect();
+    assert!(sizes.iter().all(|size| (1..=2).contains(size)), "{sizes:?}");
+    assert_eq!(sizes[0], 2);
+    agent.stop();
+}
+
+#[test]
+fn an_idle_agent_polls_more_slowly_and_a_claim_resets_it() {
+    let _machine = shared();
+    let backend = quiet();
+    let agent = Agent::start(&backend, &[("jobs.pollInterval", "100ms"), ("jobs.maxPollInterval", "1s")]);
+    eventually("some polls", || requests(&backend, "/jobs/queue").len() >= 9);
+    let gaps = |list: &[Request]| -> Vec<Duration> {
+        list.windows(2).map(|pair| pair[1].received - pair[0].received).collect()
+    };
+    let idle = gaps(&requests(&backend, "/jobs/queue"));
+    assert!(idle[0] < Duration::from_millis(350), "{idle:?}");
+    assert!(*idle.last().expect("gaps") > Duration::from_millis(600), "it did not slow down: {idle:?}");
+    assert!(idle.iter().all(|gap| *gap < Duration::from_millis(1500)), "{idle:?}");
+    finish(&backend, job("BASH", "true"));
+    let claimed = requests(&backend, "/jobs/queue").len();
+    eventually("polls after the claim", || requests(&backend, "/jobs/queue").len() >= claimed + 2);
+    let after = gaps(&requests(&backend, "/jobs/queue")[claimed - 1..]);
+    assert!(after[0] < Duration::from_millis(600), "a claim did not reset the pace: {after:?}");
+    agent.stop();
+}
+
+#[test]
+fn the_backends_wish_for_the_next_poll_is_kept() {
+    let _machine = shared();
+    let backend = quiet();
+    let mut settings = backend.settings();
+    settings.next_poll_after_ms = Some(800);
+    backend.set_settings(settings);
+    let agent = Agent::start(&backend, &[("jobs.pollInterval", "50ms"), ("jobs.maxPollInterval", "2s")]);
+    eventually("three polls", || requests(&backend, "/jobs/queue").len() >= 3);
+    let list = requests(&backend, "/jobs/queue");
+    for pair in list.windows(2) {
+        assert!(pair[1].received - pair[0].received > Duration::from_millis(700), "polled too early");
+    }
+    agent.stop();
+}
+
+#[test]
+fn a_freed_worker_polls_at_once_after_a_full_batch() {
+    let _machine = shared();
+    let backend = quiet();
+    for _ in 0..3 {
+        backend.enqueue(job("BASH", "true")).expect("queued");
+    }
+    let slow = [("jobs.maxConcurrent", "1"), ("jobs.pollInterval", "20s"), ("jobs.maxPollInterval", "20s")];
+    let begun = Instant::now();
+    let agent = Agent::start(&backend, &slow);
+    assert!(backend.wait_for(Duration::from_secs(15), |b| b.jobs().iter().all(|row| row.terminal_reports() > 0)));
+    assert!(begun.elapsed() < Duration::from_secs(15), "it waited for the interval");
+    agent.stop();
+}
+
+#[test]
+fn a_refused_acknowledgement_means_that_the_job_does_not_run() {
+    let _machine = shared();
+    let backend = backend();
+    backend.set_fault(fault("/acknowledge", 1, status(403)));
+    let agent = Agent::start(&backend, &[]);
+    let id = backend.enqueue(job("BASH", "echo ran")).expect("queued");
+    eventually("the refusal", || agent.log().contains("not running the job"));
+    // Another job goes all the way; by then the first would have run as well.
+    finish(&backend, job("BASH", "true"));
+    let row = backend.job(&id).expect("the job");
+    assert_eq!((row.terminal_reports(), backend.lines(&id).len()), (0, 0), "{row:?}");
+    assert!(!agent.log().contains(&format!("PUT /jobs/{id}/status")));
+    agent.stop();
+}
+
+#[test]
+fn an_acknowledgement_that_fails_is_tried_again_and_then_the_job_is_given_back() {
+    let _machine = shared();
+    let backend = backend();
+    backend.set_fault(fault("/acknowledge", 1, status(500)));
+    let agent = Agent::start(&backend, &[("api.retry.initialDelay", "50ms"), ("api.retry.maxDelay", "100ms")]);
+    assert_eq!(report(&finish(&backend, job("BASH", "true")))["status"], "completed");
+    backend.set_faults(vec![fault("/acknowledge", 3, status(500))]);
+    let id = backend.enqueue(job("BASH", "echo ran once")).expect("queued");
+    eventually("the release", || {
+        backend.job(&id).is_some_and(|row| row.reports.iter().any(|report| report.kind == "release"))
+    });
+    let row = finished(&backend, &id);
+    assert_eq!((row.claims, stdout(&row)), (2, "ran once\n"));
+    agent.stop();
+}
+
+#[test]
+fn the_container_is_made_while_the_backend_acknowledges_and_started_after() {
+    let _machine = shared();
+    let backend = backend();
+    backend.set_fault(fault("/acknowledge", 1, Action::Delay { millis: 1500 }));
+    let agent = Agent::start(&backend, &[]);
+    let row = finish(&backend, job("BASH", "true"));
+    let log = agent.log();
+    let at = |what: &str| log.lines().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what} in\n{log}"));
+    let acknowledged = at(&format!("POST /jobs/{}/acknowledge: 200", row.id));
+    assert!(at("/containers/create?name=") < acknowledged, "the container was not made meanwhile");
+    assert!(at("/start: 204") > acknowledged, "it was started before the job was ours");
+    agent.stop();
+}
+
+#[test]
+fn a_report_is_taken_exactly_once_whatever_becomes_of_its_answer() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[("api.retry.initialDelay", "50ms"), ("api.retry.maxDelay", "200ms")]);
+    let wait = Action::Status {
+        status: 429,
+        headers: [("Retry-After".to_owned(), "1".to_owned())].into(),
+        body: Some("{\"error\":{\"code\":\"SLOW\",\"message\":\"not so fast\"}}".to_owned()),
+    };
+    for (name, faults) in [
+        ("500 twice", vec![fault("/complete", 2, status(500))]),
+        ("taken, answer lost", vec![fault("/complete", 1, Action::CutAfterProcessing)]),
+        ("taken, answer cut", vec![fault("/complete", 1, Action::CutMidAnswer)]),
+        ("lost before it was taken", vec![fault("/complete", 1, Action::CutAfterRead)]),
+        ("told to wait", vec![fault("/complete", 1, wait)]),
+    ] {
+        backend.set_faults(faults);
+        let begun = Instant::now();
+        let row = finish(&backend, job("BASH", "echo x"));
+        assert_eq!(stdout(&row), "x\n", "{name}");
+        eventually(name, || agent.metric("cronium_jobs_active") == Some(0.0));
+        assert_eq!(backend.job(&row.id).expect("row").terminal_reports(), 1, "{name}");
+        if name == "told to wait" {
+            assert!(begun.elapsed() > Duration::from_secs(1), "Retry-After was not kept");
+            assert!(agent.log().contains("not so fast"), "the backend's words are not in the log");
+        }
+    }
+    agent.stop();
+}
+
+#[test]
+fn a_wrong_token_says_what_to_do() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start_at(&backend.url(), "wrong", &[]);
+    eventually("advice", || agent.log().contains("401") && agent.log().contains("api.token"));
+    assert_eq!(agent.get("/health").0, 503);
+    assert!(!agent.log().contains("Bearer"));
+    agent.stop();
+}
+
+#[test]
+fn heartbeats_go_on_while_every_worker_is_busy() {
+    let _machine = shared();
+    let backend = backend();
+    backend.set_fault(fault("/complete", 1, Action::Delay { millis: 1500 }));
+    let agent = Agent::start(&backend, &[("jobs.maxConcurrent", "2"), ("jobs.leaseRenewal", "1s")]);
+    let ids: Vec<_> = (0..2).map(|_| backend.enqueue(job("BASH", "sleep 3")).expect("queued")).collect();
+    ids.iter().for_each(|id| drop(finished(&backend, id)));
+    let beats: Vec<Value> = requests(&backend, "/orchestrator/heartbeat").iter().map(Request::json).collect();
+    assert!(beats.len() >= 3, "{} heartbeats", beats.len());
+    let busy = beats.iter().find(|beat| beat["runningJobs"].as_array().is_some_and(|list| list.len() == 2));
+    let busy = busy.unwrap_or_else(|| panic!("no heartbeat with both jobs: {beats:?}"));
+    assert_eq!(busy["capacity"], json!({ "maxJobs": 2, "currentJobs": 2, "availableSlots": 0 }));
+    assert_eq!(busy["orchestratorId"], json!(agent.id));
+    agent.stop();
+}
+
+#[test]
+fn a_job_handed_out_twice_while_it_runs_is_run_once() {
+    let _machine = shared();
+    let backend = quiet();
+    let mut twice = job("BASH", "sleep 1; echo once");
+    let id = backend.enqueue(twice.clone()).expect("queued");
+    let agent = Agent::start(&backend, &[]);
+    eventually("the first claim", || backend.job(&id).is_some_and(|row| row.acknowledged.is_some()));
+    twice["id"] = json!(id);
+    backend.set_fault(fault("/jobs/queue", 2, body(json!({ "jobs": [twice], "count": 1 }).to_string())));
+    let row = finished(&backend, &id);
+    assert_eq!(stdout(&row), "once\n");
+    assert_eq!(row.executions.len(), 1);
+    agent.stop();
+}
+
+#[test]
+fn a_cancel_ends_the_job_in_each_of_the_three_ways() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[("jobs.leaseRenewal", "1s"), ("jobs.stopGrace", "1s")]);
+    for via in [Via::WebSocket, Via::Heartbeat, Via::Row] {
+        let id = backend.enqueue(job("BASH", "echo begun; sleep 50; echo never")).expect("queued");
+        eventually("the first line", || !backend.lines(&id).is_empty());
+        if via == Via::Row {
+            // The list must have shown the job before it can vanish from it.
+            let seen = requests(&backend, "/jobs/orphaned").len();
+            eventually("a look at the list", || requests(&backend, "/jobs/orphaned").len() > seen);
+        }
+        let begun = Instant::now();
+        assert!(backend.cancel(&id, via));
+        let row = finished(&backend, &id);
+        assert_eq!(report(&row)["status"], "cancelled", "{via:?}");
+        assert_eq!(stdout(&row), "begun\n", "{via:?}");
+        // The heartbeat is a second away, the row must be missing twice.
+        let limit = if via == Via::WebSocket { 2 } else { 6 };
+        assert!(begun.elapsed() < Duration::from_secs(limit), "{via:?} took {:?}", begun.elapsed());
+    }
+    agent.stop();
+}
+
+#[test]
+fn hostile_answers_of_the_queue_harm_nothing() {
+    let _machine = shared();
+    let backend = quiet();
+    let mut agent = Agent::start(&backend, &[]);
+    agent.wait_ready();
+    let row = |id: Value| json!({ "jobs": [{ "id": id, "type": "container" }], "count": 1 }).to_string();
+    let nested = format!("{{\"jobs\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    for (name, action) in [
+        ("no JSON", body("<html>")),
+        ("jobs is no list", body("{\"jobs\":\"x\"}")),
+        ("rows are no jobs", body("{\"jobs\":[1,null,\"x\",[],{}]}")),
+        ("a path for an id", body(row(json!("../../etc/passwd")))),
+        ("a huge id", body(row(json!("x".repeat(10_000))))),
+        ("a number for an id", body(row(json!(7)))),
+        ("deep nesting", body(nested)),
+        ("50 MB", Action::GiantBody { bytes: 50_000_000 }),
+        ("broken JSON", Action::WrongJson),
+        ("half a body", Action::TruncatedBody),
+        ("cut", Action::CutAfterRead),
+    ] {
+        let before = requests(&backend, "/jobs/queue").len();
+        backend.set_faults(vec![fault("/jobs/queue", 1, action)]);
+        eventually(name, || requests(&backend, "/jobs/queue").len() > before + 1);
+        assert!(agent.is_alive(), "{name}: {}", agent.log());
+    }
+    backend.set_faults(Vec::new());
+    assert_eq!(stdout(&finish(&backend, job("BASH", "echo still here"))), "still here\n");
+    let peak = agent.memory_kb("VmHWM");
+    eprintln!("agent RSS at its highest after hostile answers: {peak} kB");
+    assert!(peak < 48 * 1024, "{peak} kB");
+    agent.stop();
+}
+
+#[test]
+fn every_request_says_who_asks_and_connections_are_kept() {
+    let _machine = shared();
+    let backend = backend();
+    for suffix in ["", "/", "/api/internal", "/api/internal/"] {
+        let agent = Agent::start_at(&format!("{}{suffix}", backend.url()), backend.token(), &[]);
+        finish(&backend, job("BASH", "true"));
+        let own: Vec<Request> = backend
+            .requests()
+            .into_iter()
+            .filter(|request| request.header("X-Orchestrator-ID") == Some(&agent.id))
+            .collect();
+        assert!(own.len() >= 8, "{suffix:?}: {}", own.len());
+        for request in &own {
+            assert!(request.target.starts_with("/api/internal/"), "{}", request.target);
+            assert_eq!(request.header("Authorization"), Some("present"), "{}", request.target);
+            if !request.target.ends_with("/socket") {
+                assert_eq!(request.header("X-Service-Name"), Some("cronium-agent"), "{}", request.target);
+                assert_eq!(request.header("X-Service-Version"), Some(env!("CARGO_PKG_VERSION")));
+                assert_eq!(request.header("Accept"), Some("application/json"));
+            }
+        }
+        let connections: std::collections::BTreeSet<u64> = own.iter().map(|request| request.connection).collect();
+        assert!(connections.len() <= 6, "{} connections for {} requests", connections.len(), own.len());
+        agent.stop();
+    }
+    assert_eq!(backend.problems(), Vec::<String>::new());
+}
