@@ -13,6 +13,7 @@ use super::running::{Running, Token};
 use crate::api::{Client, Queue};
 use crate::config::types::{Jobs, QueueStrategy};
 use crate::job::{Claim, Kind};
+use crate::metrics::PollResult;
 use crate::os::{random, stop::Stop, threads};
 use crate::policy::poll::{Answer, Pace};
 use crate::{limits, metrics};
@@ -170,6 +171,12 @@ impl Poller {
                     None => return,
                 },
             };
+            metrics::poll(match &answer {
+                Answer::Skipped => PollResult::Skipped,
+                Answer::Failed { .. } => PollResult::Error,
+                Answer::Jobs { got: 0, .. } => PollResult::Empty,
+                Answer::Jobs { .. } => PollResult::Jobs,
+            });
             pace.record(answer, Instant::now(), random::unit());
         }
     }

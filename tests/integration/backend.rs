@@ -154,7 +154,8 @@ fn the_container_is_made_while_the_backend_acknowledges_and_started_after() {
     let agent = Agent::start(&backend, &[]);
     let row = finish(&backend, job("BASH", "true"));
     let log = agent.log();
-    let at = |what: &str| log.lines().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what} in\n{log}"));
+    let at =
+        |what: &str| log.lines().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what} in\n{log}"));
     let acknowledged = at(&format!("POST /jobs/{}/acknowledge: 200", row.id));
     assert!(at("/containers/create?name=") < acknowledged, "the container was not made meanwhile");
     assert!(at("/start: 204") > acknowledged, "it was started before the job was ours");

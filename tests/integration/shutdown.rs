@@ -1,1 +1,112 @@
-//! (to come)
+//! Signals: the first drains, the second cancels; what the idle process consists of.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Agent, LONG, alone, backend, eventually, finish, finished, job, report, shared, stdout};
+
+#[test]
+fn an_idle_agent_ends_at_once_and_cleanly() {
+    let _machine = shared();
+    let backend = backend();
+    let mut agent = Agent::start(&backend, &[]);
+    agent.wait_ready();
+    let begun = Instant::now();
+    agent.signal("TERM");
+    assert_eq!(agent.wait(LONG).code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(agent.log().contains("stopped"));
+    assert!(!agent.log().contains("did not end within"), "a thread was left behind");
+}
+
+#[test]
+fn the_first_signal_drains() {
+    let _machine = shared();
+    let backend = backend();
+    let mut agent = Agent::start(&backend, &[]);
+    let id = backend.enqueue(job("BASH", "echo begun; sleep 2; echo ended")).expect("queued");
+    eventually("the first line", || !backend.lines(&id).is_empty());
+    agent.signal("TERM");
+    eventually("not ready", || agent.get("/ready").0 == 503);
+    let (_, reason) = agent.get("/ready");
+    assert!(reason.contains("draining"), "{reason}");
+    let late = backend.enqueue(job("BASH", "true")).expect("queued");
+    let row = finished(&backend, &id);
+    assert_eq!((stdout(&row), row.exit_code), ("begun\nended\n", Some(0)));
+    assert_eq!(agent.wait(LONG).code(), Some(0));
+    assert_eq!(backend.job(&late).expect("row").claims, 0, "a job was claimed while draining");
+}
+
+#[test]
+fn the_second_signal_cancels_and_the_exit_code_says_so() {
+    let _machine = shared();
+    let backend = backend();
+    let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
+    let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
+    eventually("the first line", || !backend.lines(&id).is_empty());
+    agent.signal("TERM");
+    eventually("draining", || agent.get("/ready").0 == 503);
+    agent.signal("TERM");
+    let row = finished(&backend, &id);
+    assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("cancelled"), "begun\n"));
+    assert_eq!(agent.wait(LONG).code(), Some(4));
+    assert_eq!(agent.containers(), Vec::<String>::new());
+}
+
+#[test]
+fn the_drain_has_an_end() {
+    let _machine = shared();
+    let backend = backend();
+    let mut agent = Agent::start(&backend, &[("jobs.drainTimeout", "1s"), ("jobs.stopGrace", "1s")]);
+    let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
+    eventually("the first line", || !backend.lines(&id).is_empty());
+    agent.signal("TERM");
+    assert_eq!(report(&finished(&backend, &id))["status"], "cancelled");
+    assert_eq!(agent.wait(LONG).code(), Some(4));
+}
+
+#[test]
+fn a_reload_signal_harms_nothing() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[]);
+    agent.wait_ready();
+    agent.signal("HUP");
+    eventually("a word about it", || agent.log().contains("SIGHUP"));
+    assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
+    agent.stop();
+}
+
+#[test]
+fn the_idle_process_is_small_and_every_thread_has_a_name() {
+    let _machine = alone();
+    let backend = backend();
+    let mut quiet = backend.settings();
+    quiet.announce_jobs = false;
+    backend.set_settings(quiet);
+    let agent = Agent::start(&backend, &[("jobs.pollInterval", "1s"), ("jobs.maxPollInterval", "1s")]);
+    agent.wait_ready();
+    let task = format!("/proc/{}/task", agent.pid());
+    let mut names: Vec<String> = std::fs::read_dir(&task)
+        .expect("threads")
+        .map(|entry| {
+            std::fs::read_to_string(entry.expect("entry").path().join("comm")).expect("comm").trim().to_owned()
+        })
+        .collect();
+    names.sort();
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("fds").count();
+    eprintln!("idle: {} kB RSS, {fds} descriptors, {} threads: {names:?}", agent.memory_kb("VmRSS"), names.len());
+    assert!(names.len() <= 20, "{names:?}");
+    let known = ["cronium-agent", "health", "heartbeat", "log-streamer", "monitor", "poller", "reaper", "sampler"];
+    assert!(names.iter().all(|name| known.contains(&name.as_str()) || name.starts_with("worker-")), "{names:?}");
+    assert!(fds < 32, "{fds} descriptors");
+    // After jobs, threads and descriptors are where they were.
+    for _ in 0..3 {
+        let mut small = job("BASH", "echo x");
+        small["execution"]["timeout"] = json!(10);
+        finish(&backend, small);
+    }
+    eventually("threads back", || std::fs::read_dir(&task).expect("threads").count() == names.len());
+    agent.stop();
+}

@@ -11,6 +11,7 @@ use crate::executors::Control;
 use crate::executors::container::resources::bytes;
 use crate::job::Output;
 use crate::limits;
+use crate::metrics::{self, PullResult};
 
 /// The pulls under way.
 #[derive(Debug, Clone)]
@@ -94,6 +95,7 @@ impl Pulls {
         output.settle();
         let begun = Instant::now();
         let result = self.attempts(image, flight, control, deadline, output);
+        metrics::image_pull(if result.is_ok() { PullResult::Success } else { PullResult::Failure });
         match &result {
             Ok(()) => {
                 landing.result = Ok(());
