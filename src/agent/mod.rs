@@ -94,7 +94,7 @@ impl Agent {
         let mut monitor =
             Monitor::new(&config, docker, containers.clone(), client.separate(), streamer.clone(), Arc::clone(&board));
         // Before the first poll, so that nothing is claimed which cannot run.
-        monitor.look_at_engine();
+        monitor.look_first();
         let watching = all.clone();
         let monitor_thread = threads::spawn("monitor", move || monitor.run(&watching)).map_err(thread)?;
 

@@ -72,8 +72,13 @@ impl Monitor {
         }
     }
 
-    /// One look at the engine; also before the first poll, so that nothing is claimed which cannot run.
-    pub fn look_at_engine(&mut self) {
+    /// A look at what decides whether jobs may be claimed; to be called before the first poll.
+    pub fn look_first(&mut self) {
+        self.look_at_engine();
+        self.look_at_disk();
+    }
+
+    fn look_at_engine(&mut self) {
         let first = self.engine_was_up != Some(true);
         let seen = self.docker.ping().and_then(|()| self.docker.info()).and_then(|info| {
             if first {
