@@ -11,6 +11,7 @@ use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::resources::bytes;
 use crate::health::{Board, Component, DetailValue, Reason, Status};
+use crate::jobs::recover::Recovery;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
@@ -29,12 +30,17 @@ pub struct Monitor {
     /// The engine's data folder, once it is known.
     docker_root: Option<PathBuf>,
     engine_was_up: Option<bool>,
+    agent: String,
+    max_output: usize,
+    /// What an earlier run left behind was seen to.
+    recovered: bool,
 }
 
 impl Monitor {
     /// A monitor that writes to `board`.
     pub fn new(
         config: &Config,
+        agent: &str,
         docker: docker::Client,
         containers: ContainerExecutor,
         client: api::Client,
@@ -52,6 +58,9 @@ impl Monitor {
             min_free,
             docker_root: None,
             engine_was_up: None,
+            agent: agent.to_owned(),
+            max_output: config.jobs.max_output,
+            recovered: false,
         }
     }
 
@@ -62,6 +71,7 @@ impl Monitor {
             self.look_at_engine();
             self.look_at_disk();
             self.look_at_live_log();
+            self.recover(stop);
             if Instant::now() >= next_backend {
                 self.look_at_backend();
                 next_backend = Instant::now() + limits::BACKEND_LOOK;
@@ -73,9 +83,30 @@ impl Monitor {
     }
 
     /// A look at what decides whether jobs may be claimed; to be called before the first poll.
-    pub fn look_first(&mut self) {
+    pub fn look_first(&mut self, stop: &Stop) {
         self.look_at_engine();
         self.look_at_disk();
+        self.recover(stop);
+    }
+
+    /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.
+    fn recover(&mut self, stop: &Stop) {
+        if self.recovered || self.engine_was_up != Some(true) {
+            return;
+        }
+        let (docker, client) = (&self.docker, &self.client);
+        let recovery = Recovery { docker, client, agent: &self.agent, max_output: self.max_output, stop };
+        match recovery.run() {
+            Ok(()) => {
+                self.recovered = true;
+                self.board.clear(Reason::Starting);
+            }
+            Err(why) => {
+                log::warn!("cannot see to what an earlier run left behind: {why}; claiming nothing before");
+                let text = format!("what an earlier run left behind could not be seen to: {why}");
+                self.board.not_ready(Reason::Starting, text);
+            }
+        }
     }
 
     fn look_at_engine(&mut self) {

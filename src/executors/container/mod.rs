@@ -189,6 +189,14 @@ impl Shared {
                 self.pulls.ensure(image, control, deadline, output)?;
                 self.docker.create(name, body, deadline).map(guard)
             }
+            Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::Never => {
+                Err(Error::Pull {
+                    image: image.to_owned(),
+                    message: "the engine does not have it and container.images.pullPolicy is never; \
+                          load it on this host, or set ifNotPresent"
+                        .to_owned(),
+                })
+            }
             result => result.map(guard),
         }
     }
