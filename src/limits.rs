@@ -122,6 +122,9 @@ pub const API_IDLE_CONNECTIONS: usize = 8;
 /// Longest `Retry-After` that is honoured; a longer one would look like a hang to the operator.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
+/// Seconds' worth of requests that may go out at once after a quiet time: a job needs five calls, most of them at its
+/// start and end, and a handful of jobs must not queue for the limit.
+pub const RATE_BURST_SECONDS: f64 = 5.0;
 /// A heartbeat or a report waits at most this long for the rate limit.
 pub const RATE_PRIORITY_WAIT: Duration = Duration::from_millis(250);
 
