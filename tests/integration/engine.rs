@@ -98,8 +98,9 @@ fn a_broken_stream_costs_lines_and_not_the_verdict() {
         proxy.break_calls("POST", "/attach", 1, action);
         let row = finish(&backend, job("BASH", "echo one; exit 7"));
         let lines = backend.lines(&row.id);
-        // The program went over the same connection: an empty program ends with 0, and nothing half-run.
-        assert!(report(&row)["status"].is_string(), "{name}");
+        // The program was lost with the connection. The shell then ends with 0, which must not pass for a success.
+        assert_eq!(report(&row)["status"], "failed", "{name}");
+        assert!(stderr(&row).contains("not known whether"), "{name}: {}", stderr(&row));
         assert!(lines.iter().any(|line| line.stream == "system" && line.text.contains("cut off")), "{name}: {lines:?}");
         proxy.mend();
     }
