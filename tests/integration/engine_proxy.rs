@@ -21,6 +21,8 @@ pub enum Break {
     Cut,
     /// No answer, and the connection stays open.
     Silence,
+    /// The engine's answer, so many milliseconds later.
+    Delay(u64),
     /// The engine's answer, cut after so many bytes.
     CutAfter(usize),
     /// The engine's answering head, then these bytes, then the end.
@@ -42,6 +44,8 @@ struct Rule {
 pub struct Proxy {
     folder: Folder,
     rules: Arc<Mutex<Vec<Rule>>>,
+    /// The first line of each call so far.
+    seen: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -50,6 +54,8 @@ impl Proxy {
         let folder = Folder::new();
         let listener = UnixListener::bind(folder.path().join("docker.sock")).expect("a socket");
         let rules: Arc<Mutex<Vec<Rule>>> = Arc::default();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let own_seen = Arc::clone(&seen);
         let stop = Arc::new(AtomicBool::new(false));
         let (own_rules, own_stop) = (Arc::clone(&rules), Arc::clone(&stop));
         std::thread::spawn(move || {
@@ -57,11 +63,11 @@ impl Proxy {
                 if own_stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let rules = Arc::clone(&own_rules);
-                std::thread::spawn(move || serve(client.expect("a client"), &rules));
+                let (rules, seen) = (Arc::clone(&own_rules), Arc::clone(&own_seen));
+                std::thread::spawn(move || serve(client.expect("a client"), &rules, &seen));
             }
         });
-        Self { folder, rules, stop }
+        Self { folder, rules, seen, stop }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -78,6 +84,12 @@ impl Proxy {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).push(rule);
     }
 
+    /// How many calls with this method came whose target holds `path`.
+    pub fn count(&self, method: &str, path: &str) -> usize {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().filter(|first| first.starts_with(method) && first.contains(path)).count()
+    }
+
     pub fn mend(&self) {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -90,9 +102,10 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>) {
+fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<String>>) {
     let Some(mut request) = read_head(&mut client) else { return };
     let first = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push(first.clone());
     match take_rule(&first, rules) {
         None => drop(pass_on(&request, client, usize::MAX)),
         Some(Break::Answer(bytes)) => {
@@ -103,6 +116,10 @@ fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>) {
         }
         Some(Break::Cut) => {}
         Some(Break::Silence) => drop(std::io::copy(&mut client, &mut std::io::sink())),
+        Some(Break::Delay(millis)) => {
+            std::thread::sleep(std::time::Duration::from_millis(millis));
+            drop(pass_on(&request, client, usize::MAX));
+        }
         Some(Break::CutAfter(bytes)) => drop(pass_on(&request, client, bytes)),
         Some(Break::HeadThen(bytes)) => {
             let mut engine = UnixStream::connect(ENGINE).expect("the engine");

@@ -22,6 +22,7 @@ mod jobs;
 mod limits;
 /// Lines: order, number, loss, latency, memory.
 mod lines;
+mod registry;
 /// What a script must not be able to do, seen from inside and outside.
 mod security;
 /// Signals: drain, cancel, end.
