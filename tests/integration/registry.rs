@@ -13,7 +13,6 @@ pub struct Registry {
     child: Option<Child>,
     folder: Folder,
     pub port: u16,
-    pushed: Vec<String>,
 }
 
 impl Registry {
@@ -31,7 +30,7 @@ impl Registry {
              http: {{addr: '127.0.0.1:{port}'}}\nauth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n"
         );
         std::fs::write(folder.path().join("config.yml"), config).expect("write");
-        let mut registry = Self { child: None, folder, port, pushed: Vec::new() };
+        let mut registry = Self { child: None, folder, port };
         registry.run();
         registry
     }
@@ -63,10 +62,6 @@ impl Registry {
         self.folder.path().join("log")
     }
 
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
     /// A Docker `config.json` with this password for this registry.
     pub fn auth_file(&self, password: &str) -> PathBuf {
         use base64::Engine as _;
@@ -81,7 +76,7 @@ impl Registry {
 
     /// Pushes the Bash runner under a name of its own with one more file, so that the engine has to pull it; gives its
     /// name. The engine does not have it afterwards.
-    pub fn push(&mut self, name: &str, content: &str) -> String {
+    pub fn push(&self, name: &str, content: &str) -> String {
         let image = format!("127.0.0.1:{}/{name}:1", self.port);
         let dockerfile = format!("FROM cronium/runner:bash-alpine\nLABEL test={content}\nENV WHICH={content}\n");
         let context = self.folder.path().join(unique("context"));
@@ -96,7 +91,6 @@ impl Registry {
         let auth = self.auth_file(PASSWORD);
         docker(&["--config", auth.parent().and_then(|dir| dir.to_str()).expect("text"), "push", "-q", &image]);
         docker(&["rmi", "-f", &image]);
-        self.pushed.push(image.clone());
         image
     }
 }
@@ -104,8 +98,12 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         self.end();
-        for image in &self.pushed {
-            let _ = Command::new("docker").args(["rmi", "-f", image]).output();
+        // Those that lost their tag to a later push too.
+        let reference = format!("reference=127.0.0.1:{}/*", self.port);
+        let output = Command::new("docker").args(["images", "-aq", "--filter", &reference]).output();
+        for id in output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default().lines()
+        {
+            let _ = Command::new("docker").args(["rmi", "-f", id]).output();
         }
     }
 }
