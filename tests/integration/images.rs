@@ -20,7 +20,7 @@ fn system_lines(backend: &DevBackend, job: &str) -> String {
 #[test]
 fn a_missing_image_is_pulled_once_for_all_who_want_it() {
     let _machine = shared();
-    let (backend, mut registry) = (backend(), Registry::start());
+    let (backend, registry) = (backend(), Registry::start());
     let image = registry.push(&unique("shared"), "one");
     let auth = registry.auth_file(PASSWORD).display().to_string();
     let proxy = Proxy::start();
@@ -48,7 +48,7 @@ fn a_missing_image_is_pulled_once_for_all_who_want_it() {
 #[test]
 fn what_the_registry_refuses_is_told_and_not_asked_again() {
     let _machine = shared();
-    let (backend, mut registry) = (backend(), Registry::start());
+    let (backend, registry) = (backend(), Registry::start());
     let image = registry.push(&unique("private"), "secret");
     let right = registry.auth_file(PASSWORD).display().to_string();
     let wrong = registry.auth_file("wrong").display().to_string();
@@ -90,7 +90,7 @@ fn a_registry_that_is_down_is_tried_again() {
 #[test]
 fn the_pull_policy_is_kept() {
     let _machine = shared();
-    let (backend, mut registry) = (backend(), Registry::start());
+    let (backend, registry) = (backend(), Registry::start());
     let name = unique("policy");
     let image = registry.push(&name, "first");
     let auth = registry.auth_file(PASSWORD).display().to_string();

@@ -46,7 +46,10 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let code = i32::try_from(evidence.exit_code).unwrap_or(i32::MAX);
     let verdict = |cause, exit_code, message| Verdict { phase: Phase::Execution, cause, exit_code, message };
     if let Some(reason) = &evidence.reason {
-        return stopped(reason, evidence.sent);
+        let mut verdict = stopped(reason, evidence.sent);
+        // A fork bomb, for one, seldom ends by itself: without this its owner would read of the time alone.
+        verdict.message.push_str(&hints(evidence));
+        return verdict;
     }
     if !evidence.started {
         return never_started(evidence);
@@ -194,6 +197,18 @@ mod tests {
     fn every_ending_has_its_verdict() {
         let timeout = Reason::Timeout { limit: "the job's timeout", after: Duration::from_secs(2) };
         let table = [
+            (
+                Evidence {
+                    reason: Some(timeout.clone()),
+                    sent: Some(Signal::Kill),
+                    pids_refused: Some(9),
+                    ..evidence(137)
+                },
+                Status::Timeout,
+                "timeout",
+                -1,
+                "SIGKILL; it met its limit of 100 processes 9 times",
+            ),
             (evidence(0), Status::Completed, "success", 0, "exit code 0"),
             (evidence(3), Status::Failed, "script", 3, "exit code 3"),
             (evidence(139), Status::Failed, "signal", 139, "SIGSEGV"),
