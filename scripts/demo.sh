@@ -124,9 +124,9 @@ lines_were_live() {
     get "$URL/dev/jobs/$LIVE_JOB/lines?from=0" >"$SCRATCH/lines.json" || return 1
     jq -e --slurpfile jobs "$SCRATCH/jobs.json" --arg id "$LIVE_JOB" --argjson lead "$LIVE_LEAD_MS" '
         def ms: (.[0:19] + "Z" | fromdate) * 1000 + ((capture("\\.(?<ms>[0-9]{1,3})").ms // "0") | tonumber);
-        ($jobs[0].jobs[] | select(.id == $id) | .finished.at | ms) as $end
+        ($jobs[0].jobs[] | select(.id == $id) | .finished.at | ms) as $finished
         | ([.lines[] | select(.stream == "stdout")][0].received | ms) as $first
-        | (.count > 0) and ([.lines[].sequence] == [range(1; .count + 1)]) and ($end - $first >= $lead)' \
+        | (.count > 0) and ([.lines[].sequence] == [range(1; .count + 1)]) and ($finished - $first >= $lead)' \
         "$SCRATCH/lines.json" >/dev/null
 }
 
