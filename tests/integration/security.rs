@@ -142,11 +142,21 @@ fn can_they_talk(settings: &[(&str, &str)]) -> String {
     said
 }
 
+/// The network that only this test uses; gone with its owner.
+struct SharedNetwork;
+
+impl Drop for SharedNetwork {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker").args(["network", "rm", "cronium-shared"]).output();
+    }
+}
+
 #[test]
 fn jobs_cannot_reach_each_other() {
     let _machine = shared();
     assert_eq!(can_they_talk(&[]), "no: TimeoutError\n");
     // The same where traffic is allowed, or the test would show nothing.
+    let _network = SharedNetwork;
     assert_eq!(can_they_talk(&[("container.network.enableICC", "true")]), "connected\n");
 }
 
