@@ -34,6 +34,8 @@ pub struct Evidence {
     pub image: String,
     /// Whether the script's last words on stderr speak of a full device.
     pub no_space: bool,
+    /// Whether they speak of a refused fork: the kernel's own count may have been read a moment too early.
+    pub no_fork: bool,
 }
 
 /// The contract's exit code of a timeout.
@@ -148,6 +150,12 @@ fn hints(evidence: &Evidence) -> String {
     }
     if let Some(n) = evidence.pids_refused.filter(|&n| n > 0) {
         text.push_str(&format!("; it met its limit of {} processes {n} times", evidence.pids_limit));
+    }
+    if evidence.no_fork && evidence.exit_code != 0 && evidence.pids_refused.unwrap_or(0) == 0 {
+        text.push_str(&format!(
+            "; its last words speak of a refused fork: it has a limit of {} processes",
+            evidence.pids_limit
+        ));
     }
     if evidence.no_space && evidence.exit_code != 0 {
         text.push_str("; its last words speak of a full device: the disk limit is ");
@@ -266,6 +274,7 @@ mod tests {
                 "not known whether",
             ),
             (Evidence { pids_refused: Some(4), ..evidence(1) }, Status::Failed, "script", 1, "100 processes 4 times"),
+            (Evidence { no_fork: true, ..evidence(1) }, Status::Failed, "script", 1, "a limit of 100 processes"),
             (Evidence { no_space: true, ..evidence(1) }, Status::Failed, "script", 1, "disk limit is 1 GiB"),
             (Evidence { engine_error: "boom".into(), ..evidence(128) }, Status::Failed, "infrastructure", 128, "boom"),
         ];

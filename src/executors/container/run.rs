@@ -312,6 +312,7 @@ impl Ready {
             engine_error: found.state.error.clone(),
             image: self.image.clone(),
             no_space: tells_of_full_device(&followed.stderr_tail),
+            no_fork: tells_of_refused_fork(&followed.stderr_tail),
         }
     }
 
@@ -341,6 +342,14 @@ fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
 fn tells_of_full_device(stderr: &[u8]) -> bool {
     let text = String::from_utf8_lossy(stderr);
     text.contains("No space left on device") || text.contains("ENOSPC")
+}
+
+/// The C library's words for EAGAIN where they are about a process or thread.
+fn tells_of_refused_fork(stderr: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(stderr);
+    let words = ["fork", "spawn", "thread", "clone", "BlockingIOError"];
+    (text.contains("Resource temporarily unavailable") || text.contains("EAGAIN"))
+        && words.iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]
