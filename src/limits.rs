@@ -269,6 +269,12 @@ pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(150);
 pub const ERRANDS_WAIT: Duration = Duration::from_secs(120);
 /// Longest wait for the live log to take a job's last lines before its report is sent.
 pub const LIVE_FLUSH: Duration = Duration::from_secs(2);
+/// Least timeout of a socket: to the kernel, zero means none at all.
+pub const SOCKET_WAIT_LEAST: Duration = Duration::from_millis(1);
+/// A job that waits for another's pull looks so often whether it is still wanted.
+pub const PULL_LOOK: Duration = Duration::from_millis(500);
+/// A resolver that has answered ends by itself; it is given this long to do so.
+pub const LOG_RESOLVER_JOIN: Duration = Duration::from_secs(1);
 /// One wait for a signal; after it, a thread that waits looks whether it is still wanted.
 pub const SIGNAL_TICK: Duration = Duration::from_millis(200);
 /// The reaper looks at its jobs at least so often, even when nothing wakes it.
