@@ -7,6 +7,8 @@ use std::time::Duration;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------
 
+/// The shortest timeout that is set on a socket: the kernel takes zero for none at all.
+pub const SOCKET_WAIT_LEAST: Duration = Duration::from_millis(1);
 /// Opening a TCP connection to the engine, each address.
 pub const DOCKER_CONNECT: Duration = Duration::from_secs(5);
 /// A call that the engine answers from memory (ping, inspect, kill, networks), on a host that is merely busy.
@@ -165,9 +167,11 @@ pub const LOG_WAIT_SHARE: u32 = 20;
 /// Nanoseconds of waiting that each byte taken by the receiver (with [`LOG_LINE_OVERHEAD`]) earns: a link of 16 MB/s, about
 /// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines rather than slow a job.
 pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
-/// A job does not wait for a link that took nothing for this long. Longer than a busy machine leaves a willing
-/// receiver without a processor, which was seen to reach 100 ms.
+/// A job does not wait for a link that took nothing for this long. A guess at how long a busy machine may leave a
+/// willing receiver without a processor; with it, a million lines to a receiver on the same two cores lose none.
 pub const LOG_STALL: Duration = Duration::from_millis(200);
+/// Wait for a resolver's thread that has said its answer.
+pub const LOG_RESOLVER_JOIN: Duration = Duration::from_secs(1);
 /// The end of a job waits this long for a link that takes nothing (or is away), then leaves the rest out.
 pub const LOG_FINISH_STALL: Duration = Duration::from_secs(1);
 
@@ -269,12 +273,6 @@ pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(150);
 pub const ERRANDS_WAIT: Duration = Duration::from_secs(120);
 /// Longest wait for the live log to take a job's last lines before its report is sent.
 pub const LIVE_FLUSH: Duration = Duration::from_secs(2);
-/// Least timeout of a socket: to the kernel, zero means none at all.
-pub const SOCKET_WAIT_LEAST: Duration = Duration::from_millis(1);
-/// A job that waits for another's pull looks so often whether it is still wanted.
-pub const PULL_LOOK: Duration = Duration::from_millis(500);
-/// A resolver that has answered ends by itself; it is given this long to do so.
-pub const LOG_RESOLVER_JOIN: Duration = Duration::from_secs(1);
 /// One wait for a signal; after it, a thread that waits looks whether it is still wanted.
 pub const SIGNAL_TICK: Duration = Duration::from_millis(200);
 /// The reaper looks at its jobs at least so often, even when nothing wakes it.

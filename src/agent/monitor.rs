@@ -34,6 +34,8 @@ pub struct Monitor {
     max_output: usize,
     /// What an earlier run left behind was seen to.
     recovered: bool,
+    /// Why that has not worked yet, as it was logged.
+    told: Option<String>,
 }
 
 impl Monitor {
@@ -61,6 +63,7 @@ impl Monitor {
             agent: agent.to_owned(),
             max_output: config.jobs.max_output,
             recovered: false,
+            told: None,
         }
     }
 
@@ -102,7 +105,11 @@ impl Monitor {
                 self.board.clear(Reason::Starting);
             }
             Err(why) => {
-                log::warn!("cannot see to what an earlier run left behind: {why}; claiming nothing before");
+                // Told once: the reason is in /ready for as long as it holds.
+                if self.told.as_ref() != Some(&why) {
+                    log::warn!("cannot see to what an earlier run left behind: {why}; claiming nothing before");
+                    self.told = Some(why.clone());
+                }
                 let text = format!("what an earlier run left behind could not be seen to: {why}");
                 self.board.not_ready(Reason::Starting, text);
             }

@@ -56,7 +56,6 @@ impl Conn {
 
     /// Bounds the next reads.
     pub fn set_read_timeout(&self, wait: Duration) -> io::Result<()> {
-        // A zero timeout means none at all to the kernel.
         let wait = Some(wait.max(limits::SOCKET_WAIT_LEAST));
         match self {
             Self::Unix(s) => s.set_read_timeout(wait),

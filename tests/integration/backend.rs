@@ -199,7 +199,7 @@ fn a_wrong_token_says_what_to_do() {
     let backend = backend();
     let agent = Agent::start_at(&backend.url(), "wrong", &[]);
     eventually("advice", || agent.log().contains("401") && agent.log().contains("api.token"));
-    assert_eq!(agent.get("/health").0, 503);
+    eventually("unhealthy", || agent.get("/health").0 == 503);
     assert!(!agent.log().contains("Bearer"));
     agent.stop();
 }

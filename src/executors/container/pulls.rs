@@ -172,7 +172,7 @@ impl Pulls {
                 return Err(Error::Timeout { doing, limit: deadline.limit, after: deadline.length });
             };
             told.tell(&state.0, output);
-            let wait = left.min(limits::PULL_LOOK);
+            let wait = left.min(limits::FOLLOW_TICK);
             state = flight.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
