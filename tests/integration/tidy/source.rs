@@ -149,8 +149,9 @@ pub fn item(code: &str) -> usize {
 pub fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
-        !(word.starts_with(part) && code[..at].ends_with(part))
-            && !(word.ends_with(part) && code[at + word.len()..].starts_with(part))
+        let before = word.starts_with(part) && code[..at].ends_with(part);
+        let after = word.ends_with(part) && code[at + word.len()..].starts_with(part);
+        !before && !after
     })
 }
 
