@@ -1,1 +1,1 @@
-// Filled by the tests of the live log.
+//! Tests of the live log as a whole; those of its parts stand beside the parts.

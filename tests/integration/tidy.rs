@@ -1,224 +1,355 @@
-//! Conventions that a machine can check, so that no review has to.
+//! Conventions that a machine can check. Each check is a function from a file to its faults, run twice: over the real
+//! tree, where it must find nothing, and over one bad line, where it must find something.
 
-use std::path::{Path, PathBuf};
+#[path = "tidy/source.rs"]
+mod source;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::binary;
+use source::{Source, files, item, line, root, sources, words};
+
+/// Each module with its layer and with those of its own layer that it may use. Lower layers are free to all.
+const LAYERS: &[(&str, u8, &[&str])] = &[
+    ("main", 4, &["agent", "cli"]),
+    ("agent", 4, &["cli"]),
+    ("cli", 4, &[]),
+    ("jobs", 3, &[]),
+    ("api", 2, &[]),
+    ("docker", 2, &[]),
+    ("executors", 2, &["docker"]),
+    ("health", 2, &[]),
+    ("logs", 2, &[]),
+    ("config", 1, &[]),
+    ("metrics", 1, &["os"]),
+    ("os", 1, &[]),
+    ("telemetry", 1, &["config", "os"]),
+    ("job", 0, &["secret"]),
+    ("limits", 0, &[]),
+    ("policy", 0, &["limits"]),
+    ("secret", 0, &[]),
+    ("verdict", 0, &["job"]),
+    ("wire", 0, &["job", "limits"]),
+];
+
+/// Each outside crate with the modules that may name it.
+const HOMES: &[(&str, &[&str])] = &[
+    ("base64", &["docker"]),
+    ("crossbeam_channel", &["agent", "executors", "jobs"]),
+    ("lexopt", &["cli"]),
+    ("libc", &["os"]),
+    ("rustls", &["api", "logs"]),
+    ("serde_yaml", &["config"]),
+    ("simplelog", &["telemetry"]),
+    ("tiny_http", &["health"]),
+    ("tungstenite", &["logs"]),
+    ("ureq", &["api"]),
+    ("webpki_roots", &["api", "logs"]),
+];
+
+/// Who may see what a [`Secret`](cronium_agent::secret::Secret) holds, and what for.
+const EXPOSERS: &[&str] = &[
+    "api/answer.rs",                  // takes the token out of a backend's error text
+    "api/client.rs",                  // the Authorization header
+    "config/checks.rs",               // is the token usable in a header?
+    "docker/images.rs",               // the header of a registry's login
+    "executors/container/program.rs", // the environment's way into the container's stdin
+    "logs/dial.rs",                   // the upgrade's Authorization header
+    "logs/mod.rs",                    // is the token usable in a header?
+];
+
+/// Functions that may be longer than [`FUNCTION_MAX`]; tests, which are tables, are not counted.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    // The composition root: one step after the other, in the order that matters.
+    ("agent/mod.rs", "start"),
+];
+const FUNCTION_MAX: usize = 80;
+
+/// Files whose product is within [`FILE_MAX`] but whose tests, a table of odd rows, are not.
+const LONG_FILES: &[&str] = &["api/job_row.rs"];
+const FILE_MAX: usize = 500;
+
+/// What layer 0 must not touch: the disk, the network, threads, processes, the environment, the clock.
+const IMPURE: &[&str] =
+    &["std::fs", "std::net", "std::thread", "std::process", "std::env", "Instant::now", "SystemTime::now"];
+
+type Check = fn(&Source) -> Vec<String>;
+
+/// Faults at each place where one of `needles` stands in `code`.
+fn each(code: &str, needles: &[&str], fault: &str) -> Vec<String> {
+    let at = |needle| words(code, needle).map(move |at| format!("{}: {needle}: {fault}", line(code, at)));
+    needles.iter().flat_map(|needle| at(*needle)).collect()
 }
 
-/// Every Rust file below `src`: its path from there, and its text.
-fn sources() -> Vec<(String, String)> {
-    fn walk(folder: &Path, into: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                walk(&path, into);
-            } else if path.extension().is_some_and(|end| end == "rs") {
-                into.push(path);
-            }
-        }
-    }
-    let (base, mut paths) = (root().join("src"), Vec::new());
-    walk(&base, &mut paths);
-    paths.sort();
-    let name = |path: &PathBuf| path.strip_prefix(&base).expect("below src").display().to_string();
-    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).expect("text"))).collect()
-}
-
-/// A file without its tests and without comments.
-fn code(text: &str) -> String {
-    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
-    let is_code = |line: &&str| !line.trim_start().starts_with("//");
-    product.lines().filter(is_code).map(|line| format!("{line}\n")).collect()
-}
-
-fn is_test_file(name: &str) -> bool {
-    name.ends_with("tests.rs") || name.ends_with("testing.rs") || name.ends_with("test_server.rs")
-}
-
-/// The product's code: no tests, no comments.
-fn product() -> Vec<(String, String)> {
-    sources().into_iter().filter(|(name, _)| !is_test_file(name)).map(|(name, text)| (name, code(&text))).collect()
-}
-
-/// The module at the top of a file's path: `jobs` for `jobs/poller.rs`.
-fn module(name: &str) -> &str {
-    name.split('/').next().unwrap_or(name).trim_end_matches(".rs")
-}
-
-fn layer(module: &str) -> Option<u32> {
-    Some(match module {
-        "job" | "limits" | "policy" | "secret" | "verdict" | "wire" => 0,
-        "config" | "metrics" | "os" | "telemetry" => 1,
-        "api" | "docker" | "executors" | "health" | "logs" => 2,
-        "jobs" => 3,
-        "agent" | "cli" | "main" | "lib" => 4,
-        _ => return None,
-    })
-}
-
-#[test]
-fn imports_point_down_only() {
-    // Within one layer: executors drive the engine; the command line's `validate` and the agent share exit codes.
-    let level = [
-        ("executors", "docker"),
-        ("agent", "cli"),
-        ("telemetry", "os"),
-        ("metrics", "os"),
-        ("telemetry", "config"),
-        ("config", "os"),
-        ("main", "agent"),
-    ];
-    let mut wrong = Vec::new();
-    for (name, text) in product() {
-        let from = module(&name);
-        let own = layer(from).unwrap_or_else(|| panic!("{name}: give its module a layer"));
-        for rest in text.split("crate::").skip(1) {
-            let to: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-            let Some(other) = layer(&to).filter(|_| to != from) else { continue };
-            let inside = own == 0 && other == 0 || own == 4;
-            if other > own || (other == own && !inside && !level.contains(&(from, to.as_str()))) {
-                wrong.push(format!("{name} (layer {own}) uses {to} (layer {other})"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-#[test]
-fn every_outside_crate_has_one_home() {
-    let homes: [(&str, &[&str]); 9] = [
-        ("ureq::", &["api"]),
-        ("tungstenite::", &["logs"]),
-        ("tiny_http::", &["health"]),
-        ("serde_yaml::", &["config"]),
-        ("lexopt::", &["cli"]),
-        ("simplelog::", &["telemetry"]),
-        ("rustls::", &["api", "logs"]),
-        ("libc::", &["os"]),
-        ("base64::", &["docker", "logs"]),
-    ];
-    for (name, text) in product() {
-        for (word, allowed) in homes {
-            let used = text.contains(&format!("use {word}")) || text.contains(&format!(" {word}"));
-            assert!(!used || allowed.contains(&module(&name)), "{name} uses {word}, whose home is {allowed:?}");
-        }
-    }
-}
-
-#[test]
-fn unsafe_code_is_in_one_module_and_every_block_says_why() {
-    for (name, text) in sources() {
-        for (number, line) in text.lines().enumerate() {
-            if line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl") {
-                assert_eq!(module(&name), "os", "{name}:{}", number + 1);
-                let before: Vec<&str> = text.lines().take(number).collect();
-                let near = &before[before.len().saturating_sub(6)..];
-                assert!(near.iter().any(|line| line.contains("SAFETY:")), "{name}:{}: no SAFETY comment", number + 1);
-            }
-        }
-    }
-}
-
-#[test]
-fn threads_output_and_exits_have_their_places() {
-    for (name, text) in product() {
-        let nowhere = ["process::exit", "dbg!(", "todo!(", "unimplemented!(", "#[ignore]"];
-        assert!(nowhere.iter().all(|word| !text.contains(word)), "{name} has one of {nowhere:?}");
-        if name != "os/threads.rs" {
-            assert!(
-                !text.contains("thread::spawn(") && !text.contains("thread::Builder"),
-                "{name} starts a thread itself"
-            );
-        }
-        if module(&name) != "cli" {
-            assert!(!text.contains("println!(") && !text.contains("eprintln!("), "{name} prints");
-        }
-    }
-}
-
-#[test]
-fn files_open_with_their_reason_and_stay_readable() {
-    for (name, text) in sources() {
-        if !is_test_file(&name) {
-            assert!(text.starts_with("//!"), "{name} does not say what it is for");
-        }
-        let lines = code(&text).lines().count();
-        assert!(lines <= 500, "{name} has {lines} lines of code: a room that wants a wall");
-    }
-}
-
-#[test]
-fn numbers_that_bound_a_wait_stand_in_one_file() {
-    // The configuration's own defaults and bounds are its business, and reading a time of day is no limit.
-    let exempt = ["limits.rs", "config/", "wire/time.rs"];
+/// The modules that a file names after `crate::`, also within braces, with their offsets.
+fn imports(code: &str) -> Vec<(usize, String)> {
+    let name = |text: &str| text.trim().chars().take_while(|&c| c.is_alphanumeric() || c == '_').collect::<String>();
     let mut found = Vec::new();
-    for (name, text) in product() {
-        if exempt.iter().any(|start| name.starts_with(start)) {
-            continue;
-        }
-        for (number, line) in text.lines().enumerate() {
-            for part in line.split("Duration::from_").skip(1) {
-                let argument = part.split_once('(').map_or("", |(_, rest)| rest);
-                if argument.starts_with(|c: char| c.is_ascii_digit()) && !argument.starts_with("0)") {
-                    found.push(format!("{name}, code line {}: {}", number + 1, line.trim()));
-                }
+    for root in ["crate::", "cronium_agent::"] {
+        for at in words(code, root) {
+            let after = &code[at + root.len()..];
+            if !after.starts_with('{') {
+                found.push((at, name(after)));
+                continue;
+            }
+            let mut inside = &after[1..item(after) - 1];
+            while !inside.trim().is_empty() {
+                found.push((at, name(inside)));
+                inside = &inside[item(inside)..];
             }
         }
     }
-    assert!(found.is_empty(), "{found:#?}");
+    found
+}
+
+fn layers(source: &Source) -> Vec<String> {
+    let of = |module: &str| LAYERS.iter().find(|(name, ..)| *name == module);
+    if source.path == "lib.rs" {
+        return Vec::new();
+    }
+    let Some((own, layer, siblings)) = of(source.module()) else {
+        return vec![format!("1: module {} is in no layer", source.module())];
+    };
+    let allowed = |used: &str| match of(used) {
+        Some((name, other, _)) => name == own || other < layer || siblings.contains(name),
+        None => false,
+    };
+    let mut faults: Vec<String> = imports(&source.code)
+        .into_iter()
+        .filter(|(_, used)| !allowed(used))
+        .map(|(at, used)| format!("{}: {own} (layer {layer}) may not use {used}", line(&source.code, at)))
+        .collect();
+    if *layer == 0 {
+        faults.extend(each(&source.product, IMPURE, "layer 0 does no I/O, starts no thread, reads no clock"));
+    }
+    faults
+}
+
+fn homes(source: &Source) -> Vec<String> {
+    let away = HOMES.iter().filter(|(_, homes)| !homes.contains(&source.module()));
+    away.flat_map(|(name, homes)| {
+        let used = words(&source.code, name).filter(|at| source.code[at + name.len()..].starts_with("::"));
+        used.map(move |at| format!("{}: {name} is for {homes:?} alone", line(&source.code, at)))
+    })
+    .collect()
+}
+
+fn unsafety(source: &Source) -> Vec<String> {
+    if source.module() != "os" {
+        return each(&source.code, &["unsafe"], "only src/os has unsafe code");
+    }
+    let lines: Vec<&str> = source.raw.lines().collect();
+    // The comment stands above the statement, which may have begun a few lines before.
+    let told = |at: &usize| lines[at.saturating_sub(6)..*at].iter().any(|text| text.contains("// SAFETY:"));
+    let places = words(&source.code, "unsafe").map(|at| line(&source.code, at));
+    places.filter(|at| !told(at)).map(|at| format!("{at}: unsafe without a SAFETY comment")).collect()
+}
+
+fn threads(source: &Source) -> Vec<String> {
+    if source.path == "os/threads.rs" {
+        return Vec::new();
+    }
+    each(&source.product, &["thread::spawn", "thread::Builder", "thread::scope"], "use os::threads::spawn")
+}
+
+fn leftovers(source: &Source) -> Vec<String> {
+    let code = if source.module() == "cli" { "" } else { &source.code };
+    let mut faults = each(code, &["println!", "eprintln!", "print!", "eprint!"], "only the command line prints");
+    faults.extend(each(&source.code, &["dbg!", "todo!", "unimplemented!", "#[ignore]"], "unfinished"));
+    faults.extend(each(&source.code, &["process::exit"], "skips every destructor: return an exit code"));
+    faults
+}
+
+fn openings(source: &Source) -> Vec<String> {
+    let opens = source.raw.starts_with("//!");
+    if opens { Vec::new() } else { vec!["1: a file opens with //! and why it exists".to_owned()] }
+}
+
+fn numbers(source: &Source) -> Vec<String> {
+    // Defaults and ranges of keys stand in the schema, beside the key.
+    if source.path == "limits.rs" || source.module() == "config" {
+        return Vec::new();
+    }
+    let code = &source.product;
+    let literal = |at: &usize| {
+        let Some((name, argument)) = code[at + "Duration::".len()..].split_once('(') else { return false };
+        let number = argument.trim_start();
+        (name.starts_with("from_") || name == "new")
+            && number.starts_with(|c: char| c.is_ascii_digit())
+            && !number.starts_with("0)")
+    };
+    let places = words(code, "Duration::").filter(literal);
+    places.map(|at| format!("{}: a number that belongs into limits.rs", line(code, at))).collect()
+}
+
+fn secrets(source: &Source) -> Vec<String> {
+    let listed = EXPOSERS.contains(&source.path.as_str());
+    if listed { Vec::new() } else { each(&source.product, &[".expose()"], "this file may not open a secret") }
+}
+
+fn lengths(source: &Source) -> Vec<String> {
+    let mut faults = Vec::new();
+    let counted = if LONG_FILES.contains(&source.path.as_str()) { source.product.trim_end() } else { &source.raw };
+    let count = counted.lines().count();
+    if count > FILE_MAX {
+        faults.push(format!("1: {count} lines, more than {FILE_MAX}"));
+    }
+    for at in words(&source.product, "fn") {
+        let rest = &source.product[at + 2..];
+        let name: String = rest.trim_start().chars().take_while(|&c| c.is_alphanumeric() || c == '_').collect();
+        let count = rest[..item(rest)].lines().count();
+        if count > FUNCTION_MAX && !LONG_FUNCTIONS.contains(&(source.path.as_str(), name.as_str())) {
+            faults
+                .push(format!("{}: fn {name} has {count} lines, more than {FUNCTION_MAX}", line(&source.product, at)));
+        }
+    }
+    faults
+}
+
+/// Nothing in the tree; something in each bad example of (path, text).
+fn check(check: Check, bad: &[(&str, &str)]) {
+    for (path, text) in bad {
+        assert!(!check(&Source::new(path, text)).is_empty(), "the check is blind to {path}: {text}");
+    }
+    let all = sources();
+    let faults = all.iter().flat_map(|s| check(s).into_iter().map(move |fault| format!("src/{}:{fault}", s.path)));
+    let faults: Vec<String> = faults.collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
 #[test]
-fn secrets_leave_in_few_places() {
-    let places =
-        ["api/", "config/checks.rs", "docker/images.rs", "executors/container/program.rs", "logs/", "secret.rs"];
-    for (name, text) in product() {
-        let exposed = text.contains(".expose()");
-        assert!(!exposed || places.iter().any(|place| name.starts_with(place)), "{name} exposes a secret");
+fn imports_point_down() {
+    check(
+        layers,
+        &[
+            ("wire/a.rs", "use crate::os::stop;"),
+            ("api/a.rs", "use crate::{limits, jobs::{poller, worker}};"),
+            ("logs/a.rs", "fn a() { crate::api::b() }"),
+            ("policy/a.rs", "fn a() { let now = Instant::now(); }"),
+            ("new/a.rs", ""),
+        ],
+    );
+}
+
+#[test]
+fn each_outside_crate_has_one_home() {
+    check(homes, &[("jobs/a.rs", "use ureq::Agent;"), ("api/a.rs", "fn a() { libc::getpid() }")]);
+}
+
+#[test]
+fn unsafe_code_is_in_os_and_explained() {
+    check(unsafety, &[("api/a.rs", "fn a() { unsafe { b() } }"), ("os/a.rs", "fn a() { unsafe { b() } }")]);
+}
+
+#[test]
+fn threads_come_from_one_helper() {
+    check(threads, &[("api/a.rs", "fn a() { std::thread::spawn(b); }"), ("os/a.rs", "use std::thread::Builder;")]);
+}
+
+#[test]
+fn nothing_prints_exits_or_is_unfinished() {
+    check(
+        leftovers,
+        &[
+            ("api/a.rs", "println!(\"\")"),
+            ("os/a.rs", "eprintln!()"),
+            ("cli/a.rs", "todo!()"),
+            ("cli/a.rs", "std::process::exit(1)"),
+        ],
+    );
+}
+
+#[test]
+fn every_file_says_why_it_exists() {
+    check(openings, &[("api/a.rs", "use std::fs;")]);
+}
+
+#[test]
+fn waits_are_named_in_limits() {
+    check(numbers, &[("api/a.rs", "fn a() { b(Duration::from_millis(5)) }"), ("os/a.rs", "Duration::new(\n 1, 0)")]);
+    let free = "fn a() { Duration::from_secs(0) }\n#[cfg(test)]\nmod tests { fn b() { Duration::from_secs(1) } }";
+    assert!(numbers(&Source::new("api/a.rs", free)).is_empty());
+}
+
+#[test]
+fn few_files_open_a_secret() {
+    check(secrets, &[("jobs/a.rs", "fn a(s: &Secret) { s.expose() }")]);
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    let long = "//! x\n".repeat(FILE_MAX + 1);
+    let function = format!("fn a() {{\n{}}}\n", "b();\n".repeat(FUNCTION_MAX));
+    check(lengths, &[("api/a.rs", &long), ("api/a.rs", &function)]);
+}
+
+/// The names of a Cargo.toml's `[dependencies]`.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let section = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let lines = section.take_while(|line| !line.starts_with('['));
+    lines
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|n| !n.is_empty() && !n.starts_with('#'))
+        .collect()
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn every_dependency_is_defended() {
+    let (manifest, page) = (text("Cargo.toml"), text("ARCHITECTURE.md"));
+    let names = dependencies(&manifest);
+    assert!(names.contains(&"ureq") && names.contains(&"libc"), "{names:?}");
+    let missing: Vec<_> = names.iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md does not say what these are for: {missing:?}");
+}
+
+#[test]
+fn no_async_runtime_comes_in() {
+    let lock = text("Cargo.lock");
+    let has = |name: &str| lock.lines().any(|line| line == format!("name = \"{name}\""));
+    assert!(has("ureq"));
+    for name in ["tokio", "async-std", "smol", "async-executor", "async-io", "futures-executor", "hyper"] {
+        assert!(!has(name), "{name} is in Cargo.lock");
     }
 }
 
 #[test]
-fn every_dependency_has_its_reason_and_none_is_an_async_runtime() {
-    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
-    let (_, rest) = manifest.split_once("\n[dependencies]\n").expect("dependencies");
-    let list = rest.split("\n[").next().expect("a section");
-    let reasons = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    for line in list.lines().filter(|line| !line.trim().is_empty()) {
-        let name = line.split(['.', ' ', '=']).next().expect("a name");
-        assert!(reasons.contains(&format!("`{name}`")), "ARCHITECTURE.md gives no reason for {name}");
-    }
-    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
-    for runtime in ["tokio", "async-std", "smol", "async-executor", "futures-executor"] {
-        assert!(!lock.contains(&format!("name = \"{runtime}\"\n")), "{runtime} is in the tree");
+fn a_reader_finds_the_pages() {
+    for page in ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "LICENSE"] {
+        assert!(text(page).len() > 40, "{page} says too little");
     }
 }
 
 #[test]
-fn the_files_that_a_stranger_looks_for_are_there() {
-    use std::os::unix::fs::PermissionsExt as _;
-    for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE"] {
-        assert!(std::fs::metadata(root().join(file)).is_ok_and(|found| found.len() > 40), "{file}");
+fn scripts_can_be_started() {
+    let mut seen = 0;
+    for path in ["scripts", "runtime-images", ".ci"].iter().flat_map(|folder| files(&root().join(folder))) {
+        let starts = std::fs::read(&path).expect("a file").starts_with(b"#!");
+        let runs = std::fs::metadata(&path).expect("a file").permissions().mode() & 0o111 != 0;
+        assert_eq!(starts, runs, "{}: executable, and #! in its first line, or neither", path.display());
+        seen += usize::from(starts);
     }
-    for script in ["scripts/demo.sh", "scripts/test.sh", "scripts/build-images.sh", ".ci/run"] {
-        let mode = std::fs::metadata(root().join(script)).expect(script).permissions().mode();
-        assert!(mode & 0o111 != 0, "{script} is not executable");
-    }
+    assert!(seen >= 3, "only {seen} scripts");
 }
 
 #[test]
-fn the_example_configurations_are_valid() {
-    for file in ["cronium-orchestrator.yaml", "minimal.yaml"] {
-        let output = crate::harness::binary()
+fn every_configuration_that_is_shipped_is_valid() {
+    let mut seen = 0;
+    for path in files(&root().join("configs")) {
+        let output = binary()
             .arg("validate")
-            .arg("-c")
-            .arg(root().join("configs").join(file))
+            .arg("--config")
+            .arg(&path)
+            .env("CRONIUM_SERVICE_TOKEN", "x")
             .env("CRONIUM_API_TOKEN", "x")
             .env("CRONIUM_API_ENDPOINT", "http://127.0.0.1:5001")
             .output()
-            .expect("validate");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() || said.contains("token"), "{file}: {said}");
+            .expect("the binary");
+        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+        seen += 1;
     }
+    assert!(seen >= 2, "only {seen} configurations");
 }
