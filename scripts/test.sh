@@ -134,10 +134,10 @@ note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
 step scripts 120 shellcheck -x scripts/lib.sh scripts/build-images.sh scripts/demo.sh scripts/test.sh runtime-images/prepare.sh .ci/run
-step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
-step unit 1800 cargo test --workspace --lib --bins
+step lint 900 cargo clippy --workspace --all-targets -- -D warnings
+step unit 900 cargo test --workspace --lib --bins
 if wanted integration; then
-    step integration 3600 cargo test --test integration
+    step integration 1200 cargo test --test integration -- --test-threads=2
     leftovers
 fi
 [ "$FAILED" -eq 0 ]
