@@ -7,6 +7,8 @@ use std::time::Duration;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------
 
+/// The shortest timeout that is set on a socket: the kernel takes zero for none at all.
+pub const SOCKET_WAIT_LEAST: Duration = Duration::from_millis(1);
 /// Opening a TCP connection to the engine, each address.
 pub const DOCKER_CONNECT: Duration = Duration::from_secs(5);
 /// A call that the engine answers from memory (ping, inspect, kill, networks), on a host that is merely busy.
@@ -122,6 +124,9 @@ pub const API_IDLE_CONNECTIONS: usize = 8;
 /// Longest `Retry-After` that is honoured; a longer one would look like a hang to the operator.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
+/// Seconds' worth of requests that may go out at once after a quiet time: a job needs five calls, most of them at its
+/// start and end, and a handful of jobs must not queue for the limit.
+pub const RATE_BURST_SECONDS: f64 = 5.0;
 /// A heartbeat or a report waits at most this long for the rate limit.
 pub const RATE_PRIORITY_WAIT: Duration = Duration::from_millis(250);
 
@@ -162,9 +167,11 @@ pub const LOG_WAIT_SHARE: u32 = 20;
 /// Nanoseconds of waiting that each byte taken by the receiver (with [`LOG_LINE_OVERHEAD`]) earns: a link of 16 MB/s, about
 /// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines rather than slow a job.
 pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
-/// A job does not wait for a link that took nothing for this long. Longer than a busy machine leaves a willing
-/// receiver without a processor, which was seen to reach 100 ms.
+/// A job does not wait for a link that took nothing for this long. A guess at how long a busy machine may leave a
+/// willing receiver without a processor; with it, a million lines to a receiver on the same two cores lose none.
 pub const LOG_STALL: Duration = Duration::from_millis(200);
+/// Wait for a resolver's thread that has said its answer.
+pub const LOG_RESOLVER_JOIN: Duration = Duration::from_secs(1);
 /// The end of a job waits this long for a link that takes nothing (or is away), then leaves the rest out.
 pub const LOG_FINISH_STALL: Duration = Duration::from_secs(1);
 

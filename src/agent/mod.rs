@@ -43,6 +43,8 @@ struct Agent {
     running: Running,
     /// Ends the poller.
     no_more_claims: Stop,
+    /// The longest that a poll under way can last: what it claims must be given back, not forgotten.
+    poll_wait: Duration,
     /// Ends everything else that waits.
     all: Stop,
     streamer: LogStreamer,
@@ -91,10 +93,17 @@ impl Agent {
         metrics::workers(workers);
         let (streamer, streamer_thread) = live_log(&config, &id, &running, &slots)?;
 
-        let mut monitor =
-            Monitor::new(&config, docker, containers.clone(), client.separate(), streamer.clone(), Arc::clone(&board));
+        let mut monitor = Monitor::new(
+            &config,
+            &id,
+            docker,
+            containers.clone(),
+            client.separate(),
+            streamer.clone(),
+            Arc::clone(&board),
+        );
         // Before the first poll, so that nothing is claimed which cannot run.
-        monitor.look_at_engine();
+        monitor.look_first(&all);
         let watching = all.clone();
         let monitor_thread = threads::spawn("monitor", move || monitor.run(&watching)).map_err(thread)?;
 
@@ -108,6 +117,7 @@ impl Agent {
         };
         let heartbeat_thread = heartbeat.spawn().map_err(thread)?;
 
+        let poll_wait = config.api.timeout + limits::THREAD_JOIN_WAIT;
         let (hand, taken) = bounded(0);
         let no_more_claims = Stop::new();
         let admission = Arc::clone(&board);
@@ -137,11 +147,23 @@ impl Agent {
             .collect::<Result<Vec<_>, _>>()
             .map_err(thread)?;
         let poller = poller.spawn().map_err(thread)?;
-        board.clear(Reason::Starting);
         let mut others = vec![heartbeat_thread, monitor_thread];
         others.extend(streamer_thread);
         others.extend([reaper_thread, sampler_thread]);
-        Ok(Self { board, health, running, no_more_claims, all, streamer, reaper, sampler, poller, workers, others })
+        Ok(Self {
+            board,
+            health,
+            running,
+            no_more_claims,
+            poll_wait,
+            all,
+            streamer,
+            reaper,
+            sampler,
+            poller,
+            workers,
+            others,
+        })
     }
 
     /// Waits for a signal, or for a part that ended by itself, which none does.
@@ -179,7 +201,7 @@ impl Agent {
             code = exit::NOT_DRAINED;
         }
         // The poller owns the workers' channel: when it ends, they do.
-        self.poller.join_within(limits::THREAD_JOIN_WAIT);
+        self.poller.join_within(self.poll_wait);
         self.all.set();
         for worker in self.workers {
             worker.join_within(limits::THREAD_JOIN_WAIT);

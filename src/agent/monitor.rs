@@ -11,6 +11,7 @@ use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::resources::bytes;
 use crate::health::{Board, Component, DetailValue, Reason, Status};
+use crate::jobs::recover::Recovery;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
@@ -29,12 +30,19 @@ pub struct Monitor {
     /// The engine's data folder, once it is known.
     docker_root: Option<PathBuf>,
     engine_was_up: Option<bool>,
+    agent: String,
+    max_output: usize,
+    /// What an earlier run left behind was seen to.
+    recovered: bool,
+    /// Why that has not worked yet, as it was logged.
+    told: Option<String>,
 }
 
 impl Monitor {
     /// A monitor that writes to `board`.
     pub fn new(
         config: &Config,
+        agent: &str,
         docker: docker::Client,
         containers: ContainerExecutor,
         client: api::Client,
@@ -52,6 +60,10 @@ impl Monitor {
             min_free,
             docker_root: None,
             engine_was_up: None,
+            agent: agent.to_owned(),
+            max_output: config.jobs.max_output,
+            recovered: false,
+            told: None,
         }
     }
 
@@ -62,6 +74,7 @@ impl Monitor {
             self.look_at_engine();
             self.look_at_disk();
             self.look_at_live_log();
+            self.recover(stop);
             if Instant::now() >= next_backend {
                 self.look_at_backend();
                 next_backend = Instant::now() + limits::BACKEND_LOOK;
@@ -72,8 +85,38 @@ impl Monitor {
         }
     }
 
-    /// One look at the engine; also before the first poll, so that nothing is claimed which cannot run.
-    pub fn look_at_engine(&mut self) {
+    /// A look at what decides whether jobs may be claimed; to be called before the first poll.
+    pub fn look_first(&mut self, stop: &Stop) {
+        self.look_at_engine();
+        self.look_at_disk();
+        self.recover(stop);
+    }
+
+    /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.
+    fn recover(&mut self, stop: &Stop) {
+        if self.recovered || self.engine_was_up != Some(true) {
+            return;
+        }
+        let (docker, client) = (&self.docker, &self.client);
+        let recovery = Recovery { docker, client, agent: &self.agent, max_output: self.max_output, stop };
+        match recovery.run() {
+            Ok(()) => {
+                self.recovered = true;
+                self.board.clear(Reason::Starting);
+            }
+            Err(why) => {
+                // Told once: the reason is in /ready for as long as it holds.
+                if self.told.as_ref() != Some(&why) {
+                    log::warn!("cannot see to what an earlier run left behind: {why}; claiming nothing before");
+                    self.told = Some(why.clone());
+                }
+                let text = format!("what an earlier run left behind could not be seen to: {why}");
+                self.board.not_ready(Reason::Starting, text);
+            }
+        }
+    }
+
+    fn look_at_engine(&mut self) {
         let first = self.engine_was_up != Some(true);
         let seen = self.docker.ping().and_then(|()| self.docker.info()).and_then(|info| {
             if first {

@@ -328,7 +328,7 @@ fn urgent_calls_pass_an_exhausted_rate_limit() {
     // An ordinary call would wait for minutes; a stop ends that.
     let stop = Stop::new();
     stop.set();
-    let error = client.with_stop(stop).health().expect_err("stopped");
+    let error = client.with_stop(stop).acknowledge(&id("j1"), None).expect_err("stopped");
     assert!(matches!(error.problem, Problem::Stopped));
 }
 

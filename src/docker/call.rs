@@ -119,20 +119,27 @@ pub fn write_within(conn: &mut Conn, mut bytes: &[u8], doing: &str, deadline: De
     Ok(())
 }
 
-/// Appends what one read gives; 0 at the end of the stream.
-pub fn read_some(conn: &mut Conn, into: &mut Vec<u8>, doing: &str, deadline: Deadline) -> Result<usize, Error> {
+/// Appends what one read gives: `Some(0)` at the end of the stream, `None` when nothing came within one tick.
+fn read_tick(conn: &mut Conn, into: &mut Vec<u8>, doing: &str, deadline: Deadline) -> Result<Option<usize>, Error> {
     let mut piece = [0; limits::DOCKER_READ];
+    let left = deadline.left().ok_or_else(|| timeout(doing, deadline))?;
+    let broke = |source| Error::Io { doing: doing.to_owned(), source };
+    conn.set_read_timeout(left.min(limits::FOLLOW_TICK)).map_err(broke)?;
+    match conn.read(&mut piece) {
+        Ok(n) => {
+            into.extend_from_slice(&piece[..n]);
+            Ok(Some(n))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted || is_timeout(&error) => Ok(None),
+        Err(error) => Err(broke(error)),
+    }
+}
+
+/// Appends what one read gives; 0 at the end of the stream.
+fn read_some(conn: &mut Conn, into: &mut Vec<u8>, doing: &str, deadline: Deadline) -> Result<usize, Error> {
     loop {
-        let left = deadline.left().ok_or_else(|| timeout(doing, deadline))?;
-        let broke = |source| Error::Io { doing: doing.to_owned(), source };
-        conn.set_read_timeout(left).map_err(broke)?;
-        match conn.read(&mut piece) {
-            Ok(n) => {
-                into.extend_from_slice(&piece[..n]);
-                return Ok(n);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted || is_timeout(&error) => {}
-            Err(error) => return Err(broke(error)),
+        if let Some(n) = read_tick(conn, into, doing, deadline)? {
+            return Ok(n);
         }
     }
 }
@@ -158,7 +165,8 @@ pub fn read_whole(request: &Request<'_>, opened: Opened, deadline: Deadline) -> 
     Ok(Answer { head, body })
 }
 
-/// Hands the body's bytes to `sink` as they arrive, whatever the transfer coding, to the body's end.
+/// Hands the body's bytes to `sink` as they arrive, whatever the transfer coding, to the body's end; an empty piece at
+/// each tick in which none came, so that `sink` may give up.
 pub fn stream_body(
     opened: Opened,
     doing: &str,
@@ -192,7 +200,13 @@ pub fn stream_body(
             }
         }
         rest.clear();
-        if read_some(&mut conn, &mut rest, doing, deadline)? == 0 {
+        let read = loop {
+            match read_tick(&mut conn, &mut rest, doing, deadline)? {
+                Some(n) => break n,
+                None => sink(&[])?,
+            }
+        };
+        if read == 0 {
             if length == BodyLength::UntilClose {
                 return Ok(head);
             }

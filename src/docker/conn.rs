@@ -56,8 +56,7 @@ impl Conn {
 
     /// Bounds the next reads.
     pub fn set_read_timeout(&self, wait: Duration) -> io::Result<()> {
-        // A zero timeout means none at all to the kernel.
-        let wait = Some(wait.max(Duration::from_millis(1)));
+        let wait = Some(wait.max(limits::SOCKET_WAIT_LEAST));
         match self {
             Self::Unix(s) => s.set_read_timeout(wait),
             Self::Tcp(s) => s.set_read_timeout(wait),
@@ -66,7 +65,7 @@ impl Conn {
 
     /// Bounds the next writes.
     pub fn set_write_timeout(&self, wait: Duration) -> io::Result<()> {
-        let wait = Some(wait.max(Duration::from_millis(1)));
+        let wait = Some(wait.max(limits::SOCKET_WAIT_LEAST));
         match self {
             Self::Unix(s) => s.set_write_timeout(wait),
             Self::Tcp(s) => s.set_write_timeout(wait),

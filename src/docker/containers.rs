@@ -173,6 +173,27 @@ impl Client {
         self.get(DockerOperation::Stats, &doing, &path).map(|answer| answer.body)
     }
 
+    /// The engine's own copy of what a container printed so far, as the frames of an attached stream.
+    pub fn logs(
+        &self,
+        id: &str,
+        deadline: Deadline,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let doing = format!("read the kept output of container {}", short(id));
+        let request = Request {
+            operation: DockerOperation::Inspect,
+            doing: doing.clone(),
+            method: "GET",
+            target: format!("/containers/{id}/logs?stdout=1&stderr=1"),
+            headers: &[],
+            body: None,
+            cap: limits::DOCKER_ANSWER,
+        };
+        let opened = self.open(request, deadline)?;
+        call::stream_body(opened, &doing, deadline, sink).map(drop)
+    }
+
     /// All containers, running or not, that carry every one of `labels` (`key=value` or `key`).
     pub fn list(&self, labels: &[String]) -> Result<Vec<Row>, Error> {
         let filters = serde_json::json!({ "label": labels }).to_string();

@@ -149,7 +149,14 @@ impl Client {
         let mut layers = Layers::default();
         let mut lines = Splitter::new(limits::PULL_LINE);
         let mut failure = None;
+        let mut heard = Instant::now();
         call::stream_body(opened, &doing, deadline, &mut |piece| {
+            if !piece.is_empty() {
+                heard = Instant::now();
+            } else if heard.elapsed() >= limits::PULL_SILENCE {
+                let limit = "limits::PULL_SILENCE";
+                return Err(Error::Timeout { doing: doing.clone(), limit, after: limits::PULL_SILENCE });
+            }
             lines.feed(piece, &mut |line| {
                 if let Line::Whole(line) = line {
                     failure = failure.take().or_else(|| layers.take(line));

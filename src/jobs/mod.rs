@@ -4,6 +4,7 @@ pub mod errands;
 pub mod heartbeat;
 pub mod output;
 pub mod poller;
+pub mod recover;
 pub mod report;
 pub mod running;
 pub mod worker;

@@ -87,7 +87,7 @@ fn metadata<'a>(outcome: &Outcome, output: &Collected, flushed: &Flushed) -> Vec
         ("stdoutBytes", output.stdout_bytes.to_string()),
         ("stderrBytes", output.stderr_bytes.to_string()),
         ("lines", output.lines.to_string()),
-        ("liveLinesDropped", flushed.dropped.to_string()),
+        ("liveLinesDropped", (flushed.dropped + flushed.unsent).to_string()),
         ("agentVersion", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     all.extend(outcome.evidence.iter().map(|(name, value)| (*name, value.clone())));

@@ -111,12 +111,14 @@ impl Worker {
             Acknowledged::NotOurs(why) => {
                 log::warn!("not running the job: {why}");
                 control.end();
+                errands.finish();
                 return None;
             }
             Acknowledged::Unknown(why) => {
                 log::error!("not running the job: {why}; giving it back");
                 control.end();
                 drop(prepared);
+                errands.finish();
                 report::give_back(&shop.client, id, "the acknowledgement failed");
                 return None;
             }

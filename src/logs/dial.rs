@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
@@ -21,7 +21,7 @@ use super::Shared;
 use super::encode::{Dialect, SUBPROTOCOL};
 use super::error::LinkError;
 use super::socket::Socket;
-use crate::limits::{LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDSHAKE_BYTES, LOG_SERVER_MESSAGE_BYTES};
+use crate::limits::{self, LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDSHAKE_BYTES, LOG_SERVER_MESSAGE_BYTES};
 use crate::os::poll;
 use crate::os::threads::{self, Thread};
 
@@ -119,7 +119,7 @@ impl Dialer {
             shared.waker.take();
             if let Ok(reached) = receiver.try_recv() {
                 if let Some(thread) = self.resolving.take() {
-                    thread.join_within(Duration::from_secs(1));
+                    thread.join_within(limits::LOG_RESOLVER_JOIN);
                 }
                 return reached
                     .map_err(|source| LinkError::Unreachable { authority: target.authority.clone(), source });

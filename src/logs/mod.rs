@@ -24,8 +24,6 @@ mod link;
 mod patience;
 mod socket;
 #[cfg(test)]
-mod test_server;
-#[cfg(test)]
 mod tests;
 mod tls;
 

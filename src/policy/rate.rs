@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::limits::RATE_BURST_SECONDS;
+
 /// A bucket that fills with time.
 #[derive(Debug, Clone)]
 pub struct Bucket {
@@ -16,10 +18,11 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full bucket for `per_second` requests a second (above zero), which holds one second's worth, at least one.
+    /// A full bucket for `per_second` requests a second (above zero), which holds
+    /// `limits::RATE_BURST_SECONDS` worth, at least one.
     pub fn new(per_second: f64, now: Instant) -> Self {
         let per_second = if per_second.is_finite() { per_second.max(0.001) } else { 1e6 };
-        let burst = per_second.max(1.0);
+        let burst = (per_second * RATE_BURST_SECONDS).max(1.0);
         Self { per_second, burst, tokens: burst, at: now }
     }
 
@@ -41,9 +44,10 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut bucket = Bucket::new(2.0, start);
-        for (millis, want) in
-            [(0, 0), (0, 0), (0, 500), (0, 1000), (500, 1000), (10_000, 0), (10_000, 0), (10_000, 500)]
-        {
+        for _ in 2..10 {
+            assert_eq!(bucket.take(start), Duration::ZERO);
+        }
+        for (millis, want) in [(0, 0), (0, 0), (0, 500), (0, 1000), (500, 1000), (2_000, 0), (2_000, 500)] {
             let got = bucket.take(at(millis));
             assert!(got.abs_diff(Duration::from_millis(want)) < Duration::from_millis(1), "{millis}: {got:?}");
         }

@@ -1,1 +1,220 @@
-//! (to come)
+//! The command line as a person uses it: exec, validate, version, help, and what a slip of the finger is told.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Folder, binary, docker, eventually, require_engine, shared, unique};
+
+/// Runs the binary to its end in an empty folder.
+fn run(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
+    let folder = Folder::new();
+    let mut command = binary();
+    command.args(arguments).envs(environment.iter().copied()).current_dir(folder.path()).env("HOME", folder.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary");
+    let _ = child.stdin.take().expect("stdin").write_all(input.as_bytes());
+    child.wait_with_output().expect("its output")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn check(output: &Output, code: i32, stdout: &str, last_of_stderr: &str) {
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    assert_eq!(text(&output.stdout), stdout);
+    let last = errors.lines().last().unwrap_or_default();
+    assert!(last.contains(last_of_stderr), "{last:?} does not contain {last_of_stderr:?}");
+}
+
+fn file(folder: &Folder, name: &str, content: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).expect("write");
+    path
+}
+
+#[test]
+fn exec_runs_a_script_in_each_language_however_it_is_named() {
+    let _machine = shared();
+    require_engine();
+    let folder = Folder::new();
+    let at = |name: &str, content: &str| file(&folder, name, content).display().to_string();
+    let verdict = "cronium-agent: completed (success)";
+    check(&run(&["exec", &at("a.sh", "echo hi; echo e >&2")], &[], ""), 0, "hi\n", verdict);
+    check(&run(&["exec", &at("a.py", "print(1+1)")], &[], ""), 0, "2\n", verdict);
+    check(&run(&["exec", &at("a.js", "console.log(3)")], &[], ""), 0, "3\n", verdict);
+    check(&run(&["exec", &at("plain", "#!/usr/bin/env python3\nprint(4)")], &[], ""), 0, "4\n", verdict);
+    check(&run(&["exec", "--lang", "node", "-"], &[], "console.log(5)"), 0, "5\n", verdict);
+    let variables = run(&["exec", "--lang", "bash", "-e", "A=x y", "-e", "B", "-"], &[("B", "z")], "echo \"$A|$B\"");
+    check(&variables, 0, "x y|z\n", verdict);
+    let network = run(&["exec", "--lang", "bash", "--network", "none", "-"], &[], "tail -n +3 /proc/net/dev | wc -l");
+    check(&network, 0, "1\n", verdict);
+}
+
+#[test]
+fn exec_ends_with_the_code_that_says_why() {
+    let _machine = shared();
+    require_engine();
+    let bash = |more: &[&str], environment: &[(&str, &str)], script: &str| {
+        let mut arguments = vec!["exec", "--lang", "bash"];
+        arguments.extend_from_slice(more);
+        arguments.push("-");
+        run(&arguments, environment, script)
+    };
+    check(&bash(&[], &[], "exit 3"), 3, "", "failed (script): the script ended with exit code 3");
+    check(&bash(&["--timeout", "1s"], &[], "echo a; sleep 20"), 124, "a\n", "timeout (timeout)");
+    let greedy = run(&["exec", "--lang", "python", "--memory", "64MB", "-"], &[], "x = 'x' * 500_000_000");
+    check(&greedy, 137, "", "memory limit of 64 MiB");
+    let missing =
+        [("CRONIUM_CONTAINER_IMAGES_BASH", "cronium/no-such:1"), ("CRONIUM_CONTAINER_IMAGES_PULL_POLICY", "never")];
+    check(&bash(&[], &missing, "true"), 125, "", "cronium/no-such:1");
+    check(&bash(&[], &[], "echo \0"), 125, "", "NUL byte");
+    check(&bash(&[], &[("DOCKER_HOST", "unix:///nonexistent/docker.sock")], "true"), 3, "", "/nonexistent/docker.sock");
+    check(&run(&["exec", "/no/such/file.sh"], &[], ""), 2, "", "cannot read /no/such/file.sh");
+    check(&run(&["exec", "-"], &[], "echo"), 2, "", "--lang");
+    check(&run(&["exec", "--timeout", "soon", "x.sh"], &[], ""), 2, "", "\"soon\" is not a time");
+    eventually("nothing is left", || docker(&["ps", "-aq", "--filter", "label=cronium.agent.id=exec"]).is_empty());
+}
+
+#[test]
+fn exec_shows_lines_as_they_come_and_a_signal_stops_the_container() {
+    let _machine = shared();
+    require_engine();
+    let word = unique("sleeper");
+    let folder = Folder::new();
+    let script = file(&folder, "a.sh", &format!("echo {word}; sleep 100"));
+    for signal in ["TERM", "INT"] {
+        let mut child = binary()
+            .args(["exec", script.to_str().expect("text")])
+            .current_dir(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary");
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut first).expect("a line");
+        assert_eq!(first.trim(), word, "the first line comes while the script runs");
+        let begun = Instant::now();
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().expect("kill").success());
+        let output = child.wait_with_output().expect("its end");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(text(&output.stderr).contains("cancelled by a signal"), "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(143));
+    }
+    eventually("nothing is left", || docker(&["ps", "-aq", "--filter", "label=cronium.agent.id=exec"]).is_empty());
+}
+
+const BROKEN: &str = "\
+api:
+  endpont: http://localhost:5001
+  token: hunter2
+  timeout: soon
+jobs:
+  maxConcurrent: 1000
+  pollInterval: 1s
+container:
+  resources:
+    defaults:
+      cpu: lots
+logging:
+  format: xml
+";
+
+#[test]
+fn validate_tells_every_problem_at_once() {
+    let folder = Folder::new();
+    let path = file(&folder, "broken.yaml", BROKEN);
+    let path = path.to_str().expect("text");
+    for command in ["validate", "run"] {
+        let output = run(&[command, "--config", path], &[], "");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for wanted in [
+            ("api.endpont", 2, "api.endpoint"),
+            ("api.timeout", 4, "soon"),
+            ("jobs.maxConcurrent", 6, "1000"),
+            ("container.resources.defaults.cpu", 11, "lots"),
+            ("logging.format", 13, "json"),
+        ] {
+            let (key, line, word) = wanted;
+            let told = said
+                .lines()
+                .any(|row| row.contains(key) && row.contains(&format!("broken.yaml:{line}")) && row.contains(word));
+            assert!(told, "{wanted:?} is not in\n{said}");
+        }
+        assert!(!said.contains("hunter2") && output.stdout.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn validate_shows_what_is_in_effect_and_where_it_came_from() {
+    let folder = Folder::new();
+    let path = file(
+        &folder,
+        "good.yaml",
+        "api:\n  endpoint: http://localhost:5001\n  token: ${TOKEN}\njobs:\n  maxConcurrent: 7\n  pollBatchSize: 3\n",
+    );
+    let path = path.to_str().expect("text");
+    let environment =
+        [("TOKEN", "hunter2"), ("CRONIUM_JOBS_MAX_CONCURRENT", "8"), ("CRONIUM_JOBS_DRAIN_TIMEOUT", "9s")];
+    let arguments = ["validate", "-c", path, "--explain", "--log-level", "debug"];
+    let output = run(&arguments, &environment, "");
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let line_of = |key: &str| shown.lines().find(|line| line.trim_start().starts_with(key)).expect(key).to_owned();
+    assert!(line_of("token:").contains("***") && !shown.contains("hunter2"), "{shown}");
+    assert!(
+        line_of("maxConcurrent:").contains("8") && line_of("maxConcurrent:").contains("CRONIUM_JOBS_MAX_CONCURRENT")
+    );
+    assert!(line_of("pollBatchSize:").contains("3") && line_of("pollBatchSize:").contains("good.yaml:6"), "{shown}");
+    assert!(line_of("level:").contains("debug"), "{shown}");
+    assert!(line_of("pollInterval:").contains("default"), "{shown}");
+    assert!(text(&output.stderr).contains("configuration is valid"));
+
+    // What is shown is itself a configuration: with the token given, it is valid and shows the same.
+    let again = file(&folder, "again.yaml", &shown.replace("'***'", "x").replace("\"***\"", "x").replace("***", "x"));
+    let output = run(&["validate", "-c", again.to_str().expect("text")], &[], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let plain = run(&["validate", "-c", path, "--log-level", "debug"], &environment, "");
+    assert_eq!(text(&output.stdout), text(&plain.stdout));
+}
+
+#[test]
+fn systemds_credential_is_the_token() {
+    let folder = Folder::new();
+    file(&folder, "api-token", "from-systemd\n");
+    let environment = [
+        ("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("text")),
+        ("CRONIUM_API_ENDPOINT", "http://localhost:1"),
+    ];
+    let output = run(&["validate", "--explain"], &environment, "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!text(&output.stdout).contains("from-systemd"));
+    let output = run(&["validate"], &[("CRONIUM_API_ENDPOINT", "http://localhost:1")], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("api.token"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn version_and_help_and_slips_of_the_finger() {
+    let version = text(&run(&["version"], &[], "").stdout);
+    assert_eq!(version, text(&run(&["--version"], &[], "").stdout));
+    for line in ["cronium-agent 0.", "commit: ", "built: 20", "target: ", "tls: rustls 0.", "ssh: "] {
+        assert!(version.lines().any(|shown| shown.starts_with(line)), "{line} in\n{version}");
+    }
+    for command in ["run", "validate", "exec"] {
+        let help = text(&run(&[command, "--help"], &[], "").stdout);
+        assert!(help.contains("Usage: cronium-agent") && help.contains("Exit codes:"), "{help}");
+    }
+    for (arguments, near) in
+        [(&["validat"][..], "validate"), (&["run", "--confg", "x"], "--config"), (&["exce"], "exec")]
+    {
+        let output = run(arguments, &[], "");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(&format!("did you mean {near:?}")), "{}", text(&output.stderr));
+    }
+}

@@ -1,1 +1,203 @@
-//! (to come)
+//! An engine that lies, stalls, is reached over TCP, or is not there: that job failed with a clear reason, the agent
+//! alive, nothing left.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use cronium_dev_backend::DevBackend;
+
+use crate::engine_proxy::{Break, Proxy};
+use crate::harness::{Agent, Folder, backend, binary, eventually, finish, job, report, shared, stderr, stdout};
+
+fn start(backend: &DevBackend, proxy: &Proxy, more: &[(&str, &str)]) -> Agent {
+    let endpoint = proxy.endpoint();
+    let mut settings = vec![("container.docker.endpoint", endpoint.as_str())];
+    settings.extend_from_slice(more);
+    let agent = Agent::start(backend, &settings);
+    agent.wait_ready();
+    agent
+}
+
+fn answer(text: &str) -> Break {
+    Break::Answer(text.as_bytes().to_vec())
+}
+
+#[test]
+fn a_lying_engine_fails_that_job_alone_and_says_how() {
+    let _machine = shared();
+    let (backend, proxy) = (backend(), Proxy::start());
+    let agent = start(&backend, &proxy, &[("jobs.setupTimeout", "3s")]);
+    let server_error = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 20\r\n\r\n{\"message\":\"no way\"}";
+    let table = [
+        ("500 to create", "POST", "/containers/create", answer(server_error), "no way"),
+        ("500 to start", "POST", "/start", answer(server_error), "no way"),
+        ("no HTTP", "POST", "/containers/create", answer("SSH-2.0-OpenSSH_9.2\r\n\r\n"), "makes no sense"),
+        ("cut", "POST", "/containers/create", Break::Cut, "create container"),
+        (
+            "no JSON",
+            "POST",
+            "/containers/create",
+            answer("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nhi"),
+            "makes no sense",
+        ),
+        (
+            "a false length",
+            "POST",
+            "/containers/create",
+            answer("HTTP/1.1 201 Created\r\nContent-Length: 99\r\n\r\n{}"),
+            "middle of the body",
+        ),
+        (
+            "half a chunk",
+            "POST",
+            "/containers/create",
+            answer("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"),
+            "middle of the body",
+        ),
+        (
+            "a bad chunk",
+            "POST",
+            "/containers/create",
+            answer("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\n{"),
+            "makes no sense",
+        ),
+        (
+            "an id that is none",
+            "POST",
+            "/containers/create",
+            answer("HTTP/1.1 201 Created\r\nContent-Length: 16\r\n\r\n{\"Id\":\"../../x\"}"),
+            "is no id",
+        ),
+        ("silence at create", "POST", "/containers/create", Break::Silence, "jobs.setupTimeout"),
+        ("silence at start", "POST", "/start", Break::Silence, "jobs.setupTimeout"),
+        ("attach refused", "POST", "/attach", answer(server_error), "no way"),
+    ];
+    for (name, method, path, action, words) in table {
+        proxy.break_calls(method, path, 1, action);
+        let row = finish(&backend, job("BASH", "echo ran"));
+        assert_eq!(report(&row)["status"], "failed", "{name}");
+        assert_eq!((row.exit_code, stdout(&row)), (Some(125), ""), "{name}");
+        assert!(stderr(&row).contains(words), "{name}: {}", stderr(&row));
+        proxy.mend();
+    }
+    assert_eq!(stdout(&finish(&backend, job("BASH", "echo fine"))), "fine\n");
+    agent.stop();
+}
+
+#[test]
+fn a_broken_stream_costs_lines_and_not_the_verdict() {
+    let _machine = shared();
+    let (backend, proxy) = (backend(), Proxy::start());
+    let agent = start(&backend, &proxy, &[]);
+    for (name, action) in [
+        ("an unknown stream", Break::HeadThen(vec![9, 0, 0, 0, 0, 0, 0, 1, b'x'])),
+        ("a huge frame", Break::HeadThen(vec![1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])),
+        ("half a frame", Break::HeadThen(vec![1, 0, 0, 0, 0, 0, 0, 9, b'x'])),
+    ] {
+        proxy.break_calls("POST", "/attach", 1, action);
+        let row = finish(&backend, job("BASH", "echo one; exit 7"));
+        let lines = backend.lines(&row.id);
+        // The program was lost with the connection. The shell then ends with 0, which must not pass for a success.
+        assert_eq!(report(&row)["status"], "failed", "{name}");
+        assert!(stderr(&row).contains("not known whether"), "{name}: {}", stderr(&row));
+        assert!(lines.iter().any(|line| line.stream == "system" && line.text.contains("cut off")), "{name}: {lines:?}");
+        proxy.mend();
+    }
+    // Cut in the middle of a job: what had arrived is kept, and the exit code is the script's own.
+    proxy.break_calls("POST", "/attach", 1, Break::CutAfter(400));
+    let row = finish(&backend, job("BASH", "for i in $(seq 30); do echo line $i; sleep 0.03; done; exit 7"));
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(7)), "{}", stderr(&row));
+    assert!(stdout(&row).starts_with("line 1\n") && !stdout(&row).contains("line 30"), "{}", stdout(&row));
+    agent.stop();
+}
+
+#[test]
+fn a_removal_that_fails_is_tried_again() {
+    let _machine = shared();
+    let (backend, proxy) = (backend(), Proxy::start());
+    let agent = start(&backend, &proxy, &[]);
+    proxy.break_calls("DELETE", "/containers/", 2, answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"));
+    assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
+    agent.stop();
+}
+
+#[test]
+fn without_an_engine_nothing_is_claimed_until_it_comes() {
+    let _machine = shared();
+    let (backend, folder) = (backend(), Folder::new());
+    let socket = folder.path().join("late.sock");
+    let endpoint = format!("unix://{}", socket.display());
+    let id = backend.enqueue(job("BASH", "echo late")).expect("queued");
+    let agent = Agent::start(&backend, &[("container.docker.endpoint", &endpoint)]);
+    eventually("the reason", || {
+        TcpStream::connect(("127.0.0.1", agent.health_port)).is_ok() && agent.get("/ready").1.contains("late.sock")
+    });
+    assert_eq!((agent.get("/ready").0, agent.get("/health").0), (503, 503));
+    assert_eq!(backend.job(&id).expect("row").claims, 0);
+    std::os::unix::fs::symlink("/var/run/docker.sock", &socket).expect("link");
+    assert_eq!(stdout(&crate::harness::finished(&backend, &id)), "late\n");
+    agent.stop();
+}
+
+#[test]
+fn api_versions_are_negotiated() {
+    let _machine = shared();
+    let (backend, proxy) = (backend(), Proxy::start());
+    proxy.break_calls("", "", u32::MAX, Break::Version("1.99"));
+    let agent = start(&backend, &proxy, &[]);
+    assert_eq!(stdout(&finish(&backend, job("BASH", "echo newest"))), "newest\n");
+    assert!(agent.log().contains("/v1.51/containers/create"), "a newer engine is not spoken to in our newest version");
+    agent.stop();
+    proxy.mend();
+    proxy.break_calls("GET", "/_ping", u32::MAX, Break::Version("1.30"));
+    let agent = Agent::start(&backend, &[("container.docker.endpoint", &proxy.endpoint())]);
+    eventually("the reason", || agent.log().contains("speaks API 1.30 at most"));
+    agent.stop();
+}
+
+/// Passes a TCP port on to the engine's socket until the test ends.
+fn tcp_engine() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("address").port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.expect("a client");
+            let engine = UnixStream::connect("/var/run/docker.sock").expect("the engine");
+            let (mut up_from, mut up_to) = (client.try_clone().expect("clone"), engine.try_clone().expect("clone"));
+            std::thread::spawn(move || {
+                pump(&mut up_from, &mut up_to);
+                let _ = up_to.shutdown(Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                pump(&mut &engine, &mut &client);
+                let _ = client.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
+fn pump(from: &mut impl Read, to: &mut impl Write) {
+    let _ = std::io::copy(from, to);
+}
+
+#[test]
+fn tcp_endpoints_and_docker_host_are_honoured() {
+    let _machine = shared();
+    let backend = backend();
+    let endpoint = format!("tcp://127.0.0.1:{}", tcp_engine());
+    let agent = Agent::start(&backend, &[("container.docker.endpoint", &endpoint)]);
+    let row = finish(&backend, job("BASH", "echo over tcp; sleep 1.2"));
+    assert_eq!(stdout(&row), "over tcp\n");
+    // On another host the kernel's counters are not to be had: the engine is asked.
+    let memory = report(&row)["metrics"]["resourceUsage"]["peakMemory"].as_u64().expect("bytes");
+    assert!(memory > 100_000, "{memory}");
+    agent.stop();
+
+    let folder = Folder::new();
+    let script = folder.path().join("a.sh");
+    std::fs::write(&script, "echo by DOCKER_HOST").expect("write");
+    let output = binary().arg("exec").arg(&script).env("DOCKER_HOST", &endpoint).output().expect("exec");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "by DOCKER_HOST\n");
+}

@@ -3,6 +3,7 @@
 //! A missing engine or image is an error that says how to get one, never a skip: `scripts/test.sh` sees to both.
 #![allow(clippy::print_stderr, clippy::unwrap_used, unreachable_pub)]
 
+mod engine_proxy;
 mod harness;
 
 /// Calls to the backend: claims, reports, retries, cancels, hostile answers.
@@ -21,6 +22,7 @@ mod jobs;
 mod limits;
 /// Lines: order, number, loss, latency, memory.
 mod lines;
+mod registry;
 /// What a script must not be able to do, seen from inside and outside.
 mod security;
 /// Signals: drain, cancel, end.

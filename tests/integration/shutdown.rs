@@ -110,3 +110,31 @@ fn the_idle_process_is_small_and_every_thread_has_a_name() {
     eventually("threads back", || std::fs::read_dir(&task).expect("threads").count() == names.len());
     agent.stop();
 }
+
+#[test]
+fn a_killed_agent_leaves_jobs_that_the_next_one_reports_once() {
+    let _machine = shared();
+    let backend = backend();
+    let id = crate::harness::unique("agent-again");
+    let settings = [("orchestrator.id", id.as_str())];
+    let mut agent = Agent::start(&backend, &settings);
+    let ended = backend.enqueue(job("BASH", "echo one; sleep 1; echo two; exit 5")).expect("queued");
+    let running = backend.enqueue(job("BASH", "echo begun; sleep 100")).expect("queued");
+    eventually("both run", || !backend.lines(&ended).is_empty() && !backend.lines(&running).is_empty());
+    agent.signal("KILL");
+    agent.wait(LONG);
+    let filter = format!("label=cronium.agent.id={id}");
+    eventually("one script has ended meanwhile", || {
+        crate::harness::docker(&["ps", "-q", "--filter", &filter]).lines().count() == 1
+    });
+
+    let again = Agent::start(&backend, &settings);
+    let row = finished(&backend, &ended);
+    assert_eq!((row.exit_code, stdout(&row)), (Some(5), "one\ntwo\n"));
+    let row = finished(&backend, &running);
+    assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("failed"), "begun\n"));
+    assert!(crate::harness::stderr(&row).contains("restarted while the script ran"), "{row:?}");
+    assert_eq!(crate::harness::docker(&["ps", "-aq", "--filter", &filter]), "");
+    assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
+    again.stop();
+}

@@ -12,6 +12,10 @@ use crate::verdict::{Cause, Phase, Verdict};
 #[derive(Debug, Default)]
 pub struct Evidence {
     pub exit_code: i64,
+    /// The program was seen to start: the exit code is the script's.
+    pub started: bool,
+    /// Why the stream broke, if it did.
+    pub broke: Option<String>,
     /// Why the agent told it to end, and the last signal that it sent for that.
     pub reason: Option<Reason>,
     pub sent: Option<Signal>,
@@ -42,7 +46,13 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let code = i32::try_from(evidence.exit_code).unwrap_or(i32::MAX);
     let verdict = |cause, exit_code, message| Verdict { phase: Phase::Execution, cause, exit_code, message };
     if let Some(reason) = &evidence.reason {
-        return stopped(reason, evidence.sent);
+        let mut verdict = stopped(reason, evidence.sent);
+        // A fork bomb, for one, seldom ends by itself: without this its owner would read of the time alone.
+        verdict.message.push_str(&hints(evidence));
+        return verdict;
+    }
+    if !evidence.started {
+        return never_started(evidence);
     }
     if evidence.exit_code == SETUP_FAILED
         && let Some(complaint) = &evidence.complaint
@@ -81,6 +91,25 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         }
         _ => verdict(Cause::Exit, code, format!("the script ended with exit code {code}{hints}")),
     }
+}
+
+/// The verdict on a container that ended without a word of the program: its exit code is not the script's.
+fn never_started(evidence: &Evidence) -> Verdict {
+    let code = evidence.exit_code;
+    let message = match &evidence.broke {
+        Some(error) => format!(
+            "the connection to the container broke before the script was seen to start, so that it is not known whether \
+             it ran (the container ended with exit code {code}): {error}"
+        ),
+        None if !evidence.engine_error.is_empty() => {
+            format!("the engine could not run the container: {}", evidence.engine_error)
+        }
+        None => format!(
+            "the container of image {} ended with exit code {code} before the script started; does it have a /bin/sh?",
+            evidence.image
+        ),
+    };
+    Verdict::infrastructure(Phase::Setup, message)
 }
 
 /// The verdict on a job that the agent told to end, before or after its start.
@@ -154,13 +183,32 @@ mod tests {
     use crate::verdict::Status;
 
     fn evidence(exit_code: i64) -> Evidence {
-        Evidence { exit_code, memory_limit: 64 << 20, pids_limit: 100, disk_limit: 1 << 30, ..Evidence::default() }
+        Evidence {
+            exit_code,
+            started: true,
+            memory_limit: 64 << 20,
+            pids_limit: 100,
+            disk_limit: 1 << 30,
+            ..Evidence::default()
+        }
     }
 
     #[test]
     fn every_ending_has_its_verdict() {
         let timeout = Reason::Timeout { limit: "the job's timeout", after: Duration::from_secs(2) };
         let table = [
+            (
+                Evidence {
+                    reason: Some(timeout.clone()),
+                    sent: Some(Signal::Kill),
+                    pids_refused: Some(9),
+                    ..evidence(137)
+                },
+                Status::Timeout,
+                "timeout",
+                -1,
+                "SIGKILL; it met its limit of 100 processes 9 times",
+            ),
             (evidence(0), Status::Completed, "success", 0, "exit code 0"),
             (evidence(3), Status::Failed, "script", 3, "exit code 3"),
             (evidence(139), Status::Failed, "signal", 139, "SIGSEGV"),
@@ -203,6 +251,20 @@ mod tests {
                 "image x:1: no python",
             ),
             (evidence(125), Status::Failed, "script", 125, "exit code 125"),
+            (
+                Evidence { started: false, ..evidence(0) },
+                Status::Failed,
+                "infrastructure",
+                125,
+                "before the script started",
+            ),
+            (
+                Evidence { started: false, broke: Some("cut".into()), ..evidence(0) },
+                Status::Failed,
+                "infrastructure",
+                125,
+                "not known whether",
+            ),
             (Evidence { pids_refused: Some(4), ..evidence(1) }, Status::Failed, "script", 1, "100 processes 4 times"),
             (Evidence { no_space: true, ..evidence(1) }, Status::Failed, "script", 1, "disk limit is 1 GiB"),
             (Evidence { engine_error: "boom".into(), ..evidence(128) }, Status::Failed, "infrastructure", 128, "boom"),

@@ -6,6 +6,7 @@
 //! dropped anywhere on this way, by an error or a panic, is removed.
 
 pub mod judge;
+pub mod marker;
 pub mod program;
 pub mod pulls;
 pub mod resources;
@@ -188,6 +189,14 @@ impl Shared {
             Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::IfNotPresent => {
                 self.pulls.ensure(image, control, deadline, output)?;
                 self.docker.create(name, body, deadline).map(guard)
+            }
+            Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::Never => {
+                Err(Error::Pull {
+                    image: image.to_owned(),
+                    message: "the engine does not have it and container.images.pullPolicy is never; \
+                          load it on this host, or set ifNotPresent"
+                        .to_owned(),
+                })
             }
             result => result.map(guard),
         }

@@ -4,11 +4,12 @@
 //! engine's stored configuration. The program is one brace group: a shell reads it to the closing brace before it runs
 //! any of it, so that half a program, cut off by a broken connection, is a syntax error and never half a script.
 //!
-//! What it does, in order: find the interpreter, write the script to a file (so that a traceback names a real file and
+//! What it does, in order: say that it is complete (see `marker`), find the interpreter, write the script to a file (so that a traceback names a real file and
 //! the right line), enter the working directory, export the variables, and become the interpreter.
 
 use std::fmt;
 
+use crate::executors::container::marker::Marker;
 use crate::job::{Language, Script};
 use crate::limits;
 use crate::secret::Secret;
@@ -204,6 +205,7 @@ impl Writer {
             Language::Node => "command -v node || command -v nodejs",
         };
         self.line("{");
+        self.line(&format!("echo '{}' >&2", Marker::line(nonce)));
         self.line("unset TINI_KILL_PROCESS_GROUP");
         self.line(&format!("f() {{ printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {SETUP_FAILED}; }}"));
         self.line(&format!("cd {workspace} || f \"the image has no {workspace} that uid $(id -u) may enter\""));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::docker::images::{Progress, is_worth_a_retry};
 use crate::docker::{self, Deadline, Error};
@@ -172,7 +172,7 @@ impl Pulls {
                 return Err(Error::Timeout { doing, limit: deadline.limit, after: deadline.length });
             };
             told.tell(&state.0, output);
-            let wait = left.min(Duration::from_millis(500));
+            let wait = left.min(limits::FOLLOW_TICK);
             state = flight.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }

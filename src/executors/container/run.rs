@@ -7,6 +7,7 @@ use crate::config::types::ResourceSet;
 use crate::docker::containers::{Attached, Inspect, Piece, short};
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::judge::{Evidence, judge, seconds};
+use crate::executors::container::marker::Marker;
 use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::container::{Shared, setup_verdict};
@@ -99,6 +100,8 @@ struct Followed {
     stderr_tail: Vec<u8>,
     /// Why the stream ended before the container did, if it did.
     broke: Option<Error>,
+    /// The program was seen to start.
+    started: bool,
 }
 
 impl Prepared for Ready {
@@ -165,6 +168,7 @@ impl Ready {
     fn follow(&mut self, output: &mut dyn Output) -> Followed {
         let mut buffer = vec![0; limits::DOCKER_READ];
         let mut frames = frames::Decoder::new();
+        let mut marker = Marker::new(self.program.nonce());
         let mut followed = Followed::default();
         let mut heard = Instant::now();
         loop {
@@ -172,11 +176,15 @@ impl Ready {
                 Ok(Piece::Bytes(n)) => {
                     heard = Instant::now();
                     let taken = frames.feed(&buffer[..n], &mut |stream, bytes| {
-                        if stream == Stream::Stderr {
-                            keep_tail(&mut followed.stderr_tail, bytes);
+                        if stream != Stream::Stderr {
+                            return output.bytes(stream, bytes);
                         }
-                        output.bytes(stream, bytes);
+                        marker.take(bytes, &mut |bytes| {
+                            keep_tail(&mut followed.stderr_tail, bytes);
+                            output.bytes(stream, bytes);
+                        });
                     });
+                    followed.started = marker.is_seen();
                     output.settle();
                     if let Err(error) = taken {
                         followed.broke = Some(self.nonsense(error.to_string()));
@@ -290,6 +298,8 @@ impl Ready {
         let sent = self.control.sent();
         Evidence {
             exit_code,
+            started: followed.started,
+            broke: followed.broke.as_ref().map(ToString::to_string),
             reason: self.control.reason().filter(|_| sent.is_some()),
             sent,
             oom_killed: found.state.oom_killed,

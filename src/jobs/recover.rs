@@ -1,0 +1,178 @@
+//! What an earlier run of this agent left behind: containers that still carry its id, and jobs that the backend still
+//! counts as its own.
+//!
+//! Done once, before the first claim. A job that never started goes back to the queue. One that started is reported:
+//! with its exit code and output where its container has ended, and as failed with an unknown end where that cannot be
+//! known. Nothing is run a second time, and no container is left. (Going on with a script that still runs needs the
+//! journal, which a later version brings: here it is stopped, and the report says so.)
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use crate::api::{self, CompleteBody, ExecutionUpdate};
+use crate::docker::containers::{Row, State};
+use crate::docker::{self, Deadline};
+use crate::job::{Id, Stream};
+use crate::limits;
+use crate::os::stop::Stop;
+use crate::verdict::{Cause, Phase, Timings, Usage, Verdict};
+use crate::wire::capture::Capture;
+use crate::wire::frames;
+
+/// What recovery works with.
+pub struct Recovery<'a> {
+    pub docker: &'a docker::Client,
+    pub client: &'a api::Client,
+    pub agent: &'a str,
+    /// `jobs.maxOutput`.
+    pub max_output: usize,
+    pub stop: &'a Stop,
+}
+
+/// A container of an earlier run.
+struct Left {
+    row: Row,
+    state: State,
+    job: Option<Id>,
+    execution: Option<Id>,
+}
+
+impl Recovery<'_> {
+    /// Cleans up. An error means that engine or backend did not answer: to be tried again before anything is claimed.
+    pub fn run(&self) -> Result<(), String> {
+        let labels = ["cronium.managed=true".to_owned(), format!("cronium.agent.id={}", self.agent)];
+        let rows = self.docker.list(&labels).map_err(|error| error.to_string())?;
+        let orphans = self.client.orphaned().map_err(|error| error.to_string())?;
+        let mut waiting: BTreeMap<Id, String> = orphans.rows.into_iter().map(|row| (row.id, row.status)).collect();
+        for row in rows {
+            let Ok(found) = self.docker.inspect(&row.id, false) else { continue };
+            let label = |name: &str| row.labels.get(name).and_then(|text| Id::parse(text).ok());
+            let (job, execution) = (label("cronium.job.id"), label("cronium.execution.id"));
+            let left = Left { row, state: found.state, job, execution };
+            let awaited = left.job.as_ref().is_some_and(|job| waiting.remove(job).is_some());
+            self.settle_container(&left, awaited);
+        }
+        for (job, status) in waiting {
+            if status == "running" {
+                let words = "the agent was restarted while the job ran, and nothing of it is left in the engine: its \
+                             end is unknown";
+                let verdict = Verdict::infrastructure(Phase::Execution, words);
+                self.report(&job, None, &verdict, "", "");
+            } else {
+                self.give_back(&job);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports what is known of a container's job, if the backend waits for it, and removes the container.
+    fn settle_container(&self, left: &Left, awaited: bool) {
+        let id = &left.row.id;
+        let shown = docker::containers::short(id);
+        let output = self.output(id);
+        if let Err(error) = self.docker.remove(id) {
+            log::error!("container {shown} of an earlier run is left behind: {error}");
+        } else {
+            log::warn!("removed container {shown} of an earlier run (it was {})", left.state.status);
+        }
+        let Some(job) = left.job.as_ref().filter(|_| awaited) else { return };
+        if left.state.status == "created" {
+            return self.give_back(job);
+        }
+        let (stdout, stderr) = output;
+        self.report(job, left.execution.as_ref(), &judge(&left.state), &stdout, &stderr);
+    }
+
+    /// The engine's own copy of the output, head and tail; what cannot be read is left out.
+    fn output(&self, id: &str) -> (String, String) {
+        let mut kept = [Capture::new(self.max_output), Capture::new(self.max_output)];
+        let mut decoder = frames::Decoder::new();
+        let deadline = Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK");
+        let read = self.docker.logs(id, deadline, &mut |piece| {
+            // A frame that makes no sense ends the output; what came before it is kept.
+            let _ = decoder.feed(piece, &mut |stream, bytes| kept[usize::from(stream != Stream::Stdout)].push(bytes));
+            Ok(())
+        });
+        if let Err(error) = read {
+            log::warn!("{error}");
+        }
+        let [stdout, stderr] = kept;
+        (stdout.into_text(), stderr.into_text())
+    }
+
+    fn give_back(&self, job: &Id) {
+        match self.client.release(job, "the agent was restarted before the job had started") {
+            Ok(()) => log::warn!("job {job} of an earlier run had not started; it was given back"),
+            Err(error) => log::error!("job {job} of an earlier run could not be given back: {error}"),
+        }
+    }
+
+    fn report(&self, job: &Id, execution: Option<&Id>, verdict: &Verdict, stdout: &str, stderr: &str) {
+        log::warn!("job {job} of an earlier run: {verdict}");
+        let (now, metadata) = (SystemTime::now(), [("verdict", verdict.message.clone())]);
+        if let Some(execution) = execution {
+            let update = ExecutionUpdate {
+                exit_code: Some(verdict.exit_code),
+                output: Some(stdout),
+                error: Some(&verdict.message),
+                timings: Timings::default(),
+                metadata: &metadata,
+                ..ExecutionUpdate::default()
+            };
+            if let Err(error) = self.client.execution_update(execution, &update) {
+                log::warn!("the execution's record could not be completed: {error}");
+            }
+        }
+        let stderr = format!("{stderr}cronium-agent: {}\n", verdict.message);
+        let body = CompleteBody {
+            status: verdict.status(),
+            exit_code: verdict.exit_code,
+            stdout,
+            stderr: &stderr,
+            started: now,
+            ended: now,
+            duration: Duration::ZERO,
+            usage: Usage::default(),
+            script_output: None,
+            condition: None,
+        };
+        if let Err(error) = api::report::deliver(self.client, job, &body, self.stop, limits::REPORT_PATIENCE) {
+            log::error!("the result of job {job} could not be reported: {error}");
+        }
+    }
+}
+
+/// What the state of a container that nobody watched tells of its job.
+fn judge(state: &State) -> Verdict {
+    if state.running || state.status == "paused" || state.status == "restarting" {
+        let words = "the agent was restarted while the script ran; the script was stopped, and what it had done by then \
+                     is not known";
+        return Verdict::infrastructure(Phase::Execution, words);
+    }
+    let exit_code = i32::try_from(state.exit_code).unwrap_or(i32::MAX);
+    let memory = if state.oom_killed { ", OOMKilled=true" } else { "" };
+    let message = format!("the script ended with exit code {exit_code}{memory} while the agent was away");
+    let cause = if exit_code == 0 { Cause::Success } else { Cause::Exit };
+    Verdict { phase: Phase::Execution, cause, exit_code, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(status: &str, running: bool, exit_code: i64) -> State {
+        State { running, status: status.to_owned(), pid: 0, exit_code, oom_killed: false, error: String::new() }
+    }
+
+    #[test]
+    fn an_end_is_told_only_where_it_is_known() {
+        assert_eq!(judge(&state("exited", false, 0)).reason(), "success");
+        assert_eq!(
+            (judge(&state("exited", false, 3)).reason(), judge(&state("exited", false, 3)).exit_code),
+            ("script", 3)
+        );
+        let running = judge(&state("running", true, 0));
+        assert_eq!(running.reason(), "infrastructure");
+        assert!(running.message.contains("not known"));
+    }
+}
