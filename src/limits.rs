@@ -69,6 +69,10 @@ pub const VARIABLE_MAX: usize = 128 * 1024 - 1;
 pub const REMOVE_ATTEMPTS: u32 = 3;
 /// Wait between two of them.
 pub const REMOVE_DELAY: Duration = Duration::from_millis(500);
+/// How long a container may still appear whose creation was given up: twice what its call was given.
+pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
+/// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
+pub const DOUBTFUL_NAMES: usize = 256;
 
 // ---- lines and frames -------------------------------------------------------------------------------------------------
 

@@ -75,11 +75,13 @@ impl Monitor {
             self.look_at_disk();
             self.look_at_live_log();
             self.recover(stop);
+            self.sweep();
             if Instant::now() >= next_backend {
                 self.look_at_backend();
                 next_backend = Instant::now() + limits::BACKEND_LOOK;
             }
             if stop.wait(limits::ENGINE_LOOK) {
+                self.sweep();
                 return;
             }
         }
@@ -90,6 +92,13 @@ impl Monitor {
         self.look_at_engine();
         self.look_at_disk();
         self.recover(stop);
+    }
+
+    /// Not while the engine is away: each removal would wait for it.
+    fn sweep(&self) {
+        if self.engine_was_up == Some(true) {
+            self.containers.sweep();
+        }
     }
 
     /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.

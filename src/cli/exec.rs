@@ -163,6 +163,7 @@ fn in_container(
         Ok(ready) => ready.run(&task, &mut Terminal),
         Err(outcome) => *outcome,
     };
+    executor.sweep();
     reaper.stop();
     sampler.stop();
     reaper_thread.join_within(limits::THREAD_JOIN_WAIT);

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use cronium_dev_backend::DevBackend;
 
 use crate::engine_proxy::{Break, Proxy};
-use crate::harness::{Agent, Folder, backend, binary, eventually, finish, job, report, shared, stderr, stdout};
+use crate::harness::{Agent, Folder, backend, binary, docker, eventually, finish, job, report, shared, stderr, stdout};
 
 fn start(backend: &DevBackend, proxy: &Proxy, more: &[(&str, &str)]) -> Agent {
     let endpoint = proxy.endpoint();
@@ -109,6 +109,9 @@ fn a_broken_stream_costs_lines_and_not_the_verdict() {
     let row = finish(&backend, job("BASH", "for i in $(seq 30); do echo line $i; sleep 0.03; done; exit 7"));
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(7)), "{}", stderr(&row));
     assert!(stdout(&row).starts_with("line 1\n") && !stdout(&row).contains("line 30"), "{}", stdout(&row));
+    let lines = backend.lines(&row.id);
+    let told = lines.iter().any(|line| line.stream == "system" && line.text.contains("lines may be missing"));
+    assert!(told, "{lines:?}");
     agent.stop();
 }
 
@@ -119,6 +122,57 @@ fn a_removal_that_fails_is_tried_again() {
     let agent = start(&backend, &proxy, &[]);
     proxy.break_calls("DELETE", "/containers/", 2, answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"));
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
+    agent.stop();
+}
+
+#[test]
+fn a_container_whose_creation_was_not_heard_of_is_removed() {
+    let _machine = shared();
+    let (backend, proxy) = (backend(), Proxy::start());
+    let agent = start(&backend, &proxy, &[("jobs.setupTimeout", "2s")]);
+    // The engine did create it; only the answer with its id was lost, or came too late.
+    let table = [
+        ("an answer cut in its head", Break::CutAfter(20), "create container"),
+        ("an answer that came too late", Break::Delay(4000), "jobs.setupTimeout"),
+    ];
+    for (n, (name, action, words)) in table.into_iter().enumerate() {
+        proxy.break_calls("POST", "/containers/create", 1, action);
+        let row = finish(&backend, job("BASH", "echo ran"));
+        assert_eq!((row.exit_code, stdout(&row)), (Some(125), ""), "{name}");
+        assert!(stderr(&row).contains(words), "{name}: {}", stderr(&row));
+        proxy.mend();
+        // By the engine's own record: that nothing is there proves nothing before it was made.
+        eventually("it is made and removed", || {
+            let label = format!("label=cronium.agent.id={}", agent.id);
+            let events = ["events", "--since", "60s", "--until", "0s", "--filter", "event=destroy", "--filter", &label];
+            docker(&events).lines().count() > n
+        });
+        assert_eq!(agent.containers(), Vec::<String>::new(), "{name}");
+    }
+    assert_eq!(stdout(&finish(&backend, job("BASH", "echo fine"))), "fine\n");
+    agent.stop();
+}
+
+#[test]
+fn an_engine_that_fails_at_the_end_of_a_job_is_told_apart_from_the_script() {
+    let _machine = shared();
+    let (backend, proxy) = (backend(), Proxy::start());
+    let agent = start(&backend, &proxy, &[]);
+    let server_error = "HTTP/1.1 500 No\r\nContent-Length: 20\r\n\r\n{\"message\":\"no way\"}";
+    // The wait is asked again: the exit code is the script's.
+    for action in [answer(server_error), Break::Cut, answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")] {
+        proxy.break_calls("POST", "/wait", 1, action);
+        let row = finish(&backend, job("BASH", "echo ran; exit 7"));
+        assert_eq!((row.exit_code, stdout(&row)), (Some(7), "ran\n"), "{}", stderr(&row));
+        proxy.mend();
+    }
+    // Without the evidence there is no verdict on the script, but its exit code and its output are told.
+    proxy.break_calls("GET", "/json", 9, answer(server_error));
+    let row = finish(&backend, job("BASH", "echo ran; exit 7"));
+    assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("failed"), "ran\n"));
+    assert!(stderr(&row).contains("exit code 7") && stderr(&row).contains("no way"), "{}", stderr(&row));
+    proxy.mend();
+    assert_eq!(stdout(&finish(&backend, job("BASH", "echo fine"))), "fine\n");
     agent.stop();
 }
 

@@ -5,6 +5,7 @@
 //! program, reads to the end of the stream, collects the evidence and removes the container. A [`Container`] that is
 //! dropped anywhere on this way, by an error or a panic, is removed.
 
+pub mod doubtful;
 pub mod judge;
 pub mod marker;
 pub mod program;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::types::{Config, Container as Settings, NetworkMode, PullPolicy, ResourceSet};
 use crate::docker::networks::Bridge;
 use crate::docker::{self, Deadline, Error};
+use crate::executors::container::doubtful::Doubtful;
 use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::run::{Container, Ready};
@@ -48,6 +50,7 @@ pub(in crate::executors::container) struct Shared {
     default_timeout: Duration,
     max_timeout: Duration,
     pulls: Pulls,
+    doubtful: Doubtful,
     pub(in crate::executors::container) sampler: Sampler,
     /// The device that holds the engine's data, looked for once, when a rate is limited.
     device: OnceLock<Result<String, String>>,
@@ -58,6 +61,7 @@ impl ContainerExecutor {
     pub fn new(docker: docker::Client, config: &Config, agent: &str, sampler: Sampler) -> Self {
         let shared = Shared {
             pulls: Pulls::new(docker.clone(), config.container.registry_auth_file.clone()),
+            doubtful: Doubtful::new(docker.clone()),
             docker,
             settings: config.container.clone(),
             agent: agent.to_owned(),
@@ -74,6 +78,11 @@ impl ContainerExecutor {
     /// Makes the network of the jobs now, so that the first job need not.
     pub fn warm_up(&self) -> Result<(), Error> {
         self.shared.network().map(drop)
+    }
+
+    /// Removes containers of which it was not known whether the engine had made them; to be called now and then.
+    pub fn sweep(&self) {
+        self.shared.doubtful.sweep();
     }
 }
 
@@ -184,11 +193,17 @@ impl Shared {
         if self.settings.pull_policy == PullPolicy::Always {
             self.pulls.ensure(image, control, deadline, output)?;
         }
-        let guard = |id| Container::new(self.docker.clone(), id);
-        match self.docker.create(name, body, deadline) {
+        let create = || match self.docker.create(name, body, deadline) {
+            Ok(id) => Ok(Container::new(self.docker.clone(), id)),
+            Err(error) => {
+                self.doubtful.note(name, &error);
+                Err(error)
+            }
+        };
+        match create() {
             Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::IfNotPresent => {
                 self.pulls.ensure(image, control, deadline, output)?;
-                self.docker.create(name, body, deadline).map(guard)
+                create()
             }
             Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::Never => {
                 Err(Error::Pull {
@@ -198,7 +213,7 @@ impl Shared {
                         .to_owned(),
                 })
             }
-            result => result.map(guard),
+            result => result,
         }
     }
 
