@@ -162,8 +162,8 @@ pub const LOG_WAIT_SHARE: u32 = 20;
 /// Nanoseconds of waiting that each byte taken by the receiver (with [`LOG_LINE_OVERHEAD`]) earns: a link of 16 MB/s, about
 /// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines rather than slow a job.
 pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
-/// A job does not wait for a link that took nothing for this long. Longer than a busy machine leaves a willing
-/// receiver without a processor, which was seen to reach 100 ms.
+/// A job does not wait for a link that took nothing for this long. Chosen, not measured: several times the tens of
+/// milliseconds for which a busy machine may leave a willing receiver without a processor, and little beside a job.
 pub const LOG_STALL: Duration = Duration::from_millis(200);
 /// The end of a job waits this long for a link that takes nothing (or is away), then leaves the rest out.
 pub const LOG_FINISH_STALL: Duration = Duration::from_secs(1);
@@ -196,6 +196,11 @@ pub const LOG_STOP_CLOSE: Duration = Duration::from_millis(500);
 pub const LOG_FRAME_BYTES: usize = 64 * 1024;
 /// See [`LOG_FRAME_BYTES`].
 pub const LOG_SERVER_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Messages of the server's that are read before lines and shutdown get their turn again: a flood holds neither up.
+pub const LOG_READ_TURN: usize = 256;
+/// Answers to pings go out however much waits already; a server that pings and reads nothing is given up here. Above
+/// what lines can come to: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
+pub const LOG_OUT_MOST: usize = 1024 * 1024;
 
 // ---- health -----------------------------------------------------------------------------------------------------------
 
