@@ -119,6 +119,7 @@ leftovers() {
 
 started=${EPOCHREALTIME/[.,]/}
 need_packages "to stop and watch what is started here" procps ca-certificates
+if wanted unit; then need_packages "the tests make certificates with it" openssl; fi
 if wanted scripts; then need_packages "to check the scripts" shellcheck; fi
 ensure_rust lint
 if wanted integration; then

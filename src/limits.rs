@@ -171,8 +171,8 @@ pub const LOG_WAIT_SHARE: u32 = 20;
 /// Nanoseconds of waiting that each byte taken by the receiver (with [`LOG_LINE_OVERHEAD`]) earns: a link of 16 MB/s, about
 /// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines rather than slow a job.
 pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
-/// A job does not wait for a link that took nothing for this long. A guess at how long a busy machine may leave a
-/// willing receiver without a processor; with it, a million lines to a receiver on the same two cores lose none.
+/// A job does not wait for a link that took nothing for this long. Chosen, not measured: several times the tens of
+/// milliseconds for which a busy machine may leave a willing receiver without a processor, and little beside a job.
 pub const LOG_STALL: Duration = Duration::from_millis(200);
 /// Wait for a resolver's thread that has said its answer.
 pub const LOG_RESOLVER_JOIN: Duration = Duration::from_secs(1);
@@ -207,6 +207,11 @@ pub const LOG_STOP_CLOSE: Duration = Duration::from_millis(500);
 pub const LOG_FRAME_BYTES: usize = 64 * 1024;
 /// See [`LOG_FRAME_BYTES`].
 pub const LOG_SERVER_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Messages of the server's that are read before lines and shutdown get their turn again: a flood holds neither up.
+pub const LOG_READ_TURN: usize = 256;
+/// Answers to pings go out however much waits already; a server that pings and reads nothing is given up here. Above
+/// what lines can come to: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
+pub const LOG_OUT_MOST: usize = 1024 * 1024;
 
 // ---- health -----------------------------------------------------------------------------------------------------------
 
@@ -284,5 +289,6 @@ pub const REAPER_SLEEP: Duration = Duration::from_secs(5);
 /// A thread that waits for several things at once looks at the stop flag at least this often.
 pub const STOP_CHECK: Duration = Duration::from_millis(200);
 
-/// How long shutdown waits for one thread to end before it says which one did not, and goes on.
-pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(10);
+/// How long shutdown waits for one thread to end before it says which one did not, and goes on. Longer than a connection
+/// to a backend that accepts and says nothing (`API_CONNECT_WAIT`) can hold a thread.
+pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);

@@ -39,7 +39,7 @@ Exit codes:
     0  all went well
     1  failed; the message says why
     2  bad usage, or a configuration with problems
-    3  the container engine cannot be reached
+    3  exec: the container engine cannot be reached
     4  stopped, but jobs were still running when the drain timed out
   124, 125, 137  see `cronium-agent exec --help`
 ";
@@ -50,7 +50,9 @@ Usage: cronium-agent [run] [--config FILE] [--log-level LEVEL] [--set KEY=VALUE]
 Claims jobs and runs them until SIGTERM or SIGINT. The first signal drains: no more claims, running jobs
 end by themselves within jobs.drainTimeout. The second cancels the running jobs, the third ends at once.
 
-Exit codes: 0 stopped cleanly, 1 failed, 2 bad configuration, 3 no container engine, 4 not drained.
+An engine or a backend that does not answer is waited for; /ready says so meanwhile.
+
+Exit codes: 0 stopped cleanly, 1 failed, 2 bad configuration, 4 not drained.
 ";
 
 const VALIDATE: &str = "\

@@ -28,6 +28,8 @@ pub(super) enum LinkError {
     Silent,
     /// Nothing was taken or acknowledged.
     Stalled,
+    /// It sent pings faster than it took the answers.
+    Flooded,
     /// The agent is stopping.
     Stopped,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for LinkError {
             Self::Stalled => {
                 write!(f, "the server took or acknowledged nothing for {} s", LOG_WRITE_STALL.as_secs())
             }
+            Self::Flooded => f.write_str("the server sent pings and took none of the answers"),
             Self::Stopped => f.write_str("the agent is stopping"),
         }
     }

@@ -18,8 +18,8 @@ use super::socket::Socket;
 use super::{ServerEvent, Shared};
 use crate::job::Id;
 use crate::limits::{
-    LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH, LOG_PING, LOG_SILENCE,
-    LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL,
+    LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH, LOG_OUT_MOST, LOG_PING,
+    LOG_READ_TURN, LOG_SILENCE, LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL,
 };
 use crate::os::{poll, random};
 
@@ -175,7 +175,7 @@ impl<'a> Link<'a> {
             self.text = encode::hello(&settings.orchestrator_id, &settings.version);
             self.write_text()?;
         }
-        let mut stop_at = None;
+        let (mut stop_at, mut more) = (None, false);
         loop {
             let flush = self.fill()?;
             self.push()?;
@@ -193,14 +193,17 @@ impl<'a> Link<'a> {
             if let Some(until) = stop_at {
                 wait = wait.min(until.saturating_duration_since(Instant::now()));
             }
+            if more {
+                wait = Duration::ZERO;
+            }
             let mut watches = [self.socket.get_ref().watch(), self.shared.waker.watch()];
             poll::wait(&mut watches, wait)?;
             let [socket, waker] = watches.map(|w| w.readable());
             if waker {
                 self.shared.waker.take();
             }
-            if socket {
-                self.read()?;
+            if socket || more {
+                more = self.read()?;
             }
         }
     }
@@ -323,12 +326,12 @@ impl<'a> Link<'a> {
         Ok(stall.min(heard).min(LOG_PING.saturating_sub(since(self.last_ping))))
     }
 
-    /// Reads all that has come in.
-    fn read(&mut self) -> Result<(), LinkError> {
-        loop {
+    /// Reads what has come in, a turn's worth; true when there may be more, of which the kernel need not know.
+    fn read(&mut self) -> Result<bool, LinkError> {
+        for _ in 0..LOG_READ_TURN {
             let message = match self.socket.read() {
                 Ok(message) => message,
-                Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e.into()),
             };
@@ -343,9 +346,12 @@ impl<'a> Link<'a> {
                     let reason = frame.map(|f| format!("code {}, {:?}", u16::from(f.code), f.reason.as_str()));
                     return Err(LinkError::Closed(reason));
                 }
+                // tungstenite has put the answer behind what waits already.
+                Message::Ping(_) if self.socket.get_ref().waiting() > LOG_OUT_MOST => return Err(LinkError::Flooded),
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
         }
+        Ok(true)
     }
 
     /// Acts on a server's message. What cannot be read is ignored: the live log is for show, and must not break.
@@ -394,8 +400,13 @@ impl<'a> Link<'a> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let pushed = self.socket.get_mut().push();
-            if left.is_zero() || pushed.is_err() || self.read().is_err() {
+            if left.is_zero() || pushed.is_err() {
                 return;
+            }
+            match self.read() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(_) => return,
             }
             if poll::wait(&mut [self.socket.get_ref().watch()], left).is_err() {
                 return;

@@ -24,6 +24,8 @@ mod link;
 mod patience;
 mod socket;
 #[cfg(test)]
+mod test_server;
+#[cfg(test)]
 mod tests;
 mod tls;
 
@@ -238,10 +240,11 @@ impl Shared {
     }
 
     fn down(&self, error: &LinkError) {
-        self.connected.store(false, Ordering::Release);
         metrics::websocket_connected(false);
         let mut state = self.state();
+        // In this order: who sees that the connection is lost must not see when the one before was.
         state.down_since = Instant::now();
+        self.connected.store(false, Ordering::Release);
         state.told.connected_since = None;
         state.told.last_error = Some(error.to_string());
         if matches!(error, LinkError::Stopped) {

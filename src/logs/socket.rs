@@ -104,6 +104,22 @@ impl Socket {
     }
 }
 
+/// What went wrong in TLS, and which key of the configuration may be the reason.
+fn tls_problem(error: &rustls::Error) -> String {
+    use rustls::{AlertDescription as Alert, CertificateError, Error};
+    let advice = match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "; name the authority that signed the backend's certificate in security.tls.caFile"
+        }
+        Error::InvalidCertificate(_) => "; check the backend's certificate, security.tls.caFile and the host's clock",
+        Error::AlertReceived(
+            Alert::CertificateRequired | Alert::BadCertificate | Alert::UnknownCA | Alert::HandshakeFailure,
+        ) => "; the backend may want a client certificate: check security.tls.certFile and keyFile",
+        _ => "",
+    };
+    format!("TLS: {error}{advice}")
+}
+
 /// `None` when the socket is full, or a signal came in between.
 fn unless_full(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
@@ -127,7 +143,7 @@ impl Read for Socket {
             if let Err(e) = tls.process_new_packets() {
                 // The alert that says why is for the other side; the reason stays the error.
                 let _ = tls.write_tls(&mut self.tcp);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {e}")));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, tls_problem(&e)));
             }
         }
     }

@@ -160,6 +160,7 @@ fn hints(evidence: &Evidence) -> String {
     if evidence.no_space && evidence.exit_code != 0 {
         text.push_str("; its last words speak of a full device: the disk limit is ");
         text.push_str(&bytes(evidence.disk_limit));
+        text.push_str(", of which /tmp has a quarter");
     }
     text
 }
