@@ -195,8 +195,8 @@ start_engine() {
         tail -n 20 "$log" >&2
         die "dockerd did not answer within 60 s; the end of $log is above"
     fi
-    # Under sudo the process started above is sudo; the daemon is its descendant.
-    while [ "$(cat "/proc/$ENGINE_PID/comm" 2>/dev/null)" = sudo ] && pid=$(pgrep -o -P "$ENGINE_PID"); do ENGINE_PID=$pid; done
+    # What was started above is a shell, or sudo: the daemon is its descendant, and to end the shell would not end it.
+    while [ "$(cat "/proc/$ENGINE_PID/comm" 2>/dev/null)" != dockerd ] && pid=$(pgrep -o -P "$ENGINE_PID"); do ENGINE_PID=$pid; done
     say "engine: Docker $(docker version --format '{{.Server.Version}}, API {{.Server.APIVersion}}'), pid $ENGINE_PID"
 }
 engine_up_or_dead() { ! alive "$ENGINE_PID" || engine_answers; }
