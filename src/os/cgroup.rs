@@ -81,6 +81,12 @@ impl Cgroup {
     }
 }
 
+/// How many processes this host's kernel has killed for memory so far, for whatever group (`oom_kill`, since 4.13). It
+/// outlives the group, whose own count is gone when its last process is.
+pub fn host_oom_kills() -> Option<u64> {
+    keyed(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
+}
+
 /// Finds the folders from the text of `/proc/<pid>/cgroup`; only those that name the container count.
 fn folders(text: &str, id: &str, root: &Path) -> Option<Folders> {
     let path_of = |controller: &str| {

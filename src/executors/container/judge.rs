@@ -23,6 +23,8 @@ pub struct Evidence {
     pub oom_killed: bool,
     /// The control group's own count, where it could be read.
     pub oom_kills: Option<u64>,
+    /// The host's count of memory kills rose while the script ran: the engine's own word may come too late.
+    pub host_killed: bool,
     pub pids_refused: Option<u64>,
     pub memory_limit: u64,
     pub pids_limit: u64,
@@ -66,7 +68,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let message = format!("the script ended with exit code 0{}", hints(evidence));
         return verdict(Cause::Success, 0, message);
     }
-    let killed_for_memory = evidence.oom_killed || evidence.oom_kills.is_some_and(|n| n > 0);
+    let killed_for_memory = evidence.oom_killed || evidence.oom_kills.is_some_and(|n| n > 0) || evidence.host_killed;
     if killed_for_memory && evidence.exit_code == KILLED {
         let message = format!(
             "the kernel killed the script at its memory limit of {} (exit code 137, OOMKilled={}{}); \
@@ -225,6 +227,7 @@ mod tests {
             (Evidence { oom_killed: true, ..evidence(137) }, Status::Failed, "memory", 137, "64 MiB"),
             (Evidence { oom_kills: Some(2), ..evidence(137) }, Status::Failed, "memory", 137, "2 processes"),
             (Evidence { oom_killed: true, ..evidence(1) }, Status::Failed, "script", 1, "at the memory limit"),
+            (Evidence { host_killed: true, ..evidence(137) }, Status::Failed, "memory", 137, "64 MiB"),
             (evidence(137), Status::Failed, "signal", 137, "the agent did not send it"),
             (
                 Evidence { reason: Some(timeout.clone()), sent: Some(Signal::Term), ..evidence(0) },

@@ -102,6 +102,8 @@ struct Followed {
     broke: Option<Error>,
     /// The program was seen to start.
     started: bool,
+    /// The host's count of memory kills rose meanwhile.
+    host_killed: bool,
 }
 
 impl Prepared for Ready {
@@ -114,6 +116,7 @@ impl Prepared for Ready {
         }
         let setup = Span { started: self.begun.0, length: self.begun.1.elapsed() };
         let execution = (SystemTime::now(), Instant::now());
+        let killed_before = self.host_oom_kills();
         let meter = self.arm();
         let fed = self.feed();
         meter.look(&self.shared.docker);
@@ -122,6 +125,7 @@ impl Prepared for Ready {
         meter.look(&self.shared.docker);
         let (usage, reading) = meter.finish();
         followed.broke = followed.broke.or(fed.err());
+        followed.host_killed = self.host_oom_kills() > killed_before;
         let waited = self.wait_for_end(&followed, output);
         let execution = Span { started: execution.0, length: execution.1.elapsed() };
 
@@ -155,6 +159,11 @@ impl Ready {
         self.control.set_target(Arc::new(Signalled { docker: self.shared.docker.clone(), id }));
         let layer_limit = self.layer_limited.then_some(self.resources.disk);
         self.shared.sampler.watch(self.container.id(), Arc::clone(&self.control), layer_limit)
+    }
+
+    /// The host's count, where the engine is on this host.
+    fn host_oom_kills(&self) -> Option<u64> {
+        if self.shared.docker.is_local() { crate::os::cgroup::host_oom_kills() } else { None }
     }
 
     /// Sends the program to the waiting shell.
@@ -304,6 +313,7 @@ impl Ready {
             sent,
             oom_killed: found.state.oom_killed,
             oom_kills: reading.oom_kills,
+            host_killed: followed.host_killed,
             pids_refused: reading.pids_refused,
             memory_limit: self.resources.memory,
             pids_limit: self.resources.pids,
