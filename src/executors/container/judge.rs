@@ -75,7 +75,12 @@ pub fn judge(evidence: &Evidence) -> Verdict {
              files in /workspace and /tmp count as memory; raise the job's memory limit or use less",
             bytes(evidence.memory_limit),
             evidence.oom_killed,
-            evidence.oom_kills.filter(|&n| n > 0).map(|n| format!(", {n} processes killed")).unwrap_or_default(),
+            match evidence.oom_kills.filter(|&n| n > 0) {
+                Some(n) => format!(", {n} processes killed"),
+                None if evidence.oom_killed => String::new(),
+                // Another job's kill in the same moment would look the same: the reader shall know.
+                None => ", by the host's count of memory kills alone".to_owned(),
+            },
         );
         return verdict(Cause::Memory(evidence.memory_limit), 137, message);
     }
@@ -227,7 +232,7 @@ mod tests {
             (Evidence { oom_killed: true, ..evidence(137) }, Status::Failed, "memory", 137, "64 MiB"),
             (Evidence { oom_kills: Some(2), ..evidence(137) }, Status::Failed, "memory", 137, "2 processes"),
             (Evidence { oom_killed: true, ..evidence(1) }, Status::Failed, "script", 1, "at the memory limit"),
-            (Evidence { host_killed: true, ..evidence(137) }, Status::Failed, "memory", 137, "64 MiB"),
+            (Evidence { host_killed: true, ..evidence(137) }, Status::Failed, "memory", 137, "by the host's count"),
             (evidence(137), Status::Failed, "signal", 137, "the agent did not send it"),
             (
                 Evidence { reason: Some(timeout.clone()), sent: Some(Signal::Term), ..evidence(0) },
