@@ -41,6 +41,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls", &["api", "logs"]),
     ("serde_yaml", &["config"]),
     ("simplelog", &["telemetry"]),
+    ("ssh2", &["executors"]),
     ("tiny_http", &["health"]),
     ("tungstenite", &["logs"]),
     ("ureq", &["api"]),
