@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::executors::container::program::SETUP_FAILED;
 use crate::executors::container::resources::bytes;
 use crate::executors::control::Signal;
+use crate::executors::shell::SETUP_FAILED;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};
 

@@ -12,7 +12,7 @@ use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::container::{Shared, setup_verdict};
 use crate::executors::control::{Signal, Target};
-use crate::executors::{Control, Prepared, Task};
+use crate::executors::{Control, Prepared, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::os::cgroup::Reading;
@@ -318,7 +318,7 @@ impl Ready {
             memory_limit: self.resources.memory,
             pids_limit: self.resources.pids,
             disk_limit: self.resources.disk,
-            complaint: Program::complaint(self.program.nonce(), &followed.stderr_tail),
+            complaint: shell::complaint(self.program.nonce(), &followed.stderr_tail),
             engine_error: found.state.error.clone(),
             image: self.image.clone(),
             no_space: tells_of_full_device(&followed.stderr_tail),
