@@ -74,6 +74,53 @@ pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
 pub const DOUBTFUL_NAMES: usize = 256;
 
+// ---- ssh --------------------------------------------------------------------------------------------------------------
+
+/// Servers of one job.
+pub const SSH_SERVERS_MAX: usize = 200;
+/// Servers of one job that are worked on at once, whatever `maxPerServer` allows: a job is one of many on this agent.
+pub const SSH_SERVERS_AT_ONCE: usize = 16;
+/// Jobs that share one connection. A server's `MaxSessions` is 10 by default.
+pub const SSH_SESSIONS: usize = 8;
+/// What one session may have in flight, in bytes: memory that a job costs while the live log holds it up.
+pub const SSH_WINDOW: u32 = 512 * 1024;
+/// Largest packet that the server may send.
+pub const SSH_PACKET: u32 = 32 * 1024;
+/// Bytes read from a session at once.
+pub const SSH_READ: usize = 32 * 1024;
+/// Pieces of output that wait for the worker before its session is read no further.
+pub const SSH_QUEUE: usize = 16;
+/// Pieces read from one session before the others get their turn.
+pub const SSH_TURN: usize = 8;
+/// Bytes of a program that are sent before the other sessions get their turn.
+pub const SSH_WRITE: usize = 32 * 1024;
+/// A connection's thread looks up at least so often.
+pub const SSH_TICK: Duration = Duration::from_secs(1);
+/// A session whose job is gone gets so long to end by itself.
+pub const SSH_CLOSE: Duration = Duration::from_secs(5);
+/// First and longest pause between two tries to come back to a server.
+pub const SSH_BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// See [`SSH_BACKOFF_FIRST`].
+pub const SSH_BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// Bytes of greetings that a server's shell may print before our program speaks.
+pub const SSH_NOISE: usize = 64 * 1024;
+/// Longest text of a private key.
+pub const SSH_KEY_MAX: usize = 64 * 1024;
+/// How long a server may take to hand over what is left of a job's output, and to clean up.
+pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
+/// The server kills what is left of a stopped job, and looks again, for so many tenths of a second.
+pub const SSH_LEFTOVERS: u32 = 30;
+/// Servers that are told apart in metrics and have a circuit breaker of their own name there.
+pub const SSH_BREAKERS_SHOWN: usize = 200;
+/// Servers whose circuit breakers are kept; the one unused for longest makes room.
+pub const SSH_BREAKERS: usize = 1000;
+/// Bytes of a known_hosts file.
+pub const SSH_KNOWN_HOSTS_MAX: usize = 4 * 1024 * 1024;
+/// Starts of one job whose answer was lost before one is given up.
+pub const SSH_STARTS: u32 = 3;
+/// How long shutdown waits for one connection's thread.
+pub const SSH_JOIN: Duration = Duration::from_secs(2);
+
 // ---- lines and frames -------------------------------------------------------------------------------------------------
 
 /// Longest line of a script, in bytes: what is longer is cut in the live log, with a marker that counts the rest.

@@ -157,41 +157,41 @@ impl Writer {
         }
     }
 
-    /// Sees to the variables whose names no shell can export; gives the line that becomes the interpreter.
-    pub(in crate::executors) fn odd_names(
-        &mut self,
-        language: Language,
-        odd: &[&(String, Secret)],
-        workspace: &str,
-        file: &str,
-    ) -> String {
+    /// The line that becomes the interpreter, after what it needs for variables whose names no shell can export. The
+    /// positional parameters are, there as here, the interpreter, an empty one, and the folder of the script: names such
+    /// as `i` may be the job's own variables.
+    pub(in crate::executors) fn become_interpreter(&mut self, language: Language, odd: &[&(String, Secret)]) -> String {
+        let file = format!("\"$3\"/{}", file_name(language));
         if odd.is_empty() {
-            return format!("exec \"$i\" {file} </dev/null");
+            return format!("exec \"$1\" {file} </dev/null");
         }
         let each = |write: fn(&str, &str) -> String| -> String {
             odd.iter().map(|(name, value)| write(&hex(name), &hex(value.expose()))).collect()
         };
-        let helper = format!("{workspace}/.cronium-environment");
+        let helper = "\"$3\"/.cronium-environment";
         match language {
             Language::Python => {
                 let set = each(|n, v| format!("os.environb[bytes.fromhex('{n}')]=bytes.fromhex('{v}')\n"));
                 let code = format!("import os,sys\nos.unlink(sys.argv[0])\n{set}os.execv(sys.argv[1],sys.argv[1:])\n");
-                self.file(&helper, &code);
-                format!("exec \"$i\" {helper} \"$i\" {file} </dev/null")
+                self.file(helper, &code);
+                format!("exec \"$1\" {helper} \"$1\" {file} </dev/null")
             }
             Language::Node => {
                 let set = each(|n, v| format!("process.env[u('{n}')]=u('{v}')\n"));
                 let head = "require('fs').unlinkSync(__filename)\nconst u=h=>Buffer.from(h,'hex').toString()\n";
                 self.file(&format!("{helper}.js"), &format!("{head}{set}"));
-                format!("exec \"$i\" -r {helper}.js {file} </dev/null")
+                format!("exec \"$1\" -r {helper}.js {file} </dev/null")
             }
             Language::Bash => {
                 let set = each(|n, v| format!("$ENV{{pack('H*','{n}')}}=pack('H*','{v}');\n"));
-                self.file(&helper, &format!("unlink $0;\n{set}exec {{$ARGV[0]}} @ARGV;\n"));
+                self.file(helper, &format!("unlink $0;\n{set}exec {{$ARGV[0]}} @ARGV;\n"));
                 let names: Vec<&str> = odd.iter().map(|(name, _)| name.as_str()).collect();
-                let note = quote(&format!("cronium: left out, since this image has no perl to pass them: {names:?}"));
-                self.line(&format!("p=$(command -v perl) || {{ rm -f {helper}; echo {note} >&2; }}"));
-                format!("exec ${{p:+\"$p\" {helper}}} \"$i\" {file} </dev/null")
+                let note = quote(&format!("cronium: left out, since there is no perl to pass them: {names:?}"));
+                self.line(&format!(
+                    "p=$(command -v perl) && set -- \"$1\" \"$p\" \"$3\" || {{ rm -f {helper}; echo {note} >&2; }}"
+                ));
+                // Quoted throughout: IFS may be one of the job's variables.
+                format!("[ -z \"$2\" ] || exec \"$2\" {helper} \"$1\" {file} </dev/null\nexec \"$1\" {file} </dev/null")
             }
         }
     }

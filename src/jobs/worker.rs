@@ -91,7 +91,7 @@ impl Worker {
     /// The whole life of a job. `None` when it turned out not to be ours to run or to report.
     fn run_job(&self, job: Job, execution: Id, token: &Token) -> Option<Verdict> {
         let shop = &self.shop;
-        let task = Task { job, execution };
+        let task = Task { job: Arc::new(job), server: None, execution };
         let (id, execution) = (&task.job.id, &task.execution);
         log::info!("claimed: {} script, attempt {}", task.job.script.language.as_str(), task.job.attempts + 1);
         let control = self.control(token);

@@ -83,7 +83,8 @@ fn write(
     writer.line(&format!("i=$({candidates}) || f \"the image has no {language} interpreter on its PATH\""));
     let file = format!("{workspace}/{}", file_name(script.language));
     writer.file(&file, &script.content);
-    let start = writer.odd_names(script.language, &odd, workspace, &file);
+    writer.line(&format!("set -- \"$i\" '' {workspace}"));
+    let start = writer.become_interpreter(script.language, &odd);
     if !directory.is_empty() {
         let word = quote(directory);
         writer.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
@@ -132,7 +133,7 @@ mod tests {
     }
 
     fn stdout(output: &Output) -> String {
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{:?} {}", output.status, String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -159,6 +160,15 @@ mod tests {
         assert_eq!(stdout(&run(&script(Language::Python, python), &odd, None)), wanted);
         let node = "console.log(['MY-VAR','a.b','UID','1x','PLAIN'].map(n => process.env[n]).join('|'))";
         assert_eq!(stdout(&run(&script(Language::Node, node), &odd, None)), wanted);
+    }
+
+    #[test]
+    fn variables_may_have_the_names_that_the_program_uses() {
+        let mine = [("i", "/bin/false"), ("p", "x"), ("f", "y"), ("m", "z"), ("IFS", "e"), ("PATH", "/nowhere")];
+        let text = script(Language::Bash, "echo \"$i $p $f $m $PATH\"");
+        assert_eq!(stdout(&run(&text, &mine, None)), "/bin/false x y z /nowhere\n");
+        let odd: Vec<_> = mine.into_iter().chain([("a-b", "c")]).collect();
+        assert_eq!(stdout(&run(&text, &odd, None)), "/bin/false x y z /nowhere\n");
     }
 
     #[test]

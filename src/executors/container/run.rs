@@ -6,12 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::types::ResourceSet;
 use crate::docker::containers::{Attached, Inspect, Piece, short};
 use crate::docker::{self, Deadline, Error};
-use crate::executors::container::judge::{Evidence, judge, seconds};
+use crate::executors::container::judge::{Evidence, judge};
 use crate::executors::container::marker::Marker;
 use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::container::{Shared, setup_verdict};
 use crate::executors::control::{Signal, Target};
+use crate::executors::ending::{seconds, stopped};
 use crate::executors::{Control, Prepared, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
@@ -331,7 +332,7 @@ impl Ready {
         let told = match self.control.reason() {
             Some(reason) if self.control.is_given_up() => format!(
                 "{}, but the engine did not end the container within {}: {error}",
-                crate::executors::container::judge::stopped(&reason, self.control.sent()).message,
+                stopped(&reason, self.control.sent()).message,
                 seconds(limits::KILL_PATIENCE)
             ),
             _ => format!("the container's end is unknown: {error}"),

@@ -1,0 +1,2 @@
+//! Runs a script on a server.
+pub mod remote;
