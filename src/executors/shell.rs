@@ -94,6 +94,26 @@ pub fn complaint(nonce: &str, stderr_tail: &[u8]) -> Option<String> {
     tail.lines().rev().find_map(|line| line.strip_prefix(&mark).map(str::to_owned))
 }
 
+/// Keeps the last `limits::STDERR_TAIL` bytes.
+pub(in crate::executors) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
+    let bytes = &bytes[bytes.len().saturating_sub(limits::STDERR_TAIL)..];
+    let surplus = (tail.len() + bytes.len()).saturating_sub(limits::STDERR_TAIL);
+    tail.drain(..surplus.min(tail.len()));
+    tail.extend_from_slice(bytes);
+}
+
+/// The C library's words for ENOSPC, which every interpreter passes on.
+pub(in crate::executors) fn tells_of_full_device(stderr: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(stderr);
+    text.contains("No space left on device") || text.contains("ENOSPC")
+}
+
+/// The same for a program whose nonce is not at hand: one that another agent wrote.
+pub(in crate::executors) fn any_complaint(stderr_tail: &[u8]) -> Option<String> {
+    let tail = String::from_utf8_lossy(stderr_tail);
+    tail.lines().rev().find_map(|line| Some(line.strip_prefix("cronium setup ")?.split_once(": ")?.1.to_owned()))
+}
+
 /// The script's file.
 pub fn file_name(language: Language) -> &'static str {
     match language {
@@ -194,5 +214,22 @@ impl Writer {
                 format!("[ -z \"$2\" ] || exec \"$2\" {helper} \"$1\" {file} </dev/null\nexec \"$1\" {file} </dev/null")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_kept_and_bounded() {
+        let mut tail = Vec::new();
+        for n in 0..2000u32 {
+            keep_tail(&mut tail, format!("line {n}\n").as_bytes());
+            assert!(tail.len() <= limits::STDERR_TAIL);
+        }
+        assert!(tail.ends_with(b"line 1999\n"));
+        keep_tail(&mut tail, &vec![b'x'; limits::STDERR_TAIL * 3]);
+        assert_eq!(tail, vec![b'x'; limits::STDERR_TAIL]);
     }
 }

@@ -72,7 +72,8 @@ pub fn start(
         w.line("command -v script >/dev/null || f 'it has no script command, which ssh.execution.ptyMode needs'");
     }
     // `status.new` gets its size now, so that an ending can be written on a disk that the script has filled.
-    let files = "mkfifo o e done && : >out && : >err && printf '%200s\\n' '' >status.new && printf '%s\\n' \"$i\" \"$u\" >how";
+    let files =
+        "mkfifo o e done && : >out && : >err && printf '%200s\\n' '' >status.new && printf '%s\\n' \"$i\" \"$u\" >how";
     w.line(&format!("m=$( {{ {files}; }} 2>&1) || f \"cannot write in $d: $m\""));
     w.line("cat /proc/sys/kernel/random/boot_id >boot 2>/dev/null");
     let file = format!("\"$d\"/{}", file_name(script.language));
@@ -97,7 +98,10 @@ pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], clai
     w.line(&format!("d={}", quote(&place.directory())));
     w.line(&format!("say() {{ printf 'cronium %s {nonce}\\n' \"$1\" >&2; exit 0; }}"));
     if claim {
-        w.line(&format!("mkdir -p -- {} 2>/dev/null; mkdir -m 700 -- \"$d\" 2>/dev/null && say unstarted", quote(&place.temp_dir)));
+        w.line(&format!(
+            "mkdir -p -- {} 2>/dev/null; mkdir -m 700 -- \"$d\" 2>/dev/null && say unstarted",
+            quote(&place.temp_dir)
+        ));
     }
     w.line("cd -- \"$d\" 2>/dev/null || say vanished");
     w.line("k=0; while [ ! -s pid ] && [ ! -e status ] && [ $k -lt 50 ]; do sleep 0.1; k=$((k+1)); done");
@@ -287,7 +291,12 @@ mod tests {
         fn all(pty: bool) -> Vec<Self> {
             let shells = [vec!["/bin/sh"], vec!["bash", "--posix"], vec!["busybox", "sh"]];
             let there = shells.into_iter().filter(|shell| {
-                Command::new(shell[0]).args(&shell[1..]).args(["-c", ":"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+                Command::new(shell[0])
+                    .args(&shell[1..])
+                    .args(["-c", ":"])
+                    .stderr(Stdio::null())
+                    .status()
+                    .is_ok_and(|s| s.success())
             });
             there
                 .map(|shell| {
@@ -321,7 +330,8 @@ mod tests {
         }
 
         fn start(&self, text: &str, variables: &[(&str, &str)]) -> Run {
-            let script = Script { language: Language::Bash, content: text.to_owned(), working_directory: String::new() };
+            let script =
+                Script { language: Language::Bash, content: text.to_owned(), working_directory: String::new() };
             let mut variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
             variables.push(("CRONIUM_EXECUTION_ID".to_owned(), Secret::new(self.execution.as_str())));
             self.run(&start(&self.place, &self.execution, &script, &variables, NONCE).expect("a program"))
@@ -396,7 +406,8 @@ mod tests {
     #[test]
     fn a_script_runs_and_all_of_it_is_collected() {
         for host in Host::all(false) {
-            let text = "echo \"$A $i\"; echo again >/dev/stderr; echo and again >/dev/stderr; pwd; umask; printf end; exit 3";
+            let text =
+                "echo \"$A $i\"; echo again >/dev/stderr; echo and again >/dev/stderr; pwd; umask; printf end; exit 3";
             let mut run = host.start(text, &[("A", "it's \"$x\"\nü"), ("i", "mine"), ("a-b", "odd")]);
             run.started();
             let (out, err) = run.rest();
@@ -404,7 +415,10 @@ mod tests {
             let directory = host.place.directory();
             assert_eq!(out + &more, format!("it's \"$x\"\nü mine\n{directory}/work\n0022\nend"), "{:?}", host.shell);
             assert_eq!(err + &more_err, "again\nand again\n");
-            assert!(status.starts_with("cronium status 00ff out=") && status.contains(" code=3 kept=0,0 cpu=0m0"), "{status}");
+            assert!(
+                status.starts_with("cronium status 00ff out=") && status.contains(" code=3 kept=0,0 cpu=0m0"),
+                "{status}"
+            );
             assert!(status.contains(" left=0 ") && status.contains("boot=same"), "{status}");
         }
     }
@@ -423,7 +437,11 @@ mod tests {
             let mut again = host.run(&follow(&host.place, &host.execution, NONCE, [first.len() as u64, 0], true));
             again.started();
             until("the script's end", || {
-                let _ = std::fs::OpenOptions::new().write(true).custom_flags_nonblocking().open(&fifo).map(|mut f| f.write_all(b"x\n"));
+                let _ = std::fs::OpenOptions::new()
+                    .write(true)
+                    .custom_flags_nonblocking()
+                    .open(&fifo)
+                    .map(|mut f| f.write_all(b"x\n"));
                 std::path::Path::new(&format!("{}/status", host.place.directory())).exists()
             });
             let (out, _) = again.rest();
@@ -464,7 +482,11 @@ mod tests {
             let taken = ["ready\ngot TERM\n".len() + out.len(), err.len()].map(|n| n as u64);
             let (status, _, _) = host.collect(taken, true);
             assert!(status.contains("left=0") && status.contains("code=137"), "{status}");
-            let left = Command::new("grep").args(["-ls", &format!("CRONIUM_EXECUTION_ID={}", host.execution)]).args(environs()).output().expect("grep");
+            let left = Command::new("grep")
+                .args(["-ls", &format!("CRONIUM_EXECUTION_ID={}", host.execution)])
+                .args(environs())
+                .output()
+                .expect("grep");
             assert_eq!(String::from_utf8_lossy(&left.stdout), "", "{:?} {status}", host.shell);
         }
     }
@@ -540,7 +562,8 @@ mod tests {
     #[test]
     fn half_a_start_never_runs() {
         let host = Host::all(false).remove(0);
-        let script = Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
+        let script =
+            Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
         let whole = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
         for cut in (0..whole.len() - 2).step_by(97).chain([whole.len() - 3]) {
             let mut run = host.run(&whole[..cut]);
