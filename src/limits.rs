@@ -80,6 +80,10 @@ pub const DOUBTFUL_NAMES: usize = 256;
 pub const SSH_SERVERS_MAX: usize = 200;
 /// Servers of one job that are worked on at once, whatever `maxPerServer` allows: a job is one of many on this agent.
 pub const SSH_SERVERS_AT_ONCE: usize = 16;
+/// Characters of one server's ending in the summary of a job on several, and
+pub const SSH_SUMMARY_PART: usize = 200;
+/// bytes of that summary.
+pub const SSH_SUMMARY: usize = 4000;
 /// Jobs that share one connection. A server's `MaxSessions` is 10 by default.
 pub const SSH_SESSIONS: usize = 8;
 /// What one session may have in flight, in bytes: memory that a job costs while the live log holds it up.
@@ -112,6 +116,8 @@ pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
 pub const SSH_LEFTOVERS: u32 = 30;
 /// Servers that are told apart in metrics and have a circuit breaker of their own name there.
 pub const SSH_BREAKERS_SHOWN: usize = 200;
+/// Servers that `/health` names whose breakers are not closed.
+pub const SSH_TRIPPED_SHOWN: usize = 5;
 /// Servers whose circuit breakers are kept; the one unused for longest makes room.
 pub const SSH_BREAKERS: usize = 1000;
 /// Bytes of a known_hosts file.
