@@ -5,6 +5,8 @@
 
 mod engine_proxy;
 mod harness;
+mod sshd;
+mod sshd_faults;
 
 /// Calls to the backend: claims, reports, retries, cancels, hostile answers.
 mod backend;
