@@ -5,6 +5,9 @@
 
 mod engine_proxy;
 mod harness;
+mod ssh_rig;
+mod sshd;
+mod sshd_faults;
 
 /// Calls to the backend: claims, reports, retries, cancels, hostile answers.
 mod backend;
@@ -27,5 +30,13 @@ mod registry;
 mod security;
 /// Signals: drain, cancel, end.
 mod shutdown;
+/// Jobs on servers: scripts, lines, directories, connections.
+mod ssh;
+/// Jobs on servers whose connection breaks, or whose host goes, hangs or lies.
+mod ssh_faults;
+/// Host keys, client keys, passwords, ciphers.
+mod ssh_hosts;
+/// One job on several servers.
+mod ssh_multi;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;
