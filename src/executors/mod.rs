@@ -13,6 +13,7 @@ use crate::verdict::Outcome;
 pub mod container;
 pub mod control;
 pub mod reaper;
+pub mod ssh;
 
 pub use control::Control;
 pub use reaper::Reaper;

@@ -1,0 +1,4 @@
+//! Scripts on remote servers, over SSH.
+
+pub mod keys;
+pub mod known_hosts;
