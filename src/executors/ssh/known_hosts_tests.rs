@@ -281,21 +281,25 @@ fn bytes_that_are_no_text_cost_one_line() {
 }
 
 #[test]
-fn many_append_at_once_and_nothing_is_torn() {
+fn many_append_at_once_and_nothing_is_torn_or_doubled() {
+    const THREADS: usize = 8;
+    const ROUNDS: usize = 40;
     let folder = Folder::new("many");
     let path = folder.0.join("known");
+    let start = std::sync::Barrier::new(THREADS);
     std::thread::scope(|scope| {
-        for thread in 0..8 {
-            let path = &path;
+        for thread in 0..THREADS {
+            let (path, start) = (&path, &start);
             scope.spawn(move || {
-                for number in 0..10 {
-                    append(path, &format!("{thread}-{number}-{}", "x".repeat(500))).expect("appended");
-                    append(path, "the same for all").expect("appended");
+                for round in 0..ROUNDS {
+                    start.wait();
+                    append(path, &format!("same-{round}-{}", "x".repeat(500))).expect("appended");
+                    append(path, &format!("own-{thread}-{round}-{}", "x".repeat(500))).expect("appended");
                 }
             });
         }
     });
     let text = folder.read("known");
-    assert_eq!(text.lines().count(), 81, "each line once");
-    assert!(text.lines().all(|line| line.ends_with(&"x".repeat(500)) || line == "the same for all"));
+    assert_eq!(text.lines().count(), ROUNDS * (THREADS + 1), "each line once");
+    assert!(text.lines().all(|line| line.ends_with(&"x".repeat(500))));
 }
