@@ -27,5 +27,7 @@ mod registry;
 mod security;
 /// Signals: drain, cancel, end.
 mod shutdown;
+/// The systemd unit: verified, little exposed, and fitting the agent's own limits.
+mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;

@@ -340,6 +340,10 @@ fn scripts_can_be_started() {
 fn every_configuration_that_is_shipped_is_valid() {
     let mut seen = 0;
     for path in files(&root().join("configs")) {
+        // Others are for systemd, Prometheus and so on; tests of their own look at those.
+        if !std::fs::read_to_string(&path).expect("text").lines().any(|line| line.starts_with("api:")) {
+            continue;
+        }
         let output = binary()
             .arg("validate")
             .arg("--config")
