@@ -16,6 +16,8 @@ mod engine;
 mod health;
 /// Pulls from a real registry.
 mod images;
+/// The installer, in a root of its own.
+mod install;
 /// The main job in three languages, and what a script sees.
 mod jobs;
 /// Every limit, by a script that tries to break it.
