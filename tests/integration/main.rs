@@ -6,6 +6,8 @@
 mod engine_proxy;
 mod harness;
 
+/// Alerts, each with a test that fires it, and the dashboard.
+mod alerts;
 /// Calls to the backend: claims, reports, retries, cancels, hostile answers.
 mod backend;
 /// The command line: exec, validate, version, help, exit codes.
