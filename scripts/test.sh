@@ -125,6 +125,7 @@ ensure_rust lint
 if wanted integration; then
     need_packages "the tests pull from a real registry, with a password" docker-registry apache2-utils
     need_packages "the tests check and scrape /metrics with it" prometheus
+    need_packages "a test starts the agent's own container with it" docker-compose
     need_packages "the tests have it judge the unit; it is not started" systemd
     need_packages "the tests use them" curl jq python3 python3-yaml
     ensure_engine

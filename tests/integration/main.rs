@@ -12,8 +12,12 @@ mod alerts;
 mod backend;
 /// The command line: exec, validate, version, help, exit codes.
 mod cli;
+/// The agent in a container, by the shipped Dockerfile and compose file.
+mod compose;
 /// An engine that lies, stalls or is not there.
 mod engine;
+/// Kubernetes and Nomad, as far as they can be checked without them.
+mod fleet;
 /// Health, readiness, metrics: read by curl's kin, promtool and a real Prometheus.
 mod health;
 /// Pulls from a real registry.
