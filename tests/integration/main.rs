@@ -35,6 +35,8 @@ mod registry;
 mod security;
 /// Signals: drain, cancel, end.
 mod shutdown;
+/// Where the parts come from: bill of materials, licences, sources.
+mod supply;
 /// The systemd unit: verified, little exposed, and fitting the agent's own limits.
 mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
