@@ -364,3 +364,10 @@ pub const STOP_CHECK: Duration = Duration::from_millis(200);
 /// How long shutdown waits for one thread to end before it says which one did not, and goes on. Longer than a connection
 /// to a backend that accepts and says nothing (`API_CONNECT_WAIT`) can hold a thread.
 pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);
+
+// ---- service manager --------------------------------------------------------------------------------------------------
+
+/// Bytes of the status line that systemd shows: it takes messages of 4 KiB and drops longer ones whole.
+pub const NOTIFY_STATUS: usize = 1024;
+/// Pings within the watchdog's time: systemd advises two; with three, one may be late without harm.
+pub const WATCHDOG_PINGS: u32 = 3;

@@ -8,3 +8,4 @@ pub mod rate;
 pub mod stop;
 pub mod suggest;
 pub mod vanish;
+pub mod watchdog;
