@@ -32,7 +32,8 @@ pub fn processes() -> Vec<Process> {
     entries.filter_map(|entry| process(entry.ok()?.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-fn process(pid: u32) -> Option<Process> {
+/// One of them; none when it has ended.
+pub fn process(pid: u32) -> Option<Process> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -272,12 +273,15 @@ mod tests {
     #[test]
     fn the_small_disk_is_small() {
         let _machine = shared();
-        let folder = crate::harness::Folder::new();
-        let disk = SmallDisk::mount(&folder.path().join("disk"));
+        let mut sshd = Sshd::with_config(&[]);
+        let (place, folder) = (sshd.mount_small_disk(), sshd.path(""));
+        let disk = sshd.disk.as_ref().expect("a disk");
         disk.fill(8192);
-        assert!(fs::write(folder.path().join("disk/a"), vec![1; 8192]).is_ok());
-        assert!(fs::write(folder.path().join("disk/b"), vec![1; 8192]).is_err());
+        assert!(fs::write(place.join("a"), vec![1; 8192]).is_ok());
+        assert!(fs::write(place.join("b"), vec![1; 8192]).is_err());
         disk.empty();
-        assert!(fs::write(folder.path().join("disk/b"), vec![1; 8192]).is_ok());
+        assert!(fs::write(place.join("b"), vec![1; 8192]).is_ok());
+        drop(sshd);
+        assert!(!folder.exists(), "the disk is still mounted");
     }
 }
