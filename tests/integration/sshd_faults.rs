@@ -215,6 +215,40 @@ mod tests {
     }
 
     #[test]
+    fn a_server_may_have_few_programs_another_shell_and_a_password() {
+        let _machine = shared();
+        let few =
+            Sshd::start(&Options { programs: Some(&["bash", "sh", "echo"]), shell: "/bin/dash", ..Options::default() });
+        let mut found = few.ssh(&["echo \"$0 $PATH\"; command -v bash; command -v python3 || echo none"]);
+        let place = few.path("programs").display().to_string();
+        assert_eq!(output(&mut found), format!("dash {place}\n{place}/bash\nnone"));
+        let closed = Sshd::start(&Options { shell: "/usr/sbin/nologin", ..Options::default() });
+        let said = closed.ssh(&["true"]).output().expect("ssh");
+        assert!(String::from_utf8_lossy(&said.stdout).contains("not available") && !said.status.success());
+
+        let sshd = Sshd::start(&Options { password: true, ..Options::default() });
+        let ask = sshd.path("ask");
+        fs::write(&ask, format!("#!/bin/sh\necho '{}'\n", crate::sshd::PASSWORD)).expect("write");
+        fs::set_permissions(&ask, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("mode");
+        for method in ["password", "keyboard-interactive"] {
+            // What comes later on the command line does not count, hence no key file here.
+            let mut command = Command::new("ssh");
+            command.args([
+                "-F",
+                "none",
+                "-o",
+                &format!("PreferredAuthentications={method}"),
+                "-p",
+                &sshd.port.to_string(),
+            ]);
+            command.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-l", &sshd.user]);
+            command.args([&sshd.host, "echo in"]).env("SSH_ASKPASS", &ask).env("SSH_ASKPASS_REQUIRE", "force");
+            assert_eq!(output(&mut command), "in", "{method}: {}", sshd.log());
+            assert!(sshd.log().contains(&format!("Accepted {method}")), "{}", sshd.log());
+        }
+    }
+
+    #[test]
     fn killed_sessions_end_connections_and_not_scripts() {
         let _machine = shared();
         let mut sshd = Sshd::with_config(&[]);
