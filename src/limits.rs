@@ -108,8 +108,6 @@ pub const SSH_BACKOFF_FIRST: Duration = Duration::from_millis(200);
 pub const SSH_BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// Bytes of greetings that a server's shell may print before our program speaks.
 pub const SSH_NOISE: usize = 64 * 1024;
-/// Longest text of a private key.
-pub const SSH_KEY_MAX: usize = 64 * 1024;
 /// How long a server may take to hand over what is left of a job's output, and to clean up.
 pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
 /// The server kills what is left of a stopped job, and looks again, for so many tenths of a second.
@@ -120,8 +118,6 @@ pub const SSH_BREAKERS_SHOWN: usize = 200;
 pub const SSH_TRIPPED_SHOWN: usize = 5;
 /// Servers whose circuit breakers are kept; the one unused for longest makes room.
 pub const SSH_BREAKERS: usize = 1000;
-/// Bytes of a known_hosts file.
-pub const SSH_KNOWN_HOSTS_MAX: usize = 4 * 1024 * 1024;
 /// Starts of one job whose answer was lost before one is given up.
 pub const SSH_STARTS: u32 = 3;
 /// A job that waits for a free session looks so often.

@@ -41,8 +41,8 @@ pub enum KexError {
     Cut(&'static str),
     /// A name-list holds an empty name, one longer than [`KEX_NAME_MAX`], or one that is not printable ASCII.
     Name(&'static str),
-    /// The stream ended before the version line, after this many other lines.
-    EndInBanner { lines: usize },
+    /// The stream ended before the version line; the last other line says why, if the server said anything.
+    EndInBanner { last: String },
     /// The stream ended after the version line and before the end of KEXINIT.
     EndBeforeOffer,
 }
@@ -67,8 +67,8 @@ impl fmt::Display for KexError {
             }
             Self::Cut(field) => write!(f, "the key exchange packet ends inside its field {field}"),
             Self::Name(field) => write!(f, "its list {field} holds something that is no algorithm's name"),
-            Self::EndInBanner { lines: 0 } => f.write_str("it closed the connection without a word"),
-            Self::EndInBanner { lines } => write!(f, "it closed the connection after {lines} lines that are not SSH"),
+            Self::EndInBanner { last } if last.is_empty() => f.write_str("it closed the connection without a word"),
+            Self::EndInBanner { last } => write!(f, "it closed the connection after it said {last:?}"),
             Self::EndBeforeOffer => f.write_str("it closed the connection before it had said what it supports"),
         }
     }
@@ -106,7 +106,8 @@ enum State {
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
-    version: String,
+    /// The last line before the packets, at last the version line.
+    line: String,
     /// A line or a packet that is not whole yet; both are bounded.
     held: Vec<u8>,
 }
@@ -120,7 +121,7 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder at the start of a connection.
     pub fn new() -> Self {
-        Self { state: State::Lines(0), version: String::new(), held: Vec::new() }
+        Self { state: State::Lines(0), line: String::new(), held: Vec::new() }
     }
 
     /// Reads `input` on; the offer as soon as it is whole. What follows it is ignored.
@@ -156,7 +157,10 @@ impl Decoder {
         match &self.state {
             State::Done(offer) => Ok(offer),
             State::Failed(error) => Err(error.clone()),
-            State::Lines(lines) => Err(KexError::EndInBanner { lines: lines + usize::from(!self.held.is_empty()) }),
+            State::Lines(_) => {
+                let last = if self.held.is_empty() { self.line.clone() } else { printable(&self.held) };
+                Err(KexError::EndInBanner { last })
+            }
             State::Packets(_) => Err(KexError::EndBeforeOffer),
         }
     }
@@ -171,10 +175,10 @@ impl Decoder {
         }
         let Some(line) = self.held.strip_suffix(b"\n") else { return (taken, None) };
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        self.line = printable(line);
         let next = if line.starts_with(b"SSH-") {
-            self.version = printable(line);
             let known = line.starts_with(b"SSH-2.0-") || line.starts_with(b"SSH-1.99-");
-            if known { State::Packets(0) } else { State::Failed(KexError::Version(self.version.clone())) }
+            if known { State::Packets(0) } else { State::Failed(KexError::Version(printable(line))) }
         } else if seen + 1 > KEX_LINES_MAX {
             State::Failed(KexError::TooManyLines)
         } else {
@@ -218,7 +222,7 @@ impl Decoder {
             return Err(KexError::Padding { packet, padding });
         };
         match *number {
-            KEXINIT => offer(&self.version, payload).map(Some),
+            KEXINIT => offer(&self.line, payload).map(Some),
             IGNORE | DEBUG => Ok(None),
             DISCONNECT => Err(disconnected(payload)),
             other => Err(KexError::Message(other)),
@@ -277,4 +281,191 @@ fn disconnected(payload: &[u8]) -> KexError {
     let words = string(&mut rest, "description").unwrap_or_default();
     let description = printable(&words[..words.len().min(KEX_DESCRIPTION_MAX)]);
     KexError::Disconnected { reason: u32::from_be_bytes(*reason), description }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What OpenSSH 9.2 sent, its configuration cut to a few algorithms.
+    const REAL: &[u8] = b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u10\r\n\
+        \0\0\x01D\x05\x14\x9e\xca{\x04\xd0\xb0\x8a\x92o\xc4\x98\xc7\x0f\xed<\xf6\
+        \0\0\0Acurve25519-sha256,ecdh-sha2-nistp256,kex-strict-s-v00@openssh.com\
+        \0\0\0\x0bssh-ed25519\
+        \0\0\0(aes128-ctr,chacha20-poly1305@openssh.com\0\0\0(aes128-ctr,chacha20-poly1305@openssh.com\
+        \0\0\0\x1dhmac-sha2-256-etm@openssh.com\0\0\0\x1dhmac-sha2-256-etm@openssh.com\
+        \0\0\0\x15none,zlib@openssh.com\0\0\0\x15none,zlib@openssh.com\
+        \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+    fn decode(pieces: &[&[u8]]) -> Result<Offer, KexError> {
+        let mut decoder = Decoder::new();
+        for piece in pieces {
+            let fed = decoder.feed(piece).map(Option::<&Offer>::cloned);
+            assert!(decoder.held.len() <= KEX_PACKET_MAX + 4, "it holds more than a packet");
+            match fed {
+                Err(error) => {
+                    assert_eq!(decoder.feed(REAL), Err(error.clone()), "it forgot its error");
+                    assert_eq!(decoder.finish(), Err(error.clone()));
+                    return Err(error);
+                }
+                Ok(offer) => assert_eq!(offer.as_ref(), decoder.offer()),
+            }
+        }
+        decoder.finish().cloned()
+    }
+
+    /// Whole, byte by byte and at every split.
+    fn check(name: &str, input: &[u8], want: &Result<Offer, KexError>) {
+        for at in 0..=input.len() {
+            assert_eq!(&decode(&[&input[..at], &input[at..]]), want, "{name}: split at {at}");
+        }
+        assert_eq!(&decode(&input.chunks(1).collect::<Vec<_>>()), want, "{name}: byte by byte");
+    }
+
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn packet(payload: &[u8]) -> Vec<u8> {
+        let padding = 8 + 4 - (PACKET_HEAD + payload.len() + 4) % 8;
+        let length = u32::try_from(1 + payload.len() + padding).expect("short").to_be_bytes();
+        let padding_length = u8::try_from(padding).expect("short");
+        [&length[..], &[padding_length], payload, &vec![0xAA; padding]].concat()
+    }
+
+    /// The payload of a KEXINIT with these ten lists.
+    fn payload(lists: [&str; 10]) -> Vec<u8> {
+        let mut out = [&[KEXINIT][..], &[7; COOKIE]].concat();
+        for list in lists {
+            out.extend(u32::try_from(list.len()).expect("short").to_be_bytes());
+            out.extend(list.as_bytes());
+        }
+        out.extend([0; 5]);
+        out
+    }
+
+    const LISTS: [&str; 10] = ["k1,k2", "h", "c", "s1,s2,s3", "m", "n", "z", "", "", "de,fr"];
+
+    fn told(version: &str) -> Offer {
+        Offer {
+            version: version.to_owned(),
+            kex: owned(&["k1", "k2"]),
+            host_keys: owned(&["h"]),
+            ciphers_client_to_server: owned(&["c"]),
+            ciphers_server_to_client: owned(&["s1", "s2", "s3"]),
+            macs_client_to_server: owned(&["m"]),
+            macs_server_to_client: owned(&["n"]),
+            compression_client_to_server: owned(&["z"]),
+            compression_server_to_client: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_real_server() {
+        let ciphers = owned(&["aes128-ctr", "chacha20-poly1305@openssh.com"]);
+        let macs = owned(&["hmac-sha2-256-etm@openssh.com"]);
+        let compression = owned(&["none", "zlib@openssh.com"]);
+        let want = Offer {
+            version: "SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u10".to_owned(),
+            kex: owned(&["curve25519-sha256", "ecdh-sha2-nistp256", "kex-strict-s-v00@openssh.com"]),
+            host_keys: owned(&["ssh-ed25519"]),
+            ciphers_client_to_server: ciphers.clone(),
+            ciphers_server_to_client: ciphers,
+            macs_client_to_server: macs.clone(),
+            macs_server_to_client: macs,
+            compression_client_to_server: compression.clone(),
+            compression_server_to_client: compression,
+        };
+        check("real", REAL, &Ok(want.clone()));
+        check("with what follows", &[REAL, b"\0\0\0"].concat(), &Ok(want));
+        let line = REAL.iter().position(|&byte| byte == b'\n').expect("a line") + 1;
+        for end in 1..REAL.len() {
+            let last = printable(&REAL[..end]);
+            let want = if end < line { KexError::EndInBanner { last } } else { KexError::EndBeforeOffer };
+            assert_eq!(decode(&[&REAL[..end]]), Err(want), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn greetings() {
+        let body = packet(&payload(LISTS));
+        let with = |head: &[u8]| [head, &body].concat();
+        check("no carriage return", &with(b"SSH-2.0-a\n"), &Ok(told("SSH-2.0-a")));
+        check("1.99", &with(b"SSH-1.99-Cisco-1.25\r\n"), &Ok(told("SSH-1.99-Cisco-1.25")));
+        check("lines before", &with(b"Welcome\r\n\r\nNo SSH- here\nSSH-2.0-b c\r\n"), &Ok(told("SSH-2.0-b c")));
+        check("odd bytes are not shown", &with(b"SSH-2.0-\x1b[2J\xff\r\n"), &Ok(told("SSH-2.0-?[2J?")));
+        let early = [packet(&[IGNORE, 0, 0, 0, 0]), packet(&[DEBUG, 0]), body.clone()].concat();
+        check("packets before", &[b"SSH-2.0-c\r\n", &early[..]].concat(), &Ok(told("SSH-2.0-c")));
+        let lines = b"x\n".repeat(KEX_LINES_MAX);
+        assert_eq!(decode(&[&lines, &with(b"SSH-2.0-d\r\n")]), Ok(told("SSH-2.0-d")));
+        assert_eq!(decode(&[&lines, b"x\n"]), Err(KexError::TooManyLines));
+        let long = [&b"SSH-2.0-"[..], &[b'v'; KEX_LINE_MAX - 10]].concat();
+        let version = String::from_utf8(long.clone()).expect("text");
+        check("the longest line", &with(&[&long[..], b"\r\n"].concat()), &Ok(told(&version)));
+        check("one byte more", &with(&[&long[..], b"v\r\n"].concat()), &Err(KexError::LineTooLong));
+    }
+
+    #[test]
+    fn what_is_no_greeting() {
+        for (head, error) in [
+            (&b""[..], KexError::EndInBanner { last: String::new() }),
+            (b"Not allowed at this time\r\n", KexError::EndInBanner { last: "Not allowed at this time".to_owned() }),
+            (b"a\r\nbusy", KexError::EndInBanner { last: "busy".to_owned() }),
+            (b"SSH-1.5-old\n", KexError::Version("SSH-1.5-old".to_owned())),
+            (b"SSH-2.00-x\n", KexError::Version("SSH-2.00-x".to_owned())),
+            (b"SSH-2.0-x\n", KexError::EndBeforeOffer),
+            (&[b'x'; KEX_LINE_MAX + 1], KexError::LineTooLong),
+        ] {
+            check("greeting", head, &Err(error));
+        }
+    }
+
+    #[test]
+    fn packets_of_nonsense() {
+        let name = "n".repeat(KEX_NAME_MAX);
+        let lists = |at: usize, list: &str| {
+            let mut lists = LISTS;
+            lists[at] = list;
+            packet(&payload(lists))
+        };
+        let whole = payload(LISTS);
+        let head = |length: u32, rest: &[u8]| [&length.to_be_bytes()[..], rest].concat();
+        let most = u32::try_from(KEX_PACKET_MAX).expect("a number");
+        for (name, bytes, error) in [
+            ("tiny", head(4, &[]), KexError::PacketLength(4)),
+            ("zero", head(0, &[]), KexError::PacketLength(0)),
+            ("no block", head(13, &[]), KexError::PacketLength(13)),
+            ("huge", head(most / 8 * 8 + 12, &[]), KexError::PacketLength(most / 8 * 8 + 12)),
+            ("text", b"HTTP/1.1".to_vec(), KexError::PacketLength(u32::from_be_bytes(*b"HTTP"))),
+            ("little padding", head(12, &[3; 12]), KexError::Padding { packet: 12, padding: 3 }),
+            ("all padding", head(12, &[11; 12]), KexError::Padding { packet: 12, padding: 11 }),
+            ("more padding", head(12, &[255; 12]), KexError::Padding { packet: 12, padding: 255 }),
+            ("another message", packet(&[21]), KexError::Message(21)),
+            ("no cookie", packet(&[KEXINIT, 1, 2]), KexError::Cut("cookie")),
+            ("half a list", packet(&whole[..20]), KexError::Cut("kex_algorithms")),
+            ("no end", packet(&whole[..whole.len() - 1]), KexError::Cut("first_kex_packet_follows")),
+            ("no languages", packet(&whole[..whole.len() - 10]), KexError::Cut("languages_server_to_client")),
+            ("an empty name", lists(2, "a,,b"), KexError::Name("encryption_algorithms_client_to_server")),
+            ("a comma at the end", lists(1, "a,"), KexError::Name("server_host_key_algorithms")),
+            ("an escape", lists(4, "a\x1b[2J"), KexError::Name("mac_algorithms_client_to_server")),
+            ("a long name", lists(0, &format!("{name}n")), KexError::Name("kex_algorithms")),
+            (
+                "an early end",
+                packet(b"\x01\0\0\0\x0b\0\0\0\x08no\x07thank\0\0\0\0"),
+                KexError::Disconnected { reason: 11, description: "no?thank".to_owned() },
+            ),
+            ("too much chatter", packet(&[IGNORE]).repeat(KEX_PACKETS_MAX + 1), KexError::TooManyPackets),
+        ] {
+            check(name, &[b"SSH-2.0-x\r\n", &bytes[..]].concat(), &Err(error));
+        }
+        let fits = decode(&[b"SSH-2.0-x\r\n", &lists(0, &name)]).expect("the longest name");
+        assert_eq!(fits.kex, [name]);
+    }
+
+    #[test]
+    fn a_length_that_lies_is_cut() {
+        let mut lists = payload(LISTS);
+        lists[1 + COOKIE..][..4].copy_from_slice(&u32::MAX.to_be_bytes());
+        check("list", &[b"SSH-2.0-x\n", &packet(&lists)[..]].concat(), &Err(KexError::Cut("kex_algorithms")));
+    }
 }

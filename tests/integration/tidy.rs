@@ -34,10 +34,11 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 
 /// Each outside crate with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
-    ("base64", &["docker"]),
+    ("base64", &["docker", "executors"]),
     ("crossbeam_channel", &["agent", "executors", "jobs"]),
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
+    ("ring", &["executors"]),
     ("rustls", &["api", "logs"]),
     ("serde_yaml", &["config"]),
     ("simplelog", &["telemetry"]),
@@ -55,6 +56,7 @@ const EXPOSERS: &[&str] = &[
     "config/checks.rs",               // is the token usable in a header?
     "docker/images.rs",               // the header of a registry's login
     "executors/container/program.rs", // the environment's way into the container's stdin
+    "executors/ssh/keys.rs",          // which kind of key is it?
     "logs/dial.rs",                   // the upgrade's Authorization header
     "logs/mod.rs",                    // is the token usable in a header?
 ];
@@ -129,7 +131,10 @@ fn layers(source: &Source) -> Vec<String> {
 fn homes(source: &Source) -> Vec<String> {
     let away = HOMES.iter().filter(|(_, homes)| !homes.contains(&source.module()));
     away.flat_map(|(name, homes)| {
-        let used = words(&source.code, name).filter(|at| source.code[at + name.len()..].starts_with("::"));
+        // A module of the same name in another crate (`rustls::crypto::ring`) is not meant.
+        let is_crate =
+            |at: &usize| source.code[at + name.len()..].starts_with("::") && !source.code[..*at].ends_with("::");
+        let used = words(&source.code, name).filter(is_crate);
         used.map(move |at| format!("{}: {name} is for {homes:?} alone", line(&source.code, at)))
     })
     .collect()
@@ -235,6 +240,8 @@ fn imports_point_down() {
 #[test]
 fn each_outside_crate_has_one_home() {
     check(homes, &[("jobs/a.rs", "use ureq::Agent;"), ("api/a.rs", "fn a() { libc::getpid() }")]);
+    let free = Source::new("api/a.rs", "use rustls::crypto::ring::default_provider;");
+    assert!(homes(&free).iter().all(|fault| !fault.contains("ring")), "a module of another crate");
 }
 
 #[test]

@@ -261,7 +261,7 @@ impl Dial<'_> {
     fn with_key(&self, session: &ssh2::Session, key: &Secret) -> Result<Option<String>, Error> {
         let unusable = |what: String| Error::Key { server: self.shown(), what };
         let text = keys::normalize(key).map_err(|error| unusable(error.to_string()))?;
-        let info = keys::describe(&text);
+        let info = keys::describe(&text).map_err(|error| unusable(error.to_string()))?;
         let passphrase = self.server.passphrase.as_ref().map(Secret::expose);
         if info.encrypted && passphrase.is_none() {
             return Err(unusable(format!("it is an encrypted {} key and the job brings no passphrase", info.kind)));

@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 use crate::config::types::Ssh as Settings;
 use crate::executors::ssh::known_hosts::{self, Check, KnownHosts};
 use crate::job::Server;
-use crate::limits;
 
 /// The known hosts of an agent.
 #[derive(Debug)]
@@ -30,16 +29,7 @@ impl Hosts {
     }
 
     fn read(&self) -> Result<KnownHosts, String> {
-        let shown = self.file.display();
-        match std::fs::metadata(&self.file) {
-            Ok(found) if found.len() > limits::SSH_KNOWN_HOSTS_MAX as u64 => {
-                return Err(format!("{shown} has more than {} bytes", limits::SSH_KNOWN_HOSTS_MAX));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(KnownHosts::parse("")),
-            _ => {}
-        }
-        let bytes = std::fs::read(&self.file).map_err(|error| format!("cannot read {shown}: {error}"))?;
-        Ok(KnownHosts::parse(&String::from_utf8_lossy(&bytes)))
+        KnownHosts::load(&self.file).map_err(|error| format!("cannot read {}: {error}", self.file.display()))
     }
 
     /// The key types that are known of a server, in the file's order.
