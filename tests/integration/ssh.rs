@@ -13,7 +13,7 @@ use crate::harness::{
 };
 use crate::ssh_rig::{HOST, Rig, first_line_after, has_words, walk};
 use crate::sshd::{Options, Sshd, list};
-use crate::sshd_faults::{SmallDisk, processes};
+use crate::sshd_faults::processes;
 
 #[test]
 fn three_languages_run_on_a_server_and_are_reported_once() {
@@ -195,7 +195,7 @@ fn a_script_may_open_its_own_streams_by_name() {
     // With files in the place of pipes, a second opening must neither fail nor overwrite what is there.
     let row = rig.bash(
         "echo e1 >&2; echo e2 > /dev/stderr; echo e3 >> /dev/stderr; echo e4 > /dev/fd/2; echo e5 >&2
-         echo o1; echo o2 > /dev/stdout; echo o3 | tee /dev/stdout > /dev/null; echo o4 > /proc/self/fd/1; echo o5",
+         echo o1; echo o2 > /dev/stdout; echo o3 >> /dev/stdout; echo o4 > /proc/self/fd/1; echo o5",
     );
     assert_eq!((stdout(&row), row.exit_code), ("o1\no2\no3\no4\no5\n", Some(0)), "{}", stderr(&row));
     assert_eq!(stderr(&row), "e1\ne2\ne3\ne4\ne5\n");
@@ -338,10 +338,10 @@ fn the_configured_shell_is_used_and_a_missing_one_is_named() {
 #[test]
 fn a_full_temporary_directory_is_told_with_the_hosts_name() {
     let _machine = shared();
-    let sshd = Sshd::with_config(&[]);
-    let place = sshd.path("small");
-    let disk = SmallDisk::mount(&place);
+    let mut sshd = Sshd::with_config(&[]);
+    let place = sshd.mount_small_disk();
     let rig = Rig::with(sshd, &[("ssh.execution.tempDir", place.join("jobs").to_str().expect("text"))]);
+    let disk = rig.sshd.disk.as_ref().expect("a disk");
     disk.fill(0);
     let row = rig.bash("echo ran");
     assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("failed"), ""));
@@ -361,9 +361,8 @@ fn a_full_temporary_directory_is_told_with_the_hosts_name() {
 #[test]
 fn output_that_fills_the_servers_disk_is_never_lost_in_silence() {
     let _machine = shared();
-    let sshd = Sshd::with_config(&[]);
-    let place = sshd.path("small");
-    let _disk = SmallDisk::mount(&place);
+    let mut sshd = Sshd::with_config(&[]);
+    let place = sshd.mount_small_disk();
     let rig = Rig::with(sshd, &[("ssh.execution.tempDir", place.join("jobs").to_str().expect("text"))]);
     let row = rig.bash("for i in $(seq 1 20000); do echo \"a line of some length, number $i\" || exit 5; done");
     let whole: String = (1..=20_000).map(|n| format!("a line of some length, number {n}\n")).collect();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Agent, backend, eventually, finish, job, report, stdout};
 use crate::sshd::{Options, Sshd};
+use crate::sshd_faults::process;
 
 /// The server's name in the jobs.
 pub const NAME: &str = "web-1";
@@ -61,6 +62,7 @@ impl Rig {
     pub fn begin(&self, job: Value) -> String {
         let id = self.queue(job);
         eventually("the first line", || {
+            assert!(process(self.agent.pid()).is_some(), "the agent has ended");
             let row = self.backend.job(&id).expect("row");
             assert_eq!(row.terminal_reports(), 0, "it ended before its first line: {row:?}");
             self.backend.line_sums(&id).is_some_and(|sums| sums.counts[0] > 0)

@@ -13,7 +13,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Folder, LONG, eventually, free_port};
-use crate::sshd_faults::{Network, Process, end, processes, signal, sweep};
+use crate::sshd_faults::{Network, Process, SmallDisk, end, processes, signal, sweep};
 
 const SSHD: &str = "/usr/sbin/sshd";
 /// All kinds of host keys that a server of today offers.
@@ -76,6 +76,9 @@ pub struct Sshd {
     /// A key that is let in.
     pub key: Key,
     pub network: Option<Network>,
+    /// See [`Sshd::mount_small_disk`].
+    pub disk: Option<SmallDisk>,
+    // The last: a folder with something mounted in it cannot be removed.
     folder: Folder,
 }
 
@@ -97,6 +100,7 @@ impl Sshd {
             uid,
             key,
             network,
+            disk: None,
             folder,
         };
         server.authorize(&server.key.public.clone());
@@ -130,6 +134,13 @@ impl Sshd {
     /// A directory for jobs, not there yet, which the user can make.
     pub fn temp_dir(&self) -> PathBuf {
         self.path("home/jobs")
+    }
+
+    /// Mounts a small disk in its folder, to be filled; where it is.
+    pub fn mount_small_disk(&mut self) -> PathBuf {
+        let path = self.path("small");
+        self.disk = Some(SmallDisk::mount(&path));
+        path
     }
 
     /// What is in [`Sshd::temp_dir`].

@@ -32,7 +32,8 @@ pub fn processes() -> Vec<Process> {
     entries.filter_map(|entry| process(entry.ok()?.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-fn process(pid: u32) -> Option<Process> {
+/// One of them; none when it has ended.
+pub fn process(pid: u32) -> Option<Process> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -214,6 +215,40 @@ mod tests {
     }
 
     #[test]
+    fn a_server_may_have_few_programs_another_shell_and_a_password() {
+        let _machine = shared();
+        let few =
+            Sshd::start(&Options { programs: Some(&["bash", "sh", "echo"]), shell: "/bin/dash", ..Options::default() });
+        let mut found = few.ssh(&["echo \"$0 $PATH\"; command -v bash; command -v python3 || echo none"]);
+        let place = few.path("programs").display().to_string();
+        assert_eq!(output(&mut found), format!("dash {place}\n{place}/bash\nnone"));
+        let closed = Sshd::start(&Options { shell: "/usr/sbin/nologin", ..Options::default() });
+        let said = closed.ssh(&["true"]).output().expect("ssh");
+        assert!(String::from_utf8_lossy(&said.stdout).contains("not available") && !said.status.success());
+
+        let sshd = Sshd::start(&Options { password: true, ..Options::default() });
+        let ask = sshd.path("ask");
+        fs::write(&ask, format!("#!/bin/sh\necho '{}'\n", crate::sshd::PASSWORD)).expect("write");
+        fs::set_permissions(&ask, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("mode");
+        for method in ["password", "keyboard-interactive"] {
+            // What comes later on the command line does not count, hence no key file here.
+            let mut command = Command::new("ssh");
+            command.args([
+                "-F",
+                "none",
+                "-o",
+                &format!("PreferredAuthentications={method}"),
+                "-p",
+                &sshd.port.to_string(),
+            ]);
+            command.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-l", &sshd.user]);
+            command.args([&sshd.host, "echo in"]).env("SSH_ASKPASS", &ask).env("SSH_ASKPASS_REQUIRE", "force");
+            assert_eq!(output(&mut command), "in", "{method}: {}", sshd.log());
+            assert!(sshd.log().contains(&format!("Accepted {method}")), "{}", sshd.log());
+        }
+    }
+
+    #[test]
     fn killed_sessions_end_connections_and_not_scripts() {
         let _machine = shared();
         let mut sshd = Sshd::with_config(&[]);
@@ -272,12 +307,15 @@ mod tests {
     #[test]
     fn the_small_disk_is_small() {
         let _machine = shared();
-        let folder = crate::harness::Folder::new();
-        let disk = SmallDisk::mount(&folder.path().join("disk"));
+        let mut sshd = Sshd::with_config(&[]);
+        let (place, folder) = (sshd.mount_small_disk(), sshd.path(""));
+        let disk = sshd.disk.as_ref().expect("a disk");
         disk.fill(8192);
-        assert!(fs::write(folder.path().join("disk/a"), vec![1; 8192]).is_ok());
-        assert!(fs::write(folder.path().join("disk/b"), vec![1; 8192]).is_err());
+        assert!(fs::write(place.join("a"), vec![1; 8192]).is_ok());
+        assert!(fs::write(place.join("b"), vec![1; 8192]).is_err());
         disk.empty();
-        assert!(fs::write(folder.path().join("disk/b"), vec![1; 8192]).is_ok());
+        assert!(fs::write(place.join("b"), vec![1; 8192]).is_ok());
+        drop(sshd);
+        assert!(!folder.exists(), "the disk is still mounted");
     }
 }
