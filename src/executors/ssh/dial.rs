@@ -333,6 +333,11 @@ fn host_key_order(known: &[String], supported: &[&'static str]) -> Vec<String> {
     first
 }
 
+/// The linked libraries, for `version`, by the versions of the crates that bring their sources.
+pub fn library() -> String {
+    format!("libssh2-sys {}, openssl-src {}", env!("CRONIUM_BUILD_LIBSSH2"), env!("CRONIUM_BUILD_OPENSSL"))
+}
+
 /// What the linked libssh2 can do: ciphers and key exchanges, for `validate`.
 pub fn supported() -> (Vec<&'static str>, Vec<&'static str>) {
     let Ok(session) = ssh2::Session::new() else { return (Vec::new(), Vec::new()) };
