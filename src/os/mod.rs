@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod device;
 pub mod disk;
+pub mod files;
 pub mod poll;
 pub mod proc;
 pub mod random;
