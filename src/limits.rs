@@ -301,8 +301,8 @@ pub const JOURNAL_FILE_MAX: usize = 256 << 20;
 pub const JOURNAL_PROBE: usize = 16 * 1024;
 /// Files that are kept aside; the oldest gives way.
 pub const ASIDE_FILES: usize = 100;
-/// Bytes of them, all together. The newest is kept even when it is larger.
-pub const ASIDE_BYTES: u64 = 256 << 20;
+/// Bytes of them, all together: as much as the largest file of the journal.
+pub const ASIDE_BYTES: u64 = JOURNAL_FILE_MAX as u64;
 /// Bytes of the reason that is kept with a file set aside.
 pub const ASIDE_REASON: usize = 1024;
 /// Finished jobs that are remembered. When it is reached, the oldest tenth gives way.

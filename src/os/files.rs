@@ -101,15 +101,18 @@ pub enum LockError {
 impl Lock {
     /// Takes the lock on the file at `path`, which is made (0600) if need be; does not wait.
     pub fn take(path: &Path) -> Result<Self, LockError> {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).to_owned();
-        let mut file = options.open(path).map_err(LockError::Io)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        // What is held is open for reading: a file system without writers can be made read-only.
+        let file = options.open(path).and_then(|_| File::open(path)).map_err(LockError::Io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(file))),
             Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
         }
         // Only a word for people: that it cannot be written (a full disk) is no reason to go without the lock.
-        if let Err(error) = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+        let word = format!("{}\n", std::process::id());
+        if let Err(error) = options.truncate(true).open(path).and_then(|mut file| file.write_all(word.as_bytes())) {
             log::warn!("{} does not say who holds it: {error}", path.display());
         }
         Ok(Self(file))

@@ -83,10 +83,12 @@ pub(super) fn list(folder: &Folder) -> io::Result<Vec<Aside>> {
     Ok(all)
 }
 
-/// Removes the oldest until count and size are within their limits; the newest stays.
+/// Removes the oldest until count and size are within their limits; the newest stays. A file too large for the journal
+/// is not the agent's: it was there before, and no report gives way to it.
 fn make_room(folder: &Folder) {
     let all = list(folder).unwrap_or_default();
-    let (mut count, mut bytes) = (all.len(), all.iter().map(|aside| aside.bytes).sum::<u64>());
+    let counted = |aside: &Aside| if aside.bytes > limits::ASIDE_BYTES { 0 } else { aside.bytes };
+    let (mut count, mut bytes) = (all.len(), all.iter().map(counted).sum::<u64>());
     for old in &all[..all.len().saturating_sub(1)] {
         if count <= limits::ASIDE_FILES && bytes <= limits::ASIDE_BYTES {
             break;
@@ -99,6 +101,6 @@ fn make_room(folder: &Folder) {
         }
         let _ = folder.remove(&format!("{}{WHY}", old.name));
         count -= 1;
-        bytes -= old.bytes;
+        bytes -= counted(old);
     }
 }

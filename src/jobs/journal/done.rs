@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,11 +46,8 @@ pub struct DoneJobs {
 #[derive(Debug, Default)]
 struct Inner {
     slots: BTreeMap<Id, Slot>,
-    /// `None` while it cannot be opened.
-    file: Option<Arc<File>>,
     /// Bytes of whole lines; what comes after them is the rest of a failed write.
     length: u64,
-    torn: bool,
     lines: usize,
     unwritten: usize,
 }
@@ -75,10 +73,15 @@ impl DoneJobs {
         match inner.load(&folder, now_ms) {
             Ok(0) => {}
             Ok(bad) => {
-                log::warn!("left out {bad} lines of {} that are torn or foreign", folder.path().join(FILE).display());
+                log::warn!("left out {bad} lines of {} that are torn or foreign", path(&folder).display());
                 inner.try_rewrite(&folder);
             }
-            Err(error) => log::warn!("cannot read {}: {error}", folder.path().join(FILE).display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                log::warn!("cannot read {}: {error}", path(&folder).display());
+                // It may be readable another time: go on behind it.
+                inner.length = path(&folder).metadata().map_or(0, |data| data.len());
+            }
         }
         inner.purge(now_ms);
         Self { folder, inner: Mutex::new(inner) }
@@ -96,7 +99,7 @@ impl DoneJobs {
             Place::Memory(done) => Some((**done).clone()),
             Place::Disk(offset, length) => {
                 let mut line = vec![0; *length];
-                inner.file.as_ref()?.read_exact_at(&mut line, *offset).ok()?;
+                File::open(path(&self.folder)).ok()?.read_exact_at(&mut line, *offset).ok()?;
                 decode(&line).filter(|done| done.job == *job)
             }
         }
@@ -123,7 +126,7 @@ impl DoneJobs {
         match written.and_then(|file| file.sync_data()) {
             Ok(()) => true,
             Err(error) => {
-                log::warn!("cannot write {}: {error}", self.folder.path().join(FILE).display());
+                log::warn!("cannot write {}: {error}", path(&self.folder).display());
                 false
             }
         }
@@ -143,7 +146,7 @@ impl DoneJobs {
 impl Inner {
     /// Reads the file; how many of its lines are no use to anybody.
     fn load(&mut self, folder: &Folder, now_ms: u64) -> io::Result<usize> {
-        let mut reader = BufReader::new(reopen(folder)?);
+        let mut reader = BufReader::new(File::open(path(folder))?);
         let (mut line, mut bad) = (Vec::new(), 0);
         loop {
             line.clear();
@@ -162,7 +165,6 @@ impl Inner {
                 None => bad += 1,
             }
         }
-        self.file = Some(Arc::new(reader.into_inner()));
         Ok(bad)
     }
 
@@ -193,29 +195,20 @@ impl Inner {
         self.unwritten = self.slots.values().filter(|slot| matches!(slot.place, Place::Memory(_))).count();
     }
 
-    /// Appends what is in memory alone. The file, for the caller to sync.
-    fn append_unwritten(&mut self, folder: &Folder) -> io::Result<Arc<File>> {
-        let file = match &self.file {
-            Some(file) => Arc::clone(file),
-            None => {
-                // What is in it was not read: begin behind it, on a line of its own.
-                let file = Arc::new(reopen(folder)?);
-                self.length = file.metadata()?.len();
-                self.torn = self.length > 0;
-                Arc::clone(self.file.insert(file))
-            }
-        };
-        if self.torn {
+    /// Appends what is in memory alone. The file, for the caller to sync. It is opened each time, so that an idle agent
+    /// keeps no file system from being unmounted.
+    fn append_unwritten(&mut self, folder: &Folder) -> io::Result<File> {
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path(folder))?;
+        let found = file.metadata()?.len();
+        if found > self.length {
+            // The rest of a line that was not written to its end.
             file.set_len(self.length)?;
-            self.torn = false;
         }
+        self.length = self.length.min(found);
         for slot in self.slots.values_mut() {
             let Place::Memory(done) = &slot.place else { continue };
             let line = encode(done);
-            if let Err(error) = (&*file).write_all(&line) {
-                self.torn = true;
-                return Err(error);
-            }
+            file.write_all(&line)?;
             slot.place = Place::Disk(self.length, line.len());
             self.length += line.len() as u64;
             self.lines += 1;
@@ -226,13 +219,13 @@ impl Inner {
 
     fn try_rewrite(&mut self, folder: &Folder) {
         if let Err(error) = self.rewrite(folder) {
-            log::warn!("cannot write {} anew: {error}", folder.path().join(FILE).display());
+            log::warn!("cannot write {} anew: {error}", path(folder).display());
         }
     }
 
     /// Writes the file anew with the lines that are still of use.
     fn rewrite(&mut self, folder: &Folder) -> io::Result<()> {
-        let Some(old) = self.file.clone() else { return Ok(()) };
+        let old = File::open(path(folder))?;
         let (mut text, mut places) = (Vec::new(), Vec::new());
         for (job, slot) in &self.slots {
             if let Place::Disk(offset, length) = slot.place {
@@ -243,19 +236,18 @@ impl Inner {
             }
         }
         folder.write(FILE, &[&text])?;
-        (self.length, self.lines, self.torn) = (text.len() as u64, places.len(), false);
+        (self.length, self.lines) = (text.len() as u64, places.len());
         for (job, place) in places {
             if let Some(slot) = self.slots.get_mut(&job) {
                 slot.place = place;
             }
         }
-        self.file = Some(Arc::new(reopen(folder)?));
         Ok(())
     }
 }
 
-fn reopen(folder: &Folder) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(folder.path().join(FILE))
+fn path(folder: &Folder) -> PathBuf {
+    folder.path().join(FILE)
 }
 
 fn is_old(at_ms: u64, now_ms: u64) -> bool {
@@ -400,7 +392,7 @@ mod tests {
         assert!(jobs.lookup(&id(0)).is_none() && jobs.lookup(&id(limits::DONE_JOBS)).is_some());
         // Lines of no use: those that gave way, and one job ended again and again.
         let lines = lock(&jobs.inner).lines;
-        assert_eq!(lines, jobs.len() + 1, "it was written anew, then a line was appended");
+        assert_eq!(lines, jobs.len(), "it was written anew");
         let count = jobs.len();
         drop(jobs);
         let jobs = scratch.open(now);
@@ -413,14 +405,17 @@ mod tests {
         let (scratch, now) = (Scratch::new(), now_ms());
         let jobs = scratch.open(now);
         assert!(jobs.remember(done(1, now)));
-        // A file that was opened for reading takes no writes, like one on a disk that became read-only.
-        lock(&jobs.inner).file = Some(Arc::new(File::open(scratch.file()).expect("open")));
+        // A folder in its place takes no writes.
+        let elsewhere = scratch.0.join("elsewhere");
+        fs::rename(scratch.file(), &elsewhere).expect("rename");
+        fs::create_dir(scratch.file()).expect("a folder");
         for n in 2..limits::DONE_UNWRITTEN + 10 {
             assert!(!jobs.remember(done(n, now)));
         }
         assert_eq!(jobs.len(), 1 + limits::DONE_UNWRITTEN);
         assert_eq!(jobs.lookup(&id(2)), Some(done(2, now)));
-        lock(&jobs.inner).file = None;
+        fs::remove_dir(scratch.file()).expect("remove");
+        fs::rename(elsewhere, scratch.file()).expect("rename");
         assert!(jobs.remember(done(5001, now)));
         drop(jobs);
         let jobs = scratch.open(now);

@@ -307,13 +307,15 @@ fn one_report_that_always_fails_holds_up_no_other() {
         "stuck" => Some(Act::Cut),
         _ => None,
     });
-    let running = Running::start(scratch.open(), &server, terms());
+    let patient = Terms { retention: Duration::from_secs(100 * 366 * 86_400), ..terms() };
+    let running = Running::start(scratch.open(), &server, patient);
     running.outbox.submit(entry("stuck", ended(1, "")), Tried::default()).expect("room");
     for job in ["x1", "x2", "x3"] {
         running.outbox.submit(report(job), Tried::default()).expect("room");
     }
     wait_for("the others", || backend.lock().expect("lock").taken.len() == 3);
-    assert!(running.outbox.holds(&id("stuck")) && running.outbox.state().waiting == 1);
+    wait_for("their answers", || running.outbox.state().waiting == 1);
+    assert!(running.outbox.holds(&id("stuck")));
     let oldest = running.outbox.state().oldest.expect("it waits");
     assert!(oldest > Duration::from_secs(50 * 365 * 86_400), "{oldest:?}");
 }
