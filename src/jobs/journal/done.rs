@@ -370,6 +370,20 @@ mod tests {
     }
 
     #[test]
+    fn half_a_line_that_a_full_disk_took_spoils_no_other() {
+        let (scratch, now) = (Scratch::new(), now_ms());
+        let jobs = scratch.open(now);
+        assert!(jobs.remember(done(1, now)));
+        let mut file = OpenOptions::new().append(true).open(scratch.file()).expect("open");
+        file.write_all(&encode(&done(2, now))[..20]).expect("write");
+        assert!(jobs.remember(done(3, now)));
+        for jobs in [jobs, scratch.open(now)] {
+            let known: Vec<_> = [1, 2, 3].iter().map(|n| jobs.lookup(&id(*n)).is_some()).collect();
+            assert_eq!(known, [true, false, true]);
+        }
+    }
+
+    #[test]
     fn count_and_file_stay_bounded() {
         let (scratch, now) = (Scratch::new(), now_ms());
         let jobs = scratch.open(now);

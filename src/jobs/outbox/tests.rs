@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::api::testing::{Act, Seen, Server, ok};
+use crate::jobs::journal::Opened;
 use crate::jobs::journal::tests::{Scratch, ended, entry, id, started};
-use crate::jobs::journal::{Opened, Stage};
 use crate::os::threads;
 
 /// A backend that counts what it takes: a job leaves its list when its report is taken.
@@ -343,7 +343,7 @@ fn what_the_disk_does_not_take_waits_in_memory_up_to_a_bound() {
     let down = Arc::new(AtomicBool::new(true));
     let away = Arc::clone(&down);
     let server = serve(&backend, move |_, _, _| if away.load(Ordering::SeqCst) { error(503) } else { None });
-    let mut running = Running::start(scratch.open(), &server, terms());
+    let running = Running::start(scratch.open(), &server, terms());
     running.outbox.0.journal.put(&entry("a", started())).expect("put");
     scratch.remount("ro");
     assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
@@ -357,17 +357,56 @@ fn what_the_disk_does_not_take_waits_in_memory_up_to_a_bound() {
     wait_for("a and b", || backend.lock().expect("lock").taken.len() == 2);
     running.wait_until_empty();
     assert_eq!(scratch.names("jobs"), ["a.job"], "the disk lets nothing go");
-    // The disk is back before the agent ends: what was held is written.
-    down.store(true, Ordering::SeqCst);
-    assert!(matches!(running.outbox.report(report("c")).expect("room"), Handed::Waiting(_)));
-    running.outbox.stop();
     scratch.remount("rw");
+    running.outbox.0.journal.probe();
+    assert!(scratch.names("jobs").is_empty());
+}
+
+#[test]
+fn what_is_in_memory_alone_gets_a_last_chance_at_the_end() {
+    let (scratch, backend) = (Scratch::tmpfs("size=1m"), Backend::shared(&["c"]));
+    let server = serve(&backend, |_, _, _| error(503));
+    let long = Backoff { growth: Growth::Fixed, initial: Duration::from_secs(600), max: Duration::from_secs(600) };
+    let mut running = Running::start(scratch.open(), &server, Terms { backoff: long, ..terms() });
+    scratch.remount("ro");
+    let waiting = report("c");
+    assert!(matches!(running.outbox.report(waiting.clone()).expect("room"), Handed::Waiting(_)));
+    scratch.remount("rw");
+    assert!(scratch.names("jobs").is_empty());
+    running.outbox.stop();
     let end = running.thread.take().map(|thread| thread.join_within(Duration::from_secs(10)));
     assert_eq!(end, Some(threads::Ended::Returned));
-    running.outbox.0.journal.probe();
-    let c = running.outbox.0.journal.read(&id("c")).expect("read");
-    assert!(c.is_none_or(|entry| matches!(entry.stage, Stage::Ended(_))));
-    assert!(!scratch.names("jobs").contains(&"a.job".to_owned()));
+    assert_eq!(running.outbox.0.journal.read(&id("c")).expect("read"), Some(waiting));
+    // Nobody would write down what comes later.
+    scratch.remount("ro");
+    let late = running.outbox.submit(report("late"), Tried::default()).expect_err("too late");
+    assert!(late.why.contains("the agent ends"), "{late}");
+    scratch.remount("rw");
+}
+
+/// The list of the backend may still hold a job whose report is on its way: it is asked a second after, not before.
+#[test]
+fn a_list_from_before_the_last_try_is_not_believed() {
+    let (scratch, backend) = (Scratch::new(), Backend::shared(&["a", "b"]));
+    // Each report is taken a while after its connection was cut.
+    let server = serve(&backend, |seen, n, backend| {
+        let complete = is_complete(seen);
+        if complete && n < 12 {
+            drop(backend.act(seen));
+            return Some(Act::Cut);
+        }
+        None
+    });
+    {
+        let journal = scratch.open().journal;
+        ["a", "b"].iter().for_each(|job| journal.put(&report(job)).expect("put"));
+    }
+    let begun = Instant::now();
+    let running = Running::start(scratch.open(), &server, terms());
+    running.wait_until_empty();
+    assert!(begun.elapsed() >= limits::REPORT_SETTLE);
+    let taken = backend.lock().expect("lock").taken.clone();
+    assert_eq!(taken, BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]), "{:?}", server.lines());
 }
 
 #[test]
