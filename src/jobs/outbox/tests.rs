@@ -388,7 +388,7 @@ fn what_is_in_memory_alone_gets_a_last_chance_at_the_end() {
 #[test]
 fn a_list_from_before_the_last_try_is_not_believed() {
     let (scratch, backend) = (Scratch::new(), Backend::shared(&["a", "b"]));
-    // Each report is taken a while after its connection was cut.
+    // What is sent is taken, and its answer is cut.
     let server = serve(&backend, |seen, n, backend| {
         let complete = is_complete(seen);
         if complete && n < 12 {
