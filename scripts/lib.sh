@@ -141,6 +141,7 @@ need_packages() {
     for name in "${missing[@]}"; do
         case $name in
             prometheus | docker-registry) as_root systemctl disable --now --quiet "$name" 2>/dev/null || true ;;
+            openssh-server) as_root systemctl disable --now --quiet ssh 2>/dev/null || true ;;
         esac
     done
 }

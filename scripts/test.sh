@@ -114,6 +114,13 @@ leftovers() {
     # Jobs share one network, which is kept. A second one of the same agent would be a leak.
     left=$(timeout 20 docker network ls -q --filter label=cronium.managed=true | sort | comm -13 "$SCRATCH/network.before" - | wc -l)
     [ "$left" -le 1 ] || { bad=1 && say "left behind: $left networks"; }
+    # Users, networks and mounts of the test servers carry these names and nothing else does.
+    left=$(
+        cut -d: -f1 /etc/passwd | grep -E '^cs-[0-9]+-[0-9]+$' || true
+        ip -o link show 2>/dev/null | grep -oE 'crt-[0-9]+' || true
+        grep -oE 'cronium-test-[0-9]+-[0-9]+/\S+' /proc/mounts || true
+    )
+    [ -z "$left" ] || { bad=1 && say "left behind by the test servers: $(tr '\n' ' ' <<<"$left")"; }
     note leftovers $((1 - bad)) "$bad" "$started"
 }
 
@@ -125,7 +132,11 @@ ensure_rust lint
 if wanted integration; then
     need_packages "the tests pull from a real registry, with a password" docker-registry apache2-utils
     need_packages "the tests check and scrape /metrics with it" prometheus
-    need_packages "the tests use them" curl jq
+    need_packages "the tests run jobs on real OpenSSH servers, some in a network of their own" openssh-server openssh-client iproute2 passwd util-linux
+    need_packages "the scripts on those servers need them" python3 nodejs perl
+    need_packages "a test starts the agent's own container with it" docker-compose
+    need_packages "the tests have it judge the unit; it is not started" systemd
+    need_packages "the tests use them" curl jq python3 python3-yaml
     ensure_engine
     ensure_images
     for kind in container volume; do our_leftovers "$kind" >"$SCRATCH/$kind.before"; done
@@ -134,7 +145,7 @@ fi
 note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
-step scripts 120 shellcheck -x scripts/lib.sh scripts/build-images.sh scripts/demo.sh scripts/test.sh runtime-images/prepare.sh .ci/run
+step scripts 120 shellcheck -x scripts/lib.sh scripts/build-images.sh scripts/demo.sh scripts/install.sh scripts/sbom.sh scripts/test.sh runtime-images/prepare.sh .ci/run
 step lint 900 cargo clippy --workspace --all-targets -- -D warnings
 step unit 900 cargo test --workspace --lib --bins
 if wanted integration; then

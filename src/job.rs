@@ -153,6 +153,57 @@ impl fmt::Debug for Script {
     }
 }
 
+/// A server that a job runs on, and how to get in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Server {
+    /// The backend's id of it.
+    pub id: Option<String>,
+    /// What its owner calls it; the host where he does not.
+    pub name: String,
+    /// A name or an address.
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    /// PEM or OpenSSH text, perhaps wrapped in base64.
+    pub private_key: Option<Secret>,
+    /// Opens an encrypted key.
+    pub passphrase: Option<Secret>,
+    pub password: Option<Secret>,
+}
+
+impl Server {
+    /// Name and address, for messages: `web-1 (10.0.0.7:22)`.
+    pub fn shown(&self) -> String {
+        let address = self.address();
+        if self.name == self.host { address } else { format!("{} ({address})", self.name) }
+    }
+
+    /// `host:port`, IPv6 in brackets.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({} as {})", self.shown(), self.user)
+    }
+}
+
+/// A server of a job of which not even the address is usable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadServer {
+    pub id: Option<String>,
+    /// Its name, or its place in the list.
+    pub name: String,
+    /// What is wrong, by the path of it.
+    pub why: String,
+}
+
 /// A job that can be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -168,6 +219,8 @@ pub struct Job {
     /// The job's own limit; `None` is `jobs.defaultTimeout`.
     pub timeout: Option<Duration>,
     pub resources: Resources,
+    /// Where a job of kind `ssh` runs: one server, or several at once. Empty for a container job.
+    pub servers: Vec<Result<Server, BadServer>>,
     /// `metadata.eventId`, a number or a string there.
     pub event_id: Option<String>,
     /// `metadata.originalType`, for messages.

@@ -74,6 +74,59 @@ pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
 pub const DOUBTFUL_NAMES: usize = 256;
 
+// ---- ssh --------------------------------------------------------------------------------------------------------------
+
+/// Servers of one job.
+pub const SSH_SERVERS_MAX: usize = 200;
+/// Servers of one job that are worked on at once, whatever `maxPerServer` allows: a job is one of many on this agent.
+pub const SSH_SERVERS_AT_ONCE: usize = 16;
+/// Characters of one server's ending in the summary of a job on several, and
+pub const SSH_SUMMARY_PART: usize = 200;
+/// bytes of that summary.
+pub const SSH_SUMMARY: usize = 4000;
+/// Jobs that share one connection. A server's `MaxSessions` is 10 by default.
+pub const SSH_SESSIONS: usize = 8;
+/// What one session may have in flight, in bytes: memory that a job costs while the live log holds it up.
+pub const SSH_WINDOW: u32 = 512 * 1024;
+/// Largest packet that the server may send.
+pub const SSH_PACKET: u32 = 32 * 1024;
+/// Bytes read from a session at once.
+pub const SSH_READ: usize = 32 * 1024;
+/// Pieces of output that wait for the worker before its session is read no further.
+pub const SSH_QUEUE: usize = 16;
+/// Pieces read from one session before the others get their turn.
+pub const SSH_TURN: usize = 8;
+/// Bytes of a program that are sent before the other sessions get their turn.
+pub const SSH_WRITE: usize = 32 * 1024;
+/// A connection's thread looks up at least so often.
+pub const SSH_TICK: Duration = Duration::from_secs(1);
+/// A session whose job is gone gets so long to end by itself.
+pub const SSH_CLOSE: Duration = Duration::from_secs(5);
+/// First and longest pause between two tries to come back to a server.
+pub const SSH_BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// See [`SSH_BACKOFF_FIRST`].
+pub const SSH_BACKOFF_MOST: Duration = Duration::from_secs(10);
+/// Bytes of greetings that a server's shell may print before our program speaks.
+pub const SSH_NOISE: usize = 64 * 1024;
+/// How long a server may take to hand over what is left of a job's output, and to clean up.
+pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
+/// The server kills what is left of a stopped job, and looks again, for so many tenths of a second.
+pub const SSH_LEFTOVERS: u32 = 30;
+/// Servers that are told apart in metrics and have a circuit breaker of their own name there.
+pub const SSH_BREAKERS_SHOWN: usize = 200;
+/// Servers that `/health` names whose breakers are not closed.
+pub const SSH_TRIPPED_SHOWN: usize = 5;
+/// Servers whose circuit breakers are kept; the one unused for longest makes room.
+pub const SSH_BREAKERS: usize = 1000;
+/// Starts of one job whose answer was lost before one is given up.
+pub const SSH_STARTS: u32 = 3;
+/// A job that waits for a free session looks so often.
+pub const SSH_SEAT_LOOK: Duration = Duration::from_millis(20);
+/// A job that waits for a connection looks so often whether it is still wanted.
+pub const SSH_DIAL_LOOK: Duration = Duration::from_millis(100);
+/// How long shutdown waits for one connection's thread.
+pub const SSH_JOIN: Duration = Duration::from_secs(2);
+
 // ---- lines and frames -------------------------------------------------------------------------------------------------
 
 /// Longest line of a script, in bytes: what is longer is cut in the live log, with a marker that counts the rest.
@@ -94,6 +147,25 @@ pub const CHUNK_LINE_MAX: usize = 1024;
 
 /// Most bytes of trailer fields after the last chunk; they are skipped, so a sender must not keep us skipping.
 pub const CHUNK_TRAILERS_MAX: usize = 16 * 1024;
+
+/// Longest line of an SSH server before its first packet, line end included (RFC 4253 section 4.2).
+pub const KEX_LINE_MAX: usize = 255;
+/// Lines that an SSH server may say before its version, as many as OpenSSH's client takes.
+pub const KEX_LINES_MAX: usize = 1024;
+/// Longest packet that is believed before the key exchange (RFC 4253 section 6.1). OpenSSH's offer is below 2 KiB.
+pub const KEX_PACKET_MAX: usize = 35_000;
+/// Packets without meaning that an SSH server may send before its offer.
+pub const KEX_PACKETS_MAX: usize = 16;
+/// Longest name of an SSH algorithm (RFC 4251 section 6).
+pub const KEX_NAME_MAX: usize = 64;
+/// Bytes of an SSH server's own words that are kept when it ends the conversation.
+pub const KEX_DESCRIPTION_MAX: usize = 200;
+
+/// Bytes of a known_hosts file. A line has some 100 to 600; the largest sites distribute files of a few MB.
+pub const KNOWN_HOSTS_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes of a private key's text. RSA with 16,384 bits has 13 kB, base64 around it makes 17 of them.
+pub const PRIVATE_KEY_MAX: usize = 64 * 1024;
 
 // ---- api --------------------------------------------------------------------------------------------------------------
 
@@ -292,3 +364,10 @@ pub const STOP_CHECK: Duration = Duration::from_millis(200);
 /// How long shutdown waits for one thread to end before it says which one did not, and goes on. Longer than a connection
 /// to a backend that accepts and says nothing (`API_CONNECT_WAIT`) can hold a thread.
 pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);
+
+// ---- service manager --------------------------------------------------------------------------------------------------
+
+/// Bytes of the status line that systemd shows: it takes messages of 4 KiB and drops longer ones whole.
+pub const NOTIFY_STATUS: usize = 1024;
+/// Pings within the watchdog's time: systemd advises two; with three, one may be late without harm.
+pub const WATCHDOG_PINGS: u32 = 3;

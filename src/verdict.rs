@@ -63,6 +63,8 @@ pub enum Cause {
     Timeout { limit: &'static str, after: Duration },
     /// Somebody cancelled it; who.
     Cancelled(&'static str),
+    /// It succeeded on some of its servers; on how many it failed.
+    Partial(u32),
     /// It could not be run as asked: an unknown language, a NUL byte, no script.
     Refused,
     /// Docker, the network, the backend or the host failed.
@@ -78,7 +80,7 @@ pub struct Verdict {
     pub phase: Phase,
     pub cause: Cause,
     /// The script's exit code. For an ending without one: −1 for a timeout and for nothing else, since the backend shows
-    /// it as TIMEOUT; [`NOT_RUN`] where the script could not be run; 128 + the signal where the agent ended it.
+    /// it as TIMEOUT; 100 + n where n of several servers failed; [`NOT_RUN`] where the script could not be run; 128 + the signal where the agent ended it.
     pub exit_code: i32,
     /// One sentence for the person whose job it was: what happened, where, with the evidence, what to do.
     pub message: String,
@@ -88,7 +90,7 @@ impl Verdict {
     /// The status that the backend is told.
     pub fn status(&self) -> Status {
         match self.cause {
-            Cause::Success => Status::Completed,
+            Cause::Success | Cause::Partial(_) => Status::Completed,
             Cause::Timeout { .. } => Status::Timeout,
             Cause::Cancelled(_) => Status::Cancelled,
             _ => Status::Failed,
@@ -105,6 +107,7 @@ impl Verdict {
             Cause::Disk(_) => "disk",
             Cause::Timeout { .. } => "timeout",
             Cause::Cancelled(_) => "cancelled",
+            Cause::Partial(_) => "partial",
             Cause::Refused => "refused",
             Cause::Infrastructure => "infrastructure",
         }

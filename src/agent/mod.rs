@@ -19,6 +19,7 @@ use crate::docker;
 use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
+use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Board, Component, Reason};
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::poller::{Poller, Slots};
@@ -50,6 +51,7 @@ struct Agent {
     streamer: LogStreamer,
     reaper: Reaper,
     sampler: Sampler,
+    servers: SshExecutor,
     poller: Thread,
     workers: Vec<Thread>,
     /// In the order in which they are joined.
@@ -88,6 +90,8 @@ impl Agent {
         let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(thread)?;
         let containers = ContainerExecutor::new(docker.clone(), &config, &id, sampler.clone());
 
+        let servers = SshExecutor::new(&config);
+
         let workers = config.jobs.max_concurrent;
         let (running, slots) = (Running::new(), Slots::new(workers));
         metrics::workers(workers);
@@ -97,7 +101,7 @@ impl Agent {
             &config,
             &id,
             docker,
-            containers.clone(),
+            (containers.clone(), servers.clone()),
             client.separate(),
             streamer.clone(),
             Arc::clone(&board),
@@ -134,6 +138,7 @@ impl Agent {
             config,
             client,
             containers: Box::new(containers),
+            servers: Box::new(servers.clone()),
             reaper: reaper.clone(),
             streamer: streamer.clone(),
             running: running.clone(),
@@ -160,6 +165,7 @@ impl Agent {
             streamer,
             reaper,
             sampler,
+            servers,
             poller,
             workers,
             others,
@@ -206,6 +212,7 @@ impl Agent {
         for worker in self.workers {
             worker.join_within(limits::THREAD_JOIN_WAIT);
         }
+        self.servers.stop();
         self.streamer.stop();
         self.reaper.stop();
         self.sampler.stop();

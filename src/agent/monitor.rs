@@ -10,6 +10,7 @@ use crate::config::types::Config;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::resources::bytes;
+use crate::executors::ssh::SshExecutor;
 use crate::health::{Board, Component, DetailValue, Reason, Status};
 use crate::jobs::recover::Recovery;
 use crate::limits;
@@ -22,6 +23,7 @@ use crate::os::stop::Stop;
 pub struct Monitor {
     docker: docker::Client,
     containers: ContainerExecutor,
+    servers: SshExecutor,
     client: api::Client,
     streamer: LogStreamer,
     board: Arc<Board>,
@@ -44,7 +46,7 @@ impl Monitor {
         config: &Config,
         agent: &str,
         docker: docker::Client,
-        containers: ContainerExecutor,
+        (containers, servers): (ContainerExecutor, SshExecutor),
         client: api::Client,
         streamer: LogStreamer,
         board: Arc<Board>,
@@ -53,6 +55,7 @@ impl Monitor {
         Self {
             docker,
             containers,
+            servers,
             client,
             streamer,
             board,
@@ -74,6 +77,7 @@ impl Monitor {
             self.look_at_engine();
             self.look_at_disk();
             self.look_at_live_log();
+            self.look_at_servers();
             self.recover(stop);
             self.sweep();
             if Instant::now() >= next_backend {
@@ -191,6 +195,22 @@ impl Monitor {
             Ok(latency) => backend_answered(&self.board, latency),
             Err(error) => self.board.set("api", Component::unhealthy(error.to_string())),
         }
+    }
+
+    /// Servers are no reason to claim nothing: their breakers fail the jobs that want them.
+    fn look_at_servers(&self) {
+        let tripped = self.servers.tripped();
+        if tripped.is_empty() {
+            return self.board.set("ssh", Component::healthy());
+        }
+        let shown: Vec<String> = tripped
+            .iter()
+            .take(limits::SSH_TRIPPED_SHOWN)
+            .map(|t| format!("{} is {} after {} failures", t.server, t.state, t.failures))
+            .collect();
+        let text = format!("{} circuit breakers are not closed: {}", tripped.len(), shown.join(", "));
+        let count = DetailValue::Number(tripped.len() as u64);
+        self.board.set("ssh", Component::degraded(text).with("breakers", count));
     }
 
     fn look_at_live_log(&self) {

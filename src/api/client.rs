@@ -127,14 +127,31 @@ impl Client {
     }
 
     /// Makes the record of one attempt.
-    pub fn execution_create(&self, execution: &Id, job: &Id, metadata: &[(&str, String)]) -> Result<(), Error> {
+    /// `server` is where it runs: the backend's id of it, and its name.
+    pub fn execution_create(
+        &self,
+        execution: &Id,
+        job: &Id,
+        server: Option<(Option<&str>, &str)>,
+        metadata: &[(&str, String)],
+    ) -> Result<(), Error> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Body<'a> {
             job_id: &'a str,
+            // The contract has a number here; an id that is none is told by the name alone.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            server_id: Option<i64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            server_name: Option<&'a str>,
             metadata: Pairs<'a>,
         }
-        let body = Body { job_id: job.as_str(), metadata: Pairs(metadata) };
+        let body = Body {
+            job_id: job.as_str(),
+            server_id: server.and_then(|(id, _)| id?.parse().ok()),
+            server_name: server.map(|(_, name)| name),
+            metadata: Pairs(metadata),
+        };
         self.post(Endpoint::ExecutionCreate, format!("/executions/{execution}/create"), &body)
     }
 

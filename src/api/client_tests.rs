@@ -54,7 +54,7 @@ fn every_call_has_its_path_its_headers_and_one_connection() {
     let (job, execution) = (id("j1"), id("exec-j1-5"));
     assert_eq!(client.queue(3).expect("queue").claims.len(), 1);
     client.acknowledge(&job, Some(SystemTime::UNIX_EPOCH)).expect("acknowledge");
-    client.execution_create(&execution, &job, &[("k", "v".to_owned())]).expect("create");
+    client.execution_create(&execution, &job, Some((Some("3"), "web-1")), &[("k", "v".to_owned())]).expect("create");
     client.status_running(&job, Some("a\0b")).expect("status");
     client.execution_update(&execution, &ExecutionUpdate { running: true, ..Default::default() }).expect("update");
     client.complete(&job, &report()).expect("complete");

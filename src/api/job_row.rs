@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::json::{Raw, integer, number, object, plain, shown, sort_of, text};
+use super::server_row::servers;
 use crate::job::{Claim, Id, Job, Kind, Language, Resources, Script};
 use crate::limits;
 use crate::secret::Secret;
-
-type Raw<'a> = Option<&'a RawValue>;
 
 #[derive(Deserialize)]
 struct Row<'a> {
@@ -118,12 +118,14 @@ fn job(id: &Id, row: &RawValue, kind: &mut Kind) -> Result<Job, String> {
         *kind = Kind::Ssh;
     }
     let script = script(&execution, original_type.as_deref())?;
-    if *kind == Kind::Ssh {
-        return Err("this version has no SSH executor yet; only jobs of type container run here".into());
-    }
+    let servers = match *kind {
+        Kind::Container => Vec::new(),
+        Kind::Ssh => servers(execution.target, row.metadata)?,
+    };
     Ok(Job {
         id: id.clone(),
         kind: *kind,
+        servers,
         priority: row.priority.map_or(Ok(0), |raw| integer(raw, "priority"))?,
         attempts: u32::try_from(row.attempts.map_or(Ok(0), |raw| integer(raw, "attempts"))?.max(0)).unwrap_or(u32::MAX),
         script,
@@ -276,57 +278,6 @@ fn event_id(raw: &RawValue) -> Option<String> {
         b'-' | b'0'..=b'9' => Some(raw.get().to_owned()),
         _ => None,
     }
-}
-
-fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue, path: &str) -> Result<T, String> {
-    // A derived type would also be read from an array, field by field; nobody means that.
-    if !raw.get().starts_with('{') {
-        return Err(format!("{path} must be an object, found {}", sort_of(raw)));
-    }
-    serde_json::from_str(raw.get()).map_err(|_| format!("{path} is no object that can be read (a key given twice?)"))
-}
-
-fn text(raw: &RawValue, path: &str) -> Result<String, String> {
-    serde_json::from_str(raw.get()).map_err(|_| format!("{path} must be text, found {}", sort_of(raw)))
-}
-
-fn number(raw: &RawValue, path: &str) -> Result<f64, String> {
-    let value: Option<f64> = serde_json::from_str(raw.get()).ok();
-    value.filter(|v| v.is_finite()).ok_or_else(|| match sort_of(raw) {
-        "a number" => format!("{path} is too large"),
-        other => format!("{path} must be a number, found {other}"),
-    })
-}
-
-fn integer(raw: &RawValue, path: &str) -> Result<i64, String> {
-    if let Ok(exact) = serde_json::from_str(raw.get()) {
-        return Ok(exact);
-    }
-    // Saturates, which keeps the order.
-    #[allow(clippy::cast_possible_truncation)]
-    number(raw, path).map(|value| value as i64)
-}
-
-/// The sort of a JSON value, for messages.
-fn sort_of(raw: &RawValue) -> &'static str {
-    match raw.get().as_bytes().first() {
-        Some(b'n') => "null",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'"') => "text",
-        Some(b'[') => "an array",
-        Some(b'{') => "an object",
-        _ => "a number",
-    }
-}
-
-/// A short word from outside, quoted, for messages.
-fn shown(text: &str) -> String {
-    format!("{:?}", text.chars().take(40).collect::<String>())
-}
-
-/// The same without quotes, as the end of a path.
-fn plain(text: &str) -> String {
-    text.chars().take(40).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]
@@ -483,7 +434,7 @@ mod tests {
             ("/execution/script/type", None, vec!["execution.script.type is missing"]),
             ("/execution/script", Some(json!(["BASH", "x"])), vec!["execution.script must be an object"]),
             ("/type", Some(json!("vm")), vec!["\"vm\"", "container and ssh"]),
-            ("/type", Some(json!("ssh")), vec!["no SSH executor yet"]),
+            ("/type", Some(json!("ssh")), vec!["execution.target.serverDetails is missing"]),
             ("/execution/target/type", Some(json!("server")), vec!["no SSH executor yet"]),
             ("/execution/target/type", Some(json!("moon")), vec!["execution.target.type", "\"moon\""]),
             ("/execution/environment", Some(json!({"": 1})), vec!["\"\"", "must not be empty"]),

@@ -10,7 +10,9 @@ mod body;
 mod client;
 mod error;
 mod job_row;
+mod json;
 pub mod report;
+mod server_row;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;

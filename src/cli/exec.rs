@@ -177,6 +177,7 @@ fn task(request: Request, content: String, language: Language) -> Task {
     let job = Job {
         id: id(format!("exec-{word}")),
         kind: Kind::Container,
+        servers: Vec::new(),
         priority: 0,
         attempts: 0,
         script: Script { language, content, working_directory: String::new() },
@@ -186,7 +187,7 @@ fn task(request: Request, content: String, language: Language) -> Task {
         event_id: None,
         original_type: None,
     };
-    Task { job, execution: id(format!("exec-{word}-1")) }
+    Task { job: std::sync::Arc::new(job), server: None, execution: id(format!("exec-{word}-1")) }
 }
 
 fn network(name: &str, configured: &Network) -> Network {

@@ -107,6 +107,7 @@ fn ssh() -> Ssh {
         temp_dir: String::new(),
         cleanup_after: false,
         pty_mode: true,
+        reconnect_timeout: Duration::ZERO,
         breaker_enabled: false,
         failure_threshold: 0,
         success_threshold: 0,

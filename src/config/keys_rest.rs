@@ -12,6 +12,7 @@ use super::types::{Config, LogFormat, LogOutput};
 use super::value::{parse_size, show_size};
 
 const DAY: u64 = 24 * 3600;
+const DAY_LONG: Duration = Duration::from_secs(DAY);
 const TB: u64 = 1 << 40;
 
 /// The names of ciphers and key exchanges, as in an SSH handshake.
@@ -111,6 +112,7 @@ pub(super) static KEYS: &[Key] = &[
     text("ssh.execution.tempDir", "/tmp/cronium", remote_path, |c| &mut c.ssh.temp_dir),
     truth("ssh.execution.cleanupAfter", "true", |c| &mut c.ssh.cleanup_after),
     truth("ssh.execution.ptyMode", "false", |c| &mut c.ssh.pty_mode),
+    duration("ssh.execution.reconnectTimeout", "5m", SECOND, DAY_LONG, |c| &mut c.ssh.reconnect_timeout),
     truth("ssh.circuitBreaker.enabled", "true", |c| &mut c.ssh.breaker_enabled),
     int("ssh.circuitBreaker.failureThreshold", "5", 1, 1000, IntAt::U32(|c| &mut c.ssh.failure_threshold)),
     int("ssh.circuitBreaker.successThreshold", "2", 1, 1000, IntAt::U32(|c| &mut c.ssh.success_threshold)),

@@ -208,6 +208,8 @@ pub struct Ssh {
     pub temp_dir: String,
     pub cleanup_after: bool,
     pub pty_mode: bool,
+    /// How long a job's server may be out of reach before the job's end counts as unknown.
+    pub reconnect_timeout: Duration,
     pub breaker_enabled: bool,
     pub failure_threshold: u32,
     pub success_threshold: u32,

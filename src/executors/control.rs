@@ -10,7 +10,7 @@ use crate::executors::reaper::Bell;
 use crate::policy::stop::{Action, Pace, Plan, Reason};
 
 /// The two signals of an ending.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signal {
     Term,
     Kill,

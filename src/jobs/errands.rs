@@ -7,7 +7,7 @@
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api;
-use crate::job::Id;
+use crate::job::{Id, Server};
 use crate::limits;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
@@ -23,6 +23,29 @@ pub enum Acknowledged {
     Unknown(String),
 }
 
+/// The execution's record, which the errands make.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub execution: Id,
+    /// The backend's id and the name of the server.
+    pub server: Option<(Option<String>, String)>,
+}
+
+impl Record {
+    /// The record of an execution, perhaps on a server.
+    pub fn new(execution: &Id, server: Option<&Server>) -> Self {
+        Self { execution: execution.clone(), server: server.map(|server| (server.id.clone(), server.name.clone())) }
+    }
+
+    /// Makes it; a failure is only logged, since the job can do without.
+    pub fn create(&self, client: &api::Client, job: &Id) {
+        let server = self.server.as_ref().map(|(id, name)| (id.as_deref(), name.as_str()));
+        if let Err(error) = client.execution_create(&self.execution, job, server, &[]) {
+            log::warn!("the execution's record could not be made: {error}");
+        }
+    }
+}
+
 /// The errands of one job.
 #[derive(Debug)]
 pub struct Errands {
@@ -32,8 +55,14 @@ pub struct Errands {
 }
 
 impl Errands {
-    /// Begins with the acknowledgement at once.
-    pub fn start(client: api::Client, job: &Id, execution: &Id, stop: Stop) -> std::io::Result<Self> {
+    /// Begins with the acknowledgement at once. A job on several servers has a record for each, which are not made here.
+    pub fn start(
+        client: api::Client,
+        job: &Id,
+        execution: &Id,
+        record: Option<Record>,
+        stop: Stop,
+    ) -> std::io::Result<Self> {
         let (tell, acknowledged) = bounded(1);
         let (start, started) = bounded(1);
         let (job, execution) = (job.clone(), execution.clone());
@@ -45,8 +74,8 @@ impl Errands {
             if !ours {
                 return;
             }
-            if let Err(error) = client.execution_create(&execution, &job, &[]) {
-                log::warn!("the execution's record could not be made: {error}");
+            if let Some(record) = record {
+                record.create(&client, &job);
             }
             // An error means that the job never started.
             if started.recv().is_ok()

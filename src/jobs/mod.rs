@@ -7,4 +7,5 @@ pub mod poller;
 pub mod recover;
 pub mod report;
 pub mod running;
+pub mod several;
 pub mod worker;

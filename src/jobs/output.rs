@@ -29,7 +29,7 @@ pub struct JobOutput {
 }
 
 /// What is left of a job's output when it has ended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Collected {
     pub stdout: String,
     pub stderr: String,

@@ -10,29 +10,16 @@ use crate::limits;
 use crate::logs::Flushed;
 use crate::verdict::{Cause, Outcome};
 
-/// Tells the backend how a job ended; keeps trying for as long as `limits::REPORT_PATIENCE`.
-pub fn deliver(shop: &Workshop, job: &Id, execution: &Id, outcome: &Outcome, output: (Collected, Flushed)) {
+/// Tells the backend how a job ended; keeps trying for as long as `limits::REPORT_PATIENCE`. A job on several servers
+/// has no `execution` of its own: each server's record was completed with [`record`].
+pub fn deliver(shop: &Workshop, job: &Id, execution: Option<&Id>, outcome: &Outcome, output: (Collected, Flushed)) {
     let (mut output, flushed) = output;
     let verdict = &outcome.verdict;
     explain(&mut output.stderr, outcome);
-    let metadata = metadata(outcome, &output, &flushed);
-    let timings = &outcome.timings;
-    let now = SystemTime::now();
-    let started = timings.execution.or(timings.setup).map_or(now, |span| span.started);
-    let ended = timings.execution.or(timings.setup).map_or(now, |span| span.ended());
-    let failed = verdict.cause != Cause::Success;
-    let update = ExecutionUpdate {
-        running: false,
-        started: Some(started),
-        exit_code: Some(verdict.exit_code),
-        output: Some(&output.stdout),
-        error: failed.then_some(verdict.message.as_str()),
-        timings: *timings,
-        metadata: &metadata,
-    };
-    if let Err(error) = shop.client.execution_update(execution, &update) {
-        log::warn!("the execution's record could not be completed: {error}");
+    if let Some(execution) = execution {
+        record(&shop.client, execution, outcome, &output, &flushed);
     }
+    let (started, ended) = times(outcome);
     let body = CompleteBody {
         status: verdict.status(),
         exit_code: verdict.exit_code,
@@ -40,7 +27,7 @@ pub fn deliver(shop: &Workshop, job: &Id, execution: &Id, outcome: &Outcome, out
         stderr: &output.stderr,
         started,
         ended,
-        duration: timings.execution.map_or(std::time::Duration::ZERO, |span| span.length),
+        duration: outcome.timings.execution.map_or(std::time::Duration::ZERO, |span| span.length),
         usage: outcome.usage,
         script_output: None,
         condition: None,
@@ -49,6 +36,32 @@ pub fn deliver(shop: &Workshop, job: &Id, execution: &Id, outcome: &Outcome, out
         Ok(_) => log::info!("reported as {}", verdict.status().as_str()),
         Err(error) => log::error!("the result could not be reported and is lost: {error}"),
     }
+}
+
+/// Completes the record of one execution: everything but a terminal status, which would count as a report.
+pub fn record(client: &api::Client, execution: &Id, outcome: &Outcome, output: &Collected, flushed: &Flushed) {
+    let verdict = &outcome.verdict;
+    let metadata = metadata(outcome, output, flushed);
+    let failed = verdict.cause != Cause::Success;
+    let update = ExecutionUpdate {
+        running: false,
+        started: Some(times(outcome).0),
+        exit_code: Some(verdict.exit_code),
+        output: Some(&output.stdout),
+        error: failed.then_some(verdict.message.as_str()),
+        timings: outcome.timings,
+        metadata: &metadata,
+    };
+    if let Err(error) = client.execution_update(execution, &update) {
+        log::warn!("the execution's record could not be completed: {error}");
+    }
+}
+
+/// When the script began and ended, or the try to start it.
+fn times(outcome: &Outcome) -> (SystemTime, SystemTime) {
+    let span = outcome.timings.execution.or(outcome.timings.setup);
+    let now = SystemTime::now();
+    (span.map_or(now, |span| span.started), span.map_or(now, |span| span.ended()))
 }
 
 /// Puts a job that will not run back into the queue; that this fails too is only logged.

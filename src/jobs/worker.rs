@@ -13,12 +13,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::api;
 use crate::config::types::Config;
 use crate::executors::{Control, Executor, Reaper, Task};
-use crate::job::{Claim, Id, Job, Output as _};
-use crate::jobs::errands::{Acknowledged, Errands};
+use crate::job::{Claim, Id, Job, Kind, Output as _};
+use crate::jobs::errands::{Acknowledged, Errands, Record};
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::Claimed;
 use crate::jobs::report;
 use crate::jobs::running::{Running, Token};
+use crate::jobs::several;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics;
@@ -33,6 +34,8 @@ pub struct Workshop {
     pub config: Config,
     pub client: api::Client,
     pub containers: Box<dyn Executor>,
+    /// Runs jobs on servers.
+    pub servers: Box<dyn Executor>,
     pub reaper: Reaper,
     pub streamer: LogStreamer,
     pub running: Running,
@@ -91,12 +94,18 @@ impl Worker {
     /// The whole life of a job. `None` when it turned out not to be ours to run or to report.
     fn run_job(&self, job: Job, execution: Id, token: &Token) -> Option<Verdict> {
         let shop = &self.shop;
-        let task = Task { job, execution };
+        log::info!("claimed: {} script, attempt {}", job.script.language.as_str(), job.attempts + 1);
+        let (executor, server) = match (job.kind, job.servers.as_slice()) {
+            (Kind::Container, _) => (&shop.containers, None),
+            (Kind::Ssh, [Ok(server)]) => (&shop.servers, Some(server.clone())),
+            (Kind::Ssh, _) => return several::run(shop, job, &execution),
+        };
+        let task = Task { job: Arc::new(job), server, execution };
         let (id, execution) = (&task.job.id, &task.execution);
-        log::info!("claimed: {} script, attempt {}", task.job.script.language.as_str(), task.job.attempts + 1);
         let control = self.control(token);
         let mut output = JobOutput::new(shop.config.jobs.max_output, shop.streamer.open(id));
-        let errands = match Errands::start(shop.client.clone(), id, execution, shop.stop.clone()) {
+        let record = Record::new(execution, task.server.as_ref());
+        let errands = match Errands::start(shop.client.clone(), id, execution, Some(record), shop.stop.clone()) {
             Ok(errands) => errands,
             Err(error) => {
                 log::error!("cannot start a thread for the job: {error}; giving it back");
@@ -105,7 +114,7 @@ impl Worker {
             }
         };
 
-        let prepared = guarded(|| shop.containers.prepare(&task, &control, &mut output));
+        let prepared = guarded(|| executor.prepare(&task, &control, &mut output));
         match errands.acknowledged() {
             Acknowledged::Ours => {}
             Acknowledged::NotOurs(why) => {
@@ -138,14 +147,15 @@ impl Worker {
         let collected = output.flush(limits::LIVE_FLUSH);
         errands.finish();
         count_phases(&outcome.timings);
-        report::deliver(shop, &task.job.id, &task.execution, &outcome, collected);
+        report::deliver(shop, &task.job.id, Some(&task.execution), &outcome, collected);
         Some(outcome.verdict)
     }
 
     /// Reports a job that cannot be run as it was sent.
     fn refuse(&self, id: &Id, execution: &Id, reason: String) -> Option<Verdict> {
         log::warn!("refused: {reason}");
-        let errands = Errands::start(self.shop.client.clone(), id, execution, self.shop.stop.clone());
+        let record = Some(Record::new(execution, None));
+        let errands = Errands::start(self.shop.client.clone(), id, execution, record, self.shop.stop.clone());
         match errands.map(|errands| (errands.acknowledged(), errands.finish()).0) {
             Ok(Acknowledged::Ours) => {}
             Ok(Acknowledged::NotOurs(why) | Acknowledged::Unknown(why)) => {
@@ -161,7 +171,7 @@ impl Worker {
         let outcome = unrun(Verdict::refused(reason));
         output.system(&outcome.verdict.to_string());
         let collected = output.flush(limits::LIVE_FLUSH);
-        report::deliver(&self.shop, id, execution, &outcome, collected);
+        report::deliver(&self.shop, id, Some(execution), &outcome, collected);
         Some(outcome.verdict)
     }
 
@@ -177,21 +187,23 @@ impl Worker {
 }
 
 /// Calls `act`; a panic in it becomes its text.
-fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+pub(in crate::jobs) fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(act)).map_err(|panic| panic_text(&*panic))
 }
 
 /// The outcome of a job in which the agent itself broke.
-fn broken(panic: String) -> Outcome {
+pub(in crate::jobs) fn broken(panic: String) -> Outcome {
     let message = format!("the agent itself failed while it ran the job, please report this: {panic}");
     unrun(Verdict::infrastructure(Phase::Execution, message))
 }
 
-fn unrun(verdict: Verdict) -> Outcome {
+/// The outcome of a job that did not run.
+pub(in crate::jobs) fn unrun(verdict: Verdict) -> Outcome {
     Outcome { verdict, timings: Timings::default(), usage: Usage::default(), evidence: Vec::new() }
 }
 
-fn count_phases(timings: &Timings) {
+/// Counts the time of each phase.
+pub(in crate::jobs) fn count_phases(timings: &Timings) {
     let phases =
         [(Phase::Setup, timings.setup), (Phase::Execution, timings.execution), (Phase::Cleanup, timings.cleanup)];
     for (phase, span) in phases {
@@ -204,7 +216,10 @@ fn count_phases(timings: &Timings) {
 /// `exec-<job id>-<unix ms>`; a long job id is cut, since the contract caps ids at 100 characters.
 fn execution_id(job: &Id) -> Id {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let tail = format!("-{now}");
+    cut_id(job, &format!("-{now}"))
+}
+
+fn cut_id(job: &Id, tail: &str) -> Id {
     let room = crate::job::ID_MAX - "exec-".len() - tail.len();
     let head = &job.as_str()[..job.as_str().len().min(room)];
     // An id is ASCII, so that it can be cut anywhere, and every character of it is allowed in the new one.

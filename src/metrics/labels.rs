@@ -13,8 +13,8 @@ pub(super) const PULLS: [PullResult; 2] = [PullResult::Success, PullResult::Fail
 pub(super) const PLACES: [Place; 2] = [Place::Docker, Place::State];
 
 /// The words of `Verdict::reason` other than `success`; the last takes a word that is not listed.
-pub(super) const REASONS: [&str; 9] =
-    ["script", "signal", "memory", "disk", "timeout", "cancelled", "refused", "infrastructure", "other"];
+pub(super) const REASONS: [&str; 10] =
+    ["script", "signal", "memory", "disk", "timeout", "cancelled", "partial", "refused", "infrastructure", "other"];
 
 /// The place of `reason` in [`REASONS`].
 pub(super) fn reason_slot(reason: &str) -> usize {
@@ -97,7 +97,8 @@ mod tests {
             Memory(_) => Some(Disk(1)),
             Disk(_) => Some(Timeout { limit: "timeout", after: Duration::ZERO }),
             Timeout { .. } => Some(Cancelled("user")),
-            Cancelled(_) => Some(Refused),
+            Cancelled(_) => Some(Partial(1)),
+            Partial(_) => Some(Refused),
             Refused => Some(Infrastructure),
             Infrastructure => None,
         };

@@ -8,7 +8,7 @@ mod cells;
 mod labels;
 mod render;
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::cells::{Counter, Gauge, Histogram};
@@ -18,6 +18,7 @@ use self::labels::{
 };
 pub use self::render::render;
 use crate::job::{Kind, Stream};
+use crate::limits;
 use crate::verdict::{Cause, Phase, Verdict};
 
 /// An HTTP method, upper case.
@@ -117,10 +118,18 @@ struct Cells {
     websocket: Gauge,
     websocket_ups: Counter,
     ready: Gauge,
+    ssh_total: Gauge,
+    ssh_busy: Gauge,
+    ssh_connect: Histogram<14>,
+    ssh_handshake: Histogram<14>,
+    ssh_reconnects: Counter,
+    ssh_resumed: Counter,
     disk: [Gauge; PLACES.len()],
 }
 
 static CELLS: Cells = Cells::new();
+/// The only label whose values are not known beforehand, hence a lock; written when a breaker changes.
+static BREAKERS: Mutex<Vec<(String, u8)>> = Mutex::new(Vec::new());
 static BUILD: OnceLock<(String, String)> = OnceLock::new();
 
 impl Cells {
@@ -144,6 +153,12 @@ impl Cells {
             websocket: Gauge::new(0),
             websocket_ups: Counter::new(),
             ready: Gauge::new(0),
+            ssh_total: Gauge::new(0),
+            ssh_busy: Gauge::new(0),
+            ssh_connect: Histogram::new(&CALL_BOUNDS),
+            ssh_handshake: Histogram::new(&CALL_BOUNDS),
+            ssh_reconnects: Counter::new(),
+            ssh_resumed: Counter::new(),
             disk: [const { Gauge::new(Gauge::UNKNOWN) }; PLACES.len()],
         }
     }
@@ -220,6 +235,49 @@ pub fn workers(count: usize) {
 /// The pull of an image is over.
 pub fn image_pull(result: PullResult) {
     CELLS.pulls[slot(&PULLS, &result)].add(1);
+}
+
+/// An SSH connection was made (+1) or is gone (−1).
+pub fn ssh_connection(change: i64) {
+    CELLS.ssh_total.add(change);
+}
+
+/// An SSH connection got its first session (+1) or lost its last (−1).
+pub fn ssh_busy(change: i64) {
+    CELLS.ssh_busy.add(change);
+}
+
+/// A server's name was resolved and its port answered.
+pub fn ssh_connected(took: Duration) {
+    CELLS.ssh_connect.observe(took);
+}
+
+/// Keys were exchanged and the server let us in.
+pub fn ssh_handshake(took: Duration) {
+    CELLS.ssh_handshake.observe(took);
+}
+
+/// A job came back to its server; the output goes on after so many bytes.
+pub fn ssh_reconnected(at: u64) {
+    CELLS.ssh_reconnects.add(1);
+    CELLS.ssh_resumed.add(at);
+}
+
+/// Where a server's circuit breaker stands: 0 closed, 1 half-open, 2 open. The first `limits::SSH_BREAKERS_SHOWN` servers
+/// are told apart; of all others the worst is shown as `other`.
+pub fn ssh_breaker(server: &str, state: u8) {
+    let mut table = BREAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = table.iter_mut().find(|(name, _)| name == server) {
+        known.1 = state;
+    } else {
+        table.push((server.to_owned(), state));
+    }
+    // Closed ones beyond what is shown are forgotten, so that the table is bounded by the breakers there are.
+    let mut at = 0;
+    table.retain(|(_, state)| {
+        at += 1;
+        at <= limits::SSH_BREAKERS_SHOWN || *state > 0
+    });
 }
 
 /// Whether the agent claims jobs. `health::Board` calls this.

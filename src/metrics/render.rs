@@ -2,7 +2,10 @@
 
 use super::cells::{Counter, Histogram};
 use super::labels::{CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS};
-use super::{BUILD, CELLS, Cells, Place, PollResult, PullResult};
+use super::{BREAKERS, BUILD, CELLS, Cells, Place, PollResult, PullResult};
+use std::sync::PoisonError;
+
+use crate::limits;
 use crate::os::proc::{self, Process};
 use crate::wire::prometheus::{Label, Page, Type};
 
@@ -11,6 +14,7 @@ pub fn render() -> String {
     let mut page = Page::with_capacity(32 * 1024);
     jobs(&mut page, &CELLS);
     calls(&mut page, &CELLS);
+    ssh(&mut page, &CELLS);
     agent(&mut page, &CELLS);
     process(&mut page, &proc::read());
     page.finish()
@@ -75,6 +79,41 @@ fn calls(page: &mut Page, cells: &Cells) {
             PullResult::Failure => "failure",
         };
         page.integer("cronium_image_pulls_total", &[("result", word)], n.get());
+    }
+}
+
+fn ssh(page: &mut Page, cells: &Cells) {
+    let (total, busy) = (cells.ssh_total.get(), cells.ssh_busy.get());
+    let name = "cronium_ssh_connections";
+    page.family(name, Type::Gauge, "Connections to servers, by whether jobs use them.");
+    page.integer(name, &[("state", "busy")], busy.min(total));
+    page.integer(name, &[("state", "idle")], total.saturating_sub(busy));
+    for (name, help, h) in [
+        ("cronium_ssh_connect_duration_seconds", "Time to resolve a server's name and connect.", &cells.ssh_connect),
+        ("cronium_ssh_handshake_duration_seconds", "Time to exchange keys and log in.", &cells.ssh_handshake),
+    ] {
+        page.family(name, Type::Histogram, help);
+        histogram(page, name, &[], h);
+    }
+    counter(
+        page,
+        "cronium_ssh_sessions_resumed_total",
+        "Sessions in which a job came back to its server.",
+        &cells.ssh_reconnects,
+    );
+    let help = "Bytes of output that need not be sent again when a job came back.";
+    counter(page, "cronium_ssh_resumed_bytes_total", help, &cells.ssh_resumed);
+    let table = BREAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if table.is_empty() {
+        return;
+    }
+    let name = "cronium_ssh_breaker_state";
+    page.family(name, Type::Gauge, "Circuit breaker of a server: 0 closed, 1 half-open, 2 open.");
+    for (server, state) in table.iter().take(limits::SSH_BREAKERS_SHOWN) {
+        page.integer(name, &[("server", server)], u64::from(*state));
+    }
+    if let Some(worst) = table.iter().skip(limits::SSH_BREAKERS_SHOWN).map(|(_, state)| *state).max() {
+        page.integer(name, &[("server", "other")], u64::from(worst));
     }
 }
 

@@ -5,8 +5,11 @@
 pub mod cgroup;
 pub mod device;
 pub mod disk;
+pub mod net;
+pub mod notify;
 pub mod poll;
 pub mod proc;
+pub mod pulse;
 pub mod random;
 pub mod ready;
 pub mod signals;

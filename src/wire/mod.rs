@@ -5,6 +5,7 @@ pub mod chunked;
 pub mod frames;
 pub mod http1;
 pub mod json;
+pub mod kexinit;
 pub mod lines;
 pub mod prometheus;
 pub mod time;

@@ -5,17 +5,28 @@
 
 mod engine_proxy;
 mod harness;
+mod ssh_rig;
+mod sshd;
+mod sshd_faults;
 
+/// Alerts, each with a test that fires it, and the dashboard.
+mod alerts;
 /// Calls to the backend: claims, reports, retries, cancels, hostile answers.
 mod backend;
 /// The command line: exec, validate, version, help, exit codes.
 mod cli;
+/// The agent in a container, by the shipped Dockerfile and compose file.
+mod compose;
 /// An engine that lies, stalls or is not there.
 mod engine;
+/// Kubernetes and Nomad, as far as they can be checked without them.
+mod fleet;
 /// Health, readiness, metrics: read by curl's kin, promtool and a real Prometheus.
 mod health;
 /// Pulls from a real registry.
 mod images;
+/// The installer, in a root of its own.
+mod install;
 /// The main job in three languages, and what a script sees.
 mod jobs;
 /// Every limit, by a script that tries to break it.
@@ -27,5 +38,17 @@ mod registry;
 mod security;
 /// Signals: drain, cancel, end.
 mod shutdown;
+/// Jobs on servers: scripts, lines, directories, connections.
+mod ssh;
+/// Jobs on servers whose connection breaks, or whose host goes, hangs or lies.
+mod ssh_faults;
+/// Host keys, client keys, passwords, ciphers.
+mod ssh_hosts;
+/// One job on several servers.
+mod ssh_multi;
+/// Where the parts come from: bill of materials, licences, sources.
+mod supply;
+/// The systemd unit: verified, little exposed, and fitting the agent's own limits.
+mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;

@@ -34,10 +34,11 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 
 /// Each outside crate with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
-    ("base64", &["docker"]),
+    ("base64", &["docker", "executors"]),
     ("crossbeam_channel", &["agent", "executors", "jobs"]),
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
+    ("ring", &["executors"]),
     ("rustls", &["api", "logs"]),
     ("serde_yaml", &["config"]),
     ("simplelog", &["telemetry"]),
@@ -55,6 +56,7 @@ const EXPOSERS: &[&str] = &[
     "config/checks.rs",               // is the token usable in a header?
     "docker/images.rs",               // the header of a registry's login
     "executors/container/program.rs", // the environment's way into the container's stdin
+    "executors/ssh/keys.rs",          // which kind of key is it?
     "logs/dial.rs",                   // the upgrade's Authorization header
     "logs/mod.rs",                    // is the token usable in a header?
 ];
@@ -129,7 +131,10 @@ fn layers(source: &Source) -> Vec<String> {
 fn homes(source: &Source) -> Vec<String> {
     let away = HOMES.iter().filter(|(_, homes)| !homes.contains(&source.module()));
     away.flat_map(|(name, homes)| {
-        let used = words(&source.code, name).filter(|at| source.code[at + name.len()..].starts_with("::"));
+        // A module of the same name in another crate (`rustls::crypto::ring`) is not meant.
+        let is_crate =
+            |at: &usize| source.code[at + name.len()..].starts_with("::") && !source.code[..*at].ends_with("::");
+        let used = words(&source.code, name).filter(is_crate);
         used.map(move |at| format!("{}: {name} is for {homes:?} alone", line(&source.code, at)))
     })
     .collect()
@@ -235,6 +240,8 @@ fn imports_point_down() {
 #[test]
 fn each_outside_crate_has_one_home() {
     check(homes, &[("jobs/a.rs", "use ureq::Agent;"), ("api/a.rs", "fn a() { libc::getpid() }")]);
+    let free = Source::new("api/a.rs", "use rustls::crypto::ring::default_provider;");
+    assert!(homes(&free).iter().all(|fault| !fault.contains("ring")), "a module of another crate");
 }
 
 #[test]
@@ -319,8 +326,64 @@ fn no_async_runtime_comes_in() {
 
 #[test]
 fn a_reader_finds_the_pages() {
-    for page in ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "LICENSE"] {
+    for page in ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE"] {
         assert!(text(page).len() > 40, "{page} says too little");
+    }
+}
+
+/// What a page says that is not so: a row of its table of `unsafe` without a block, a block without a row, a test that
+/// does not exist.
+fn untrue(page: &str, all: &[Source], tests: &[(String, String)]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect::<Vec<_>>();
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `src/")).map(cells).collect();
+    for source in all {
+        let path = format!("src/{}", source.path);
+        let blocks = words(&source.product, "unsafe").count();
+        let told: Vec<_> = rows.iter().filter(|row| row[1] == path).collect();
+        if told.len() != blocks {
+            faults.push(format!("{path} has {blocks} unsafe blocks, the table {} rows", told.len()));
+        }
+        let missing = told.iter().filter(|row| !source.product.contains(row[2].as_str()));
+        faults.extend(missing.map(|row| format!("{path} does not call {}", row[2])));
+    }
+    let known = |row: &&Vec<String>| all.iter().any(|source| format!("src/{}", source.path) == row[1]);
+    faults.extend(rows.iter().filter(|row| !known(row)).map(|row| format!("there is no {}", row[1])));
+    // A file of tests/integration by its module, or one of src by its path. What is in libc is a call.
+    let named = page.split('`').skip(1).step_by(2).filter_map(|word| word.rsplit_once("::"));
+    for (home, name) in named.filter(|(home, _)| *home != "libc") {
+        let file = if home.starts_with("src/") { home.to_owned() } else { format!("tests/integration/{home}.rs") };
+        let text = tests.iter().find(|(path, _)| *path == file).map(|(_, text)| text.as_str()).unwrap_or_default();
+        if !text.contains(&format!("#[test]\nfn {name}()")) && !text.contains(&format!("#[test]\n    fn {name}()")) {
+            faults.push(format!("{file} has no test {name}"));
+        }
+    }
+    faults
+}
+
+#[test]
+fn the_security_page_is_true() {
+    let below = |folder: &str| {
+        let read = |path: &std::path::PathBuf| {
+            let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+            (name, std::fs::read_to_string(path).expect("a source file"))
+        };
+        files(&root().join(folder)).iter().map(read).collect::<Vec<_>>()
+    };
+    let (page, all) = (text("SECURITY.md"), sources());
+    let tests = [below("src"), below("tests/integration")].concat();
+    let faults = untrue(&page, &all, &tests);
+    assert!(faults.is_empty(), "SECURITY.md:\n{}", faults.join("\n"));
+    assert!(page.matches("| `src/os/").count() >= 10 && page.matches("`limits::").count() >= 5, "the page says little");
+    let row = page.lines().find(|line| line.contains("`libc::getrandom`")).expect("a row");
+    for (from, to) in [
+        (row, ""),
+        ("libc::getrandom", "libc::nothing"),
+        ("`src/os/random.rs`", "`src/os/elsewhere.rs`"),
+        ("`security::jobs_cannot_reach_each_other`", "`security::jobs_are_kind`"),
+        ("`src/secret.rs::debug_shows_stars_alone`", "`src/job.rs::debug_shows_stars_alone`"),
+    ] {
+        assert!(page.contains(from) && !untrue(&page.replace(from, to), &all, &tests).is_empty(), "blind to {to:?}");
     }
 }
 
@@ -340,6 +403,10 @@ fn scripts_can_be_started() {
 fn every_configuration_that_is_shipped_is_valid() {
     let mut seen = 0;
     for path in files(&root().join("configs")) {
+        // Others are for systemd, Prometheus and so on; tests of their own look at those.
+        if !std::fs::read_to_string(&path).expect("text").lines().any(|line| line.starts_with("api:")) {
+            continue;
+        }
         let output = binary()
             .arg("validate")
             .arg("--config")

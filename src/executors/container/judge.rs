@@ -1,10 +1,9 @@
 //! From the evidence to the verdict: pure, so that every ending can be tested without a container.
 
-use std::time::Duration;
-
-use crate::executors::container::program::SETUP_FAILED;
 use crate::executors::container::resources::bytes;
 use crate::executors::control::Signal;
+use crate::executors::ending::{signal_name, stopped};
+use crate::executors::shell::SETUP_FAILED;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};
 
@@ -40,8 +39,6 @@ pub struct Evidence {
     pub no_fork: bool,
 }
 
-/// The contract's exit code of a timeout.
-const TIMED_OUT: i32 = -1;
 /// 128 + SIGKILL, the shell's way to write the end by the kernel.
 const KILLED: i64 = 137;
 
@@ -121,33 +118,6 @@ fn never_started(evidence: &Evidence) -> Verdict {
     Verdict::infrastructure(Phase::Setup, message)
 }
 
-/// The verdict on a job that the agent told to end, before or after its start.
-pub fn stopped(reason: &Reason, sent: Option<Signal>) -> Verdict {
-    let how = match sent {
-        None => "before it had started".to_owned(),
-        Some(signal) => format!("ended by {}", signal.as_str()),
-    };
-    let ended = match sent {
-        Some(Signal::Kill) => 137,
-        _ => 143,
-    };
-    let (cause, exit_code, message) = match reason {
-        Reason::Timeout { limit, after } => (
-            Cause::Timeout { limit, after: *after },
-            TIMED_OUT,
-            format!("the script ran longer than its limit of {} ({limit}); {how}", seconds(*after)),
-        ),
-        Reason::Cancelled(who) => (Cause::Cancelled(who), ended, format!("the job was cancelled by {who}; {how}")),
-        Reason::Disk(limit) => (
-            Cause::Disk(*limit),
-            ended,
-            format!("the script wrote more than its disk limit of {} to the root file system; {how}", bytes(*limit)),
-        ),
-    };
-    let phase = if sent.is_some() { Phase::Execution } else { Phase::Setup };
-    Verdict { phase, cause, exit_code, message }
-}
-
 /// What the exit code alone does not say.
 fn hints(evidence: &Evidence) -> String {
     let mut text = String::new();
@@ -172,29 +142,10 @@ fn hints(evidence: &Evidence) -> String {
     text
 }
 
-/// A length of time as a person writes it.
-pub fn seconds(length: Duration) -> String {
-    if length.subsec_nanos() == 0 { format!("{} s", length.as_secs()) } else { format!("{length:?}") }
-}
-
-fn signal_name(number: i64) -> String {
-    match number {
-        1 => "SIGHUP".to_owned(),
-        2 => "SIGINT".to_owned(),
-        6 => "SIGABRT".to_owned(),
-        7 => "SIGBUS".to_owned(),
-        8 => "SIGFPE".to_owned(),
-        9 => "SIGKILL".to_owned(),
-        11 => "SIGSEGV".to_owned(),
-        13 => "SIGPIPE".to_owned(),
-        15 => "SIGTERM".to_owned(),
-        31 => "SIGSYS".to_owned(),
-        number => format!("signal {number}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::verdict::Status;
 

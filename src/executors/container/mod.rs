@@ -28,10 +28,10 @@ use crate::executors::container::pulls::Pulls;
 use crate::executors::container::run::{Container, Ready};
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::usage::Sampler;
+use crate::executors::ending::stopped;
 use crate::executors::{Control, Executor, Prepared, Task};
 use crate::job::{Language, Output};
 use crate::os::random;
-use crate::secret::Secret;
 use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 
 /// Runs container jobs.
@@ -99,7 +99,7 @@ impl Executor for ContainerExecutor {
             let timings = Timings { setup, ..Timings::default() };
             Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
         };
-        let variables = variables(task);
+        let variables = task.variables();
         let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
             .map_err(|error| ended_early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let deadline = Deadline::after(self.shared.setup_timeout, "jobs.setupTimeout");
@@ -113,22 +113,9 @@ impl Executor for ContainerExecutor {
 /// The verdict on a job that came to its end before it was started.
 pub(in crate::executors::container) fn setup_verdict(error: &Error, control: &Control) -> Verdict {
     match control.reason() {
-        Some(reason) => judge::stopped(&reason, None),
+        Some(reason) => stopped(&reason, None),
         None => Verdict::infrastructure(Phase::Setup, format!("the script was not started: {error}")),
     }
-}
-
-/// The agent's own variables, then the job's: a job's own value never hides what the agent says.
-fn variables(task: &Task) -> Vec<(String, Secret)> {
-    let own = [
-        ("CRONIUM_JOB_ID", task.job.id.as_str()),
-        ("CRONIUM_JOB_TYPE", task.job.kind.as_str()),
-        ("CRONIUM_EXECUTION_ID", task.execution.as_str()),
-        ("CRONIUM_EXECUTION_MODE", task.job.kind.as_str()),
-    ];
-    let is_own = |name: &str| own.iter().any(|(key, _)| *key == name);
-    let theirs = task.job.environment.iter().filter(|(name, _)| !is_own(name)).cloned();
-    theirs.chain(own.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))).collect()
 }
 
 impl Shared {
@@ -144,7 +131,7 @@ impl Shared {
         let limits = &self.settings.limits;
         let (resources, notes) = resources::effective(&task.job.resources, &self.settings.defaults, limits);
         notes.iter().for_each(|note| output.system(note));
-        let timeout = self.timeout(task, output);
+        let timeout = task.timeout(self.default_timeout, self.max_timeout, output);
         let image = self.image(task.job.script.language).to_owned();
         let network = self.network()?;
         let device = self.device(&resources)?;
@@ -215,20 +202,6 @@ impl Shared {
             }
             result => result,
         }
-    }
-
-    /// The job's own time limit within `jobs.maxTimeout`, with the name by which its end is told.
-    fn timeout(&self, task: &Task, output: &mut dyn Output) -> (Duration, &'static str) {
-        let (wish, name) = match task.job.timeout {
-            Some(own) => (own, "the job's timeout"),
-            None => (self.default_timeout, "jobs.defaultTimeout"),
-        };
-        if wish > self.max_timeout {
-            let (wish, most) = (judge::seconds(wish), judge::seconds(self.max_timeout));
-            output.system(&format!("timeout: the job asks for {wish}, the limit is {most}"));
-            return (self.max_timeout, "jobs.maxTimeout");
-        }
-        (wish, name)
     }
 
     fn image(&self, language: Language) -> &str {

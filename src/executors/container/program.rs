@@ -7,54 +7,13 @@
 //! What it does, in order: say that it is complete (see `marker`), find the interpreter, write the script to a file (so that a traceback names a real file and
 //! the right line), enter the working directory, export the variables, and become the interpreter.
 
-use std::fmt;
-
 use crate::executors::container::marker::Marker;
-use crate::job::{Language, Script};
-use crate::limits;
+use crate::executors::shell::{self, ProgramError, Writer, candidates, check, file_name, is_exportable, quote};
+use crate::job::Script;
 use crate::secret::Secret;
 
 /// Where scripts live in the container.
 pub const WORKSPACE: &str = "/workspace";
-/// The exit code with which the program says that the script could not be started.
-pub const SETUP_FAILED: i64 = 125;
-
-/// Why a job cannot be written as a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProgramError {
-    /// A NUL byte, and where.
-    Nul(String),
-    /// The script has more bytes than are taken.
-    ScriptTooLarge(usize),
-    /// A variable's value is longer than the kernel allows.
-    VariableTooLarge(String),
-    /// All variables together are larger than is taken.
-    EnvironmentTooLarge(usize),
-    /// The working directory is not below the workspace.
-    Directory(String),
-}
-
-impl fmt::Display for ProgramError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nul(place) => write!(f, "{place} holds a NUL byte, which no script or variable can hold"),
-            Self::ScriptTooLarge(n) => {
-                write!(f, "the script has {n} bytes, at most {} are taken", limits::SCRIPT_MAX)
-            }
-            Self::VariableTooLarge(name) => {
-                write!(f, "the variable {name} is longer than the kernel's {} bytes", limits::VARIABLE_MAX)
-            }
-            Self::EnvironmentTooLarge(n) => {
-                write!(f, "the variables have {n} bytes in all, at most {} are taken", limits::ENVIRONMENT_MAX)
-            }
-            Self::Directory(dir) => {
-                write!(f, "the working directory {dir:?} is not below {WORKSPACE}; give a relative path without \"..\"")
-            }
-        }
-    }
-}
-
-impl std::error::Error for ProgramError {}
 
 /// A program that is ready to be sent. It holds secrets: it is not printed and not kept.
 pub struct Program {
@@ -75,7 +34,7 @@ impl Program {
         let directory = below_workspace(&script.working_directory)?;
         let delimiter = format!("CRONIUM_{nonce}");
         let mut writer = Writer { text: Vec::with_capacity(script.content.len() + 4096), delimiter };
-        writer.write(script, variables, workspace, &directory, nonce);
+        write(&mut writer, script, variables, workspace, &directory, nonce);
         Ok(Self { text: writer.text, nonce: nonce.to_owned() })
     }
 
@@ -84,42 +43,10 @@ impl Program {
         &self.text
     }
 
-    /// What the program itself said when it could not start the script, found at the end of its stderr.
-    pub fn complaint(nonce: &str, stderr_tail: &[u8]) -> Option<String> {
-        let tail = String::from_utf8_lossy(stderr_tail);
-        let mark = format!("cronium setup {nonce}: ");
-        tail.lines().rev().find_map(|line| line.strip_prefix(&mark).map(str::to_owned))
-    }
-
     /// The random word.
     pub fn nonce(&self) -> &str {
         &self.nonce
     }
-}
-
-fn check(script: &Script, variables: &[(String, Secret)]) -> Result<(), ProgramError> {
-    if script.content.len() > limits::SCRIPT_MAX {
-        return Err(ProgramError::ScriptTooLarge(script.content.len()));
-    }
-    if let Some(at) = script.content.bytes().position(|b| b == 0) {
-        let line = script.content[..at].bytes().filter(|&b| b == b'\n').count() + 1;
-        return Err(ProgramError::Nul(format!("the script's line {line}")));
-    }
-    let mut total = 0;
-    for (name, value) in variables {
-        if name.contains('\0') || value.expose().contains('\0') {
-            return Err(ProgramError::Nul(format!("the variable {}", name.replace('\0', "\u{fffd}"))));
-        }
-        let length = name.len() + 1 + value.expose().len();
-        if length > limits::VARIABLE_MAX {
-            return Err(ProgramError::VariableTooLarge(name.clone()));
-        }
-        total += length;
-    }
-    if total > limits::ENVIRONMENT_MAX {
-        return Err(ProgramError::EnvironmentTooLarge(total));
-    }
-    Ok(())
 }
 
 /// The working directory relative to the workspace; empty for the workspace itself.
@@ -137,127 +64,35 @@ fn below_workspace(directory: &str) -> Result<String, ProgramError> {
     if parts.contains(&"..") { Err(outside()) } else { Ok(parts.join("/")) }
 }
 
-/// The script's file in the workspace.
-pub fn file_name(language: Language) -> &'static str {
-    match language {
-        Language::Bash => "script.sh",
-        Language::Python => "script.py",
-        Language::Node => "script.js",
+fn write(
+    writer: &mut Writer,
+    script: &Script,
+    variables: &[(String, Secret)],
+    workspace: &str,
+    directory: &str,
+    nonce: &str,
+) {
+    let (exported, odd): (Vec<_>, Vec<_>) = variables.iter().partition(|(name, _)| is_exportable(name));
+    let candidates = candidates(script.language);
+    writer.line("{");
+    writer.line(&format!("echo '{}' >&2", Marker::line(nonce)));
+    writer.line("unset TINI_KILL_PROCESS_GROUP");
+    writer.line(&shell::complain(nonce));
+    writer.line(&format!("cd {workspace} || f \"the image has no {workspace} that uid $(id -u) may enter\""));
+    let language = script.language.as_str();
+    writer.line(&format!("i=$({candidates}) || f \"the image has no {language} interpreter on its PATH\""));
+    let file = format!("{workspace}/{}", file_name(script.language));
+    writer.file(&file, &script.content);
+    writer.line(&format!("set -- \"$i\" '' {workspace}"));
+    let start = writer.become_interpreter(script.language, &odd);
+    if !directory.is_empty() {
+        let word = quote(directory);
+        writer.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
     }
-}
-
-/// Whether a shell can export a variable of this name. Bash, where it serves as `sh`, has some that are read-only.
-fn is_exportable(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let read_only = ["UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"].contains(&name);
-    first && rest && !read_only
-}
-
-/// `text` as one word of shell.
-fn quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn hex(text: &str) -> String {
-    use fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
-}
-
-struct Writer {
-    text: Vec<u8>,
-    delimiter: String,
-}
-
-impl Writer {
-    fn line(&mut self, line: &str) {
-        self.text.extend_from_slice(line.as_bytes());
-        self.text.push(b'\n');
-    }
-
-    /// A file with `content`, by a here-document in which nothing is special.
-    fn file(&mut self, path: &str, content: &str) {
-        let delimiter = self.delimiter.clone();
-        self.line(&format!("cat > {path} <<'{delimiter}' || f \"cannot write {path}; is it full or read-only?\""));
-        self.text.extend_from_slice(content.as_bytes());
-        if !content.ends_with('\n') {
-            self.text.push(b'\n');
-        }
-        self.line(&delimiter);
-    }
-
-    fn write(
-        &mut self,
-        script: &Script,
-        variables: &[(String, Secret)],
-        workspace: &str,
-        directory: &str,
-        nonce: &str,
-    ) {
-        let (exported, odd): (Vec<_>, Vec<_>) = variables.iter().partition(|(name, _)| is_exportable(name));
-        let candidates = match script.language {
-            Language::Bash => "command -v bash",
-            Language::Python => "command -v python3 || command -v python",
-            Language::Node => "command -v node || command -v nodejs",
-        };
-        self.line("{");
-        self.line(&format!("echo '{}' >&2", Marker::line(nonce)));
-        self.line("unset TINI_KILL_PROCESS_GROUP");
-        self.line(&format!("f() {{ printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {SETUP_FAILED}; }}"));
-        self.line(&format!("cd {workspace} || f \"the image has no {workspace} that uid $(id -u) may enter\""));
-        let language = script.language.as_str();
-        self.line(&format!("i=$({candidates}) || f \"the image has no {language} interpreter on its PATH\""));
-        let file = format!("{workspace}/{}", file_name(script.language));
-        self.file(&file, &script.content);
-        let start = self.odd_names(script.language, &odd, workspace, &file);
-        if !directory.is_empty() {
-            let word = quote(directory);
-            self.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
-        }
-        self.line(&format!("export HOME={workspace} PYTHONUNBUFFERED=1"));
-        for (name, value) in exported {
-            self.line(&format!("export {name}={}", quote(value.expose())));
-        }
-        self.line(&start);
-        self.line("}");
-    }
-
-    /// Sees to the variables whose names no shell can export; gives the line that becomes the interpreter.
-    fn odd_names(&mut self, language: Language, odd: &[&(String, Secret)], workspace: &str, file: &str) -> String {
-        if odd.is_empty() {
-            return format!("exec \"$i\" {file} </dev/null");
-        }
-        let each = |write: fn(&str, &str) -> String| -> String {
-            odd.iter().map(|(name, value)| write(&hex(name), &hex(value.expose()))).collect()
-        };
-        let helper = format!("{workspace}/.cronium-environment");
-        match language {
-            Language::Python => {
-                let set = each(|n, v| format!("os.environb[bytes.fromhex('{n}')]=bytes.fromhex('{v}')\n"));
-                let code = format!("import os,sys\nos.unlink(sys.argv[0])\n{set}os.execv(sys.argv[1],sys.argv[1:])\n");
-                self.file(&helper, &code);
-                format!("exec \"$i\" {helper} \"$i\" {file} </dev/null")
-            }
-            Language::Node => {
-                let set = each(|n, v| format!("process.env[u('{n}')]=u('{v}')\n"));
-                let head = "require('fs').unlinkSync(__filename)\nconst u=h=>Buffer.from(h,'hex').toString()\n";
-                self.file(&format!("{helper}.js"), &format!("{head}{set}"));
-                format!("exec \"$i\" -r {helper}.js {file} </dev/null")
-            }
-            Language::Bash => {
-                let set = each(|n, v| format!("$ENV{{pack('H*','{n}')}}=pack('H*','{v}');\n"));
-                self.file(&helper, &format!("unlink $0;\n{set}exec {{$ARGV[0]}} @ARGV;\n"));
-                let names: Vec<&str> = odd.iter().map(|(name, _)| name.as_str()).collect();
-                let note = quote(&format!("cronium: left out, since this image has no perl to pass them: {names:?}"));
-                self.line(&format!("p=$(command -v perl) || {{ rm -f {helper}; echo {note} >&2; }}"));
-                format!("exec ${{p:+\"$p\" {helper}}} \"$i\" {file} </dev/null")
-            }
-        }
-    }
+    writer.line(&format!("export HOME={workspace} PYTHONUNBUFFERED=1"));
+    writer.exports(&exported);
+    writer.line(&start);
+    writer.line("}");
 }
 
 #[cfg(test)]
@@ -266,6 +101,9 @@ mod tests {
     use std::process::{Command, Output, Stdio};
 
     use super::*;
+    use crate::executors::shell::complaint;
+    use crate::job::Language;
+    use crate::limits;
 
     const NONCE: &str = "00ff";
 
@@ -295,7 +133,7 @@ mod tests {
     }
 
     fn stdout(output: &Output) -> String {
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{:?} {}", output.status, String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -322,6 +160,15 @@ mod tests {
         assert_eq!(stdout(&run(&script(Language::Python, python), &odd, None)), wanted);
         let node = "console.log(['MY-VAR','a.b','UID','1x','PLAIN'].map(n => process.env[n]).join('|'))";
         assert_eq!(stdout(&run(&script(Language::Node, node), &odd, None)), wanted);
+    }
+
+    #[test]
+    fn variables_may_have_the_names_that_the_program_uses() {
+        let mine = [("i", "/bin/false"), ("p", "x"), ("f", "y"), ("m", "z"), ("IFS", "e"), ("PATH", "/nowhere")];
+        let text = script(Language::Bash, "echo \"$i $p $f $m $PATH\"");
+        assert_eq!(stdout(&run(&text, &mine, None)), "/bin/false x y z /nowhere\n");
+        let odd: Vec<_> = mine.into_iter().chain([("a-b", "c")]).collect();
+        assert_eq!(stdout(&run(&text, &odd, None)), "/bin/false x y z /nowhere\n");
     }
 
     #[test]
@@ -360,9 +207,9 @@ mod tests {
         child.stdin.take().expect("stdin").write_all(program.bytes()).expect("write");
         let output = child.wait_with_output().expect("output");
         assert_eq!(output.status.code(), Some(125));
-        let told = Program::complaint(NONCE, &output.stderr).expect("a complaint");
+        let told = complaint(NONCE, &output.stderr).expect("a complaint");
         assert!(told.starts_with("the image has no /nowhere-at-all"), "{told}");
-        assert_eq!(Program::complaint("other", &output.stderr), None);
+        assert_eq!(complaint("other", &output.stderr), None);
     }
 
     #[test]

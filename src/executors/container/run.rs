@@ -6,13 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::types::ResourceSet;
 use crate::docker::containers::{Attached, Inspect, Piece, short};
 use crate::docker::{self, Deadline, Error};
-use crate::executors::container::judge::{Evidence, judge, seconds};
+use crate::executors::container::judge::{Evidence, judge};
 use crate::executors::container::marker::Marker;
 use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::container::{Shared, setup_verdict};
 use crate::executors::control::{Signal, Target};
-use crate::executors::{Control, Prepared, Task};
+use crate::executors::ending::{seconds, stopped};
+use crate::executors::{Control, Prepared, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::os::cgroup::Reading;
@@ -189,7 +190,7 @@ impl Ready {
                             return output.bytes(stream, bytes);
                         }
                         marker.take(bytes, &mut |bytes| {
-                            keep_tail(&mut followed.stderr_tail, bytes);
+                            shell::keep_tail(&mut followed.stderr_tail, bytes);
                             output.bytes(stream, bytes);
                         });
                     });
@@ -318,10 +319,10 @@ impl Ready {
             memory_limit: self.resources.memory,
             pids_limit: self.resources.pids,
             disk_limit: self.resources.disk,
-            complaint: Program::complaint(self.program.nonce(), &followed.stderr_tail),
+            complaint: shell::complaint(self.program.nonce(), &followed.stderr_tail),
             engine_error: found.state.error.clone(),
             image: self.image.clone(),
-            no_space: tells_of_full_device(&followed.stderr_tail),
+            no_space: shell::tells_of_full_device(&followed.stderr_tail),
             no_fork: tells_of_refused_fork(&followed.stderr_tail),
         }
     }
@@ -331,7 +332,7 @@ impl Ready {
         let told = match self.control.reason() {
             Some(reason) if self.control.is_given_up() => format!(
                 "{}, but the engine did not end the container within {}: {error}",
-                crate::executors::container::judge::stopped(&reason, self.control.sent()).message,
+                stopped(&reason, self.control.sent()).message,
                 seconds(limits::KILL_PATIENCE)
             ),
             _ => format!("the container's end is unknown: {error}"),
@@ -340,41 +341,10 @@ impl Ready {
     }
 }
 
-/// Keeps the last `limits::STDERR_TAIL` bytes.
-fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
-    let bytes = &bytes[bytes.len().saturating_sub(limits::STDERR_TAIL)..];
-    let surplus = (tail.len() + bytes.len()).saturating_sub(limits::STDERR_TAIL);
-    tail.drain(..surplus.min(tail.len()));
-    tail.extend_from_slice(bytes);
-}
-
-/// The C library's words for ENOSPC, which every interpreter passes on.
-fn tells_of_full_device(stderr: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(stderr);
-    text.contains("No space left on device") || text.contains("ENOSPC")
-}
-
 /// The C library's words for EAGAIN where they are about a process or thread.
 fn tells_of_refused_fork(stderr: &[u8]) -> bool {
     let text = String::from_utf8_lossy(stderr);
     let words = ["fork", "spawn", "thread", "clone", "BlockingIOError"];
     (text.contains("Resource temporarily unavailable") || text.contains("EAGAIN"))
         && words.iter().any(|word| text.contains(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tail_is_kept_and_bounded() {
-        let mut tail = Vec::new();
-        for n in 0..2000u32 {
-            keep_tail(&mut tail, format!("line {n}\n").as_bytes());
-            assert!(tail.len() <= limits::STDERR_TAIL);
-        }
-        assert!(tail.ends_with(b"line 1999\n"));
-        keep_tail(&mut tail, &vec![b'x'; limits::STDERR_TAIL * 3]);
-        assert_eq!(tail, vec![b'x'; limits::STDERR_TAIL]);
-    }
 }

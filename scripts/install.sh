@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# install.sh --binary FILE [--sha256 FILE] [--token-file FILE] [--prefix DIR] [--root DIR]
+# install.sh --uninstall [--purge] [--prefix DIR] [--root DIR]
+#
+# Puts the agent on a host with systemd: program, unit, user, configuration, token. To be run as root; running it again
+# is an upgrade and changes neither configuration nor token. It starts nothing: it says how.
+#   --binary FILE      the program, as scripts/build-static.sh makes it
+#   --sha256 FILE      its checksum (default: FILE.sha256 beside it); without a right one nothing is installed
+#   --token-file FILE  the backend's token, copied to /etc/cronium/api-token (mode 0600) if that has none yet
+#   --prefix DIR       where bin/ is (default: /usr/local)
+#   --root DIR         installs below DIR, for an image or a test: no user is made, systemd is not told
+#   --uninstall        removes program and unit; configuration, token and state stay
+#   --purge            with --uninstall: removes those and the user too
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SERVICE=cronium-agent.service
+ACCOUNT=cronium
+BINARY='' SUM='' TOKEN='' PREFIX=/usr/local ROOT='' UNINSTALL='' PURGE=''
+
+say() { printf 'install: %s\n' "$*"; }
+die() {
+    printf 'install: error: %s\n' "$*" >&2
+    exit 1
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --binary | --sha256 | --token-file | --prefix | --root)
+            [ -n "${2:-}" ] || die "$1 needs a value"
+            case $1 in
+                --binary) BINARY=$2 ;;
+                --sha256) SUM=$2 ;;
+                --token-file) TOKEN=$2 ;;
+                --prefix) PREFIX=$2 ;;
+                --root) ROOT=${2%/} ;;
+            esac
+            shift
+            ;;
+        --uninstall) UNINSTALL=1 ;;
+        --purge) PURGE=1 ;;
+        -h | --help)
+            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) die "unknown argument '$1': see --help" ;;
+    esac
+    shift
+done
+case $PREFIX in
+    # It becomes part of the unit's ExecStart=, where a blank ends a word and % has a meaning.
+    /*[!A-Za-z0-9/._-]*) die "--prefix may hold letters, digits and /._- only" ;;
+    /*) PREFIX=${PREFIX%/} ;;
+    *) die "--prefix needs an absolute path" ;;
+esac
+case $ROOT in
+    '' | /*) ;;
+    *) die "--root needs an absolute path, and not /" ;;
+esac
+[ -z "$PURGE" ] || [ -n "$UNINSTALL" ] || die "--purge goes with --uninstall"
+[ -n "$ROOT" ] || [ "$(id -u)" -eq 0 ] || die "has to run as root"
+
+PROGRAM=$ROOT$PREFIX/bin/cronium-agent
+UNIT=$ROOT/etc/systemd/system/$SERVICE
+SETTINGS=$ROOT/etc/cronium
+STATE=$ROOT/var/lib/cronium
+LOGS=$ROOT/var/log/cronium
+
+# In a root of its own there is no service manager to tell, and no account: an image makes it when it boots.
+on_host() { [ -z "$ROOT" ]; }
+systemd_runs() { on_host && [ -d /run/systemd/system ]; }
+has_account() { getent passwd "$ACCOUNT" >/dev/null; }
+
+# place MODE SOURCE TARGET: written beside and renamed, so that a running program is replaced and not overwritten, and
+# nobody sees half a file. An equal file is left alone.
+place() {
+    local mode=$1 source=$2 target=$3 beside
+    if cmp -s "$source" "$target" && [ "$(stat -c %a "$target")" = "${mode#0}" ]; then
+        say "$target is up to date"
+        return 0
+    fi
+    mkdir -p "$(dirname "$target")"
+    beside=$target.new
+    install -m "$mode" "$source" "$beside"
+    mv -f "$beside" "$target"
+    say "$target written"
+}
+
+# The checksum's file has a line of sha256sum; only the sum counts, since the program may have been renamed.
+check_sum() {
+    local wanted found
+    [ -f "$BINARY" ] || die "--binary $BINARY: no such file"
+    [ -f "$SUM" ] || die "no checksum: $SUM is missing; give it with --sha256"
+    wanted=$(awk 'NR == 1 {print tolower($1)}' "$SUM")
+    [[ $wanted =~ ^[0-9a-f]{64}$ ]] || die "$SUM holds no SHA-256 sum"
+    found=$(sha256sum <"$BINARY" | awk '{print $1}')
+    [ "$wanted" = "$found" ] ||
+        die "$BINARY is not what was built: its SHA-256 is $found, $SUM says $wanted; nothing was installed"
+    say "checksum of $BINARY is right"
+}
+
+make_account() {
+    on_host || return 0
+    if ! has_account; then
+        # useradd is on every distribution with systemd; adduser means different things on different ones.
+        useradd --system --user-group --no-create-home --home-dir /var/lib/cronium --shell /usr/sbin/nologin "$ACCOUNT"
+        say "user and group $ACCOUNT made"
+    fi
+    getent group docker >/dev/null ||
+        say "note: this host has no group docker; install the engine, or name the group of its socket with systemctl edit $SERVICE"
+}
+
+# owned GROUP MODE PATH: the configuration is root's and readable for the agent's group.
+owned() {
+    chmod "$2" "$3"
+    ! on_host || chown "root:$1" "$3"
+}
+
+make_settings() {
+    local config=$SETTINGS/cronium-orchestrator.yaml token=$SETTINGS/api-token
+    mkdir -p "$SETTINGS"
+    owned "$ACCOUNT" 0750 "$SETTINGS"
+    if [ -e "$config" ]; then
+        say "$config is kept as it is"
+    else
+        place 0640 "$SCRATCH/config" "$config"
+        owned "$ACCOUNT" 0640 "$config"
+    fi
+    # Made with its mode, never opened for others even for a moment.
+    [ -e "$token" ] || (umask 077 && : >"$token")
+    if [ -n "$TOKEN" ] && [ ! -s "$token" ]; then
+        (umask 077 && cat "$TOKEN" >"$token.new" && mv -f "$token.new" "$token")
+        say "$token written"
+    elif [ -n "$TOKEN" ]; then
+        say "$token has a token already, which is kept"
+    fi
+    owned root 0600 "$token"
+    [ -s "$token" ] || NEXT+=("write the backend's token into ${token#"$ROOT"} (one line, the file keeps its mode)")
+}
+
+# The unit that is shipped, with the prefix that was asked for; the configuration that is shipped, without its token,
+# which comes as a credential.
+prepare() {
+    SCRATCH=$(mktemp -d)
+    trap 'rm -rf "$SCRATCH"' EXIT
+    sed "s|^ExecStart=/usr/local/bin/|ExecStart=$PREFIX/bin/|" "$HERE/configs/systemd/$SERVICE" >"$SCRATCH/unit"
+    grep -q "^ExecStart=$PREFIX/bin/cronium-agent " "$SCRATCH/unit" || die "the unit has no ExecStart= to adapt"
+    cat >"$SCRATCH/config" <<'CONFIG'
+# The configuration of cronium-agent on this host. Every key and its default: configs/cronium-orchestrator.yaml of the
+# sources, or `cronium-agent validate --explain`. The token is not here: it is in api-token beside this file.
+api:
+  endpoint: http://localhost:5001
+CONFIG
+}
+
+install_all() {
+    local word
+    [ -n "$BINARY" ] || die "--binary is needed: see --help"
+    [ -z "$TOKEN" ] || [ -s "$TOKEN" ] || die "--token-file $TOKEN: no such file, or an empty one"
+    SUM=${SUM:-$BINARY.sha256}
+    NEXT=()
+    check_sum
+    prepare
+    make_account
+    [ -e "$SETTINGS/cronium-orchestrator.yaml" ] || NEXT+=("set api.endpoint in /etc/cronium/cronium-orchestrator.yaml")
+    place 0755 "$BINARY" "$PROGRAM"
+    place 0644 "$SCRATCH/unit" "$UNIT"
+    make_settings
+    if systemd_runs; then systemctl daemon-reload; fi
+    # A restart is left to the operator: he knows when.
+    NEXT+=("systemctl enable --now $SERVICE, or systemctl restart $SERVICE after an upgrade")
+    say "installed. Next:"
+    for word in "${NEXT[@]}"; do say "  - $word"; done
+}
+
+uninstall() {
+    if systemd_runs && [ -e "$UNIT" ]; then
+        say "stopping $SERVICE: running jobs are waited for"
+        systemctl disable --now "$SERVICE"
+    fi
+    rm -f "$UNIT" "$PROGRAM"
+    if systemd_runs; then systemctl daemon-reload; fi
+    say "removed $PROGRAM and $UNIT"
+    if [ -z "$PURGE" ]; then
+        say "kept: $SETTINGS, $STATE, $LOGS and the user $ACCOUNT; --purge removes them"
+        return 0
+    fi
+    rm -rf "$SETTINGS" "$STATE" "$LOGS" "$UNIT.d"
+    if on_host && has_account; then userdel "$ACCOUNT"; fi
+    say "removed $SETTINGS, $STATE, $LOGS and the user $ACCOUNT"
+}
+
+if [ -n "$UNINSTALL" ]; then uninstall; else install_all; fi

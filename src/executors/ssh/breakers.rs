@@ -1,0 +1,159 @@
+//! The circuit breakers of all servers: a host that does not answer costs one job its time, not every job.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::executors::ssh::error::Error;
+use crate::job::Server;
+use crate::limits;
+use crate::metrics;
+use crate::policy::breaker::{Breaker, Pass, Settings, State, Transition};
+
+/// Shared by clones.
+#[derive(Debug, Clone)]
+pub struct Breakers {
+    settings: Settings,
+    all: Arc<Mutex<BTreeMap<String, Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    breaker: Breaker,
+    used: Instant,
+}
+
+/// A breaker that is not closed, for `/health` and `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tripped {
+    /// `host:port`
+    pub server: String,
+    pub state: State,
+    pub failures: u32,
+}
+
+impl Breakers {
+    /// None yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, all: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks to connect.
+    pub fn admit(&self, server: &Server) -> Result<Pass, Error> {
+        let (address, now) = (server.address(), Instant::now());
+        let mut all = self.lock();
+        make_room(&mut all, &address, now);
+        let entry =
+            all.entry(address.clone()).or_insert_with(|| Entry { breaker: Breaker::new(self.settings), used: now });
+        entry.used = now;
+        let result = entry.breaker.admit(now);
+        drop(all);
+        match result {
+            Ok(pass) => {
+                tell(&address, pass.transition());
+                Ok(pass)
+            }
+            Err(refused) => Err(Error::BreakerOpen {
+                server: server.shown(),
+                failures: refused.failures,
+                retry_in: refused.retry_at.saturating_duration_since(now),
+            }),
+        }
+    }
+
+    /// Says what came of it: `false` only where server or network are out of order.
+    pub fn record(&self, server: &Server, pass: Pass, success: bool) {
+        let address = server.address();
+        let mut all = self.lock();
+        let Some(entry) = all.get_mut(&address) else { return };
+        let transition = entry.breaker.record(pass, success, Instant::now());
+        drop(all);
+        tell(&address, transition);
+    }
+
+    /// All that are not closed.
+    pub fn tripped(&self) -> Vec<Tripped> {
+        let now = Instant::now();
+        let all = self.lock();
+        let each = all.iter().map(|(server, entry)| Tripped {
+            server: server.clone(),
+            state: entry.breaker.state(now),
+            failures: entry.breaker.failures(),
+        });
+        each.filter(|tripped| tripped.state != State::Closed).collect()
+    }
+}
+
+/// Forgets the closed breaker that was unused for longest, when there are too many.
+fn make_room(all: &mut BTreeMap<String, Entry>, wanted: &str, now: Instant) {
+    if all.len() < limits::SSH_BREAKERS || all.contains_key(wanted) {
+        return;
+    }
+    let closed = all.iter().filter(|(_, entry)| entry.breaker.state(now) == State::Closed);
+    let oldest = closed.min_by_key(|(_, entry)| entry.used).or_else(|| all.iter().min_by_key(|(_, entry)| entry.used));
+    if let Some(oldest) = oldest.map(|(server, _)| server.clone()) {
+        all.remove(&oldest);
+    }
+}
+
+/// A change goes to the log and to the metrics.
+fn tell(server: &str, transition: Option<Transition>) {
+    let Some(Transition { from, to, failures }) = transition else { return };
+    match to {
+        State::Open => log::error!("the circuit breaker of {server} opens: {failures} failed connections in a row"),
+        State::HalfOpen => log::warn!("the circuit breaker of {server} lets a trial through"),
+        State::Closed => log::info!("the circuit breaker of {server} closes again (it was {from})"),
+    }
+    metrics::ssh_breaker(
+        server,
+        match to {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn server(host: &str) -> Server {
+        Server {
+            id: None,
+            name: host.to_owned(),
+            host: host.to_owned(),
+            port: 22,
+            user: "u".to_owned(),
+            private_key: None,
+            passphrase: None,
+            password: None,
+        }
+    }
+
+    #[test]
+    fn each_server_has_its_own_and_the_number_is_bounded() {
+        let timeout = Duration::from_secs(60);
+        let settings =
+            Settings { enabled: true, failure_threshold: 2, success_threshold: 1, timeout, half_open_requests: 1 };
+        let breakers = Breakers::new(settings);
+        for _ in 0..2 {
+            let pass = breakers.admit(&server("a")).expect("closed");
+            breakers.record(&server("a"), pass, false);
+        }
+        let error = breakers.admit(&server("a")).expect_err("open");
+        assert!(error.to_string().contains("a:22 is open after 2 failed connections"), "{error}");
+        assert_eq!(breakers.tripped().len(), 1);
+        for n in 0..limits::SSH_BREAKERS + 10 {
+            drop(breakers.admit(&server(&format!("h{n}"))).expect("closed"));
+        }
+        assert_eq!(breakers.lock().len(), limits::SSH_BREAKERS);
+        assert!(breakers.admit(&server("a")).is_err(), "the open one was kept");
+    }
+}

@@ -1,0 +1,218 @@
+//! From what a server told of a script's end to the verdict: pure, so that every ending can be tested without a server.
+
+use crate::executors::control::Signal;
+use crate::executors::ending::{signal_name, stopped};
+use crate::executors::shell::SETUP_FAILED;
+use crate::policy::stop::Reason;
+use crate::verdict::{Cause, Phase, Verdict};
+
+/// What the server's `status` line says; see `remote`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Ending {
+    /// The script's exit code; none when nobody on the server saw its end.
+    pub code: Option<i32>,
+    /// Bytes of stdout and stderr in all.
+    pub sizes: [u64; 2],
+    /// Processes of a stopped script that could not be killed.
+    pub left: u32,
+    /// Kilobytes left on the file system of the job's folder.
+    pub free: Option<u64>,
+    /// Whether the server has been up since the script's start.
+    pub same_boot: bool,
+    /// Whether a stream could not be kept whole.
+    pub output_lost: bool,
+    /// Processor time of the script and its children, in seconds.
+    pub cpu_seconds: f64,
+    pub pid: Option<u32>,
+}
+
+impl Ending {
+    /// Reads `out=1 err=2 left=0 free=9 boot=same pid=7 code=0 kept=0,0 cpu=0m0.1s+0m0.2s`; what is missing stays unknown.
+    pub fn read(text: &str) -> Self {
+        let mut ending = Self::default();
+        for (name, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
+            match name {
+                "out" => ending.sizes[0] = value.parse().unwrap_or(0),
+                "err" => ending.sizes[1] = value.parse().unwrap_or(0),
+                "left" => ending.left = value.parse().unwrap_or(0),
+                "free" => ending.free = value.parse().ok(),
+                "boot" => ending.same_boot = value == "same",
+                "code" => ending.code = value.parse().ok(),
+                // 143: closed by the supervisor, since a process that was left in the background held it open.
+                "kept" => ending.output_lost = value.split(',').any(|code| !matches!(code, "0" | "143")),
+                "cpu" => ending.cpu_seconds = value.split('+').filter_map(minutes).sum(),
+                "pid" => ending.pid = value.parse().ok(),
+                _ => {}
+            }
+        }
+        ending
+    }
+}
+
+/// `0m1.25s` in seconds.
+fn minutes(text: &str) -> Option<f64> {
+    let (minutes, seconds) = text.strip_suffix('s')?.split_once('m')?;
+    Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?)
+}
+
+/// What is known when a script has ended.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    /// The server, as messages name it.
+    pub server: String,
+    pub temp_dir: String,
+    pub ending: Ending,
+    /// Why the agent told it to end, and the last signal that reached the server for that.
+    pub reason: Option<Reason>,
+    pub sent: Option<Signal>,
+    /// `run`'s own words, when it could not become the interpreter.
+    pub complaint: Option<String>,
+    /// Whether the script's last words on stderr speak of a full device.
+    pub no_space: bool,
+}
+
+/// Says how the script ended.
+pub fn judge(evidence: &Evidence) -> Verdict {
+    let Evidence { server, ending, .. } = evidence;
+    let verdict = |cause, exit_code, message| Verdict { phase: Phase::Execution, cause, exit_code, message };
+    let hints = hints(evidence);
+    if let (Some(reason), Some(_)) = (&evidence.reason, evidence.sent) {
+        let mut verdict = stopped(reason, evidence.sent);
+        verdict.message.push_str(&format!(" on {server}{hints}"));
+        return verdict;
+    }
+    let Some(code) = ending.code else {
+        let message = if ending.same_boot {
+            format!(
+                "the script on {server} is over, but its end was not recorded: somebody killed the process that waits \
+                 for it, or the server ran out of memory; its exit code is unknown{hints}"
+            )
+        } else {
+            rebooted(server)
+        };
+        return Verdict::infrastructure(Phase::Execution, message);
+    };
+    if i64::from(code) == SETUP_FAILED
+        && let Some(complaint) = &evidence.complaint
+    {
+        return Verdict::infrastructure(
+            Phase::Setup,
+            format!("the script could not be started on {server}: {complaint}"),
+        );
+    }
+    match code {
+        0 => verdict(Cause::Success, 0, format!("the script ended with exit code 0 on {server}{hints}")),
+        129..=192 => {
+            let number = code - 128;
+            let name = signal_name(number.into());
+            let message = format!(
+                "the script ended with exit code {code} on {server}, as a process does that {name} ended; the agent did \
+                 not send it{hints}"
+            );
+            verdict(Cause::Signal(number), code, message)
+        }
+        _ => verdict(Cause::Exit, code, format!("the script ended with exit code {code} on {server}{hints}")),
+    }
+}
+
+/// The words for a server that was restarted under a script.
+pub fn rebooted(server: &str) -> String {
+    format!("{server} was restarted while the script ran there: its end is unknown")
+}
+
+/// The words for a job whose folder has gone.
+pub fn vanished(server: &str, directory: &str) -> String {
+    format!(
+        "the job's folder {directory} is gone from {server}, as after a restart of the host or when somebody empties its \
+         temporary files: the script's end is unknown"
+    )
+}
+
+fn hints(evidence: &Evidence) -> String {
+    let Evidence { server, temp_dir, ending, .. } = evidence;
+    let mut text = String::new();
+    if ending.output_lost {
+        text.push_str(&format!("; {server} could not keep all of its output in {temp_dir}: no space left there"));
+    } else if evidence.no_space && ending.code != Some(0) {
+        text.push_str(&format!("; its last words speak of a full device on {server}"));
+    }
+    if ending.left > 0 {
+        text.push_str(&format!("; {} processes of it are still there and could not be killed", ending.left));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::verdict::Status;
+
+    #[test]
+    fn the_status_line_is_read_with_distrust() {
+        let line = "out=12 err=3 left=1 free=900 boot=same pid=77 code=3 kept=0,143 cpu=1m0.5s+0m0.25s";
+        let want = Ending {
+            code: Some(3),
+            sizes: [12, 3],
+            left: 1,
+            free: Some(900),
+            same_boot: true,
+            output_lost: false,
+            cpu_seconds: 60.75,
+            pid: Some(77),
+        };
+        assert_eq!(Ending::read(line), want);
+        assert!(Ending::read("kept=0,1").output_lost);
+        assert_eq!(Ending::read("out=x err=-1 boot=other none code= =7"), Ending::default());
+    }
+
+    #[test]
+    fn every_ending_has_its_verdict() {
+        let with = |code| Evidence {
+            server: "web-1 (h:22)".to_owned(),
+            temp_dir: "/tmp/cronium".to_owned(),
+            ending: Ending { code, same_boot: true, ..Ending::default() },
+            ..Evidence::default()
+        };
+        let timeout = Some(Reason::Timeout { limit: "the job's timeout", after: Duration::from_secs(2) });
+        let full = Ending { code: Some(1), output_lost: true, ..Ending::default() };
+        let table = [
+            (with(Some(0)), Status::Completed, "success", 0, "exit code 0 on web-1 (h:22)"),
+            (with(Some(3)), Status::Failed, "script", 3, "exit code 3"),
+            (with(Some(137)), Status::Failed, "signal", 137, "SIGKILL"),
+            (with(Some(125)), Status::Failed, "script", 125, "exit code 125"),
+            (
+                Evidence { complaint: Some("no such folder".into()), ..with(Some(125)) },
+                Status::Failed,
+                "infrastructure",
+                125,
+                "could not be started on web-1 (h:22): no such folder",
+            ),
+            (with(None), Status::Failed, "infrastructure", 125, "exit code is unknown"),
+            (
+                Evidence { ending: Ending::default(), ..with(None) },
+                Status::Failed,
+                "infrastructure",
+                125,
+                "was restarted",
+            ),
+            (
+                Evidence { reason: timeout.clone(), sent: Some(Signal::Kill), ..with(Some(137)) },
+                Status::Timeout,
+                "timeout",
+                -1,
+                "SIGKILL on web-1",
+            ),
+            // It ended by itself before the signal came to the server.
+            (Evidence { reason: timeout, ..with(Some(0)) }, Status::Completed, "success", 0, "exit code 0"),
+            (Evidence { ending: full, ..with(Some(1)) }, Status::Failed, "script", 1, "no space left"),
+            (Evidence { no_space: true, ..with(Some(1)) }, Status::Failed, "script", 1, "full device on web-1"),
+        ];
+        for (evidence, status, reason, code, words) in table {
+            let verdict = judge(&evidence);
+            assert_eq!((verdict.status(), verdict.reason(), verdict.exit_code), (status, reason, code), "{verdict}");
+            assert!(verdict.message.contains(words), "{verdict}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Runs a script on a server over SSH; the script outlives the connection.
+//!
+//! From top to bottom: [`SshExecutor::prepare`] gets a session with a waiting shell from the pool, over a connection that
+//! is shared with other jobs; `run` (in `run.rs`) sends the program that starts the script in a session of its own and
+//! follows its output, comes back when the connection breaks, and collects what is left at the end. What happens on the
+//! server is in `remote.rs`.
+
+pub mod breakers;
+pub mod connection;
+pub mod dial;
+pub mod error;
+pub mod hosts;
+pub mod judge;
+pub mod keys;
+pub mod known_hosts;
+pub mod pool;
+pub mod preamble;
+pub mod remote;
+pub mod run;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::types::{Config, Ssh as Settings};
+use crate::executors::ending::stopped;
+use crate::executors::ssh::breakers::{Breakers, Tripped};
+use crate::executors::ssh::error::Error;
+use crate::executors::ssh::pool::{Pool, Wish};
+use crate::executors::ssh::remote::Place;
+use crate::executors::ssh::run::Ready;
+use crate::executors::{Control, Executor, Prepared, Task};
+use crate::job::{Output, Server};
+use crate::os::random;
+use crate::policy::breaker;
+use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
+
+/// Runs jobs on servers.
+#[derive(Debug, Clone)]
+pub struct SshExecutor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(in crate::executors::ssh) struct Shared {
+    settings: Settings,
+    pool: Pool,
+    breakers: Breakers,
+    setup_timeout: Duration,
+    cleanup_timeout: Duration,
+    default_timeout: Duration,
+    max_timeout: Duration,
+}
+
+impl SshExecutor {
+    /// An executor as `ssh` and `jobs` have it; it connects to nothing yet.
+    pub fn new(config: &Config) -> Self {
+        let settings = config.ssh.clone();
+        let breakers = Breakers::new(breaker::Settings {
+            enabled: settings.breaker_enabled,
+            failure_threshold: settings.failure_threshold,
+            success_threshold: settings.success_threshold,
+            timeout: settings.breaker_timeout,
+            half_open_requests: settings.half_open_requests,
+        });
+        let shared = Shared {
+            pool: Pool::new(settings.clone(), breakers.clone()),
+            breakers,
+            settings,
+            setup_timeout: config.jobs.setup_timeout,
+            cleanup_timeout: config.jobs.cleanup_timeout,
+            default_timeout: config.jobs.default_timeout,
+            max_timeout: config.jobs.max_timeout,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The servers whose circuit breakers are not closed.
+    pub fn tripped(&self) -> Vec<Tripped> {
+        self.shared.breakers.tripped()
+    }
+
+    /// The host key that a server shows, for `known-hosts add`: its type and the key.
+    pub fn host_key(&self, server: &Server) -> Result<(String, Vec<u8>), Error> {
+        self.shared.pool.host_key(server)
+    }
+
+    /// Ends every connection. Scripts that still run on servers go on there.
+    pub fn stop(&self) {
+        self.shared.pool.stop();
+    }
+}
+
+impl Executor for SshExecutor {
+    fn prepare(
+        &self,
+        task: &Task,
+        control: &Arc<Control>,
+        output: &mut dyn Output,
+    ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
+        let begun = (SystemTime::now(), Instant::now());
+        let ended_early = |verdict: Verdict| {
+            let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
+            let timings = Timings { setup, ..Timings::default() };
+            Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
+        };
+        let shared = &self.shared;
+        let Some(server) = task.server.clone() else {
+            return Err(ended_early(Verdict::refused("the job names no server to run on")));
+        };
+        let place = Place {
+            temp_dir: shared.settings.temp_dir.clone(),
+            name: task.execution.to_string(),
+            shell: shared.settings.default_shell.clone(),
+            pty: shared.settings.pty_mode,
+        };
+        let nonce = random::hex(16);
+        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce)
+            .map_err(|error| ended_early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
+        let timeout = task.timeout(shared.default_timeout, shared.max_timeout, output);
+        output.settle();
+        let until = begun.1 + shared.setup_timeout;
+        let wish = Wish { server: &server, gated: true, until, wanted: &|| control.reason().is_none() };
+        match shared.pool.session(&wish) {
+            Ok((session, warm)) => Ok(Box::new(Ready {
+                shared: Arc::clone(shared),
+                session,
+                warm,
+                server,
+                place,
+                nonce,
+                program,
+                control: Arc::clone(control),
+                timeout,
+                until,
+                begun,
+            })),
+            Err(error) => Err(ended_early(setup_verdict(&error, control))),
+        }
+    }
+}
+
+/// The verdict on a job that came to its end before it was started.
+pub(in crate::executors::ssh) fn setup_verdict(error: &Error, control: &Control) -> Verdict {
+    match control.reason() {
+        Some(reason) => stopped(&reason, None),
+        None => Verdict::infrastructure(Phase::Setup, format!("the script was not started: {error}")),
+    }
+}

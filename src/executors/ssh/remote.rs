@@ -1,0 +1,575 @@
+//! What runs on the server: a few lines of POSIX sh, and nothing of ours is installed there.
+//!
+//! A job there has a folder of its own, mode 0700, below `ssh.execution.tempDir`, named by the execution:
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `script.sh`, `.py`, `.js` | the script |
+//! | `run` | sets directory and variables, becomes the interpreter; its first act removes it |
+//! | `supervise` | starts `run` in a session of its own, waits for it, writes `status` |
+//! | `o`, `e` | pipes from the script to the two `cat`s that write `out` and `err` |
+//! | `out`, `err` | the output, from which a follower reads at any byte |
+//! | `pid` | the script's process, session and process group |
+//! | `status` | how it ended; renamed into place, so that it is whole or not there |
+//! | `done` | a pipe that `supervise` holds open: its end wakes every follower |
+//! | `boot` | the kernel's boot id, to tell a reboot from a vanished process |
+//! | `work` | the script's directory |
+//!
+//! The script's output goes through pipes, not straight into the files: `echo x >/dev/stderr` opens its stderr anew, and
+//! would cut a file to nothing. `supervise` depends on no connection: sshd may die, the job goes on.
+//!
+//! Every program here is one brace group on the stdin of `/bin/sh -s`, as for containers: half of it never runs. The
+//! programs speak on both streams in lines that begin with `cronium` and hold the program's random nonce; what comes
+//! before them (greetings of the login shell) is not the script's.
+
+use crate::executors::shell::{self, ProgramError, Writer, candidates, check, file_name, is_exportable, quote};
+use crate::job::{Language, Script};
+use crate::limits;
+use crate::secret::Secret;
+
+/// The command that the server is asked for. Every login shell can run it.
+pub const COMMAND: &str = "exec /bin/sh -s";
+
+/// Where and how a script is started.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// `ssh.execution.tempDir`.
+    pub temp_dir: String,
+    /// The folder's name: the execution's id, perhaps with a number behind it.
+    pub name: String,
+    /// `ssh.execution.defaultShell`, the interpreter of Bash scripts.
+    pub shell: String,
+    /// `ssh.execution.ptyMode`.
+    pub pty: bool,
+}
+
+impl Place {
+    /// The job's folder on the server.
+    pub fn directory(&self) -> String {
+        format!("{}/{}", self.temp_dir.trim_end_matches('/'), self.name)
+    }
+}
+
+/// The program that starts a script and then follows it.
+pub fn start(
+    place: &Place,
+    execution: &str,
+    script: &Script,
+    variables: &[(String, Secret)],
+    nonce: &str,
+) -> Result<Vec<u8>, ProgramError> {
+    check(script, variables)?;
+    let directory = work_directory(&script.working_directory)?;
+    let mut w = Writer { text: Vec::with_capacity(script.content.len() + 8192), delimiter: format!("CRONIUM_{nonce}") };
+    w.line("{");
+    w.line("u=$(umask); umask 077");
+    w.line(&format!("t={}; n={}", quote(place.temp_dir.trim_end_matches('/')), quote(&place.name)));
+    w.line(&complain(nonce));
+    folder(&mut w);
+    interpreter(&mut w, script.language, &place.shell);
+    w.line("command -v setsid >/dev/null || f 'it has no setsid command, which util-linux and busybox have'");
+    if place.pty {
+        w.line("command -v script >/dev/null || f 'it has no script command, which ssh.execution.ptyMode needs'");
+    }
+    // `status.new` gets its size now, so that an ending can be written on a disk that the script has filled.
+    let files =
+        "mkfifo o e done && : >out && : >err && printf '%200s\\n' '' >status.new && printf '%s\\n' \"$i\" \"$u\" >how";
+    w.line(&format!("m=$( {{ {files}; }} 2>&1) || f \"cannot write in $d: $m\""));
+    w.line("cat /proc/sys/kernel/random/boot_id >boot 2>/dev/null");
+    let file = format!("\"$d\"/{}", file_name(script.language));
+    w.file(&file, &script.content);
+    let mut run = Writer { text: Vec::new(), delimiter: format!("CRONIUM_RUN_{nonce}") };
+    run_file(&mut run, place, script, variables, &directory, nonce);
+    w.file("run", &String::from_utf8_lossy(&run.text));
+    w.file("supervise", &supervise(execution, place.pty));
+    w.line("exec 9<>done");
+    w.line("setsid sh ./supervise </dev/null >/dev/null 2>&1 &");
+    w.line("exec 7<done 9>&-");
+    follow_from(&mut w, execution, nonce, [0, 0]);
+    w.line("}");
+    Ok(w.text)
+}
+
+/// The program that follows a script which was started before. `taken` are the bytes of stdout and stderr that the
+/// agent has. With `claim`, a folder that is not there is made, so that a start which is still on its way cannot begin.
+pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], claim: bool) -> Vec<u8> {
+    let mut w = Writer { text: Vec::new(), delimiter: String::new() };
+    w.line("{");
+    w.line(&format!("d={}", quote(&place.directory())));
+    w.line(&format!("say() {{ printf 'cronium %s {nonce}\\n' \"$1\" >&2; exit 0; }}"));
+    if claim {
+        w.line(&format!(
+            "mkdir -p -- {} 2>/dev/null; mkdir -m 700 -- \"$d\" 2>/dev/null && say unstarted",
+            quote(&place.temp_dir)
+        ));
+    }
+    w.line("cd -- \"$d\" 2>/dev/null || say vanished");
+    w.line("k=0; while [ ! -s pid ] && [ ! -e status ] && [ $k -lt 50 ]; do sleep 0.1; k=$((k+1)); done");
+    w.line("[ -s pid ] || [ -e status ] || say unstarted");
+    w.line("b=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)");
+    w.line("[ -e status ] || [ -z \"$b\" ] || [ \"$b\" = \"$(cat boot 2>/dev/null)\" ] || say rebooted");
+    w.line("exec 9<>done; exec 7<done 9>&-");
+    follow_from(&mut w, execution, nonce, taken);
+    w.line("}");
+    w.text
+}
+
+/// The program that hands over the rest of the output and how the script ended, and removes the folder when told so
+/// by a line `done` on its stdin. With `kill`, what is left of the script is killed first.
+pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kill: bool) -> Vec<u8> {
+    let mut w = Writer { text: Vec::new(), delimiter: String::new() };
+    w.line("{");
+    w.line(&format!("d={}", quote(&place.directory())));
+    w.line(&format!("say() {{ printf 'cronium %s {nonce}\\n' \"$1\" >&2; exit 0; }}"));
+    w.line("cd -- \"$d\" 2>/dev/null || say vanished");
+    w.line(&left_over(execution));
+    w.line("p=none; l=0; { read p x <pid; } 2>/dev/null");
+    if kill {
+        w.line(&format!(
+            "k=0; while l=$(left | wc -l); [ $((l)) -gt 0 ] && [ $k -lt {} ]; do \
+             kill -s KILL $(left) 2>/dev/null; sleep 0.1; k=$((k+1)); done",
+            limits::SSH_LEFTOVERS
+        ));
+    }
+    w.line("s=none; { read -r s <status; } 2>/dev/null");
+    w.line("g=$(df -Pk . 2>/dev/null | { read x; read x x x g x; echo \"$g\"; })");
+    w.line("b=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null); [ \"$b\" = \"$(cat boot 2>/dev/null)\" ] && b=same || b=other");
+    w.line("o=$(wc -c <out) && e=$(wc -c <err) || say vanished");
+    w.line(&format!(
+        "printf 'cronium status {nonce} out=%d err=%d left=%d free=%s boot=%s pid=%s %s\\n' \
+         \"$((o))\" \"$((e))\" \"$((l))\" \"$g\" \"$b\" \"$p\" \"$s\" >&2"
+    ));
+    w.line(&format!("printf 'cronium follow {nonce}\\n'; printf 'cronium follow {nonce}\\n' >&2"));
+    // As far as was counted: what a process that was left behind writes meanwhile is not the script's any more.
+    w.line(&format!("tail -c +{} out | head -c $((o-{}))", taken[0] + 1, taken[0]));
+    w.line(&format!("tail -c +{} err | head -c $((e-{})) >&2", taken[1] + 1, taken[1]));
+    w.line("read x && [ \"$x\" = done ] && cd / && { rm -rf -- \"$d\" 2>/dev/null || { chmod -R u+rwx -- \"$d\"; rm -rf -- \"$d\"; }; }");
+    w.line("}");
+    w.text
+}
+
+/// `f`, which says why the script cannot be started, takes the folder away if it was made, and ends.
+fn complain(nonce: &str) -> String {
+    format!(
+        "f() {{ [ -z \"$d\" ] || {{ cd /; rm -rf -- \"$d\"; }}; printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {}; }}",
+        shell::SETUP_FAILED
+    )
+}
+
+/// Makes the job's folder and enters it. The folder above may be shared by several users, as `/tmp` is: its name says
+/// nothing, so that what was entered is looked at.
+fn folder(w: &mut Writer) {
+    w.line("[ -d \"$t\" ] || { (umask 022; mkdir -p -- \"${t%/*}/\"); mkdir -m 1777 -- \"$t\"; } 2>/dev/null");
+    w.line("m=$(mkdir -m 700 -- \"$t/$n\" 2>&1) || f \"cannot make a folder for the job: $m\"");
+    w.line("d=$t/$n; cd -- \"$d\" || f \"cannot enter $d\"");
+    w.line("set -- $(ls -ldn .)");
+    w.line("[ \"${1#drwx------}\" != \"$1\" ] && [ \"$3\" = \"$(id -u)\" ] || f \"$d is not mine alone: $*\"");
+    w.line("mkdir work || f \"cannot make a folder in $d\"");
+}
+
+fn interpreter(w: &mut Writer, language: Language, shell: &str) {
+    let name = language.as_str();
+    if language == Language::Bash {
+        let word = quote(shell);
+        w.line(&format!("i={word}; [ -x \"$i\" ] || i=$({}) || f 'it has neither {} (ssh.execution.defaultShell) nor a bash on its PATH'", candidates(language), shell.replace('\'', "")));
+    } else {
+        w.line(&format!("i=$({}) || f \"it has no {name} interpreter on its PATH ($PATH)\"", candidates(language)));
+    }
+}
+
+/// The file `run`: nothing of it can be seen from outside the folder, and it is gone before the script begins.
+fn run_file(
+    run: &mut Writer,
+    place: &Place,
+    script: &Script,
+    variables: &[(String, Secret)],
+    directory: &str,
+    nonce: &str,
+) {
+    let (exported, odd): (Vec<_>, Vec<_>) = variables.iter().partition(|(name, _)| is_exportable(name));
+    run.line("rm -f run; { read -r i; read -r u; } <how; umask \"$u\"");
+    run.line(&shell::complain(nonce));
+    run.line(&format!("set -- \"$i\" '' {}", quote(&place.directory())));
+    let start = run.become_interpreter(script.language, &odd);
+    run.line("cd work || f 'cannot enter the working directory'");
+    let word = quote(directory);
+    if directory.starts_with('/') {
+        run.line(&format!("m=$(cd -- {word} 2>&1) && cd -- {word} || f \"cannot enter the working directory: $m\""));
+    } else if !directory.is_empty() {
+        run.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
+    }
+    run.line("export PYTHONUNBUFFERED=1");
+    run.exports(&exported);
+    run.line(&start);
+}
+
+/// The file `supervise`. A full disk costs the output's rest, not the script: then the pipes are read into nothing.
+/// A process that the script left in the background may hold the pipes open: they are closed on it after 2 s.
+fn supervise(execution: &str, pty: bool) -> String {
+    let command = if pty { "setsid script -qefc 'sh ./run' /dev/null" } else { "setsid sh ./run" };
+    let keep = |pipe: &str, file: &str| format!("(exec <{pipe} 9>&-; cat >>{file} || {{ cat >/dev/null; exit 1; }}) &");
+    format!(
+        "# Waits for the script of {execution}.\n\
+         {} a=$!\n\
+         {} b=$!\n\
+         {command} </dev/null >o 2>e 9>&- & p=$!\n\
+         echo $p >pid.new && mv pid.new pid\n\
+         wait $p; r=$?\n\
+         (exec 9>&-; trap 'kill $s; exit' TERM; sleep 2 & s=$!; wait $s; kill $a $b) & k=$!\n\
+         wait $a; a=$?; wait $b; b=$?; kill $k\n\
+         times >times; {{ read x; read c; }} <times\n\
+         printf 'code=%d kept=%d,%d cpu=%s \\n' $r $a $b \"${{c% *}}+${{c#* }}\" 1<>status.new\n\
+         mv status.new status\n",
+        keep("o", "out"),
+        keep("e", "err"),
+    )
+}
+
+/// `left`, which prints the processes of the script that are still there: by process group, and by the variable that
+/// every descendant has in its environment, whatever session it moved to.
+fn left_over(execution: &str) -> String {
+    format!(
+        "left() {{ {{ for q in /proc/[0-9]*/stat; do {{ read -r x <\"$q\"; }} 2>/dev/null || continue; \
+         y=${{x##*) }}; set -- $y; [ \"$3\" = \"$p\" ] && [ \"$1\" != Z ] && echo \"${{x%% *}}\"; done; \
+         grep -ls 'CRONIUM_EXECUTION_ID={execution}' /proc/[0-9]*/environ 2>/dev/null | tr -dc '0-9\\n'; }} | sort -u; }}"
+    )
+}
+
+/// From here on both streams are the script's, until it has ended or the agent has gone. Lines on stdin, `TERM` and
+/// `KILL`, are sent on to the script.
+fn follow_from(w: &mut Writer, execution: &str, nonce: &str, taken: [u64; 2]) {
+    w.line(&left_over(execution));
+    w.line("trap '' PIPE");
+    w.line(&format!("printf 'cronium follow {nonce}\\n'; printf 'cronium follow {nonce}\\n' >&2"));
+    w.line(&format!("tail -c +{} -f out 2>/dev/null 7<&- & a=$!", taken[0] + 1));
+    w.line(&format!("tail -c +{} -f err >&2 2>/dev/null 7<&- & b=$!", taken[1] + 1));
+    // The pipe's end is the supervisor's: it has written the status, or somebody killed it and the script may go on.
+    w.line(
+        "{ read x <&7; p=none; read p x <pid; while [ ! -e status ] && kill -0 -- \"-$p\"; do sleep 1; done; \
+         kill $a $b; kill -s TERM $$; } 2>/dev/null & w=$!",
+    );
+    w.line(
+        "p=none; while read -r c; do { read p x <pid; } 2>/dev/null; case $c in \
+         TERM) [ -e status ] || kill -s TERM -- \"-$p\" 2>/dev/null;; \
+         KILL) [ -e status ] || kill -s KILL -- \"-$p\" 2>/dev/null; kill -s KILL $(left) 2>/dev/null;; esac; done",
+    );
+    w.line("kill $a $b $w 2>/dev/null");
+}
+
+/// The directory in which the script starts: empty for its own, relative to that, or any absolute one.
+fn work_directory(directory: &str) -> Result<String, ProgramError> {
+    if directory.contains('\0') {
+        return Err(ProgramError::Nul("the working directory".to_owned()));
+    }
+    if directory.starts_with('/') {
+        return Ok(directory.to_owned());
+    }
+    let parts: Vec<&str> = directory.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.contains(&"..") { Err(ProgramError::Directory(directory.to_owned())) } else { Ok(parts.join("/")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::process::{Child, ChildStdin, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const NONCE: &str = "00ff";
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A folder that serves as `tempDir`, and what is done to a job in it.
+    struct Host {
+        place: Place,
+        execution: String,
+        /// The login's shells: dash, bash and, where it is there, busybox.
+        shell: Vec<&'static str>,
+    }
+
+    impl Host {
+        fn all(pty: bool) -> Vec<Self> {
+            let shells = [vec!["/bin/sh"], vec!["bash", "--posix"], vec!["busybox", "sh"]];
+            let there = shells.into_iter().filter(|shell| {
+                Command::new(shell[0])
+                    .args(&shell[1..])
+                    .args(["-c", ":"])
+                    .stderr(Stdio::null())
+                    .status()
+                    .is_ok_and(|s| s.success())
+            });
+            there
+                .map(|shell| {
+                    let word = crate::os::random::hex(8);
+                    let temp_dir = std::env::temp_dir().join(format!("cronium-remote {word}'s"));
+                    let place = Place {
+                        temp_dir: temp_dir.to_str().expect("text").to_owned(),
+                        name: format!("exec-{word}"),
+                        shell: "/bin/bash".to_owned(),
+                        pty,
+                    };
+                    Self { place, execution: format!("exec-{word}"), shell }
+                })
+                .collect()
+        }
+
+        fn run(&self, program: &[u8]) -> Run {
+            let mut child = Command::new(self.shell[0])
+                .args(&self.shell[1..])
+                .arg("-s")
+                .env("LANG", "C")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("a shell");
+            let mut stdin = child.stdin.take().expect("stdin");
+            stdin.write_all(program).expect("write");
+            let (out, err) = (child.stdout.take().expect("out"), child.stderr.take().expect("err"));
+            Run { child, stdin: Some(stdin), out: BufReader::new(out), err: BufReader::new(err) }
+        }
+
+        fn start(&self, text: &str, variables: &[(&str, &str)]) -> Run {
+            let script =
+                Script { language: Language::Bash, content: text.to_owned(), working_directory: String::new() };
+            let mut variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
+            variables.push(("CRONIUM_EXECUTION_ID".to_owned(), Secret::new(self.execution.as_str())));
+            self.run(&start(&self.place, &self.execution, &script, &variables, NONCE).expect("a program"))
+        }
+
+        fn collect(&self, taken: [u64; 2], kill: bool) -> (String, String, String) {
+            let mut run = self.run(&collect(&self.place, &self.execution, NONCE, taken, kill));
+            let status = run.line_of_err();
+            run.started();
+            run.stdin.take().expect("stdin").write_all(b"done\n").expect("write");
+            let (out, err) = run.rest();
+            assert!(!std::path::Path::new(&self.place.directory()).exists());
+            (status, out, err)
+        }
+    }
+
+    impl Drop for Host {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.place.temp_dir);
+        }
+    }
+
+    struct Run {
+        child: Child,
+        stdin: Option<ChildStdin>,
+        out: BufReader<std::process::ChildStdout>,
+        err: BufReader<std::process::ChildStderr>,
+    }
+
+    impl Run {
+        fn line_of_err(&mut self) -> String {
+            let mut line = String::new();
+            self.err.read_line(&mut line).expect("a line");
+            line
+        }
+
+        fn started(&mut self) {
+            let mut line = String::new();
+            self.out.read_line(&mut line).expect("a line");
+            assert_eq!(line, "cronium follow 00ff\n");
+            assert_eq!(self.line_of_err(), "cronium follow 00ff\n");
+        }
+
+        fn line(&mut self) -> String {
+            let mut line = String::new();
+            self.out.read_line(&mut line).expect("a line");
+            line
+        }
+
+        fn say(&mut self, command: &str) {
+            self.stdin.as_mut().expect("stdin").write_all(command.as_bytes()).expect("write");
+        }
+
+        /// Reads both streams to their end.
+        fn rest(mut self) -> (String, String) {
+            let (mut out, mut err) = (String::new(), String::new());
+            self.out.read_to_string(&mut out).expect("out");
+            self.err.read_to_string(&mut err).expect("err");
+            self.child.wait().expect("an end");
+            (out, err)
+        }
+    }
+
+    fn until(what: &str, done: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < LONG, "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_script_runs_and_all_of_it_is_collected() {
+        for host in Host::all(false) {
+            let text =
+                "echo \"$A $i\"; echo again >/dev/stderr; echo and again >/dev/stderr; pwd; umask; printf end; exit 3";
+            let mut run = host.start(text, &[("A", "it's \"$x\"\nü"), ("i", "mine"), ("a-b", "odd")]);
+            run.started();
+            let (out, err) = run.rest();
+            let (status, more, more_err) = host.collect([out.len() as u64, err.len() as u64], false);
+            let directory = host.place.directory();
+            assert_eq!(out + &more, format!("it's \"$x\"\nü mine\n{directory}/work\n0022\nend"), "{:?}", host.shell);
+            assert_eq!(err + &more_err, "again\nand again\n");
+            assert!(
+                status.starts_with("cronium status 00ff out=") && status.contains(" code=3 kept=0,0 cpu=0m0"),
+                "{status}"
+            );
+            assert!(status.contains(" left=0 ") && status.contains("boot=same"), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_follower_goes_on_where_another_stopped_and_the_script_noticed_nothing() {
+        for host in Host::all(false) {
+            let mut run = host.start("for n in 1 2 3; do echo $n; read x <go; done 2>&1; echo over", &[]);
+            run.started();
+            let fifo = format!("{}/work/go", host.place.directory());
+            assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+            // The first line came before there was a pipe to read from, perhaps with a complaint about it.
+            let first = run.line();
+            run.child.kill().expect("kill");
+            drop(run);
+            let mut again = host.run(&follow(&host.place, &host.execution, NONCE, [first.len() as u64, 0], true));
+            again.started();
+            until("the script's end", || {
+                let _ = std::fs::OpenOptions::new()
+                    .write(true)
+                    .custom_flags_nonblocking()
+                    .open(&fifo)
+                    .map(|mut f| f.write_all(b"x\n"));
+                std::path::Path::new(&format!("{}/status", host.place.directory())).exists()
+            });
+            let (out, _) = again.rest();
+            let taken = (first.len() + out.len()) as u64;
+            let (_, more, _) = host.collect([taken, 0], false);
+            let all = first + &out + &more;
+            let numbers: Vec<_> = all.lines().filter(|line| line.len() == 1).collect();
+            assert_eq!((numbers, all.ends_with("over\n")), (vec!["1", "2", "3"], true), "{all}");
+        }
+    }
+
+    /// `O_NONBLOCK`, so that a pipe without a reader is an error and no wait.
+    trait NonBlocking {
+        fn custom_flags_nonblocking(&mut self) -> &mut Self;
+    }
+
+    impl NonBlocking for std::fs::OpenOptions {
+        fn custom_flags_nonblocking(&mut self) -> &mut Self {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            self.custom_flags(0o4000)
+        }
+    }
+
+    #[test]
+    fn term_reaches_the_group_and_kill_everybody() {
+        for host in Host::all(false) {
+            let mut run = host.start(
+                "trap 'echo got TERM' TERM\nsetsid sh -c 'trap \"\" TERM; sleep 300' &\nsh -c 'trap \"\" TERM; sleep 300' &\n\
+                 echo ready; while :; do sleep 0.1; done",
+                &[],
+            );
+            run.started();
+            assert_eq!(run.line(), "ready\n");
+            run.say("TERM\n");
+            assert_eq!(run.line(), "got TERM\n");
+            run.say("KILL\n");
+            let (out, err) = run.rest();
+            let taken = ["ready\ngot TERM\n".len() + out.len(), err.len()].map(|n| n as u64);
+            let (status, _, _) = host.collect(taken, true);
+            assert!(status.contains("left=0") && status.contains("code=137"), "{status}");
+            let left = Command::new("grep")
+                .args(["-ls", &format!("CRONIUM_EXECUTION_ID={}", host.execution)])
+                .args(environs())
+                .output()
+                .expect("grep");
+            assert_eq!(String::from_utf8_lossy(&left.stdout), "", "{:?} {status}", host.shell);
+        }
+    }
+
+    fn environs() -> Vec<std::path::PathBuf> {
+        let processes = std::fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path().join("environ"));
+        processes.filter(|path| path.exists()).collect()
+    }
+
+    #[test]
+    fn what_is_left_in_the_background_does_not_hold_the_job_up() {
+        for host in Host::all(false) {
+            let begun = Instant::now();
+            let mut run = host.start("sleep 30 & echo $!; exit 0", &[]);
+            run.started();
+            let pid = run.line();
+            let (_, err) = run.rest();
+            let (status, ..) = host.collect([pid.len() as u64, err.len() as u64], false);
+            assert!(begun.elapsed() < Duration::from_secs(15) && status.contains("code=0"), "{status}");
+            assert!(Command::new("kill").arg(pid.trim()).status().expect("kill").success(), "it was left alone");
+        }
+    }
+
+    #[test]
+    fn a_terminal_can_be_had() {
+        for host in Host::all(true) {
+            let mut run = host.start("test -t 1 && echo yes; echo no >&2; exit 4", &[]);
+            run.started();
+            let (out, _) = run.rest();
+            let (status, more, _) = host.collect([out.len() as u64, 0], false);
+            assert_eq!(out + &more, "yes\r\nno\r\n");
+            assert!(status.contains("code=4"), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_told() {
+        for mut host in Host::all(false) {
+            let mut run = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], false));
+            assert_eq!(run.line_of_err(), "cronium vanished 00ff\n");
+            let mut run = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], true));
+            assert_eq!(run.line_of_err(), "cronium unstarted 00ff\n");
+            // Now a start that comes late finds the folder taken.
+            let mut run = host.start("echo never", &[]);
+            let said = run.line_of_err();
+            assert!(said.starts_with("cronium setup 00ff: cannot make a folder for the job:"), "{said}");
+            host.place.shell = "/nowhere/bash".to_owned();
+            host.place.name.push('x');
+            let script = Script { language: Language::Node, content: String::new(), working_directory: String::new() };
+            let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+            let mut run = host.run(&[b"command() { return 1; }\n", program.as_slice()].concat());
+            let said = run.line_of_err();
+            assert!(said.contains("it has no nodejs interpreter on its PATH"), "{said}");
+            run.rest();
+            assert!(!std::path::Path::new(&host.place.directory()).exists(), "a folder is left behind");
+        }
+    }
+
+    #[test]
+    fn a_reboot_is_told_from_a_script_that_has_ended() {
+        for host in Host::all(false) {
+            let mut run = host.start("sleep 30", &[]);
+            run.started();
+            let directory = host.place.directory();
+            std::fs::write(format!("{directory}/boot"), "another\n").expect("write");
+            let mut again = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], false));
+            assert_eq!(again.line_of_err(), "cronium rebooted 00ff\n");
+            run.say("KILL\n");
+            run.rest();
+        }
+    }
+
+    #[test]
+    fn half_a_start_never_runs() {
+        let host = Host::all(false).remove(0);
+        let script =
+            Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
+        let whole = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+        for cut in (0..whole.len() - 2).step_by(97).chain([whole.len() - 3]) {
+            let mut run = host.run(&whole[..cut]);
+            run.stdin = None;
+            run.rest();
+            assert!(!std::path::Path::new(&host.place.temp_dir).exists(), "after {cut} bytes");
+        }
+    }
+}

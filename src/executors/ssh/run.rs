@@ -1,0 +1,495 @@
+//! One script on one server, from its start to the end of its folder there.
+//!
+//! [`Ready::run`] is the whole way. A connection that breaks on it is no ending: the script goes on, and [`Run::back`]
+//! comes back to it for as long as `ssh.execution.reconnectTimeout`, at the byte where its output was.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::executors::control::{Signal, Target};
+use crate::executors::ending::{seconds, stopped};
+use crate::executors::ssh::connection::{Event, Next, Session};
+use crate::executors::ssh::error::Error;
+use crate::executors::ssh::judge::{self, Ending, Evidence, judge};
+use crate::executors::ssh::pool::Wish;
+use crate::executors::ssh::preamble::{Preamble, Word};
+use crate::executors::ssh::remote::{self, Place};
+use crate::executors::ssh::{Shared, setup_verdict};
+use crate::executors::{Control, Prepared, Task, shell};
+use crate::job::{Output, Server, Stream};
+use crate::limits;
+use crate::metrics;
+use crate::os::random;
+use crate::policy::backoff::{Backoff, Growth};
+use crate::policy::stop::Reason;
+use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
+
+/// A session with a waiting shell, and the program for it.
+pub(in crate::executors::ssh) struct Ready {
+    pub(in crate::executors::ssh) shared: Arc<Shared>,
+    pub(in crate::executors::ssh) session: Session,
+    /// The connection was there before.
+    pub(in crate::executors::ssh) warm: bool,
+    pub(in crate::executors::ssh) server: Server,
+    pub(in crate::executors::ssh) place: Place,
+    pub(in crate::executors::ssh) nonce: String,
+    pub(in crate::executors::ssh) program: Vec<u8>,
+    pub(in crate::executors::ssh) control: Arc<Control>,
+    pub(in crate::executors::ssh) timeout: (Duration, &'static str),
+    /// `jobs.setupTimeout`.
+    pub(in crate::executors::ssh) until: Instant,
+    pub(in crate::executors::ssh) begun: (SystemTime, Instant),
+}
+
+/// What the reaper signals: the worker, which passes it on over its own session.
+struct Wished(Sender<Signal>);
+
+impl Target for Wished {
+    fn signal(&self, signal: Signal) -> Result<(), String> {
+        self.0.send(signal).map_err(|_| "the job's worker is gone".to_owned())
+    }
+}
+
+/// How one session came to its end.
+enum Heard {
+    /// The remote program ended after it had followed the script: the script is over.
+    Over,
+    /// It said why there is nothing to follow.
+    Word(Word),
+    /// It ended without a word of its own.
+    Mute(Option<i32>),
+    Broken(Error),
+    /// The server does not end the script, or the agent cannot reach it to do so.
+    GivenUp,
+    /// `jobs.setupTimeout` is over and nothing was heard.
+    Late,
+}
+
+/// What is known of a script that was sent off.
+struct Run<'a> {
+    shared: &'a Shared,
+    server: &'a Server,
+    control: &'a Arc<Control>,
+    task: &'a Task,
+    place: Place,
+    timeout: (Duration, &'static str),
+    until: Instant,
+    begun: (SystemTime, Instant),
+    wishes: Receiver<Signal>,
+    wisher: Sender<Signal>,
+    /// The strongest signal that the script is to get, and the last that went out.
+    wanted: Option<Signal>,
+    sent: Option<Signal>,
+    /// Bytes of stdout and stderr that were handed on.
+    taken: [u64; 2],
+    stderr_tail: Vec<u8>,
+    /// When the script was seen to run.
+    started: Option<(SystemTime, Instant)>,
+    setup: Option<Span>,
+    starts: u32,
+    reconnects: u32,
+    /// The connection broke, and the next one is a coming back.
+    broke: bool,
+    host_key: String,
+}
+
+impl Prepared for Ready {
+    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> Outcome {
+        let Self { shared, session, warm, server, place, nonce, program, control, timeout, until, begun } = *self;
+        let (wisher, wishes) = unbounded();
+        let mut run = Run {
+            shared: &shared,
+            server: &server,
+            control: &control,
+            task,
+            place,
+            timeout,
+            until,
+            begun,
+            wishes,
+            wisher,
+            wanted: None,
+            sent: None,
+            taken: [0, 0],
+            stderr_tail: Vec::new(),
+            started: None,
+            setup: None,
+            starts: 1,
+            reconnects: 0,
+            broke: false,
+            host_key: session.connection().host_key.clone(),
+        };
+        if control.reason().is_some() {
+            return run.outcome(setup_verdict(&Error::Stopped { server: server.shown() }, &control), None, warm);
+        }
+        session.send(program);
+        let ended = run.follow(session, &nonce, output).and_then(|()| run.collect(output));
+        run.control.end();
+        let (verdict, ending) = match ended {
+            Ok(ending) => (run.judge(&ending), Some(ending)),
+            Err(verdict) => (*verdict, None),
+        };
+        run.outcome(verdict, ending.as_ref(), warm)
+    }
+}
+
+type Unknown = Box<Verdict>;
+
+impl Run<'_> {
+    /// Follows the script to its end, over as many connections as it takes.
+    fn follow(&mut self, mut session: Session, nonce: &str, output: &mut dyn Output) -> Result<(), Unknown> {
+        let mut nonce = nonce.to_owned();
+        loop {
+            let heard = self.listen(&session, &nonce, output);
+            drop(session);
+            match heard {
+                Heard::Over => return Ok(()),
+                Heard::GivenUp if self.started.is_some() => return Ok(()),
+                Heard::GivenUp => return Err(self.setup_failed("the server did not say whether it started".to_owned())),
+                Heard::Word(Word::Unstarted) if self.started.is_none() => {
+                    (session, nonce) = self.start_again(output)?;
+                    continue;
+                }
+                Heard::Word(word) => return Err(self.verdict_of(word)),
+                Heard::Mute(status) if self.started.is_none() => return Err(self.mute(status, &nonce)),
+                Heard::Late => {
+                    let what = format!(
+                        "no word of the script within {} (jobs.setupTimeout)",
+                        seconds(self.shared.setup_timeout)
+                    );
+                    return Err(self.setup_failed(what));
+                }
+                // Somebody killed the follower on the server; the script need not be over.
+                Heard::Mute(_) => {}
+                Heard::Broken(error) => self.lost(&error, output),
+            }
+            (session, nonce) = self.back(output, |run, nonce| {
+                remote::follow(&run.place, run.task.execution.as_str(), nonce, run.taken, run.started.is_none())
+            })?;
+        }
+    }
+
+    /// Reads one session to its end.
+    fn listen(&mut self, session: &Session, nonce: &str, output: &mut dyn Output) -> Heard {
+        let mut preamble = Preamble::new(nonce);
+        let mut sent_here = None;
+        loop {
+            if preamble.is_over() && self.wanted > sent_here {
+                sent_here = self.wanted;
+                self.sent = self.sent.max(self.wanted);
+                let word = if self.wanted == Some(Signal::Kill) { "KILL\n" } else { "TERM\n" };
+                session.send(word.as_bytes().to_vec());
+            }
+            match session.next(&self.wishes, limits::FOLLOW_TICK) {
+                Next::Wish(signal) => {
+                    self.wanted = self.wanted.max(Some(signal));
+                    if signal == Signal::Kill {
+                        // Each KILL goes out: the first may have come before its victim was born.
+                        sent_here = None;
+                    }
+                }
+                Next::Event(Event::Bytes(stream, bytes)) => {
+                    self.bytes(&mut preamble, stream, &bytes, output);
+                    if !session.has_more() {
+                        output.settle();
+                    }
+                    if self.started.is_none() && preamble.is_over() {
+                        self.starts_now();
+                    }
+                }
+                Next::Event(Event::End(status)) => {
+                    return match preamble.word() {
+                        _ if preamble.is_over() => Heard::Over,
+                        Some(word) => Heard::Word(word.clone()),
+                        None => {
+                            self.note_noise(&preamble);
+                            Heard::Mute(status)
+                        }
+                    };
+                }
+                Next::Event(Event::Broken(error)) => return Heard::Broken(error),
+                Next::Quiet if self.control.is_given_up() => return Heard::GivenUp,
+                Next::Quiet if self.started.is_none() && Instant::now() >= self.until => return Heard::Late,
+                Next::Quiet if self.started.is_none() && self.control.reason().is_some() => {
+                    // Told to end before it was seen to start: from now on there is somebody to tell.
+                    self.control.set_target(Arc::new(Wished(self.wisher.clone())));
+                }
+                Next::Quiet => {}
+            }
+        }
+    }
+
+    /// Hands on what is the script's.
+    fn bytes(&mut self, preamble: &mut Preamble, stream: Stream, bytes: &[u8], output: &mut dyn Output) {
+        let (taken, tail) = (&mut self.taken[usize::from(stream != Stream::Stdout)], &mut self.stderr_tail);
+        preamble.take(stream, bytes, &mut |bytes| {
+            *taken += bytes.len() as u64;
+            if stream == Stream::Stderr {
+                shell::keep_tail(tail, bytes);
+            }
+            output.bytes(stream, bytes);
+        });
+    }
+
+    /// The script was seen to run: from here on its time counts, and a cancel finds somebody to tell.
+    fn starts_now(&mut self) {
+        self.setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
+        self.started = Some((SystemTime::now(), Instant::now()));
+        let (after, limit) = self.timeout;
+        self.control.set_deadline(Instant::now() + after, Reason::Timeout { limit, after });
+        self.control.set_target(Arc::new(Wished(self.wisher.clone())));
+    }
+
+    fn note_noise(&mut self, preamble: &Preamble) {
+        let noise = preamble.noise();
+        shell::keep_tail(&mut self.stderr_tail, noise.as_bytes());
+    }
+
+    /// A connection broke: said once a time, in the job's own log.
+    fn lost(&mut self, error: &Error, output: &mut dyn Output) {
+        self.broke = true;
+        output.system(&format!("{error}; the script goes on there; connecting again"));
+        output.settle();
+    }
+
+    /// A new session on the server, with a program on its way; gives up after `ssh.execution.reconnectTimeout`, or when
+    /// the job is to end and the server cannot be told.
+    fn back(
+        &mut self,
+        output: &mut dyn Output,
+        program: impl Fn(&Self, &str) -> Vec<u8>,
+    ) -> Result<(Session, String), Unknown> {
+        let begun = Instant::now();
+        let patience = self.shared.settings.reconnect_timeout;
+        let backoff =
+            Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
+        let mut failures = 0;
+        loop {
+            let control = self.control;
+            let wanted = || !control.is_given_up() && begun.elapsed() < patience;
+            let wish = Wish { server: self.server, gated: false, until: begun + patience, wanted: &wanted };
+            let error = match self.shared.pool.session(&wish) {
+                Ok((session, _)) => {
+                    if std::mem::take(&mut self.broke) {
+                        self.reconnects += 1;
+                        metrics::ssh_reconnected(self.taken.iter().sum());
+                    }
+                    if failures > 0 {
+                        output.system(&format!(
+                            "connected to {} again after {}",
+                            self.server.shown(),
+                            rounded(begun.elapsed())
+                        ));
+                        output.settle();
+                    }
+                    let nonce = random::hex(16);
+                    session.send(program(self, &nonce));
+                    return Ok((session, nonce));
+                }
+                Err(error) => error,
+            };
+            failures += 1;
+            if !wanted() || !error.is_passing() {
+                return Err(self.out_of_reach(begun.elapsed(), &error));
+            }
+            if failures == 1 {
+                log::warn!("{error}; trying again for {}", seconds(patience));
+            }
+            std::thread::sleep(backoff.delay(failures, 0.5 + random::unit() / 2.0));
+        }
+    }
+
+    /// The start's answer was lost and the script is known not to have begun: starts it under another name, so that what
+    /// may still be on its way can never run beside it.
+    fn start_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Unknown> {
+        self.starts += 1;
+        if self.starts > limits::SSH_STARTS {
+            return Err(
+                self.setup_failed(format!("{} connections broke before the script had begun", limits::SSH_STARTS))
+            );
+        }
+        output.system("the script had not begun when the connection broke; starting it now");
+        let claimed = self.place.clone();
+        self.place.name = format!("{}.{}", self.task.execution, self.starts);
+        self.back(output, |run, nonce| {
+            let remove = format!("rm -rf -- {}\n", shell::quote(&claimed.directory()));
+            let variables = run.task.variables();
+            let execution = run.task.execution.as_str();
+            // It was written once before, so that it can be written.
+            let start =
+                remote::start(&run.place, execution, &run.task.job.script, &variables, nonce).unwrap_or_default();
+            // The folder that was claimed stays until the new one is made: then the late start is found out by its name.
+            [start, remove.into_bytes()].concat()
+        })
+    }
+
+    /// What is left of the output, how the script ended, and the end of its folder.
+    fn collect(&mut self, output: &mut dyn Output) -> Result<Ending, Unknown> {
+        let kill = self.wanted.is_some();
+        loop {
+            let (session, nonce) = self.back(output, |run, nonce| {
+                remote::collect(&run.place, run.task.execution.as_str(), nonce, run.taken, kill)
+            })?;
+            match self.receive(&session, &nonce, output) {
+                Ok(ending) => return Ok(ending),
+                Err(Heard::Word(word)) => return Err(self.verdict_of(word)),
+                Err(Heard::Broken(error)) => self.lost(&error, output),
+                Err(Heard::Mute(status)) => return Err(self.mute(status, &nonce)),
+                Err(_) => {
+                    let silence = seconds(limits::SSH_COLLECT_SILENCE);
+                    let what = format!(
+                        "{} said nothing for {silence} (limits::SSH_COLLECT_SILENCE) when it was asked how the script \
+                         ended: its end is unknown",
+                        self.server.shown()
+                    );
+                    return Err(Box::new(Verdict::infrastructure(Phase::Cleanup, what)));
+                }
+            }
+        }
+    }
+
+    /// Takes the rest of the output until all of it is here, then lets the folder go.
+    fn receive(&mut self, session: &Session, nonce: &str, output: &mut dyn Output) -> Result<Ending, Heard> {
+        let mut preamble = Preamble::new(nonce);
+        let mut until = Instant::now() + limits::SSH_COLLECT_SILENCE;
+        let mut done: Option<Ending> = None;
+        loop {
+            match session.next(&self.wishes, limits::FOLLOW_TICK) {
+                Next::Event(Event::Bytes(stream, bytes)) => {
+                    until = Instant::now() + limits::SSH_COLLECT_SILENCE;
+                    self.bytes(&mut preamble, stream, &bytes, output);
+                }
+                Next::Event(Event::End(status)) => {
+                    return match (done, preamble.word()) {
+                        (Some(ending), _) => Ok(ending),
+                        (None, Some(Word::Status(_)) | None) => Err(Heard::Mute(status)),
+                        (None, Some(word)) => Err(Heard::Word(word.clone())),
+                    };
+                }
+                // All is here: what remains on the server is told to the operator, and no reason to wait.
+                Next::Event(Event::Broken(error)) => match done {
+                    Some(ending) => {
+                        log::warn!("{error}; {} may be left behind there", self.place.directory());
+                        return Ok(ending);
+                    }
+                    None => return Err(Heard::Broken(error)),
+                },
+                Next::Wish(_) => {}
+                Next::Quiet if Instant::now() >= until => {
+                    let Some(ending) = done else { return Err(Heard::Late) };
+                    log::warn!("{} is left behind on {}", self.place.directory(), self.server.shown());
+                    return Ok(ending);
+                }
+                Next::Quiet => {}
+            }
+            if done.is_none()
+                && preamble.is_over()
+                && let Some(Word::Status(text)) = preamble.word()
+            {
+                let ending = Ending::read(text);
+                if self.taken[0] >= ending.sizes[0] && self.taken[1] >= ending.sizes[1] {
+                    let word = if self.shared.settings.cleanup_after { "done\n" } else { "keep\n" };
+                    session.send(word.as_bytes().to_vec());
+                    until = Instant::now() + self.shared.cleanup_timeout;
+                    done = Some(ending);
+                }
+            }
+        }
+    }
+
+    fn judge(&self, ending: &Ending) -> Verdict {
+        let nonce_free = shell::any_complaint(&self.stderr_tail);
+        judge(&Evidence {
+            server: self.server.shown(),
+            temp_dir: self.place.temp_dir.clone(),
+            ending: ending.clone(),
+            reason: self.control.reason(),
+            sent: self.sent,
+            complaint: nonce_free,
+            no_space: shell::tells_of_full_device(&self.stderr_tail),
+        })
+    }
+
+    fn verdict_of(&self, word: Word) -> Unknown {
+        let (server, directory) = (self.server.shown(), self.place.directory());
+        let message = match word {
+            Word::Setup(why) => return self.setup_failed(why),
+            Word::Rebooted => judge::rebooted(&server),
+            Word::Vanished | Word::Unstarted | Word::Status(_) => judge::vanished(&server, &directory),
+        };
+        Box::new(Verdict::infrastructure(Phase::Execution, message))
+    }
+
+    fn setup_failed(&self, why: String) -> Unknown {
+        if let Some(reason) = self.control.reason() {
+            return Box::new(stopped(&reason, None));
+        }
+        let message = format!("the script could not be started on {}: {why}", self.server.shown());
+        Box::new(Verdict::infrastructure(Phase::Setup, message))
+    }
+
+    /// The server's shell ended without a word of our program.
+    fn mute(&self, status: Option<i32>, _nonce: &str) -> Unknown {
+        let status = status.map_or_else(|| "by a signal".to_owned(), |code| format!("with exit code {code}"));
+        let noise = String::from_utf8_lossy(&self.stderr_tail);
+        let noise = noise.lines().last().unwrap_or_default();
+        let said = if noise.is_empty() { String::new() } else { format!(", saying {noise:?}") };
+        self.setup_failed(format!(
+            "its shell ended {status}{said}; does the user's login shell run \"{}\"?",
+            remote::COMMAND
+        ))
+    }
+
+    /// The server could not be reached again in time.
+    fn out_of_reach(&self, after: Duration, error: &Error) -> Unknown {
+        let server = self.server.shown();
+        let message = match self.control.reason() {
+            Some(reason) if self.control.is_given_up() => format!(
+                "{}, but {server} could not be told: {error}; whether the script has ended there is unknown",
+                stopped(&reason, self.sent).message
+            ),
+            _ if self.started.is_none() => format!(
+                "the connection to {server} broke while the script was being started, and it could not be reached again \
+                 for {} (ssh.execution.reconnectTimeout): whether the script ran is unknown; {error}",
+                rounded(after)
+            ),
+            _ => format!(
+                "{server} could not be reached for {} (ssh.execution.reconnectTimeout) while the script ran there: its \
+                 end is unknown, and it may still run; {error}",
+                rounded(after)
+            ),
+        };
+        Box::new(Verdict::infrastructure(Phase::Execution, message))
+    }
+
+    fn outcome(&self, verdict: Verdict, ending: Option<&Ending>, warm: bool) -> Outcome {
+        let execution = self.started.map(|(started, at)| Span { started, length: at.elapsed() });
+        let setup = self.setup.unwrap_or(Span { started: self.begun.0, length: self.begun.1.elapsed() });
+        let timings = Timings { setup: Some(setup), execution, cleanup: None };
+        let mut evidence = vec![
+            ("server", self.server.name.clone()),
+            ("serverAddress", self.server.address()),
+            ("serverUser", self.server.user.clone()),
+            ("hostKey", self.host_key.clone()),
+            ("remoteDirectory", self.place.directory()),
+            ("connectionReused", warm.to_string()),
+            ("reconnects", self.reconnects.to_string()),
+            ("timeout", seconds(self.timeout.0)),
+        ];
+        if let Some(pid) = ending.and_then(|ending| ending.pid) {
+            evidence.push(("remotePid", pid.to_string()));
+        }
+        if let Some(signal) = self.sent {
+            evidence.push(("signalSent", signal.as_str().to_owned()));
+        }
+        let cpu_seconds = ending.map_or(0.0, |ending| ending.cpu_seconds);
+        Outcome { verdict, timings, usage: Usage { cpu_seconds, ..Usage::default() }, evidence }
+    }
+}
+
+/// Whole seconds, for a message.
+fn rounded(time: Duration) -> String {
+    seconds(Duration::from_secs(time.as_secs()))
+}

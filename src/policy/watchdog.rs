@@ -1,0 +1,128 @@
+//! Decides whether the agent is alive: a process that still answers its watchdog while one of its threads hangs is worse
+//! than a dead one, which would be started afresh.
+//!
+//! Each part that must go on says how long it may be silent, and is noted each time it gets on. Whoever pings the
+//! service manager asks here first. The present moment is an argument.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// What is known of each watched part.
+#[derive(Debug, Clone, Default)]
+pub struct Watchdog {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+struct Part {
+    name: &'static str,
+    longest: Duration,
+    /// `None` while the part rests.
+    last: Option<Instant>,
+}
+
+/// A part of the [`Watchdog`], as it was given when the part was added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handle(usize);
+
+/// The part whose silence is furthest beyond what it was allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stuck {
+    pub part: &'static str,
+    /// When it last got on.
+    pub since: Instant,
+    /// How long that was ago.
+    pub silence: Duration,
+    /// How long it may be.
+    pub longest: Duration,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { part, silence, longest, .. } = self;
+        write!(f, "{part} has not got on for {} s; at most {} s are normal", silence.as_secs(), longest.as_secs())
+    }
+}
+
+impl std::error::Error for Stuck {}
+
+impl Watchdog {
+    /// Watches nothing yet, and so is content.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Watches a further part, which may be silent for `longest`, counted from `now` at first.
+    pub fn add(&mut self, name: &'static str, longest: Duration, now: Instant) -> Handle {
+        self.parts.push(Part { name, longest, last: Some(now) });
+        Handle(self.parts.len() - 1)
+    }
+
+    /// Notes that `part` got on at `at`, or with `None` that it rests: it waits for nothing that could fail to come, or
+    /// has ended as it should, and is not watched until it gets on again.
+    pub fn note(&mut self, part: Handle, at: Option<Instant>) {
+        if let Some(part) = self.parts.get_mut(part.0) {
+            part.last = at;
+        }
+    }
+
+    /// Whether every part that is watched got on within its time.
+    pub fn healthy(&self, now: Instant) -> Result<(), Stuck> {
+        let late = self.parts.iter().filter_map(|part| {
+            let since = part.last?;
+            let silence = now.saturating_duration_since(since);
+            (silence > part.longest).then_some(Stuck { part: part.name, since, silence, longest: part.longest })
+        });
+        late.max_by_key(|stuck| stuck.silence - stuck.longest).map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_that_is_latest_is_named() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut dog = Watchdog::new();
+        assert_eq!(dog.healthy(at(1_000_000)), Ok(()), "nothing is watched");
+        let poller = dog.add("poller", Duration::from_secs(10), start);
+        let heartbeat = dog.add("heartbeat", Duration::from_secs(60), start);
+        let part = |dog: &Watchdog, now| dog.healthy(at(now)).map_err(|stuck| stuck.part);
+        assert_eq!(part(&dog, 10), Ok(()), "the limit itself is allowed");
+        assert_eq!(part(&dog, 11), Err("poller"));
+        dog.note(poller, Some(at(50)));
+        assert_eq!(part(&dog, 60), Ok(()));
+        assert_eq!(part(&dog, 61), Err("heartbeat"), "one second late against one not yet late");
+        assert_eq!(part(&dog, 63), Err("heartbeat"));
+        dog.note(poller, Some(at(40)));
+        assert_eq!(part(&dog, 63), Err("poller"), "13 s late against 3 s late");
+        dog.note(heartbeat, Some(at(63)));
+        dog.note(poller, Some(at(63)));
+        assert_eq!(part(&dog, 70), Ok(()), "both got on");
+    }
+
+    #[test]
+    fn what_rests_is_not_watched_until_it_gets_on() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut dog = Watchdog::new();
+        let part = dog.add("live log", Duration::from_secs(5), start);
+        dog.note(part, None);
+        assert_eq!(dog.healthy(at(1_000)), Ok(()));
+        dog.note(part, Some(at(1_000)));
+        let stuck = dog.healthy(at(1_006)).expect_err("late");
+        let want = Stuck {
+            part: "live log",
+            since: at(1_000),
+            silence: Duration::from_secs(6),
+            longest: Duration::from_secs(5),
+        };
+        assert_eq!(stuck, want);
+        assert_eq!(stuck.to_string(), "live log has not got on for 6 s; at most 5 s are normal");
+        // A note from the future, as of a thread that was ahead of the one who asks, is no silence.
+        dog.note(part, Some(at(2_000)));
+        assert_eq!(dog.healthy(at(1_999)), Ok(()));
+    }
+}

@@ -1,0 +1,155 @@
+//! What is shipped for fleets, as far as it can be checked without a cluster: it can be read, every key that it sets
+//! exists, and every lock is in it.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Folder, binary};
+
+/// Every document of a YAML file.
+fn documents(file: &str) -> Vec<Value> {
+    let program = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let output = Command::new("python3")
+        .args(["-c", program])
+        .arg(path(file))
+        .output()
+        .expect("python3: apt-get install python3 python3-yaml");
+    assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn path(file: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(file)
+}
+
+fn text(file: &str) -> String {
+    std::fs::read_to_string(path(file)).expect(file)
+}
+
+/// The agent takes a configuration of these variables and this file. A wrong name would be ignored, so each has to be one.
+fn agent_takes(environment: &[(String, String)], file: &str) {
+    let folder = Folder::new();
+    let config = folder.path().join("config.yaml");
+    std::fs::write(&config, file).expect("write");
+    let mut command = binary();
+    command.args(["validate", "--explain", "--config"]).arg(&config).env("CRONIUM_API_TOKEN", "x");
+    for (name, value) in environment {
+        command.env(name, value);
+    }
+    let output = command.output().expect("validate");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for (name, _) in environment {
+        assert!(said.contains(&format!("environment {name}")), "{name} is no variable of the agent's:\n{said}");
+    }
+}
+
+/// The token's file is not here; its variable must exist all the same.
+fn without_token(pairs: Vec<(String, String)>) -> Vec<(String, String)> {
+    let all = pairs.len();
+    let rest: Vec<_> = pairs.into_iter().filter(|(name, _)| name != "CRONIUM_API_TOKEN_FILE").collect();
+    assert_eq!(rest.len() + 1, all, "the token comes from a file");
+    rest
+}
+
+#[test]
+fn the_compose_file_has_every_lock() {
+    let all = documents("docker-compose.yaml").remove(0);
+    let agent = &all["services"]["agent"];
+    for (key, wanted) in [
+        ("user", json!("65532:65532")),
+        ("read_only", json!(true)),
+        ("cap_drop", json!(["ALL"])),
+        ("security_opt", json!(["no-new-privileges:true"])),
+        ("privileged", Value::Null),
+        ("network_mode", Value::Null),
+        ("pid", Value::Null),
+        ("stop_grace_period", json!("8m")),
+        ("volumes", json!(["/var/run/docker.sock:/var/run/docker.sock", "state:/var/lib/cronium"])),
+    ] {
+        assert_eq!(agent[key], wanted, "{key}");
+    }
+    let pairs = agent["environment"].as_object().expect("environment").iter();
+    let value = |value: &Value| match value.as_str().expect("text") {
+        text if text.starts_with("${CRONIUM_API_ENDPOINT") => "http://x".to_owned(),
+        text if text.starts_with("${CRONIUM_ORCHESTRATOR_ID") => "auto".to_owned(),
+        text => text.to_owned(),
+    };
+    agent_takes(&without_token(pairs.map(|(name, text)| (name.clone(), value(text))).collect()), "");
+}
+
+#[test]
+fn the_daemon_set_hangs_together_and_has_every_lock() {
+    let all = documents("kubernetes/daemonset.yaml");
+    let kinds: Vec<_> = all.iter().map(|one| one["kind"].as_str().expect("kind")).collect();
+    assert_eq!(kinds, ["ServiceAccount", "ConfigMap", "DaemonSet"]);
+    assert!(all.iter().all(|one| one["metadata"]["namespace"] == "cronium"));
+    let spec = &all[2]["spec"];
+    let (labels, pod) = (&spec["template"]["metadata"]["labels"], &spec["template"]["spec"]);
+    assert_eq!(spec["selector"]["matchLabels"], *labels);
+    assert_eq!(pod["serviceAccountName"], all[0]["metadata"]["name"]);
+    let agent = &pod["containers"][0];
+    for (what, found, wanted) in [
+        ("token", &pod["automountServiceAccountToken"], json!(false)),
+        ("host network", &pod["hostNetwork"], Value::Null),
+        ("host processes", &pod["hostPID"], Value::Null),
+        ("root", &pod["securityContext"]["runAsNonRoot"], json!(true)),
+        ("seccomp", &pod["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault")),
+        ("privileges", &agent["securityContext"]["allowPrivilegeEscalation"], json!(false)),
+        ("privileged", &agent["securityContext"]["privileged"], Value::Null),
+        ("root file system", &agent["securityContext"]["readOnlyRootFilesystem"], json!(true)),
+        ("capabilities", &agent["securityContext"]["capabilities"], json!({ "drop": ["ALL"] })),
+        ("live", &agent["livenessProbe"]["httpGet"]["path"], json!("/live")),
+        ("ready", &agent["readinessProbe"]["httpGet"]["path"], json!("/ready")),
+        ("drain", &pod["terminationGracePeriodSeconds"], json!(480)),
+    ] {
+        assert_eq!(*found, wanted, "{what}");
+    }
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array().expect("a list").iter().map(|one| one["name"].as_str().expect("name").to_owned()).collect()
+    };
+    assert_eq!(names(&agent["volumeMounts"]), names(&pod["volumes"]), "each volume is mounted");
+    assert_eq!(names(&agent["ports"]), ["health", "metrics"]);
+    assert_eq!(pod["volumes"][0]["configMap"]["name"], all[1]["metadata"]["name"]);
+    let config = all[1]["data"]["cronium-orchestrator.yaml"].as_str().expect("configuration");
+    let mounted = "tokenFile: /etc/cronium-secret/api-token";
+    assert!(config.contains(mounted) && agent["volumeMounts"][1]["mountPath"] == "/etc/cronium-secret");
+    agent_takes(&[], &config.replace(mounted, ""));
+}
+
+#[test]
+fn the_nomad_job_is_balanced_and_has_every_lock() {
+    let text = text("nomad/cronium-agent.nomad.hcl");
+    let code: String = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .fold(String::new(), |all, line| all + line + "\n");
+    for pair in ["{}", "[]"] {
+        let count = |c: Option<char>| code.matches(c.expect("a character")).count();
+        assert_eq!(count(pair.chars().next()), count(pair.chars().nth(1)), "{pair}");
+    }
+    assert_eq!(code.matches('"').count() % 2, 0, "quotes");
+    let words = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    for wanted in [
+        "type = \"system\"",
+        "user = \"65532:65532\"",
+        "kill_timeout = \"8m\"",
+        "readonly_rootfs = true",
+        "cap_drop = [\"all\"]",
+        "security_opt = [\"no-new-privileges\"]",
+        "ports = [\"health\", \"metrics\"]",
+        "path = \"/live\"",
+        "perms = \"0400\"",
+    ] {
+        assert!(words.contains(wanted), "{wanted}");
+    }
+    assert!(!words.contains("privileged = true") && !words.contains("network_mode"));
+    let pairs = code.lines().filter_map(|line| {
+        let (name, value) = line.trim().split_once(" = ")?;
+        let name = name.trim();
+        name.starts_with("CRONIUM_").then(|| (name.to_owned(), value.trim_matches('"').to_owned()))
+    });
+    agent_takes(&without_token(pairs.collect()), "");
+}

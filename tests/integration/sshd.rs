@@ -1,0 +1,513 @@
+//! Real OpenSSH servers, as many as a test needs: each with a folder, host keys, a port and a user of its own, and with
+//! the faults that a test asks for, made for real.
+//!
+//! A user of its own makes it easy to say what a job left behind: any process that this user still has. Names carry this
+//! process's id, so that tests can run side by side, and what a killed run left is removed by the next.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Folder, LONG, eventually, free_port};
+use crate::sshd_faults::{Network, Process, SmallDisk, end, processes, signal, sweep};
+
+const SSHD: &str = "/usr/sbin/sshd";
+/// All kinds of host keys that a server of today offers.
+pub const ALL_KEYS: &[&str] = &["ed25519", "ecdsa", "rsa"];
+/// Password of the user of every server; keys are what opens it unless [`Options::password`] is set.
+pub const PASSWORD: &str = "canary-pass word-7731";
+
+/// How a server is to be.
+#[derive(Clone)]
+pub struct Options<'a> {
+    /// Kinds of its host keys, as `ssh-keygen -t` has them.
+    pub host_keys: &'a [&'a str],
+    /// Lines of its configuration; they win over the rig's own.
+    pub config: &'a [&'a str],
+    /// The user has [`PASSWORD`], and PAM asks for it (keyboard-interactive needs that).
+    pub password: bool,
+    /// The user's login shell.
+    pub shell: &'a str,
+    /// The only programs that a session finds, by name; none: the usual path.
+    pub programs: Option<&'a [&'a str]>,
+    /// Where it listens, unless it has a network of its own.
+    pub address: &'a str,
+    /// In a network namespace of its own, whose cable can be pulled.
+    pub network: bool,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            host_keys: &["ed25519"],
+            config: &[],
+            password: false,
+            shell: "/bin/bash",
+            programs: None,
+            address: "127.0.0.1",
+            network: false,
+        }
+    }
+}
+
+/// A client's private key.
+pub struct Key {
+    pub path: PathBuf,
+    pub text: String,
+    pub public: String,
+}
+
+/// One server, ended with all of its sessions when it is dropped.
+pub struct Sshd {
+    listener: Option<Child>,
+    /// Logs of earlier starts and of this one.
+    logs: Vec<PathBuf>,
+    host_keys: Vec<String>,
+    pub port: u16,
+    /// The address it listens on.
+    pub host: String,
+    /// Its only user.
+    pub user: String,
+    uid: u32,
+    /// A key that is let in.
+    pub key: Key,
+    pub network: Option<Network>,
+    /// See [`Sshd::mount_small_disk`].
+    pub disk: Option<SmallDisk>,
+    // The last: a folder with something mounted in it cannot be removed.
+    folder: Folder,
+}
+
+impl Sshd {
+    pub fn start(options: &Options<'_>) -> Self {
+        prepare();
+        let folder = Folder::new();
+        let network = options.network.then(Network::new);
+        let host = network.as_ref().map_or(options.address.to_owned(), |network| network.guest.clone());
+        let (user, uid) = add_user(folder.path(), options);
+        let key = make_key(folder.path(), "client", &["-t", "ed25519"], "");
+        let mut server = Self {
+            listener: None,
+            logs: Vec::new(),
+            host_keys: options.host_keys.iter().map(|&kind| kind.to_owned()).collect(),
+            port: 0,
+            host,
+            user,
+            uid,
+            key,
+            network,
+            disk: None,
+            folder,
+        };
+        server.authorize(&server.key.public.clone());
+        server.make_host_keys();
+        // Somebody else may take the port between the look and the use.
+        for _ in 0..5 {
+            server.port = free_port();
+            server.write_config(options);
+            if server.launch() {
+                return server;
+            }
+        }
+        panic!("sshd found no port: {}", server.log());
+    }
+
+    /// Starts one with these lines in its configuration.
+    pub fn with_config(config: &[&str]) -> Self {
+        Self::start(&Options { config, ..Options::default() })
+    }
+
+    /// One in a network namespace of its own.
+    pub fn start_in_netns() -> Self {
+        Self::start(&Options { network: true, ..Options::default() })
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A directory for jobs, not there yet, which the user can make.
+    pub fn temp_dir(&self) -> PathBuf {
+        self.path("home/jobs")
+    }
+
+    /// Mounts a small disk in its folder, to be filled; where it is.
+    pub fn mount_small_disk(&mut self) -> PathBuf {
+        let path = self.path("small");
+        self.disk = Some(SmallDisk::mount(&path));
+        path
+    }
+
+    /// What is in [`Sshd::temp_dir`].
+    pub fn job_dirs(&self) -> Vec<PathBuf> {
+        list(&self.temp_dir())
+    }
+
+    /// Lets a public key in.
+    pub fn authorize(&self, public: &str) {
+        let path = self.path("authorized_keys");
+        let before = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(path, format!("{before}{public}\n")).expect("authorized_keys");
+    }
+
+    /// Makes a key that is let in. `kind` are arguments of `ssh-keygen`, such as `-t rsa -m PEM`.
+    pub fn client_key(&self, kind: &[&str], passphrase: &str) -> Key {
+        let key = make_key(self.folder.path(), &crate::harness::unique("key"), kind, passphrase);
+        self.authorize(&key.public);
+        key
+    }
+
+    // ---- host keys ----
+
+    fn make_host_keys(&self) {
+        for kind in &self.host_keys {
+            make_key(self.folder.path(), &format!("host_{kind}"), &["-t", kind], "");
+        }
+    }
+
+    /// Gives it other host keys of the same kinds; they count from the next start.
+    pub fn change_host_keys(&self) {
+        for kind in &self.host_keys {
+            fs::remove_file(self.path(&format!("host_{kind}"))).expect("the old host key");
+        }
+        self.make_host_keys();
+    }
+
+    /// The name under which its keys are known.
+    pub fn known_name(&self) -> String {
+        if self.port == 22 { self.host.clone() } else { format!("[{}]:{}", self.host, self.port) }
+    }
+
+    /// The line of a known_hosts file for its host key of this kind.
+    pub fn known_hosts_line(&self, kind: &str) -> String {
+        format!("{} {}", self.known_name(), self.public_host_key(kind))
+    }
+
+    /// Lines for all of its host keys.
+    pub fn known_hosts(&self) -> String {
+        self.host_keys.iter().map(|kind| self.known_hosts_line(kind) + "\n").collect()
+    }
+
+    /// Kind and base64 of a host key, without a comment.
+    pub fn public_host_key(&self, kind: &str) -> String {
+        let text = fs::read_to_string(self.path(&format!("host_{kind}.pub"))).expect("a host key");
+        text.split(' ').take(2).collect::<Vec<_>>().join(" ").trim().to_owned()
+    }
+
+    /// `SHA256:…` of a host key.
+    pub fn fingerprint(&self, kind: &str) -> String {
+        let path = self.path(&format!("host_{kind}.pub"));
+        let text = output(Command::new("ssh-keygen").arg("-lf").arg(path));
+        text.split(' ').nth(1).expect("a fingerprint").to_owned()
+    }
+
+    // ---- start and end ----
+
+    fn write_config(&self, options: &Options<'_>) {
+        // Of two lines with the same keyword the first wins.
+        let mut text: String = options.config.iter().map(|line| format!("{line}\n")).collect();
+        let folder = self.folder.path().display();
+        let yes = if options.password { "yes" } else { "no" };
+        for kind in &self.host_keys {
+            text += &format!("HostKey {folder}/host_{kind}\n");
+        }
+        if let Some(programs) = options.programs {
+            text += &format!("SetEnv PATH={}\n", self.link_programs(programs).display());
+        }
+        text += &format!(
+            "Port {}\nListenAddress {}\nPidFile none\nStrictModes no\nUseDNS no\nPermitRootLogin no\nPrintMotd no\n\
+             AuthorizedKeysFile {folder}/authorized_keys\nLogLevel VERBOSE\nMaxStartups 200\nUsePAM {yes}\n\
+             PasswordAuthentication {yes}\nKbdInteractiveAuthentication {yes}\n",
+            self.port, self.host,
+        );
+        if knows_penalties() {
+            text += "PerSourcePenalties no\n";
+        }
+        fs::write(self.path("sshd_config"), text).expect("sshd_config");
+    }
+
+    /// A folder with links to these programs alone.
+    fn link_programs(&self, programs: &[&str]) -> PathBuf {
+        let folder = self.path("programs");
+        fs::create_dir_all(&folder).expect("folder");
+        for name in programs {
+            let found = ["/usr/local/bin", "/usr/bin", "/bin"].map(|place| Path::new(place).join(name));
+            let found = found.iter().find(|path| path.exists()).expect("the program");
+            let _ = std::os::unix::fs::symlink(found, folder.join(name));
+        }
+        folder
+    }
+
+    /// Starts the listener; false when somebody has the port.
+    fn launch(&mut self) -> bool {
+        let log = self.path(&format!("log-{}", self.logs.len()));
+        let file = File::create(&log).expect("log");
+        self.logs.push(log.clone());
+        let mut command = match &self.network {
+            // Unlike `ip netns exec` this leaves the mounts alone: what a test mounts later is seen.
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{}", network.name)).arg(SSHD);
+                command
+            }
+            None => Command::new(SSHD),
+        };
+        command.args(["-D", "-e", "-f"]).arg(self.path("sshd_config"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        let mut child = command.spawn().expect("sshd starts");
+        let until = Instant::now() + LONG;
+        loop {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            if said.contains("Server listening on") {
+                self.listener = Some(child);
+                return true;
+            }
+            if child.try_wait().expect("wait").is_some() {
+                assert!(said.contains("already in use"), "sshd ended: {said}");
+                return false;
+            }
+            assert!(Instant::now() < until, "sshd does not listen: {said}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn listener_pid(&self) -> u32 {
+        self.listener.as_ref().expect("a running server").id()
+    }
+
+    /// The host goes away: nothing listens, every connection is cut. Scripts go on.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.listener.take() else { return };
+        let sessions = sessions_below(child.id());
+        // The listener first, so that no new session comes; stopped ones do not hear TERM.
+        let _ = child.kill();
+        let _ = child.wait();
+        end(&sessions);
+    }
+
+    /// Listens again on the same port.
+    pub fn start_again(&mut self) {
+        assert!(self.listener.is_none(), "it runs");
+        eventually("the port is free again", || self.launch());
+    }
+
+    /// What a reboot does to a host whose temporary directory is in memory.
+    pub fn reboot(&mut self) {
+        self.stop();
+        self.end_user_processes();
+        let _ = fs::remove_dir_all(self.temp_dir());
+        self.start_again();
+    }
+
+    // ---- faults ----
+
+    /// Kills the processes that serve connections, not the listener and not the scripts; how many there were.
+    pub fn kill_sessions(&self) -> usize {
+        let sessions = sessions_below(self.listener_pid());
+        end(&sessions);
+        sessions.len()
+    }
+
+    /// It neither answers nor lets go: the kernel still takes connections for it.
+    pub fn freeze(&self) {
+        signal("STOP", &[self.listener_pid()]);
+        signal("STOP", &sessions_below(self.listener_pid()));
+    }
+
+    pub fn thaw(&self) {
+        signal("CONT", &sessions_below(self.listener_pid()));
+        signal("CONT", &[self.listener_pid()]);
+    }
+
+    // ---- what can be seen ----
+
+    /// All that its starts have logged.
+    pub fn log(&self) -> String {
+        self.logs.iter().map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
+    }
+
+    /// TCP connections that it has accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.log().lines().filter(|line| line.starts_with("Connection from ")).count()
+    }
+
+    /// Logins that succeeded so far.
+    pub fn logins(&self) -> usize {
+        self.log().lines().filter(|line| line.starts_with("Accepted ") && line.contains(" ssh2")).count()
+    }
+
+    /// Commands that were started so far, each a channel of a connection.
+    pub fn commands(&self) -> usize {
+        self.log().lines().filter(|line| line.starts_with("Starting session:")).count()
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        let listener = self.listener_pid();
+        processes().iter().filter(|process| process.parent == listener).count()
+    }
+
+    /// What its user runs now, sshd's own processes left out.
+    pub fn user_processes(&self) -> Vec<Process> {
+        let mut all = processes();
+        all.retain(|process| process.uid == self.uid && !process.is_sshd());
+        all
+    }
+
+    /// Kills them.
+    pub fn end_user_processes(&self) {
+        eventually("the user's processes are gone", || {
+            let all: Vec<u32> = self.user_processes().iter().map(|process| process.pid).collect();
+            end(&all);
+            all.is_empty()
+        });
+    }
+
+    /// A command to run there by the real `ssh`, which knows the host.
+    pub fn ssh(&self, arguments: &[&str]) -> Command {
+        self.ssh_as(&self.key, arguments)
+    }
+
+    /// The same with another key.
+    pub fn ssh_as(&self, key: &Key, arguments: &[&str]) -> Command {
+        let known = self.path("known_hosts.client");
+        fs::write(&known, self.known_hosts()).expect("known_hosts");
+        let mut command = Command::new("ssh");
+        command.args(["-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-i"]).arg(&key.path);
+        command.arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
+        command.args(["-p", &self.port.to_string(), "-l", &self.user, &self.host]).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("---- log of sshd on {} ----\n{}", self.known_name(), crate::harness::tail(&self.log(), 30));
+            }
+        }
+        self.stop();
+        // Not `eventually`: a panic while another unwinds would end the whole run.
+        for _ in 0..100 {
+            let all: Vec<u32> = self.user_processes().iter().map(|process| process.pid).collect();
+            if all.is_empty() {
+                break;
+            }
+            end(&all);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        remove_user(&self.user);
+    }
+}
+
+/// The names in a folder; none when it is not there.
+pub fn list(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut all: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    all.sort();
+    all
+}
+
+/// Runs a command that must succeed; its standard output.
+pub fn output(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// Makes a key pair in a folder, readable to its owner alone.
+pub fn make_key(folder: &Path, name: &str, kind: &[&str], passphrase: &str) -> Key {
+    let path = folder.join(name);
+    output(Command::new("ssh-keygen").args(["-q", "-C", "test", "-N", passphrase, "-f"]).arg(&path).args(kind));
+    let read = |path: &Path| fs::read_to_string(path).expect("the key");
+    let public = read(&folder.join(format!("{name}.pub"))).trim().to_owned();
+    Key { text: read(&path), public, path }
+}
+
+/// The processes of sshd below a listener, parents first.
+fn sessions_below(listener: u32) -> Vec<u32> {
+    let all = processes();
+    let mut family = vec![listener];
+    let mut at = 0;
+    while at < family.len() {
+        let parent = family[at];
+        family.extend(all.iter().filter(|p| p.parent == parent && p.is_sshd()).map(|p| p.pid));
+        at += 1;
+    }
+    family.split_off(1)
+}
+
+/// Once for the run: what every server needs, with advice when it is not there.
+fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        assert!(Path::new(SSHD).exists(), "no {SSHD}: apt-get install openssh-server, or run scripts/test.sh");
+        let uid = output(Command::new("id").arg("-u"));
+        assert_eq!(uid, "0", "the tests' SSH servers have users of their own: run the tests as root");
+        fs::create_dir_all("/run/sshd").expect("/run/sshd, where sshd locks itself up");
+        sweep();
+    });
+}
+
+/// Newer servers refuse a client for a while that failed a few times; tests fail on purpose.
+fn knows_penalties() -> bool {
+    static KNOWS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *KNOWS.get_or_init(|| {
+        let said = Command::new(SSHD).args(["-t", "-f", "/dev/null", "-o", "PerSourcePenalties=no"]).output();
+        !String::from_utf8_lossy(&said.expect("sshd").stderr).contains("PerSourcePenalties")
+    })
+}
+
+/// The files of users are locked by whoever changes them.
+static USERS: Mutex<()> = Mutex::new(());
+
+fn add_user(folder: &Path, options: &Options<'_>) -> (String, u32) {
+    let _lock = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let user = crate::harness::unique("cs");
+    let home = folder.join("home");
+    fs::create_dir(&home).expect("home");
+    let mut command = Command::new("useradd");
+    // The star is no password, but unlike the usual mark it does not lock the account.
+    command.args(["-M", "-N", "-p", "*", "-s", options.shell, "-d"]).arg(&home).arg(&user);
+    // Another run of the tests may hold the lock.
+    eventually("useradd", || command.output().expect("useradd; apt-get install passwd").status.success());
+    if options.password {
+        let line = format!("{user}:{PASSWORD}");
+        eventually("chpasswd", || {
+            let mut child = Command::new("chpasswd").stdin(Stdio::piped()).spawn().expect("chpasswd");
+            std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), line.as_bytes()).expect("write");
+            child.wait().expect("wait").success()
+        });
+    }
+    output(Command::new("chown").arg(&user).arg(&home));
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("mode");
+    let uid = output(Command::new("id").args(["-u", &user])).parse().expect("a number");
+    (user, uid)
+}
+
+pub fn remove_user(user: &str) {
+    let _lock = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..10 {
+        let output = Command::new("userdel").arg(user).output();
+        if output.is_ok_and(|output| matches!(output.status.code(), Some(0 | 6))) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A listener that takes connections into the kernel's queue and never says a word.
+pub fn silent_host() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("address").port();
+    (listener, port)
+}

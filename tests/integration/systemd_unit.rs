@@ -1,0 +1,96 @@
+//! The unit that is shipped: systemd takes it, it exposes little, and its numbers fit the agent's own.
+
+use std::process::Command;
+
+use crate::harness::Folder;
+
+const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/systemd/cronium-agent.service");
+const INSTALLED: &str = "/usr/local/bin/cronium-agent";
+
+/// The most that `systemd-analyze security` may find, in tenths.
+const EXPOSURE: u32 = 20;
+
+fn unit() -> String {
+    std::fs::read_to_string(UNIT).expect("the unit")
+}
+
+/// Every value of a setting, in order.
+fn values<'a>(unit: &'a str, name: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
+}
+
+/// `systemd-analyze` about `text` as a unit file: whether it was content, and what it said.
+fn analyze(arguments: &[&str], text: &str) -> (bool, String) {
+    let folder = Folder::new();
+    let file = folder.path().join("cronium-agent.service");
+    std::fs::write(&file, text).expect("write");
+    let output = Command::new("systemd-analyze")
+        .args(arguments)
+        .arg(&file)
+        .env("SYSTEMD_PAGER", "")
+        .output()
+        .expect("systemd-analyze: apt-get install systemd");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The unit with a program that exists here in place of the installed one.
+fn here(unit: &str) -> String {
+    assert!(unit.contains(INSTALLED));
+    unit.replace(INSTALLED, env!("CARGO_BIN_EXE_cronium-agent"))
+}
+
+#[test]
+fn systemd_finds_no_fault_in_the_unit() {
+    let (good, said) = analyze(&["verify", "--man=no"], &here(&unit()));
+    // Settings that it does not know are complained of, but are no failure.
+    let about_it = said.lines().filter(|line| line.contains("cronium-agent")).collect::<Vec<_>>();
+    assert!(good && about_it.is_empty(), "{said}");
+    let (_, said) = analyze(&["verify", "--man=no"], &here(&unit()).replace("KillMode=", "KilMode="));
+    assert!(said.contains("KilMode"), "the check is blind: {said}");
+}
+
+#[test]
+fn the_unit_exposes_little() {
+    let threshold = format!("--threshold={EXPOSURE}");
+    let look = |text: &str| analyze(&["security", "--offline=true", "--no-pager", &threshold], text);
+    let (good, said) = look(&unit());
+    let overall = said.lines().find(|line| line.contains("Overall exposure level")).expect("a verdict");
+    let figure = overall.split(": ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a figure");
+    assert!(good && figure.parse::<f64>().expect("a number") * 10.0 <= f64::from(EXPOSURE), "{said}");
+    let (good, said) = look(&unit().replace("SystemCallFilter=", "#").replace("CapabilityBoundingSet=", "#"));
+    assert!(!good, "the check is blind: {said}");
+}
+
+#[test]
+fn the_unit_fits_the_agent() {
+    let unit = unit();
+    for (name, wanted) in [
+        ("Type", vec!["notify"]),
+        ("NotifyAccess", vec!["main"]),
+        ("User", vec!["cronium"]),
+        ("SupplementaryGroups", vec!["docker"]),
+        ("LoadCredential", vec!["api-token:/etc/cronium/api-token"]),
+        ("StateDirectory", vec!["cronium"]),
+        ("StateDirectoryMode", vec!["0700"]),
+        ("Restart", vec!["on-failure"]),
+        ("KillMode", vec!["mixed"]),
+        ("ExecReload", vec!["kill -HUP $MAINPID"]),
+        ("ExecStart", vec!["/usr/local/bin/cronium-agent run --config /etc/cronium/cronium-orchestrator.yaml"]),
+        // The engine may be restarted without the agent.
+        ("Requires", vec![]),
+        ("BindsTo", vec![]),
+        ("PartOf", vec![]),
+    ] {
+        assert_eq!(values(&unit, name), wanted, "{name}");
+    }
+    // The drain, the cancelling after it, and one thread after the other that does not end.
+    let drain = std::time::Duration::from_secs(60 * 5);
+    let defaults = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/cronium-orchestrator.yaml");
+    assert!(std::fs::read_to_string(defaults).expect("the defaults").contains("  drainTimeout: 5m "));
+    let worst = drain + cronium_agent::limits::CANCEL_WAIT + 3 * cronium_agent::limits::THREAD_JOIN_WAIT;
+    let minutes = values(&unit, "TimeoutStopSec")[0].strip_suffix("min").expect("minutes").parse::<u64>();
+    assert!(minutes.expect("a number") * 60 > worst.as_secs(), "{worst:?}");
+    let watchdog = values(&unit, "WatchdogSec")[0].parse::<u64>().expect("seconds");
+    assert!(watchdog >= 30, "a call to the backend may take api.timeout: {watchdog}");
+}
