@@ -4,8 +4,8 @@
 # Builds the part of OpenSSL that libssh2 calls, for the static binary, from the source in the locked crate openssl-src.
 # The crate's own build makes all of OpenSSL, 3.8 MB of the binary; this one leaves 1.0 MB. What stays: RSA, ECDSA,
 # Ed25519, X25519, ML-KEM, AES, SHA-1/2/3, MD5 (old key files), HMAC, PBKDF2, the random generator, reading keys from PEM.
-# scripts/openssl-prune.pl says how. Its last line names a folder with include/ and lib/, outside the tree; the same input
-# is not built twice.
+# scripts/openssl-prune.pl says how. Prints a folder with include/ and lib/, outside the tree; the same input is not built
+# twice.
 #
 #   CRONIUM_MUSL_DIR      what scripts/musl-toolchain.sh made
 #   CRONIUM_OPENSSL_DIR   where the results are kept (default: ~/.cache/cronium-agent/openssl)
@@ -98,12 +98,12 @@ KEY=$(cat "${BASH_SOURCE[0]}" "$ROOT/scripts/openssl-prune.pl" "$MUSL_DIR/VERSIO
 OUT=$KEPT/$ARCH-$KEY
 if [ ! -d "$OUT" ]; then
     make_scratch
-    say "building OpenSSL for $ARCH: $OUT"
+    warn "building OpenSSL for $ARCH: $OUT"
     build
     mkdir -p "$KEPT"
     rm -rf "$OUT.new"
     cp -R "$SCRATCH/out" "$OUT.new"
     mv -T "$OUT.new" "$OUT"
-    say "libcrypto.a: $(stat -c %s "$OUT/lib/libcrypto.a") bytes"
+    warn "libcrypto.a: $(stat -c %s "$OUT/lib/libcrypto.a") bytes"
 fi
 echo "$OUT"

@@ -3,15 +3,15 @@
 #
 # Sets up what a fully static build needs and the development machine does not have, into one folder outside the tree;
 # its last line names the folder. A second run with nothing changed returns at once.
-#   - Rust's own standard library for musl: from rustup where rustup can add the target; elsewhere Debian's compiler
-#     with the source of its standard library (rustc-web, cargo-web, rust-web-src), built along with the agent.
+#   - A Rust compiler with the source of its standard library, which is built along with the agent: rustup's, where rustup
+#     can add the source and the target; elsewhere Debian's rustc-web, cargo-web and rust-web-src.
 #   - musl's headers for the C libraries, and its libraries for the second way: musl-dev of Debian 13, unpacked, not
 #     installed. Debian 12's musl 1.2.3 cannot ask a name server again over TCP.
 #   - bin/musl-cc compiles C against these headers; bin/link-gcc links (rustc tells the kind of a linker by its name).
 # What is downloaded comes through apt, which checks it against Debian's signed lists, or through rustup.
 #
 #   CRONIUM_MUSL_DIR     the folder (default: ~/.cache/cronium-agent/musl-ARCH)
-#   CRONIUM_MUSL_FROM    rustup or debian (default: rustup if it has the target, else debian)
+#   CRONIUM_MUSL_FROM    rustup or debian (default: rustup if it has what is needed, else debian)
 #   CRONIUM_MUSL_SUITE   Debian's release for musl-dev (default: trixie)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -32,21 +32,24 @@ GNU=$ARCH-linux-gnu MUSL=$ARCH-linux-musl TARGET=$ARCH-unknown-linux-musl
 DIR=${CRONIUM_MUSL_DIR:-$CACHE/musl-$ARCH}
 SUITE=${CRONIUM_MUSL_SUITE:-trixie}
 
-# has_target: rustup's cargo is the one in use, new enough, and has the target or can add it.
-has_target() {
+# rustup_has_it: rustup's cargo is the one in use, new enough, and has the target and the source, or can add them.
+rustup_has_it() {
     local need
     need=$(awk -F'"' '/^rust-version *=/ {print $2; exit}' "$ROOT/Cargo.toml")
     command -v rustup >/dev/null 2>&1 && at_least "$need" "$(cargo_version)" || return 1
-    rustup target list --installed 2>/dev/null | grep -qx "$TARGET" && return 0
-    say "rustup target add $TARGET"
-    timeout 300 rustup target add "$TARGET" >/dev/null 2>&1
+    if rustup target list --installed 2>/dev/null | grep -qx "$TARGET" &&
+        rustup component list --installed 2>/dev/null | grep -qx rust-src; then
+        return 0
+    fi
+    say "rustup target add $TARGET; rustup component add rust-src"
+    timeout 300 rustup target add "$TARGET" >/dev/null 2>&1 && timeout 300 rustup component add rust-src >/dev/null 2>&1
 }
 
 choose() {
     FROM=${CRONIUM_MUSL_FROM:-}
     case $FROM in
-        '') if has_target; then FROM=rustup; else FROM=debian; fi ;;
-        rustup) has_target || die "rustup has no target $TARGET; CRONIUM_MUSL_FROM=debian builds without it" ;;
+        '') if rustup_has_it; then FROM=rustup; else FROM=debian; fi ;;
+        rustup) rustup_has_it || die "rustup cannot add $TARGET and rust-src; CRONIUM_MUSL_FROM=debian builds without it" ;;
         debian) ;;
         *) die "CRONIUM_MUSL_FROM=$FROM: rustup or debian" ;;
     esac
@@ -82,7 +85,7 @@ unpack() {
     for file in "$SCRATCH"/dl/*.deb; do dpkg-deb -x "$file" "$SCRATCH/x"; done
 }
 
-# With Debian's compiler nothing is bundled: every object and library that rustc's link line for musl names goes into
+# Debian's compiler bundles nothing for musl: every object and library that rustc's link line for musl names goes into
 # one folder. The unwinder is the one for glibc, which panics need nothing more of.
 fill_lib() {
     local object
@@ -145,7 +148,7 @@ if [ "$(cat "$DIR/stamp" 2>/dev/null)" != "$WANTED" ]; then
         "$GNU-gcc" --version | head -n 1
         (cd "$SCRATCH/dl" && sha256sum -- *.deb)
     } >"$SCRATCH/new/VERSIONS"
-    printf 'FROM=%s\nRUSTC=%q\n' "$FROM" "$RUSTC" >"$SCRATCH/new/env"
+    printf 'RUSTC=%q\nCARGO=%q\n' "$RUSTC" "$(dirname "$RUSTC")/cargo" >"$SCRATCH/new/env"
     echo "$WANTED" >"$SCRATCH/new/stamp"
     mkdir -p "$(dirname "$DIR")"
     rm -rf "$DIR"
