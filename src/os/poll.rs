@@ -39,7 +39,7 @@ impl<'fd> Watch<'fd> {
 /// Waits until one of `watches` is ready or `timeout` is over. A signal ends the wait early, as if by timeout.
 pub fn wait(watches: &mut [Watch<'_>], timeout: Duration) -> io::Result<()> {
     let limit = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: libc::c_long::from(timeout.subsec_nanos().cast_signed()),
     };
     let count = libc::nfds_t::try_from(watches.len()).unwrap_or(0);

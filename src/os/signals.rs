@@ -77,7 +77,7 @@ impl Drop for Watch {
 
 fn wait_for(set: &libc::sigset_t, wait: Duration) -> Option<Signal> {
     let wait = libc::timespec {
-        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: libc::c_long::from(wait.subsec_nanos().cast_signed()),
     };
     // SAFETY: both pointers are to live values of the right type; no information is asked back (null).
