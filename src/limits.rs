@@ -124,6 +124,8 @@ pub const SSH_STARTS: u32 = 3;
 pub const SSH_SEAT_LOOK: Duration = Duration::from_millis(20);
 /// A job that waits for a connection looks so often whether it is still wanted.
 pub const SSH_DIAL_LOOK: Duration = Duration::from_millis(100);
+/// A step on the way to a server that outlasts its limit by so much is broken off from outside.
+pub const SSH_OVERDUE: Duration = Duration::from_secs(1);
 /// How long shutdown waits for one connection's thread.
 pub const SSH_JOIN: Duration = Duration::from_secs(2);
 
