@@ -47,6 +47,9 @@ impl Breakers {
         let (address, now) = (server.address(), Instant::now());
         let mut all = self.lock();
         make_room(&mut all, &address, now);
+        if !all.contains_key(&address) {
+            metrics::ssh_breaker(&address, 0);
+        }
         let entry =
             all.entry(address.clone()).or_insert_with(|| Entry { breaker: Breaker::new(self.settings), used: now });
         entry.used = now;
@@ -73,6 +76,16 @@ impl Breakers {
         let transition = entry.breaker.record(pass, success, Instant::now());
         drop(all);
         tell(&address, transition);
+    }
+
+    /// A connection that was kept served a job: as good a sign as a new one, and counted where the breaker waits for such.
+    pub fn served(&self, server: &Server) {
+        let address = server.address();
+        let waits =
+            self.lock().get(&address).is_some_and(|entry| entry.breaker.state(Instant::now()) == State::HalfOpen);
+        if waits && let Ok(pass) = self.admit(server) {
+            self.record(server, pass, true);
+        }
     }
 
     /// All that are not closed.

@@ -107,7 +107,12 @@ impl Pool {
             if let Some((connection, seat)) = self.seat(&key) {
                 let is_fresh = fresh.as_ref().is_some_and(|made| Arc::ptr_eq(made, &connection));
                 match connection.open(seat, remote::COMMAND) {
-                    Ok(session) => return Ok((session, !is_fresh)),
+                    Ok(session) => {
+                        if !is_fresh {
+                            self.0.breakers.served(server);
+                        }
+                        return Ok((session, !is_fresh));
+                    }
                     Err(Error::Full { .. }) if !connection.is_closed() => continue,
                     Err(error) if is_fresh => return Err(error),
                     Err(error) => {
