@@ -275,6 +275,8 @@ pub trait Output {
     fn bytes(&mut self, stream: Stream, data: &[u8]);
     /// A sentence of the agent's own about this job.
     fn system(&mut self, text: &str);
+    /// What comes now is a copy whose beginning is lost: a place in it that was remembered is of no use.
+    fn lost_beginning(&mut self) {}
     /// Nothing more is at hand right now: what was given so far should be on its way.
     fn settle(&mut self);
 }

@@ -375,6 +375,14 @@ pub const NOTIFY_STATUS: usize = 1024;
 pub const WATCHDOG_PINGS: u32 = 3;
 // ---- journal and outbox -----------------------------------------------------------------------------------------------
 
+/// Places in a job's output that are remembered until their lines have arrived.
+pub const PROGRESS_PLACES: usize = 256;
+/// How often a job's place in its output is written down: what was sent since may be sent twice after a crash.
+pub const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// A result that has waited for so long makes the agent's health degraded.
+pub const OUTBOX_OLD: Duration = Duration::from_secs(60);
+/// Between two looks for an engine, or a backend, that an adopted job needs.
+pub const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 /// Largest file of the journal: `jobs.maxOutput` at its most (64 MB) three times, stdout being in two bodies.
 pub const JOURNAL_FILE_MAX: usize = 256 << 20;
 /// Bytes that a probe of the journal writes: more than one block, so that a full file system refuses it.

@@ -1,8 +1,8 @@
 //! The composition root: builds the parts, starts their threads, waits for signals, and ends everything in order.
 //!
-//! Order of the end: the poller first (no more claims), then the jobs (drained, then cancelled), then the workers, the
-//! heartbeat, the monitor, the live log, the reaper and the sampler, the health server last, so that an operator can
-//! see the drain until it is over.
+//! Order of the end: the poller first (no more claims), then the jobs (drained, then left to the next start or
+//! cancelled), then the workers, the heartbeat, the monitor, the live log, the outbox, the reaper and the sampler, the
+//! health server last, so that an operator can see the drain until it is over.
 
 pub mod identity;
 pub mod monitor;
@@ -14,14 +14,18 @@ use crossbeam_channel::bounded;
 
 use crate::api;
 use crate::cli::exit;
-use crate::config::types::Config;
+use crate::config::types::{Config, OnShutdown};
 use crate::docker;
 use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Board, Component, Reason};
+use crate::jobs::adopt;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
+use crate::jobs::journal::{Journal, Opened};
+use crate::jobs::ledger::Scribe;
+use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::running::Running;
 use crate::jobs::worker::{Worker, Workshop};
@@ -32,16 +36,29 @@ use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 
-use monitor::Monitor;
+use monitor::{Books, Monitor};
 
 /// A part that could not be built or started, in words for the operator.
 type Failure = String;
+
+/// What came of waiting for the jobs.
+#[derive(PartialEq, Eq)]
+enum Drained {
+    All,
+    Signal,
+    Late,
+}
 
 /// Everything that runs.
 struct Agent {
     board: Arc<Board>,
     health: Option<health::Server>,
     running: Running,
+    on_shutdown: OnShutdown,
+    outbox: Outbox,
+    scribe: Scribe,
+    /// Jobs of an earlier run, each on a thread of its own, which ends with it.
+    adopted: Vec<Thread>,
     /// Ends the poller.
     no_more_claims: Stop,
     /// The longest that a poll under way can last: what it claims must be given back, not forgotten.
@@ -75,6 +92,7 @@ impl Agent {
         let version = crate::cli::version::VERSION;
         metrics::build_info(version, crate::cli::version::COMMIT);
         identity::prepare_state(&config.state.dir)?;
+        let Opened { journal, open, ended } = Journal::open(&config.state.dir).map_err(|error| error.to_string())?;
         let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
         log::info!("cronium-agent {version}, agent {id}, backend {}", config.api.endpoint);
 
@@ -99,6 +117,10 @@ impl Agent {
         metrics::workers(workers);
         let (streamer, streamer_thread) = live_log(&config, &id, &running, &slots)?;
 
+        let (outbox, outbox_thread) =
+            Outbox::start(journal.clone(), &client, ended, Terms::new(config.jobs.report_retention)).map_err(thread)?;
+        let (scribe, scribe_thread) = Scribe::start().map_err(thread)?;
+        let books = Books { running: running.clone(), journal: journal.clone(), outbox: outbox.clone() };
         let mut monitor = Monitor::new(
             &config,
             &id,
@@ -107,7 +129,25 @@ impl Agent {
             client.separate(),
             streamer.clone(),
             Arc::clone(&board),
+            books,
         );
+        let poll_wait = config.api.timeout + limits::THREAD_JOIN_WAIT;
+        let (jobs, on_shutdown) = (config.jobs.clone(), config.jobs.on_shutdown);
+        let shop = Arc::new(Workshop {
+            config,
+            client: client.clone(),
+            containers: Box::new(containers),
+            servers: Box::new(servers.clone()),
+            reaper: reaper.clone(),
+            streamer: streamer.clone(),
+            running: running.clone(),
+            journal,
+            outbox: outbox.clone(),
+            scribe: scribe.clone(),
+            stop: all.clone(),
+        });
+        // What an earlier run began is in hand before anything else is claimed or cleaned up.
+        let adopted = adopt::all(&shop, &slots, open);
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first(&all);
         let watching = all.clone();
@@ -117,35 +157,24 @@ impl Agent {
             client: client.clone(),
             running: running.clone(),
             max_jobs: workers,
-            interval: config.jobs.lease_renewal,
+            interval: jobs.lease_renewal,
             on_result: told_to(&board),
             stop: all.clone(),
         };
         let heartbeat_thread = heartbeat.spawn().map_err(thread)?;
 
-        let poll_wait = config.api.timeout + limits::THREAD_JOIN_WAIT;
         let (hand, taken) = bounded(0);
         let no_more_claims = Stop::new();
         let admission = Arc::clone(&board);
         let poller = Poller::new(
-            &config.jobs,
-            client.clone(),
+            &jobs,
+            client,
             slots,
             running.clone(),
             hand,
             Box::new(move || admission.why_not_ready().map_or(Ok(()), Err)),
             no_more_claims.clone(),
         );
-        let shop = Arc::new(Workshop {
-            config,
-            client,
-            containers: Box::new(containers),
-            servers: Box::new(servers.clone()),
-            reaper: reaper.clone(),
-            streamer: streamer.clone(),
-            running: running.clone(),
-            stop: all.clone(),
-        });
         let workers = (1..=workers)
             .map(|number| {
                 let (worker, taken) = (Worker::new(Arc::clone(&shop)), taken.clone());
@@ -156,11 +185,15 @@ impl Agent {
         let poller = poller.spawn().map_err(thread)?;
         let mut others = vec![heartbeat_thread, monitor_thread];
         others.extend(streamer_thread);
-        others.extend([reaper_thread, sampler_thread]);
+        others.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
         Ok(Self {
             board,
             health,
             running,
+            on_shutdown,
+            outbox,
+            scribe,
+            adopted,
             no_more_claims,
             poll_wait,
             all,
@@ -195,26 +228,44 @@ impl Agent {
         }
     }
 
-    /// Drains, then cancels, then ends every thread in order.
+    /// Drains; then leaves or cancels what still runs; then ends every thread in order.
     fn end(self, signals: &Signals, drain: Duration, mut code: u8) -> u8 {
         self.board.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
         log::info!("stopping: {} jobs run; waiting for them at most {drain:?} (jobs.drainTimeout)", self.running.len());
-        if !self.wait_for_jobs(signals, drain) {
-            log::warn!("cancelling {} jobs that still run", self.running.len());
-            self.running.cancel_all("the agent's shutdown");
-            if !self.wait_for_jobs(signals, limits::CANCEL_WAIT) {
-                log::error!("ending with {} jobs unreported", self.running.len());
-            }
+        if self.wait_for_jobs(signals, drain) != Drained::All {
             code = exit::NOT_DRAINED;
+            let count = self.running.len();
+            match self.on_shutdown {
+                OnShutdown::Leave => {
+                    log::warn!("leaving {count} jobs that still run to the next start (jobs.onShutdown: leave)");
+                    self.running.leave_all("the agent's shutdown");
+                }
+                OnShutdown::Cancel => {
+                    log::warn!("cancelling {count} jobs that still run (jobs.onShutdown: cancel)");
+                    self.running.cancel_all("the agent's shutdown");
+                }
+            }
+            match self.wait_for_jobs(signals, limits::CANCEL_WAIT) {
+                Drained::All => {}
+                Drained::Signal => {
+                    log::error!("ending now with {} jobs in hand; the next start finds them", self.running.len());
+                    return exit::FORCED;
+                }
+                Drained::Late => {
+                    log::error!("ending with {} jobs in hand; the next start finds them", self.running.len())
+                }
+            }
         }
         // The poller owns the workers' channel: when it ends, they do.
         self.poller.join_within(self.poll_wait);
         self.all.set();
-        for worker in self.workers {
+        for worker in self.workers.into_iter().chain(self.adopted) {
             worker.join_within(limits::THREAD_JOIN_WAIT);
         }
         self.servers.stop();
+        self.outbox.stop();
+        self.scribe.stop();
         self.streamer.stop();
         self.reaper.stop();
         self.sampler.stop();
@@ -228,19 +279,19 @@ impl Agent {
         code
     }
 
-    /// Whether all jobs ended within `wait` and without a further signal.
-    fn wait_for_jobs(&self, signals: &Signals, wait: Duration) -> bool {
+    /// Waits until all jobs have ended, `wait` is over, or a further signal comes.
+    fn wait_for_jobs(&self, signals: &Signals, wait: Duration) -> Drained {
         let until = Instant::now() + wait;
         while Instant::now() < until {
             if self.running.wait_until_empty(limits::DRAIN_TICK) {
-                return true;
+                return Drained::All;
             }
             if signals.wait(Duration::ZERO) == Some(Signal::Terminate) {
                 log::warn!("a further signal: not waiting any longer");
-                return false;
+                return Drained::Signal;
             }
         }
-        self.running.is_empty()
+        if self.running.is_empty() { Drained::All } else { Drained::Late }
     }
 }
 

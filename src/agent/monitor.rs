@@ -13,12 +13,23 @@ use crate::executors::container::resources::bytes;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::{Board, Component, DetailValue, Reason, Status};
+use crate::job::Id;
+use crate::jobs::journal::Journal;
+use crate::jobs::outbox::Outbox;
 use crate::jobs::recover::Recovery;
+use crate::jobs::running::Running;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
 use crate::os::disk;
 use crate::os::stop::Stop;
+
+/// The jobs in hand, what is written of them, and the reports that wait.
+pub struct Books {
+    pub running: Running,
+    pub journal: Journal,
+    pub outbox: Outbox,
+}
 
 /// What is looked at.
 pub struct Monitor {
@@ -35,6 +46,7 @@ pub struct Monitor {
     engine_was_up: Option<bool>,
     agent: String,
     max_output: usize,
+    books: Books,
     /// What an earlier run left behind was seen to.
     recovered: bool,
     /// Why that has not worked yet, as it was logged.
@@ -51,6 +63,7 @@ impl Monitor {
         client: api::Client,
         streamer: LogStreamer,
         board: Arc<Board>,
+        books: Books,
     ) -> Self {
         let (state_dir, min_free) = (config.state.dir.clone(), config.state.min_free_disk);
         Self {
@@ -66,6 +79,7 @@ impl Monitor {
             engine_was_up: None,
             agent: agent.to_owned(),
             max_output: config.jobs.max_output,
+            books,
             recovered: false,
             told: None,
         }
@@ -77,6 +91,7 @@ impl Monitor {
         loop {
             self.look_at_engine();
             self.look_at_disk();
+            self.look_at_books();
             self.look_at_live_log();
             self.look_at_servers();
             self.recover(stop);
@@ -96,6 +111,7 @@ impl Monitor {
     pub fn look_first(&mut self, stop: &Stop) {
         self.look_at_engine();
         self.look_at_disk();
+        self.look_at_books();
         self.recover(stop);
     }
 
@@ -112,7 +128,10 @@ impl Monitor {
             return;
         }
         let (docker, client) = (&self.docker, &self.client);
-        let recovery = Recovery { docker, client, agent: &self.agent, max_output: self.max_output, stop };
+        let Books { running, outbox, .. } = &self.books;
+        let known = |job: &Id| running.ids().contains(job) || outbox.holds(job);
+        let (agent, max_output) = (self.agent.as_str(), self.max_output);
+        let recovery = Recovery { docker, client, agent, max_output, stop, known: &known };
         match recovery.run() {
             Ok(()) => {
                 self.recovered = true;
@@ -196,6 +215,28 @@ impl Monitor {
             Ok(latency) => backend_answered(&self.board, latency),
             Err(error) => self.board.set("api", Component::unhealthy(error.to_string())),
         }
+    }
+
+    /// A journal that cannot be written ends the claims: a job would be lost with this process.
+    fn look_at_books(&self) {
+        let Books { journal, outbox, .. } = &self.books;
+        if journal.trouble().is_some() {
+            journal.probe();
+        }
+        match journal.trouble() {
+            Some(why) => self.board.not_ready(Reason::Journal, format!("the journal cannot be written: {why}")),
+            None => self.board.clear(Reason::Journal),
+        }
+        let state = outbox.state();
+        let mut component = match state.oldest {
+            Some(oldest) if oldest >= limits::OUTBOX_OLD => {
+                let last = state.last_error.unwrap_or_default();
+                Component::degraded(format!("a result has waited for {} s: {last}", oldest.as_secs()))
+            }
+            _ => Component::healthy(),
+        };
+        component = component.with("waiting", DetailValue::Number(state.waiting as u64));
+        self.board.set("outbox", component.with("setAside", DetailValue::Number(state.set_aside)));
     }
 
     fn look_at_servers(&self) {

@@ -25,15 +25,17 @@ pub struct Queue {
 }
 
 /// A row that the backend counts as this agent's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OrphanRow {
     pub id: Id,
     /// `claimed` or `running`.
     pub status: String,
+    /// The job as it was handed out, where the row still tells it; nothing may depend on that.
+    pub claim: Option<Claim>,
 }
 
 /// The list of rows that the backend counts as this agent's.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Orphans {
     /// The rows with a usable id.
     pub rows: Vec<OrphanRow>,
@@ -127,18 +129,29 @@ pub(super) fn orphans(body: &[u8]) -> Result<Orphans, String> {
         id: Value,
         #[serde(default)]
         status: Value,
+        #[serde(default)]
+        payload: Value,
     }
     let rows: Capped<'_> = parse(body)?;
     let whole = rows.items.len() < limits::ORPHANED_LIST_MAX;
     let usable = rows.items.iter().filter_map(|row| {
         let row: Row = serde_json::from_str(row.get()).ok()?;
         let id = Id::parse(row.id.as_str()?).ok()?;
-        Some(OrphanRow { id, status: row.status.as_str().unwrap_or_default().to_owned() })
+        let claim = payload(&id, row.payload);
+        Some(OrphanRow { id, status: row.status.as_str().unwrap_or_default().to_owned(), claim })
     });
     let usable: Vec<_> = usable.collect();
     // A row that cannot be read may be any job's, so the list no longer proves that one is missing.
     let whole = whole && usable.len() == rows.items.len();
     Ok(Orphans { rows: usable, whole })
+}
+
+/// The job in a row's payload, which is the row of the queue or that without its id.
+fn payload(id: &Id, mut payload: Value) -> Option<Claim> {
+    let members = payload.as_object_mut().filter(|members| members.contains_key("execution"))?;
+    members.insert("id".to_owned(), Value::String(id.to_string()));
+    let raw: Box<RawValue> = serde_json::from_str(&payload.to_string()).ok()?;
+    super::job_row::read(&raw).ok()
 }
 
 /// Reads a heartbeat's answer; an empty one asks for nothing.

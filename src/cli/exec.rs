@@ -11,7 +11,7 @@ use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
-use crate::executors::{Executor, Reaper, Task};
+use crate::executors::{End, Executor, Reaper, Task};
 use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Server, Stream};
 use crate::limits;
 use crate::os::signals::Signals;
@@ -253,7 +253,10 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
         .on_termination(move || on_signal.request(Reason::Cancelled("a signal to this command")))
         .map_err(no_thread)?;
     let outcome = match executor.prepare(task, &control, &mut Terminal) {
-        Ok(ready) => ready.run(task, &mut Terminal),
+        Ok(ready) => match ready.run(task, &mut Terminal) {
+            End::Outcome(outcome) => *outcome,
+            End::Left => return Err("the script was left to itself, which nobody asked for".to_owned()),
+        },
         Err(outcome) => *outcome,
     };
     reaper.stop();

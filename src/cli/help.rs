@@ -42,7 +42,8 @@ Exit codes:
     1  failed; the message says why
     2  bad usage, or a configuration with problems
     3  exec: the container engine cannot be reached
-    4  stopped, but jobs were still running when the drain timed out
+    4  stopped, but jobs were still running when the drain ended
+    5  stopped at once by a third signal
   124, 125, 137  see `cronium-agent exec --help`
 ";
 
@@ -50,11 +51,12 @@ const RUN: &str = "\
 Usage: cronium-agent [run] [--config FILE] [--log-level LEVEL] [--set KEY=VALUE]
 
 Claims jobs and runs them until SIGTERM or SIGINT. The first signal drains: no more claims, running jobs
-end by themselves within jobs.drainTimeout. The second cancels the running jobs, the third ends at once.
+end by themselves within jobs.drainTimeout. The second ends that wait: jobs that still run go on without the
+agent, and the next start finds them (jobs.onShutdown: leave), or are cancelled (cancel). The third ends at once.
 
 An engine or a backend that does not answer is waited for; /ready says so meanwhile.
 
-Exit codes: 0 stopped cleanly, 1 failed, 2 bad configuration, 4 not drained.
+Exit codes: 0 stopped cleanly, 1 failed, 2 bad configuration, 4 not drained, 5 forced.
 ";
 
 const VALIDATE: &str = "\

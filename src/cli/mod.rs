@@ -23,8 +23,10 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// The container engine could not be reached.
     pub const ENGINE: u8 = 3;
-    /// The drain timed out: jobs were still running at the end.
+    /// The drain ended with jobs that still ran: they were left to the next start, or cancelled.
     pub const NOT_DRAINED: u8 = 4;
+    /// A third signal: ended at once, with jobs in hand.
+    pub const FORCED: u8 = 5;
     /// `exec`: the script ran longer than its limit, as `timeout(1)` says it.
     pub const EXEC_TIMEOUT: u8 = 124;
     /// `exec`: the infrastructure failed or the script could not be run.

@@ -46,6 +46,8 @@ pub(super) fn blank() -> Config {
             stop_grace: no_time,
             drain_timeout: no_time,
             queue_strategy: QueueStrategy::Fifo,
+            on_shutdown: OnShutdown::Cancel,
+            report_retention: Duration::ZERO,
             lease_renewal: no_time,
             max_output: 0,
         },

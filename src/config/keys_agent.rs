@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::schema::{At, Field, IntAt, Key, Shown, Unquoted, float, text_or_unset};
-use super::types::{BackoffKind, Config, QueueStrategy};
+use super::types::{BackoffKind, Config, OnShutdown, QueueStrategy};
 use super::url;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -228,6 +228,13 @@ pub(super) static KEYS: &[Key] = &[
         |c, i| c.jobs.queue_strategy = [QueueStrategy::Priority, QueueStrategy::Fifo][i],
         |c| usize::from(c.jobs.queue_strategy == QueueStrategy::Fifo),
     ),
+    word(
+        "jobs.onShutdown",
+        &["leave", "cancel"],
+        |c, i| c.jobs.on_shutdown = [OnShutdown::Leave, OnShutdown::Cancel][i],
+        |c| usize::from(c.jobs.on_shutdown == OnShutdown::Cancel),
+    ),
+    duration("jobs.reportRetention", "168h", SECOND, MONTH, |c| &mut c.jobs.report_retention),
     duration("jobs.leaseRenewal", "30s", Duration::from_millis(100), HOUR, |c| &mut c.jobs.lease_renewal),
     size("jobs.maxOutput", "4MB", KB, 64 * MB, IntAt::Usize(|c| &mut c.jobs.max_output)),
 ];

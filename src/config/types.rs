@@ -78,9 +78,21 @@ pub struct Jobs {
     pub stop_grace: Duration,
     pub drain_timeout: Duration,
     pub queue_strategy: QueueStrategy,
+    /// What becomes of jobs that still run when the drain is over.
+    pub on_shutdown: OnShutdown,
+    /// How long a report is offered to a backend that does not take it.
+    pub report_retention: Duration,
     pub lease_renewal: Duration,
     /// Bytes, of each of stdout and stderr.
     pub max_output: usize,
+}
+
+/// `jobs.onShutdown`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnShutdown {
+    /// They go on, and the next agent finds them.
+    Leave,
+    Cancel,
 }
 
 /// `jobs.queueStrategy`: the order in which a batch is given to the workers.

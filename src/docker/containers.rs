@@ -34,6 +34,8 @@ pub struct State {
 /// The parts of `inspect` that are used.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Inspect {
+    #[serde(rename = "Id", default)]
+    pub id: String,
     #[serde(rename = "State")]
     pub state: State,
     /// Bytes in the writable layer; only when it was asked for.
@@ -180,18 +182,39 @@ impl Client {
         deadline: Deadline,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.read_logs(id, "stdout=1&stderr=1", deadline, sink)
+    }
+
+    fn read_logs(
+        &self,
+        id: &str,
+        query: &str,
+        deadline: Deadline,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let doing = format!("read the kept output of container {}", short(id));
         let request = Request {
             operation: DockerOperation::Inspect,
             doing: doing.clone(),
             method: "GET",
-            target: format!("/containers/{id}/logs?stdout=1&stderr=1"),
+            target: format!("/containers/{id}/logs?{query}"),
             headers: &[],
             body: None,
             cap: limits::DOCKER_ANSWER,
         };
         let opened = self.open(request, deadline)?;
         call::stream_body(opened, &doing, deadline, sink).map(drop)
+    }
+
+    /// The same from its beginning on, and then live until the container ends. `sink` gets an empty piece at each tick in
+    /// which nothing came, so that it may give up.
+    pub fn follow_logs(
+        &self,
+        id: &str,
+        deadline: Deadline,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.read_logs(id, "follow=1&stdout=1&stderr=1", deadline, sink)
     }
 
     /// All containers, running or not, that carry every one of `labels` (`key=value` or `key`).

@@ -3,6 +3,7 @@
 //! The worker of a job does nothing but read its output to the end. A deadline, a cancel or a full disk is noted here,
 //! the [`crate::executors::Reaper`] ends the container for it, and the worker then finds the reason here.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -47,12 +48,13 @@ struct Inner {
 pub struct Control {
     inner: Mutex<Inner>,
     bell: Bell,
+    left: AtomicBool,
 }
 
 impl Control {
     pub(in crate::executors) fn new(pace: Pace, bell: Bell) -> Self {
         let inner = Inner { plan: Plan::new(pace), target: None, sent: None, ended: false };
-        Self { inner: Mutex::new(inner), bell }
+        Self { inner: Mutex::new(inner), bell, left: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -90,6 +92,17 @@ impl Control {
     /// Whether the agent has stopped waiting for the end.
     pub fn is_given_up(&self) -> bool {
         self.lock().plan.is_given_up()
+    }
+
+    /// The agent ends: the script is to go on, and nothing of it is to be touched any more.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+        self.end();
+    }
+
+    /// Whether the script is left to the next agent.
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// The job is over: nothing is to be signalled any more.

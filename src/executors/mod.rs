@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::types::ResourceSet;
 use crate::executors::ending::seconds;
 use crate::job::{Id, Job, Output, Server};
 use crate::secret::Secret;
@@ -67,8 +68,49 @@ impl Task {
     }
 }
 
+/// What there is to know of a task that waits, for whoever has to find it again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The container's name, or the folder on the server.
+    pub place: String,
+    /// The container's image; empty on a server.
+    pub image: String,
+    /// The container's limits; `None` on a server.
+    pub limits: Option<ResourceSet>,
+    /// The time limit, and the name by which its end is told.
+    pub timeout: (Duration, &'static str),
+}
+
+/// How a run ended for this agent.
+#[derive(Debug)]
+pub enum End {
+    Outcome(Box<Outcome>),
+    /// The agent ends and the script goes on, for the next agent to find.
+    Left,
+}
+
+/// Why there is nothing to go on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// It was never started: it may be run.
+    NeverStarted,
+    /// Nothing of it is left; what is known of that.
+    Gone(String),
+    /// Engine or server do not answer; to be tried again.
+    OutOfReach(String),
+}
+
 /// Runs the jobs of one kind.
 pub trait Executor: Send + Sync {
+    /// Finds a script again that an earlier agent started, as `facts` describe it; `left` of its time limit remains.
+    fn adopt(
+        &self,
+        task: &Task,
+        facts: &Facts,
+        left: Duration,
+        control: &Arc<Control>,
+    ) -> Result<Box<dyn Prepared>, Lost>;
+
     /// Gets everything ready but starts nothing; an ending that needed no start is the error.
     fn prepare(
         &self,
@@ -80,6 +122,9 @@ pub trait Executor: Send + Sync {
 
 /// A task that waits for the word to start. Dropping it throws it away; nothing of it ran.
 pub trait Prepared: Send {
-    /// Starts it and follows it to its end, whatever that is; leaves nothing behind.
-    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> Outcome;
+    /// What it is.
+    fn facts(&self) -> Facts;
+    /// Starts it (or goes on with it, where it was adopted) and follows it to its end, whatever that is; leaves nothing
+    /// behind, unless the agent ends before ([`Control::leave`]).
+    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End;
 }

@@ -78,6 +78,7 @@ pub enum Reason {
     Draining,
     Engine,
     Disk,
+    Journal,
     Backend,
 }
 

@@ -1,8 +1,10 @@
 //! The life of a job, from claim to report.
 
+pub mod adopt;
 pub mod errands;
 pub mod heartbeat;
 pub mod journal;
+pub mod ledger;
 pub mod outbox;
 pub mod output;
 pub mod poller;

@@ -4,11 +4,14 @@
 //! and through a [`Splitter`] into lines, which are numbered and handed to the live log. Nothing here grows with what
 //! a script prints.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::job::{Output, Stream};
+use crate::jobs::journal::Delivered;
 use crate::limits;
-use crate::logs::{Flushed, JobStream};
+use crate::logs::{Flushed, JobStream, Mark};
 use crate::metrics;
 use crate::wire::capture::Capture;
 use crate::wire::lines::{Line, Splitter};
@@ -19,6 +22,10 @@ struct Channel {
     capture: Capture,
     splitter: Splitter,
     lines: u64,
+    /// Bytes that an earlier agent had sent on as lines: they are kept for the result, and not sent again.
+    skip: u64,
+    /// Bytes up to the end of the last whole line.
+    passed: u64,
 }
 
 /// The output of one job.
@@ -26,6 +33,43 @@ pub struct JobOutput {
     channels: [Channel; 2],
     live: JobStream,
     system_lines: u64,
+    progress: Arc<Progress>,
+}
+
+/// How far a job's output has come, for the journal: shared by its worker and whoever writes that down.
+#[derive(Debug, Default)]
+pub struct Progress {
+    mark: Mark,
+    /// Places at line ends, oldest first, each with the number of the last line before it.
+    places: Mutex<VecDeque<Delivered>>,
+}
+
+impl Progress {
+    /// The latest place up to which all lines have arrived; without a live log, up to which all were read.
+    pub fn delivered(&self) -> Delivered {
+        let (_, arrived) = self.mark.numbers();
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        while places.len() > 1 && (!self.mark.is_live() || places[1].sequence <= arrived) {
+            places.pop_front();
+        }
+        places.front().copied().unwrap_or_default()
+    }
+
+    /// Notes a place. Where there are many, every other is let go: a coarser place only means more lines sent twice.
+    fn note(&self, place: Delivered) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.back().is_some_and(|last| *last == place) {
+            return;
+        }
+        if places.len() >= limits::PROGRESS_PLACES {
+            let mut odd = false;
+            places.retain(|_| {
+                odd = !odd;
+                odd
+            });
+        }
+        places.push_back(place);
+    }
 }
 
 /// What is left of a job's output when it has ended.
@@ -43,13 +87,28 @@ pub struct Collected {
 impl JobOutput {
     /// `max_output` bytes are kept of each stream (`jobs.maxOutput`).
     pub fn new(max_output: usize, live: JobStream) -> Self {
-        let channel = |stream| Channel {
+        Self::resume(max_output, live, Delivered::default())
+    }
+
+    /// The output of a job that an earlier agent began; all of it will come once more, from the beginning.
+    pub fn resume(max_output: usize, live: JobStream, delivered: Delivered) -> Self {
+        let channel = |stream, skip, lines| Channel {
             stream,
             capture: Capture::new(max_output),
             splitter: Splitter::new(limits::LINE_MAX),
-            lines: 0,
+            lines,
+            skip,
+            passed: skip,
         };
-        Self { channels: [channel(Stream::Stdout), channel(Stream::Stderr)], live, system_lines: 0 }
+        let channels =
+            [channel(Stream::Stdout, delivered.stdout, delivered.lines), channel(Stream::Stderr, delivered.stderr, 0)];
+        let progress = Progress { mark: live.mark(), places: Mutex::new(VecDeque::from([delivered])) };
+        Self { channels, live, system_lines: 0, progress: Arc::new(progress) }
+    }
+
+    /// How far it has come, for others.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// The script has ended: last lines without a newline are lines too.
@@ -104,6 +163,12 @@ impl Output for JobOutput {
             Stream::System => return self.system(String::from_utf8_lossy(data).trim_end()),
         };
         channel.capture.push(data);
+        let sent = usize::try_from(channel.skip).unwrap_or(usize::MAX).min(data.len());
+        channel.skip -= sent as u64;
+        let data = &data[sent..];
+        if let Some(end) = data.iter().rposition(|&b| b == b'\n') {
+            channel.passed = channel.capture.total() - (data.len() - end - 1) as u64;
+        }
         let at = SystemTime::now();
         let (live, lines) = (&mut self.live, &mut channel.lines);
         channel.splitter.feed(data, &mut |line| {
@@ -120,7 +185,66 @@ impl Output for JobOutput {
         }
     }
 
+    fn lost_beginning(&mut self) {
+        for channel in &mut self.channels {
+            channel.skip = 0;
+        }
+        self.system("the kept copy of the output has lost its beginning: lines may be missing, or come twice");
+    }
+
     fn settle(&mut self) {
         self.live.settle();
+        let [stdout, stderr] = &self.channels;
+        self.progress.note(Delivered {
+            stdout: stdout.passed,
+            stderr: stderr.passed,
+            lines: stdout.lines + stderr.lines,
+            sequence: self.progress.mark.numbers().0,
+            live: self.progress.mark.is_live(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::LogStreamer;
+
+    fn output(delivered: Delivered) -> JobOutput {
+        let live = LogStreamer::disabled().open(&crate::job::Id::parse("a").expect("id"));
+        JobOutput::resume(1000, live, delivered)
+    }
+
+    #[test]
+    fn a_place_is_at_the_end_of_a_line_and_going_on_from_it_repeats_nothing() {
+        let text = b"one\ntwo\nthr";
+        for split in 0..=text.len() {
+            let mut first = output(Delivered::default());
+            for part in [&text[..split], &text[split..]] {
+                first.bytes(Stream::Stdout, part);
+                first.settle();
+            }
+            let place = first.progress().delivered();
+            assert_eq!((place.stdout, place.stderr, place.lines), (8, 0, 2), "split at {split}");
+            let mut second = output(place);
+            second.bytes(Stream::Stdout, &text[..split]);
+            second.bytes(Stream::Stdout, &text[split..]);
+            second.bytes(Stream::Stdout, b"ee\n");
+            second.settle();
+            let place = second.progress().delivered();
+            assert_eq!((place.stdout, place.lines), (14, 3), "split at {split}");
+            let (collected, _) = second.flush(std::time::Duration::ZERO);
+            assert_eq!((collected.stdout.as_str(), collected.lines), ("one\ntwo\nthree\n", 3));
+        }
+    }
+
+    #[test]
+    fn the_places_are_bounded() {
+        let progress = Progress::default();
+        for n in 0..10 * limits::PROGRESS_PLACES as u64 {
+            progress.note(Delivered { stdout: n, sequence: n, ..Delivered::default() });
+            assert!(progress.places.lock().expect("lock").len() <= limits::PROGRESS_PLACES);
+        }
+        assert_eq!(progress.delivered().stdout, 10 * limits::PROGRESS_PLACES as u64 - 1);
     }
 }

@@ -1,10 +1,9 @@
-//! What an earlier run of this agent left behind: containers that still carry its id, and jobs that the backend still
-//! counts as its own.
+//! What an earlier run of this agent left behind that the journal does not know: containers that still carry its id,
+//! and jobs that the backend still counts as its own. That is a journal that was lost or could not be written.
 //!
 //! Done once, before the first claim. A job that never started goes back to the queue. One that started is reported:
 //! with its exit code and output where its container has ended, and as failed with an unknown end where that cannot be
-//! known. Nothing is run a second time, and no container is left. (Going on with a script that still runs needs the
-//! journal, which a later version brings: here it is stopped, and the report says so.)
+//! known. Nothing is run a second time, and no container is left. (What the journal knows is in `adopt`.)
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -27,6 +26,8 @@ pub struct Recovery<'a> {
     /// `jobs.maxOutput`.
     pub max_output: usize,
     pub stop: &'a Stop,
+    /// Whether a job is in hand, or its report waits: the journal knew it.
+    pub known: &'a dyn Fn(&Id) -> bool,
 }
 
 /// A container of an earlier run.
@@ -43,11 +44,15 @@ impl Recovery<'_> {
         let labels = ["cronium.managed=true".to_owned(), format!("cronium.agent.id={}", self.agent)];
         let rows = self.docker.list(&labels).map_err(|error| error.to_string())?;
         let orphans = self.client.orphaned().map_err(|error| error.to_string())?;
-        let mut waiting: BTreeMap<Id, String> = orphans.rows.into_iter().map(|row| (row.id, row.status)).collect();
+        let unknown = orphans.rows.into_iter().filter(|row| !(self.known)(&row.id));
+        let mut waiting: BTreeMap<Id, String> = unknown.map(|row| (row.id, row.status)).collect();
         for row in rows {
             let Ok(found) = self.docker.inspect(&row.id, false) else { continue };
             let label = |name: &str| row.labels.get(name).and_then(|text| Id::parse(text).ok());
             let (job, execution) = (label("cronium.job.id"), label("cronium.execution.id"));
+            if job.as_ref().is_some_and(|job| (self.known)(job)) {
+                continue;
+            }
             let left = Left { row, state: found.state, job, execution };
             let awaited = left.job.as_ref().is_some_and(|job| waiting.remove(job).is_some());
             self.settle_container(&left, awaited);

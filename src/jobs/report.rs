@@ -4,23 +4,21 @@ use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
 use crate::job::Id;
+use crate::jobs::journal::{Entry, Report};
+use crate::jobs::outbox::{Handed, Outbox};
 use crate::jobs::output::Collected;
-use crate::jobs::worker::Workshop;
-use crate::limits;
 use crate::logs::Flushed;
 use crate::verdict::{Cause, Outcome};
 
-/// Tells the backend how a job ended; keeps trying for as long as `limits::REPORT_PATIENCE`. A job on several servers
-/// has no `execution` of its own: each server's record was completed with [`record`].
-pub fn deliver(shop: &Workshop, job: &Id, execution: Option<&Id>, outcome: &Outcome, output: (Collected, Flushed)) {
+/// The report of a job as it will be sent. A job on several servers has no `execution` of its own: each server's record
+/// was completed with [`record`].
+pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) -> Report {
     let (mut output, flushed) = output;
     let verdict = &outcome.verdict;
     explain(&mut output.stderr, outcome);
-    if let Some(execution) = execution {
-        record(&shop.client, execution, outcome, &output, &flushed);
-    }
+    let update = has_record.then(|| update(outcome, &output, &metadata(outcome, &output, &flushed)));
     let (started, ended) = times(outcome);
-    let body = CompleteBody {
+    let complete = CompleteBody {
         status: verdict.status(),
         exit_code: verdict.exit_code,
         stdout: &output.stdout,
@@ -32,27 +30,44 @@ pub fn deliver(shop: &Workshop, job: &Id, execution: Option<&Id>, outcome: &Outc
         script_output: None,
         condition: None,
     };
-    match api::report::deliver(&shop.client, job, &body, &shop.stop, limits::REPORT_PATIENCE) {
-        Ok(_) => log::info!("reported as {}", verdict.status().as_str()),
-        Err(error) => log::error!("the result could not be reported and is lost: {error}"),
+    Report {
+        status: verdict.status().as_str().to_owned(),
+        exit_code: verdict.exit_code,
+        message: verdict.message.clone(),
+        update,
+        complete: complete.to_json(),
     }
 }
 
-/// Completes the record of one execution: everything but a terminal status, which would count as a report.
-pub fn record(client: &api::Client, execution: &Id, outcome: &Outcome, output: &Collected, flushed: &Flushed) {
+/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes.
+pub fn deliver(outbox: &Outbox, entry: Entry) {
+    match outbox.report(entry) {
+        Ok(Handed::Delivered(_)) => log::info!("reported"),
+        // The outbox has said why.
+        Ok(Handed::Waiting(_)) => {}
+        Ok(Handed::SetAside(why)) => log::error!("the backend refuses the report for good, it is set aside: {why}"),
+        Err(refused) => log::error!("the result is lost: {refused}"),
+    }
+}
+
+fn update(outcome: &Outcome, output: &Collected, metadata: &[(&str, String)]) -> String {
     let verdict = &outcome.verdict;
-    let metadata = metadata(outcome, output, flushed);
-    let failed = verdict.cause != Cause::Success;
     let update = ExecutionUpdate {
         running: false,
         started: Some(times(outcome).0),
         exit_code: Some(verdict.exit_code),
         output: Some(&output.stdout),
-        error: failed.then_some(verdict.message.as_str()),
+        error: (verdict.cause != Cause::Success).then_some(verdict.message.as_str()),
         timings: outcome.timings,
-        metadata: &metadata,
+        metadata,
     };
-    if let Err(error) = client.execution_update(execution, &update) {
+    update.to_json()
+}
+
+/// Completes the record of one server's part: everything but a terminal status, which would count as a report.
+pub fn record(client: &api::Client, execution: &Id, outcome: &Outcome, output: &Collected, flushed: &Flushed) {
+    let json = update(outcome, output, &metadata(outcome, output, flushed));
+    if let Err(error) = client.execution_update_json(execution, &json) {
         log::warn!("the execution's record could not be completed: {error}");
     }
 }

@@ -14,6 +14,9 @@ use crate::job::Id;
 /// Stops one job; is told who wants that.
 pub type Cancel = Arc<dyn Fn(&'static str) + Send + Sync>;
 
+/// Leaves one job's script to the next agent.
+pub type Leave = Arc<dyn Fn() + Send + Sync>;
+
 /// The registry, shared by clones.
 #[derive(Clone, Default)]
 pub struct Running(Arc<Shared>);
@@ -27,6 +30,7 @@ struct Shared {
 #[derive(Default)]
 struct Entry {
     cancel: Option<Cancel>,
+    leave: Option<Leave>,
     /// Who cancelled it before it could be stopped.
     pending: Option<&'static str>,
 }
@@ -100,6 +104,24 @@ impl Running {
             cancel(who);
         }
         true
+    }
+
+    /// Says how a job is left to the next agent.
+    pub fn set_leave(&self, id: &Id, leave: Leave) {
+        if let Some(entry) = self.lock().get_mut(id) {
+            entry.leave = Some(leave);
+        }
+    }
+
+    /// Leaves every job in hand that can be left; the others are cancelled on behalf of `who`.
+    pub fn leave_all(&self, who: &'static str) {
+        for id in self.ids() {
+            let leave = self.lock().get(&id).and_then(|entry| entry.leave.clone());
+            match leave {
+                Some(leave) => leave(),
+                None => drop(self.cancel(&id, who)),
+            }
+        }
     }
 
     /// Cancels every job in hand.

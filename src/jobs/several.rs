@@ -9,9 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Sender, unbounded};
 
-use crate::executors::{Control, Task};
+use crate::executors::{Control, End, Facts, Task};
 use crate::job::{BadServer, Id, Job, Output, Server, Stream};
 use crate::jobs::errands::{Acknowledged, Errands, Record};
+use crate::jobs::journal::{Place, Server as Page};
+use crate::jobs::ledger::{Ledger, page_of};
 use crate::jobs::output::{Collected, JobOutput};
 use crate::jobs::report;
 use crate::jobs::worker::{Workshop, broken, count_phases, guarded, unrun};
@@ -57,6 +59,8 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id) -> Option<Verdict> {
             return None;
         }
     };
+    let place = Place::Servers(pages(&job, execution));
+    let ledger = Ledger::of(&shop.journal, &job, execution, place, output.progress());
     let group = Arc::new(Group {
         shop: Arc::clone(shop),
         job: Arc::new(job),
@@ -82,6 +86,9 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id) -> Option<Verdict> {
         }
     }
     errands.started();
+    let timeout = group.job.timeout.unwrap_or(shop.config.jobs.default_timeout);
+    let (place, image) = (String::new(), String::new());
+    ledger.start(&Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") });
     let begun = (SystemTime::now(), Instant::now());
     let parts = group.on_all_servers();
     let execution = Span { started: begun.0, length: begun.1.elapsed() };
@@ -94,7 +101,7 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id) -> Option<Verdict> {
     let Some(Group { output, .. }) = Arc::into_inner(group) else {
         // A thread that was heard of but did not end keeps the output: the report goes without it.
         let collected = (Collected::default(), Flushed::default());
-        report::deliver(shop, &id, None, &outcome, collected);
+        report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)));
         return Some(outcome.verdict);
     };
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -102,8 +109,15 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id) -> Option<Verdict> {
     output.system(&outcome.verdict.to_string());
     let collected = output.flush(limits::LIVE_FLUSH);
     errands.finish();
-    report::deliver(shop, &id, None, &outcome, collected);
+    report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)));
     Some(outcome.verdict)
+}
+
+/// The journal's pages of all servers whose address is known.
+fn pages(job: &Job, execution: &Id) -> Vec<Page> {
+    let each = job.servers.iter().enumerate();
+    each.filter_map(|(at, server)| Some(page_of(server.as_ref().ok()?, String::new(), &numbered(execution, at + 1))))
+        .collect()
 }
 
 fn lock(cancelled: &Mutex<Cancelled>) -> MutexGuard<'_, Cancelled> {
@@ -183,7 +197,11 @@ impl Group {
         let control = self.control();
         let mut output = Prefixed::new(&server.name, self, shop.config.jobs.max_output);
         let outcome = match shop.servers.prepare(&task, &control, &mut output) {
-            Ok(ready) => ready.run(&task, &mut output),
+            Ok(ready) => match ready.run(&task, &mut output) {
+                End::Outcome(outcome) => *outcome,
+                // Nobody leaves such a job: it is cancelled instead.
+                End::Left => unrun(Verdict::infrastructure(Phase::Execution, "the script was left on its server")),
+            },
             Err(outcome) => *outcome,
         };
         control.end();

@@ -6,15 +6,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::api;
 use crate::config::types::Config;
-use crate::executors::{Control, Executor, Reaper, Task};
+use crate::executors::container::spec::container_name;
+use crate::executors::{Control, End, Executor, Reaper, Task};
 use crate::job::{Claim, Id, Job, Kind, Output as _};
 use crate::jobs::errands::{Acknowledged, Errands, Record};
+use crate::jobs::journal::{Done, Journal, Place};
+use crate::jobs::ledger::{self, Ledger, Scribe};
+use crate::jobs::outbox::Outbox;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::Claimed;
 use crate::jobs::report;
@@ -27,7 +31,7 @@ use crate::os::stop::Stop;
 use crate::os::threads::panic_text;
 use crate::policy::stop::{Pace, Reason};
 use crate::telemetry;
-use crate::verdict::{Outcome, Phase, Timings, Usage, Verdict};
+use crate::verdict::{Cause, Outcome, Phase, Timings, Usage, Verdict};
 
 /// What every worker needs; shared by all of them.
 pub struct Workshop {
@@ -39,6 +43,9 @@ pub struct Workshop {
     pub reaper: Reaper,
     pub streamer: LogStreamer,
     pub running: Running,
+    pub journal: Journal,
+    pub outbox: Outbox,
+    pub scribe: Scribe,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
 }
@@ -80,10 +87,17 @@ impl Worker {
             Claim::Run(job) => job.kind,
             Claim::Refuse { kind, .. } => *kind,
         };
+        if self.shop.outbox.holds(claim.id()) {
+            log::warn!("the job was handed out again while its report waits; it is not run again");
+            return;
+        }
         metrics::jobs_active(1);
         let verdict = match claim {
-            Claim::Run(job) => self.run_job(*job, execution, &token),
-            Claim::Refuse { id, reason, .. } => self.refuse(&id, &execution, reason),
+            Claim::Run(job) => match self.shop.journal.done().lookup(&job.id) {
+                Some(done) if done.attempts >= job.attempts => self.repeat(&job, &execution, &done),
+                _ => self.run_job(*job, execution, &token),
+            },
+            Claim::Refuse { id, reason, kind } => self.refuse(&id, &execution, kind, reason),
         };
         metrics::jobs_active(-1);
         if let Some(verdict) = verdict {
@@ -102,7 +116,7 @@ impl Worker {
         };
         let task = Task { job: Arc::new(job), server, execution };
         let (id, execution) = (&task.job.id, &task.execution);
-        let control = self.control(token);
+        let control = control_of(shop, token);
         let mut output = JobOutput::new(shop.config.jobs.max_output, shop.streamer.open(id));
         let record = Record::new(execution, task.server.as_ref());
         let errands = match Errands::start(shop.client.clone(), id, execution, Some(record), shop.stop.clone()) {
@@ -113,6 +127,20 @@ impl Worker {
                 return None;
             }
         };
+        // On disk before anything of it exists: after a crash it is found, or known not to have begun.
+        let ledger = match Ledger::intend(&shop.journal, &task, container_name, output.progress()) {
+            Ok(ledger) => Arc::new(ledger),
+            Err(error) => {
+                log::error!("not running the job, which nobody would find after a crash: {error}; giving it back");
+                let ours = errands.acknowledged() == Acknowledged::Ours;
+                control.end();
+                errands.finish();
+                if ours {
+                    report::give_back(&shop.client, id, "the agent's journal cannot be written");
+                }
+                return None;
+            }
+        };
 
         let prepared = guarded(|| executor.prepare(&task, &control, &mut output));
         match errands.acknowledged() {
@@ -120,7 +148,9 @@ impl Worker {
             Acknowledged::NotOurs(why) => {
                 log::warn!("not running the job: {why}");
                 control.end();
+                drop(prepared);
                 errands.finish();
+                ledger.forget();
                 return None;
             }
             Acknowledged::Unknown(why) => {
@@ -129,30 +159,26 @@ impl Worker {
                 drop(prepared);
                 errands.finish();
                 report::give_back(&shop.client, id, "the acknowledgement failed");
+                ledger.forget();
                 return None;
             }
         }
-        let outcome = match prepared {
+        let end = match prepared {
             Ok(Ok(ready)) => {
                 errands.started();
-                guarded(|| ready.run(&task, &mut output)).unwrap_or_else(broken)
+                ledger.start(&ready.facts());
+                shop.scribe.keep(&ledger);
+                guarded(|| ready.run(&task, &mut output)).unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic))))
             }
-            Ok(Err(outcome)) => *outcome,
-            Err(panic) => broken(panic),
+            Ok(Err(outcome)) => End::Outcome(outcome),
+            Err(panic) => End::Outcome(Box::new(broken(panic))),
         };
         control.end();
-
-        output.finish();
-        output.system(&outcome.verdict.to_string());
-        let collected = output.flush(limits::LIVE_FLUSH);
-        errands.finish();
-        count_phases(&outcome.timings);
-        report::deliver(shop, &task.job.id, Some(&task.execution), &outcome, collected);
-        Some(outcome.verdict)
+        conclude(shop, &ledger, end, output, Some(errands))
     }
 
     /// Reports a job that cannot be run as it was sent.
-    fn refuse(&self, id: &Id, execution: &Id, reason: String) -> Option<Verdict> {
+    fn refuse(&self, id: &Id, execution: &Id, kind: Kind, reason: String) -> Option<Verdict> {
         log::warn!("refused: {reason}");
         let record = Some(Record::new(execution, None));
         let errands = Errands::start(self.shop.client.clone(), id, execution, record, self.shop.stop.clone());
@@ -167,23 +193,74 @@ impl Worker {
                 return None;
             }
         }
-        let mut output = JobOutput::new(0, self.shop.streamer.open(id));
-        let outcome = unrun(Verdict::refused(reason));
-        output.system(&outcome.verdict.to_string());
-        let collected = output.flush(limits::LIVE_FLUSH);
-        report::deliver(&self.shop, id, Some(execution), &outcome, collected);
-        Some(outcome.verdict)
+        let output = JobOutput::new(0, self.shop.streamer.open(id));
+        let entry = ledger::blank(id, execution, kind, 0, None, Place::Nowhere);
+        let page = Ledger::found(&self.shop.journal, entry, output.progress());
+        let end = End::Outcome(Box::new(unrun(Verdict::refused(reason))));
+        conclude(&self.shop, &page, end, output, None)
     }
 
-    /// The job's handle for ending it, known to the reaper and to whoever may cancel.
-    fn control(&self, token: &Token) -> Arc<Control> {
-        let grace = self.shop.config.jobs.stop_grace;
-        let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
-        let control = self.shop.reaper.control(pace);
-        let cancelled = Arc::clone(&control);
-        self.shop.running.set_cancel(token.id(), Arc::new(move |who| cancelled.request(Reason::Cancelled(who))));
-        control
+    /// Tells the backend once more how a job ended that it hands out again: it is not run a second time.
+    fn repeat(&self, job: &Job, execution: &Id, done: &Done) -> Option<Verdict> {
+        let shop = &self.shop;
+        log::warn!("the job was finished before as {}; it is reported so again and not run", done.status);
+        let errands = Errands::start(shop.client.clone(), &job.id, execution, None, shop.stop.clone());
+        let ours = errands.map(|errands| (errands.acknowledged(), errands.finish()).0);
+        if !matches!(ours, Ok(Acknowledged::Ours)) {
+            log::warn!("not reporting the job again: {ours:?}");
+            return None;
+        }
+        let message = format!("this agent had finished the job before, and did not run it again: {}", done.message);
+        let cause = match done.status.as_str() {
+            "completed" if done.exit_code == 0 => Cause::Success,
+            "completed" => Cause::Partial(u32::try_from(done.exit_code - 100).unwrap_or(0)),
+            "timeout" => Cause::Timeout { limit: "the job's timeout", after: Duration::ZERO },
+            "cancelled" => Cause::Cancelled("backend (before)"),
+            _ => Cause::Exit,
+        };
+        let verdict = Verdict { phase: Phase::Execution, cause, exit_code: done.exit_code, message };
+        let output = JobOutput::new(0, shop.streamer.open(&job.id));
+        let entry = ledger::blank(&job.id, execution, job.kind, job.attempts, None, Place::Nowhere);
+        let page = Ledger::found(&shop.journal, entry, output.progress());
+        conclude(shop, &page, End::Outcome(Box::new(unrun(verdict))), output, None)
     }
+}
+
+/// The job's handle for ending it, known to the reaper and to whoever may cancel or leave it.
+pub(in crate::jobs) fn control_of(shop: &Workshop, token: &Token) -> Arc<Control> {
+    let grace = shop.config.jobs.stop_grace;
+    let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
+    let control = shop.reaper.control(pace);
+    let (cancelled, left) = (Arc::clone(&control), Arc::clone(&control));
+    shop.running.set_leave(token.id(), Arc::new(move || left.leave()));
+    shop.running.set_cancel(token.id(), Arc::new(move |who| cancelled.request(Reason::Cancelled(who))));
+    control
+}
+
+/// From a run's end to its report; `None` where the script goes on without this agent.
+pub(in crate::jobs) fn conclude(
+    shop: &Workshop,
+    ledger: &Ledger,
+    end: End,
+    mut output: JobOutput,
+    errands: Option<Errands>,
+) -> Option<Verdict> {
+    let End::Outcome(outcome) = end else {
+        log::warn!("the script goes on without this agent; the next one finds it");
+        output.settle();
+        output.flush(limits::LIVE_FLUSH);
+        ledger.note();
+        errands.map(Errands::finish);
+        return None;
+    };
+    output.finish();
+    output.system(&outcome.verdict.to_string());
+    let collected = output.flush(limits::LIVE_FLUSH);
+    errands.map(Errands::finish);
+    count_phases(&outcome.timings);
+    let report = report::write(true, &outcome, collected);
+    report::deliver(&shop.outbox, ledger.end(report));
+    Some(outcome.verdict)
 }
 
 /// Calls `act`; a panic in it becomes its text.

@@ -70,6 +70,17 @@ impl Buffer {
         }
     }
 
+    /// The next line gets the number after `sequence`.
+    pub(super) fn begin_after(&mut self, sequence: u64) {
+        self.last_sequence = sequence;
+    }
+
+    /// The last number that was given, and the one up to which every line has arrived or was left out.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        let arrived = self.entries.front().map_or(self.last_sequence, |entry| entry.sequence - 1);
+        (self.last_sequence, arrived)
+    }
+
     /// Bytes held, each line with its overhead.
     fn weight(&self) -> usize {
         self.text.len() - self.dead + self.entries.len() * LOG_LINE_OVERHEAD

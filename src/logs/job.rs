@@ -103,6 +103,23 @@ impl Job {
     }
 }
 
+/// How far the live log of a job has come, for the journal. Outlives the [`JobStream`].
+#[derive(Debug, Clone, Default)]
+pub struct Mark(Option<Arc<Job>>);
+
+impl Mark {
+    /// The last number given to a line, and the one up to which every line has arrived or was left out. Without a live
+    /// log both are 0.
+    pub fn numbers(&self) -> (u64, u64) {
+        self.0.as_ref().map_or((0, 0), |job| job.lock().buffer.numbers())
+    }
+
+    /// Whether there is a live log.
+    pub fn is_live(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// A worker's handle on the live log of its job. Dropped without [`JobStream::finish`], it gives up what it holds.
 #[derive(Debug)]
 pub struct JobStream {
@@ -115,6 +132,11 @@ pub struct JobStream {
 impl JobStream {
     pub(super) fn new(live: Option<(Arc<Shared>, Arc<Job>)>) -> Self {
         Self { live, text: Vec::new(), lines: Vec::new() }
+    }
+
+    /// How far it has come, for others.
+    pub fn mark(&self) -> Mark {
+        Mark(self.live.as_ref().map(|(_, job)| Arc::clone(job)))
     }
 
     /// Adds one line, without its newline. Cheap: it is gathered here, and handed over with every 64th line, every 16

@@ -37,6 +37,7 @@ use std::time::{Instant, SystemTime};
 
 pub use self::encode::Dialect;
 pub use self::job::JobStream;
+pub use self::job::Mark;
 pub use self::tls::{TlsError, tls_config};
 
 use self::dial::{Dialer, Target};
@@ -163,8 +164,15 @@ impl LogStreamer {
 
     /// Begins a job's stream; its first line gets sequence 1.
     pub fn open(&self, job: &Id) -> JobStream {
+        self.open_after(job, 0)
+    }
+
+    /// Goes on with the stream of a job of which an earlier agent sent lines up to the number `sequence`.
+    pub fn open_after(&self, job: &Id, sequence: u64) -> JobStream {
         JobStream::new(self.0.as_ref().map(|shared| {
-            let job = Arc::new(Job::new(job.clone(), shared.settings.live.buffer_size, Instant::now()));
+            let job = Job::new(job.clone(), shared.settings.live.buffer_size, Instant::now());
+            job.lock().buffer.begin_after(sequence);
+            let job = Arc::new(job);
             shared.registry().jobs.push(Arc::clone(&job));
             (Arc::clone(shared), job)
         }))

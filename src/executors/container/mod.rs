@@ -5,6 +5,7 @@
 //! program, reads to the end of the stream, collects the evidence and removes the container. A [`Container`] that is
 //! dropped anywhere on this way, by an error or a panic, is removed.
 
+pub mod adopted;
 pub mod doubtful;
 pub mod judge;
 pub mod marker;
@@ -22,14 +23,15 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::types::{Config, Container as Settings, NetworkMode, PullPolicy, ResourceSet};
 use crate::docker::networks::Bridge;
 use crate::docker::{self, Deadline, Error};
+use crate::executors::container::adopted::Adopted;
 use crate::executors::container::doubtful::Doubtful;
 use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
-use crate::executors::container::run::{Container, Ready};
+use crate::executors::container::run::{Base, Container, Ready};
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::stopped;
-use crate::executors::{Control, Executor, Prepared, Task};
+use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task};
 use crate::job::{Language, Output};
 use crate::os::random;
 use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
@@ -87,6 +89,16 @@ impl ContainerExecutor {
 }
 
 impl Executor for ContainerExecutor {
+    fn adopt(
+        &self,
+        _task: &Task,
+        facts: &Facts,
+        left: Duration,
+        control: &Arc<Control>,
+    ) -> Result<Box<dyn Prepared>, Lost> {
+        Ok(Box::new(Adopted::find(&self.shared, facts, left, control)?))
+    }
+
     fn prepare(
         &self,
         task: &Task,
@@ -151,20 +163,21 @@ impl Shared {
         let container = self.create(&image, &name, body.as_bytes(), control, deadline, output)?;
         let attached = self.docker.attach(container.id(), deadline)?;
         output.settle();
-        Ok(Ready {
+        let nonce = program.nonce().to_owned();
+        let base = Base {
             shared: Arc::clone(self),
             container,
-            attached,
-            program,
             control: Arc::clone(control),
             resources,
             layer_limited: !self.settings.security.readonly_rootfs,
             timeout,
-            deadline,
             begun,
+            name,
             image,
             network,
-        })
+            nonce,
+        };
+        Ok(Ready { attached, base, program, deadline })
     }
 
     /// Creates the container, with a pull before it where the policy says so or the image is not there.

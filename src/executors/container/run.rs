@@ -13,7 +13,7 @@ use crate::executors::container::usage::Meter;
 use crate::executors::container::{Shared, setup_verdict};
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::{seconds, stopped};
-use crate::executors::{Control, Prepared, Task, shell};
+use crate::executors::{Control, End, Facts, Prepared, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::os::cgroup::Reading;
@@ -35,6 +35,11 @@ impl Container {
 
     pub(in crate::executors::container) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Gives it up to the next agent.
+    fn leave(&mut self) {
+        self.removed = true;
     }
 
     /// Removes it; tries again a few times, since an engine under load may refuse once.
@@ -76,97 +81,74 @@ impl Target for Signalled {
     }
 }
 
-/// A container that is created and attached, and waits for the word to start.
-pub(in crate::executors::container) struct Ready {
+/// A container with all that its verdict needs; what is prepared and what is adopted stand on it.
+pub(in crate::executors::container) struct Base {
     pub(in crate::executors::container) shared: Arc<Shared>,
-    // Dropped in this order: the stream before the container.
-    pub(in crate::executors::container) attached: Attached,
     pub(in crate::executors::container) container: Container,
-    pub(in crate::executors::container) program: Program,
     pub(in crate::executors::container) control: Arc<Control>,
     pub(in crate::executors::container) resources: ResourceSet,
     pub(in crate::executors::container) layer_limited: bool,
     pub(in crate::executors::container) timeout: (Duration, &'static str),
-    /// `jobs.setupTimeout`.
-    pub(in crate::executors::container) deadline: Deadline,
     pub(in crate::executors::container) begun: (SystemTime, Instant),
+    pub(in crate::executors::container) name: String,
     pub(in crate::executors::container) image: String,
     pub(in crate::executors::container) network: String,
+    /// The program's random word.
+    pub(in crate::executors::container) nonce: String,
+}
+
+/// A container that is created and attached, and waits for the word to start.
+pub(in crate::executors::container) struct Ready {
+    // Dropped in this order: the stream before the container.
+    pub(in crate::executors::container) attached: Attached,
+    pub(in crate::executors::container) base: Base,
+    pub(in crate::executors::container) program: Program,
+    /// `jobs.setupTimeout`.
+    pub(in crate::executors::container) deadline: Deadline,
 }
 
 /// What is known when the stream has ended.
 #[derive(Default)]
-struct Followed {
+pub(in crate::executors::container) struct Followed {
     /// The end of stderr, for the program's own words and for hints.
-    stderr_tail: Vec<u8>,
+    pub(in crate::executors::container) stderr_tail: Vec<u8>,
     /// Why the stream ended before the container did, if it did.
-    broke: Option<Error>,
+    pub(in crate::executors::container) broke: Option<Error>,
     /// The program was seen to start.
-    started: bool,
+    pub(in crate::executors::container) started: bool,
     /// The host's count of memory kills rose meanwhile.
-    host_killed: bool,
+    pub(in crate::executors::container) host_killed: bool,
 }
 
 impl Prepared for Ready {
-    fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> Outcome {
-        if self.control.reason().is_some() {
-            return self.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
-        }
-        if let Err(error) = self.shared.docker.start(self.container.id(), self.deadline) {
-            return self.never_ran(&error);
-        }
-        let setup = Span { started: self.begun.0, length: self.begun.1.elapsed() };
-        let execution = (SystemTime::now(), Instant::now());
-        let killed_before = self.host_oom_kills();
-        let meter = self.arm();
-        let fed = self.feed();
-        meter.look(&self.shared.docker);
-        let mut followed = self.follow(output);
-        // The last look, while the kernel still has the counters.
-        meter.look(&self.shared.docker);
-        let (usage, reading) = meter.finish();
-        followed.broke = followed.broke.or(fed.err());
-        followed.host_killed = self.host_oom_kills() > killed_before;
-        let waited = self.wait_for_end(&followed, output);
-        let execution = Span { started: execution.0, length: execution.1.elapsed() };
+    fn facts(&self) -> Facts {
+        self.base.facts()
+    }
 
-        let cleanup = (SystemTime::now(), Instant::now());
-        let (verdict, evidence) = self.conclude(waited, &reading, &followed);
-        self.control.end();
-        if let Err(error) = self.container.remove() {
-            log::error!("container {} is left behind: {error}", short(self.container.id()));
+    fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
+        if self.base.control.reason().is_some() {
+            return self.base.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
         }
-        let cleanup = Span { started: cleanup.0, length: cleanup.1.elapsed() };
-        let timings = Timings { setup: Some(setup), execution: Some(execution), cleanup: Some(cleanup) };
-        Outcome { verdict, timings, usage, evidence }
+        if let Err(error) = self.base.shared.docker.start(self.base.container.id(), self.deadline) {
+            return self.base.never_ran(&error);
+        }
+        let begun = self.base.begun;
+        let setup = Span { started: begun.0, length: begun.1.elapsed() };
+        let execution = (SystemTime::now(), Instant::now());
+        let killed_before = self.base.host_oom_kills();
+        let meter = self.base.arm(self.base.timeout.0);
+        let fed = self.feed();
+        meter.look(&self.base.shared.docker);
+        let mut followed = self.follow(output);
+        followed.broke = followed.broke.or(fed.err());
+        let Self { attached, base, .. } = *self;
+        // Left or ended: nothing more is read from it.
+        drop(attached);
+        base.finish(followed, &meter, (setup, execution), killed_before, output)
     }
 }
 
 impl Ready {
-    /// The outcome of a container that was not started; dropping `self` removes it.
-    fn never_ran(&self, error: &Error) -> Outcome {
-        let setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
-        let verdict = setup_verdict(error, &self.control);
-        self.control.end();
-        let evidence = vec![("containerId", self.container.id().to_owned()), ("image", self.image.clone())];
-        Outcome { verdict, timings: Timings { setup, ..Timings::default() }, usage: Usage::default(), evidence }
-    }
-
-    /// From here on the deadline runs, a cancel finds something to signal, and use is measured.
-    fn arm(&self) -> Arc<Meter> {
-        let (after, limit) = self.timeout;
-        self.control.set_deadline(Instant::now() + after, Reason::Timeout { limit, after });
-        let id = self.container.id().to_owned();
-        self.control.set_target(Arc::new(Signalled { docker: self.shared.docker.clone(), id }));
-        let layer_limit = self.layer_limited.then_some(self.resources.disk);
-        self.shared.sampler.watch(self.container.id(), Arc::clone(&self.control), layer_limit)
-    }
-
-    /// The host's count, where the engine is on this host.
-    fn host_oom_kills(&self) -> Option<u64> {
-        if self.shared.docker.is_local() { crate::os::cgroup::host_oom_kills() } else { None }
-    }
-
     /// Sends the program to the waiting shell.
     fn feed(&mut self) -> Result<(), Error> {
         let deadline = Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK");
@@ -182,6 +164,9 @@ impl Ready {
         let mut followed = Followed::default();
         let mut heard = Instant::now();
         loop {
+            if self.base.control.is_left() {
+                return followed;
+            }
             match self.attached.read(&mut buffer, limits::FOLLOW_TICK) {
                 Ok(Piece::Bytes(n)) => {
                     heard = Instant::now();
@@ -197,18 +182,18 @@ impl Ready {
                     followed.started = marker.is_seen();
                     output.settle();
                     if let Err(error) = taken {
-                        followed.broke = Some(self.nonsense(error.to_string()));
+                        followed.broke = Some(self.base.nonsense(error.to_string()));
                         return followed;
                     }
                 }
                 Ok(Piece::End) => {
-                    followed.broke = frames.finish().err().map(|error| self.nonsense(error.to_string()));
+                    followed.broke = frames.finish().err().map(|error| self.base.nonsense(error.to_string()));
                     return followed;
                 }
-                Ok(Piece::Quiet) if self.control.is_given_up() => return followed,
+                Ok(Piece::Quiet) if self.base.control.is_given_up() => return followed,
                 Ok(Piece::Quiet) if heard.elapsed() >= limits::SILENCE_CHECK => {
                     heard = Instant::now();
-                    if self.has_ended_silently() {
+                    if self.base.has_ended_silently() {
                         return followed;
                     }
                 }
@@ -220,8 +205,80 @@ impl Ready {
             }
         }
     }
+}
 
-    fn nonsense(&self, what: String) -> Error {
+impl Base {
+    pub(in crate::executors::container) fn facts(&self) -> Facts {
+        Facts {
+            place: self.name.clone(),
+            image: self.image.clone(),
+            limits: Some(self.resources),
+            timeout: self.timeout,
+        }
+    }
+
+    /// From the end of the stream to the end of the container, unless it is left to the next agent.
+    pub(in crate::executors::container) fn finish(
+        mut self,
+        mut followed: Followed,
+        meter: &Meter,
+        (setup, execution): (Span, (SystemTime, Instant)),
+        killed_before: Option<u64>,
+        output: &mut dyn Output,
+    ) -> End {
+        if self.control.is_left() {
+            let _ = meter.finish();
+            self.container.leave();
+            return End::Left;
+        }
+        // The last look, while the kernel still has the counters.
+        meter.look(&self.shared.docker);
+        let (usage, reading) = meter.finish();
+        followed.host_killed = self.host_oom_kills() > killed_before;
+        let waited = self.wait_for_end(&followed, output);
+        if self.control.is_left() {
+            self.container.leave();
+            return End::Left;
+        }
+        let execution = Span { started: execution.0, length: execution.1.elapsed() };
+
+        let cleanup = (SystemTime::now(), Instant::now());
+        let (verdict, evidence) = self.conclude(waited, &reading, &followed);
+        self.control.end();
+        if let Err(error) = self.container.remove() {
+            log::error!("container {} is left behind: {error}", short(self.container.id()));
+        }
+        let cleanup = Span { started: cleanup.0, length: cleanup.1.elapsed() };
+        let timings = Timings { setup: Some(setup), execution: Some(execution), cleanup: Some(cleanup) };
+        End::Outcome(Box::new(Outcome { verdict, timings, usage, evidence }))
+    }
+
+    /// The outcome of a container that was not started; dropping `self` removes it.
+    pub(in crate::executors::container) fn never_ran(&self, error: &Error) -> End {
+        let setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
+        let verdict = setup_verdict(error, &self.control);
+        self.control.end();
+        let evidence = vec![("containerId", self.container.id().to_owned()), ("image", self.image.clone())];
+        let timings = Timings { setup, ..Timings::default() };
+        End::Outcome(Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence }))
+    }
+
+    /// From here on the deadline runs, a cancel finds something to signal, and use is measured.
+    pub(in crate::executors::container) fn arm(&self, left: Duration) -> Arc<Meter> {
+        let (after, limit) = self.timeout;
+        self.control.set_deadline(Instant::now() + left, Reason::Timeout { limit, after });
+        let id = self.container.id().to_owned();
+        self.control.set_target(Arc::new(Signalled { docker: self.shared.docker.clone(), id }));
+        let layer_limit = self.layer_limited.then_some(self.resources.disk);
+        self.shared.sampler.watch(self.container.id(), Arc::clone(&self.control), layer_limit)
+    }
+
+    /// The host's count, where the engine is on this host.
+    pub(in crate::executors::container) fn host_oom_kills(&self) -> Option<u64> {
+        if self.shared.docker.is_local() { crate::os::cgroup::host_oom_kills() } else { None }
+    }
+
+    pub(in crate::executors::container) fn nonsense(&self, what: String) -> Error {
         Error::Protocol { doing: format!("read the output of container {}", short(self.container.id())), what }
     }
 
@@ -243,6 +300,9 @@ impl Ready {
         }
         let patience = Deadline::after(self.shared.cleanup_timeout, "jobs.cleanupTimeout");
         loop {
+            if self.control.is_left() {
+                return Err(Error::Stopped { doing: "wait for the container's end".to_owned() });
+            }
             let slice = Deadline::after(limits::WAIT_SLICE, "limits::WAIT_SLICE");
             let error = match self.shared.docker.wait(self.container.id(), slice) {
                 Ok(code) => return Ok(code),
@@ -319,7 +379,7 @@ impl Ready {
             memory_limit: self.resources.memory,
             pids_limit: self.resources.pids,
             disk_limit: self.resources.disk,
-            complaint: shell::complaint(self.program.nonce(), &followed.stderr_tail),
+            complaint: shell::complaint(&self.nonce, &followed.stderr_tail),
             engine_error: found.state.error.clone(),
             image: self.image.clone(),
             no_space: shell::tells_of_full_device(&followed.stderr_tail),

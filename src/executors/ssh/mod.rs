@@ -27,8 +27,8 @@ use crate::executors::ssh::breakers::{Breakers, Tripped, Watcher};
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::pool::{Pool, Wish};
 use crate::executors::ssh::remote::Place;
-use crate::executors::ssh::run::Ready;
-use crate::executors::{Control, Executor, Prepared, Task};
+use crate::executors::ssh::run::{Adopted, Ready};
+use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task};
 use crate::job::{Output, Server};
 use crate::os::random;
 use crate::policy::breaker;
@@ -96,6 +96,34 @@ impl SshExecutor {
 }
 
 impl Executor for SshExecutor {
+    /// The folder on the server is looked for when it runs: a server may be away for a while.
+    fn adopt(
+        &self,
+        task: &Task,
+        facts: &Facts,
+        left: Duration,
+        control: &Arc<Control>,
+    ) -> Result<Box<dyn Prepared>, Lost> {
+        let Some(server) = task.server.clone() else {
+            return Err(Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()));
+        };
+        let (temp_dir, name) = facts.place.rsplit_once('/').unwrap_or(("", &facts.place));
+        let settings = &self.shared.settings;
+        Ok(Box::new(Adopted {
+            shared: Arc::clone(&self.shared),
+            server,
+            place: Place {
+                temp_dir: temp_dir.to_owned(),
+                name: name.to_owned(),
+                shell: settings.default_shell.clone(),
+                pty: settings.pty_mode,
+            },
+            control: Arc::clone(control),
+            timeout: facts.timeout,
+            left,
+        }))
+    }
+
     fn prepare(
         &self,
         task: &Task,

@@ -17,7 +17,7 @@ use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::{Preamble, Word};
 use crate::executors::ssh::remote::{self, Place};
 use crate::executors::ssh::{Shared, setup_verdict};
-use crate::executors::{Control, Prepared, Task, shell};
+use crate::executors::{Control, End, Facts, Prepared, Task, shell};
 use crate::job::{Output, Server, Stream};
 use crate::limits;
 use crate::metrics;
@@ -65,6 +65,8 @@ enum Heard {
     GivenUp,
     /// `jobs.setupTimeout` is over and nothing was heard.
     Late,
+    /// The agent ends.
+    Left,
 }
 
 /// What is known of a script that was sent off.
@@ -96,18 +98,84 @@ struct Run<'a> {
 }
 
 impl Prepared for Ready {
-    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> Outcome {
+    fn facts(&self) -> Facts {
+        Facts { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
+    }
+
+    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {
         let Self { shared, session, warm, server, place, nonce, program, control, timeout, until, begun } = *self;
+        let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
+        run.begun = begun;
+        run.host_key = session.connection().host_key.clone();
+        if control.reason().is_some() {
+            let verdict = setup_verdict(&Error::Stopped { server: server.shown() }, &control);
+            return End::Outcome(Box::new(run.outcome(verdict, None, warm)));
+        }
+        session.send(program);
+        run.to_the_end(Some((session, nonce)), warm, output)
+    }
+}
+
+/// A script that an earlier agent started.
+pub(in crate::executors::ssh) struct Adopted {
+    pub(in crate::executors::ssh) shared: Arc<Shared>,
+    pub(in crate::executors::ssh) server: Server,
+    pub(in crate::executors::ssh) place: Place,
+    pub(in crate::executors::ssh) control: Arc<Control>,
+    pub(in crate::executors::ssh) timeout: (Duration, &'static str),
+    /// What remains of its time limit.
+    pub(in crate::executors::ssh) left: Duration,
+}
+
+impl Prepared for Adopted {
+    fn facts(&self) -> Facts {
+        Facts { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
+    }
+
+    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {
+        let Self { shared, server, place, control, timeout, left } = *self;
+        let until = Instant::now() + shared.setup_timeout;
+        let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
+        run.starts_now(left);
+        run.to_the_end(None, false, output)
+    }
+}
+
+/// Why a run did not come to an ending that the server told.
+enum Stop {
+    Because(Unknown),
+    /// The agent ends; the script goes on.
+    Left,
+}
+
+impl From<Unknown> for Stop {
+    fn from(verdict: Unknown) -> Self {
+        Self::Because(verdict)
+    }
+}
+
+type Unknown = Box<Verdict>;
+
+impl<'a> Run<'a> {
+    fn new(
+        shared: &'a Shared,
+        server: &'a Server,
+        control: &'a Arc<Control>,
+        task: &'a Task,
+        place: Place,
+        timeout: (Duration, &'static str),
+        until: Instant,
+    ) -> Self {
         let (wisher, wishes) = unbounded();
-        let mut run = Run {
-            shared: &shared,
-            server: &server,
-            control: &control,
+        Self {
+            shared,
+            server,
+            control,
             task,
             place,
             timeout,
             until,
-            begun,
+            begun: (SystemTime::now(), Instant::now()),
             wishes,
             wisher,
             wanted: None,
@@ -119,55 +187,66 @@ impl Prepared for Ready {
             starts: 1,
             reconnects: 0,
             broke: false,
-            host_key: session.connection().host_key.clone(),
-        };
-        if control.reason().is_some() {
-            return run.outcome(setup_verdict(&Error::Stopped { server: server.shown() }, &control), None, warm);
+            host_key: String::new(),
         }
-        session.send(program);
-        let ended = run.follow(session, &nonce, output).and_then(|()| run.collect(output));
-        run.control.end();
-        let (verdict, ending) = match ended {
-            Ok(ending) => (run.judge(&ending), Some(ending)),
-            Err(verdict) => (*verdict, None),
-        };
-        run.outcome(verdict, ending.as_ref(), warm)
     }
-}
 
-type Unknown = Box<Verdict>;
+    /// Follows, collects, judges. Without a session, one is sought for a script that runs already.
+    fn to_the_end(&mut self, session: Option<(Session, String)>, warm: bool, output: &mut dyn Output) -> End {
+        let session = match session {
+            Some(session) => Ok(session),
+            None => self.follow_again(output),
+        };
+        let ended = session.and_then(|session| self.follow(session, output)).and_then(|()| self.collect(output));
+        if self.control.is_left() {
+            return End::Left;
+        }
+        self.control.end();
+        let (verdict, ending) = match ended {
+            Ok(ending) => (self.judge(&ending), Some(ending)),
+            Err(Stop::Because(verdict)) => (*verdict, None),
+            Err(Stop::Left) => return End::Left,
+        };
+        End::Outcome(Box::new(self.outcome(verdict, ending.as_ref(), warm)))
+    }
 
-impl Run<'_> {
+    /// A session that follows the script from the byte where its output was.
+    fn follow_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
+        self.back(output, |run, nonce| {
+            remote::follow(&run.place, run.task.execution.as_str(), nonce, run.taken, run.started.is_none())
+        })
+    }
+
     /// Follows the script to its end, over as many connections as it takes.
-    fn follow(&mut self, mut session: Session, nonce: &str, output: &mut dyn Output) -> Result<(), Unknown> {
-        let mut nonce = nonce.to_owned();
+    fn follow(&mut self, (mut session, mut nonce): (Session, String), output: &mut dyn Output) -> Result<(), Stop> {
         loop {
             let heard = self.listen(&session, &nonce, output);
             drop(session);
             match heard {
                 Heard::Over => return Ok(()),
+                Heard::Left => return Err(Stop::Left),
                 Heard::GivenUp if self.started.is_some() => return Ok(()),
-                Heard::GivenUp => return Err(self.setup_failed("the server did not say whether it started".to_owned())),
+                Heard::GivenUp => {
+                    return Err(self.setup_failed("the server did not say whether it started".to_owned()).into());
+                }
                 Heard::Word(Word::Unstarted) if self.started.is_none() => {
                     (session, nonce) = self.start_again(output)?;
                     continue;
                 }
-                Heard::Word(word) => return Err(self.verdict_of(word)),
-                Heard::Mute(status) if self.started.is_none() => return Err(self.mute(status, &nonce)),
+                Heard::Word(word) => return Err(self.verdict_of(word).into()),
+                Heard::Mute(status) if self.started.is_none() => return Err(self.mute(status).into()),
                 Heard::Late => {
                     let what = format!(
                         "no word of the script within {} (jobs.setupTimeout)",
                         seconds(self.shared.setup_timeout)
                     );
-                    return Err(self.setup_failed(what));
+                    return Err(self.setup_failed(what).into());
                 }
                 // Somebody killed the follower on the server; the script need not be over.
                 Heard::Mute(_) => {}
                 Heard::Broken(error) => self.lost(&error, output),
             }
-            (session, nonce) = self.back(output, |run, nonce| {
-                remote::follow(&run.place, run.task.execution.as_str(), nonce, run.taken, run.started.is_none())
-            })?;
+            (session, nonce) = self.follow_again(output)?;
         }
     }
 
@@ -176,6 +255,9 @@ impl Run<'_> {
         let mut preamble = Preamble::new(nonce);
         let mut sent_here = None;
         loop {
+            if self.control.is_left() {
+                return Heard::Left;
+            }
             if preamble.is_over() && self.wanted > sent_here {
                 sent_here = self.wanted;
                 self.sent = self.sent.max(self.wanted);
@@ -196,7 +278,7 @@ impl Run<'_> {
                         output.settle();
                     }
                     if self.started.is_none() && preamble.is_over() {
-                        self.starts_now();
+                        self.starts_now(self.timeout.0);
                     }
                 }
                 Next::Event(Event::End(status)) => {
@@ -234,11 +316,11 @@ impl Run<'_> {
     }
 
     /// The script was seen to run: from here on its time counts, and a cancel finds somebody to tell.
-    fn starts_now(&mut self) {
+    fn starts_now(&mut self, left: Duration) {
         self.setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         self.started = Some((SystemTime::now(), Instant::now()));
         let (after, limit) = self.timeout;
-        self.control.set_deadline(Instant::now() + after, Reason::Timeout { limit, after });
+        self.control.set_deadline(Instant::now() + left, Reason::Timeout { limit, after });
         self.control.set_target(Arc::new(Wished(self.wisher.clone())));
     }
 
@@ -260,7 +342,7 @@ impl Run<'_> {
         &mut self,
         output: &mut dyn Output,
         program: impl Fn(&Self, &str) -> Vec<u8>,
-    ) -> Result<(Session, String), Unknown> {
+    ) -> Result<(Session, String), Stop> {
         let begun = Instant::now();
         let patience = self.shared.settings.reconnect_timeout;
         let backoff =
@@ -268,10 +350,13 @@ impl Run<'_> {
         let mut failures = 0;
         loop {
             let control = self.control;
-            let wanted = || !control.is_given_up() && begun.elapsed() < patience;
+            let wanted = || !control.is_left() && !control.is_given_up() && begun.elapsed() < patience;
             let wish = Wish { server: self.server, gated: false, until: begun + patience, wanted: &wanted };
             let error = match self.shared.pool.session(&wish) {
                 Ok((session, _)) => {
+                    if self.host_key.is_empty() {
+                        self.host_key = session.connection().host_key.clone();
+                    }
                     if std::mem::take(&mut self.broke) {
                         self.reconnects += 1;
                         metrics::ssh_reconnected(self.taken.iter().sum());
@@ -291,8 +376,11 @@ impl Run<'_> {
                 Err(error) => error,
             };
             failures += 1;
+            if control.is_left() {
+                return Err(Stop::Left);
+            }
             if !wanted() || !error.is_passing() {
-                return Err(self.out_of_reach(begun.elapsed(), &error));
+                return Err(self.out_of_reach(begun.elapsed(), &error).into());
             }
             if failures == 1 {
                 log::warn!("{error}; trying again for {}", seconds(patience));
@@ -303,12 +391,12 @@ impl Run<'_> {
 
     /// The start's answer was lost and the script is known not to have begun: starts it under another name, so that what
     /// may still be on its way can never run beside it.
-    fn start_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Unknown> {
+    fn start_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
         self.starts += 1;
         if self.starts > limits::SSH_STARTS {
-            return Err(
-                self.setup_failed(format!("{} connections broke before the script had begun", limits::SSH_STARTS))
-            );
+            return Err(self
+                .setup_failed(format!("{} connections broke before the script had begun", limits::SSH_STARTS))
+                .into());
         }
         output.system("the script had not begun when the connection broke; starting it now");
         let claimed = self.place.clone();
@@ -326,7 +414,7 @@ impl Run<'_> {
     }
 
     /// What is left of the output, how the script ended, and the end of its folder.
-    fn collect(&mut self, output: &mut dyn Output) -> Result<Ending, Unknown> {
+    fn collect(&mut self, output: &mut dyn Output) -> Result<Ending, Stop> {
         let kill = self.wanted.is_some();
         loop {
             let (session, nonce) = self.back(output, |run, nonce| {
@@ -334,9 +422,9 @@ impl Run<'_> {
             })?;
             match self.receive(&session, &nonce, output) {
                 Ok(ending) => return Ok(ending),
-                Err(Heard::Word(word)) => return Err(self.verdict_of(word)),
+                Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
                 Err(Heard::Broken(error)) => self.lost(&error, output),
-                Err(Heard::Mute(status)) => return Err(self.mute(status, &nonce)),
+                Err(Heard::Mute(status)) => return Err(self.mute(status).into()),
                 Err(_) => {
                     let silence = seconds(limits::SSH_COLLECT_SILENCE);
                     let what = format!(
@@ -344,7 +432,7 @@ impl Run<'_> {
                          ended: its end is unknown",
                         self.server.shown()
                     );
-                    return Err(Box::new(Verdict::infrastructure(Phase::Cleanup, what)));
+                    return Err(Stop::Because(Box::new(Verdict::infrastructure(Phase::Cleanup, what))));
                 }
             }
         }
@@ -431,7 +519,7 @@ impl Run<'_> {
     }
 
     /// The server's shell ended without a word of our program.
-    fn mute(&self, status: Option<i32>, _nonce: &str) -> Unknown {
+    fn mute(&self, status: Option<i32>) -> Unknown {
         let status = status.map_or_else(|| "by a signal".to_owned(), |code| format!("with exit code {code}"));
         let noise = String::from_utf8_lossy(&self.stderr_tail);
         let noise = noise.lines().last().unwrap_or_default();

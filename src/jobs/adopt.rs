@@ -1,0 +1,222 @@
+//! What the journal says of jobs that an earlier agent began: each is found again, gone on with, and reported.
+//!
+//! A job whose page says `Intent` never started and goes back to the queue. One that was started is looked for where it
+//! runs: a container by its name in the engine, a script on a server by its folder there, for which the backend must
+//! still tell how to log in. It keeps its deadline: time in which no agent lived counts. Each has a thread of its own,
+//! `job-adopted`, so that no worker waits for a server that is away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::types::ResourceSet;
+use crate::executors::{Control, End, Facts, Lost, Prepared, Task};
+use crate::job::{Claim, Job, Kind, Language, Output as _, Resources, Script, Server};
+use crate::jobs::journal::{Entry, Place, Stage, Started, now_ms};
+use crate::jobs::ledger::{Ledger, boot_id};
+use crate::jobs::output::JobOutput;
+use crate::jobs::poller::{Busy, Slots};
+use crate::jobs::report;
+use crate::jobs::running::Token;
+use crate::jobs::worker::{Workshop, broken, conclude, control_of, guarded, unrun};
+use crate::limits;
+use crate::metrics;
+use crate::os::threads::{self, Thread};
+use crate::telemetry;
+use crate::verdict::{Phase, Verdict};
+
+/// Starts a thread for each job of the journal that had not ended.
+pub fn all(shop: &Arc<Workshop>, slots: &Slots, entries: Vec<Entry>) -> Vec<Thread> {
+    let mut threads = Vec::new();
+    for entry in entries {
+        let Some(token) = shop.running.claim(&entry.job) else { continue };
+        // More than there are workers when there are fewer now: then the poller waits until all have ended.
+        let slot = slots.busy();
+        let (job, own) = (entry.job.clone(), Arc::clone(shop));
+        match threads::spawn("job-adopted", move || one(&own, entry, &token, slot)) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => log::error!("job {job} of an earlier run waits for the next start: {error}"),
+        }
+    }
+    threads
+}
+
+fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
+    let _context = telemetry::context(&entry.job, &entry.execution);
+    let begun = Instant::now();
+    let kind = entry.kind;
+    metrics::jobs_active(1);
+    let verdict = match entry.stage.clone() {
+        Stage::Started(started) => go_on(shop, entry, started, token),
+        Stage::Intent => {
+            give_back(shop, &entry, token);
+            None
+        }
+        // The outbox has it.
+        Stage::Ended(_) => None,
+    };
+    metrics::jobs_active(-1);
+    if let Some(verdict) = verdict {
+        metrics::job_finished(kind, &verdict, begun.elapsed());
+    }
+}
+
+/// A job that never started: what was made of it is removed, then it goes back to the queue.
+fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
+    let control = control_of(shop, token);
+    let (task, facts) = (task_of(entry, None), facts_of(entry, None));
+    while entry.kind == Kind::Container {
+        match shop.containers.adopt(&task, &facts, Duration::ZERO, &control) {
+            // The page says that it was not started, and it was: somebody else's doing. It is removed.
+            Ok(there) => drop(there),
+            Err(Lost::OutOfReach(why)) => {
+                log::warn!("the job waits for the engine: {why}");
+                if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
+                    return;
+                }
+                continue;
+            }
+            Err(Lost::NeverStarted | Lost::Gone(_)) => {}
+        }
+        break;
+    }
+    control.end();
+    log::warn!("an earlier run of this agent had claimed the job and not started it; giving it back");
+    report::give_back(&shop.client, &entry.job, "the agent was restarted before the job had started");
+    shop.journal.remove(&entry.job);
+}
+
+/// Goes on with a job that was started.
+fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) -> Option<Verdict> {
+    log::warn!("an earlier run of this agent had started the job; going on with it");
+    let control = control_of(shop, token);
+    let live = shop.streamer.open_after(&entry.job, started.delivered.sequence);
+    let mut output = JobOutput::resume(shop.config.jobs.max_output, live, started.delivered);
+    let found = find(shop, &entry, &started, &control);
+    let server = match &found {
+        Ok((_, server)) => server.clone(),
+        Err(_) => None,
+    };
+    let task = task_of(&entry, server);
+    let ledger = Arc::new(Ledger::found(&shop.journal, entry, output.progress()));
+    let end = match found {
+        Ok((prepared, _)) => {
+            shop.scribe.keep(&ledger);
+            output.system("the agent was restarted; going on with the script");
+            let run = guarded(|| prepared.run(&task, &mut output));
+            run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic))))
+        }
+        Err(Some(verdict)) => End::Outcome(Box::new(unrun(verdict))),
+        // Left again before it was found.
+        Err(None) => End::Left,
+    };
+    control.end();
+    conclude(shop, &ledger, end, output, None)
+}
+
+type Found = (Box<dyn Prepared>, Option<Server>);
+
+/// Looks for it until there is an answer; `Err(None)` when this agent ends before.
+fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control>) -> Result<Found, Option<Verdict>> {
+    let unknown = |why: &str| {
+        let reboot = if started.boot_id == boot_id() { "" } else { "; this host was restarted since" };
+        let words = format!("the agent was restarted while the script ran, and {why}{reboot}: its end is unknown");
+        Some(Verdict::infrastructure(Phase::Execution, words))
+    };
+    let facts = facts_of(entry, Some(started));
+    let left = Duration::from_millis(started.deadline_ms.saturating_sub(now_ms()));
+    let several = matches!(&entry.place, Place::Servers(servers) if servers.len() != 1);
+    if several {
+        return Err(unknown("a job on several servers is not gone on with"));
+    }
+    loop {
+        let server = match entry.kind {
+            Kind::Container => Ok(None),
+            Kind::Ssh => login(shop, entry).map(Some),
+        };
+        let executor = if entry.kind == Kind::Container { &shop.containers } else { &shop.servers };
+        let found = server.and_then(|server| {
+            let task = task_of(entry, server.clone());
+            executor.adopt(&task, &facts, left, control).map(|prepared| (prepared, server))
+        });
+        match found {
+            Ok(found) => return Ok(found),
+            Err(Lost::Gone(why)) => return Err(unknown(&why)),
+            // Its page says that it was started, and the engine that it was not: the agent was killed in between.
+            Err(Lost::NeverStarted) => {
+                let words = "the agent was killed when it was about to start the script, which never ran";
+                return Err(Some(Verdict::infrastructure(Phase::Setup, words)));
+            }
+            Err(Lost::OutOfReach(why)) => log::warn!("the job is not found yet: {why}"),
+        }
+        if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
+            return Err(None);
+        }
+    }
+}
+
+/// How to log in to the job's server: no secret is in the journal, so the backend is asked.
+fn login(shop: &Workshop, entry: &Entry) -> Result<Server, Lost> {
+    let Place::Servers(pages) = &entry.place else { return Err(Lost::Gone("it has no server".to_owned())) };
+    let orphans = shop.client.orphaned().map_err(|error| Lost::OutOfReach(error.to_string()))?;
+    let row = orphans.rows.into_iter().find(|row| row.id == entry.job);
+    let servers = match row.and_then(|row| row.claim) {
+        Some(Claim::Run(job)) => job.servers,
+        _ => Vec::new(),
+    };
+    let same = |server: &Server| {
+        pages.iter().any(|page| page.host == server.host && page.port == server.port && page.user == server.user)
+    };
+    servers
+        .into_iter()
+        .flatten()
+        .find(same)
+        .ok_or_else(|| Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()))
+}
+
+/// The job as far as its page tells it: enough to go on with, not to start it again.
+fn task_of(entry: &Entry, server: Option<Server>) -> Task {
+    let language = entry.language.unwrap_or(Language::Bash);
+    let job = Job {
+        id: entry.job.clone(),
+        kind: entry.kind,
+        priority: 0,
+        attempts: entry.attempts,
+        script: Script { language, content: String::new(), working_directory: String::new() },
+        environment: Vec::new(),
+        timeout: None,
+        resources: Resources::default(),
+        servers: Vec::new(),
+        event_id: None,
+        original_type: None,
+    };
+    Task { job: Arc::new(job), server, execution: entry.execution.clone() }
+}
+
+fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
+    let after = Duration::from_millis(started.map_or(0, |started| started.timeout_ms));
+    let name = match started.map(|started| started.timeout_name.as_str()) {
+        Some("jobs.defaultTimeout") => "jobs.defaultTimeout",
+        Some("jobs.maxTimeout") => "jobs.maxTimeout",
+        _ => "the job's timeout",
+    };
+    let (place, image, limits) = match &entry.place {
+        Place::Container(page) => {
+            let limits = ResourceSet {
+                cpu: page.cpu,
+                memory: page.memory,
+                disk: page.disk,
+                pids: page.pids,
+                read_bps: None,
+                write_bps: None,
+                read_iops: None,
+                write_iops: None,
+            };
+            (page.name.clone(), page.image.clone(), Some(limits))
+        }
+        Place::Servers(pages) => {
+            (pages.first().map(|page| page.directory.clone()).unwrap_or_default(), String::new(), None)
+        }
+        Place::Nowhere => Default::default(),
+    };
+    Facts { place, image, limits, timeout: (after, name) }
+}
