@@ -255,7 +255,7 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
     let outcome = match executor.prepare(task, &control, &mut Terminal) {
         Ok(ready) => match ready.run(task, &mut Terminal) {
             End::Outcome(outcome) => *outcome,
-            End::Left => return Err("the script was left to itself, which nobody asked for".to_owned()),
+            End::Left | End::NeverRan => return Err("the script was left to itself, which nobody asked for".to_owned()),
         },
         Err(outcome) => *outcome,
     };

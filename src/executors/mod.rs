@@ -87,6 +87,8 @@ pub enum End {
     Outcome(Box<Outcome>),
     /// The agent ends and the script goes on, for the next agent to find.
     Left,
+    /// An adopted task turns out not to have begun: nothing of it is left, and it may be run.
+    NeverRan,
 }
 
 /// Why there is nothing to go on with.

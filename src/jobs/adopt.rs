@@ -105,9 +105,9 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
             let run = guarded(|| prepared.run(&task, &mut output));
             run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic))))
         }
-        Err(Some(verdict)) => End::Outcome(Box::new(unrun(verdict))),
-        // Left again before it was found.
-        Err(None) => End::Left,
+        Err(Missing::Unknown(verdict)) => End::Outcome(Box::new(unrun(verdict))),
+        Err(Missing::NeverRan) => End::NeverRan,
+        Err(Missing::Left) => End::Left,
     };
     control.end();
     conclude(shop, &ledger, end, output, None)
@@ -115,12 +115,21 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
 
 type Found = (Box<dyn Prepared>, Option<Server>);
 
-/// Looks for it until there is an answer; `Err(None)` when this agent ends before.
-fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control>) -> Result<Found, Option<Verdict>> {
+/// Why a job is not gone on with.
+enum Missing {
+    /// Its end cannot be known.
+    Unknown(Verdict),
+    NeverRan,
+    /// This agent ends before it was found.
+    Left,
+}
+
+/// Looks for it until there is an answer.
+fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control>) -> Result<Found, Missing> {
     let unknown = |why: &str| {
         let reboot = if started.boot_id == boot_id() { "" } else { "; this host was restarted since" };
         let words = format!("the agent was restarted while the script ran, and {why}{reboot}: its end is unknown");
-        Some(Verdict::infrastructure(Phase::Execution, words))
+        Missing::Unknown(Verdict::infrastructure(Phase::Execution, words))
     };
     let facts = facts_of(entry, Some(started));
     let left = Duration::from_millis(started.deadline_ms.saturating_sub(now_ms()));
@@ -142,14 +151,11 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
             Ok(found) => return Ok(found),
             Err(Lost::Gone(why)) => return Err(unknown(&why)),
             // Its page says that it was started, and the engine that it was not: the agent was killed in between.
-            Err(Lost::NeverStarted) => {
-                let words = "the agent was killed when it was about to start the script, which never ran";
-                return Err(Some(Verdict::infrastructure(Phase::Setup, words)));
-            }
+            Err(Lost::NeverStarted) => return Err(Missing::NeverRan),
             Err(Lost::OutOfReach(why)) => log::warn!("the job is not found yet: {why}"),
         }
         if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
-            return Err(None);
+            return Err(Missing::Left);
         }
     }
 }

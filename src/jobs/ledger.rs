@@ -104,6 +104,11 @@ impl Ledger {
         }
     }
 
+    /// The job whose page it is.
+    pub fn job(&self) -> Id {
+        self.lock().job.clone()
+    }
+
     /// The page with the report on it; nothing is written here any more.
     pub fn end(&self, report: Report) -> Entry {
         let mut entry = self.lock();

@@ -200,7 +200,9 @@ impl Group {
             Ok(ready) => match ready.run(&task, &mut output) {
                 End::Outcome(outcome) => *outcome,
                 // Nobody leaves such a job: it is cancelled instead.
-                End::Left => unrun(Verdict::infrastructure(Phase::Execution, "the script was left on its server")),
+                End::Left | End::NeverRan => {
+                    unrun(Verdict::infrastructure(Phase::Execution, "the script was left on its server"))
+                }
             },
             Err(outcome) => *outcome,
         };

@@ -245,7 +245,19 @@ pub(in crate::jobs) fn conclude(
     mut output: JobOutput,
     errands: Option<Errands>,
 ) -> Option<Verdict> {
-    let End::Outcome(outcome) = end else {
+    let outcome = match end {
+        End::Outcome(outcome) => Some(outcome),
+        End::Left => None,
+        End::NeverRan => {
+            log::warn!("an earlier run of this agent was about to start the job, which never ran; giving it back");
+            output.flush(limits::LIVE_FLUSH);
+            errands.map(Errands::finish);
+            report::give_back(&shop.client, &ledger.job(), "the agent was restarted before the script had started");
+            ledger.forget();
+            return None;
+        }
+    };
+    let Some(outcome) = outcome else {
         log::warn!("the script goes on without this agent; the next one finds it");
         output.settle();
         output.flush(limits::LIVE_FLUSH);

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use cronium_dev_backend::{DevBackend, JobRow, Options};
@@ -100,7 +100,7 @@ pub struct Agent {
     child: Child,
     pub id: String,
     pub health_port: u16,
-    folder: Folder,
+    folder: Arc<Folder>,
 }
 
 impl Agent {
@@ -110,9 +110,29 @@ impl Agent {
     }
 
     pub fn start_at(url: &str, token: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_in(Arc::new(Folder::new()), &unique("agent"), url, token, settings)
+    }
+
+    /// The next agent on the state folder of this one, which has ended or is killed now.
+    pub fn again(mut self, backend: &DevBackend, settings: &[(&str, &str)]) -> Self {
+        if self.is_alive() {
+            self.signal("KILL");
+            self.wait(LONG);
+        }
+        // Its containers are the next one's.
+        let (folder, id) = (Arc::clone(&self.folder), self.id.clone());
+        std::mem::forget(self);
+        Self::start_in(folder, &id, &backend.url(), backend.token(), settings)
+    }
+
+    /// Its state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub fn start_in(folder: Arc<Folder>, id: &str, url: &str, token: &str, settings: &[(&str, &str)]) -> Self {
         require_engine();
-        let folder = Folder::new();
-        let id = unique("agent");
+        let id = id.to_owned();
         let health_port = free_port();
         let port = health_port.to_string();
         let state = folder.path().join("state");
@@ -128,7 +148,7 @@ impl Agent {
             // A test's own settings come last: the last of a key wins.
         ];
         pairs.extend_from_slice(settings);
-        let log = File::create(folder.path().join("log")).expect("log file");
+        let log = File::options().create(true).append(true).open(folder.path().join("log")).expect("log file");
         let mut command = binary();
         // The token goes by the environment: arguments are public.
         command.arg("run").env("CRONIUM_API_TOKEN", token);

@@ -34,6 +34,8 @@ mod limits;
 /// Lines: order, number, loss, latency, memory.
 mod lines;
 mod registry;
+/// The journal: kills, restarts, reports that wait.
+mod restart;
 /// What a script must not be able to do, seen from inside and outside.
 mod security;
 /// Signals: drain, cancel, end.

@@ -42,7 +42,7 @@ fn the_first_signal_drains() {
 fn the_second_signal_cancels_and_the_exit_code_says_so() {
     let _machine = shared();
     let backend = backend();
-    let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
+    let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
     agent.signal("TERM");
@@ -58,7 +58,8 @@ fn the_second_signal_cancels_and_the_exit_code_says_so() {
 fn the_drain_has_an_end() {
     let _machine = shared();
     let backend = backend();
-    let mut agent = Agent::start(&backend, &[("jobs.drainTimeout", "1s"), ("jobs.stopGrace", "1s")]);
+    let mut agent =
+        Agent::start(&backend, &[("jobs.drainTimeout", "1s"), ("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
     agent.signal("TERM");
@@ -98,7 +99,19 @@ fn the_idle_process_is_small_and_every_thread_has_a_name() {
     let fds = std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("fds").count();
     eprintln!("idle: {} kB RSS, {fds} descriptors, {} threads: {names:?}", agent.memory_kb("VmRSS"), names.len());
     assert!(names.len() <= 20, "{names:?}");
-    let known = ["cronium-agent", "health", "heartbeat", "log-streamer", "monitor", "poller", "reaper", "sampler"];
+    let known = [
+        "cronium-agent",
+        "health",
+        "heartbeat",
+        "log-streamer",
+        "monitor",
+        "outbox",
+        "poller",
+        "reaper",
+        "sampler",
+        "scribe",
+        "control",
+    ];
     assert!(names.iter().all(|name| known.contains(&name.as_str()) || name.starts_with("worker-")), "{names:?}");
     assert!(fds < 32, "{fds} descriptors");
     // After jobs, threads and descriptors are where they were.

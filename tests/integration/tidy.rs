@@ -57,6 +57,8 @@ const EXPOSERS: &[&str] = &[
     "docker/images.rs",               // the header of a registry's login
     "executors/container/program.rs", // the environment's way into the container's stdin
     "executors/ssh/keys.rs",          // which kind of key is it?
+    "executors/ssh/dial.rs",          // key, passphrase and password of a server's login
+    "executors/shell.rs",             // the same, for containers and servers
     "logs/dial.rs",                   // the upgrade's Authorization header
     "logs/mod.rs",                    // is the token usable in a header?
 ];

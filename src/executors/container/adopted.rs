@@ -102,6 +102,15 @@ impl Prepared for Adopted {
         let killed_before = self.base.host_oom_kills();
         let meter = self.base.arm(self.left);
         let followed = self.follow(output);
+        if !followed.started
+            && followed.broke.is_none()
+            && !self.base.control.is_left()
+            && !self.base.control.is_given_up()
+        {
+            // The shell's stdin ended before the program had come: half of it never runs. Dropping this removes it.
+            let _ = meter.finish();
+            return End::NeverRan;
+        }
         let setup = Span { started: begun.0, length: Duration::ZERO };
         self.base.finish(followed, &meter, (setup, begun), killed_before, output)
     }

@@ -8,6 +8,7 @@
 pub mod breakers;
 pub mod connection;
 pub mod dial;
+pub mod driver;
 pub mod error;
 pub mod hosts;
 pub mod judge;
@@ -17,6 +18,7 @@ pub mod pool;
 pub mod preamble;
 pub mod remote;
 pub mod run;
+pub mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

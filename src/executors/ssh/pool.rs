@@ -14,8 +14,9 @@ use ring::digest::{Context, SHA256};
 
 use crate::config::types::Ssh as Settings;
 use crate::executors::ssh::breakers::Breakers;
-use crate::executors::ssh::connection::{Connection, Driver, Session, Times};
+use crate::executors::ssh::connection::{Connection, Session, Times};
 use crate::executors::ssh::dial::{Dial, Progress};
+use crate::executors::ssh::driver::Driver;
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
 use crate::executors::ssh::remote;

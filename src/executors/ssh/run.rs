@@ -9,13 +9,14 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::executors::control::{Signal, Target};
-use crate::executors::ending::{seconds, stopped};
+use crate::executors::ending::seconds;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::error::Error;
-use crate::executors::ssh::judge::{self, Ending, Evidence, judge};
+use crate::executors::ssh::judge::Ending;
 use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::{Preamble, Word};
 use crate::executors::ssh::remote::{self, Place};
+use crate::executors::ssh::words::rounded;
 use crate::executors::ssh::{Shared, setup_verdict};
 use crate::executors::{Control, End, Facts, Prepared, Task, shell};
 use crate::job::{Output, Server, Stream};
@@ -24,7 +25,7 @@ use crate::metrics;
 use crate::os::random;
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::stop::Reason;
-use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
+use crate::verdict::{Phase, Span, Verdict};
 
 /// A session with a waiting shell, and the program for it.
 pub(in crate::executors::ssh) struct Ready {
@@ -70,31 +71,33 @@ enum Heard {
 }
 
 /// What is known of a script that was sent off.
-struct Run<'a> {
-    shared: &'a Shared,
-    server: &'a Server,
-    control: &'a Arc<Control>,
-    task: &'a Task,
-    place: Place,
-    timeout: (Duration, &'static str),
-    until: Instant,
-    begun: (SystemTime, Instant),
-    wishes: Receiver<Signal>,
-    wisher: Sender<Signal>,
+pub(in crate::executors::ssh) struct Run<'a> {
+    pub(in crate::executors::ssh) shared: &'a Shared,
+    pub(in crate::executors::ssh) server: &'a Server,
+    pub(in crate::executors::ssh) control: &'a Arc<Control>,
+    pub(in crate::executors::ssh) task: &'a Task,
+    pub(in crate::executors::ssh) place: Place,
+    pub(in crate::executors::ssh) timeout: (Duration, &'static str),
+    pub(in crate::executors::ssh) until: Instant,
+    pub(in crate::executors::ssh) begun: (SystemTime, Instant),
+    pub(in crate::executors::ssh) wishes: Receiver<Signal>,
+    pub(in crate::executors::ssh) wisher: Sender<Signal>,
     /// The strongest signal that the script is to get, and the last that went out.
-    wanted: Option<Signal>,
-    sent: Option<Signal>,
+    pub(in crate::executors::ssh) wanted: Option<Signal>,
+    pub(in crate::executors::ssh) sent: Option<Signal>,
     /// Bytes of stdout and stderr that were handed on.
-    taken: [u64; 2],
-    stderr_tail: Vec<u8>,
+    pub(in crate::executors::ssh) taken: [u64; 2],
+    pub(in crate::executors::ssh) stderr_tail: Vec<u8>,
     /// When the script was seen to run.
-    started: Option<(SystemTime, Instant)>,
-    setup: Option<Span>,
-    starts: u32,
-    reconnects: u32,
+    pub(in crate::executors::ssh) started: Option<(SystemTime, Instant)>,
+    pub(in crate::executors::ssh) setup: Option<Span>,
+    pub(in crate::executors::ssh) starts: u32,
+    pub(in crate::executors::ssh) reconnects: u32,
     /// The connection broke, and the next one is a coming back.
-    broke: bool,
-    host_key: String,
+    pub(in crate::executors::ssh) broke: bool,
+    /// An earlier agent started it.
+    pub(in crate::executors::ssh) adopted: bool,
+    pub(in crate::executors::ssh) host_key: String,
 }
 
 impl Prepared for Ready {
@@ -136,6 +139,7 @@ impl Prepared for Adopted {
         let Self { shared, server, place, control, timeout, left } = *self;
         let until = Instant::now() + shared.setup_timeout;
         let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
+        run.adopted = true;
         run.starts_now(left);
         run.to_the_end(None, false, output)
     }
@@ -146,6 +150,8 @@ enum Stop {
     Because(Unknown),
     /// The agent ends; the script goes on.
     Left,
+    /// An adopted script had not begun.
+    NeverRan,
 }
 
 impl From<Unknown> for Stop {
@@ -154,7 +160,7 @@ impl From<Unknown> for Stop {
     }
 }
 
-type Unknown = Box<Verdict>;
+pub(in crate::executors::ssh) type Unknown = Box<Verdict>;
 
 impl<'a> Run<'a> {
     fn new(
@@ -187,6 +193,7 @@ impl<'a> Run<'a> {
             starts: 1,
             reconnects: 0,
             broke: false,
+            adopted: false,
             host_key: String::new(),
         }
     }
@@ -206,6 +213,7 @@ impl<'a> Run<'a> {
             Ok(ending) => (self.judge(&ending), Some(ending)),
             Err(Stop::Because(verdict)) => (*verdict, None),
             Err(Stop::Left) => return End::Left,
+            Err(Stop::NeverRan) => return End::NeverRan,
         };
         End::Outcome(Box::new(self.outcome(verdict, ending.as_ref(), warm)))
     }
@@ -229,6 +237,7 @@ impl<'a> Run<'a> {
                 Heard::GivenUp => {
                     return Err(self.setup_failed("the server did not say whether it started".to_owned()).into());
                 }
+                Heard::Word(Word::Unstarted) if self.adopted => return Err(Stop::NeverRan),
                 Heard::Word(Word::Unstarted) if self.started.is_none() => {
                     (session, nonce) = self.start_again(output)?;
                     continue;
@@ -486,98 +495,4 @@ impl<'a> Run<'a> {
             }
         }
     }
-
-    fn judge(&self, ending: &Ending) -> Verdict {
-        let nonce_free = shell::any_complaint(&self.stderr_tail);
-        judge(&Evidence {
-            server: self.server.shown(),
-            temp_dir: self.place.temp_dir.clone(),
-            ending: ending.clone(),
-            reason: self.control.reason(),
-            sent: self.sent,
-            complaint: nonce_free,
-            no_space: shell::tells_of_full_device(&self.stderr_tail),
-        })
-    }
-
-    fn verdict_of(&self, word: Word) -> Unknown {
-        let (server, directory) = (self.server.shown(), self.place.directory());
-        let message = match word {
-            Word::Setup(why) => return self.setup_failed(why),
-            Word::Rebooted => judge::rebooted(&server),
-            Word::Vanished | Word::Unstarted | Word::Status(_) => judge::vanished(&server, &directory),
-        };
-        Box::new(Verdict::infrastructure(Phase::Execution, message))
-    }
-
-    fn setup_failed(&self, why: String) -> Unknown {
-        if let Some(reason) = self.control.reason() {
-            return Box::new(stopped(&reason, None));
-        }
-        let message = format!("the script could not be started on {}: {why}", self.server.shown());
-        Box::new(Verdict::infrastructure(Phase::Setup, message))
-    }
-
-    /// The server's shell ended without a word of our program.
-    fn mute(&self, status: Option<i32>) -> Unknown {
-        let status = status.map_or_else(|| "by a signal".to_owned(), |code| format!("with exit code {code}"));
-        let noise = String::from_utf8_lossy(&self.stderr_tail);
-        let noise = noise.lines().last().unwrap_or_default();
-        let said = if noise.is_empty() { String::new() } else { format!(", saying {noise:?}") };
-        self.setup_failed(format!(
-            "its shell ended {status}{said}; does the user's login shell run \"{}\"?",
-            remote::COMMAND
-        ))
-    }
-
-    /// The server could not be reached again in time.
-    fn out_of_reach(&self, after: Duration, error: &Error) -> Unknown {
-        let server = self.server.shown();
-        let message = match self.control.reason() {
-            Some(reason) if self.control.is_given_up() => format!(
-                "{}, but {server} could not be told: {error}; whether the script has ended there is unknown",
-                stopped(&reason, self.sent).message
-            ),
-            _ if self.started.is_none() => format!(
-                "the connection to {server} broke while the script was being started, and it could not be reached again \
-                 for {} (ssh.execution.reconnectTimeout): whether the script ran is unknown; {error}",
-                rounded(after)
-            ),
-            _ => format!(
-                "{server} could not be reached for {} (ssh.execution.reconnectTimeout) while the script ran there: its \
-                 end is unknown, and it may still run; {error}",
-                rounded(after)
-            ),
-        };
-        Box::new(Verdict::infrastructure(Phase::Execution, message))
-    }
-
-    fn outcome(&self, verdict: Verdict, ending: Option<&Ending>, warm: bool) -> Outcome {
-        let execution = self.started.map(|(started, at)| Span { started, length: at.elapsed() });
-        let setup = self.setup.unwrap_or(Span { started: self.begun.0, length: self.begun.1.elapsed() });
-        let timings = Timings { setup: Some(setup), execution, cleanup: None };
-        let mut evidence = vec![
-            ("server", self.server.name.clone()),
-            ("serverAddress", self.server.address()),
-            ("serverUser", self.server.user.clone()),
-            ("hostKey", self.host_key.clone()),
-            ("remoteDirectory", self.place.directory()),
-            ("connectionReused", warm.to_string()),
-            ("reconnects", self.reconnects.to_string()),
-            ("timeout", seconds(self.timeout.0)),
-        ];
-        if let Some(pid) = ending.and_then(|ending| ending.pid) {
-            evidence.push(("remotePid", pid.to_string()));
-        }
-        if let Some(signal) = self.sent {
-            evidence.push(("signalSent", signal.as_str().to_owned()));
-        }
-        let cpu_seconds = ending.map_or(0.0, |ending| ending.cpu_seconds);
-        Outcome { verdict, timings, usage: Usage { cpu_seconds, ..Usage::default() }, evidence }
-    }
-}
-
-/// Whole seconds, for a message.
-fn rounded(time: Duration) -> String {
-    seconds(Duration::from_secs(time.as_secs()))
 }

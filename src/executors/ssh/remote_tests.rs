@@ -1,0 +1,302 @@
+//! The programs of `remote`, run by the shells of this machine.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const NONCE: &str = "00ff";
+const LONG: Duration = Duration::from_secs(20);
+
+/// A folder that serves as `tempDir`, and what is done to a job in it.
+struct Host {
+    place: Place,
+    execution: String,
+    /// The login's shells: dash, bash and, where it is there, busybox.
+    shell: Vec<&'static str>,
+}
+
+impl Host {
+    fn all(pty: bool) -> Vec<Self> {
+        let shells = [vec!["/bin/sh"], vec!["bash", "--posix"], vec!["busybox", "sh"]];
+        let there = shells.into_iter().filter(|shell| {
+            Command::new(shell[0])
+                .args(&shell[1..])
+                .args(["-c", ":"])
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|s| s.success())
+        });
+        there
+            .map(|shell| {
+                let word = crate::os::random::hex(8);
+                let temp_dir = std::env::temp_dir().join(format!("cronium-remote {word}'s"));
+                let place = Place {
+                    temp_dir: temp_dir.to_str().expect("text").to_owned(),
+                    name: format!("exec-{word}"),
+                    shell: "/bin/bash".to_owned(),
+                    pty,
+                };
+                Self { place, execution: format!("exec-{word}"), shell }
+            })
+            .collect()
+    }
+
+    fn run(&self, program: &[u8]) -> Run {
+        let mut child = Command::new(self.shell[0])
+            .args(&self.shell[1..])
+            .arg("-s")
+            .env("LANG", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut stdin = child.stdin.take().expect("stdin");
+        stdin.write_all(program).expect("write");
+        let (out, err) = (child.stdout.take().expect("out"), child.stderr.take().expect("err"));
+        Run { child, stdin: Some(stdin), out: BufReader::new(out), err: BufReader::new(err) }
+    }
+
+    fn start(&self, text: &str, variables: &[(&str, &str)]) -> Run {
+        let script = Script { language: Language::Bash, content: text.to_owned(), working_directory: String::new() };
+        let mut variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
+        variables.push(("CRONIUM_EXECUTION_ID".to_owned(), Secret::new(self.execution.as_str())));
+        self.run(&start(&self.place, &self.execution, &script, &variables, NONCE).expect("a program"))
+    }
+
+    fn collect(&self, taken: [u64; 2], kill: bool) -> (String, String, String) {
+        let mut run = self.run(&collect(&self.place, &self.execution, NONCE, taken, kill));
+        let status = run.line_of_err();
+        run.started();
+        run.say("done\n");
+        let (out, err) = run.rest();
+        assert!(!std::path::Path::new(&self.place.directory()).exists());
+        (status, out, err)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.place.temp_dir);
+    }
+}
+
+struct Run {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    out: BufReader<std::process::ChildStdout>,
+    err: BufReader<std::process::ChildStderr>,
+}
+
+impl Run {
+    fn line_of_err(&mut self) -> String {
+        let mut line = String::new();
+        self.err.read_line(&mut line).expect("a line");
+        line
+    }
+
+    fn started(&mut self) {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("a line");
+        assert_eq!(line, "cronium follow 00ff\n");
+        assert_eq!(self.line_of_err(), "cronium follow 00ff\n");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("a line");
+        line
+    }
+
+    fn say(&mut self, command: &str) {
+        self.stdin.as_mut().expect("stdin").write_all(command.as_bytes()).expect("write");
+    }
+
+    /// Reads both streams to their end.
+    fn rest(mut self) -> (String, String) {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.out.read_to_string(&mut out).expect("out");
+        self.err.read_to_string(&mut err).expect("err");
+        self.child.wait().expect("an end");
+        (out, err)
+    }
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < LONG, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_script_runs_and_all_of_it_is_collected() {
+    for host in Host::all(false) {
+        let text =
+            "echo \"$A $i\"; echo again >/dev/stderr; echo and again >/dev/stderr; pwd; umask; printf end; exit 3";
+        let mut run = host.start(text, &[("A", "it's \"$x\"\nü"), ("i", "mine"), ("a-b", "odd")]);
+        run.started();
+        let (out, err) = run.rest();
+        let (status, more, more_err) = host.collect([out.len() as u64, err.len() as u64], false);
+        let directory = host.place.directory();
+        assert_eq!(out + &more, format!("it's \"$x\"\nü mine\n{directory}/work\n0022\nend"), "{:?}", host.shell);
+        assert_eq!(err + &more_err, "again\nand again\n");
+        assert!(
+            status.starts_with("cronium status 00ff out=") && status.contains(" code=3 kept=0,0 cpu=0m0"),
+            "{status}"
+        );
+        assert!(status.contains(" left=0 ") && status.contains("boot=same"), "{status}");
+    }
+}
+
+#[test]
+fn a_follower_goes_on_where_another_stopped_and_the_script_noticed_nothing() {
+    for host in Host::all(false) {
+        let mut run = host.start("for n in 1 2 3; do echo $n; read x <go; done 2>&1; echo over", &[]);
+        run.started();
+        let fifo = format!("{}/work/go", host.place.directory());
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+        // The first line came before there was a pipe to read from, perhaps with a complaint about it.
+        let first = run.line();
+        run.child.kill().expect("kill");
+        drop(run);
+        let mut again = host.run(&follow(&host.place, &host.execution, NONCE, [first.len() as u64, 0], true));
+        again.started();
+        until("the script's end", || {
+            let _ = std::fs::OpenOptions::new()
+                .write(true)
+                .custom_flags_nonblocking()
+                .open(&fifo)
+                .map(|mut f| f.write_all(b"x\n"));
+            std::path::Path::new(&format!("{}/status", host.place.directory())).exists()
+        });
+        let (out, _) = again.rest();
+        let taken = (first.len() + out.len()) as u64;
+        let (_, more, _) = host.collect([taken, 0], false);
+        let all = first + &out + &more;
+        let numbers: Vec<_> = all.lines().filter(|line| line.len() == 1).collect();
+        assert_eq!((numbers, all.ends_with("over\n")), (vec!["1", "2", "3"], true), "{all}");
+    }
+}
+
+/// `O_NONBLOCK`, so that a pipe without a reader is an error and no wait.
+trait NonBlocking {
+    fn custom_flags_nonblocking(&mut self) -> &mut Self;
+}
+
+impl NonBlocking for std::fs::OpenOptions {
+    fn custom_flags_nonblocking(&mut self) -> &mut Self {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        self.custom_flags(0o4000)
+    }
+}
+
+#[test]
+fn term_reaches_the_group_and_kill_everybody() {
+    for host in Host::all(false) {
+        let mut run = host.start(
+            "trap 'echo got TERM' TERM\nsetsid sh -c 'trap \"\" TERM; sleep 300' &\nsh -c 'trap \"\" TERM; sleep 300' &\n\
+             echo ready; while :; do sleep 0.1; done",
+            &[],
+        );
+        run.started();
+        assert_eq!(run.line(), "ready\n");
+        run.say("TERM\n");
+        assert_eq!(run.line(), "got TERM\n");
+        run.say("KILL\n");
+        let (out, err) = run.rest();
+        let taken = ["ready\ngot TERM\n".len() + out.len(), err.len()].map(|n| n as u64);
+        let (status, _, _) = host.collect(taken, true);
+        assert!(status.contains("left=0") && status.contains("code=137"), "{status}");
+        let left = Command::new("grep")
+            .args(["-ls", &format!("CRONIUM_EXECUTION_ID={}", host.execution)])
+            .args(environs())
+            .output()
+            .expect("grep");
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "", "{:?} {status}", host.shell);
+    }
+}
+
+fn environs() -> Vec<std::path::PathBuf> {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path().join("environ"));
+    processes.filter(|path| path.exists()).collect()
+}
+
+#[test]
+fn what_is_left_in_the_background_does_not_hold_the_job_up() {
+    for host in Host::all(false) {
+        let begun = Instant::now();
+        let mut run = host.start("sleep 30 & echo $!; exit 0", &[]);
+        run.started();
+        let pid = run.line();
+        let (_, err) = run.rest();
+        let (status, ..) = host.collect([pid.len() as u64, err.len() as u64], false);
+        assert!(begun.elapsed() < Duration::from_secs(15) && status.contains("code=0"), "{status}");
+        assert!(Command::new("kill").arg(pid.trim()).status().expect("kill").success(), "it was left alone");
+    }
+}
+
+#[test]
+fn a_terminal_can_be_had() {
+    for host in Host::all(true) {
+        let mut run = host.start("test -t 1 && echo yes; echo no >&2; exit 4", &[]);
+        run.started();
+        let (out, _) = run.rest();
+        let (status, more, _) = host.collect([out.len() as u64, 0], false);
+        assert_eq!(out + &more, "yes\r\nno\r\n");
+        assert!(status.contains("code=4"), "{status}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_told() {
+    for mut host in Host::all(false) {
+        let mut run = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], false));
+        assert_eq!(run.line_of_err(), "cronium vanished 00ff\n");
+        let mut run = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], true));
+        assert_eq!(run.line_of_err(), "cronium unstarted 00ff\n");
+        // Now a start that comes late finds the folder taken.
+        let mut run = host.start("echo never", &[]);
+        let said = run.line_of_err();
+        assert!(said.starts_with("cronium setup 00ff: cannot make a folder for the job:"), "{said}");
+        host.place.shell = "/nowhere/bash".to_owned();
+        host.place.name.push('x');
+        let script = Script { language: Language::Node, content: String::new(), working_directory: String::new() };
+        let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+        let mut run = host.run(&[b"command() { return 1; }\n", program.as_slice()].concat());
+        let said = run.line_of_err();
+        assert!(said.contains("node (or nodejs) not found on its PATH"), "{said}");
+        run.rest();
+        assert!(!std::path::Path::new(&host.place.directory()).exists(), "a folder is left behind");
+    }
+}
+
+#[test]
+fn a_reboot_is_told_from_a_script_that_has_ended() {
+    for host in Host::all(false) {
+        let mut run = host.start("sleep 30", &[]);
+        run.started();
+        let directory = host.place.directory();
+        std::fs::write(format!("{directory}/boot"), "another\n").expect("write");
+        let mut again = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], false));
+        assert_eq!(again.line_of_err(), "cronium rebooted 00ff\n");
+        run.say("KILL\n");
+        run.rest();
+    }
+}
+
+#[test]
+fn half_a_start_never_runs() {
+    let host = Host::all(false).remove(0);
+    let script = Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
+    let whole = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+    for cut in (0..whole.len() - 2).step_by(97).chain([whole.len() - 3]) {
+        let mut run = host.run(&whole[..cut]);
+        run.stdin = None;
+        run.rest();
+        assert!(!std::path::Path::new(&host.place.temp_dir).exists(), "after {cut} bytes");
+    }
+}

@@ -1,0 +1,108 @@
+//! What a run on a server says of its end: from what it knows to the verdict and the facts of the record.
+
+use std::time::Duration;
+
+use crate::executors::ending::{seconds, stopped};
+use crate::executors::shell;
+use crate::executors::ssh::error::Error;
+use crate::executors::ssh::judge::{self, Ending, Evidence, judge};
+use crate::executors::ssh::preamble::Word;
+use crate::executors::ssh::remote;
+use crate::executors::ssh::run::{Run, Unknown};
+use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
+
+impl Run<'_> {
+    pub(in crate::executors::ssh) fn judge(&self, ending: &Ending) -> Verdict {
+        let nonce_free = shell::any_complaint(&self.stderr_tail);
+        judge(&Evidence {
+            server: self.server.shown(),
+            temp_dir: self.place.temp_dir.clone(),
+            ending: ending.clone(),
+            reason: self.control.reason(),
+            sent: self.sent,
+            complaint: nonce_free,
+            no_space: shell::tells_of_full_device(&self.stderr_tail),
+        })
+    }
+
+    pub(in crate::executors::ssh) fn verdict_of(&self, word: Word) -> Unknown {
+        let (server, directory) = (self.server.shown(), self.place.directory());
+        let message = match word {
+            Word::Setup(why) => return self.setup_failed(why),
+            Word::Rebooted => judge::rebooted(&server),
+            Word::Vanished | Word::Unstarted | Word::Status(_) => judge::vanished(&server, &directory),
+        };
+        Box::new(Verdict::infrastructure(Phase::Execution, message))
+    }
+
+    pub(in crate::executors::ssh) fn setup_failed(&self, why: String) -> Unknown {
+        if let Some(reason) = self.control.reason() {
+            return Box::new(stopped(&reason, None));
+        }
+        let message = format!("the script could not be started on {}: {why}", self.server.shown());
+        Box::new(Verdict::infrastructure(Phase::Setup, message))
+    }
+
+    /// The server's shell ended without a word of our program.
+    pub(in crate::executors::ssh) fn mute(&self, status: Option<i32>) -> Unknown {
+        let status = status.map_or_else(|| "by a signal".to_owned(), |code| format!("with exit code {code}"));
+        let noise = String::from_utf8_lossy(&self.stderr_tail);
+        let noise = noise.lines().last().unwrap_or_default();
+        let said = if noise.is_empty() { String::new() } else { format!(", saying {noise:?}") };
+        self.setup_failed(format!(
+            "its shell ended {status}{said}; does the user's login shell run \"{}\"?",
+            remote::COMMAND
+        ))
+    }
+
+    /// The server could not be reached again in time.
+    pub(in crate::executors::ssh) fn out_of_reach(&self, after: Duration, error: &Error) -> Unknown {
+        let server = self.server.shown();
+        let message = match self.control.reason() {
+            Some(reason) if self.control.is_given_up() => format!(
+                "{}, but {server} could not be told: {error}; whether the script has ended there is unknown",
+                stopped(&reason, self.sent).message
+            ),
+            _ if self.started.is_none() => format!(
+                "the connection to {server} broke while the script was being started, and it could not be reached again \
+                 for {} (ssh.execution.reconnectTimeout): whether the script ran is unknown; {error}",
+                rounded(after)
+            ),
+            _ => format!(
+                "{server} could not be reached for {} (ssh.execution.reconnectTimeout) while the script ran there: its \
+                 end is unknown, and it may still run; {error}",
+                rounded(after)
+            ),
+        };
+        Box::new(Verdict::infrastructure(Phase::Execution, message))
+    }
+
+    pub(in crate::executors::ssh) fn outcome(&self, verdict: Verdict, ending: Option<&Ending>, warm: bool) -> Outcome {
+        let execution = self.started.map(|(started, at)| Span { started, length: at.elapsed() });
+        let setup = self.setup.unwrap_or(Span { started: self.begun.0, length: self.begun.1.elapsed() });
+        let timings = Timings { setup: Some(setup), execution, cleanup: None };
+        let mut evidence = vec![
+            ("server", self.server.name.clone()),
+            ("serverAddress", self.server.address()),
+            ("serverUser", self.server.user.clone()),
+            ("hostKey", self.host_key.clone()),
+            ("remoteDirectory", self.place.directory()),
+            ("connectionReused", warm.to_string()),
+            ("reconnects", self.reconnects.to_string()),
+            ("timeout", seconds(self.timeout.0)),
+        ];
+        if let Some(pid) = ending.and_then(|ending| ending.pid) {
+            evidence.push(("remotePid", pid.to_string()));
+        }
+        if let Some(signal) = self.sent {
+            evidence.push(("signalSent", signal.as_str().to_owned()));
+        }
+        let cpu_seconds = ending.map_or(0.0, |ending| ending.cpu_seconds);
+        Outcome { verdict, timings, usage: Usage { cpu_seconds, ..Usage::default() }, evidence }
+    }
+}
+
+/// Whole seconds, for a message.
+pub(in crate::executors::ssh) fn rounded(time: Duration) -> String {
+    seconds(Duration::from_secs(time.as_secs()))
+}
