@@ -15,6 +15,9 @@ fn main() {
     println!("cargo::rustc-env=CRONIUM_BUILD_COMMIT={}", commit.unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo::rustc-env=CRONIUM_BUILD_EPOCH={}", epoch.unwrap_or_else(now));
     println!("cargo::rustc-env=CRONIUM_BUILD_TARGET={}", std::env::var("TARGET").unwrap_or_default());
+    for (name, krate) in [("LIBSSH2", "libssh2-sys"), ("OPENSSL", "openssl-src")] {
+        println!("cargo::rustc-env=CRONIUM_BUILD_{name}={}", locked_version(krate).unwrap_or_default());
+    }
     println!("cargo::rustc-env=CRONIUM_BUILD_RUSTLS={}", locked_version("rustls").unwrap_or_default());
 }
 

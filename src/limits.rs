@@ -124,6 +124,8 @@ pub const SSH_STARTS: u32 = 3;
 pub const SSH_SEAT_LOOK: Duration = Duration::from_millis(20);
 /// A job that waits for a connection looks so often whether it is still wanted.
 pub const SSH_DIAL_LOOK: Duration = Duration::from_millis(100);
+/// A step on the way to a server that outlasts its limit by so much is broken off from outside.
+pub const SSH_OVERDUE: Duration = Duration::from_secs(1);
 /// How long shutdown waits for one connection's thread.
 pub const SSH_JOIN: Duration = Duration::from_secs(2);
 
@@ -371,3 +373,48 @@ pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);
 pub const NOTIFY_STATUS: usize = 1024;
 /// Pings within the watchdog's time: systemd advises two; with three, one may be late without harm.
 pub const WATCHDOG_PINGS: u32 = 3;
+// ---- journal and outbox -----------------------------------------------------------------------------------------------
+
+/// Largest file of the journal: `jobs.maxOutput` at its most (64 MB) three times, stdout being in two bodies.
+pub const JOURNAL_FILE_MAX: usize = 256 << 20;
+/// Bytes that a probe of the journal writes: more than one block, so that a full file system refuses it.
+pub const JOURNAL_PROBE: usize = 16 * 1024;
+/// Files that are kept aside; the oldest gives way.
+pub const ASIDE_FILES: usize = 100;
+/// Bytes of them, all together: as much as the largest file of the journal.
+pub const ASIDE_BYTES: u64 = JOURNAL_FILE_MAX as u64;
+/// Bytes of the reason that is kept with a file set aside.
+pub const ASIDE_REASON: usize = 1024;
+/// Finished jobs that are remembered. When it is reached, the oldest tenth gives way.
+pub const DONE_JOBS: usize = 50_000;
+/// How long a finished job is remembered.
+pub const DONE_KEPT: Duration = Duration::from_secs(86_400);
+/// Bytes of a finished job's message that are kept.
+pub const DONE_MESSAGE: usize = 500;
+/// Longest line of the file of finished jobs: id, message (each byte may be six in JSON) and the rest.
+pub const DONE_LINE: usize = 4096;
+/// Lines of that file that are of no use any more before it is written anew.
+pub const DONE_SLACK: usize = 5_000;
+/// Finished jobs that are remembered in memory alone while the disk takes nothing.
+pub const DONE_UNWRITTEN: usize = 1_000;
+/// Bytes of reports that are kept in memory because the disk does not take them; beyond it a report is refused, and its
+/// worker keeps it.
+pub const OUTBOX_MEMORY: usize = 64 << 20;
+/// Reports that the outbox knows of. At the highest rate that the agent was measured at, an hour without a backend.
+pub const OUTBOX_REPORTS: usize = 50_000;
+/// Longest pause before the first further attempt to deliver a report, drawn at random below it; it doubles each time.
+pub const OUTBOX_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause between two attempts.
+pub const OUTBOX_MOST: Duration = Duration::from_secs(60);
+/// Failures in a row, whatever the report, after which the backend counts as away and all reports wait.
+pub const OUTBOX_AWAY: u32 = 3;
+/// How long the backend's list of this agent's jobs is used for many reports, and how soon a report is looked for again
+/// that a full list did not show.
+pub const OUTBOX_RELOOK: Duration = Duration::from_secs(2);
+/// Attempts at which a failed update of the execution's record holds up its report; then the report goes without it.
+pub const OUTBOX_UPDATE_TRIES: u32 = 3;
+/// A report is offered for at least so long by each run of the agent, however old the wall clock makes it: a host without
+/// a battery starts in 1970.
+pub const OUTBOX_LEAST_OFFER: Duration = Duration::from_secs(3600);
+/// The outbox looks up at least so often, for what came of age meanwhile.
+pub const OUTBOX_TICK: Duration = Duration::from_secs(30);

@@ -14,6 +14,10 @@ fn main() -> ExitCode {
         Ok(Command::Run(common)) => run(common, &signals),
         Ok(Command::Validate { common, explain }) => validate(common, explain),
         Ok(Command::Exec(common, request)) => exec(common, request, &signals),
+        Ok(Command::KnownHosts(common, request)) => match load(common, false) {
+            Some(loaded) => cli::known_hosts::run(&loaded.config, &request),
+            None => exit::USAGE,
+        },
         Ok(Command::Version) => show(&cli::version::text()),
         Ok(Command::Help(command)) => show(cli::help::text(command)),
         Err(error) => {

@@ -91,6 +91,8 @@ impl Agent {
         let containers = ContainerExecutor::new(docker.clone(), &config, &id, sampler.clone());
 
         let servers = SshExecutor::new(&config);
+        let shown = Arc::clone(&board);
+        servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
 
         let workers = config.jobs.max_concurrent;
         let (running, slots) = (Running::new(), Slots::new(workers));

@@ -11,6 +11,7 @@ use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::resources::bytes;
 use crate::executors::ssh::SshExecutor;
+use crate::executors::ssh::breakers::Tripped;
 use crate::health::{Board, Component, DetailValue, Reason, Status};
 use crate::jobs::recover::Recovery;
 use crate::limits;
@@ -197,20 +198,8 @@ impl Monitor {
         }
     }
 
-    /// Servers are no reason to claim nothing: their breakers fail the jobs that want them.
     fn look_at_servers(&self) {
-        let tripped = self.servers.tripped();
-        if tripped.is_empty() {
-            return self.board.set("ssh", Component::healthy());
-        }
-        let shown: Vec<String> = tripped
-            .iter()
-            .take(limits::SSH_TRIPPED_SHOWN)
-            .map(|t| format!("{} is {} after {} failures", t.server, t.state, t.failures))
-            .collect();
-        let text = format!("{} circuit breakers are not closed: {}", tripped.len(), shown.join(", "));
-        let count = DetailValue::Number(tripped.len() as u64);
-        self.board.set("ssh", Component::degraded(text).with("breakers", count));
+        show_servers(&self.board, &self.servers.tripped());
     }
 
     fn look_at_live_log(&self) {
@@ -232,4 +221,20 @@ impl Monitor {
 pub fn backend_answered(board: &Board, latency: Duration) {
     let latency = format!("{}ms", latency.as_millis());
     board.set("api", Component::healthy().with("latency", DetailValue::Text(latency)));
+}
+
+/// Writes the circuit breakers to the board. Servers are no reason to claim nothing: their breakers fail the jobs that
+/// want them.
+pub fn show_servers(board: &Board, tripped: &[Tripped]) {
+    if tripped.is_empty() {
+        return board.set("ssh", Component::healthy());
+    }
+    let shown: Vec<String> = tripped
+        .iter()
+        .take(limits::SSH_TRIPPED_SHOWN)
+        .map(|t| format!("{} is {} after {} failures", t.server, t.state, t.failures))
+        .collect();
+    let text = format!("{} circuit breakers are not closed: {}", tripped.len(), shown.join(", "));
+    let count = DetailValue::Number(tripped.len() as u64);
+    board.set("ssh", Component::degraded(text).with("breakers", count));
 }

@@ -44,6 +44,28 @@ pub struct ExecutionUpdate<'a> {
     pub metadata: &'a [(&'a str, String)],
 }
 
+impl CompleteBody<'_> {
+    /// The body as it is sent. Later [`super::Client::complete_json`] takes it.
+    pub fn to_json(&self) -> String {
+        // Each line end of the output takes two bytes in JSON.
+        let text = self.stdout.len() + self.stderr.len();
+        text_of(encode(self, text + text / 32))
+    }
+}
+
+impl ExecutionUpdate<'_> {
+    /// The body as it is sent. Later [`super::Client::execution_update_json`] takes it.
+    pub fn to_json(&self) -> String {
+        let text = self.output.map_or(0, str::len) + self.error.map_or(0, str::len);
+        text_of(encode(self, text + text / 32))
+    }
+}
+
+/// JSON is UTF-8.
+fn text_of(json: Vec<u8>) -> String {
+    String::from_utf8(json).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
 /// Writes `body` as JSON, with U+FFFD in place of every NUL. `hint` is about how many bytes of text are in it.
 pub(super) fn encode(body: &impl Serialize, hint: usize) -> Vec<u8> {
     let mut json = Vec::with_capacity(hint + 512);

@@ -95,12 +95,13 @@ impl Client {
     /// Sends the one terminal report of a job, once. [`super::report::deliver`] is the way to call this: sent again
     /// after an ambiguous failure, it could run the job's follow-up actions twice.
     pub fn complete(&self, job: &Id, body: &CompleteBody<'_>) -> Result<(), Error> {
-        self.complete_encoded(job, &encode_complete(body))
+        self.complete_json(job, &body.to_json())
     }
 
-    pub(super) fn complete_encoded(&self, job: &Id, json: &[u8]) -> Result<(), Error> {
-        let call =
-            Call { retry: false, urgent: true, ..post(Endpoint::Complete, format!("/jobs/{job}/complete"), json) };
+    /// The same with the report as JSON: what [`CompleteBody::to_json`] made, perhaps in an earlier run of the agent.
+    pub fn complete_json(&self, job: &Id, json: &str) -> Result<(), Error> {
+        let path = format!("/jobs/{job}/complete");
+        let call = Call { retry: false, urgent: true, ..post(Endpoint::Complete, path, json.as_bytes()) };
         self.transport.call(&call).map(drop)
     }
 
@@ -157,12 +158,20 @@ impl Client {
 
     /// Fills the record of one attempt.
     pub fn execution_update(&self, execution: &Id, update: &ExecutionUpdate<'_>) -> Result<(), Error> {
-        let hint = update.output.map_or(0, str::len) + update.error.map_or(0, str::len);
-        let json = encode(update, hint);
+        self.put_update(execution, &update.to_json(), true)
+    }
+
+    /// The same with the update as JSON: what [`ExecutionUpdate::to_json`] made, perhaps in an earlier run of the agent.
+    /// Tried once.
+    pub fn execution_update_json(&self, execution: &Id, json: &str) -> Result<(), Error> {
+        self.put_update(execution, json, false)
+    }
+
+    fn put_update(&self, execution: &Id, json: &str, retry: bool) -> Result<(), Error> {
         let path = format!("/executions/{execution}/update");
+        let put = Call { method: Method::PUT, ..post(Endpoint::ExecutionUpdate, path, json.as_bytes()) };
         // The report comes right after it and must not wait for the limit twice.
-        let call = Call { method: Method::PUT, urgent: true, ..post(Endpoint::ExecutionUpdate, path, &json) };
-        self.transport.call(&call).map(drop)
+        self.transport.call(&Call { urgent: true, retry, ..put }).map(drop)
     }
 
     /// Asks whether the backend is up; how long the answer took. Tried once.
@@ -217,13 +226,6 @@ impl Client {
     fn bad_answer(&self, call: &Call<'_>, why: String) -> Error {
         self.transport.error(call, 1, Problem::BadAnswer { why })
     }
-}
-
-/// A terminal report as the bytes that are sent.
-pub(super) fn encode_complete(body: &CompleteBody<'_>) -> Vec<u8> {
-    // Each line end of the output takes two bytes in JSON.
-    let text = body.stdout.len() + body.stderr.len();
-    encode(body, text + text / 32)
 }
 
 fn get(endpoint: Endpoint, path: &str) -> Call<'static> {

@@ -97,6 +97,12 @@ impl Error {
         }
     }
 
+    /// Whether the backend will refuse the same call however often it comes. A wrong token (401) may be mended, 408, 425
+    /// and 429 are over some time; any other 4xx is an answer to the call itself.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status(), Some(status @ 400..=499) if !matches!(status, 401 | 407 | 408 | 425 | 429))
+    }
+
     /// The HTTP status, where there was one.
     pub fn status(&self) -> Option<u16> {
         match &self.problem {

@@ -3,11 +3,14 @@
 //! Every report that the backend takes runs the job's follow-up actions, so a report whose answer was lost must not
 //! simply be sent again. The backend keeps a list of the jobs that it counts as this agent's: a job that has left it
 //! was reported, and one that is still in it was not.
+//!
+//! [`attempt`] is one try, for those who have a pace of their own; [`deliver`] goes on until there is an end.
 
 use std::time::{Duration, Instant};
 
+use super::answer::Orphans;
 use super::body::CompleteBody;
-use super::client::{Client, encode_complete};
+use super::client::Client;
 use super::error::{Error, Problem};
 use crate::job::Id;
 use crate::limits;
@@ -23,7 +26,8 @@ pub enum Delivery {
 }
 
 /// Whether the report may be sent, as far as is known.
-enum Fate {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
     /// It was not taken yet: send it.
     NotTaken,
     /// It may have been taken: ask first.
@@ -39,20 +43,19 @@ pub fn deliver(
     stop: &Stop,
     patience: Duration,
 ) -> Result<Delivery, Error> {
-    let json = encode_complete(body);
+    let json = body.to_json();
     let begun = Instant::now();
     let mut fate = Fate::NotTaken;
     let mut failures = 0;
     loop {
-        let error = match step(client, job, &json, &mut fate) {
-            Ok(Some(delivery)) => return Ok(delivery),
-            // The backend still waits for it: send it now.
-            Ok(None) => continue,
+        let mut ask = || client.orphaned().map(|orphans| judge(&orphans, job));
+        let error = match attempt(client, job, &json, &mut fate, &mut ask) {
+            Ok(delivery) => return Ok(delivery),
             Err(error) => error,
         };
         failures += 1;
-        let unknown = matches!(fate, Fate::Unknown);
-        let delay = client.delay(failures, &error).max(if unknown { limits::REPORT_SETTLE } else { Duration::ZERO });
+        let unknown = fate == Fate::Unknown;
+        let delay = client.delay(failures, &error).max(least_pause(fate, &error));
         let over = begun.elapsed() + delay > patience;
         if over || !(unknown || error.is_retryable()) {
             log::error!("the result of job {job} was not delivered: {error}");
@@ -66,35 +69,43 @@ pub fn deliver(
     }
 }
 
-/// Sends the report, or asks what became of it. `Ok(None)` says that it was not taken and can be sent.
-fn step(client: &Client, job: &Id, json: &[u8], fate: &mut Fate) -> Result<Option<Delivery>, Error> {
-    match fate {
-        Fate::NotTaken => match client.complete_encoded(job, json) {
-            Ok(()) => Ok(Some(Delivery::Accepted)),
-            Err(error) => {
-                if error.is_ambiguous() {
-                    *fate = Fate::Unknown;
-                }
-                Err(error)
-            }
-        },
-        Fate::Unknown => {
-            let orphans = client.orphaned()?;
-            if orphans.rows.iter().any(|row| row.id == *job) {
-                *fate = Fate::NotTaken;
-                Ok(None)
-            } else if orphans.whole {
-                Ok(Some(Delivery::Seen))
-            } else {
-                Err(client.unknown(job))
-            }
+/// What a look at the backend's list says of a report; see [`judge`].
+pub type Ask<'a> = dyn FnMut() -> Result<Option<Fate>, Error> + 'a;
+
+/// One try to deliver the report `json`: asks first what became of it when `fate` is unknown, and keeps in `fate` what is
+/// known afterwards. After an error, [`least_pause`] says how long the next try must wait.
+pub fn attempt(client: &Client, job: &Id, json: &str, fate: &mut Fate, ask: &mut Ask<'_>) -> Result<Delivery, Error> {
+    if *fate == Fate::Unknown {
+        match ask()? {
+            Some(Fate::NotTaken) => *fate = Fate::NotTaken,
+            Some(Fate::Unknown) => return Err(unknown(client, job)),
+            None => return Ok(Delivery::Seen),
         }
+    }
+    let sent = client.complete_json(job, json);
+    if sent.as_ref().is_err_and(Error::is_ambiguous) {
+        *fate = Fate::Unknown;
+    }
+    sent.map(|()| Delivery::Accepted)
+}
+
+/// How soon after the failure `error` another try makes sense.
+pub fn least_pause(fate: Fate, error: &Error) -> Duration {
+    let settle = if fate == Fate::Unknown { limits::REPORT_SETTLE } else { Duration::ZERO };
+    settle.max(error.retry_after().unwrap_or_default())
+}
+
+/// What the backend's list tells of the report of `job`; `None`: it was taken.
+pub fn judge(orphans: &Orphans, job: &Id) -> Option<Fate> {
+    let waits = orphans.rows.iter().any(|row| row.id == *job);
+    match (waits, orphans.whole) {
+        (true, _) => Some(Fate::NotTaken),
+        (false, false) => Some(Fate::Unknown),
+        (false, true) => None,
     }
 }
 
-impl Client {
-    /// The error of a report whose fate the backend does not show.
-    fn unknown(&self, job: &Id) -> Error {
-        self.error_of(format!("POST /jobs/{job}/complete"), Problem::Unknown)
-    }
+/// The error of a report whose fate the backend does not show.
+fn unknown(client: &Client, job: &Id) -> Error {
+    client.error_of(format!("POST /jobs/{job}/complete"), Problem::Unknown)
 }

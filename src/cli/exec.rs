@@ -1,4 +1,4 @@
-//! `exec`: one script, the same container executor, no backend. The way to try a script, or the agent, by hand.
+//! `exec`: one script, the same executors, no backend. The way to try a script, or the agent, by hand.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -10,8 +10,9 @@ use crate::config::value;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
-use crate::executors::{Executor as _, Reaper, Task};
-use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
+use crate::executors::ssh::SshExecutor;
+use crate::executors::{Executor, Reaper, Task};
+use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Server, Stream};
 use crate::limits;
 use crate::os::signals::Signals;
 use crate::policy::stop::{Pace, Reason};
@@ -27,13 +28,18 @@ pub struct Request {
     pub memory: Option<u64>,
     pub cpu: Option<f64>,
     pub network: Option<String>,
+    /// `user@host[:port]`: run there, not in a container.
+    pub server: Option<(String, String, u16)>,
+    /// A file with the private key for it.
+    pub identity: Option<String>,
     /// A path, or `-` for standard input.
     pub file: String,
 }
 
 impl Request {
     /// The flags of `exec` that take a value.
-    pub(in crate::cli) const FLAGS: [&str; 6] = ["lang", "env", "timeout", "memory", "cpu", "network"];
+    pub(in crate::cli) const FLAGS: [&str; 8] =
+        ["lang", "env", "timeout", "memory", "cpu", "network", "server", "identity"];
 
     /// Takes the value of one of [`Request::FLAGS`].
     pub(in crate::cli) fn take(&mut self, flag: &str, value: String) -> Result<(), UsageError> {
@@ -67,6 +73,15 @@ impl Request {
                 let cores = |text: &str| text.parse::<f64>().ok().filter(|n| *n > 0.0 && n.is_finite());
                 self.cpu = Some(read("--cpu", &value, cores, "a number of cores such as 0.5")?);
             }
+            "server" => {
+                let (user, address) = value
+                    .rsplit_once('@')
+                    .filter(|(user, _)| !user.is_empty())
+                    .ok_or_else(|| UsageError(format!("--server takes user@host or user@host:port, not {value:?}")))?;
+                let (host, port) = address_of(address)?;
+                self.server = Some((user.to_owned(), host, port));
+            }
+            "identity" => self.identity = Some(value),
             _ => self.network = Some(value),
         }
         Ok(())
@@ -77,8 +92,30 @@ impl Request {
         if self.file.is_empty() {
             return Err(UsageError("exec needs a FILE, or - for a script on standard input".to_owned()));
         }
+        if self.server.is_some() && self.identity.is_none() {
+            return Err(UsageError("exec --server needs --identity FILE, the private key to log in with".to_owned()));
+        }
+        if self.server.is_some() && (self.memory.is_some() || self.cpu.is_some() || self.network.is_some()) {
+            return Err(UsageError("--memory, --cpu and --network are for containers, not for --server".to_owned()));
+        }
         Ok(self)
     }
+}
+
+/// `host`, `host:port`, `[address]:port` or an IPv6 address.
+pub(in crate::cli) fn address_of(text: &str) -> Result<(String, u16), UsageError> {
+    let wrong = || UsageError(format!("{text:?} is not host or host:port"));
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),
+        None => match text.split_once(':') {
+            // A second colon: an IPv6 address without brackets.
+            Some((host, rest)) if !rest.contains(':') => (host, Some(rest)),
+            _ => (text, None),
+        },
+    };
+    let port = port.map_or(Ok(22), |port| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong))?;
+    if host.is_empty() || host.starts_with('-') { Err(wrong()) } else { Ok((host.to_owned(), port)) }
 }
 
 fn read<T>(flag: &str, text: &str, parse: fn(&str) -> Option<T>, allowed: &str) -> Result<T, UsageError> {
@@ -118,6 +155,10 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
             return exit::USAGE;
         }
     };
+    config.jobs.max_timeout = config.jobs.max_timeout.max(request.timeout.unwrap_or_default());
+    if request.server.is_some() {
+        return ended(on_server(&config, request, content, language, signals));
+    }
     if let Some(name) = &request.network {
         config.container.network = network(name, &config.container.network);
     }
@@ -130,14 +171,19 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
     let limits = &mut config.container.limits;
     limits.memory = limits.memory.max(request.memory.unwrap_or(0));
     limits.cpu = limits.cpu.max(request.cpu.unwrap_or(0.0));
-    config.jobs.max_timeout = config.jobs.max_timeout.max(request.timeout.unwrap_or_default());
-    match in_container(&config, request, content, language, docker, signals) {
+    ended(in_container(&config, request, content, language, docker, signals))
+}
+
+/// Shows the verdict; gives the program's exit code.
+#[allow(clippy::print_stderr)]
+fn ended(result: Result<Outcome, String>) -> u8 {
+    match result {
         Ok(outcome) => {
             eprintln!("cronium-agent: {}", outcome.verdict);
             exit_code(&outcome.verdict)
         }
         Err(error) => {
-            eprintln!("cronium-agent: cannot start a thread: {error}");
+            eprintln!("cronium-agent: {error}");
             exit::EXEC_FAILED
         }
     }
@@ -150,33 +196,77 @@ fn in_container(
     language: Language,
     docker: docker::Client,
     signals: &Signals,
-) -> std::io::Result<Outcome> {
-    let (reaper, reaper_thread) = Reaper::start()?;
-    let (sampler, sampler_thread) = Sampler::start(docker.clone())?;
+) -> Result<Outcome, String> {
+    let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
     let executor = ContainerExecutor::new(docker, config, "exec", sampler.clone());
-    let pace = Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
-    let control = reaper.control(pace);
-    let on_signal = std::sync::Arc::clone(&control);
-    let _watch = signals.on_termination(move || on_signal.request(Reason::Cancelled("a signal to this command")))?;
-    let task = task(request, content, language);
-    let outcome = match executor.prepare(&task, &control, &mut Terminal) {
-        Ok(ready) => ready.run(&task, &mut Terminal),
-        Err(outcome) => *outcome,
-    };
+    let task = task(request, content, language, None);
+    let outcome = carry_out(config, &executor, &task, signals)?;
     executor.sweep();
-    reaper.stop();
     sampler.stop();
-    reaper_thread.join_within(limits::THREAD_JOIN_WAIT);
     sampler_thread.join_within(limits::THREAD_JOIN_WAIT);
     Ok(outcome)
 }
 
-fn task(request: Request, content: String, language: Language) -> Task {
+fn on_server(
+    config: &Config,
+    request: Request,
+    content: String,
+    language: Language,
+    signals: &Signals,
+) -> Result<Outcome, String> {
+    let (Some((user, host, port)), Some(identity)) = (request.server.clone(), request.identity.clone()) else {
+        return Err("--server and --identity belong together".to_owned());
+    };
+    let key = std::fs::read_to_string(&identity).map_err(|error| format!("cannot read {identity}: {error}"))?;
+    let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(Secret::new);
+    let server = Server {
+        id: None,
+        name: host.clone(),
+        host,
+        port,
+        user,
+        private_key: Some(Secret::new(key)),
+        passphrase: secret(PASSPHRASE),
+        password: None,
+    };
+    let executor = SshExecutor::new(config);
+    let task = task(request, content, language, Some(server));
+    let outcome = carry_out(config, &executor, &task, signals);
+    executor.stop();
+    outcome
+}
+
+/// The variable with the passphrase of an encrypted identity: an argument could be read by everybody.
+const PASSPHRASE: &str = "CRONIUM_EXEC_PASSPHRASE";
+
+fn no_thread(error: std::io::Error) -> String {
+    format!("cannot start a thread: {error}")
+}
+
+/// The way that every job goes, with a signal to this command as the cancel.
+fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Signals) -> Result<Outcome, String> {
+    let (reaper, reaper_thread) = Reaper::start().map_err(no_thread)?;
+    let pace = Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
+    let control = reaper.control(pace);
+    let on_signal = std::sync::Arc::clone(&control);
+    let _watch = signals
+        .on_termination(move || on_signal.request(Reason::Cancelled("a signal to this command")))
+        .map_err(no_thread)?;
+    let outcome = match executor.prepare(task, &control, &mut Terminal) {
+        Ok(ready) => ready.run(task, &mut Terminal),
+        Err(outcome) => *outcome,
+    };
+    reaper.stop();
+    reaper_thread.join_within(limits::THREAD_JOIN_WAIT);
+    Ok(outcome)
+}
+
+fn task(request: Request, content: String, language: Language, server: Option<Server>) -> Task {
     let id = |text: String| Id::parse(&text).unwrap_or_else(|_| unreachable!("made of hex"));
     let word = crate::os::random::hex(6);
     let job = Job {
         id: id(format!("exec-{word}")),
-        kind: Kind::Container,
+        kind: if server.is_some() { Kind::Ssh } else { Kind::Container },
         servers: Vec::new(),
         priority: 0,
         attempts: 0,
@@ -187,7 +277,7 @@ fn task(request: Request, content: String, language: Language) -> Task {
         event_id: None,
         original_type: None,
     };
-    Task { job: std::sync::Arc::new(job), server: None, execution: id(format!("exec-{word}-1")) }
+    Task { job: std::sync::Arc::new(job), server, execution: id(format!("exec-{word}-1")) }
 }
 
 fn network(name: &str, configured: &Network) -> Network {
@@ -269,6 +359,25 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(by_first_line(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_servers() {
+        for (text, want) in [
+            ("h", Some(("h", 22))),
+            ("h:2200", Some(("h", 2200))),
+            ("[::1]:2200", Some(("::1", 2200))),
+            ("[::1]", Some(("::1", 22))),
+            ("fe80::1", Some(("fe80::1", 22))),
+            ("h:0", None),
+            ("h:x", None),
+            (":22", None),
+            ("-oX", None),
+            ("[::1]x", None),
+        ] {
+            let read = address_of(text).ok();
+            assert_eq!(read.as_ref().map(|(host, port)| (host.as_str(), *port)), want, "{text}");
         }
     }
 

@@ -9,6 +9,7 @@ pub fn text(command: &str) -> &'static str {
             "Usage: cronium-agent version\n\nPrints version, commit, build time, target, and the versions of the TLS and SSH libraries.\n"
         }
         "exec" => EXEC,
+        "known-hosts" => KNOWN_HOSTS,
         _ => PROGRAM,
     }
 }
@@ -20,10 +21,11 @@ streams every line live and reports exactly one result.
 Usage: cronium-agent [COMMAND] [FLAGS]
 
 Commands:
-  run        claim and run jobs until told to stop (the default)
-  validate   check the configuration and print what is in effect
-  exec       run one script in a container, without a backend
-  version    print what this program was built from
+  run          claim and run jobs until told to stop (the default)
+  validate     check the configuration and print what is in effect
+  exec         run one script in a container or on a server, without a backend
+  known-hosts  add the key of a server to the known ones
+  version      print what this program was built from
 
 Flags:
   -c, --config FILE      configuration; without it the first of ./cronium-orchestrator.yaml,
@@ -70,7 +72,7 @@ const EXEC: &str = "\
 Usage: cronium-agent exec [FLAGS] FILE
        cronium-agent exec [FLAGS] -        (the script comes on standard input)
 
-Runs one script in a container, as a job of the backend would run. Its lines go to stdout and stderr as they
+Runs one script in a container, or on a server, as a job of the backend would run. Its lines go to stdout and stderr as they
 come; the verdict is the last line on stderr. No backend and no configuration file is needed.
 
   --lang LANG        bash, python or node; else by the file's ending or its #! line
@@ -78,8 +80,21 @@ come; the verdict is the last line on stderr. No backend and no configuration fi
   --timeout TIME     such as 30s or 5m (default: jobs.defaultTimeout)
   --memory SIZE      such as 256MB (default: container.resources.defaults.memory)
   --cpu CORES        such as 0.5 (default: container.resources.defaults.cpu)
+  --server USER@HOST[:PORT]   run it there over SSH, not in a container; with
+  --identity FILE    the private key to log in with; its passphrase is read from CRONIUM_EXEC_PASSPHRASE
   --network MODE     isolated, none, bridge or a network's name (default: container.network.mode)
 
 Exit codes: the script's own; 124 it ran longer than --timeout, 137 it was killed at its memory limit,
 125 it could not be run; 2 bad usage, 3 the container engine cannot be reached.
+";
+
+const KNOWN_HOSTS: &str = "\
+Usage: cronium-agent known-hosts add HOST[:PORT] [--yes]
+
+Fetches the key that the server shows, prints its fingerprint, and adds it to ssh.security.knownHostsFile after a yes.
+Compare the fingerprint with what the server's administrator says: this command cannot know who answers.
+
+  -y, --yes   without the question, for scripts that have compared it already
+
+Exit codes: 0 added or known already, 1 not added, 2 bad usage.
 ";

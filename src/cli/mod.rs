@@ -2,6 +2,7 @@
 
 pub mod exec;
 pub mod help;
+pub mod known_hosts;
 pub mod validate;
 pub mod version;
 
@@ -46,6 +47,7 @@ pub enum Command {
     Validate { common: Common, explain: bool },
     Version,
     Exec(Common, exec::Request),
+    KnownHosts(Common, known_hosts::Request),
     Help(&'static str),
 }
 
@@ -53,7 +55,7 @@ pub enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(pub String);
 
-const COMMANDS: &[&str] = &["run", "validate", "version", "exec"];
+const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts"];
 const FLAGS: &[&str] = &[
     "--config",
     "--log-level",
@@ -67,6 +69,9 @@ const FLAGS: &[&str] = &[
     "--memory",
     "--cpu",
     "--network",
+    "--server",
+    "--identity",
+    "--yes",
 ];
 
 /// Reads the arguments after the program's name.
@@ -76,6 +81,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let mut command: Option<String> = None;
     let mut explain = false;
     let mut request = exec::Request::default();
+    let mut hosts = known_hosts::Request::default();
     let name = |command: &Option<String>| -> &'static str {
         COMMANDS.iter().find(|c| Some(**c) == command.as_deref()).copied().unwrap_or("")
     };
@@ -96,6 +102,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                 common.overrides.push((key.to_owned(), value.to_owned()));
             }
             Long("explain") if command.as_deref() == Some("validate") => explain = true,
+            Long("yes") | Short('y') if command.as_deref() == Some("known-hosts") => hosts.yes = true,
+            Value(word) if command.as_deref() == Some("known-hosts") => hosts.word(word.string().map_err(usage)?)?,
             Short('e') if in_exec => {
                 let value = parser.value().and_then(|v| v.string()).map_err(usage)?;
                 request.take("env", value)?;
@@ -122,6 +130,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         None | Some("run") => Ok(Command::Run(common)),
         Some("validate") => Ok(Command::Validate { common, explain }),
         Some("exec") => request.complete().map(|request| Command::Exec(common, request)),
+        Some("known-hosts") => hosts.complete().map(|request| Command::KnownHosts(common, request)),
         _ => Ok(Command::Version),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::config::types::Ssh;
 use crate::config::{Sources, load, show};
+use crate::executors::ssh::dial;
 
 /// Exit code of a bad configuration.
 const BAD_CONFIGURATION: u8 = 2;
@@ -44,6 +46,13 @@ fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
         }
         Ok(loaded) => {
             let mut stderr = String::new();
+            match algorithms(&loaded.config.ssh) {
+                Ok(warnings) => warnings.iter().for_each(|text| stderr.push_str(&format!("warning: {text}\n"))),
+                Err(problem) => {
+                    let stderr = format!("{problem}\nconfiguration is not valid: 1 problem\n");
+                    return Outcome { stdout: String::new(), stderr, code: BAD_CONFIGURATION };
+                }
+            }
             for warning in &loaded.warnings {
                 stderr.push_str(&format!("warning: {warning}\n"));
             }
@@ -56,6 +65,29 @@ fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
             Outcome { stdout: show::to_yaml(&loaded, explain), stderr, code: 0 }
         }
     }
+}
+
+/// Compares the allowed algorithms with what the linked SSH library has: a list of which it has nothing lets no
+/// connection come about; a name that it does not have is a warning.
+fn algorithms(ssh: &Ssh) -> Result<Vec<String>, String> {
+    let (ciphers, exchanges) = dial::supported();
+    let mut warnings = Vec::new();
+    for (key, allowed, supported) in [
+        ("ssh.security.allowedCiphers", &ssh.allowed_ciphers, ciphers),
+        ("ssh.security.allowedKeyExchanges", &ssh.allowed_key_exchanges, exchanges),
+    ] {
+        let missing: Vec<&str> = allowed.iter().map(String::as_str).filter(|name| !supported.contains(name)).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let text =
+            format!("{key}: this agent's SSH library has no {}; it has {}", missing.join(", "), supported.join(", "));
+        if missing.len() == allowed.len() {
+            return Err(text);
+        }
+        warnings.push(text);
+    }
+    Ok(warnings)
 }
 
 #[cfg(test)]

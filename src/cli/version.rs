@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::executors::ssh::dial;
 use crate::wire::time::rfc3339;
 
 /// The package's version.
@@ -15,9 +16,10 @@ pub fn text() -> String {
     let built = rfc3339(UNIX_EPOCH + Duration::from_secs(epoch), 0);
     format!(
         "cronium-agent {VERSION}\ncommit: {COMMIT}\nbuilt: {built}\ntarget: {}\ntls: rustls {} (ring)\n\
-         ssh: none (jobs for servers are refused by this version)\n",
+         ssh: {}\n",
         env!("CRONIUM_BUILD_TARGET"),
         env!("CRONIUM_BUILD_RUSTLS"),
+        dial::library(),
     )
 }
 

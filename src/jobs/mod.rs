@@ -2,6 +2,8 @@
 
 pub mod errands;
 pub mod heartbeat;
+pub mod journal;
+pub mod outbox;
 pub mod output;
 pub mod poller;
 pub mod recover;

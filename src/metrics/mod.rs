@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::cells::{Counter, Gauge, Histogram};
 use self::labels::{
-    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS, code_slot,
+    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS, WRITES, code_slot,
     method_slot, reason_slot, slot,
 };
 pub use self::render::render;
@@ -83,6 +83,13 @@ pub enum PullResult {
     Failure,
 }
 
+/// How a write to the journal ended: the label of `cronium_journal_writes_total{result}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteResult {
+    Success,
+    Failure,
+}
+
 /// Which file system: the label of `cronium_disk_free_bytes{path}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -125,6 +132,10 @@ struct Cells {
     ssh_reconnects: Counter,
     ssh_resumed: Counter,
     disk: [Gauge; PLACES.len()],
+    journal: [Counter; WRITES.len()],
+    outbox: Gauge,
+    outbox_oldest: Gauge,
+    set_aside: Counter,
 }
 
 static CELLS: Cells = Cells::new();
@@ -160,6 +171,10 @@ impl Cells {
             ssh_reconnects: Counter::new(),
             ssh_resumed: Counter::new(),
             disk: [const { Gauge::new(Gauge::UNKNOWN) }; PLACES.len()],
+            journal: [const { Counter::new() }; WRITES.len()],
+            outbox: Gauge::new(0),
+            outbox_oldest: Gauge::new(0),
+            set_aside: Counter::new(),
         }
     }
 }
@@ -288,6 +303,22 @@ pub fn agent_ready(ready: bool) {
 /// How many bytes a file system has left. Until the first call it is not shown.
 pub fn disk_free(place: Place, bytes: u64) {
     CELLS.disk[slot(&PLACES, &place)].set(i64::try_from(bytes).unwrap_or(i64::MAX));
+}
+
+/// A job's entry was written to the journal, or not.
+pub fn journal_write(result: WriteResult) {
+    CELLS.journal[slot(&WRITES, &result)].add(1);
+}
+
+/// How many reports wait for the backend, and since when the oldest does, in seconds since 1970.
+pub fn outbox(waiting: usize, oldest_since: Option<u64>) {
+    CELLS.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    CELLS.outbox_oldest.set(oldest_since.and_then(|at| i64::try_from(at).ok()).unwrap_or(0));
+}
+
+/// A report was given up: the backend refused it for good, or did not take it for too long.
+pub fn report_set_aside() {
+    CELLS.set_aside.add(1);
 }
 
 /// Says what `cronium_build_info` shows; the first call counts. Without one it is this package's version and `unknown`.

@@ -1,8 +1,12 @@
 //! The page that `/metrics` shows.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::cells::{Counter, Histogram};
-use super::labels::{CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS};
-use super::{BREAKERS, BUILD, CELLS, Cells, Place, PollResult, PullResult};
+use super::labels::{
+    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS, WRITES,
+};
+use super::{BREAKERS, BUILD, CELLS, Cells, Place, PollResult, PullResult, WriteResult};
 use std::sync::PoisonError;
 
 use crate::limits;
@@ -16,6 +20,7 @@ pub fn render() -> String {
     calls(&mut page, &CELLS);
     ssh(&mut page, &CELLS);
     agent(&mut page, &CELLS);
+    reports(&mut page, &CELLS, SystemTime::now());
     process(&mut page, &proc::read());
     page.finish()
 }
@@ -154,6 +159,27 @@ fn agent(page: &mut Page, cells: &Cells) {
     page.integer("cronium_build_info", &[("version", version), ("commit", commit)], 1);
 }
 
+fn reports(page: &mut Page, cells: &Cells, now: SystemTime) {
+    page.family("cronium_journal_writes_total", Type::Counter, "Writes of a job's entry to disk, by how they ended.");
+    for (result, n) in WRITES.iter().zip(&cells.journal) {
+        let word = match result {
+            WriteResult::Success => "success",
+            WriteResult::Failure => "failure",
+        };
+        page.integer("cronium_journal_writes_total", &[("result", word)], n.get());
+    }
+    gauge(page, "cronium_outbox_reports", "Reports that wait for the backend to take them.", cells.outbox.get());
+    // The moment is kept and not the age, which would stand still while nobody looks.
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let age = match cells.outbox_oldest.get() {
+        0 => 0,
+        since => now.saturating_sub(since),
+    };
+    gauge(page, "cronium_outbox_oldest_seconds", "For how long the oldest of them has waited.", age);
+    let name = "cronium_reports_set_aside_total";
+    counter(page, name, "Reports given up: refused for good, or not taken for too long.", &cells.set_aside);
+}
+
 fn process(page: &mut Page, p: &Process) {
     if let Some(seconds) = p.cpu_seconds {
         page.family("process_cpu_seconds_total", Type::Counter, "User and system processor time, in seconds.");
@@ -260,6 +286,8 @@ mod tests {
         log_lines(Stream::System, 3);
         log_lines_dropped(2);
         disk_free(Place::State, 5_000_000_000);
+        journal_write(WriteResult::Failure);
+        report_set_aside();
         workers(5);
         for up in [true, true, false, true] {
             websocket_connected(up);
@@ -283,6 +311,8 @@ mod tests {
             (r#"cronium_log_lines_total{stream="system"}"#, 3.0),
             ("cronium_log_lines_dropped_total", 2.0),
             ("cronium_websocket_reconnects_total", 1.0),
+            (r#"cronium_journal_writes_total{result="failure"}"#, 1.0),
+            ("cronium_reports_set_aside_total", 1.0),
         ] {
             // Other tests of this binary count too: at least by so much.
             assert!(grew(key) >= by, "{key} {}", grew(key));
@@ -294,6 +324,8 @@ mod tests {
             "cronium_workers_busy",
             "cronium_websocket_connected",
             "cronium_agent_ready",
+            "cronium_outbox_reports",
+            "cronium_outbox_oldest_seconds",
             r#"cronium_disk_free_bytes{path="state"}"#,
             "cronium_api_last_success_timestamp_seconds",
             "process_resident_memory_bytes",

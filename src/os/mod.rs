@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod device;
 pub mod disk;
+pub mod files;
 pub mod net;
 pub mod notify;
 pub mod poll;

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod chunked;
+pub mod crc32;
 pub mod frames;
 pub mod http1;
 pub mod json;

@@ -1,7 +1,8 @@
 //! The circuit breakers of all servers: a host that does not answer costs one job its time, not every job.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use crate::executors::ssh::error::Error;
@@ -11,10 +12,21 @@ use crate::metrics;
 use crate::policy::breaker::{Breaker, Pass, Settings, State, Transition};
 
 /// Shared by clones.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Breakers {
     settings: Settings,
     all: Arc<Mutex<BTreeMap<String, Entry>>>,
+    /// Is told when a breaker changes.
+    watcher: Arc<OnceLock<Watcher>>,
+}
+
+/// Is given all breakers that are not closed.
+pub type Watcher = Box<dyn Fn(&[Tripped]) + Send + Sync>;
+
+impl fmt::Debug for Breakers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Breakers").field(&self.tripped()).finish()
+    }
 }
 
 #[derive(Debug)]
@@ -35,7 +47,21 @@ pub struct Tripped {
 impl Breakers {
     /// None yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, all: Arc::default() }
+        Self { settings, all: Arc::default(), watcher: Arc::default() }
+    }
+
+    /// Has `watcher` told of each change; the first one counts.
+    pub fn watch(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    fn tell(&self, server: &str, transition: Option<Transition>) {
+        if transition.is_some() {
+            tell(server, transition);
+            if let Some(watcher) = self.watcher.get() {
+                watcher(&self.tripped());
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -47,6 +73,9 @@ impl Breakers {
         let (address, now) = (server.address(), Instant::now());
         let mut all = self.lock();
         make_room(&mut all, &address, now);
+        if !all.contains_key(&address) {
+            metrics::ssh_breaker(&address, 0);
+        }
         let entry =
             all.entry(address.clone()).or_insert_with(|| Entry { breaker: Breaker::new(self.settings), used: now });
         entry.used = now;
@@ -54,7 +83,7 @@ impl Breakers {
         drop(all);
         match result {
             Ok(pass) => {
-                tell(&address, pass.transition());
+                self.tell(&address, pass.transition());
                 Ok(pass)
             }
             Err(refused) => Err(Error::BreakerOpen {
@@ -72,7 +101,17 @@ impl Breakers {
         let Some(entry) = all.get_mut(&address) else { return };
         let transition = entry.breaker.record(pass, success, Instant::now());
         drop(all);
-        tell(&address, transition);
+        self.tell(&address, transition);
+    }
+
+    /// A connection that was kept served a job: as good a sign as a new one, and counted where the breaker waits for such.
+    pub fn served(&self, server: &Server) {
+        let address = server.address();
+        let waits =
+            self.lock().get(&address).is_some_and(|entry| entry.breaker.state(Instant::now()) == State::HalfOpen);
+        if waits && let Ok(pass) = self.admit(server) {
+            self.record(server, pass, true);
+        }
     }
 
     /// All that are not closed.

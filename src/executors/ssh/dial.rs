@@ -5,7 +5,7 @@
 
 use std::io::Read as _;
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ssh2::{HostKeyType, KeyboardInteractivePrompt, MethodType, Prompt};
@@ -14,7 +14,7 @@ use crate::config::types::Ssh as Settings;
 use crate::executors::ssh::connection::{is_timeout, millis};
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
-use crate::executors::ssh::keys;
+use crate::executors::ssh::keys::{self, KeyInfo};
 use crate::job::Server;
 use crate::limits;
 use crate::metrics;
@@ -28,7 +28,30 @@ pub struct Dial<'a> {
     pub settings: &'a Settings,
     pub hosts: &'a Hosts,
     /// What is being done right now, for whoever waits.
-    pub step: &'a Mutex<(Step, Instant)>,
+    pub progress: &'a Mutex<Progress>,
+}
+
+/// How far a dial has come.
+#[derive(Debug)]
+pub struct Progress {
+    pub step: Step,
+    pub since: Instant,
+    /// Shut down by whoever waits, when a step outlasts its limit: a server that never stops sending keeps libssh2 from
+    /// looking at its clock.
+    pub socket: Option<TcpStream>,
+}
+
+impl Progress {
+    /// At the beginning.
+    pub fn new() -> Self {
+        Self { step: Step::Resolve, since: Instant::now(), socket: None }
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// An authenticated session.
@@ -42,12 +65,14 @@ pub struct Reached {
 impl Dial<'_> {
     /// Goes the whole way.
     pub fn reach(&self) -> Result<Reached, Error> {
+        // A key that cannot be read is no reason to call.
+        let key = self.server.private_key.as_ref().map(|key| self.readable(key)).transpose()?;
         let begun = Instant::now();
         let socket = self.connect()?;
         metrics::ssh_connected(begun.elapsed());
         let begun = Instant::now();
         let (session, host_key) = self.shake(&socket)?;
-        self.login(&session)?;
+        self.login(&session, key)?;
         metrics::ssh_handshake(begun.elapsed());
         Ok(Reached { session, socket, host_key })
     }
@@ -64,7 +89,8 @@ impl Dial<'_> {
     }
 
     fn begin(&self, step: Step) {
-        *self.step.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (step, Instant::now());
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        (progress.step, progress.since) = (step, Instant::now());
     }
 
     fn shown(&self) -> String {
@@ -91,6 +117,7 @@ impl Dial<'_> {
         })?;
         // A line of output is worth more than a full packet.
         let _ = tcp.set_nodelay(true);
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).socket = tcp.try_clone().ok();
         Ok(tcp)
     }
 
@@ -230,12 +257,23 @@ impl Dial<'_> {
         )
     }
 
-    fn login(&self, session: &ssh2::Session) -> Result<(), Error> {
+    /// The key's text as libssh2 takes it.
+    fn readable(&self, key: &Secret) -> Result<(Secret, KeyInfo), Error> {
+        let unusable = |what: String| Error::Key { server: self.shown(), what };
+        let text = keys::normalize(key).map_err(|error| unusable(error.to_string()))?;
+        let info = keys::describe(&text).map_err(|error| unusable(error.to_string()))?;
+        if info.encrypted && self.server.passphrase.is_none() {
+            return Err(unusable(format!("it is an encrypted {} key and the job brings no passphrase", info.kind)));
+        }
+        Ok((text, info))
+    }
+
+    fn login(&self, session: &ssh2::Session, key: Option<(Secret, KeyInfo)>) -> Result<(), Error> {
         self.begin(Step::Authenticate);
         let server = self.server;
         let mut tried = Vec::new();
-        if let Some(key) = &server.private_key {
-            match self.with_key(session, key)? {
+        if let Some((key, info)) = &key {
+            match self.with_key(session, key, info)? {
                 None => return Ok(()),
                 Some(why) => tried.push(format!("the private key was refused ({why})")),
             }
@@ -258,14 +296,9 @@ impl Dial<'_> {
     }
 
     /// `None` when it let us in, otherwise why not.
-    fn with_key(&self, session: &ssh2::Session, key: &Secret) -> Result<Option<String>, Error> {
+    fn with_key(&self, session: &ssh2::Session, text: &Secret, info: &KeyInfo) -> Result<Option<String>, Error> {
         let unusable = |what: String| Error::Key { server: self.shown(), what };
-        let text = keys::normalize(key).map_err(|error| unusable(error.to_string()))?;
-        let info = keys::describe(&text).map_err(|error| unusable(error.to_string()))?;
         let passphrase = self.server.passphrase.as_ref().map(Secret::expose);
-        if info.encrypted && passphrase.is_none() {
-            return Err(unusable(format!("it is an encrypted {} key and the job brings no passphrase", info.kind)));
-        }
         match session.userauth_pubkey_memory(&self.server.user, None, text.expose(), passphrase) {
             Ok(()) => Ok(None),
             Err(error) if is_timeout(&error) => Err(self.timeout(Step::Authenticate)),
@@ -331,6 +364,11 @@ fn host_key_order(known: &[String], supported: &[&'static str]) -> Vec<String> {
     rest.extend(supported.iter().map(|name| (*name).to_owned()).filter(|name| !first.contains(name)));
     first.extend(rest);
     first
+}
+
+/// The linked libraries, for `version`, by the versions of the crates that bring their sources.
+pub fn library() -> String {
+    format!("libssh2-sys {}, openssl-src {}", env!("CRONIUM_BUILD_LIBSSH2"), env!("CRONIUM_BUILD_OPENSSL"))
 }
 
 /// What the linked libssh2 can do: ciphers and key exchanges, for `validate`.

@@ -100,6 +100,11 @@ pub fn judge(evidence: &Evidence) -> Verdict {
             format!("the script could not be started on {server}: {complaint}"),
         );
     }
+    if code == 0 && ending.output_lost {
+        // A success would say that what was printed is all there is.
+        let message = format!("the script ended with exit code 0, but lines of it are missing{hints}");
+        return Verdict::infrastructure(Phase::Execution, message);
+    }
     match code {
         0 => verdict(Cause::Success, 0, format!("the script ended with exit code 0 on {server}{hints}")),
         129..=192 => {
@@ -177,7 +182,9 @@ mod tests {
         };
         let timeout = Some(Reason::Timeout { limit: "the job's timeout", after: Duration::from_secs(2) });
         let full = Ending { code: Some(1), output_lost: true, ..Ending::default() };
+        let lost = Ending { code: Some(0), output_lost: true, ..Ending::default() };
         let table = [
+            (Evidence { ending: lost, ..with(None) }, Status::Failed, "infrastructure", 125, "lines of it are missing"),
             (with(Some(0)), Status::Completed, "success", 0, "exit code 0 on web-1 (h:22)"),
             (with(Some(3)), Status::Failed, "script", 3, "exit code 3"),
             (with(Some(137)), Status::Failed, "signal", 137, "SIGKILL"),

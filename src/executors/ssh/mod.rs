@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::types::{Config, Ssh as Settings};
 use crate::executors::ending::stopped;
-use crate::executors::ssh::breakers::{Breakers, Tripped};
+use crate::executors::ssh::breakers::{Breakers, Tripped, Watcher};
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::pool::{Pool, Wish};
 use crate::executors::ssh::remote::Place;
@@ -77,6 +77,11 @@ impl SshExecutor {
     /// The servers whose circuit breakers are not closed.
     pub fn tripped(&self) -> Vec<Tripped> {
         self.shared.breakers.tripped()
+    }
+
+    /// Has `watcher` told of each change of a circuit breaker.
+    pub fn watch(&self, watcher: Watcher) {
+        self.shared.breakers.watch(watcher);
     }
 
     /// The host key that a server shows, for `known-hosts add`: its type and the key.

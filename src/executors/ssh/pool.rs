@@ -5,8 +5,9 @@
 //! given up and another is made: it costs the job time and nothing else.
 
 use std::collections::BTreeMap;
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use ring::digest::{Context, SHA256};
@@ -14,7 +15,7 @@ use ring::digest::{Context, SHA256};
 use crate::config::types::Ssh as Settings;
 use crate::executors::ssh::breakers::Breakers;
 use crate::executors::ssh::connection::{Connection, Driver, Session, Times};
-use crate::executors::ssh::dial::Dial;
+use crate::executors::ssh::dial::{Dial, Progress};
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
 use crate::executors::ssh::remote;
@@ -106,7 +107,12 @@ impl Pool {
             if let Some((connection, seat)) = self.seat(&key) {
                 let is_fresh = fresh.as_ref().is_some_and(|made| Arc::ptr_eq(made, &connection));
                 match connection.open(seat, remote::COMMAND) {
-                    Ok(session) => return Ok((session, !is_fresh)),
+                    Ok(session) => {
+                        if !is_fresh {
+                            self.0.breakers.served(server);
+                        }
+                        return Ok((session, !is_fresh));
+                    }
                     Err(Error::Full { .. }) if !connection.is_closed() => continue,
                     Err(error) if is_fresh => return Err(error),
                     Err(error) => {
@@ -155,15 +161,15 @@ impl Pool {
         let server = wish.server;
         let pass = if wish.gated { self.0.breakers.admit(server).map(Some) } else { Ok(None) };
         let pass = pass.inspect_err(|_| self.dialed(key, None))?;
-        let step = Arc::new(Mutex::new((Step::Resolve, Instant::now())));
+        let progress = Arc::new(Mutex::new(Progress::new()));
         let (tell, told) = bounded(1);
         let thread = {
-            let (pool, key, server, step) = (self.clone(), key.clone(), server.clone(), Arc::clone(&step));
+            let (pool, key, server, progress) = (self.clone(), key.clone(), server.clone(), Arc::clone(&progress));
             threads::spawn("ssh-connection", move || {
-                let made = pool.reach(&server, &step, pass);
+                let made = pool.reach(&server, &progress, pass);
                 pool.dialed(&key, made.as_ref().ok().map(|(connection, _)| connection));
                 // The credential is not kept beyond this.
-                drop(server);
+                drop((server, progress));
                 match made {
                     Ok((connection, driver)) => {
                         let _ = tell.send(Ok(connection));
@@ -191,12 +197,10 @@ impl Pool {
                     return Err(Error::Stopped { server: server.shown() });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    // The C library's resolver cannot be interrupted: it is left to itself.
-                    let (doing, since) = *step.lock().unwrap_or_else(PoisonError::into_inner);
-                    let after = self.0.settings.connection_timeout;
-                    if doing == Step::Resolve && since.elapsed() > after {
-                        let limit = "ssh.connectionPool.connectionTimeout";
-                        return Err(Error::Timeout { server: server.shown(), step: doing, limit, after });
+                    if let Some(step) = overdue(&progress, self.0.settings.connection_timeout) {
+                        let (limit, after) =
+                            ("ssh.connectionPool.connectionTimeout", self.0.settings.connection_timeout);
+                        return Err(Error::Timeout { server: server.shown(), step, limit, after });
                     }
                 }
             }
@@ -207,11 +211,11 @@ impl Pool {
     fn reach(
         &self,
         server: &Server,
-        step: &Mutex<(Step, Instant)>,
+        progress: &Mutex<Progress>,
         pass: Option<Pass>,
     ) -> Result<(Arc<Connection>, Driver), Error> {
         let settings = &self.0.settings;
-        let dial = Dial { server, settings, hosts: &self.0.hosts, step };
+        let dial = Dial { server, settings, hosts: &self.0.hosts, progress };
         let reached = dial.reach();
         if let Some(pass) = pass {
             let sound = !reached.as_ref().is_err_and(Error::is_outage);
@@ -243,8 +247,8 @@ impl Pool {
 
     /// The host key that a server shows, whether trusted or not: its type and the key.
     pub fn host_key(&self, server: &Server) -> Result<(String, Vec<u8>), Error> {
-        let step = Mutex::new((Step::Resolve, Instant::now()));
-        Dial { server, settings: &self.0.settings, hosts: &self.0.hosts, step: &step }.host_key()
+        let progress = Mutex::new(Progress::new());
+        Dial { server, settings: &self.0.settings, hosts: &self.0.hosts, progress: &progress }.host_key()
     }
 
     /// Ends every connection and waits for its thread; jobs that still use one lose it.
@@ -263,4 +267,22 @@ impl Pool {
             thread.join_within(limits::SSH_JOIN);
         }
     }
+}
+
+/// The step that has outlasted its limit by so much that its own clock cannot be counted on. The C library's resolver
+/// cannot be interrupted and is left to itself; a socket is shut down, which ends whatever waits for it.
+fn overdue(progress: &Mutex<Progress>, limit: Duration) -> Option<Step> {
+    let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+    let late = match progress.step {
+        Step::Resolve => limit,
+        // Each keeps its limit by itself, as long as the server leaves it the time to.
+        _ => limit + limits::SSH_OVERDUE,
+    };
+    if progress.since.elapsed() <= late {
+        return None;
+    }
+    if let Some(socket) = &progress.socket {
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+    Some(progress.step)
 }

@@ -144,14 +144,18 @@ pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kil
     w.line(&format!("tail -c +{} out | head -c $((o-{}))", taken[0] + 1, taken[0]));
     w.line(&format!("tail -c +{} err | head -c $((e-{})) >&2", taken[1] + 1, taken[1]));
     w.line("read x && [ \"$x\" = done ] && cd / && { rm -rf -- \"$d\" 2>/dev/null || { chmod -R u+rwx -- \"$d\"; rm -rf -- \"$d\"; }; }");
+    w.line("exit 0");
     w.line("}");
     w.text
 }
 
-/// `f`, which says why the script cannot be started, takes the folder away if it was made, and ends.
+/// `f`, which says why the script cannot be started, takes the folder away if it was made, and ends. A full disk shows
+/// in many ways, so that it is looked for each time.
 fn complain(nonce: &str) -> String {
     format!(
-        "f() {{ [ -z \"$d\" ] || {{ cd /; rm -rf -- \"$d\"; }}; printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {}; }}",
+        "f() {{ g=$(df -Pk \"$t\" 2>/dev/null | {{ read x; read x x x g x; echo \"$g\"; }}); g=${{g:-99}}; \
+         [ \"$g\" -ge 64 ] && g= || g=\"; no space left in $t\"; \
+         [ -z \"$d\" ] || {{ cd /; rm -rf -- \"$d\"; }}; printf 'cronium setup {nonce}: %s%s\\n' \"$1\" \"$g\" >&2; exit {}; }}",
         shell::SETUP_FAILED
     )
 }
@@ -168,13 +172,18 @@ fn folder(w: &mut Writer) {
 }
 
 fn interpreter(w: &mut Writer, language: Language, shell: &str) {
-    let name = language.as_str();
-    if language == Language::Bash {
-        let word = quote(shell);
-        w.line(&format!("i={word}; [ -x \"$i\" ] || i=$({}) || f 'it has neither {} (ssh.execution.defaultShell) nor a bash on its PATH'", candidates(language), shell.replace('\'', "")));
-    } else {
-        w.line(&format!("i=$({}) || f \"it has no {name} interpreter on its PATH ($PATH)\"", candidates(language)));
-    }
+    let program = match language {
+        Language::Bash => {
+            w.line(&format!(
+                "i={}; [ -x \"$i\" ] || f \"$i not found there (ssh.execution.defaultShell)\"",
+                quote(shell)
+            ));
+            return;
+        }
+        Language::Python => "python3 (or python)",
+        Language::Node => "node (or nodejs)",
+    };
+    w.line(&format!("i=$({}) || f \"{program} not found on its PATH ($PATH)\"", candidates(language)));
 }
 
 /// The file `run`: nothing of it can be seen from outside the folder, and it is gone before the script begins.
@@ -253,7 +262,7 @@ fn follow_from(w: &mut Writer, execution: &str, nonce: &str, taken: [u64; 2]) {
          TERM) [ -e status ] || kill -s TERM -- \"-$p\" 2>/dev/null;; \
          KILL) [ -e status ] || kill -s KILL -- \"-$p\" 2>/dev/null; kill -s KILL $(left) 2>/dev/null;; esac; done",
     );
-    w.line("kill $a $b $w 2>/dev/null");
+    w.line("kill $a $b $w 2>/dev/null; exit 0");
 }
 
 /// The directory in which the script starts: empty for its own, relative to that, or any absolute one.
@@ -341,7 +350,7 @@ mod tests {
             let mut run = self.run(&collect(&self.place, &self.execution, NONCE, taken, kill));
             let status = run.line_of_err();
             run.started();
-            run.stdin.take().expect("stdin").write_all(b"done\n").expect("write");
+            run.say("done\n");
             let (out, err) = run.rest();
             assert!(!std::path::Path::new(&self.place.directory()).exists());
             (status, out, err)
@@ -539,7 +548,7 @@ mod tests {
             let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
             let mut run = host.run(&[b"command() { return 1; }\n", program.as_slice()].concat());
             let said = run.line_of_err();
-            assert!(said.contains("it has no nodejs interpreter on its PATH"), "{said}");
+            assert!(said.contains("node (or nodejs) not found on its PATH"), "{said}");
             run.rest();
             assert!(!std::path::Path::new(&host.place.directory()).exists(), "a folder is left behind");
         }

@@ -1,0 +1,106 @@
+//! Where files go that cannot be used and must not be lost: torn ones, foreign ones, reports that the backend refused.
+//! A bounded number of them, each with its reason beside it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::job::Id;
+use crate::limits;
+use crate::os::files::Folder;
+
+/// The end of the file that says why.
+const WHY: &str = ".why";
+/// Bytes of the old name that are kept: those of a job's file fit.
+const NAME_MAX: usize = 120;
+
+/// A file that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// Its name in the folder.
+    pub name: String,
+    /// The job that it is about, as its name tells.
+    pub job: Option<Id>,
+    /// When it was set aside: wall clock, milliseconds since 1970.
+    pub at_ms: u64,
+    pub bytes: u64,
+    pub why: String,
+}
+
+/// Moves `from` into the folder under its time and old name, and makes room.
+pub(super) fn take_in(folder: &Folder, from: &Path, now_ms: u64, why: &str) -> io::Result<()> {
+    let name = name_for(folder, from, now_ms);
+    fs::rename(from, folder.path().join(&name))?;
+    finish(folder, &name, why)
+}
+
+/// The same with bytes that are not on disk.
+pub(super) fn write(folder: &Folder, file: &str, parts: &[&[u8]], now_ms: u64, why: &str) -> io::Result<()> {
+    let name = name_for(folder, Path::new(file), now_ms);
+    folder.write(&name, parts)?;
+    finish(folder, &name, why)
+}
+
+fn finish(folder: &Folder, name: &str, why: &str) -> io::Result<()> {
+    // The reason is for people; without room for it, the file itself still tells what it is.
+    let end = (0..=limits::ASIDE_REASON.min(why.len())).rev().find(|&at| why.is_char_boundary(at)).unwrap_or(0);
+    if let Err(error) = fs::write(folder.path().join(format!("{name}{WHY}")), &why[..end]) {
+        log::debug!("cannot write down why {name} was set aside: {error}");
+    }
+    make_room(folder);
+    folder.sync()
+}
+
+/// A name that no file has yet.
+fn name_for(folder: &Folder, from: &Path, now_ms: u64) -> String {
+    let old = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '-') { c } else { '_' };
+    let old: String = old.chars().map(safe).take(NAME_MAX).collect();
+    let mut at = now_ms;
+    loop {
+        let name = format!("{at:013}-{old}");
+        if fs::symlink_metadata(folder.path().join(&name)).is_err() {
+            return name;
+        }
+        at += 1;
+    }
+}
+
+/// All that is there, oldest first.
+pub(super) fn list(folder: &Folder) -> io::Result<Vec<Aside>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder.path())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some((at, old)) = name.split_once('-').filter(|_| !name.ends_with(WHY)) else { continue };
+        let Ok(at_ms) = at.parse() else { continue };
+        let job = super::file::job_of(old);
+        let bytes = entry.metadata().map_or(0, |data| data.len());
+        let why = fs::read_to_string(folder.path().join(format!("{name}{WHY}"))).unwrap_or_default();
+        all.push(Aside { name, job, at_ms, bytes, why });
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
+}
+
+/// Removes the oldest until count and size are within their limits; the newest stays. A file too large for the journal
+/// is not the agent's: it was there before, and no report gives way to it.
+fn make_room(folder: &Folder) {
+    let all = list(folder).unwrap_or_default();
+    let counted = |aside: &Aside| if aside.bytes > limits::ASIDE_BYTES { 0 } else { aside.bytes };
+    let (mut count, mut bytes) = (all.len(), all.iter().map(counted).sum::<u64>());
+    for old in &all[..all.len().saturating_sub(1)] {
+        if count <= limits::ASIDE_FILES && bytes <= limits::ASIDE_BYTES {
+            break;
+        }
+        log::warn!("removing {} from what was set aside, to make room: {}", old.name, old.why);
+        let path = folder.path().join(&old.name);
+        let gone = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        if let Err(error) = gone {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+        let _ = folder.remove(&format!("{}{WHY}", old.name));
+        count -= 1;
+        bytes -= counted(old);
+    }
+}

@@ -1,0 +1,226 @@
+//! What the journal knows of a job: enough to find it again, to judge it and to report it.
+//!
+//! Nothing here can hold a secret of the job's: there is no field for a script, an environment value, a key or a
+//! password, and none may come. A report holds what the script printed, as the backend will get it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{Id, Kind, Language};
+
+/// One job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    #[serde(with = "id")]
+    pub job: Id,
+    #[serde(with = "id")]
+    pub execution: Id,
+    #[serde(with = "kind")]
+    pub kind: Kind,
+    /// How often the backend had handed the job out before this time.
+    pub attempts: u32,
+    /// `None` for a job that was refused because its language is unknown.
+    #[serde(with = "language")]
+    pub language: Option<Language>,
+    /// When it was claimed: wall clock, milliseconds since 1970.
+    pub claimed_ms: u64,
+    pub place: Place,
+    pub stage: Stage,
+}
+
+/// Where a job runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Place {
+    /// It was refused before it had a place.
+    Nowhere,
+    Container(Container),
+    Servers(Vec<Server>),
+}
+
+/// A container, with the limits that its verdict names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// The deterministic name, known before it is created.
+    pub name: String,
+    pub image: String,
+    /// Bytes.
+    pub memory: u64,
+    pub pids: u64,
+    /// Bytes.
+    pub disk: u64,
+    /// Cores.
+    pub cpu: f64,
+}
+
+/// A server that is reached over SSH.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    pub name: String,
+    /// The backend's number of it.
+    pub server_id: String,
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    /// The job's folder on it.
+    pub directory: String,
+    /// The record of this server's part.
+    #[serde(with = "id")]
+    pub execution: Id,
+}
+
+/// How far a job has come. Each stage is on disk before what it announces is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Stage {
+    /// It is about to be created; it has not been started.
+    Intent,
+    /// It may be running.
+    Started(Started),
+    /// Its end is known and the backend may not have been told.
+    Ended(Ended),
+}
+
+/// A job that was started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// The container's id, once the engine has said it.
+    pub id: Option<String>,
+    /// Wall clock, milliseconds since 1970.
+    pub started_ms: u64,
+    /// Wall clock, milliseconds since 1970.
+    pub deadline_ms: u64,
+    /// The configured name of the limit that the deadline comes from.
+    pub timeout_name: String,
+    pub timeout_ms: u64,
+    /// The boot in which it was started (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    pub delivered: Delivered,
+}
+
+/// How much of a job's output was taken and sent on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivered {
+    /// Bytes taken from stdout, of the script's own.
+    pub stdout: u64,
+    /// Bytes taken from stderr, of the script's own.
+    pub stderr: u64,
+    /// Lines counted.
+    pub lines: u64,
+    /// The last number given to a live line.
+    pub sequence: u64,
+    /// Whether there is a live log for them.
+    pub live: bool,
+}
+
+/// A job that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    pub report: Report,
+    /// Since when the report waits: wall clock, milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// What the backend is to be told, as it will be sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The status' word, for the record of finished jobs.
+    pub status: String,
+    pub exit_code: i32,
+    pub message: String,
+    /// JSON: the update of the execution's record that goes first. `None` if there is no record.
+    #[serde(with = "optional_json")]
+    pub update: Option<String>,
+    /// JSON: the body of `complete`.
+    #[serde(with = "json")]
+    pub complete: String,
+}
+
+impl Report {
+    /// Bytes that it takes in memory, near enough.
+    pub fn size(&self) -> usize {
+        self.complete.len() + self.update.as_ref().map_or(0, String::len) + self.message.len()
+    }
+}
+
+impl Entry {
+    /// The report and since when it waits; `None` before the end.
+    pub fn ended(&self) -> Option<&Ended> {
+        match &self.stage {
+            Stage::Ended(ended) => Some(ended),
+            Stage::Intent | Stage::Started(_) => None,
+        }
+    }
+}
+
+pub(super) mod id {
+    //! An id is text that is checked when it is read.
+    use super::Id;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(in crate::jobs::journal) fn serialize<S: Serializer>(id: &Id, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(id.as_str())
+    }
+
+    pub(in crate::jobs::journal) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Id, D::Error> {
+        Id::parse(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+mod kind {
+    use super::Kind;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(kind: &Kind, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(kind.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Kind, D::Error> {
+        let word = String::deserialize(from)?;
+        let known = [Kind::Container, Kind::Ssh].into_iter().find(|kind| kind.as_str() == word);
+        known.ok_or_else(|| D::Error::custom(format!("unknown kind of job {word:?}")))
+    }
+}
+
+mod language {
+    use super::Language;
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(language: &Option<Language>, to: S) -> Result<S::Ok, S::Error> {
+        language.map(Language::as_str).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Language>, D::Error> {
+        let Some(word) = Option::<String>::deserialize(from)? else { return Ok(None) };
+        let known = Language::parse(&word);
+        known.map(Some).ok_or_else(|| D::Error::custom(format!("unknown language {word:?}")))
+    }
+}
+
+mod json {
+    //! JSON within JSON is written as it is: as text it would be escaped a second time and be half as long again.
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer, ser::Error};
+    use serde_json::value::RawValue;
+
+    pub(super) fn serialize<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(text).map_err(S::Error::custom)?.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+        Ok(String::from(Box::<str>::from(Box::<RawValue>::deserialize(from)?)))
+    }
+}
+
+mod optional_json {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use serde_json::value::RawValue;
+
+    pub(super) fn serialize<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+        match text {
+            Some(text) => super::json::serialize(text, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+        let raw = Option::<Box<RawValue>>::deserialize(from)?;
+        Ok(raw.map(|raw| String::from(Box::<str>::from(raw))))
+    }
+}

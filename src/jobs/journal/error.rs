@@ -1,0 +1,65 @@
+//! What goes wrong with the journal.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::job::Id;
+use crate::limits;
+
+/// Why the journal could not do what it was asked.
+#[derive(Debug)]
+pub enum JournalError {
+    /// Another agent works with this folder: its process id, `?` if the lock does not tell.
+    Locked { dir: PathBuf, pid: String },
+    /// What was tried, on what, and what the kernel said.
+    Io { what: &'static str, path: PathBuf, error: io::Error },
+    /// An entry that cannot be written as JSON; a defect.
+    Encode { job: Id, error: serde_json::Error },
+    /// An entry beyond `limits::JOURNAL_FILE_MAX`.
+    TooLarge { job: Id, bytes: usize },
+}
+
+impl JournalError {
+    pub(super) fn io(what: &'static str, path: &Path, error: io::Error) -> Self {
+        Self::Io { what, path: path.to_owned(), error }
+    }
+}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked { dir, pid } => write!(
+                f,
+                "another agent (process {pid}) works with state.dir {}; stop it, or give this one a state.dir and an \
+                 orchestrator.id of its own",
+                dir.display()
+            ),
+            Self::Io { what, path, error } => {
+                write!(f, "cannot {what} {}: {error}", path.display())?;
+                f.write_str(match error.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room in state.dir",
+                    io::ErrorKind::ReadOnlyFilesystem => "; state.dir must be on a file system that can be written",
+                    io::ErrorKind::PermissionDenied => "; state.dir must belong to the agent's user",
+                    _ => "",
+                })
+            }
+            Self::Encode { job, error } => write!(f, "cannot write the entry of job {job} as JSON: {error}"),
+            Self::TooLarge { job, bytes } => write!(
+                f,
+                "the entry of job {job} has {bytes} bytes, the journal takes {}; lower jobs.maxOutput",
+                limits::JOURNAL_FILE_MAX
+            ),
+        }
+    }
+}
+
+impl std::error::Error for JournalError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { error, .. } => Some(error),
+            Self::Encode { error, .. } => Some(error),
+            Self::Locked { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}

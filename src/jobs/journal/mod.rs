@@ -1,0 +1,330 @@
+//! What survives the agent: one small file a job in `state.dir/jobs`, from before its container is created until the
+//! backend has taken its report.
+//!
+//! A file is replaced as a whole and made to last before the agent does what it announces, so a kill or a power cut at
+//! any moment leaves the old entry or the new one. A file that cannot be read is set aside (`state.dir/aside`) with a
+//! warning and stops nothing. The lock on `state.dir` keeps a second agent away from the first one's jobs.
+
+pub mod aside;
+pub mod done;
+pub mod entry;
+mod error;
+pub mod file;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use self::aside::Aside;
+pub use self::done::{Done, DoneJobs};
+pub use self::entry::{Container, Delivered, Ended, Entry, Place, Report, Server, Stage, Started};
+pub use self::error::JournalError;
+use self::file::Bad;
+use crate::job::Id;
+use crate::limits;
+use crate::metrics::{self, WriteResult};
+use crate::os::files::{Folder, Lock, LockError};
+
+const LOCK: &str = "lock";
+/// No job's file is called like this, since no id begins with a dot.
+const PROBE: &str = ".probe";
+
+/// The journal, shared by clones. The lock is held until the last of them is gone.
+#[derive(Debug, Clone)]
+pub struct Journal(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    jobs: Folder,
+    aside: Folder,
+    done: DoneJobs,
+    /// The jobs whose file is being written or removed: one writer a job, and no writer waits for another job's disk.
+    busy: Mutex<BTreeSet<Id>>,
+    free: Condvar,
+    /// Files whose job is over and that the disk would not let go.
+    unremoved: Mutex<BTreeSet<Id>>,
+    /// Why the last write failed; `None` when it did not.
+    trouble: Mutex<Option<String>>,
+    _lock: Lock,
+}
+
+/// A journal with what was found in it.
+#[derive(Debug)]
+pub struct Opened {
+    pub journal: Journal,
+    /// The jobs that had not ended: they are to be found again, given back or reported.
+    pub open: Vec<Entry>,
+    /// The jobs whose report waits, oldest first. Their entries stay on disk until they are needed ([`Journal::read`]),
+    /// since an hour without a backend may leave thousands of them.
+    pub ended: Vec<Waiting>,
+}
+
+/// A job whose report waits on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub job: Id,
+    pub attempts: u32,
+    /// Wall clock, milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+impl Journal {
+    /// Takes the lock on `dir` (`state.dir`, which must be there), makes the folders in it and reads what is in them.
+    pub fn open(dir: &Path) -> Result<Opened, JournalError> {
+        let lock = Lock::take(&dir.join(LOCK)).map_err(|error| match error {
+            LockError::Held(pid) => JournalError::Locked { dir: dir.to_owned(), pid },
+            LockError::Io(error) => JournalError::io("lock", &dir.join(LOCK), error),
+        })?;
+        let folder = |name: &str| {
+            let path = dir.join(name);
+            let folder = Folder::open(&path).map_err(|error| JournalError::io("open", &path, error))?;
+            match folder.remove_unfinished() {
+                Ok(0) => {}
+                Ok(count) => log::warn!("removed {count} half-written files from {}", path.display()),
+                Err(error) => log::warn!("cannot remove half-written files from {}: {error}", path.display()),
+            }
+            Ok::<_, JournalError>(folder)
+        };
+        let (jobs, aside) = (folder("jobs")?, folder("aside")?);
+        let done = DoneJobs::open(folder("done")?, now_ms());
+        let journal = Self(Arc::new(Shared {
+            jobs,
+            aside,
+            done,
+            busy: Mutex::default(),
+            free: Condvar::new(),
+            unremoved: Mutex::default(),
+            trouble: Mutex::default(),
+            _lock: lock,
+        }));
+        journal.load()
+    }
+
+    /// Reads every file in the folder of jobs.
+    fn load(self) -> Result<Opened, JournalError> {
+        let path = self.0.jobs.path();
+        let failed = |error| JournalError::io("list", path, error);
+        let (mut open, mut ended) = (Vec::new(), Vec::new());
+        for found in fs::read_dir(path).map_err(failed)? {
+            let found = found.map_err(failed)?.path();
+            let name = found.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if name == PROBE {
+                let _ = self.0.jobs.remove(PROBE);
+                continue;
+            }
+            let entry = match file::job_of(&name) {
+                Some(job) => read(&found, &job),
+                None => Ok(Err(Bad::Foreign)),
+            };
+            match entry {
+                Ok(Ok(entry)) => match entry.ended().map(|ended| ended.since_ms) {
+                    Some(since_ms) => ended.push(Waiting { job: entry.job, attempts: entry.attempts, since_ms }),
+                    None => open.push(entry),
+                },
+                Ok(Err(bad)) => self.move_aside(&found, &bad.to_string()),
+                // A file that the disk cannot give stays where it is: the next start may read it.
+                Err(error) => log::error!("cannot read {}, leaving it where it is: {error}", found.display()),
+            }
+        }
+        open.sort_by(|a, b| (a.claimed_ms, &a.job).cmp(&(b.claimed_ms, &b.job)));
+        ended.sort_by(|a, b| (a.since_ms, &a.job).cmp(&(b.since_ms, &b.job)));
+        Ok(Opened { journal: self, open, ended })
+    }
+
+    /// Writes a job's entry in place of the one before. After `Ok` it is there even if the power fails now.
+    pub fn put(&self, entry: &Entry) -> Result<(), JournalError> {
+        let result = self.try_put(entry);
+        metrics::journal_write(if result.is_ok() { WriteResult::Success } else { WriteResult::Failure });
+        match &result {
+            Ok(()) => *lock(&self.0.trouble) = None,
+            // That one entry cannot be written says nothing of the disk.
+            Err(JournalError::Encode { .. } | JournalError::TooLarge { .. }) => {}
+            Err(error) => *lock(&self.0.trouble) = Some(error.to_string()),
+        }
+        result
+    }
+
+    fn try_put(&self, entry: &Entry) -> Result<(), JournalError> {
+        let job = &entry.job;
+        let encoded = file::encode(entry);
+        let (head, body) = encoded.map_err(|error| JournalError::Encode { job: job.clone(), error })?;
+        if head.len() + body.len() > limits::JOURNAL_FILE_MAX {
+            return Err(JournalError::TooLarge { job: job.clone(), bytes: head.len() + body.len() });
+        }
+        let _turn = self.turn(job);
+        lock(&self.0.unremoved).remove(job);
+        let written = self.0.jobs.write(&file::name(job), &[head.as_bytes(), &body]);
+        written.map_err(|error| JournalError::io("write", &self.path_of(job), error))
+    }
+
+    /// Reads a job's entry; `None` when there is none. A file that is no entry is set aside and counts as none.
+    pub fn read(&self, job: &Id) -> Result<Option<Entry>, JournalError> {
+        let path = self.path_of(job);
+        let _turn = self.turn(job);
+        match read(&path, job) {
+            Ok(Ok(entry)) => Ok(Some(entry)),
+            Ok(Err(bad)) => {
+                self.move_aside(&path, &bad.to_string());
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(JournalError::io("read", &path, error)),
+        }
+    }
+
+    /// Forgets a job that was given back, or that was never ours: for good, even if the power fails now.
+    pub fn remove(&self, job: &Id) {
+        self.unlink(job, true);
+    }
+
+    /// Forgets a job that is among the finished ones: its file may come back after a power cut, and does no harm then.
+    pub(in crate::jobs) fn forget(&self, job: &Id) {
+        self.unlink(job, false);
+    }
+
+    fn unlink(&self, job: &Id, lasting: bool) {
+        let _turn = self.turn(job);
+        self.unlink_now(job, lasting);
+    }
+
+    fn unlink_now(&self, job: &Id, lasting: bool) {
+        let removed = self.0.jobs.remove(&file::name(job));
+        if let Err(error) = removed.and_then(|()| if lasting { self.0.jobs.sync() } else { Ok(()) }) {
+            log::warn!("{}; trying again later", JournalError::io("remove", &self.path_of(job), error));
+            lock(&self.0.unremoved).insert(job.clone());
+        }
+    }
+
+    /// Removes what could not be removed before, unless the job has come again meanwhile.
+    fn remove_leftovers(&self) {
+        let again = lock(&self.0.unremoved).clone();
+        for job in &again {
+            let _turn = self.turn(job);
+            if lock(&self.0.unremoved).remove(job) {
+                self.unlink_now(job, true);
+            }
+        }
+    }
+
+    /// Moves a job's file aside, for a person to look at; `why` is kept with it. False when there was none, or it could
+    /// not be moved.
+    pub fn set_aside(&self, job: &Id, why: &str) -> bool {
+        let _turn = self.turn(job);
+        let path = self.path_of(job);
+        path.symlink_metadata().is_ok() && self.try_move_aside(&path, why)
+    }
+
+    /// The same with an entry that is in memory alone.
+    pub fn write_aside(&self, entry: &Entry, why: &str) -> bool {
+        let Ok((head, body)) = file::encode(entry) else { return false };
+        let (name, parts) = (file::name(&entry.job), [head.as_bytes(), &body]);
+        match aside::write(&self.0.aside, &name, &parts, now_ms(), why) {
+            Ok(()) => true,
+            Err(error) => {
+                log::error!("job {}: cannot set its entry aside: {error}", entry.job);
+                false
+            }
+        }
+    }
+
+    /// What was set aside, oldest first.
+    pub fn asides(&self) -> Vec<Aside> {
+        aside::list(&self.0.aside).unwrap_or_default()
+    }
+
+    /// The jobs that ended within the last day.
+    pub fn done(&self) -> &DoneJobs {
+        &self.0.done
+    }
+
+    /// Why the journal cannot be written, as the last attempt showed; `None` when it can.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.0.trouble).clone()
+    }
+
+    /// Tries the disk: writes and removes a small file, then what could not be removed before. [`Journal::trouble`] says
+    /// what came of it.
+    pub fn probe(&self) {
+        let jobs = &self.0.jobs;
+        let tried = jobs.write(PROBE, &[&[b'.'; limits::JOURNAL_PROBE]]).and_then(|()| jobs.remove(PROBE));
+        *lock(&self.0.trouble) =
+            tried.err().map(|error| JournalError::io("write", &jobs.path().join(PROBE), error).to_string());
+        if self.trouble().is_none() {
+            self.remove_leftovers();
+        }
+    }
+
+    fn path_of(&self, job: &Id) -> PathBuf {
+        self.0.jobs.path().join(file::name(job))
+    }
+
+    fn move_aside(&self, path: &Path, why: &str) {
+        if self.try_move_aside(path, why) {
+            log::warn!("set {} aside, in {}: {why}", path.display(), self.0.aside.path().display());
+        }
+    }
+
+    fn try_move_aside(&self, path: &Path, why: &str) -> bool {
+        match aside::take_in(&self.0.aside, path, now_ms(), why) {
+            Ok(()) => true,
+            Err(error) => {
+                log::error!("cannot set {} aside ({why}), leaving it where it is: {error}", path.display());
+                false
+            }
+        }
+    }
+
+    /// Waits until nobody else works on this job's file.
+    fn turn(&self, job: &Id) -> Turn<'_> {
+        let mut busy = lock(&self.0.busy);
+        while busy.contains(job) {
+            busy = self.0.free.wait(busy).unwrap_or_else(PoisonError::into_inner);
+        }
+        busy.insert(job.clone());
+        Turn { shared: &self.0, job: job.clone() }
+    }
+}
+
+/// The right to work on one job's file.
+struct Turn<'a> {
+    shared: &'a Shared,
+    job: Id,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.busy).remove(&self.job);
+        self.shared.free.notify_all();
+    }
+}
+
+/// The entry in a file, or why it is none; an error when the disk does not give it.
+fn read(path: &Path, job: &Id) -> io::Result<Result<Entry, Bad>> {
+    let data = fs::symlink_metadata(path)?;
+    if !data.is_file() {
+        // Opening a pipe would wait for ever.
+        return Ok(Err(Bad::Foreign));
+    }
+    if data.len() > limits::JOURNAL_FILE_MAX as u64 {
+        return Ok(Err(Bad::TooLarge));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limits::JOURNAL_FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(file::decode(job, &bytes))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wall clock, milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+pub(in crate::jobs) mod tests;

@@ -1,0 +1,415 @@
+//! Delivers the reports that the backend did not take at the first try, for as long as it takes.
+//!
+//! A report waits on disk, in the journal; memory knows only when to try it next. What the disk does not take is kept in
+//! memory, up to a bound. A report leaves in one of three ways: the backend took it, the backend refused it for good, or
+//! it waited longer than `jobs.reportRetention`; in the last two cases it is set aside, where a person finds it. In all
+//! three its job is remembered as finished before its entry goes.
+//!
+//! Whether a report of an earlier run was sent is not known, so the backend is asked first.
+
+mod offer;
+mod queue;
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use self::offer::Tried;
+use self::offer::{List, is_refused, least_pause, offer};
+use self::queue::{Item, Next, Queue};
+use crate::api::report::Delivery;
+use crate::api::{Client, Error, Problem};
+use crate::job::Id;
+use crate::jobs::journal::{Done, Ended, Entry, Journal, Waiting, now_ms};
+use crate::limits;
+use crate::metrics;
+use crate::os::random;
+use crate::os::stop::Stop;
+use crate::os::threads::{self, Thread};
+use crate::policy::backoff::{Backoff, Growth};
+
+/// How long and how often a report is offered.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// `jobs.reportRetention`, by the wall clock.
+    pub retention: Duration,
+    /// Each run offers a report for at least so long, by the monotonic clock.
+    pub least_offer: Duration,
+    pub backoff: Backoff,
+}
+
+impl Terms {
+    /// The usual ones.
+    pub fn new(retention: Duration) -> Self {
+        let (initial, max) = (limits::OUTBOX_FIRST, limits::OUTBOX_MOST);
+        let backoff = Backoff { growth: Growth::Exponential, initial, max };
+        Self { retention, least_offer: limits::OUTBOX_LEAST_OFFER, backoff }
+    }
+}
+
+/// The outbox, shared by clones.
+#[derive(Debug, Clone)]
+pub struct Outbox(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    journal: Journal,
+    client: Client,
+    terms: Terms,
+    known: Mutex<Known>,
+    changed: Condvar,
+    stop: Stop,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    queue: Queue,
+    set_aside: u64,
+    last_error: Option<String>,
+    ending: bool,
+}
+
+/// The outbox in figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Reports that wait.
+    pub waiting: usize,
+    /// How long the oldest of them has waited, by the wall clock.
+    pub oldest: Option<Duration>,
+    /// Reports that this run gave up.
+    pub set_aside: u64,
+    /// The last failure, until a report was taken.
+    pub last_error: Option<String>,
+}
+
+/// What became of a report that was handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handed {
+    Delivered(Delivery),
+    /// The outbox goes on trying; why the first try failed.
+    Waiting(String),
+    /// The backend refused it for good, with these words.
+    SetAside(String),
+}
+
+/// Neither disk nor memory takes a report: the caller keeps it.
+#[derive(Debug)]
+pub struct Refused {
+    pub entry: Box<Entry>,
+    pub tried: Tried,
+    pub why: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the outbox cannot keep the report of job {}: {}", self.entry.job, self.why)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Outbox {
+    /// Starts the thread `outbox`, with the reports of an earlier run.
+    pub fn start(journal: Journal, client: &Client, ended: Vec<Waiting>, terms: Terms) -> io::Result<(Self, Thread)> {
+        let stop = Stop::new();
+        let client = client.with_stop(stop.clone());
+        let (known, changed) = (Mutex::default(), Condvar::new());
+        let outbox = Self(Arc::new(Shared { journal, client, terms, known, changed, stop }));
+        outbox.take_over(ended);
+        let own = outbox.clone();
+        let thread = threads::spawn("outbox", move || own.run())?;
+        Ok((outbox, thread))
+    }
+
+    /// Enters the reports of an earlier run, but for those that it had seen taken.
+    fn take_over(&self, ended: Vec<Waiting>) {
+        let now = Instant::now();
+        let mut known = self.lock();
+        for Waiting { job, attempts, since_ms } in ended {
+            if self.0.journal.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
+                self.0.journal.forget(&job);
+            } else {
+                known.queue.insert(job, Item::new(since_ms, Tried::unknown(), None, now));
+            }
+        }
+        if known.queue.len() > 0 {
+            log::info!("{} reports of an earlier run wait for the backend", known.queue.len());
+        }
+        self.show(&known);
+    }
+
+    /// Sees to the report of a job that ended: writes it to the journal, tries once on this thread, and keeps it for
+    /// further tries if need be. `entry` is at the stage `Ended`.
+    pub fn report(&self, entry: Entry) -> Result<Handed, Refused> {
+        let Some(Ended { report, .. }) = entry.ended() else {
+            return Err(refused(entry, Tried::default(), "its job has not ended".to_owned()));
+        };
+        if let Err(error) = self.0.journal.put(&entry) {
+            log::warn!("the report of job {} is kept in memory alone: {error}", entry.job);
+        }
+        let mut tried = Tried::default();
+        let ids = (&entry.job, &entry.execution);
+        match offer(&self.0.client, ids, report, &mut tried, &mut List::default()) {
+            Ok(delivery) => {
+                self.taken(&entry);
+                Ok(Handed::Delivered(delivery))
+            }
+            Err(error) if is_refused(&tried, &error) => {
+                self.give_up(&entry, &error.to_string());
+                Ok(Handed::SetAside(error.to_string()))
+            }
+            Err(error) => {
+                log::warn!("the result of job {} is not delivered yet, the outbox goes on: {error}", entry.job);
+                self.enter(entry, tried, Some(&error))?;
+                Ok(Handed::Waiting(error.to_string()))
+            }
+        }
+    }
+
+    /// Keeps a report for further tries; `tried` says what the tries so far have shown.
+    pub fn submit(&self, entry: Entry, tried: Tried) -> Result<(), Refused> {
+        self.enter(entry, tried, None)
+    }
+
+    /// Keeps a report; `last` is the failure of the try before.
+    fn enter(&self, entry: Entry, tried: Tried, last: Option<&Error>) -> Result<(), Refused> {
+        let Some(since_ms) = entry.ended().map(|ended| ended.since_ms) else {
+            return Err(refused(entry, tried, "its job has not ended".to_owned()));
+        };
+        let written = self.0.journal.put(&entry);
+        let mut known = self.lock();
+        if let Err(error) = &written
+            && known.ending
+        {
+            return Err(refused(entry, tried, format!("the agent ends, and {error}")));
+        }
+        if !known.queue.has_room(&entry, written.is_err()) {
+            let why = written.map_or_else(
+                |e| format!("too many others wait in memory, and {e}"),
+                |()| format!("{} others wait; the next start finds it on disk", known.queue.len()),
+            );
+            return Err(refused(entry, tried, why));
+        }
+        let job = entry.job.clone();
+        let held = written.is_err().then(|| Arc::new(entry));
+        known.queue.insert(job.clone(), Item::new(since_ms, tried, held, Instant::now()));
+        if let Some(error) = last {
+            self.failed(&mut known, &job, tried, error);
+        }
+        self.show(&known);
+        self.0.changed.notify_all();
+        Ok(())
+    }
+
+    /// Whether the report of this job waits here: then it must not be run, nor its entry written over.
+    pub fn holds(&self, job: &Id) -> bool {
+        self.lock().queue.contains(job)
+    }
+
+    /// The figures as they are now.
+    pub fn state(&self) -> State {
+        let known = self.lock();
+        State {
+            waiting: known.queue.len(),
+            oldest: known.queue.oldest_ms().map(age),
+            set_aside: known.set_aside,
+            last_error: known.last_error.clone(),
+        }
+    }
+
+    /// Tries everything at once, but for what the backend asked to wait.
+    pub fn kick(&self) {
+        self.lock().queue.kick(Instant::now());
+        self.0.changed.notify_all();
+    }
+
+    /// Asks the thread to end; what waits stays on disk for the next run. A call to the backend is not cut short.
+    pub fn stop(&self) {
+        self.lock().ending = true;
+        self.0.stop.set();
+        self.0.changed.notify_all();
+    }
+
+    /// The backend has this report: remembers its job, then lets its entry go.
+    pub fn taken(&self, entry: &Entry) {
+        self.remember(entry);
+        self.0.journal.forget(&entry.job);
+    }
+
+    fn run(&self) {
+        let mut list = List::default();
+        while let Some((job, tried, held)) = self.next() {
+            self.work(&job, tried, held, &mut list);
+        }
+        self.save_held();
+    }
+
+    /// Waits for the next report that is due; `None` when the outbox ends.
+    fn next(&self) -> Option<(Id, Tried, Option<Arc<Entry>>)> {
+        let mut known = self.lock();
+        while !known.ending {
+            let wait = match known.queue.next(Instant::now()) {
+                Next::Try(job) => {
+                    let item = known.queue.get_mut(&job)?;
+                    let (tried, held) = (item.tried, item.held.clone());
+                    return Some((job, tried, held));
+                }
+                Next::Wait(wait) => wait,
+            };
+            known = self.0.changed.wait_timeout(known, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        None
+    }
+
+    /// One try with one report.
+    fn work(&self, job: &Id, mut tried: Tried, held: Option<Arc<Entry>>, list: &mut List) {
+        let Some(entry) = self.entry(job, held) else { return };
+        let Some(Ended { report, since_ms }) = entry.ended() else { return };
+        match offer(&self.0.client, (job, &entry.execution), report, &mut tried, list) {
+            Ok(delivery) => {
+                log::info!("job {job} reported as {} ({delivery:?}), {:.0?} late", report.status, age(*since_ms));
+                self.taken(&entry);
+                let mut known = self.lock();
+                known.queue.answered();
+                known.last_error = None;
+                self.leave(known, job);
+            }
+            Err(error) if is_refused(&tried, &error) => {
+                self.give_up(&entry, &error.to_string());
+                let mut known = self.lock();
+                known.queue.answered();
+                self.leave(known, job);
+            }
+            Err(error) => {
+                let seen = self.failed(&mut self.lock(), job, tried, &error);
+                if age(*since_ms) > self.0.terms.retention && seen > self.0.terms.least_offer {
+                    let limit = self.0.terms.retention;
+                    self.give_up(&entry, &format!("not taken for {limit:?} (jobs.reportRetention); at last: {error}"));
+                    self.leave(self.lock(), job);
+                }
+            }
+        }
+    }
+
+    /// The entry of a report that is due. `None` when it cannot be read now, or any more.
+    fn entry(&self, job: &Id, held: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+        if let Some(entry) = held {
+            if self.0.journal.put(&entry).is_ok() {
+                self.lock().queue.let_go(job);
+            }
+            return Some(entry);
+        }
+        let why = match self.0.journal.read(job) {
+            Ok(Some(entry)) if entry.ended().is_some() => return Some(Arc::new(entry)),
+            Ok(Some(_)) => "its entry is that of a job which runs".to_owned(),
+            Ok(None) => "its entry is not in the journal any more, or was set aside".to_owned(),
+            Err(error) => {
+                let mut known = self.lock();
+                log::warn!("job {job}: {error}");
+                known.last_error = Some(error.to_string());
+                known.queue.failed(job, Instant::now(), &self.0.terms.backoff, Duration::ZERO, random::unit());
+                return None;
+            }
+        };
+        log::error!("the report of job {job} is lost: {why}");
+        metrics::report_set_aside();
+        let mut known = self.lock();
+        known.set_aside += 1;
+        known.last_error = Some(format!("the report of job {job} is lost: {why}"));
+        self.leave(known, job);
+        None
+    }
+
+    /// Notes a failure; how long this run has known of the report.
+    fn failed(&self, known: &mut Known, job: &Id, tried: Tried, error: &Error) -> Duration {
+        let now = Instant::now();
+        known.last_error = Some(error.to_string());
+        let Some(item) = known.queue.get_mut(job) else { return Duration::ZERO };
+        item.tried = tried;
+        let seen = now.saturating_duration_since(item.known_at);
+        match error.problem {
+            Problem::Stopped => {}
+            Problem::Unknown => known.queue.look_again(job, now),
+            _ => {
+                let (least, unit) = (least_pause(&tried, error), random::unit());
+                let (failures, away) = known.queue.failed(job, now, &self.0.terms.backoff, least, unit);
+                if away {
+                    log::warn!("{} reports wait for the backend: {error}", known.queue.len());
+                } else if failures.is_power_of_two() {
+                    log::warn!("the result of job {job} is not delivered after {failures} tries: {error}");
+                }
+            }
+        }
+        seen
+    }
+
+    /// A report that will not be taken: moves it to where a person finds it.
+    fn give_up(&self, entry: &Entry, why: &str) {
+        let job = &entry.job;
+        self.remember(entry);
+        let journal = &self.0.journal;
+        // What is on disk may be an earlier stage, when the disk did not take the report.
+        let kept = journal.put(entry).is_ok() && journal.set_aside(job, why) || journal.write_aside(entry, why);
+        if kept {
+            log::error!("the report of job {job} is set aside: {why}");
+        } else if let Some(Ended { report, .. }) = entry.ended() {
+            let (status, code, words) = (&report.status, report.exit_code, &report.message);
+            log::error!("the report of job {job} is lost ({why}); it was: {status}, exit code {code}, {words}");
+        }
+        journal.forget(job);
+        metrics::report_set_aside();
+        let mut known = self.lock();
+        known.set_aside += 1;
+        known.last_error = Some(why.to_owned());
+    }
+
+    fn remember(&self, entry: &Entry) {
+        let Some(Ended { report, .. }) = entry.ended() else { return };
+        self.0.journal.done().remember(Done {
+            job: entry.job.clone(),
+            attempts: entry.attempts,
+            status: report.status.clone(),
+            exit_code: report.exit_code,
+            message: report.message.clone(),
+            at_ms: now_ms(),
+        });
+    }
+
+    fn leave(&self, mut known: MutexGuard<'_, Known>, job: &Id) {
+        known.queue.remove(job);
+        self.show(&known);
+    }
+
+    /// At the end: what is in memory alone gets a last chance.
+    fn save_held(&self) {
+        let held = self.lock().queue.held();
+        for entry in held {
+            let Some(Ended { report, .. }) = entry.ended() else { continue };
+            if let Err(error) = self.0.journal.put(&entry) {
+                let (job, status, code) = (&entry.job, &report.status, report.exit_code);
+                log::error!("the report of job {job} ({status}, exit code {code}) is lost with the agent: {error}");
+            }
+        }
+    }
+
+    fn show(&self, known: &Known) {
+        metrics::outbox(known.queue.len(), known.queue.oldest_ms().map(|ms| ms / 1000));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(entry: Entry, tried: Tried, why: String) -> Refused {
+    Refused { entry: Box::new(entry), tried, why }
+}
+
+/// How long ago that was, by the wall clock.
+fn age(since_ms: u64) -> Duration {
+    Duration::from_millis(now_ms().saturating_sub(since_ms))
+}
+
+#[cfg(test)]
+mod tests;

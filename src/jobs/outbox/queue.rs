@@ -1,0 +1,239 @@
+//! Which report is tried next, and when. Pure bookkeeping: the present moment is an argument.
+//!
+//! Each report has a pause of its own, so that one which always fails holds up no other. Several failures in a row,
+//! whatever the reports, mean that the backend is away: then all wait. Among those whose time has come, the one with the
+//! fewest failures goes first, then the oldest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::offer::Tried;
+use crate::job::Id;
+use crate::jobs::journal::Entry;
+use crate::limits;
+use crate::policy::backoff::Backoff;
+
+/// A report that waits.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Wall clock, milliseconds since 1970.
+    pub(super) since_ms: u64,
+    /// When this run of the agent came to know of it.
+    pub(super) known_at: Instant,
+    pub(super) tried: Tried,
+    /// The entry, when the disk did not take it.
+    pub(super) held: Option<Arc<Entry>>,
+    failures: u32,
+    due: Instant,
+    /// Not even a kick makes it due before this moment: the backend asked for it, or is not done with the last try.
+    not_before: Instant,
+}
+
+impl Item {
+    pub(super) fn new(since_ms: u64, tried: Tried, held: Option<Arc<Entry>>, now: Instant) -> Self {
+        let not_before = tried.settled().map_or(now, |at| at.max(now));
+        Self { since_ms, known_at: now, tried, held, failures: 0, due: not_before, not_before }
+    }
+
+    fn size(&self) -> usize {
+        self.held.as_ref().and_then(|entry| entry.ended()).map_or(0, |ended| ended.report.size())
+    }
+}
+
+/// What to do now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Try(Id),
+    Wait(Duration),
+}
+
+/// All reports that wait.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    items: BTreeMap<Id, Item>,
+    memory: usize,
+    /// Failures in a row.
+    away: u32,
+    pause: Option<Instant>,
+}
+
+impl Queue {
+    /// Whether `entry` may be kept in memory, or be known at all.
+    pub(super) fn has_room(&self, entry: &Entry, in_memory: bool) -> bool {
+        let size = entry.ended().map_or(0, |ended| ended.report.size());
+        let fits = !in_memory || self.memory + size <= limits::OUTBOX_MEMORY;
+        fits && (self.items.len() < limits::OUTBOX_REPORTS || self.items.contains_key(&entry.job))
+    }
+
+    /// Enters a report in place of what was known of its job.
+    pub(super) fn insert(&mut self, job: Id, item: Item) {
+        self.memory += item.size();
+        if let Some(before) = self.items.insert(job, item) {
+            self.memory -= before.size();
+        }
+    }
+
+    pub(super) fn remove(&mut self, job: &Id) -> Option<Item> {
+        let item = self.items.remove(job)?;
+        self.memory -= item.size();
+        Some(item)
+    }
+
+    pub(super) fn get_mut(&mut self, job: &Id) -> Option<&mut Item> {
+        self.items.get_mut(job)
+    }
+
+    /// The disk has the report now.
+    pub(super) fn let_go(&mut self, job: &Id) {
+        if let Some(item) = self.items.get_mut(job) {
+            self.memory -= item.size();
+            item.held = None;
+        }
+    }
+
+    /// All that are in memory alone.
+    pub(super) fn held(&self) -> Vec<Arc<Entry>> {
+        self.items.values().filter_map(|item| item.held.clone()).collect()
+    }
+
+    pub(super) fn contains(&self, job: &Id) -> bool {
+        self.items.contains_key(job)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Since when the oldest waits.
+    pub(super) fn oldest_ms(&self) -> Option<u64> {
+        self.items.values().map(|item| item.since_ms).min()
+    }
+
+    pub(super) fn next(&self, now: Instant) -> Next {
+        let wait = |until: Instant| Next::Wait(until.saturating_duration_since(now).min(limits::OUTBOX_TICK));
+        if let Some(until) = self.pause.filter(|until| *until > now) {
+            return wait(until);
+        }
+        let due = self.items.iter().filter(|(_, item)| item.due <= now);
+        match due.min_by_key(|(job, item)| (item.failures, item.since_ms, *job)) {
+            Some((job, _)) => Next::Try(job.clone()),
+            None => wait(self.items.values().map(|item| item.due).min().unwrap_or(now + limits::OUTBOX_TICK)),
+        }
+    }
+
+    /// A try failed: `least` is the shortest pause that makes sense, `unit` a random number in `0.0..1.0`. How often it
+    /// failed, and whether the backend counts as away from now on.
+    pub(super) fn failed(
+        &mut self,
+        job: &Id,
+        now: Instant,
+        backoff: &Backoff,
+        least: Duration,
+        unit: f64,
+    ) -> (u32, bool) {
+        let Some(item) = self.items.get_mut(job) else { return (0, false) };
+        item.failures = item.failures.saturating_add(1);
+        item.not_before = now + least;
+        item.due = now + backoff.delay(item.failures, unit).max(least);
+        self.away = self.away.saturating_add(1);
+        if self.away >= limits::OUTBOX_AWAY {
+            self.pause = Some(now + backoff.delay(self.away - limits::OUTBOX_AWAY + 1, unit));
+        }
+        (item.failures, self.away == limits::OUTBOX_AWAY)
+    }
+
+    /// The backend answered but did not say what became of this one: look again soon.
+    pub(super) fn look_again(&mut self, job: &Id, now: Instant) {
+        self.answered();
+        if let Some(item) = self.items.get_mut(job) {
+            item.not_before = now + limits::OUTBOX_RELOOK;
+            item.due = item.not_before;
+        }
+    }
+
+    /// The backend is there.
+    pub(super) fn answered(&mut self) {
+        (self.away, self.pause) = (0, None);
+    }
+
+    /// Everything is due as soon as may be.
+    pub(super) fn kick(&mut self, now: Instant) {
+        self.answered();
+        for item in self.items.values_mut() {
+            item.due = item.not_before.max(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::outbox::Terms;
+
+    fn id(text: &str) -> Id {
+        Id::parse(text).expect("id")
+    }
+
+    fn queue(now: Instant, jobs: &[(&str, u64)]) -> Queue {
+        let mut queue = Queue::default();
+        for (job, since) in jobs {
+            queue.insert(id(job), Item::new(*since, Tried::default(), None, now));
+        }
+        queue
+    }
+
+    #[test]
+    fn the_oldest_goes_first_and_one_that_fails_blocks_none() {
+        let now = Instant::now();
+        let backoff = Terms::new(Duration::from_secs(60)).backoff;
+        let mut queue = queue(now, &[("a", 3), ("b", 1), ("c", 2)]);
+        assert_eq!(queue.oldest_ms(), Some(1));
+        assert_eq!(queue.next(now), Next::Try(id("b")));
+        assert_eq!(queue.failed(&id("b"), now, &backoff, Duration::ZERO, 0.0), (1, false));
+        // Due at once again, but behind those that did not fail.
+        assert_eq!(queue.next(now), Next::Try(id("c")));
+        queue.remove(&id("c"));
+        queue.answered();
+        assert_eq!(queue.next(now), Next::Try(id("a")));
+        queue.remove(&id("a"));
+        assert_eq!(queue.next(now), Next::Try(id("b")));
+        queue.failed(&id("b"), now, &backoff, Duration::ZERO, 1.0);
+        assert_eq!(queue.next(now), Next::Wait(Duration::from_secs(2)));
+        assert_eq!(queue.next(now + Duration::from_secs(2)), Next::Try(id("b")));
+        queue.remove(&id("b"));
+        assert_eq!(queue.next(now), Next::Wait(limits::OUTBOX_TICK));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_minute() {
+        let now = Instant::now();
+        let backoff = Terms::new(Duration::from_secs(60)).backoff;
+        let mut queue = queue(now, &[("a", 1)]);
+        for want in [1, 2, 4, 8, 16, 32, 60, 60] {
+            queue.failed(&id("a"), now, &backoff, Duration::ZERO, 1.0);
+            queue.answered();
+            assert_eq!(queue.items[&id("a")].due, now + Duration::from_secs(want));
+        }
+    }
+
+    #[test]
+    fn failures_in_a_row_pause_all_until_a_kick_or_an_answer() {
+        let now = Instant::now();
+        let backoff = Terms::new(Duration::from_secs(60)).backoff;
+        let mut queue = queue(now, &[("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
+        let least = Duration::from_secs(5);
+        for (job, away) in [("a", false), ("b", false), ("c", true)] {
+            assert_eq!(queue.failed(&id(job), now, &backoff, least, 0.5), (1, away));
+        }
+        assert_eq!(queue.next(now), Next::Wait(Duration::from_millis(500)), "d waits too");
+        queue.kick(now);
+        assert_eq!(queue.next(now), Next::Try(id("d")));
+        queue.remove(&id("d"));
+        // What the backend asked for holds whoever kicks.
+        assert_eq!(queue.next(now), Next::Wait(least));
+        assert_eq!(queue.next(now + least), Next::Try(id("a")));
+        queue.look_again(&id("a"), now + least);
+        assert_eq!(queue.next(now + least), Next::Try(id("b")));
+    }
+}

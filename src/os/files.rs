@@ -1,0 +1,178 @@
+//! Files that survive a power cut, and the lock that keeps a second process away from a folder.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What the names of files begin with that are still being written. No name given to [`Folder::write`] may.
+pub const UNFINISHED: &str = ".new-";
+
+/// A folder that nobody else may read, held open so that its entries can be made to last.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    handle: File,
+    counter: AtomicU64,
+}
+
+impl Folder {
+    /// Makes the folder with mode 0700 unless it is there, and opens it. An existing one is made so.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let handle = File::open(path)?;
+        let permissions = handle.metadata()?.permissions();
+        if permissions.mode() & 0o777 != 0o700 {
+            handle.set_permissions(fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(Self { path: path.to_owned(), handle, counter: AtomicU64::new(0) })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the file `name` (mode 0600) by `parts`, one after the other. Whatever happens meanwhile, the file is
+    /// the old one or the new one; after `Ok`, it is the new one even if the power fails now.
+    pub fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let beside = self.path.join(format!("{UNFINISHED}{number}"));
+        let written = write_new(&beside, parts).and_then(|()| fs::rename(&beside, self.path.join(name)));
+        if let Err(error) = written {
+            // What is left of it is also removed by `remove_unfinished`.
+            let _ = fs::remove_file(&beside);
+            return Err(error);
+        }
+        self.sync()
+    }
+
+    /// Removes the file `name`; one that is not there is fine. It may come back after a power cut until [`Folder::sync`].
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes names that were given and removed last.
+    pub fn sync(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    /// Removes what a killed process left half written; how many files that were.
+    pub fn remove_unfinished(&self) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                fs::remove_file(entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()
+}
+
+/// Holds a file for this process until it is dropped or the process ends, in whatever way. The file says who holds it.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code)] File);
+
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process has it: its id as the file tells it, `?` if it does not.
+    Held(String),
+    Io(io::Error),
+}
+
+impl Lock {
+    /// Takes the lock on the file at `path`, which is made (0600) if need be; does not wait.
+    pub fn take(path: &Path) -> Result<Self, LockError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        // What is held is open for reading: a file system without writers can be made read-only.
+        let file = options.open(path).and_then(|_| File::open(path)).map_err(LockError::Io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(file))),
+            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+        }
+        // Only a word for people: that it cannot be written (a full disk) is no reason to go without the lock.
+        let word = format!("{}\n", std::process::id());
+        if let Err(error) = options.truncate(true).open(path).and_then(|mut file| file.write_all(word.as_bytes())) {
+            log::warn!("{} does not say who holds it: {error}", path.display());
+        }
+        Ok(Self(file))
+    }
+}
+
+/// The process that the file names.
+fn holder(file: File) -> String {
+    let mut text = String::new();
+    let read = file.take(32).read_to_string(&mut text);
+    let pid = text.trim();
+    let sound = read.is_ok() && !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
+    if sound { pid.to_owned() } else { "?".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::random;
+
+    fn scratch() -> PathBuf {
+        std::env::temp_dir().join(format!("cronium-files-{}", random::hex(6)))
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_private() {
+        let path = scratch();
+        fs::create_dir(&path).expect("a folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let folder = Folder::open(&path).expect("open");
+        let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        folder.write("a", &[b"one ", b"two"]).expect("write");
+        folder.write("a", &[b"three"]).expect("write");
+        assert_eq!((fs::read(path.join("a")).expect("read"), mode(&path.join("a"))), (b"three".to_vec(), 0o600));
+        fs::write(path.join(format!("{UNFINISHED}7")), "half").expect("write");
+        assert_eq!(folder.remove_unfinished().expect("clean"), 1);
+        // A name that cannot be given leaves nothing behind.
+        fs::create_dir_all(path.join("b/c")).expect("a folder");
+        assert!(folder.write("b", &[b"x"]).is_err());
+        folder.remove("a").expect("remove");
+        folder.remove("a").expect("gone already");
+        let left: Vec<_> = fs::read_dir(&path).expect("list").map(|e| e.expect("entry").file_name()).collect();
+        assert_eq!(left, ["b"]);
+        fs::remove_dir_all(&path).expect("remove");
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_who_is_named() {
+        let path = scratch();
+        let first = Lock::take(&path).expect("free");
+        match Lock::take(&path) {
+            Err(LockError::Held(pid)) => assert_eq!(pid, std::process::id().to_string()),
+            other => panic!("{other:?}"),
+        }
+        fs::write(&path, "rm -rf /").expect("write");
+        assert!(matches!(Lock::take(&path), Err(LockError::Held(pid)) if pid == "?"));
+        drop(first);
+        Lock::take(&path).expect("free again");
+        assert!(matches!(Lock::take(Path::new("/no/such/place")), Err(LockError::Io(_))));
+        fs::remove_file(&path).expect("remove");
+    }
+}
