@@ -86,7 +86,7 @@ unpack() {
 }
 
 # Debian's compiler bundles nothing for musl: every object and library that rustc's link line for musl names goes into
-# one folder. The unwinder is the one for glibc, which panics need nothing more of.
+# one folder. The unwinder is Debian's, made for glibc; panics need nothing of it that musl lacks.
 fill_lib() {
     local object
     mkdir -p "$SCRATCH/new/lib"
@@ -95,6 +95,25 @@ fill_lib() {
         cp "$("$GNU-gcc" -print-file-name="$object")" "$SCRATCH/new/lib/"
     done
     cp "$SCRATCH/x/usr/lib/llvm-14/lib/libunwind.a" "$SCRATCH/new/lib/"
+    # It prints its last words through names that only glibc has.
+    cat >"$SCRATCH/chk.c" <<'EOF'
+#include <stdarg.h>
+#include <stdio.h>
+int __fprintf_chk(FILE *file, int flag, const char *format, ...);
+int __fprintf_chk(FILE *file, int flag, const char *format, ...)
+{
+    va_list list;
+    int count;
+    (void)flag;
+    va_start(list, format);
+    count = vfprintf(file, format, list);
+    va_end(list);
+    return count;
+}
+EOF
+    "$GNU-gcc" -nostdinc -isystem "$SCRATCH/new/include" -isystem "$("$GNU-gcc" -print-file-name=include)" \
+        -Os -fPIC -fno-ident -c "$SCRATCH/chk.c" -o "$SCRATCH/chk.o"
+    "$GNU-ar" rD "$SCRATCH/new/lib/libunwind.a" "$SCRATCH/chk.o" 2>/dev/null
 }
 
 write_wrappers() {

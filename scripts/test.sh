@@ -145,7 +145,7 @@ fi
 note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
-step scripts 120 shellcheck -x scripts/lib.sh scripts/build-images.sh scripts/demo.sh scripts/install.sh scripts/sbom.sh scripts/test.sh runtime-images/prepare.sh .ci/run
+step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run
 step lint 900 cargo clippy --workspace --all-targets -- -D warnings
 step unit 900 cargo test --workspace --lib --bins
 if wanted integration; then

@@ -82,9 +82,10 @@ pub fn job(language: &str, script: &str) -> Value {
     })
 }
 
-/// The binary under test.
+/// The binary under test: cargo's, or the one in `CRONIUM_TEST_AGENT`, such as a static one from `dist/`.
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cronium-agent"));
+    let program = std::env::var_os("CRONIUM_TEST_AGENT");
+    let mut command = Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_cronium-agent").into()));
     // Nothing of the tester's own environment reaches it.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
