@@ -112,8 +112,10 @@ impl Ledger {
     /// The page with the report on it; nothing is written here any more.
     pub fn end(&self, report: Report) -> Entry {
         let mut entry = self.lock();
-        entry.stage = Stage::Ended(Ended { report, since_ms: now_ms() });
-        entry.clone()
+        // Not `Started` any more, so that the scribe writes nothing over the report, which may be large and is not kept.
+        entry.stage = Stage::Intent;
+        let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
+        Entry { stage, ..entry.clone() }
     }
 
     /// Takes the page out: the job is not ours, or it went back to the queue.

@@ -6,6 +6,7 @@
 //! server is in `remote.rs`.
 
 pub mod breakers;
+pub mod collect;
 pub mod connection;
 pub mod dial;
 pub mod driver;
@@ -149,7 +150,7 @@ impl Executor for SshExecutor {
             pty: shared.settings.pty_mode,
         };
         let nonce = random::hex(16);
-        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce)
+        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce, None)
             .map_err(|error| ended_early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let timeout = task.timeout(shared.default_timeout, shared.max_timeout, output);
         output.settle();

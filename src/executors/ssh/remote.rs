@@ -50,13 +50,15 @@ impl Place {
     }
 }
 
-/// The program that starts a script and then follows it.
+/// The program that starts a script and then follows it. `stale` is the folder of a start that is known not to have
+/// begun: it is removed once this one has a folder of its own.
 pub fn start(
     place: &Place,
     execution: &str,
     script: &Script,
     variables: &[(String, Secret)],
     nonce: &str,
+    stale: Option<&str>,
 ) -> Result<Vec<u8>, ProgramError> {
     check(script, variables)?;
     let directory = work_directory(&script.working_directory)?;
@@ -66,6 +68,9 @@ pub fn start(
     w.line(&format!("t={}; n={}", quote(place.temp_dir.trim_end_matches('/')), quote(&place.name)));
     w.line(&complain(nonce));
     folder(&mut w);
+    if let Some(stale) = stale {
+        w.line(&format!("rm -rf -- {}", quote(stale)));
+    }
     interpreter(&mut w, script.language, &place.shell);
     w.line("command -v setsid >/dev/null || f 'it has no setsid command, which util-linux and busybox have'");
     if place.pty {
@@ -103,7 +108,7 @@ pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], clai
             quote(&place.temp_dir)
         ));
     }
-    w.line("cd -- \"$d\" 2>/dev/null || say vanished");
+    w.line("cd -- \"$d\" 2>/dev/null && [ -O . ] || say vanished");
     w.line("k=0; while [ ! -s pid ] && [ ! -e status ] && [ $k -lt 50 ]; do sleep 0.1; k=$((k+1)); done");
     w.line("[ -s pid ] || [ -e status ] || say unstarted");
     w.line("b=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)");
@@ -121,7 +126,7 @@ pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kil
     w.line("{");
     w.line(&format!("d={}", quote(&place.directory())));
     w.line(&format!("say() {{ printf 'cronium %s {nonce}\\n' \"$1\" >&2; exit 0; }}"));
-    w.line("cd -- \"$d\" 2>/dev/null || say vanished");
+    w.line("cd -- \"$d\" 2>/dev/null && [ -O . ] || say vanished");
     w.line(&left_over(execution));
     w.line("p=none; l=0; { read p x <pid; } 2>/dev/null");
     if kill {
@@ -143,10 +148,18 @@ pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kil
     // As far as was counted: what a process that was left behind writes meanwhile is not the script's any more.
     w.line(&format!("tail -c +{} out | head -c $((o-{}))", taken[0] + 1, taken[0]));
     w.line(&format!("tail -c +{} err | head -c $((e-{})) >&2", taken[1] + 1, taken[1]));
-    w.line("read x && [ \"$x\" = done ] && cd / && { rm -rf -- \"$d\" 2>/dev/null || { chmod -R u+rwx -- \"$d\"; rm -rf -- \"$d\"; }; }");
+    w.line("read x; if [ \"$x\" = done ]; then cd /; rm -rf -- \"$d\" 2>/dev/null || { chmod -R u+rwx -- \"$d\"; rm -rf -- \"$d\"; }; \
+         elif [ \"$x\" = keep ]; then rm -f o e done how status.new; fi",
+    );
     w.line("exit 0");
     w.line("}");
     w.text
+}
+
+/// The program that takes folders away in which nothing ever ran.
+pub fn remove(folders: &[String]) -> Vec<u8> {
+    let words: Vec<String> = folders.iter().map(|folder| quote(folder)).collect();
+    format!("{{\nrm -rf -- {}\nexit 0\n}}\n", words.join(" ")).into_bytes()
 }
 
 /// `f`, which says why the script cannot be started, takes the folder away if it was made, and ends. A full disk shows

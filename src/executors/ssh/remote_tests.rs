@@ -63,7 +63,7 @@ impl Host {
         let script = Script { language: Language::Bash, content: text.to_owned(), working_directory: String::new() };
         let mut variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
         variables.push(("CRONIUM_EXECUTION_ID".to_owned(), Secret::new(self.execution.as_str())));
-        self.run(&start(&self.place, &self.execution, &script, &variables, NONCE).expect("a program"))
+        self.run(&start(&self.place, &self.execution, &script, &variables, NONCE, None).expect("a program"))
     }
 
     fn collect(&self, taken: [u64; 2], kill: bool) -> (String, String, String) {
@@ -265,7 +265,7 @@ fn what_is_not_there_is_told() {
         host.place.shell = "/nowhere/bash".to_owned();
         host.place.name.push('x');
         let script = Script { language: Language::Node, content: String::new(), working_directory: String::new() };
-        let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+        let program = start(&host.place, &host.execution, &script, &[], NONCE, None).expect("a program");
         let mut run = host.run(&[b"command() { return 1; }\n", program.as_slice()].concat());
         let said = run.line_of_err();
         assert!(said.contains("node (or nodejs) not found on its PATH"), "{said}");
@@ -292,7 +292,7 @@ fn a_reboot_is_told_from_a_script_that_has_ended() {
 fn half_a_start_never_runs() {
     let host = Host::all(false).remove(0);
     let script = Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
-    let whole = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+    let whole = start(&host.place, &host.execution, &script, &[], NONCE, None).expect("a program");
     for cut in (0..whole.len() - 2).step_by(97).chain([whole.len() - 3]) {
         let mut run = host.run(&whole[..cut]);
         run.stdin = None;

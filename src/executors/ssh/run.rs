@@ -12,7 +12,6 @@ use crate::executors::control::{Signal, Target};
 use crate::executors::ending::seconds;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::error::Error;
-use crate::executors::ssh::judge::Ending;
 use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::{Preamble, Word};
 use crate::executors::ssh::remote::{self, Place};
@@ -25,7 +24,7 @@ use crate::metrics;
 use crate::os::random;
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::stop::Reason;
-use crate::verdict::{Phase, Span, Verdict};
+use crate::verdict::{Span, Verdict};
 
 /// A session with a waiting shell, and the program for it.
 pub(in crate::executors::ssh) struct Ready {
@@ -54,7 +53,7 @@ impl Target for Wished {
 }
 
 /// How one session came to its end.
-enum Heard {
+pub(in crate::executors::ssh) enum Heard {
     /// The remote program ended after it had followed the script: the script is over.
     Over,
     /// It said why there is nothing to follow.
@@ -146,7 +145,7 @@ impl Prepared for Adopted {
 }
 
 /// Why a run did not come to an ending that the server told.
-enum Stop {
+pub(in crate::executors::ssh) enum Stop {
     Because(Unknown),
     /// The agent ends; the script goes on.
     Left,
@@ -237,7 +236,10 @@ impl<'a> Run<'a> {
                 Heard::GivenUp => {
                     return Err(self.setup_failed("the server did not say whether it started".to_owned()).into());
                 }
-                Heard::Word(Word::Unstarted) if self.adopted => return Err(Stop::NeverRan),
+                Heard::Word(Word::Unstarted) if self.adopted => {
+                    (session, nonce) = self.next_name(output)?;
+                    continue;
+                }
                 Heard::Word(Word::Unstarted) if self.started.is_none() => {
                     (session, nonce) = self.start_again(output)?;
                     continue;
@@ -260,7 +262,12 @@ impl<'a> Run<'a> {
     }
 
     /// Reads one session to its end.
-    fn listen(&mut self, session: &Session, nonce: &str, output: &mut dyn Output) -> Heard {
+    pub(in crate::executors::ssh) fn listen(
+        &mut self,
+        session: &Session,
+        nonce: &str,
+        output: &mut dyn Output,
+    ) -> Heard {
         let mut preamble = Preamble::new(nonce);
         let mut sent_here = None;
         loop {
@@ -313,7 +320,13 @@ impl<'a> Run<'a> {
     }
 
     /// Hands on what is the script's.
-    fn bytes(&mut self, preamble: &mut Preamble, stream: Stream, bytes: &[u8], output: &mut dyn Output) {
+    pub(in crate::executors::ssh) fn bytes(
+        &mut self,
+        preamble: &mut Preamble,
+        stream: Stream,
+        bytes: &[u8],
+        output: &mut dyn Output,
+    ) {
         let (taken, tail) = (&mut self.taken[usize::from(stream != Stream::Stdout)], &mut self.stderr_tail);
         preamble.take(stream, bytes, &mut |bytes| {
             *taken += bytes.len() as u64;
@@ -339,7 +352,7 @@ impl<'a> Run<'a> {
     }
 
     /// A connection broke: said once a time, in the job's own log.
-    fn lost(&mut self, error: &Error, output: &mut dyn Output) {
+    pub(in crate::executors::ssh) fn lost(&mut self, error: &Error, output: &mut dyn Output) {
         self.broke = true;
         output.system(&format!("{error}; the script goes on there; connecting again"));
         output.settle();
@@ -347,7 +360,7 @@ impl<'a> Run<'a> {
 
     /// A new session on the server, with a program on its way; gives up after `ssh.execution.reconnectTimeout`, or when
     /// the job is to end and the server cannot be told.
-    fn back(
+    pub(in crate::executors::ssh) fn back(
         &mut self,
         output: &mut dyn Output,
         program: impl Fn(&Self, &str) -> Vec<u8>,
@@ -408,91 +421,36 @@ impl<'a> Run<'a> {
                 .into());
         }
         output.system("the script had not begun when the connection broke; starting it now");
-        let claimed = self.place.clone();
+        let claimed = self.place.directory();
         self.place.name = format!("{}.{}", self.task.execution, self.starts);
         self.back(output, |run, nonce| {
-            let remove = format!("rm -rf -- {}\n", shell::quote(&claimed.directory()));
-            let variables = run.task.variables();
-            let execution = run.task.execution.as_str();
-            // It was written once before, so that it can be written.
-            let start =
-                remote::start(&run.place, execution, &run.task.job.script, &variables, nonce).unwrap_or_default();
-            // The folder that was claimed stays until the new one is made: then the late start is found out by its name.
-            [start, remove.into_bytes()].concat()
+            let (variables, execution) = (run.task.variables(), run.task.execution.as_str());
+            // It was written once before, so that it can be written. The claimed folder goes when the new one is there:
+            // until then a late start is found out by its name.
+            let script = &run.task.job.script;
+            remote::start(&run.place, execution, script, &variables, nonce, Some(&claimed)).unwrap_or_default()
         })
     }
 
-    /// What is left of the output, how the script ended, and the end of its folder.
-    fn collect(&mut self, output: &mut dyn Output) -> Result<Ending, Stop> {
-        let kill = self.wanted.is_some();
-        loop {
-            let (session, nonce) = self.back(output, |run, nonce| {
-                remote::collect(&run.place, run.task.execution.as_str(), nonce, run.taken, kill)
-            })?;
-            match self.receive(&session, &nonce, output) {
-                Ok(ending) => return Ok(ending),
-                Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
-                Err(Heard::Broken(error)) => self.lost(&error, output),
-                Err(Heard::Mute(status)) => return Err(self.mute(status).into()),
-                Err(_) => {
-                    let silence = seconds(limits::SSH_COLLECT_SILENCE);
-                    let what = format!(
-                        "{} said nothing for {silence} (limits::SSH_COLLECT_SILENCE) when it was asked how the script \
-                         ended: its end is unknown",
-                        self.server.shown()
-                    );
-                    return Err(Stop::Because(Box::new(Verdict::infrastructure(Phase::Cleanup, what))));
-                }
-            }
+    /// An earlier agent may have started the script under another name, see [`Run::start_again`]: the next one is looked
+    /// for, and claimed where it is not there. When all are claimed, it never ran.
+    fn next_name(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
+        self.starts += 1;
+        if self.starts > limits::SSH_STARTS {
+            let mut place = self.place.clone();
+            let names = (2..=limits::SSH_STARTS).map(|n| format!("{}.{n}", self.task.execution));
+            let folders: Vec<String> = std::iter::once(self.task.execution.to_string())
+                .chain(names)
+                .map(|name| {
+                    place.name = name;
+                    place.directory()
+                })
+                .collect();
+            let (session, nonce) = self.back(output, |_, _| remote::remove(&folders))?;
+            self.listen(&session, &nonce, output);
+            return Err(Stop::NeverRan);
         }
-    }
-
-    /// Takes the rest of the output until all of it is here, then lets the folder go.
-    fn receive(&mut self, session: &Session, nonce: &str, output: &mut dyn Output) -> Result<Ending, Heard> {
-        let mut preamble = Preamble::new(nonce);
-        let mut until = Instant::now() + limits::SSH_COLLECT_SILENCE;
-        let mut done: Option<Ending> = None;
-        loop {
-            match session.next(&self.wishes, limits::FOLLOW_TICK) {
-                Next::Event(Event::Bytes(stream, bytes)) => {
-                    until = Instant::now() + limits::SSH_COLLECT_SILENCE;
-                    self.bytes(&mut preamble, stream, &bytes, output);
-                }
-                Next::Event(Event::End(status)) => {
-                    return match (done, preamble.word()) {
-                        (Some(ending), _) => Ok(ending),
-                        (None, Some(Word::Status(_)) | None) => Err(Heard::Mute(status)),
-                        (None, Some(word)) => Err(Heard::Word(word.clone())),
-                    };
-                }
-                // All is here: what remains on the server is told to the operator, and no reason to wait.
-                Next::Event(Event::Broken(error)) => match done {
-                    Some(ending) => {
-                        log::warn!("{error}; {} may be left behind there", self.place.directory());
-                        return Ok(ending);
-                    }
-                    None => return Err(Heard::Broken(error)),
-                },
-                Next::Wish(_) => {}
-                Next::Quiet if Instant::now() >= until => {
-                    let Some(ending) = done else { return Err(Heard::Late) };
-                    log::warn!("{} is left behind on {}", self.place.directory(), self.server.shown());
-                    return Ok(ending);
-                }
-                Next::Quiet => {}
-            }
-            if done.is_none()
-                && preamble.is_over()
-                && let Some(Word::Status(text)) = preamble.word()
-            {
-                let ending = Ending::read(text);
-                if self.taken[0] >= ending.sizes[0] && self.taken[1] >= ending.sizes[1] {
-                    let word = if self.shared.settings.cleanup_after { "done\n" } else { "keep\n" };
-                    session.send(word.as_bytes().to_vec());
-                    until = Instant::now() + self.shared.cleanup_timeout;
-                    done = Some(ending);
-                }
-            }
-        }
+        self.place.name = format!("{}.{}", self.task.execution, self.starts);
+        self.back(output, |run, nonce| remote::follow(&run.place, run.task.execution.as_str(), nonce, run.taken, true))
     }
 }

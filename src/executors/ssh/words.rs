@@ -9,6 +9,7 @@ use crate::executors::ssh::judge::{self, Ending, Evidence, judge};
 use crate::executors::ssh::preamble::Word;
 use crate::executors::ssh::remote;
 use crate::executors::ssh::run::{Run, Unknown};
+use crate::policy::stop::Reason;
 use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 
 impl Run<'_> {
@@ -55,22 +56,34 @@ impl Run<'_> {
         ))
     }
 
-    /// The server could not be reached again in time.
+    /// The server could not be reached again in time, or does not let this agent in any more.
     pub(in crate::executors::ssh) fn out_of_reach(&self, after: Duration, error: &Error) -> Unknown {
         let server = self.server.shown();
+        let unknown = "its end is unknown, and it may still run";
         let message = match self.control.reason() {
-            Some(reason) if self.control.is_given_up() => format!(
-                "{}, but {server} could not be told: {error}; whether the script has ended there is unknown",
-                stopped(&reason, self.sent).message
-            ),
+            Some(reason) if self.control.is_given_up() => {
+                let wish = match reason {
+                    Reason::Timeout { limit, after } => {
+                        format!("the script ran longer than its limit of {} ({limit})", seconds(after))
+                    }
+                    Reason::Cancelled(who) => format!("the job was cancelled by {who}"),
+                    Reason::Disk(_) => "the script was to be ended".to_owned(),
+                };
+                format!(
+                    "{wish}, but {server} could not be told: {error}; whether the script has ended there is unknown"
+                )
+            }
+            _ if !error.is_passing() => {
+                format!("the connection to {server} broke and this agent is not let in again: {error}; {unknown}")
+            }
             _ if self.started.is_none() => format!(
                 "the connection to {server} broke while the script was being started, and it could not be reached again \
                  for {} (ssh.execution.reconnectTimeout): whether the script ran is unknown; {error}",
                 rounded(after)
             ),
             _ => format!(
-                "{server} could not be reached for {} (ssh.execution.reconnectTimeout) while the script ran there: its \
-                 end is unknown, and it may still run; {error}",
+                "{server} could not be reached for {} (ssh.execution.reconnectTimeout) while the script ran there: \
+                 {unknown}; {error}",
                 rounded(after)
             ),
         };
