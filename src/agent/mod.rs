@@ -101,7 +101,7 @@ impl Agent {
             &config,
             &id,
             docker,
-            (containers.clone(), servers.clone()),
+            (containers.clone(), servers.clone(), running.clone()),
             client.separate(),
             streamer.clone(),
             Arc::clone(&board),

@@ -9,10 +9,12 @@ use crate::api;
 use crate::config::types::Config;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
+use crate::executors::container::janitor::Janitor;
 use crate::executors::container::resources::bytes;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{Board, Component, DetailValue, Reason, Status};
 use crate::jobs::recover::Recovery;
+use crate::jobs::running::Running;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
@@ -24,6 +26,10 @@ pub struct Monitor {
     docker: docker::Client,
     containers: ContainerExecutor,
     servers: SshExecutor,
+    running: Running,
+    janitor: Janitor,
+    /// When the janitor looks next.
+    next_round: Instant,
     client: api::Client,
     streamer: LogStreamer,
     board: Arc<Board>,
@@ -46,16 +52,20 @@ impl Monitor {
         config: &Config,
         agent: &str,
         docker: docker::Client,
-        (containers, servers): (ContainerExecutor, SshExecutor),
+        (containers, servers, running): (ContainerExecutor, SshExecutor, Running),
         client: api::Client,
         streamer: LogStreamer,
         board: Arc<Board>,
     ) -> Self {
         let (state_dir, min_free) = (config.state.dir.clone(), config.state.min_free_disk);
+        let janitor = Janitor::new(docker.clone(), agent, limits::JANITOR_GRACE);
         Self {
             docker,
             containers,
             servers,
+            running,
+            janitor,
+            next_round: Instant::now(),
             client,
             streamer,
             board,
@@ -80,6 +90,7 @@ impl Monitor {
             self.look_at_servers();
             self.recover(stop);
             self.sweep();
+            self.clear_up();
             if Instant::now() >= next_backend {
                 self.look_at_backend();
                 next_backend = Instant::now() + limits::BACKEND_LOOK;
@@ -103,6 +114,15 @@ impl Monitor {
         if self.engine_was_up == Some(true) {
             self.containers.sweep();
         }
+    }
+
+    /// Removes what is ours and nobody's. Not before recovery, which may still report what is in such a container.
+    fn clear_up(&mut self) {
+        if !self.recovered || self.engine_was_up != Some(true) || Instant::now() < self.next_round {
+            return;
+        }
+        self.next_round = Instant::now() + limits::JANITOR_EVERY;
+        self.janitor.round(&|job, _| self.running.ids().contains(job));
     }
 
     /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.

@@ -136,6 +136,7 @@ struct Cells {
     outbox: Gauge,
     outbox_oldest: Gauge,
     set_aside: Counter,
+    janitor: Counter,
 }
 
 static CELLS: Cells = Cells::new();
@@ -175,6 +176,7 @@ impl Cells {
             outbox: Gauge::new(0),
             outbox_oldest: Gauge::new(0),
             set_aside: Counter::new(),
+            janitor: Counter::new(),
         }
     }
 }
@@ -298,6 +300,11 @@ pub fn ssh_breaker(server: &str, state: u8) {
 /// Whether the agent claims jobs. `health::Board` calls this.
 pub fn agent_ready(ready: bool) {
     CELLS.ready.set(i64::from(ready));
+}
+
+/// A container that was left behind was removed.
+pub fn janitor_removed() {
+    CELLS.janitor.add(1);
 }
 
 /// How many bytes a file system has left. Until the first call it is not shown.

@@ -153,6 +153,13 @@ fn agent(page: &mut Page, cells: &Cells) {
             page.integer("cronium_disk_free_bytes", &[("path", word)], bytes);
         }
     }
+    let name = "cronium_janitor_removed_total";
+    counter(
+        page,
+        name,
+        "Containers that were left behind, belonged to no job in hand, and were removed.",
+        &cells.janitor,
+    );
     let unknown = (env!("CARGO_PKG_VERSION").to_owned(), "unknown".to_owned());
     let (version, commit) = BUILD.get().unwrap_or(&unknown);
     page.family("cronium_build_info", Type::Gauge, "Always 1; the labels say which build this is.");
@@ -288,6 +295,7 @@ mod tests {
         disk_free(Place::State, 5_000_000_000);
         journal_write(WriteResult::Failure);
         report_set_aside();
+        janitor_removed();
         workers(5);
         for up in [true, true, false, true] {
             websocket_connected(up);
@@ -313,6 +321,7 @@ mod tests {
             ("cronium_websocket_reconnects_total", 1.0),
             (r#"cronium_journal_writes_total{result="failure"}"#, 1.0),
             ("cronium_reports_set_aside_total", 1.0),
+            ("cronium_janitor_removed_total", 1.0),
         ] {
             // Other tests of this binary count too: at least by so much.
             assert!(grew(key) >= by, "{key} {}", grew(key));

@@ -6,6 +6,7 @@
 //! dropped anywhere on this way, by an error or a panic, is removed.
 
 pub mod doubtful;
+pub mod janitor;
 pub mod judge;
 pub mod marker;
 pub mod program;
