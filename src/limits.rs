@@ -383,6 +383,10 @@ pub const WATCHDOG_PINGS: u32 = 3;
 pub const JOURNAL_FILE_MAX: usize = 256 << 20;
 /// Bytes that a probe of the journal writes: more than one block, so that a full file system refuses it.
 pub const JOURNAL_PROBE: usize = 16 * 1024;
+/// A lock that is held is tried so many times again, since somebody may only look who holds it, and
+pub const LOCK_LOOKS: u32 = 5;
+/// so long after each other.
+pub const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// Files that are kept aside; the oldest gives way.
 pub const ASIDE_FILES: usize = 100;
 /// Bytes of them, all together: as much as the largest file of the journal.
