@@ -309,7 +309,7 @@ pub const HEALTH_DISCARD: usize = 256 * 1024;
 pub const HEALTH_ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often the log says that clients of the health server are refused.
 pub const HEALTH_COMPLAINT: Duration = Duration::from_secs(60);
-/// Components on the health board. There are five; more would be a defect, not a growing list.
+/// Components on the health board. There are six; more would be a defect, not a growing list.
 pub const HEALTH_COMPONENTS: usize = 16;
 /// Bytes of an error or a reason on the health board: a sentence.
 pub const HEALTH_TEXT: usize = 1024;
@@ -346,6 +346,12 @@ pub const CONFIG_PROBLEMS_MAX: usize = 100;
 
 /// Between two looks at the engine, the disk and the live log's connection.
 pub const ENGINE_LOOK: Duration = Duration::from_secs(5);
+/// Files that a file system must have room for, or nothing is claimed: an image's layer has a few thousand.
+pub const MIN_FREE_INODES: u64 = 1000;
+/// Distance of this host's clock from the backend's from which it is told.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
+/// An answer that took longer tells too little of the backend's clock.
+pub const CLOCK_ROUND_TRIP: Duration = Duration::from_secs(10);
 /// Between two questions to the backend whether it is up, beside the heartbeats.
 pub const BACKEND_LOOK: Duration = Duration::from_secs(15);
 /// From the second signal, or the drain's end, to the moment when the agent ends with jobs unreported.

@@ -1,7 +1,7 @@
 //! The thread that looks around: is the engine there, is there disk, does the backend answer. What it sees goes to the
 //! health board, and decides whether the agent may claim jobs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::jobs::running::Running;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
-use crate::os::disk;
+use crate::os::disk::{self, Free};
 use crate::os::stop::Stop;
 
 /// What is looked at.
@@ -87,6 +87,7 @@ impl Monitor {
             self.look_at_engine();
             self.look_at_disk();
             self.look_at_live_log();
+            self.look_at_clock();
             self.look_at_servers();
             self.recover(stop);
             self.sweep();
@@ -189,15 +190,15 @@ impl Monitor {
         let places =
             [("state", Place::State, Some(&self.state_dir)), ("docker", Place::Docker, self.docker_root.as_ref())];
         for (name, place, path) in places {
-            let Some((path, free)) = path.and_then(|path| disk::free(path).ok().map(|free| (path, free.bytes))) else {
+            let Some((path, free)) = path.and_then(|path| disk::free(path).ok().map(|free| (path, free))) else {
                 continue;
             };
-            metrics::disk_free(place, free);
-            component = component.with(name, DetailValue::Text(format!("{} free", bytes(free))));
-            if free < self.min_free {
-                let (free, least) = (bytes(free), bytes(self.min_free));
-                short = Some(format!("{} has {free} free, state.minFreeDisk is {least}", path.display()));
+            metrics::disk_free(place, free.bytes);
+            if let Some(inodes) = free.inodes {
+                metrics::disk_free_inodes(place, inodes);
             }
+            component = component.with(name, DetailValue::Text(format!("{} free", bytes(free.bytes))));
+            short = shortage(path, free, self.min_free).or(short);
         }
         match short {
             Some(why) => {
@@ -215,6 +216,16 @@ impl Monitor {
             Ok(latency) => backend_answered(&self.board, latency),
             Err(error) => self.board.set("api", Component::unhealthy(error.to_string())),
         }
+    }
+
+    /// By what the last answer of the backend told; before the first there is nothing to say.
+    fn look_at_clock(&self) {
+        let Some(skew) = self.client.clock_skew() else { return };
+        let component = match skew.is_off {
+            true => Component::degraded(format!("this host's clock is {skew}")),
+            false => Component::healthy(),
+        };
+        self.board.set("clock", component.with("skew", DetailValue::Text(skew.to_string())));
     }
 
     /// Servers are no reason to claim nothing: their breakers fail the jobs that want them.
@@ -248,8 +259,36 @@ impl Monitor {
     }
 }
 
+/// Why no job should be claimed with so little left where `path` is.
+fn shortage(path: &Path, free: Free, min_bytes: u64) -> Option<String> {
+    let path = path.display();
+    if free.bytes < min_bytes {
+        let (free, least) = (bytes(free.bytes), bytes(min_bytes));
+        return Some(format!("{path} has {free} free, state.minFreeDisk is {least}"));
+    }
+    // A file system that makes inodes as it needs them never runs out of them.
+    let inodes = free.inodes.filter(|inodes| *inodes < limits::MIN_FREE_INODES)?;
+    Some(format!("{path} has room for {inodes} files, limits::MIN_FREE_INODES is {}", limits::MIN_FREE_INODES))
+}
+
 /// Writes a good answer of the backend to the board; the heartbeat's count as well.
 pub fn backend_answered(board: &Board, latency: Duration) {
     let latency = format!("{}ms", latency.as_millis());
     board.set("api", Component::healthy().with("latency", DetailValue::Text(latency)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_inodes_can_both_run_short() {
+        let short = |bytes, inodes| shortage(Path::new("/x"), Free { bytes, inodes }, 500).unwrap_or_default();
+        assert_eq!(short(500, Some(limits::MIN_FREE_INODES)), "");
+        assert!(short(499, Some(9_999)).contains("state.minFreeDisk"));
+        assert_eq!(short(500, Some(999)), "/x has room for 999 files, limits::MIN_FREE_INODES is 1000");
+        assert!(short(500, Some(0)).contains("room for 0 files"));
+        // It does not count them.
+        assert_eq!(short(500, None), "");
+    }
 }
