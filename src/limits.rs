@@ -352,6 +352,8 @@ pub const MIN_FREE_INODES: u64 = 1000;
 pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 /// An answer that took longer tells too little of the backend's clock.
 pub const CLOCK_ROUND_TRIP: Duration = Duration::from_secs(10);
+/// Between two looks for jobs that are to be ended while contact with the backend is lost.
+pub const LOST_LOOK: Duration = Duration::from_millis(500);
 /// Between two questions to the backend whether it is up, beside the heartbeats.
 pub const BACKEND_LOOK: Duration = Duration::from_secs(15);
 /// From the second signal, or the drain's end, to the moment when the agent ends with jobs unreported.

@@ -116,6 +116,7 @@ impl Agent {
             running: running.clone(),
             max_jobs: workers,
             interval: config.jobs.lease_renewal,
+            stop_after_lost: config.jobs.stop_after_lost,
             on_result: told_to(&board),
             stop: all.clone(),
         };

@@ -47,6 +47,7 @@ pub(super) fn blank() -> Config {
             drain_timeout: no_time,
             queue_strategy: QueueStrategy::Fifo,
             lease_renewal: no_time,
+            stop_after_lost: Duration::MAX,
             max_output: 0,
         },
         container: container(),

@@ -79,6 +79,8 @@ pub struct Jobs {
     pub drain_timeout: Duration,
     pub queue_strategy: QueueStrategy,
     pub lease_renewal: Duration,
+    /// Zero: never.
+    pub stop_after_lost: Duration,
     /// Bytes, of each of stdout and stderr.
     pub max_output: usize,
 }
