@@ -73,6 +73,12 @@ pub const REMOVE_DELAY: Duration = Duration::from_millis(500);
 pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
 pub const DOUBTFUL_NAMES: usize = 256;
+/// Age from which a container of no job in hand is left behind for sure: longer than its removal is tried.
+pub const JANITOR_GRACE: Duration = Duration::from_secs(120);
+/// Between two looks for such containers.
+pub const JANITOR_EVERY: Duration = Duration::from_secs(60);
+/// Containers that are removed after one look; the rest waits for the next.
+pub const JANITOR_ROUND: usize = 20;
 
 // ---- ssh --------------------------------------------------------------------------------------------------------------
 
@@ -305,7 +311,7 @@ pub const HEALTH_DISCARD: usize = 256 * 1024;
 pub const HEALTH_ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often the log says that clients of the health server are refused.
 pub const HEALTH_COMPLAINT: Duration = Duration::from_secs(60);
-/// Components on the health board. There are five; more would be a defect, not a growing list.
+/// Components on the health board. There are six; more would be a defect, not a growing list.
 pub const HEALTH_COMPONENTS: usize = 16;
 /// Bytes of an error or a reason on the health board: a sentence.
 pub const HEALTH_TEXT: usize = 1024;
@@ -342,6 +348,14 @@ pub const CONFIG_PROBLEMS_MAX: usize = 100;
 
 /// Between two looks at the engine, the disk and the live log's connection.
 pub const ENGINE_LOOK: Duration = Duration::from_secs(5);
+/// Files that a file system must have room for, or nothing is claimed: an image's layer has a few thousand.
+pub const MIN_FREE_INODES: u64 = 1000;
+/// Distance of this host's clock from the backend's from which it is told.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
+/// An answer that took longer tells too little of the backend's clock.
+pub const CLOCK_ROUND_TRIP: Duration = Duration::from_secs(10);
+/// Between two looks for jobs that are to be ended while contact with the backend is lost.
+pub const LOST_LOOK: Duration = Duration::from_millis(500);
 /// Between two questions to the backend whether it is up, beside the heartbeats.
 pub const BACKEND_LOOK: Duration = Duration::from_secs(15);
 /// From the second signal, or the drain's end, to the moment when the agent ends with jobs unreported.
@@ -387,6 +401,10 @@ pub const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 pub const JOURNAL_FILE_MAX: usize = 256 << 20;
 /// Bytes that a probe of the journal writes: more than one block, so that a full file system refuses it.
 pub const JOURNAL_PROBE: usize = 16 * 1024;
+/// A lock that is held is tried so many times again, since somebody may only look who holds it, and
+pub const LOCK_LOOKS: u32 = 5;
+/// so long after each other.
+pub const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// Files that are kept aside; the oldest gives way.
 pub const ASIDE_FILES: usize = 100;
 /// Bytes of them, all together: as much as the largest file of the journal.

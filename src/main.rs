@@ -18,6 +18,10 @@ fn main() -> ExitCode {
             Some(loaded) => cli::known_hosts::run(&loaded.config, &request),
             None => exit::USAGE,
         },
+        Ok(Command::Gc(common, request)) => match load(common, false) {
+            Some(loaded) => cli::gc::run(&loaded.config, &request),
+            None => exit::USAGE,
+        },
         Ok(Command::Version) => show(&cli::version::text()),
         Ok(Command::Help(command)) => show(cli::help::text(command)),
         Err(error) => {

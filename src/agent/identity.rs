@@ -33,6 +33,20 @@ pub fn resolve(configured: &str, state_dir: &Path) -> Result<String, String> {
     Ok(id)
 }
 
+/// The id that [`resolve`] gives, without making one: `None` where no agent has run yet.
+pub fn known(configured: &str, state_dir: &Path) -> Result<Option<String>, String> {
+    if configured != "auto" {
+        return resolve(configured, state_dir).map(Some);
+    }
+    let path = state_dir.join(FILE);
+    match fs::read_to_string(&path) {
+        // What is no id would be replaced at the next start.
+        Ok(text) => Ok(Id::parse(text.trim()).ok().map(|id| id.to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {}: {error}; run this as the agent's user", path.display())),
+    }
+}
+
 /// Makes the state folder, readable by nobody else; an existing one is made so.
 pub fn prepare_state(dir: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| {
@@ -65,9 +79,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("cronium-identity-{}", random::hex(6)));
         prepare_state(&dir).expect("prepare");
         assert_eq!(fs::metadata(&dir).expect("dir").permissions().mode() & 0o777, 0o700);
+        assert_eq!(known("auto", &dir), Ok(None));
         let first = resolve("auto", &dir).expect("id");
+        assert_eq!(known("auto", &dir), Ok(Some(first.clone())));
         assert_eq!(resolve("auto", &dir), Ok(first.clone()));
         fs::write(dir.join(FILE), "../x\n").expect("write");
+        assert_eq!(known("auto", &dir), Ok(None));
         let second = resolve("auto", &dir).expect("id");
         assert_ne!(first, second);
         assert_eq!(resolve("edge-7", &dir), Ok("edge-7".to_owned()));

@@ -125,7 +125,7 @@ impl Agent {
             &config,
             &id,
             docker,
-            (containers.clone(), servers.clone()),
+            (containers.clone(), servers.clone(), running.clone()),
             client.separate(),
             streamer.clone(),
             Arc::clone(&board),
@@ -158,6 +158,7 @@ impl Agent {
             running: running.clone(),
             max_jobs: workers,
             interval: jobs.lease_renewal,
+            stop_after_lost: jobs.stop_after_lost,
             on_result: told_to(&board),
             stop: all.clone(),
         };

@@ -1,7 +1,7 @@
 //! The thread that looks around: is the engine there, is there disk, does the backend answer. What it sees goes to the
 //! health board, and decides whether the agent may claim jobs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use crate::api;
 use crate::config::types::Config;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
+use crate::executors::container::janitor::Janitor;
 use crate::executors::container::resources::bytes;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::breakers::Tripped;
@@ -21,7 +22,7 @@ use crate::jobs::running::Running;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
-use crate::os::disk;
+use crate::os::disk::{self, Free};
 use crate::os::stop::Stop;
 
 /// The jobs in hand, what is written of them, and the reports that wait.
@@ -36,6 +37,10 @@ pub struct Monitor {
     docker: docker::Client,
     containers: ContainerExecutor,
     servers: SshExecutor,
+    running: Running,
+    janitor: Janitor,
+    /// When the janitor looks next.
+    next_round: Instant,
     client: api::Client,
     streamer: LogStreamer,
     board: Arc<Board>,
@@ -59,17 +64,21 @@ impl Monitor {
         config: &Config,
         agent: &str,
         docker: docker::Client,
-        (containers, servers): (ContainerExecutor, SshExecutor),
+        (containers, servers, running): (ContainerExecutor, SshExecutor, Running),
         client: api::Client,
         streamer: LogStreamer,
         board: Arc<Board>,
         books: Books,
     ) -> Self {
         let (state_dir, min_free) = (config.state.dir.clone(), config.state.min_free_disk);
+        let janitor = Janitor::new(docker.clone(), agent, limits::JANITOR_GRACE);
         Self {
             docker,
             containers,
             servers,
+            running,
+            janitor,
+            next_round: Instant::now(),
             client,
             streamer,
             board,
@@ -93,9 +102,11 @@ impl Monitor {
             self.look_at_disk();
             self.look_at_books();
             self.look_at_live_log();
+            self.look_at_clock();
             self.look_at_servers();
             self.recover(stop);
             self.sweep();
+            self.clear_up();
             if Instant::now() >= next_backend {
                 self.look_at_backend();
                 next_backend = Instant::now() + limits::BACKEND_LOOK;
@@ -120,6 +131,15 @@ impl Monitor {
         if self.engine_was_up == Some(true) {
             self.containers.sweep();
         }
+    }
+
+    /// Removes what is ours and nobody's. Not before recovery, which may still report what is in such a container.
+    fn clear_up(&mut self) {
+        if !self.recovered || self.engine_was_up != Some(true) || Instant::now() < self.next_round {
+            return;
+        }
+        self.next_round = Instant::now() + limits::JANITOR_EVERY;
+        self.janitor.round(&|job, _| self.running.ids().contains(job));
     }
 
     /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.
@@ -189,15 +209,15 @@ impl Monitor {
         let places =
             [("state", Place::State, Some(&self.state_dir)), ("docker", Place::Docker, self.docker_root.as_ref())];
         for (name, place, path) in places {
-            let Some((path, free)) = path.and_then(|path| disk::free(path).ok().map(|free| (path, free.bytes))) else {
+            let Some((path, free)) = path.and_then(|path| disk::free(path).ok().map(|free| (path, free))) else {
                 continue;
             };
-            metrics::disk_free(place, free);
-            component = component.with(name, DetailValue::Text(format!("{} free", bytes(free))));
-            if free < self.min_free {
-                let (free, least) = (bytes(free), bytes(self.min_free));
-                short = Some(format!("{} has {free} free, state.minFreeDisk is {least}", path.display()));
+            metrics::disk_free(place, free.bytes);
+            if let Some(inodes) = free.inodes {
+                metrics::disk_free_inodes(place, inodes);
             }
+            component = component.with(name, DetailValue::Text(format!("{} free", bytes(free.bytes))));
+            short = shortage(path, free, self.min_free).or(short);
         }
         match short {
             Some(why) => {
@@ -215,6 +235,16 @@ impl Monitor {
             Ok(latency) => backend_answered(&self.board, latency),
             Err(error) => self.board.set("api", Component::unhealthy(error.to_string())),
         }
+    }
+
+    /// By what the last answer of the backend told; before the first there is nothing to say.
+    fn look_at_clock(&self) {
+        let Some(skew) = self.client.clock_skew() else { return };
+        let component = match skew.is_off {
+            true => Component::degraded(format!("this host's clock is {skew}")),
+            false => Component::healthy(),
+        };
+        self.board.set("clock", component.with("skew", DetailValue::Text(skew.to_string())));
     }
 
     /// A journal that cannot be written ends the claims: a job would be lost with this process.
@@ -258,6 +288,18 @@ impl Monitor {
     }
 }
 
+/// Why no job should be claimed with so little left where `path` is.
+fn shortage(path: &Path, free: Free, min_bytes: u64) -> Option<String> {
+    let path = path.display();
+    if free.bytes < min_bytes {
+        let (free, least) = (bytes(free.bytes), bytes(min_bytes));
+        return Some(format!("{path} has {free} free, state.minFreeDisk is {least}"));
+    }
+    // A file system that makes inodes as it needs them never runs out of them.
+    let inodes = free.inodes.filter(|inodes| *inodes < limits::MIN_FREE_INODES)?;
+    Some(format!("{path} has room for {inodes} files, limits::MIN_FREE_INODES is {}", limits::MIN_FREE_INODES))
+}
+
 /// Writes a good answer of the backend to the board; the heartbeat's count as well.
 pub fn backend_answered(board: &Board, latency: Duration) {
     let latency = format!("{}ms", latency.as_millis());
@@ -278,4 +320,20 @@ pub fn show_servers(board: &Board, tripped: &[Tripped]) {
     let text = format!("{} circuit breakers are not closed: {}", tripped.len(), shown.join(", "));
     let count = DetailValue::Number(tripped.len() as u64);
     board.set("ssh", Component::degraded(text).with("breakers", count));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_inodes_can_both_run_short() {
+        let short = |bytes, inodes| shortage(Path::new("/x"), Free { bytes, inodes }, 500).unwrap_or_default();
+        assert_eq!(short(500, Some(limits::MIN_FREE_INODES)), "");
+        assert!(short(499, Some(9_999)).contains("state.minFreeDisk"));
+        assert_eq!(short(500, Some(999)), "/x has room for 999 files, limits::MIN_FREE_INODES is 1000");
+        assert!(short(500, Some(0)).contains("room for 0 files"));
+        // It does not count them.
+        assert_eq!(short(500, None), "");
+    }
 }

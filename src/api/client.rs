@@ -7,6 +7,7 @@ use ureq::http::{HeaderMap, HeaderValue, Method};
 
 use super::answer::{self, HeartbeatAnswer, Orphans, Queue};
 use super::body::{CompleteBody, ExecutionUpdate, Pairs, encode, time};
+use super::clock::ClockSkew;
 use super::error::{Error, Problem};
 use super::transport::{Call, Transport};
 use crate::config::types::{Api, Tls};
@@ -204,6 +205,11 @@ impl Client {
         let call = Call { retry: false, urgent: true, needs_body: true, ..post(Endpoint::Heartbeat, path, &json) };
         let body = self.transport.call(&call)?;
         answer::heartbeat(&body).map_err(|why| self.bad_answer(&call, why))
+    }
+
+    /// Our clock beside the backend's, by the last answer that had a date.
+    pub fn clock_skew(&self) -> Option<ClockSkew> {
+        self.transport.clock_skew()
     }
 
     /// The delay before the next try after `failures` failures in a row, of which `last` is the last.

@@ -111,6 +111,24 @@ fn a_separate_client_has_connections_of_its_own() {
 }
 
 #[test]
+fn the_date_of_any_answer_tells_the_clock_and_a_caches_does_not() {
+    let server = Server::start(|_, n| match n {
+        0 => ok("{}"),
+        1 => Act::Answer(200, "date: Sun, 06 Nov 1994 08:49:37 GMT\r\nage: 7\r\n", "{}".to_owned()),
+        // An error has a date too.
+        _ => Act::Answer(404, "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "{}".to_owned()),
+    });
+    let client = server.client();
+    for _ in 0..2 {
+        client.health().expect("health");
+        assert_eq!(client.clock_skew(), None);
+    }
+    client.separate().release(&id("j1"), "x").expect_err("404");
+    let skew = client.clock_skew().expect("known");
+    assert!(skew.is_off && skew.ahead > 800_000_000_000, "{skew:?}");
+}
+
+#[test]
 fn errors_say_what_where_why_and_what_to_do() {
     for (status, headers, body, tries, parts) in [
         (401, "", r#"{"error":"Unauthorized tok3n"}"#, 1, vec!["401: Unauthorized ***", "check api.token"]),

@@ -8,6 +8,7 @@
 mod answer;
 mod body;
 mod client;
+mod clock;
 mod error;
 mod job_row;
 mod json;
@@ -21,4 +22,5 @@ mod transport;
 pub use answer::{HeartbeatAnswer, OrphanRow, Orphans, Queue};
 pub use body::{CompleteBody, ExecutionUpdate};
 pub use client::{Capacity, Client};
+pub use clock::ClockSkew;
 pub use error::{Error, Problem, Wait};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::{HeaderMap, HeaderValue, Method, Request};
 
+use super::clock::{Clock, ClockSkew};
 use super::error::{Error, Problem, Wait, sort};
 use crate::config::types::{Api, BackoffKind, Tls};
 use crate::limits;
@@ -17,7 +18,7 @@ use crate::os::{random, stop::Stop};
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::rate::Bucket;
 use crate::secret::Secret;
-use crate::wire::time::parse_rfc3339;
+use crate::wire::time::parse_http_date;
 
 /// One call, as it will be sent.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ struct Base {
     max_attempts: u32,
     backoff: Backoff,
     bucket: Option<Mutex<Bucket>>,
+    clock: Clock,
 }
 
 impl Transport {
@@ -79,6 +81,7 @@ impl Transport {
             max_attempts: api.retry.max_attempts.max(1),
             backoff: Backoff { growth, initial: api.retry.initial_delay, max: api.retry.max_delay },
             bucket: api.rate_limit.map(|rate| Mutex::new(Bucket::new(rate, Instant::now()))),
+            clock: Clock::new(),
         };
         Ok(Self { agent, base: Arc::new(base), stop })
     }
@@ -129,6 +132,11 @@ impl Transport {
         self.base.host.clone()
     }
 
+    /// Our clock beside the backend's, once that is known.
+    pub(super) fn clock_skew(&self) -> Option<ClockSkew> {
+        self.base.clock.skew()
+    }
+
     /// One try, with its place in the rate limit, its metric and its log line.
     fn attempt(&self, call: &Call<'_>) -> Result<Vec<u8>, Problem> {
         self.wait_for_turn(call.urgent)?;
@@ -163,10 +171,16 @@ impl Transport {
     /// The exchange itself: the status as soon as there is one, and the body or the problem.
     fn exchange(&self, call: &Call<'_>) -> (Option<u16>, Result<Vec<u8>, Problem>) {
         let sort = |error| sort(error, |which| limit_of(which, self.base.timeout));
+        let begun = (SystemTime::now(), Instant::now());
         let mut response = match self.send(call) {
             Ok(response) => response,
             Err(error) => return (None, Err(sort(error))),
         };
+        // What a cache gives may be old.
+        if !response.headers().contains_key("age") {
+            let date = response.headers().get("date").and_then(|v: &HeaderValue| v.to_str().ok());
+            self.base.clock.note(date, begun.0, begun.1.elapsed());
+        }
         let status = response.status().as_u16();
         let good = response.status().is_success();
         let retry_after = retry_after(response.headers(), SystemTime::now());
@@ -255,21 +269,9 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
-        http_date(text)?.duration_since(now).unwrap_or_default()
+        parse_http_date(text)?.duration_since(now).unwrap_or_default()
     };
     Some(wait.min(limits::RETRY_AFTER_MAX))
-}
-
-/// Reads the one form of date that may still be sent, `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let mut parts = text.split_once(", ")?.1.split(' ');
-    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let month = MONTHS.iter().position(|m| *m == month)? + 1;
-    if (parts.next(), parts.next()) != (Some("GMT"), None) {
-        return None;
-    }
-    parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
 }
 
 fn method_name(method: &Method) -> &'static str {
@@ -284,6 +286,7 @@ fn method_name(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::time::parse_rfc3339;
 
     #[test]
     fn retry_after_in_seconds_or_as_a_date() {

@@ -10,6 +10,7 @@ pub fn text(command: &str) -> &'static str {
         }
         "exec" => EXEC,
         "known-hosts" => KNOWN_HOSTS,
+        "gc" => GC,
         _ => PROGRAM,
     }
 }
@@ -25,6 +26,7 @@ Commands:
   validate     check the configuration and print what is in effect
   exec         run one script in a container or on a server, without a backend
   known-hosts  add the key of a server to the known ones
+  gc           remove containers of this agent's that were left behind
   version      print what this program was built from
 
 Flags:
@@ -41,7 +43,7 @@ Exit codes:
     0  all went well
     1  failed; the message says why
     2  bad usage, or a configuration with problems
-    3  exec: the container engine cannot be reached
+    3  exec, gc: the container engine cannot be reached
     4  stopped, but jobs were still running when the drain ended
     5  stopped at once by a third signal
   124, 125, 137  see `cronium-agent exec --help`
@@ -99,4 +101,17 @@ Compare the fingerprint with what the server's administrator says: this command 
   -y, --yes   without the question, for scripts that have compared it already
 
 Exit codes: 0 added or known already, 1 not added, 2 bad usage.
+";
+
+const GC: &str = "\
+Usage: cronium-agent gc [--dry-run] [--grace TIME]
+
+Prints every container of this agent's with its job, state and age, and removes those that belong to no job and are
+older than the grace. Never another agent's, never one without the agent's labels. A running agent does this by itself
+once a minute; beside one this only prints. Without one, the container of a job that the next start goes on with is kept.
+
+  --dry-run      prints what would be removed, and removes nothing
+  --grace TIME   such as 0s or 10m (default: 2m)
+
+Exit codes: 0 done, 1 something could not be removed or seen, 2 bad usage, 3 the container engine cannot be reached.
 ";

@@ -1,6 +1,7 @@
 //! The command line: what was typed becomes a [`Command`], or an error that names the nearest right word.
 
 pub mod exec;
+pub mod gc;
 pub mod help;
 pub mod known_hosts;
 pub mod validate;
@@ -50,6 +51,7 @@ pub enum Command {
     Version,
     Exec(Common, exec::Request),
     KnownHosts(Common, known_hosts::Request),
+    Gc(Common, gc::Request),
     Help(&'static str),
 }
 
@@ -57,7 +59,7 @@ pub enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(pub String);
 
-const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts"];
+const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts", "gc"];
 const FLAGS: &[&str] = &[
     "--config",
     "--log-level",
@@ -74,6 +76,8 @@ const FLAGS: &[&str] = &[
     "--server",
     "--identity",
     "--yes",
+    "--dry-run",
+    "--grace",
 ];
 
 /// Reads the arguments after the program's name.
@@ -84,6 +88,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let mut explain = false;
     let mut request = exec::Request::default();
     let mut hosts = known_hosts::Request::default();
+    let mut gc = gc::Request::default();
     let name = |command: &Option<String>| -> &'static str {
         COMMANDS.iter().find(|c| Some(**c) == command.as_deref()).copied().unwrap_or("")
     };
@@ -106,6 +111,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             Long("explain") if command.as_deref() == Some("validate") => explain = true,
             Long("yes") | Short('y') if command.as_deref() == Some("known-hosts") => hosts.yes = true,
             Value(word) if command.as_deref() == Some("known-hosts") => hosts.word(word.string().map_err(usage)?)?,
+            Long("dry-run") if command.as_deref() == Some("gc") => gc.dry_run = true,
+            Long("grace") if command.as_deref() == Some("gc") => {
+                gc.take_grace(&parser.value().and_then(|v| v.string()).map_err(usage)?)?;
+            }
             Short('e') if in_exec => {
                 let value = parser.value().and_then(|v| v.string()).map_err(usage)?;
                 request.take("env", value)?;
@@ -133,6 +142,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Some("validate") => Ok(Command::Validate { common, explain }),
         Some("exec") => request.complete().map(|request| Command::Exec(common, request)),
         Some("known-hosts") => hosts.complete().map(|request| Command::KnownHosts(common, request)),
+        Some("gc") => Ok(Command::Gc(common, gc)),
         _ => Ok(Command::Version),
     }
 }
@@ -165,6 +175,8 @@ mod tests {
         assert_eq!(check("validate --explain"), Ok(Command::Validate { common: Common::default(), explain: true }));
         assert_eq!(check("--version"), Ok(Command::Version));
         assert_eq!(check("exec --help"), Ok(Command::Help("exec")));
+        let request = gc::Request { dry_run: true, grace: Some(std::time::Duration::from_secs(90)) };
+        assert_eq!(check("gc --grace 90s --dry-run"), Ok(Command::Gc(Common::default(), request)));
         assert_eq!(check("-h"), Ok(Command::Help("")));
     }
 
@@ -176,12 +188,15 @@ mod tests {
             ("run --confg x", "--config"),
             ("exec --lagn bash x", "--lang"),
             ("--log-levl debug", "--log-level"),
+            ("gc --dry-rum", "--dry-run"),
         ] {
             let error = check(line).expect_err("must fail");
             assert!(error.contains(&format!("did you mean {word:?}?")), "{error}");
         }
         assert!(check("run x").expect_err("must fail").contains("unexpected argument"));
         assert!(check("exec").expect_err("must fail").contains("FILE"));
-        assert!(check("run --explain").is_err());
+        assert!(check("run --explain").is_err() && check("run --dry-run").is_err());
+        assert!(check("gc --grace soon").expect_err("must fail").contains("--grace"));
+        assert!(check("gc now").expect_err("must fail").contains("unexpected argument"));
     }
 }

@@ -49,6 +49,7 @@ pub(super) fn blank() -> Config {
             on_shutdown: OnShutdown::Cancel,
             report_retention: Duration::ZERO,
             lease_renewal: no_time,
+            stop_after_lost: Duration::MAX,
             max_output: 0,
         },
         container: container(),

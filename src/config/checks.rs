@@ -14,6 +14,7 @@ use crate::secret::Secret;
 /// All checks. None of them looks at a key whose own value was refused.
 pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     bounds(draft);
+    lost_contact(draft);
     resources(draft);
     endpoints(draft);
     token(draft, file_world_readable);
@@ -65,6 +66,18 @@ fn bounds(draft: &mut Draft<'_>) {
     at_most(draft, "api.retry.initialDelay", "api.retry.maxDelay", exceeds, |c| {
         c.api.retry.initial_delay = c.api.retry.max_delay;
     });
+}
+
+/// A stop before the next heartbeat is due would end jobs of an agent that is well.
+fn lost_contact(draft: &mut Draft<'_>) {
+    let jobs = &draft.config.jobs;
+    let (after, least) = (jobs.stop_after_lost, jobs.lease_renewal * 2);
+    if after.is_zero() || after >= least || !good(draft, &["jobs.stopAfterLost", "jobs.leaseRenewal"]) {
+        return;
+    }
+    let (found, renewal) = (shown(draft, "jobs.stopAfterLost"), shown(draft, "jobs.leaseRenewal"));
+    let text = format!("found {found}; allowed: 0s (never), or at least twice jobs.leaseRenewal, which is {renewal}");
+    draft.refuse("jobs.stopAfterLost", ProblemKind::Conflict, text);
 }
 
 fn resources(draft: &mut Draft<'_>) {

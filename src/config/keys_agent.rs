@@ -236,5 +236,6 @@ pub(super) static KEYS: &[Key] = &[
     ),
     duration("jobs.reportRetention", "168h", SECOND, MONTH, |c| &mut c.jobs.report_retention),
     duration("jobs.leaseRenewal", "30s", Duration::from_millis(100), HOUR, |c| &mut c.jobs.lease_renewal),
+    duration("jobs.stopAfterLost", "0s", Duration::ZERO, MONTH, |c| &mut c.jobs.stop_after_lost),
     size("jobs.maxOutput", "4MB", KB, 64 * MB, IntAt::Usize(|c| &mut c.jobs.max_output)),
 ];

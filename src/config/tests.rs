@@ -57,6 +57,8 @@ fn sample(key: &Key, pem: &str) -> String {
         ("jobs.maxPollInterval", _) => "17s".to_owned(),
         ("jobs.maxTimeout", _) => "25h".to_owned(),
         ("api.retry.maxDelay", _) => "40s".to_owned(),
+        // Twice the default of jobs.leaseRenewal, and more.
+        ("jobs.stopAfterLost", _) => "2m".to_owned(),
         (_, Field::Duration { .. }) => if key.default.ends_with("ms") { "107ms" } else { "3s" }.to_owned(),
         (path, Field::Size { .. }) if path.contains(".limits.") => "11GB".to_owned(),
         (_, Field::Size { .. }) => "7MB".to_owned(),
@@ -201,6 +203,9 @@ fn all_problems_come_at_once_with_their_place() {
 fn values_keep_the_rules() {
     let table = [
         ("jobs:\n  maxConcurrent: ${N:-7}\n", None),
+        ("jobs:\n  stopAfterLost: 60s\n", None),
+        ("jobs:\n  stopAfterLost: 59s\n", Some("twice jobs.leaseRenewal")),
+        ("jobs:\n  stopAfterLost: 59s\n  leaseRenewal: 10s\n", None),
         ("container:\n  pullPolicy: never\n", None),
         ("container:\n  runtime:\n    isolateNetwork: true\n", Some("weaken security")),
         ("container:\n  docker:\n    tlsVerify: true\n", Some("ssh -L")),

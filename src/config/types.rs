@@ -83,6 +83,8 @@ pub struct Jobs {
     /// How long a report is offered to a backend that does not take it.
     pub report_retention: Duration,
     pub lease_renewal: Duration,
+    /// Zero: never.
+    pub stop_after_lost: Duration,
     /// Bytes, of each of stdout and stderr.
     pub max_output: usize,
 }

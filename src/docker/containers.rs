@@ -50,6 +50,15 @@ pub struct Row {
     pub id: String,
     #[serde(rename = "Labels", default)]
     pub labels: std::collections::BTreeMap<String, String>,
+    /// Each with a slash before it.
+    #[serde(rename = "Names", default)]
+    pub names: Vec<String>,
+    /// Such as `running` or `exited`.
+    #[serde(rename = "State", default)]
+    pub state: String,
+    /// When it was made, in seconds since 1970 by the engine's clock; 0 when the engine does not say.
+    #[serde(rename = "Created", default)]
+    pub created: i64,
 }
 
 /// The three streams of a container, attached before it was started so that no byte is missed.

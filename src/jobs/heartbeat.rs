@@ -3,19 +3,27 @@
 //! It has a thread and connections of its own: whatever the jobs do, the lease is renewed. A cancel arrives here in two
 //! of its three ways: as `cancelJobs` in the answer, and as a row that has left the list of this agent's jobs (see
 //! [`crate::policy::vanish`]). The third, over the WebSocket, is the live log's.
+//!
+//! If no heartbeat is taken for longer than `jobs.stopAfterLost`, the running jobs are ended: for a backend that gives
+//! the jobs of a silent agent to another. A thread of its own looks at that, since a heartbeat under way may take as
+//! long as `api.timeout` to fail.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::running::Running;
 use crate::api::{Capacity, Client, Error};
 use crate::job::Id;
+use crate::limits;
 use crate::os::{random, stop::Stop, threads};
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::vanish::Tracker;
 
 /// Who cancelled, when the heartbeat's answer said so.
 pub const BY_HEARTBEAT: &str = "backend (heartbeat)";
+/// Who cancelled, when no heartbeat was taken for too long.
+pub const BY_LOST_CONTACT: &str = "the agent itself (jobs.stopAfterLost)";
 /// Who cancelled, when the job's row is gone.
 pub const BY_ROW: &str = "backend (row)";
 
@@ -30,6 +38,8 @@ pub struct Heartbeat {
     pub max_jobs: usize,
     /// `jobs.leaseRenewal`.
     pub interval: Duration,
+    /// `jobs.stopAfterLost`; zero for never.
+    pub stop_after_lost: Duration,
     pub on_result: OnResult,
     pub stop: Stop,
 }
@@ -43,16 +53,25 @@ impl Heartbeat {
     /// Beats until stopped, at once for the first time.
     pub fn run(mut self) {
         self.client = self.client.separate();
+        let contact = Contact::new(self.running.clone(), self.stop_after_lost);
+        let watch = contact.watch(&self.stop);
         let mut tracker = Tracker::default();
         let mut failures = 0;
         loop {
+            let sent = Instant::now();
             failures = if self.beat(failures) { 0 } else { failures + 1 };
-            if failures == 0 && !self.stop.is_set() {
-                self.look_for_vanished(&mut tracker);
+            if failures == 0 {
+                contact.was_at(sent);
+                if !self.stop.is_set() {
+                    self.look_for_vanished(&mut tracker);
+                }
             }
             if self.stop.wait(self.delay(failures)) {
-                return;
+                break;
             }
+        }
+        if let Some(watch) = watch {
+            watch.join_within(limits::THREAD_JOIN_WAIT);
         }
     }
 
@@ -122,12 +141,75 @@ impl Heartbeat {
     }
 }
 
+/// When the backend last took a heartbeat, and what happens when that is too long ago.
+#[derive(Clone)]
+struct Contact {
+    running: Running,
+    /// `jobs.stopAfterLost`.
+    after: Duration,
+    /// When the last one that was taken was sent; at first, when the agent began.
+    last: Arc<Mutex<Instant>>,
+}
+
+impl Contact {
+    fn new(running: Running, after: Duration) -> Self {
+        Self { running, after, last: Arc::new(Mutex::new(Instant::now())) }
+    }
+
+    fn was_at(&self, sent: Instant) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = sent;
+    }
+
+    fn silence(&self) -> Duration {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Starts the thread `lost-contact`, unless it is switched off.
+    fn watch(&self, stop: &Stop) -> Option<threads::Thread> {
+        if self.after.is_zero() {
+            return None;
+        }
+        let (contact, stop) = (self.clone(), stop.clone());
+        let thread = threads::spawn("lost-contact", move || contact.look(&stop));
+        thread.map_err(|error| log::error!("jobs.stopAfterLost has no effect: cannot start a thread: {error}")).ok()
+    }
+
+    fn look(&self, stop: &Stop) {
+        // The jobs that were ended in this silence.
+        let mut ended = BTreeSet::new();
+        loop {
+            let left = self.after.saturating_sub(self.silence());
+            if left.is_zero() {
+                self.end_jobs(&mut ended);
+            } else {
+                ended.clear();
+            }
+            // A job may be claimed in the silence too, where only heartbeats are not taken.
+            let wait = if left.is_zero() { limits::LOST_LOOK } else { left };
+            if stop.wait(wait) {
+                return;
+            }
+        }
+    }
+
+    fn end_jobs(&self, ended: &mut BTreeSet<Id>) {
+        let silence = self.silence();
+        for id in self.running.ids() {
+            if ended.insert(id.clone()) && self.running.cancel(&id, BY_LOST_CONTACT) {
+                let (silence, after) = (silence.as_secs_f64(), self.after);
+                log::error!(
+                    "lost contact with the backend for {silence:.1} s (jobs.stopAfterLost is {after:?}): job {id} is ended"
+                );
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::testing::{Act, Seen, Server, ok};
     use crossbeam_channel::{Receiver, unbounded};
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const LONG: Duration = Duration::from_secs(20);
@@ -140,6 +222,10 @@ mod tests {
     }
 
     fn start(client: Client, interval: Duration, running: &Running) -> Rig {
+        start_with(client, interval, Duration::ZERO, running)
+    }
+
+    fn start_with(client: Client, interval: Duration, stop_after_lost: Duration, running: &Running) -> Rig {
         let (tell, results) = unbounded();
         let stop = Stop::new();
         let heartbeat = Heartbeat {
@@ -147,6 +233,7 @@ mod tests {
             running: running.clone(),
             max_jobs: 5,
             interval,
+            stop_after_lost,
             on_result: Box::new(move |result| {
                 let _ = tell.send(result.is_ok());
             }),
@@ -223,6 +310,56 @@ mod tests {
         assert_eq!(results, [false, false, true]);
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
         assert!(server.lines().iter().all(|l| !l.contains("orphaned")), "without jobs nobody asks for rows");
+        rig.end();
+    }
+
+    /// A backend that never answers a heartbeat: neither an error nor an answer comes within the test.
+    fn silent() -> Server {
+        Server::start(|_, _| Act::Stall(Vec::new()))
+    }
+
+    #[test]
+    fn lost_contact_ends_the_jobs_while_a_heartbeat_is_under_way() {
+        let server = silent();
+        let running = Running::new();
+        let (a, b) = (Id::parse("a").expect("id"), Id::parse("b").expect("id"));
+        let _token = running.claim(&a).expect("free");
+        let (begun, after) = (Instant::now(), Duration::from_millis(300));
+        let rig = start_with(server.client(), Duration::from_millis(100), after, &running);
+        assert_eq!(rig.cancelled_by(&a), BY_LOST_CONTACT);
+        let took = begun.elapsed();
+        // The heartbeat itself fails only after `api.timeout`, 5 s.
+        assert!(took >= after && took < Duration::from_secs(3) && rig.results.is_empty(), "{took:?}");
+        // What is claimed in the silence is ended as well.
+        let _token = running.claim(&b).expect("free");
+        assert_eq!(rig.cancelled_by(&b), BY_LOST_CONTACT);
+        drop(server);
+        rig.end();
+    }
+
+    #[test]
+    fn jobs_go_on_while_heartbeats_are_taken_and_without_the_key() {
+        let running = Running::new();
+        let id = Id::parse("a").expect("id");
+        let _token = running.claim(&id).expect("free");
+        let (tell, who) = unbounded();
+        running.set_cancel(
+            &id,
+            Arc::new(move |by| {
+                let _ = tell.send(by);
+            }),
+        );
+        let taken = Server::start(|seen, _| if is_beat(seen) { ok("{}") } else { ok(r#"[{"id":"a"}]"#) });
+        let rig = start_with(taken.client(), Duration::from_millis(50), Duration::from_millis(1500), &running);
+        // Three times as long as would be too long.
+        assert!(who.recv_timeout(Duration::from_millis(4500)).is_err());
+        rig.end();
+        let refused = Server::start(|_, _| Act::Answer(500, "", String::new()));
+        let rig = start(refused.client(), Duration::from_millis(50), &running);
+        for _ in 0..5 {
+            assert!(!rig.results.recv_timeout(LONG).expect("a result"));
+        }
+        assert!(who.try_recv().is_err());
         rig.end();
     }
 }

@@ -51,6 +51,11 @@ impl Gauge {
         u64::try_from(self.0.load(Relaxed)).unwrap_or(0)
     }
 
+    /// The value, which may be below zero, once it is known.
+    pub(super) fn signed(&self) -> Option<i64> {
+        Some(self.0.load(Relaxed)).filter(|n| *n != Self::UNKNOWN)
+    }
+
     /// The value, once it is known.
     pub(super) fn known(&self) -> Option<u64> {
         u64::try_from(self.0.load(Relaxed)).ok()
@@ -119,11 +124,11 @@ mod tests {
     #[test]
     fn a_gauge_knows_when_it_is_unknown() {
         let g = Gauge::new(Gauge::UNKNOWN);
-        assert_eq!((g.known(), g.get()), (None, 0));
+        assert_eq!((g.known(), g.get(), g.signed()), (None, 0, None));
         g.set(7);
         g.add(-2);
         assert_eq!((g.known(), g.get(), g.swap(1)), (Some(5), 5, 5));
         g.add(-9);
-        assert_eq!(g.get(), 0);
+        assert_eq!((g.get(), g.signed()), (0, Some(-8)));
     }
 }

@@ -90,7 +90,7 @@ pub enum WriteResult {
     Failure,
 }
 
-/// Which file system: the label of `cronium_disk_free_bytes{path}`.
+/// Which file system: the label of `cronium_disk_free_bytes{path}` and `cronium_disk_free_inodes{path}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The one that holds Docker's data.
@@ -118,6 +118,8 @@ struct Cells {
     api: [[[Counter; CODES.len()]; METHODS.len()]; ENDPOINTS.len()],
     api_duration: Histogram<14>,
     api_success: Gauge,
+    /// In milliseconds.
+    clock: Gauge,
     docker: [Histogram<14>; OPERATIONS.len()],
     pulls: [Counter; PULLS.len()],
     lines: [Counter; STREAMS.len()],
@@ -132,10 +134,12 @@ struct Cells {
     ssh_reconnects: Counter,
     ssh_resumed: Counter,
     disk: [Gauge; PLACES.len()],
+    inodes: [Gauge; PLACES.len()],
     journal: [Counter; WRITES.len()],
     outbox: Gauge,
     outbox_oldest: Gauge,
     set_aside: Counter,
+    janitor: Counter,
 }
 
 static CELLS: Cells = Cells::new();
@@ -157,6 +161,7 @@ impl Cells {
             api: [const { [const { [const { Counter::new() }; CODES.len()] }; METHODS.len()] }; ENDPOINTS.len()],
             api_duration: Histogram::new(&CALL_BOUNDS),
             api_success: Gauge::new(Gauge::UNKNOWN),
+            clock: Gauge::new(Gauge::UNKNOWN),
             docker: [const { Histogram::new(&CALL_BOUNDS) }; OPERATIONS.len()],
             pulls: [const { Counter::new() }; PULLS.len()],
             lines: [const { Counter::new() }; STREAMS.len()],
@@ -171,10 +176,12 @@ impl Cells {
             ssh_reconnects: Counter::new(),
             ssh_resumed: Counter::new(),
             disk: [const { Gauge::new(Gauge::UNKNOWN) }; PLACES.len()],
+            inodes: [const { Gauge::new(Gauge::UNKNOWN) }; PLACES.len()],
             journal: [const { Counter::new() }; WRITES.len()],
             outbox: Gauge::new(0),
             outbox_oldest: Gauge::new(0),
             set_aside: Counter::new(),
+            janitor: Counter::new(),
         }
     }
 }
@@ -213,6 +220,11 @@ pub fn api_request(endpoint: Endpoint, method: Method, code: Code, took: Duratio
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         CELLS.api_success.set(i64::try_from(now).unwrap_or(0));
     }
+}
+
+/// By how many milliseconds this host's clock is ahead of the backend's. Until the first call it is not shown.
+pub fn clock_skew(ahead: i64) {
+    CELLS.clock.set(ahead);
 }
 
 /// A Docker call is over.
@@ -300,9 +312,20 @@ pub fn agent_ready(ready: bool) {
     CELLS.ready.set(i64::from(ready));
 }
 
+/// A container that was left behind was removed.
+pub fn janitor_removed() {
+    CELLS.janitor.add(1);
+}
+
 /// How many bytes a file system has left. Until the first call it is not shown.
 pub fn disk_free(place: Place, bytes: u64) {
     CELLS.disk[slot(&PLACES, &place)].set(i64::try_from(bytes).unwrap_or(i64::MAX));
+}
+
+/// How many files can still be made on a file system. Until the first call it is not shown, and never for a file system
+/// that does not count them.
+pub fn disk_free_inodes(place: Place, inodes: u64) {
+    CELLS.inodes[slot(&PLACES, &place)].set(i64::try_from(inodes).unwrap_or(i64::MAX));
 }
 
 /// A job's entry was written to the journal, or not.

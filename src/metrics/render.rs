@@ -1,6 +1,6 @@
 //! The page that `/metrics` shows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cells::{Counter, Histogram};
 use super::labels::{
@@ -72,6 +72,16 @@ fn calls(page: &mut Page, cells: &Cells) {
         let name = "cronium_api_last_success_timestamp_seconds";
         gauge(page, name, "When the backend last answered a call with success, in seconds since 1970.", at);
     }
+    if let Some(ahead) = cells.clock.signed() {
+        let name = "cronium_clock_skew_seconds";
+        page.family(
+            name,
+            Type::Gauge,
+            "By how much this host's clock is ahead of the backend's, within a second or so.",
+        );
+        let distance = Duration::from_millis(ahead.unsigned_abs()).as_secs_f64();
+        page.number(name, &[], if ahead < 0 { -distance } else { distance });
+    }
     let name = "cronium_docker_request_duration_seconds";
     page.family(name, Type::Histogram, "Time that one call to the Docker engine took.");
     for ((_, operation), h) in OPERATIONS.iter().zip(&cells.docker).filter(|(_, h)| h.count() > 0) {
@@ -141,18 +151,30 @@ fn agent(page: &mut Page, cells: &Cells) {
     gauge(page, "cronium_websocket_connected", "1 while the live log's connection is up.", cells.websocket.get());
     page.family("cronium_websocket_reconnects_total", Type::Counter, "Times the live log's connection came up again.");
     page.integer("cronium_websocket_reconnects_total", &[], cells.websocket_ups.get().saturating_sub(1));
-    if cells.disk.iter().any(|free| free.known().is_some()) {
-        page.family("cronium_disk_free_bytes", Type::Gauge, "Bytes left on a file system.");
-    }
-    for (place, free) in PLACES.iter().zip(&cells.disk) {
-        let word = match place {
-            Place::Docker => "docker",
-            Place::State => "state",
-        };
-        if let Some(bytes) = free.known() {
-            page.integer("cronium_disk_free_bytes", &[("path", word)], bytes);
+    for (name, help, gauges) in [
+        ("cronium_disk_free_bytes", "Bytes left on a file system.", &cells.disk),
+        ("cronium_disk_free_inodes", "Files that can still be made on a file system.", &cells.inodes),
+    ] {
+        if gauges.iter().any(|free| free.known().is_some()) {
+            page.family(name, Type::Gauge, help);
+        }
+        for (place, free) in PLACES.iter().zip(gauges) {
+            let word = match place {
+                Place::Docker => "docker",
+                Place::State => "state",
+            };
+            if let Some(n) = free.known() {
+                page.integer(name, &[("path", word)], n);
+            }
         }
     }
+    let name = "cronium_janitor_removed_total";
+    counter(
+        page,
+        name,
+        "Containers that were left behind, belonged to no job in hand, and were removed.",
+        &cells.janitor,
+    );
     let unknown = (env!("CARGO_PKG_VERSION").to_owned(), "unknown".to_owned());
     let (version, commit) = BUILD.get().unwrap_or(&unknown);
     page.family("cronium_build_info", Type::Gauge, "Always 1; the labels say which build this is.");
@@ -286,8 +308,11 @@ mod tests {
         log_lines(Stream::System, 3);
         log_lines_dropped(2);
         disk_free(Place::State, 5_000_000_000);
+        disk_free_inodes(Place::Docker, 70_000);
         journal_write(WriteResult::Failure);
         report_set_aside();
+        janitor_removed();
+        clock_skew(-31_250);
         workers(5);
         for up in [true, true, false, true] {
             websocket_connected(up);
@@ -313,6 +338,7 @@ mod tests {
             ("cronium_websocket_reconnects_total", 1.0),
             (r#"cronium_journal_writes_total{result="failure"}"#, 1.0),
             ("cronium_reports_set_aside_total", 1.0),
+            ("cronium_janitor_removed_total", 1.0),
         ] {
             // Other tests of this binary count too: at least by so much.
             assert!(grew(key) >= by, "{key} {}", grew(key));
@@ -327,7 +353,9 @@ mod tests {
             "cronium_outbox_reports",
             "cronium_outbox_oldest_seconds",
             r#"cronium_disk_free_bytes{path="state"}"#,
+            r#"cronium_disk_free_inodes{path="docker"}"#,
             "cronium_api_last_success_timestamp_seconds",
+            "cronium_clock_skew_seconds",
             "process_resident_memory_bytes",
             "process_cpu_seconds_total",
             "process_open_fds",

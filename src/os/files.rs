@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::limits;
+
 /// What the names of files begin with that are still being written. No name given to [`Folder::write`] may.
 pub const UNFINISHED: &str = ".new-";
 
@@ -105,10 +107,16 @@ impl Lock {
         options.write(true).create(true).truncate(false).mode(0o600);
         // What is held is open for reading: a file system without writers can be made read-only.
         let file = options.open(path).and_then(|_| File::open(path)).map_err(LockError::Io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(file))),
-            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+        let mut looks = limits::LOCK_LOOKS;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // Perhaps only somebody who looks (`holder`).
+                Err(TryLockError::WouldBlock) if looks > 0 => std::thread::sleep(limits::LOCK_LOOK),
+                Err(TryLockError::WouldBlock) => return Err(LockError::Held(pid_in(file))),
+                Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+            }
+            looks -= 1;
         }
         // Only a word for people: that it cannot be written (a full disk) is no reason to go without the lock.
         let word = format!("{}\n", std::process::id());
@@ -117,10 +125,25 @@ impl Lock {
         }
         Ok(Self(file))
     }
+
+    /// The process that holds the lock on the file at `path`, `?` where the file does not tell; `None` when none does.
+    /// The kernel tells this only to who asks for the lock: it is had for a moment, beside other lookers.
+    pub fn holder(path: &Path) -> io::Result<Option<String>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(pid_in(file))),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
 }
 
 /// The process that the file names.
-fn holder(file: File) -> String {
+fn pid_in(file: File) -> String {
     let mut text = String::new();
     let read = file.take(32).read_to_string(&mut text);
     let pid = text.trim();
@@ -168,10 +191,23 @@ mod tests {
             Err(LockError::Held(pid)) => assert_eq!(pid, std::process::id().to_string()),
             other => panic!("{other:?}"),
         }
+        assert_eq!(Lock::holder(&path).expect("look"), Some(std::process::id().to_string()));
         fs::write(&path, "rm -rf /").expect("write");
+        assert_eq!(Lock::holder(&path).expect("look").as_deref(), Some("?"));
         assert!(matches!(Lock::take(&path), Err(LockError::Held(pid)) if pid == "?"));
         drop(first);
-        Lock::take(&path).expect("free again");
+        assert_eq!(Lock::holder(&path).expect("look"), None);
+        // Who only looks keeps nobody away.
+        let looker = File::open(&path).expect("open");
+        looker.try_lock_shared().expect("free");
+        let waiting = std::thread::scope(|scope| {
+            let taker = scope.spawn(|| Lock::take(&path));
+            std::thread::sleep(limits::LOCK_LOOK / 2);
+            drop(looker);
+            taker.join().expect("no panic")
+        });
+        drop(waiting.expect("free again"));
+        assert_eq!(Lock::holder(Path::new("/no/such/place")).expect("look"), None);
         assert!(matches!(Lock::take(Path::new("/no/such/place")), Err(LockError::Io(_))));
         fs::remove_file(&path).expect("remove");
     }

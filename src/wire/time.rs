@@ -1,4 +1,4 @@
-//! RFC 3339 in UTC, the only form of time that the contract knows.
+//! RFC 3339 in UTC, the only form of time that the contract knows, and the dates of HTTP's headers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -58,6 +58,21 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
         }
         _ => None,
     }
+}
+
+/// Reads the one form of date that HTTP still allows to be sent, `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7). `None`
+/// for all else, the two obsolete forms included. That the day of the week fits the date is not checked.
+pub fn parse_http_date(text: &str) -> Option<SystemTime> {
+    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (weekday, rest) = text.split_once(", ")?;
+    let mut parts = rest.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = MONTHS.iter().position(|m| *m == month)? + 1;
+    if (parts.next(), parts.next()) != (Some("GMT"), None) || !DAYS.contains(&weekday) || time.len() != 8 {
+        return None;
+    }
+    parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
 }
 
 /// Days since 1970-01-01 to year, month, day, after Howard Hinnant's "chrono-compatible low-level date algorithms".
@@ -127,6 +142,43 @@ mod tests {
             "2024-01-15T12:00:0äZ",
         ] {
             assert_eq!(parse_rfc3339(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn http_dates_in_the_one_form_that_is_sent() {
+        for (text, same) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", "1994-11-06T08:49:37Z"),
+            ("Thu, 29 Feb 2024 23:59:59 GMT", "2024-02-29T23:59:59Z"),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", "1970-01-01T00:00:00Z"),
+            // A leap second.
+            ("Sat, 31 Dec 2016 23:59:60 GMT", "2017-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(parse_http_date(text), parse_rfc3339(same), "{text}");
+            assert!(parse_http_date(text).is_some(), "{text}");
+            // Cut anywhere it is none.
+            assert!((0..text.len()).all(|at| parse_http_date(&text[..at]).is_none()), "{text}");
+        }
+        for bad in [
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Nov 1994 08:49:37 GMT ",
+            "Sun, 06 Nov 1994 08:49:37 gmt",
+            "Sun, 6 Nov 1994 08:49:37 GMT",
+            "Sun,  06 Nov 1994 08:49:37 GMT",
+            "Sun, 06 nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 94 08:49:37 GMT",
+            "Sun, 06 Nov 1994 24:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37.5 GMT",
+            "Sun, 06 Nov 1994 08:49:37Z GMT",
+            "Sun, 32 Nov 1994 08:49:37 GMT",
+            "Son, 06 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1969 08:49:37 GMT",
+            "1994-11-06T08:49:37Z",
+            "Sün, 06 Növ 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(parse_http_date(bad), None, "{bad}");
         }
     }
 }

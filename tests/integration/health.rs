@@ -53,6 +53,44 @@ fn a_full_disk_means_no_claims_and_says_so() {
     agent.stop();
 }
 
+/// A file system with room for few files, unmounted with its owner.
+struct FewFiles(Folder);
+
+impl FewFiles {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let options = ["-t", "tmpfs", "-o", "size=1g,nr_inodes=900", "tmpfs"];
+        let done = Command::new("mount").args(options).arg(folder.path()).output().expect("mount");
+        assert!(done.status.success(), "this test mounts and has to run as root: {done:?}");
+        Self(folder)
+    }
+}
+
+impl Drop for FewFiles {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn a_disk_without_inodes_means_no_claims_and_says_so() {
+    let _machine = shared();
+    let (backend, disk) = (backend(), FewFiles::new());
+    let id = backend.enqueue(job("BASH", "true")).expect("queued");
+    let state = disk.0.path().join("state");
+    let agent = Agent::start(&backend, &[("state.dir", state.to_str().expect("text"))]);
+    eventually("the reason", || {
+        TcpStream::connect(("127.0.0.1", agent.health_port)).is_ok()
+            && agent.get("/ready").1.contains("MIN_FREE_INODES")
+    });
+    assert_eq!(agent.get("/ready").0, 503);
+    eventually("skipped polls", || agent.metric("cronium_polls_total{result=\"skipped\"}") >= Some(3.0));
+    assert_eq!(backend.job(&id).expect("row").claims, 0);
+    let inodes = agent.metric("cronium_disk_free_inodes{path=\"state\"}").expect("known");
+    assert!((800.0..900.0).contains(&inodes), "{inodes}");
+    agent.stop();
+}
+
 #[test]
 fn a_taken_port_is_told_with_what_to_do() {
     let _machine = shared();

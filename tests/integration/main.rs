@@ -27,6 +27,8 @@ mod health;
 mod images;
 /// The installer, in a root of its own.
 mod install;
+/// What is left behind in the engine, and what must stay.
+mod janitor;
 /// The main job in three languages, and what a script sees.
 mod jobs;
 /// Every limit, by a script that tries to break it.

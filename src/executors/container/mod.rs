@@ -7,6 +7,7 @@
 
 pub mod adopted;
 pub mod doubtful;
+pub mod janitor;
 pub mod judge;
 pub mod marker;
 pub mod program;

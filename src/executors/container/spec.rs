@@ -32,14 +32,23 @@ pub fn container_name(execution: &Id) -> String {
     format!("cronium-{}", execution.as_str().replace(':', "-"))
 }
 
+/// The names of the labels: `true` on every container of an agent's, and whose it is.
+pub const MANAGED: &str = "cronium.managed";
+/// See [`MANAGED`].
+pub const AGENT: &str = "cronium.agent.id";
+/// See [`MANAGED`].
+pub const JOB: &str = "cronium.job.id";
+/// See [`MANAGED`].
+pub const EXECUTION: &str = "cronium.execution.id";
+
 /// The labels by which the agent finds its containers again.
 pub fn labels(job: &Id, execution: &Id, agent: &str) -> Value {
-    json!({
-        "cronium.managed": "true",
-        "cronium.job.id": job.as_str(),
-        "cronium.execution.id": execution.as_str(),
-        "cronium.agent.id": agent,
-    })
+    json!({ MANAGED: "true", JOB: job.as_str(), EXECUTION: execution.as_str(), AGENT: agent })
+}
+
+/// What every container of this agent's carries, as [`crate::docker::Client::list`] takes it.
+pub fn labels_of(agent: &str) -> [String; 2] {
+    [format!("{MANAGED}=true"), format!("{AGENT}={agent}")]
 }
 
 impl Spec<'_> {

@@ -29,6 +29,7 @@ use crate::metrics::{self, WriteResult};
 use crate::os::files::{Folder, Lock, LockError};
 
 const LOCK: &str = "lock";
+const JOBS: &str = "jobs";
 /// No job's file is called like this, since no id begins with a dot.
 const PROBE: &str = ".probe";
 
@@ -88,7 +89,7 @@ impl Journal {
             }
             Ok::<_, JournalError>(folder)
         };
-        let (jobs, aside) = (folder("jobs")?, folder("aside")?);
+        let (jobs, aside) = (folder(JOBS)?, folder("aside")?);
         let done = DoneJobs::open(folder("done")?, now_ms());
         let journal = Self(Arc::new(Shared {
             jobs,
@@ -318,6 +319,17 @@ fn read(path: &Path, job: &Id) -> io::Result<Result<Entry, Bad>> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The process that has the journal in `dir` (`state.dir`) open, `?` where it is not told; `None` when none has.
+pub fn holder(dir: &Path) -> io::Result<Option<String>> {
+    Lock::holder(&dir.join(LOCK))
+}
+
+/// Whether the journal in `dir` has an entry of this job, without opening it: for commands beside an agent. What cannot
+/// be seen counts as there.
+pub fn knows(dir: &Path, job: &Id) -> bool {
+    dir.join(JOBS).join(file::name(job)).try_exists().unwrap_or(true)
 }
 
 /// Wall clock, milliseconds since 1970.

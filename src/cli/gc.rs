@@ -1,0 +1,189 @@
+//! `gc`: what of this agent's is left in the engine, and removes it by hand.
+//!
+//! Without an agent on `state.dir` nobody has a job in hand, but a job in the journal is one that the next start goes on
+//! with: its container stays. Beside a running agent this only looks, since only that agent knows which jobs it has in
+//! hand when its disk is full; its own janitor removes what is left behind.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use crate::agent::identity;
+use crate::cli::{UsageError, exit};
+use crate::config::types::Config;
+use crate::config::value;
+use crate::docker::containers::short;
+use crate::docker::{self, Error};
+use crate::executors::container::janitor::{Fate, Found, Janitor};
+use crate::jobs::journal;
+use crate::limits;
+
+/// What was typed.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `--dry-run`: removes nothing.
+    pub dry_run: bool,
+    /// `--grace`: younger containers stay; [`limits::JANITOR_GRACE`] without it.
+    pub grace: Option<Duration>,
+}
+
+impl Request {
+    /// Takes the value of `--grace`.
+    pub(in crate::cli) fn take_grace(&mut self, text: &str) -> Result<(), UsageError> {
+        let grace = value::parse_duration(text);
+        let grace = grace.ok_or_else(|| UsageError(format!("--grace {text:?} is not a time such as 0s or 10m")))?;
+        self.grace = Some(grace);
+        Ok(())
+    }
+}
+
+/// One line of the table: container, job, state, age, what is done.
+type Line = [String; 5];
+
+/// What may be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Remove,
+    DryRun,
+    /// Beside an agent.
+    Look,
+}
+
+/// Looks, removes, prints a table; gives the program's exit code.
+#[allow(clippy::print_stderr)]
+pub fn run(config: &Config, request: &Request) -> u8 {
+    match collect(config, request) {
+        Ok((text, code)) => {
+            // A reader that has gone away (`| head`) is no failure.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            code
+        }
+        Err((error, code)) => {
+            eprintln!("cronium-agent: {error}");
+            code
+        }
+    }
+}
+
+fn collect(config: &Config, request: &Request) -> Result<(String, u8), (String, u8)> {
+    let failed = |error: String| (error, exit::FAILED);
+    let dir = &config.state.dir;
+    let Some(agent) = identity::known(&config.orchestrator.id, dir).map_err(failed)? else {
+        return Ok((format!("no agent has run with state.dir {}: nothing can be its\n", dir.display()), exit::OK));
+    };
+    let holder = journal::holder(dir).map_err(|error| {
+        failed(format!("cannot see whether an agent runs with state.dir {}: {error}; removing nothing", dir.display()))
+    })?;
+    let mode = match (&holder, request.dry_run) {
+        (Some(_), _) => Mode::Look,
+        (None, true) => Mode::DryRun,
+        (None, false) => Mode::Remove,
+    };
+    let docker = docker::Client::new(&config.container.docker);
+    let grace = request.grace.unwrap_or(limits::JANITOR_GRACE);
+    let janitor = Janitor::new(docker, &agent, grace);
+    let found = janitor.look(&|job, _| journal::knows(dir, job)).map_err(unreachable)?;
+    if found.is_empty() {
+        return Ok((format!("no container of agent {agent} is in the engine\n"), exit::OK));
+    }
+    let mut code = exit::OK;
+    let mut lines = Vec::new();
+    for (found, fate) in &found {
+        let (word, is_well) = act(&janitor, found, *fate, mode, grace);
+        lines.push(line(found, word));
+        if !is_well {
+            code = exit::FAILED;
+        }
+    }
+    let mut text = table(&lines);
+    if let Some(pid) = holder {
+        let _ = writeln!(
+            text,
+            "agent {agent} runs (process {pid}): nothing was removed; what no job of it needs it removes by itself, from an age of {} on",
+            value::show_duration(limits::JANITOR_GRACE)
+        );
+    }
+    Ok((text, code))
+}
+
+/// Does with a container what is to be done; the word about it, and whether it went well.
+fn act(janitor: &Janitor, found: &Found, fate: Fate, mode: Mode, grace: Duration) -> (String, bool) {
+    let word = match (fate, mode) {
+        (Fate::InUse, Mode::Look) => "kept: its job is in hand".to_owned(),
+        (Fate::InUse, _) => "kept: the agent's next start sees to its job".to_owned(),
+        (Fate::Young, _) => format!("kept: younger than {}", value::show_duration(grace)),
+        (Fate::Nobodys, Mode::Look) => "left to the running agent".to_owned(),
+        (Fate::Nobodys, Mode::DryRun) => "would be removed".to_owned(),
+        (Fate::Nobodys, Mode::Remove) => match janitor.remove(found) {
+            Ok(()) => "removed".to_owned(),
+            Err(error) => return (format!("not removed: {error}"), false),
+        },
+    };
+    (word, true)
+}
+
+fn unreachable(error: Error) -> (String, u8) {
+    let code = if error.is_unreachable() { exit::ENGINE } else { exit::FAILED };
+    (error.to_string(), code)
+}
+
+fn line(found: &Found, word: String) -> Line {
+    let job = found.job.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+    [short(&found.id).to_owned(), job, found.state.clone(), age(found.age), word]
+}
+
+/// Two units at most: `45s`, `3m12s`, `5h07m`, `3d04h`.
+fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h{:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// The lines below a head, each column as wide as its widest entry.
+fn table(lines: &[Line]) -> String {
+    let head: Line = ["CONTAINER", "JOB", "STATE", "AGE", "ACTION"].map(str::to_owned);
+    let all = || std::iter::once(&head).chain(lines);
+    let widths: Vec<usize> =
+        (0..head.len()).map(|at| all().map(|line| line[at].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in all() {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m00s"),
+            (3_599, "59m59s"),
+            (3_660, "1h01m"),
+            (86_399, "23h59m"),
+            (97_200, "1d03h"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn columns_stand_below_each_other() {
+        let line = |words: [&str; 5]| words.map(str::to_owned);
+        let text =
+            table(&[line(["abc", "a-long-job", "exited", "3m12s", "removed"]), line(["d", "-", "x", "1s", "kept"])]);
+        let expected = "CONTAINER  JOB         STATE   AGE    ACTION\n\
+                        abc        a-long-job  exited  3m12s  removed\n\
+                        d          -           x       1s     kept\n";
+        assert_eq!(text, expected);
+    }
+}

@@ -1,0 +1,194 @@
+//! Finds containers that are ours and nobody's, and removes them: whatever went wrong before, nothing of it stays.
+//!
+//! Ours is what carries this agent's label. Nobody's is what belongs to no job in hand and is older than a grace. Every
+//! container of the agent's is made after its job was taken in hand, so that a look at the engine first and at the jobs
+//! in hand after it cannot take a new job's container for a left one.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::docker::containers::{Row, short};
+use crate::docker::{self, Error};
+use crate::executors::container::spec;
+use crate::job::Id;
+use crate::{limits, metrics};
+
+/// Says whether a job with this execution is in hand. Asked after the engine has answered.
+pub type InUse<'a> = &'a dyn Fn(&Id, &Id) -> bool;
+
+/// Looks for containers of one agent.
+#[derive(Debug)]
+pub struct Janitor {
+    docker: docker::Client,
+    agent: String,
+    grace: Duration,
+}
+
+/// A container of this agent's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub id: String,
+    /// Without the slash that the engine writes before it.
+    pub name: String,
+    /// Of its labels; `None` where there is no id, which no container of a job lacks.
+    pub job: Option<Id>,
+    pub execution: Option<Id>,
+    /// The engine's word, such as `running` or `exited`.
+    pub state: String,
+    /// Since its creation, by both clocks; zero when the engine's is ahead of ours.
+    pub age: Duration,
+}
+
+/// Whose a container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Its job is in hand.
+    InUse,
+    /// Younger than the grace.
+    Young,
+    /// To be removed.
+    Nobodys,
+}
+
+impl Janitor {
+    /// A janitor for `agent`'s containers that are older than `grace`.
+    pub fn new(docker: docker::Client, agent: &str, grace: Duration) -> Self {
+        Self { docker, agent: agent.to_owned(), grace }
+    }
+
+    /// All containers of this agent's, with what is to become of each.
+    pub fn look(&self, in_use: InUse<'_>) -> Result<Vec<(Found, Fate)>, Error> {
+        let rows = self.docker.list(&spec::labels_of(&self.agent))?;
+        let now = SystemTime::now();
+        let found = rows.into_iter().filter_map(|row| ours(row, &self.agent, now));
+        let with_fate = |found: Found| {
+            let fate = fate(&found, self.grace, in_use);
+            (found, fate)
+        };
+        Ok(found.map(with_fate).collect())
+    }
+
+    /// The containers that are to be removed.
+    pub fn find(&self, in_use: InUse<'_>) -> Result<Vec<Found>, Error> {
+        let all = self.look(in_use)?;
+        Ok(all.into_iter().filter(|(_, fate)| *fate == Fate::Nobodys).map(|(found, _)| found).collect())
+    }
+
+    /// Removes a container, running or not. That it is gone already is no error.
+    pub fn remove(&self, found: &Found) -> Result<(), Error> {
+        self.docker.remove(&found.id)?;
+        metrics::janitor_removed();
+        Ok(())
+    }
+
+    /// Finds and removes, at most [`limits::JANITOR_ROUND`] containers, and says so in the log.
+    pub fn round(&self, in_use: InUse<'_>) {
+        let found = match self.find(in_use) {
+            Ok(found) => found,
+            Err(error) => return log::warn!("cannot look for containers that were left behind: {error}"),
+        };
+        for found in found.iter().take(limits::JANITOR_ROUND) {
+            let job = found.job.as_ref().map_or_else(|| "no job".to_owned(), |job| format!("job {job}"));
+            let what = format!("container {} of {job}, left behind ({})", short(&found.id), found.state);
+            match self.remove(found) {
+                Ok(()) => log::warn!("removed {what}"),
+                Err(error) => {
+                    log::error!("cannot remove {what}: {error}; trying again in {:?}", limits::JANITOR_EVERY);
+                    // An engine that does not answer would make each of the others wait for it.
+                    if error.status().is_none() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The row as a container of `agent`'s. The labels are looked at again: engines differ in how they combine filters.
+fn ours(row: Row, agent: &str, now: SystemTime) -> Option<Found> {
+    let label = |name: &str| row.labels.get(name).map(String::as_str);
+    if label(spec::MANAGED) != Some("true") || label(spec::AGENT) != Some(agent) {
+        return None;
+    }
+    let id = |name: &str| label(name).and_then(|text| Id::parse(text).ok());
+    let (job, execution) = (id(spec::JOB), id(spec::EXECUTION));
+    // Without a time it is as if it were made now.
+    let created = u64::try_from(row.created).ok().filter(|at| *at > 0);
+    let created = created.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at)));
+    let age = created.and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
+    let name = row.names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
+    Some(Found { id: row.id, name, job, execution, state: row.state, age })
+}
+
+fn fate(found: &Found, grace: Duration, in_use: InUse<'_>) -> Fate {
+    if found.job.as_ref().zip(found.execution.as_ref()).is_some_and(|(job, execution)| in_use(job, execution)) {
+        Fate::InUse
+    } else if found.age < grace {
+        Fate::Young
+    } else {
+        Fate::Nobodys
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(labels: &[(&str, &str)], created: i64) -> Row {
+        let labels: std::collections::BTreeMap<_, _> = labels.iter().copied().collect();
+        let row = serde_json::json!({
+            "Id": "abc", "Names": ["/cronium-x"], "State": "exited", "Created": created, "Labels": labels,
+        });
+        serde_json::from_value(row).expect("a row")
+    }
+
+    const OURS: [(&str, &str); 4] = [
+        ("cronium.managed", "true"),
+        ("cronium.agent.id", "a1"),
+        ("cronium.job.id", "j"),
+        ("cronium.execution.id", "exec-j-1"),
+    ];
+
+    #[test]
+    fn only_what_carries_both_labels_is_ours() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        let found = ours(row(&OURS, 900), "a1", now).expect("ours");
+        assert_eq!((found.name.as_str(), found.state.as_str()), ("cronium-x", "exited"));
+        assert_eq!(found.job.as_ref().map(Id::as_str), Some("j"));
+        assert_eq!(found.age, Duration::from_secs(100));
+        for (labels, agent) in [
+            (&OURS[..], "a2"),
+            (&OURS[..], "a"),
+            (&OURS[..1], "a1"),
+            (&OURS[1..], "a1"),
+            (&[("cronium.managed", "false"), ("cronium.agent.id", "a1")][..], "a1"),
+            (&[][..], "a1"),
+            (&[][..], ""),
+        ] {
+            assert_eq!(ours(row(labels, 900), agent, now), None, "{labels:?} {agent}");
+        }
+        // The engine's clock is ahead, or it tells no time: young.
+        for created in [2_000, 0, -5] {
+            assert_eq!(ours(row(&OURS, created), "a1", now).expect("ours").age, Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_job_in_hand_and_a_young_container_are_left_alone() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        let found = |labels: &[(&str, &str)], age: i64| ours(row(labels, 1_000 - age), "a1", now).expect("ours");
+        let grace = Duration::from_secs(120);
+        let (nobody, this): (InUse<'_>, InUse<'_>) =
+            (&|_, _| false, &|job, execution| job.as_str() == "j" && execution.as_str() == "exec-j-1");
+        for (found, in_use, expected) in [
+            (found(&OURS, 500), nobody, Fate::Nobodys),
+            (found(&OURS, 120), nobody, Fate::Nobodys),
+            (found(&OURS, 119), nobody, Fate::Young),
+            (found(&OURS, 500), this, Fate::InUse),
+            (found(&OURS, 1), this, Fate::InUse),
+            // Without an id it is no job's.
+            (found(&OURS[..2], 500), this, Fate::Nobodys),
+        ] {
+            assert_eq!(fate(&found, grace, in_use), expected, "{found:?}");
+        }
+    }
+}
