@@ -1,14 +1,15 @@
 //! The composition root: builds the parts, starts their threads, waits for signals, and ends everything in order.
 //!
 //! Order of the end: the poller first (no more claims), then the jobs (drained, then cancelled), then the workers, the
-//! heartbeat, the monitor, the live log, the reaper and the sampler, the health server last, so that an operator can
-//! see the drain until it is over.
+//! heartbeat, the monitor, the live log, the reaper and the sampler, the control socket and the health server last, so
+//! that an operator can see the drain until it is over.
 
 pub mod identity;
 pub mod monitor;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::bounded;
 
@@ -21,6 +22,7 @@ use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Board, Component, Reason};
+use crate::jobs::control;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::running::Running;
@@ -41,6 +43,8 @@ type Failure = String;
 struct Agent {
     board: Arc<Board>,
     health: Option<health::Server>,
+    /// None where its socket could not be made.
+    control: Option<control::Server>,
     running: Running,
     /// Ends the poller.
     no_more_claims: Stop,
@@ -96,6 +100,26 @@ impl Agent {
         let (running, slots) = (Running::new(), Slots::new(workers));
         metrics::workers(workers);
         let (streamer, streamer_thread) = live_log(&config, &id, &running, &slots)?;
+        let control = open_control(
+            &config.state.dir,
+            control::status::Sources {
+                id: id.clone(),
+                version: version.to_owned(),
+                started: (SystemTime::now(), Instant::now()),
+                board: Arc::clone(&board),
+                running: running.clone(),
+                slots: slots.clone(),
+                tripped: Box::new({
+                    let servers = servers.clone();
+                    move || servers.tripped()
+                }),
+                live_log: Box::new({
+                    let streamer = streamer.clone();
+                    move || streamer.connection()
+                }),
+                reports: None,
+            },
+        )?;
 
         let mut monitor = Monitor::new(
             &config,
@@ -158,6 +182,7 @@ impl Agent {
         Ok(Self {
             board,
             health,
+            control,
             running,
             no_more_claims,
             poll_wait,
@@ -219,6 +244,9 @@ impl Agent {
         for thread in self.others {
             thread.join_within(limits::THREAD_JOIN_WAIT);
         }
+        if let Some(control) = self.control {
+            control.stop(limits::THREAD_JOIN_WAIT);
+        }
         if let Some(health) = self.health {
             health.stop(limits::THREAD_JOIN_WAIT);
         }
@@ -239,6 +267,18 @@ impl Agent {
             }
         }
         self.running.is_empty()
+    }
+}
+
+/// The control socket. An agent does its work without one, but not beside another agent.
+fn open_control(dir: &Path, sources: control::status::Sources) -> Result<Option<control::Server>, Failure> {
+    match control::start(dir, control::Desk::new(sources)) {
+        Ok(server) => Ok(Some(server)),
+        Err(error @ control::ControlError::InUse(_)) => Err(error.to_string()),
+        Err(error) => {
+            log::warn!("{error}; going on without `cronium-agent status` and `cancel`");
+            Ok(None)
+        }
     }
 }
 

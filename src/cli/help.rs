@@ -10,6 +10,8 @@ pub fn text(command: &str) -> &'static str {
         }
         "exec" => EXEC,
         "known-hosts" => KNOWN_HOSTS,
+        "status" => STATUS,
+        "cancel" => CANCEL,
         _ => PROGRAM,
     }
 }
@@ -23,6 +25,8 @@ Usage: cronium-agent [COMMAND] [FLAGS]
 Commands:
   run          claim and run jobs until told to stop (the default)
   validate     check the configuration and print what is in effect
+  status       what the running agent does: jobs, pool, waiting reports
+  cancel       end a running job
   exec         run one script in a container or on a server, without a backend
   known-hosts  add the key of a server to the known ones
   version      print what this program was built from
@@ -97,4 +101,25 @@ Compare the fingerprint with what the server's administrator says: this command 
   -y, --yes   without the question, for scripts that have compared it already
 
 Exit codes: 0 added or known already, 1 not added, 2 bad usage.
+";
+
+const STATUS: &str = "\
+Usage: cronium-agent status [--config FILE] [--set state.dir=DIR] [--json]
+
+Asks the agent that runs on this host, over state.dir/control.sock: whether it claims jobs and why not, the jobs in
+hand with phase and age, busy workers, reports that wait for the backend or were set aside, servers that are left
+alone, the live log. Only root and the agent's user may ask.
+
+  --json   the agent's own answer, one line of JSON
+
+Exit codes: 0 answered, 1 no agent answers, 2 bad usage or configuration.
+";
+
+const CANCEL: &str = "\
+Usage: cronium-agent cancel [--config FILE] [--set state.dir=DIR] JOB
+
+Tells the agent that runs on this host to end the job: TERM, then KILL after jobs.stopGrace. The job is reported as
+cancelled by the operator. Returns at once; `cronium-agent status` shows when the job has gone.
+
+Exit codes: 0 the job was told to end, 1 no agent answers or the job does not run there, 2 bad usage or configuration.
 ";

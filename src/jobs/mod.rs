@@ -1,5 +1,6 @@
 //! The life of a job, from claim to report.
 
+pub mod control;
 pub mod errands;
 pub mod heartbeat;
 pub mod journal;

@@ -98,7 +98,8 @@ fn the_idle_process_is_small_and_every_thread_has_a_name() {
     let fds = std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("fds").count();
     eprintln!("idle: {} kB RSS, {fds} descriptors, {} threads: {names:?}", agent.memory_kb("VmRSS"), names.len());
     assert!(names.len() <= 20, "{names:?}");
-    let known = ["cronium-agent", "health", "heartbeat", "log-streamer", "monitor", "poller", "reaper", "sampler"];
+    let known =
+        ["control", "cronium-agent", "health", "heartbeat", "log-streamer", "monitor", "poller", "reaper", "sampler"];
     assert!(names.iter().all(|name| known.contains(&name.as_str()) || name.starts_with("worker-")), "{names:?}");
     assert!(fds < 32, "{fds} descriptors");
     // After jobs, threads and descriptors are where they were.
