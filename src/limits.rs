@@ -316,6 +316,27 @@ pub const HEALTH_COMPONENTS: usize = 16;
 /// Bytes of an error or a reason on the health board: a sentence.
 pub const HEALTH_TEXT: usize = 1024;
 
+// ---- control socket ---------------------------------------------------------------------------------------------------
+
+/// Clients of the control socket that are held at once. One more, and the oldest is closed: who says nothing keeps
+/// nobody out.
+pub const CONTROL_CLIENTS: usize = 8;
+/// Bytes of a request: a job's id, each of its bytes six in JSON, and the words around it.
+pub const CONTROL_REQUEST: usize = 1024;
+/// How long a client may take to send its request, and then again to take its answer.
+pub const CONTROL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long new clients of the control socket wait when the kernel refuses another descriptor.
+pub const CONTROL_PAUSE: Duration = Duration::from_millis(200);
+/// How often the log says that clients of the control socket are turned away.
+pub const CONTROL_COMPLAINT: Duration = Duration::from_secs(60);
+/// Longest wait for a connection to the control socket, and then again for the answer.
+pub const CONTROL_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of an answer that are read: 100 jobs and 100 reports set aside with their reasons, each byte six in JSON, stay
+/// below a million.
+pub const CONTROL_ANSWER: usize = 4 << 20;
+/// Bytes of the name of a server, of an error or a reason in an answer.
+pub const CONTROL_TEXT: usize = 1024;
+
 // ---- telemetry --------------------------------------------------------------------------------------------------------
 
 /// Bytes of one message in the agent's own log; the rest is cut and counted.

@@ -22,6 +22,14 @@ fn main() -> ExitCode {
             Some(loaded) => cli::gc::run(&loaded.config, &request),
             None => exit::USAGE,
         },
+        Ok(Command::Status { common, json }) => match load(common, false) {
+            Some(loaded) => cli::status::run(&loaded.config, json),
+            None => exit::USAGE,
+        },
+        Ok(Command::Cancel(common, job)) => match load(common, false) {
+            Some(loaded) => cli::cancel::run(&loaded.config, &job),
+            None => exit::USAGE,
+        },
         Ok(Command::Version) => show(&cli::version::text()),
         Ok(Command::Help(command)) => show(cli::help::text(command)),
         Err(error) => {

@@ -2,13 +2,14 @@
 //!
 //! Order of the end: the poller first (no more claims), then the jobs (drained, then left to the next start or
 //! cancelled), then the workers, the heartbeat, the monitor, the live log, the outbox, the reaper and the sampler, the
-//! health server last, so that an operator can see the drain until it is over.
+//! control socket and the health server last, so that an operator can see the drain until it is over.
 
 pub mod identity;
 pub mod monitor;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::bounded;
 
@@ -22,6 +23,7 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Board, Component, Reason};
 use crate::jobs::adopt;
+use crate::jobs::control;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::journal::{Journal, Opened};
 use crate::jobs::ledger::Scribe;
@@ -53,6 +55,8 @@ enum Drained {
 struct Agent {
     board: Arc<Board>,
     health: Option<health::Server>,
+    /// None where its socket could not be made.
+    control: Option<control::Server>,
     running: Running,
     on_shutdown: OnShutdown,
     outbox: Outbox,
@@ -116,10 +120,29 @@ impl Agent {
         let (running, slots) = (Running::new(), Slots::new(workers));
         metrics::workers(workers);
         let (streamer, streamer_thread) = live_log(&config, &id, &running, &slots)?;
-
         let (outbox, outbox_thread) =
             Outbox::start(journal.clone(), &client, ended, Terms::new(config.jobs.report_retention)).map_err(thread)?;
         let (scribe, scribe_thread) = Scribe::start().map_err(thread)?;
+        let control = open_control(
+            &config.state.dir,
+            control::status::Sources {
+                id: id.clone(),
+                version: version.to_owned(),
+                started: (SystemTime::now(), Instant::now()),
+                board: Arc::clone(&board),
+                running: running.clone(),
+                slots: slots.clone(),
+                tripped: Box::new({
+                    let servers = servers.clone();
+                    move || servers.tripped()
+                }),
+                live_log: Box::new({
+                    let streamer = streamer.clone();
+                    move || streamer.connection()
+                }),
+                reports: Some(control::status::reports_now(outbox.clone(), journal.clone())),
+            },
+        )?;
         let books = Books { running: running.clone(), journal: journal.clone(), outbox: outbox.clone() };
         let mut monitor = Monitor::new(
             &config,
@@ -190,6 +213,7 @@ impl Agent {
         Ok(Self {
             board,
             health,
+            control,
             running,
             on_shutdown,
             outbox,
@@ -273,6 +297,9 @@ impl Agent {
         for thread in self.others {
             thread.join_within(limits::THREAD_JOIN_WAIT);
         }
+        if let Some(control) = self.control {
+            control.stop(limits::THREAD_JOIN_WAIT);
+        }
         if let Some(health) = self.health {
             health.stop(limits::THREAD_JOIN_WAIT);
         }
@@ -293,6 +320,18 @@ impl Agent {
             }
         }
         if self.running.is_empty() { Drained::All } else { Drained::Late }
+    }
+}
+
+/// The control socket. An agent does its work without one, but not beside another agent.
+fn open_control(dir: &Path, sources: control::status::Sources) -> Result<Option<control::Server>, Failure> {
+    match control::start(dir, control::Desk::new(sources)) {
+        Ok(server) => Ok(Some(server)),
+        Err(error @ control::ControlError::InUse(_)) => Err(error.to_string()),
+        Err(error) => {
+            log::warn!("{error}; going on without `cronium-agent status` and `cancel`");
+            Ok(None)
+        }
     }
 }
 

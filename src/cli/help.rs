@@ -11,6 +11,8 @@ pub fn text(command: &str) -> &'static str {
         "exec" => EXEC,
         "known-hosts" => KNOWN_HOSTS,
         "gc" => GC,
+        "status" => STATUS,
+        "cancel" => CANCEL,
         _ => PROGRAM,
     }
 }
@@ -24,6 +26,8 @@ Usage: cronium-agent [COMMAND] [FLAGS]
 Commands:
   run          claim and run jobs until told to stop (the default)
   validate     check the configuration and print what is in effect
+  status       what the running agent does: jobs, pool, waiting reports
+  cancel       end a running job
   exec         run one script in a container or on a server, without a backend
   known-hosts  add the key of a server to the known ones
   gc           remove containers of this agent's that were left behind
@@ -114,4 +118,25 @@ once a minute; beside one this only prints. Without one, the container of a job 
   --grace TIME   such as 0s or 10m (default: 2m)
 
 Exit codes: 0 done, 1 something could not be removed or seen, 2 bad usage, 3 the container engine cannot be reached.
+";
+
+const STATUS: &str = "\
+Usage: cronium-agent status [--config FILE] [--set state.dir=DIR] [--json]
+
+Asks the agent that runs on this host, over state.dir/control.sock: whether it claims jobs and why not, the jobs in
+hand with phase and age, busy workers, reports that wait for the backend or were set aside, servers that are left
+alone, the live log. Only root and the agent's user may ask.
+
+  --json   the agent's own answer, one line of JSON
+
+Exit codes: 0 answered, 1 no agent answers, 2 bad usage or configuration.
+";
+
+const CANCEL: &str = "\
+Usage: cronium-agent cancel [--config FILE] [--set state.dir=DIR] JOB
+
+Tells the agent that runs on this host to end the job: TERM, then KILL after jobs.stopGrace. The job is reported as
+cancelled by the operator. Returns at once; `cronium-agent status` shows when the job has gone.
+
+Exit codes: 0 the job was told to end, 1 no agent answers or the job does not run there, 2 bad usage or configuration.
 ";

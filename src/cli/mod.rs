@@ -1,9 +1,11 @@
 //! The command line: what was typed becomes a [`Command`], or an error that names the nearest right word.
 
+pub mod cancel;
 pub mod exec;
 pub mod gc;
 pub mod help;
 pub mod known_hosts;
+pub mod status;
 pub mod validate;
 pub mod version;
 
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::job::Id;
 use crate::policy::suggest;
 
 /// Exit codes of the program; `--help` lists them.
@@ -47,11 +50,20 @@ pub struct Common {
 #[derive(Debug, PartialEq)]
 pub enum Command {
     Run(Common),
-    Validate { common: Common, explain: bool },
+    Validate {
+        common: Common,
+        explain: bool,
+    },
     Version,
     Exec(Common, exec::Request),
     KnownHosts(Common, known_hosts::Request),
     Gc(Common, gc::Request),
+    Status {
+        common: Common,
+        json: bool,
+    },
+    /// Ends the job with this id.
+    Cancel(Common, Id),
     Help(&'static str),
 }
 
@@ -59,7 +71,7 @@ pub enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(pub String);
 
-const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts", "gc"];
+const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts", "gc", "status", "cancel"];
 const FLAGS: &[&str] = &[
     "--config",
     "--log-level",
@@ -78,6 +90,7 @@ const FLAGS: &[&str] = &[
     "--yes",
     "--dry-run",
     "--grace",
+    "--json",
 ];
 
 /// Reads the arguments after the program's name.
@@ -85,7 +98,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut common = Common::default();
     let mut command: Option<String> = None;
-    let mut explain = false;
+    let (mut explain, mut json) = (false, false);
+    let mut job = None;
     let mut request = exec::Request::default();
     let mut hosts = known_hosts::Request::default();
     let mut gc = gc::Request::default();
@@ -109,6 +123,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                 common.overrides.push((key.to_owned(), value.to_owned()));
             }
             Long("explain") if command.as_deref() == Some("validate") => explain = true,
+            Long("json") if command.as_deref() == Some("status") => json = true,
+            Value(word) if command.as_deref() == Some("cancel") && job.is_none() => job = Some(cancel::job(&word)?),
             Long("yes") | Short('y') if command.as_deref() == Some("known-hosts") => hosts.yes = true,
             Value(word) if command.as_deref() == Some("known-hosts") => hosts.word(word.string().map_err(usage)?)?,
             Long("dry-run") if command.as_deref() == Some("gc") => gc.dry_run = true,
@@ -143,6 +159,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Some("exec") => request.complete().map(|request| Command::Exec(common, request)),
         Some("known-hosts") => hosts.complete().map(|request| Command::KnownHosts(common, request)),
         Some("gc") => Ok(Command::Gc(common, gc)),
+        Some("status") => Ok(Command::Status { common, json }),
+        Some("cancel") => match job {
+            Some(job) => Ok(Command::Cancel(common, job)),
+            None => Err(UsageError("usage: cronium-agent cancel JOB".to_owned())),
+        },
         _ => Ok(Command::Version),
     }
 }
@@ -173,6 +194,9 @@ mod tests {
         assert_eq!(check("--config /x run --log-level debug"), Ok(Command::Run(common.clone())));
         assert_eq!(check("run -c /x --log-level=debug"), Ok(Command::Run(common)));
         assert_eq!(check("validate --explain"), Ok(Command::Validate { common: Common::default(), explain: true }));
+        assert_eq!(check("status --json"), Ok(Command::Status { common: Common::default(), json: true }));
+        let job = Id::parse("job_1").expect("id");
+        assert_eq!(check("cancel job_1"), Ok(Command::Cancel(Common::default(), job)));
         assert_eq!(check("--version"), Ok(Command::Version));
         assert_eq!(check("exec --help"), Ok(Command::Help("exec")));
         let request = gc::Request { dry_run: true, grace: Some(std::time::Duration::from_secs(90)) };
@@ -189,6 +213,8 @@ mod tests {
             ("exec --lagn bash x", "--lang"),
             ("--log-levl debug", "--log-level"),
             ("gc --dry-rum", "--dry-run"),
+            ("statsu", "status"),
+            ("status --jsno", "--json"),
         ] {
             let error = check(line).expect_err("must fail");
             assert!(error.contains(&format!("did you mean {word:?}?")), "{error}");
@@ -198,5 +224,9 @@ mod tests {
         assert!(check("run --explain").is_err() && check("run --dry-run").is_err());
         assert!(check("gc --grace soon").expect_err("must fail").contains("--grace"));
         assert!(check("gc now").expect_err("must fail").contains("unexpected argument"));
+        assert!(check("run --explain").is_err());
+        assert!(check("cancel").expect_err("must fail").contains("cancel JOB"));
+        assert!(check("cancel a/b").expect_err("must fail").contains("'/'"));
+        assert!(check("cancel a b").is_err() && check("status x").is_err() && check("run --json").is_err());
     }
 }

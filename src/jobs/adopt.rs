@@ -16,7 +16,7 @@ use crate::jobs::ledger::{Ledger, boot_id};
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
 use crate::jobs::report;
-use crate::jobs::running::Token;
+use crate::jobs::running::{Note, Step, Token};
 use crate::jobs::worker::{Workshop, broken, conclude, control_of, guarded, unrun};
 use crate::limits;
 use crate::metrics;
@@ -44,6 +44,10 @@ fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
     let _context = telemetry::context(&entry.job, &entry.execution);
     let begun = Instant::now();
     let kind = entry.kind;
+    token.note(Note::Kind(kind));
+    token.note(Note::Execution(entry.execution.clone()));
+    token.note(Note::Place(place_of(&entry)));
+    token.step(Step::Running);
     metrics::jobs_active(1);
     let verdict = match entry.stage.clone() {
         Stage::Started(started) => go_on(shop, entry, started, token),
@@ -110,7 +114,16 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
         Err(Missing::Left) => End::Left,
     };
     control.end();
+    token.step(Step::Reporting);
     conclude(shop, &ledger, end, output, None)
+}
+
+fn place_of(entry: &Entry) -> String {
+    match &entry.place {
+        Place::Container(page) => page.name.clone(),
+        Place::Servers(pages) => pages.iter().map(|page| page.name.as_str()).collect::<Vec<_>>().join(", "),
+        Place::Nowhere => String::new(),
+    }
 }
 
 type Found = (Box<dyn Prepared>, Option<Server>);

@@ -1,6 +1,7 @@
 //! The life of a job, from claim to report.
 
 pub mod adopt;
+pub mod control;
 pub mod errands;
 pub mod heartbeat;
 pub mod journal;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 
-use super::running::{Running, Token};
+use super::running::{Note, Running, Token};
 use crate::api::{Client, Queue};
 use crate::config::types::{Jobs, QueueStrategy};
 use crate::job::{Claim, Kind};
@@ -236,6 +236,7 @@ impl Poller {
                 log::warn!("job {} was handed out again while it runs here; it is not run twice", claim.id());
                 continue;
             };
+            token.note(Note::Kind(kind_of(&claim)));
             if gone || self.stop.is_set() {
                 self.release(&claim, "the agent is stopping");
                 continue;

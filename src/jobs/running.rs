@@ -3,13 +3,14 @@
 //! A job is in the registry from the moment it is claimed until its worker drops the [`Token`], on whatever path, a
 //! panic included. The same id cannot be entered twice, so that a job which the backend hands out again while it runs
 //! is not run again. A cancel that comes before the job can be stopped is kept and carried out as soon as it can.
+//! The worker notes how far a job has come, for the operator's `status`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::job::Id;
+use crate::job::{Id, Kind};
 
 /// Stops one job; is told who wants that.
 pub type Cancel = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -27,12 +28,107 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct Entry {
     cancel: Option<Cancel>,
     leave: Option<Leave>,
     /// Who cancelled it before it could be stopped.
     pending: Option<&'static str>,
+    /// Who cancelled it first.
+    cancelled_by: Option<&'static str>,
+    claimed: Instant,
+    step: Step,
+    step_since: Instant,
+    kind: Option<Kind>,
+    execution: Option<Id>,
+    place: Option<String>,
+}
+
+/// How far a job has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Claimed,
+    Preparing,
+    Running,
+    /// Its script has ended: a cancel comes too late.
+    Reporting,
+}
+
+impl Step {
+    /// The word that `status` has for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Claimed => "claimed",
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Reporting => "reporting",
+        }
+    }
+}
+
+/// One fact about a job in hand. A later one takes the place of an earlier one of its sort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    Step(Step),
+    Kind(Kind),
+    Execution(Id),
+    /// The name of its container, or its servers as [`crate::job::Server::shown`] has them.
+    Place(String),
+}
+
+/// One job in hand as it is now. What nobody has noted yet is `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InHand {
+    pub id: Id,
+    pub execution: Option<Id>,
+    pub kind: Option<Kind>,
+    pub step: Step,
+    /// Since the claim.
+    pub age: Duration,
+    /// Since this step began.
+    pub in_step: Duration,
+    pub place: Option<String>,
+    /// Who cancelled it; it may not have ended yet.
+    pub cancelled_by: Option<&'static str>,
+}
+
+impl Entry {
+    fn new(now: Instant) -> Self {
+        Self {
+            cancel: None,
+            leave: None,
+            pending: None,
+            cancelled_by: None,
+            claimed: now,
+            step: Step::Claimed,
+            step_since: now,
+            kind: None,
+            execution: None,
+            place: None,
+        }
+    }
+
+    fn note(&mut self, note: Note, now: Instant) {
+        match note {
+            Note::Step(step) if step != self.step => (self.step, self.step_since) = (step, now),
+            Note::Step(_) => {}
+            Note::Kind(kind) => self.kind = Some(kind),
+            Note::Execution(execution) => self.execution = Some(execution),
+            Note::Place(place) => self.place = Some(place),
+        }
+    }
+
+    fn shown(&self, id: &Id, now: Instant) -> InHand {
+        InHand {
+            id: id.clone(),
+            execution: self.execution.clone(),
+            kind: self.kind,
+            step: self.step,
+            age: now.saturating_duration_since(self.claimed),
+            in_step: now.saturating_duration_since(self.step_since),
+            place: self.place.clone(),
+            cancelled_by: self.cancelled_by,
+        }
+    }
 }
 
 /// One job's place in the registry; dropping it takes the job out.
@@ -54,13 +150,31 @@ impl Running {
         if jobs.contains_key(id) {
             return None;
         }
-        jobs.insert(id.clone(), Entry::default());
+        jobs.insert(id.clone(), Entry::new(Instant::now()));
         Some(Token { running: self.clone(), id: id.clone() })
     }
 
     /// The ids of all jobs in hand, in order.
     pub fn ids(&self) -> Vec<Id> {
         self.lock().keys().cloned().collect()
+    }
+
+    /// Notes something about a job; nothing happens when it is not in hand.
+    pub fn note(&self, id: &Id, note: Note) {
+        if let Some(entry) = self.lock().get_mut(id) {
+            entry.note(note, Instant::now());
+        }
+    }
+
+    /// All jobs in hand as they are now, in the order of their ids.
+    pub fn list(&self) -> Vec<InHand> {
+        let now = Instant::now();
+        self.lock().iter().map(|(id, entry)| entry.shown(id, now)).collect()
+    }
+
+    /// One job as it is now; `None` when it is not in hand.
+    pub fn get(&self, id: &Id) -> Option<InHand> {
+        self.lock().get(id).map(|entry| entry.shown(id, Instant::now()))
     }
 
     /// How many jobs are in hand.
@@ -93,6 +207,7 @@ impl Running {
         let cancel = match self.lock().get_mut(id) {
             None => return false,
             Some(entry) => {
+                entry.cancelled_by.get_or_insert(who);
                 if entry.cancel.is_none() {
                     // The first one to ask is the one who is named.
                     entry.pending.get_or_insert(who);
@@ -154,6 +269,16 @@ impl Token {
     /// The job's id.
     pub fn id(&self) -> &Id {
         &self.id
+    }
+
+    /// The job has come to this step.
+    pub fn step(&self, step: Step) {
+        self.note(Note::Step(step));
+    }
+
+    /// Notes something about the job.
+    pub fn note(&self, note: Note) {
+        self.running.note(&self.id, note);
     }
 }
 
@@ -235,6 +360,32 @@ mod tests {
         drop(token);
         assert!(!running.cancel(&id("a"), "too late"));
         assert_eq!(calls.lock().expect("lock").len(), 2);
+    }
+
+    #[test]
+    fn what_is_noted_is_shown_and_steps_have_their_own_age() {
+        let running = Running::new();
+        running.note(&id("a"), Note::Step(Step::Running));
+        let token = running.claim(&id("a")).expect("free");
+        let fresh = running.get(&id("a")).expect("in hand");
+        assert_eq!((fresh.step, fresh.kind, fresh.place, fresh.cancelled_by), (Step::Claimed, None, None, None));
+        std::thread::sleep(Duration::from_millis(30));
+        token.step(Step::Preparing);
+        token.note(Note::Kind(Kind::Ssh));
+        running.note(&id("a"), Note::Execution(id("exec-a")));
+        running.note(&id("a"), Note::Place("web-1".to_owned()));
+        std::thread::sleep(Duration::from_millis(5));
+        // The same step again does not begin anew.
+        token.step(Step::Preparing);
+        assert!(running.cancel(&id("a"), "first") && running.cancel(&id("a"), "second"));
+        let all = running.list();
+        let [seen] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!((seen.step, seen.kind), (Step::Preparing, Some(Kind::Ssh)));
+        assert_eq!((seen.execution.as_ref(), seen.place.as_deref()), (Some(&id("exec-a")), Some("web-1")));
+        assert_eq!(seen.cancelled_by, Some("first"));
+        assert!(seen.in_step >= Duration::from_millis(5) && seen.age >= seen.in_step + Duration::from_millis(30));
+        drop(token);
+        assert!(running.get(&id("a")).is_none() && running.list().is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::jobs::journal::{Place, Server as Page};
 use crate::jobs::ledger::{Ledger, page_of};
 use crate::jobs::output::{Collected, JobOutput};
 use crate::jobs::report;
+use crate::jobs::running::{Note, Step, Token};
 use crate::jobs::worker::{Workshop, broken, count_phases, guarded, unrun};
 use crate::limits;
 use crate::logs::Flushed;
@@ -48,7 +49,7 @@ struct Part {
 }
 
 /// The whole life of such a job. `None` when it turned out not to be ours to run or to report.
-pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id) -> Option<Verdict> {
+pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Option<Verdict> {
     let id = job.id.clone();
     let output = JobOutput::new(shop.config.jobs.max_output, shop.streamer.open(&id));
     let errands = match Errands::start(shop.client.clone(), &id, execution, None, shop.stop.clone()) {
@@ -89,8 +90,12 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id) -> Option<Verdict> {
     let timeout = group.job.timeout.unwrap_or(shop.config.jobs.default_timeout);
     let (place, image) = (String::new(), String::new());
     ledger.start(&Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") });
+    let names: Vec<String> = group.job.servers.iter().flatten().map(Server::shown).collect();
+    token.note(Note::Place(names.join(", ")));
+    token.step(Step::Running);
     let begun = (SystemTime::now(), Instant::now());
     let parts = group.on_all_servers();
+    token.step(Step::Reporting);
     let execution = Span { started: begun.0, length: begun.1.elapsed() };
     let outcome = Outcome {
         verdict: sum(&parts, lock(&group.cancelled).0),

@@ -14,7 +14,7 @@ use crate::api;
 use crate::config::types::Config;
 use crate::executors::container::spec::container_name;
 use crate::executors::{Control, End, Executor, Reaper, Task};
-use crate::job::{Claim, Id, Job, Kind, Output as _};
+use crate::job::{Claim, Id, Job, Kind, Output as _, Server};
 use crate::jobs::errands::{Acknowledged, Errands, Record};
 use crate::jobs::journal::{Done, Journal, Place};
 use crate::jobs::ledger::{self, Ledger, Scribe};
@@ -22,7 +22,7 @@ use crate::jobs::outbox::Outbox;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::Claimed;
 use crate::jobs::report;
-use crate::jobs::running::{Running, Token};
+use crate::jobs::running::{Note, Running, Step, Token};
 use crate::jobs::several;
 use crate::limits;
 use crate::logs::LogStreamer;
@@ -91,6 +91,8 @@ impl Worker {
             log::warn!("the job was handed out again while its report waits; it is not run again");
             return;
         }
+        token.note(Note::Kind(kind));
+        token.note(Note::Execution(execution.clone()));
         metrics::jobs_active(1);
         let verdict = match claim {
             Claim::Run(job) => match self.shop.journal.done().lookup(&job.id) {
@@ -112,7 +114,7 @@ impl Worker {
         let (executor, server) = match (job.kind, job.servers.as_slice()) {
             (Kind::Container, _) => (&shop.containers, None),
             (Kind::Ssh, [Ok(server)]) => (&shop.servers, Some(server.clone())),
-            (Kind::Ssh, _) => return several::run(shop, job, &execution),
+            (Kind::Ssh, _) => return several::run(shop, job, &execution, token),
         };
         let task = Task { job: Arc::new(job), server, execution };
         let (id, execution) = (&task.job.id, &task.execution);
@@ -142,6 +144,7 @@ impl Worker {
             }
         };
 
+        token.step(Step::Preparing);
         let prepared = guarded(|| executor.prepare(&task, &control, &mut output));
         match errands.acknowledged() {
             Acknowledged::Ours => {}
@@ -166,7 +169,10 @@ impl Worker {
         let end = match prepared {
             Ok(Ok(ready)) => {
                 errands.started();
-                ledger.start(&ready.facts());
+                let facts = ready.facts();
+                token.note(Note::Place(task.server.as_ref().map_or_else(|| facts.place.clone(), Server::shown)));
+                ledger.start(&facts);
+                token.step(Step::Running);
                 shop.scribe.keep(&ledger);
                 guarded(|| ready.run(&task, &mut output)).unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic))))
             }
@@ -174,6 +180,7 @@ impl Worker {
             Err(panic) => End::Outcome(Box::new(broken(panic))),
         };
         control.end();
+        token.step(Step::Reporting);
         conclude(shop, &ledger, end, output, Some(errands))
     }
 

@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod device;
 pub mod disk;
 pub mod files;
+pub mod local;
 pub mod net;
 pub mod notify;
 pub mod poll;

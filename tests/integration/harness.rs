@@ -165,6 +165,11 @@ impl Agent {
         self.child.id()
     }
 
+    /// Its `state.dir`.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Everything it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

@@ -17,6 +17,8 @@ mod backend;
 mod cli;
 /// The agent in a container, by the shipped Dockerfile and compose file.
 mod compose;
+/// The operator's socket: status and cancel against a running agent.
+mod control;
 /// An engine that lies, stalls or is not there.
 mod engine;
 /// Kubernetes and Nomad, as far as they can be checked without them.

@@ -1,0 +1,217 @@
+//! `status`: what the agent that runs on this host does, as a table or as its own JSON.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::cli::exit;
+use crate::config::types::Config;
+use crate::jobs::control::status::{Job, Reports, Status};
+use crate::jobs::control::{Request, ask};
+
+/// Asks and prints; gives the program's exit code.
+#[allow(clippy::print_stderr)]
+pub fn run(config: &Config, json: bool) -> u8 {
+    use std::io::Write as _;
+    let dir = &config.state.dir;
+    match ask::<Status>(dir, &Request::Status) {
+        Ok((raw, status)) => {
+            let text = if json { raw + "\n" } else { table(&status, dir) };
+            // A reader that has gone away (`| head`) is no failure.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            exit::OK
+        }
+        Err(error) => {
+            eprintln!("cronium-agent: {error}");
+            exit::FAILED
+        }
+    }
+}
+
+/// The answer for people.
+fn table(status: &Status, dir: &Path) -> String {
+    let mut out = String::new();
+    let mut row = |name: &str, text: &str| {
+        let _ = writeln!(out, "{name:<10}{}", plain(text));
+    };
+    let agent = &status.agent;
+    let up = span(agent.uptime_seconds);
+    row("agent", &format!("{}, version {}, pid {}, up {up} since {}", agent.id, agent.version, agent.pid, agent.since));
+    match &status.why_not {
+        None if status.ready => row("ready", "yes"),
+        why => row("ready", &format!("no: {}", why.as_deref().unwrap_or("it does not say why"))),
+    }
+    row("workers", &format!("{} of {} busy", status.pool.busy, status.pool.workers));
+    let live = &status.live_log;
+    match (live.enabled, live.connected, &live.last_error) {
+        (false, ..) => row("live log", "switched off"),
+        (_, true, _) => row("live log", "connected"),
+        (_, _, Some(error)) => row("live log", &format!("not connected: {error}")),
+        (_, _, None) => row("live log", "not connected"),
+    }
+    if let Some(outbox) = &status.outbox {
+        row("outbox", &waiting(outbox));
+        if outbox.set_aside > 0 || !outbox.asides.is_empty() {
+            let counted = (outbox.set_aside, outbox.asides.len());
+            row("", &format!("{} set aside since the start; {} in {}/aside:", counted.0, counted.1, dir.display()));
+        }
+        for aside in &outbox.asides {
+            row("", &format!("  {}  {}  {}", aside.at, aside.job.as_ref().unwrap_or(&aside.file), aside.why));
+        }
+    }
+    for breaker in &status.breakers {
+        row("breaker", &format!("{} {} after {} failures", breaker.server, breaker.state, breaker.failures));
+    }
+    out.push('\n');
+    out.push_str(&jobs(&status.jobs));
+    out
+}
+
+fn waiting(outbox: &Reports) -> String {
+    let mut text = match outbox.waiting {
+        0 => "no report waits".to_owned(),
+        1 => "1 report waits".to_owned(),
+        count => format!("{count} reports wait"),
+    };
+    if let Some(age) = outbox.oldest_seconds {
+        let _ = write!(text, ", the oldest for {}", span(age));
+    }
+    if let Some(error) = &outbox.last_error {
+        let _ = write!(text, "; last error: {error}");
+    }
+    text
+}
+
+/// One line a job, in columns as wide as what stands in them.
+fn jobs(jobs: &[Job]) -> String {
+    if jobs.is_empty() {
+        return "no job runs\n".to_owned();
+    }
+    let unknown = || "-".to_owned();
+    let mut rows = vec![["JOB", "KIND", "PHASE", "AGE", "WHERE", "EXECUTION"].map(str::to_owned)];
+    rows.extend(jobs.iter().map(|job| {
+        let phase = match &job.cancelled_by {
+            Some(who) => format!("{}, cancelled by {who}", job.phase),
+            None => job.phase.clone(),
+        };
+        let age = span(job.age_seconds);
+        let [kind, place, execution] =
+            [&job.kind, &job.place, &job.execution].map(|o| o.clone().unwrap_or_else(unknown));
+        [job.id.clone(), kind, phase, age, place, execution].map(|cell| plain(&cell))
+    }));
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let mut out = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    out
+}
+
+/// A length of time in its two largest units.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, ..) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+/// Others' words on a terminal: nothing in them may move its cursor or forge a line.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::control::status::{Agent, Breaker, LiveLog, Pool, SetAside};
+
+    fn full() -> Status {
+        let some = |text: &str| Some(text.to_owned());
+        Status {
+            ok: true,
+            agent: Agent {
+                id: "edge-7".into(),
+                version: "0.1.0".into(),
+                pid: 4242,
+                since: "2025-10-09T10:00:00Z".into(),
+                uptime_seconds: 93_784,
+            },
+            ready: false,
+            why_not: some("docker answers 500"),
+            pool: Pool { workers: 5, busy: 2 },
+            jobs: vec![
+                Job {
+                    id: "job_a".into(),
+                    execution: some("exec-job_a-1"),
+                    kind: some("container"),
+                    phase: "running".into(),
+                    age_seconds: 754,
+                    place: some("cronium-x"),
+                    cancelled_by: some("the operator"),
+                    ..Job::default()
+                },
+                Job { id: "job_bbb".into(), phase: "claimed".into(), ..Job::default() },
+            ],
+            outbox: Some(Reports {
+                waiting: 3,
+                oldest_seconds: Some(61),
+                set_aside: 1,
+                last_error: some("the backend answered 503"),
+                asides: vec![SetAside {
+                    job: some("job_c"),
+                    at: "2025-10-09T09:00:00Z".into(),
+                    why: "409\u{1b}[2J\nready     yes".into(),
+                    ..SetAside::default()
+                }],
+            }),
+            breakers: vec![Breaker { server: "10.0.0.5:22".into(), state: "open".into(), failures: 5 }],
+            live_log: LiveLog { enabled: true, connected: false, last_error: some("refused") },
+        }
+    }
+
+    #[test]
+    fn everything_that_is_known_is_shown_and_nothing_is_forged() {
+        let want = "\
+agent     edge-7, version 0.1.0, pid 4242, up 1d 2h since 2025-10-09T10:00:00Z
+ready     no: docker answers 500
+workers   2 of 5 busy
+live log  not connected: refused
+outbox    3 reports wait, the oldest for 1m 1s; last error: the backend answered 503
+          1 set aside since the start; 1 in /var/lib/cronium/aside:
+            2025-10-09T09:00:00Z  job_c  409\u{FFFD}[2J\u{FFFD}ready     yes
+breaker   10.0.0.5:22 open after 5 failures
+
+JOB      KIND       PHASE                             AGE     WHERE      EXECUTION
+job_a    container  running, cancelled by the operator  12m 34s  cronium-x  exec-job_a-1
+job_bbb  -          claimed                           0s      -          -
+";
+        let shown = table(&full(), Path::new("/var/lib/cronium"));
+        let squeezed =
+            |text: &str| text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        assert_eq!(squeezed(&shown), squeezed(want));
+        let columns: Vec<_> =
+            shown.lines().rev().take(3).map(|line| line.find("job_a-1").or(line.find("EXEC"))).collect();
+        assert_eq!(columns[0], None);
+        assert_eq!(columns[1].map(|at| at - "exec-".len()), columns[2], "{shown}");
+    }
+
+    #[test]
+    fn an_idle_agent_takes_few_words() {
+        let mut idle = Status { ready: true, ..Status::default() };
+        let shown = table(&idle, Path::new("/x"));
+        assert!(shown.contains("ready     yes\n") && shown.ends_with("\nno job runs\n"), "{shown}");
+        assert!(shown.contains("live log  switched off") && !shown.contains("outbox") && !shown.contains("aside"));
+        idle.outbox = Some(Reports { waiting: 1, ..Reports::default() });
+        assert!(table(&idle, Path::new("/x")).contains("outbox    1 report waits\n"));
+    }
+
+    #[test]
+    fn spans_have_two_units_at_most() {
+        let shown = [0, 59, 60, 3599, 3600, 86_399, 86_400, 1_000_000].map(span);
+        assert_eq!(shown, ["0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "11d 13h"]);
+    }
+}

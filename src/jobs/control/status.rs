@@ -1,0 +1,238 @@
+//! What the agent says of itself to its operator: the answer to `status`, from the parts that know.
+//!
+//! Nothing in it may be a secret. Fields that a reader does not know are left out, and missing ones have defaults, so
+//! that a new command line can ask an agent that has not been restarted since the upgrade.
+
+use std::process;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::executors::ssh::breakers::Tripped;
+use crate::health::Board;
+use crate::jobs::journal::{Aside, Journal};
+use crate::jobs::outbox::{self, Outbox};
+use crate::jobs::poller::Slots;
+use crate::jobs::running::{InHand, Running};
+use crate::limits;
+use crate::logs::ConnectionState;
+use crate::wire::time::rfc3339;
+
+/// The whole answer.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Status {
+    /// True.
+    pub ok: bool,
+    pub agent: Agent,
+    /// Whether it claims jobs.
+    pub ready: bool,
+    /// Why not.
+    pub why_not: Option<String>,
+    pub pool: Pool,
+    /// In the order of their ids.
+    pub jobs: Vec<Job>,
+    /// `None` in an agent without an outbox.
+    pub outbox: Option<Reports>,
+    /// The servers whose circuit breakers are not closed.
+    pub breakers: Vec<Breaker>,
+    pub live_log: LiveLog,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Agent {
+    pub id: String,
+    pub version: String,
+    pub pid: u32,
+    /// Wall clock, RFC 3339.
+    pub since: String,
+    pub uptime_seconds: u64,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Pool {
+    pub workers: usize,
+    pub busy: usize,
+}
+
+/// A job in hand.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Job {
+    pub id: String,
+    pub execution: Option<String>,
+    /// `container` or `ssh`.
+    pub kind: Option<String>,
+    /// `claimed`, `preparing`, `running` or `reporting`.
+    pub phase: String,
+    /// Since the claim.
+    pub age_seconds: u64,
+    /// Since the phase began.
+    pub phase_seconds: u64,
+    /// The name of the container or the server.
+    pub place: Option<String>,
+    /// Who has cancelled it.
+    pub cancelled_by: Option<String>,
+}
+
+/// The outbox: reports that the backend has not taken yet, or will not.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Reports {
+    pub waiting: usize,
+    /// How long the oldest has waited.
+    pub oldest_seconds: Option<u64>,
+    /// Given up by this run.
+    pub set_aside: u64,
+    pub last_error: Option<String>,
+    /// All that lies in `state.dir/aside`, by whichever run, oldest first.
+    pub asides: Vec<SetAside>,
+}
+
+/// A file in `state.dir/aside`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct SetAside {
+    pub job: Option<String>,
+    pub file: String,
+    /// Wall clock, RFC 3339.
+    pub at: String,
+    pub bytes: u64,
+    pub why: String,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Breaker {
+    /// `host:port`
+    pub server: String,
+    /// `open` or `half-open`.
+    pub state: String,
+    /// In a row.
+    pub failures: u32,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LiveLog {
+    /// `logging.websocket.enabled`.
+    pub enabled: bool,
+    pub connected: bool,
+    /// Why it is not connected.
+    pub last_error: Option<String>,
+}
+
+/// Something that is asked anew for each `status`.
+pub type Now<T> = Box<dyn Fn() -> T + Send>;
+
+/// The parts that are asked.
+pub struct Sources {
+    pub id: String,
+    pub version: String,
+    pub started: (SystemTime, Instant),
+    pub board: Arc<Board>,
+    pub running: Running,
+    pub slots: Slots,
+    /// Circuit breakers that are not closed.
+    pub tripped: Now<Vec<Tripped>>,
+    pub live_log: Now<ConnectionState>,
+    /// The outbox, if there is one; see [`reports_now`].
+    pub reports: Option<Now<Reports>>,
+}
+
+/// The usual source of [`Sources::reports`].
+pub fn reports_now(outbox: Outbox, journal: Journal) -> Now<Reports> {
+    Box::new(move || Reports::new(outbox.state(), journal.asides()))
+}
+
+impl Sources {
+    /// The state of the agent as it is now.
+    pub fn status(&self) -> Status {
+        let why_not = self.board.why_not_ready();
+        let live = (self.live_log)();
+        let connected = live.connected_since.is_some();
+        let workers = self.slots.total();
+        Status {
+            ok: true,
+            agent: Agent {
+                id: self.id.clone(),
+                version: self.version.clone(),
+                pid: process::id(),
+                since: rfc3339(self.started.0, 0),
+                uptime_seconds: self.started.1.elapsed().as_secs(),
+            },
+            ready: why_not.is_none(),
+            why_not,
+            pool: Pool { workers, busy: workers.saturating_sub(self.slots.free()) },
+            jobs: self.running.list().into_iter().map(Job::from).collect(),
+            outbox: self.reports.as_ref().map(|reports| reports()),
+            breakers: self.breakers(),
+            live_log: LiveLog {
+                enabled: live.enabled,
+                connected,
+                last_error: live.last_error.filter(|_| !connected).map(cut),
+            },
+        }
+    }
+
+    fn breakers(&self) -> Vec<Breaker> {
+        let shown = (self.tripped)().into_iter().take(limits::SSH_BREAKERS_SHOWN);
+        shown
+            .map(|tripped| Breaker {
+                server: cut(tripped.server),
+                state: tripped.state.to_string(),
+                failures: tripped.failures,
+            })
+            .collect()
+    }
+}
+
+impl From<InHand> for Job {
+    fn from(job: InHand) -> Self {
+        Self {
+            id: job.id.to_string(),
+            execution: job.execution.map(|id| id.to_string()),
+            kind: job.kind.map(|kind| kind.as_str().to_owned()),
+            phase: job.step.as_str().to_owned(),
+            age_seconds: job.age.as_secs(),
+            phase_seconds: job.in_step.as_secs(),
+            place: job.place.map(cut),
+            cancelled_by: job.cancelled_by.map(str::to_owned),
+        }
+    }
+}
+
+impl Reports {
+    fn new(state: outbox::State, asides: Vec<Aside>) -> Self {
+        let told = |aside: Aside| SetAside {
+            job: aside.job.map(|id| id.to_string()),
+            file: aside.name,
+            // Beyond what a clock can say, the file's name is not the agent's.
+            at: UNIX_EPOCH.checked_add(Duration::from_millis(aside.at_ms)).map(|at| rfc3339(at, 0)).unwrap_or_default(),
+            bytes: aside.bytes,
+            why: cut(aside.why),
+        };
+        // The folder may hold more than the agent put there.
+        let skip = asides.len().saturating_sub(limits::ASIDE_FILES);
+        Self {
+            waiting: state.waiting,
+            oldest_seconds: state.oldest.map(|age| age.as_secs()),
+            set_aside: state.set_aside,
+            last_error: state.last_error.map(cut),
+            asides: asides.into_iter().skip(skip).map(told).collect(),
+        }
+    }
+}
+
+/// Others' words, bounded.
+fn cut(mut text: String) -> String {
+    if text.len() > limits::CONTROL_TEXT {
+        let end = (0..=limits::CONTROL_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
