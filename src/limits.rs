@@ -404,6 +404,10 @@ pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);
 
 // ---- service manager --------------------------------------------------------------------------------------------------
 
+/// Between two looks at whether the status line has changed.
+pub const NOTIFY_EVERY: Duration = Duration::from_secs(2);
+/// A watched part that waits for the backend at most this much longer than its own interval.
+pub const PULSE_ROOM: Duration = Duration::from_secs(120);
 /// Bytes of the status line that systemd shows: it takes messages of 4 KiB and drops longer ones whole.
 pub const NOTIFY_STATUS: usize = 1024;
 /// Pings within the watchdog's time: systemd advises two; with three, one may be late without harm.

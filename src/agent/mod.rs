@@ -6,6 +6,7 @@
 
 pub mod identity;
 pub mod monitor;
+pub mod service;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,11 +35,13 @@ use crate::jobs::worker::{Worker, Workshop};
 use crate::limits;
 use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
 use crate::metrics;
+use crate::os::pulse::Pulses;
 use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 
 use monitor::{Books, Monitor};
+use service::Service;
 
 /// A part that could not be built or started, in words for the operator.
 type Failure = String;
@@ -53,6 +56,7 @@ enum Drained {
 
 /// Everything that runs.
 struct Agent {
+    service: Service,
     board: Arc<Board>,
     health: Option<health::Server>,
     /// None where its socket could not be made.
@@ -149,8 +153,7 @@ impl Agent {
             &id,
             docker,
             (containers.clone(), servers.clone(), running.clone()),
-            client.separate(),
-            streamer.clone(),
+            (client.separate(), streamer.clone()),
             Arc::clone(&board),
             books,
         );
@@ -176,7 +179,10 @@ impl Agent {
         let watching = all.clone();
         let monitor_thread = threads::spawn("monitor", move || monitor.run(&watching)).map_err(thread)?;
 
+        let mut pulses = Pulses::new();
+        let api_wait = poll_wait;
         let heartbeat = Heartbeat {
+            pulse: pulses.part("heartbeat", jobs.lease_renewal + api_wait + limits::PULSE_ROOM),
             client: client.clone(),
             running: running.clone(),
             max_jobs: workers,
@@ -190,7 +196,7 @@ impl Agent {
         let (hand, taken) = bounded(0);
         let no_more_claims = Stop::new();
         let admission = Arc::clone(&board);
-        let poller = Poller::new(
+        let mut poller = Poller::new(
             &jobs,
             client,
             slots,
@@ -206,11 +212,13 @@ impl Agent {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(thread)?;
+        poller.pulse = pulses.part("poller", api_wait + limits::PULSE_ROOM);
         let poller = poller.spawn().map_err(thread)?;
         let mut others = vec![heartbeat_thread, monitor_thread];
         others.extend(streamer_thread);
         others.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
         Ok(Self {
+            service: Service::new(pulses),
             board,
             health,
             control,
@@ -233,11 +241,14 @@ impl Agent {
     }
 
     /// Waits for a signal, or for a part that ended by itself, which none does.
-    fn serve(self, signals: &Signals, drain: Duration) -> u8 {
+    fn serve(mut self, signals: &Signals, drain: Duration) -> u8 {
         loop {
+            let (board, running) = (&self.board, &self.running);
+            self.service.tick(|| status_line(board, running));
             match signals.wait(limits::SIGNAL_TICK) {
                 Some(Signal::Terminate) => return self.end(signals, drain, exit::OK),
                 Some(Signal::Reload) => {
+                    self.service.reloading();
                     log::warn!("SIGHUP: this version reads its configuration only at the start; restart it instead");
                 }
                 None => {}
@@ -254,7 +265,8 @@ impl Agent {
     }
 
     /// Drains; then leaves or cancels what still runs; then ends every thread in order.
-    fn end(self, signals: &Signals, drain: Duration, mut code: u8) -> u8 {
+    fn end(mut self, signals: &Signals, drain: Duration, mut code: u8) -> u8 {
+        self.service.stopping("draining");
         self.board.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
         log::info!("stopping: {} jobs run; waiting for them at most {drain:?} (jobs.drainTimeout)", self.running.len());
@@ -308,9 +320,11 @@ impl Agent {
     }
 
     /// Waits until all jobs have ended, `wait` is over, or a further signal comes.
-    fn wait_for_jobs(&self, signals: &Signals, wait: Duration) -> Drained {
+    fn wait_for_jobs(&mut self, signals: &Signals, wait: Duration) -> Drained {
         let until = Instant::now() + wait;
         while Instant::now() < until {
+            let (board, running) = (&self.board, &self.running);
+            self.service.tick(|| status_line(board, running));
             if self.running.wait_until_empty(limits::DRAIN_TICK) {
                 return Drained::All;
             }
@@ -332,6 +346,18 @@ fn open_control(dir: &Path, sources: control::status::Sources) -> Result<Option<
             log::warn!("{error}; going on without `cronium-agent status` and `cancel`");
             Ok(None)
         }
+    }
+}
+
+/// What `systemctl status` shows in one line.
+fn status_line(board: &Board, running: &Running) -> String {
+    let jobs = match running.len() {
+        1 => "1 job in hand".to_owned(),
+        count => format!("{count} jobs in hand"),
+    };
+    match board.why_not_ready() {
+        None => format!("claiming; {jobs}"),
+        Some(why) => format!("not claiming: {why}; {jobs}"),
     }
 }
 

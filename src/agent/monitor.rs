@@ -65,8 +65,7 @@ impl Monitor {
         agent: &str,
         docker: docker::Client,
         (containers, servers, running): (ContainerExecutor, SshExecutor, Running),
-        client: api::Client,
-        streamer: LogStreamer,
+        (client, streamer): (api::Client, LogStreamer),
         board: Arc<Board>,
         books: Books,
     ) -> Self {

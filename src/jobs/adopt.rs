@@ -68,18 +68,20 @@ fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
 fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
     let control = control_of(shop, token);
     let (task, facts) = (task_of(entry, None), facts_of(entry, None));
-    while entry.kind == Kind::Container {
-        match shop.containers.adopt(&task, &facts, Duration::ZERO, &control) {
+    // A script on a server whose page says `Intent` was never sent there.
+    let in_engine = entry.kind == Kind::Container;
+    loop {
+        match in_engine.then(|| shop.containers.adopt(&task, &facts, Duration::ZERO, &control)) {
             // The page says that it was not started, and it was: somebody else's doing. It is removed.
-            Ok(there) => drop(there),
-            Err(Lost::OutOfReach(why)) => {
+            Some(Ok(there)) => drop(there),
+            Some(Err(Lost::OutOfReach(why))) => {
                 log::warn!("the job waits for the engine: {why}");
                 if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
                     return;
                 }
                 continue;
             }
-            Err(Lost::NeverStarted | Lost::Gone(_)) => {}
+            Some(Err(Lost::NeverStarted | Lost::Gone(_))) | None => {}
         }
         break;
     }

@@ -16,7 +16,7 @@ use super::running::Running;
 use crate::api::{Capacity, Client, Error};
 use crate::job::Id;
 use crate::limits;
-use crate::os::{random, stop::Stop, threads};
+use crate::os::{pulse::Pulse, random, stop::Stop, threads};
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::vanish::Tracker;
 
@@ -42,6 +42,8 @@ pub struct Heartbeat {
     pub stop_after_lost: Duration,
     pub on_result: OnResult,
     pub stop: Stop,
+    /// Touched in each round.
+    pub pulse: Pulse,
 }
 
 impl Heartbeat {
@@ -238,6 +240,7 @@ mod tests {
                 let _ = tell.send(result.is_ok());
             }),
             stop: stop.clone(),
+            pulse: Pulse::unwatched(),
         };
         Rig { running: running.clone(), results, stop, thread: heartbeat.spawn().expect("a thread") }
     }

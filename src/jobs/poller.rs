@@ -14,7 +14,7 @@ use crate::api::{Client, Queue};
 use crate::config::types::{Jobs, QueueStrategy};
 use crate::job::{Claim, Kind};
 use crate::metrics::PollResult;
-use crate::os::{random, stop::Stop, threads};
+use crate::os::{pulse::Pulse, random, stop::Stop, threads};
 use crate::policy::poll::{Answer, Pace};
 use crate::{limits, metrics};
 
@@ -119,6 +119,8 @@ pub struct Poller {
     /// Polls that were left out since `admission` said no.
     pub skipped: Arc<AtomicU64>,
     pub stop: Stop,
+    /// Touched in each round.
+    pub pulse: Pulse,
 }
 
 impl Poller {
@@ -144,12 +146,18 @@ impl Poller {
             max_poll_interval: jobs.max_poll_interval,
             skipped: Arc::default(),
             stop,
+            pulse: Pulse::unwatched(),
         }
     }
 
     /// Starts the thread `poller`.
     pub fn spawn(self) -> std::io::Result<threads::Thread> {
-        threads::spawn("poller", move || self.run())
+        let pulse = self.pulse.clone();
+        threads::spawn("poller", move || {
+            self.run();
+            // A drain may last: that nothing is polled then is no sign of being stuck.
+            pulse.rest();
+        })
     }
 
     /// Polls until stopped, or until the workers are gone.
@@ -157,6 +165,7 @@ impl Poller {
         let mut pace = Pace::new(self.poll_interval, self.max_poll_interval, Instant::now());
         let mut closed = None;
         while !self.stop.is_set() {
+            self.pulse.touch();
             if self.slots.wait(pace.due(), &self.stop) {
                 pace.hint(Instant::now());
             }
@@ -338,6 +347,7 @@ mod tests {
             max_poll_interval: interval * 4,
             skipped: Arc::default(),
             stop: stop.clone(),
+            pulse: Pulse::unwatched(),
         };
         let skipped = Arc::clone(&poller.skipped);
         Rig { slots, running, stop, skipped, claims, thread: poller.spawn().expect("a thread") }

@@ -258,7 +258,9 @@ pub(in crate::jobs) fn conclude(
         End::NeverRan => {
             log::warn!("an earlier run of this agent was about to start the job, which never ran; giving it back");
             output.flush(limits::LIVE_FLUSH);
-            errands.map(Errands::finish);
+            if let Some(errands) = errands {
+                errands.finish();
+            }
             report::give_back(&shop.client, &ledger.job(), "the agent was restarted before the script had started");
             ledger.forget();
             return None;
@@ -269,13 +271,17 @@ pub(in crate::jobs) fn conclude(
         output.settle();
         output.flush(limits::LIVE_FLUSH);
         ledger.note();
-        errands.map(Errands::finish);
+        if let Some(errands) = errands {
+            errands.finish();
+        }
         return None;
     };
     output.finish();
     output.system(&outcome.verdict.to_string());
     let collected = output.flush(limits::LIVE_FLUSH);
-    errands.map(Errands::finish);
+    if let Some(errands) = errands {
+        errands.finish();
+    }
     count_phases(&outcome.timings);
     let report = report::write(true, &outcome, collected);
     report::deliver(&shop.outbox, ledger.end(report));

@@ -245,8 +245,8 @@ impl Driver {
                 return Ok(Turn::Ended);
             }
             let buffer = &mut self.buffer;
-            let streams = [Stream::Stdout, Stream::Stderr].into_iter();
-            let read = streams.fold(Ok(false), |any, stream| Ok(any? | open.read(stream, buffer)?));
+            let mut streams = [Stream::Stdout, Stream::Stderr].into_iter();
+            let read = streams.try_fold(false, |any, stream| Ok(open.read(stream, buffer)? || any));
             match read {
                 Ok(true) => turn = Turn::Moved,
                 Ok(false) if open.channel.eof() => {

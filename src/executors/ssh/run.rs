@@ -114,7 +114,7 @@ impl Prepared for Ready {
             return End::Outcome(Box::new(run.outcome(verdict, None, warm)));
         }
         session.send(program);
-        run.to_the_end(Some((session, nonce)), warm, output)
+        run.see_through(Some((session, nonce)), warm, output)
     }
 }
 
@@ -140,7 +140,7 @@ impl Prepared for Adopted {
         let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
         run.adopted = true;
         run.starts_now(left);
-        run.to_the_end(None, false, output)
+        run.see_through(None, false, output)
     }
 }
 
@@ -198,7 +198,7 @@ impl<'a> Run<'a> {
     }
 
     /// Follows, collects, judges. Without a session, one is sought for a script that runs already.
-    fn to_the_end(&mut self, session: Option<(Session, String)>, warm: bool, output: &mut dyn Output) -> End {
+    fn see_through(&mut self, session: Option<(Session, String)>, warm: bool, output: &mut dyn Output) -> End {
         let session = match session {
             Some(session) => Ok(session),
             None => self.follow_again(output),
