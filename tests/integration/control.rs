@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -130,6 +131,35 @@ fn an_agent_takes_the_place_of_a_dead_one_and_not_of_a_living_one() {
     assert!(out.contains(&format!("\"pid\":{}", next.pid())), "{out}");
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
     next.stop();
+}
+
+/// Needs root, to be somebody else for a moment.
+#[test]
+fn another_user_is_turned_away_even_where_the_modes_would_let_him_in() {
+    let _machine = shared();
+    let (backend, folder) = (backend(), Folder::new());
+    let agent = Agent::start(&backend, &[]);
+    agent.wait_ready();
+    // The build's own folder may be closed to others.
+    let copy = folder.path().join("cronium-agent");
+    std::fs::copy(binary().get_program(), &copy).expect("a copy");
+    let state = agent.state_dir();
+    let ask = || {
+        let mut command = std::process::Command::new(&copy);
+        command.arg("status").arg("--set").arg(format!("state.dir={}", state.display()));
+        let output = command.env_clear().current_dir("/").uid(65534).gid(65534).output().expect("run it as root");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), output.stdout.len())
+    };
+    let (code, error, printed) = ask();
+    assert_eq!((code, printed), (Some(1), 0), "{error}");
+    assert!(error.contains("only root and the agent's user may"), "{error}");
+    std::fs::set_permissions(&state, PermissionsExt::from_mode(0o755)).expect("mode");
+    std::fs::set_permissions(state.join("control.sock"), PermissionsExt::from_mode(0o666)).expect("mode");
+    let (code, error, printed) = ask();
+    assert_eq!((code, printed), (Some(1), 0), "{error}");
+    assert!(error.contains("user 65534 may not ask"), "{error}");
+    check(&state, &["status"], 0);
+    agent.stop();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
@@ -64,13 +65,13 @@ fn end(server: Server) {
 /// Everything that the agent says to these bytes, read to the end of the connection.
 fn talk(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).expect("connect");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
     // A request that is too long is answered before all of it is taken.
     let _ = stream.write_all(bytes);
     read_all(&mut stream)
 }
 
 fn read_all(stream: &mut UnixStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
     let mut text = Vec::new();
     match stream.read_to_end(&mut text) {
         Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("{error}"),
@@ -300,6 +301,8 @@ fn what_stands_in_the_way_is_told() {
 fn an_agent_that_says_nothing_or_nonsense_is_named() {
     let scratch = Scratch::new();
     let listener = UnixListener::bind(scratch.0.join(SOCKET)).expect("bind");
+    let endless = Arc::new(AtomicUsize::new(0));
+    let written = Arc::clone(&endless);
     let said = [&b""[..], b"{}\n", b"no\n", b"{\"ok\":true,\"jobs\":7}\n", b"\xff\n"];
     let thread = threads::spawn("t-nonsense", move || {
         for bytes in said {
@@ -308,7 +311,9 @@ fn an_agent_that_says_nothing_or_nonsense_is_named() {
         }
         // Endless, and without a line's end.
         let (mut stream, _) = listener.accept().expect("accept");
-        while stream.write_all(&[b' '; 4096]).is_ok() {}
+        while stream.write_all(&[b' '; 4096]).is_ok() {
+            written.fetch_add(4096, Ordering::Relaxed);
+        }
         let silent = listener.accept().expect("accept");
         std::thread::sleep(limits::CONTROL_WAIT + Duration::from_secs(1));
         drop(silent);
@@ -320,6 +325,9 @@ fn an_agent_that_says_nothing_or_nonsense_is_named() {
     }
     let error = ask::<Status>(&scratch.0, &Request::Status).expect_err("endless").to_string();
     assert!(error.contains("more than 4194304 bytes"), "{error}");
+    // What was not read is in the kernel's buffers.
+    let written = endless.load(Ordering::Relaxed);
+    assert!(written < limits::CONTROL_ANSWER + (1 << 20), "{written}");
     let begun = Instant::now();
     let error = ask::<Status>(&scratch.0, &Request::Status).expect_err("silent");
     assert!(matches!(error, AskError::Silent { .. }), "{error:?}");
