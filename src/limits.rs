@@ -373,6 +373,8 @@ pub const ENGINE_LOOK: Duration = Duration::from_secs(5);
 pub const MIN_FREE_INODES: u64 = 1000;
 /// Distance of this host's clock from the backend's from which it is told.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
+/// A date without a fraction of its second is half a second too early in the mean, and wrong by as much at most.
+pub const HTTP_DATE_DOUBT: Duration = Duration::from_millis(500);
 /// An answer that took longer tells too little of the backend's clock.
 pub const CLOCK_ROUND_TRIP: Duration = Duration::from_secs(10);
 /// Between two looks for jobs that are to be ended while contact with the backend is lost.

@@ -19,7 +19,10 @@ fn main() -> ExitCode {
             None => exit::USAGE,
         },
         Ok(Command::Gc(common, request)) => match load(common, false) {
-            Some(loaded) => cli::gc::run(&loaded.config, &request),
+            Some(Loaded { config, .. }) => {
+                let id = agent::identity::known(&config.orchestrator.id, &config.state.dir);
+                cli::gc::run(&config, id, &request)
+            }
             None => exit::USAGE,
         },
         Ok(Command::Status { common, json }) => match load(common, false) {

@@ -80,13 +80,12 @@ fn compare(date: SystemTime, begun: SystemTime, took: Duration) -> Option<Seen> 
     if took > limits::CLOCK_ROUND_TRIP {
         return None;
     }
-    let half_second = Duration::from_secs(1) / 2;
-    let (ours, theirs) = (begun.checked_add(took / 2)?, date.checked_add(half_second)?);
+    let (ours, theirs) = (begun.checked_add(took / 2)?, date.checked_add(limits::HTTP_DATE_DOUBT)?);
     let ahead = match ours.duration_since(theirs) {
         Ok(ahead) => millis(ahead),
         Err(behind) => -millis(behind.duration()),
     };
-    Some(Seen { ahead, doubt: millis(took / 2 + half_second) })
+    Some(Seen { ahead, doubt: millis(took / 2 + limits::HTTP_DATE_DOUBT) })
 }
 
 fn millis(time: Duration) -> i64 {

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use crate::agent::identity;
 use crate::cli::{UsageError, exit};
 use crate::config::types::Config;
 use crate::config::value;
@@ -49,10 +48,10 @@ enum Mode {
     Look,
 }
 
-/// Looks, removes, prints a table; gives the program's exit code.
+/// Looks, removes, prints a table; gives the program's exit code. `agent` is this agent's id: `None` where none has run yet.
 #[allow(clippy::print_stderr)]
-pub fn run(config: &Config, request: &Request) -> u8 {
-    match collect(config, request) {
+pub fn run(config: &Config, agent: Result<Option<String>, String>, request: &Request) -> u8 {
+    match collect(config, agent, request) {
         Ok((text, code)) => {
             // A reader that has gone away (`| head`) is no failure.
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -65,10 +64,14 @@ pub fn run(config: &Config, request: &Request) -> u8 {
     }
 }
 
-fn collect(config: &Config, request: &Request) -> Result<(String, u8), (String, u8)> {
+fn collect(
+    config: &Config,
+    agent: Result<Option<String>, String>,
+    request: &Request,
+) -> Result<(String, u8), (String, u8)> {
     let failed = |error: String| (error, exit::FAILED);
     let dir = &config.state.dir;
-    let Some(agent) = identity::known(&config.orchestrator.id, dir).map_err(failed)? else {
+    let Some(agent) = agent.map_err(failed)? else {
         return Ok((format!("no agent has run with state.dir {}: nothing can be its\n", dir.display()), exit::OK));
     };
     let holder = journal::holder(dir).map_err(|error| {
