@@ -435,7 +435,7 @@ mod tests {
             ("/execution/script", Some(json!(["BASH", "x"])), vec!["execution.script must be an object"]),
             ("/type", Some(json!("vm")), vec!["\"vm\"", "container and ssh"]),
             ("/type", Some(json!("ssh")), vec!["execution.target.serverDetails is missing"]),
-            ("/execution/target/type", Some(json!("server")), vec!["no SSH executor yet"]),
+            ("/execution/target/type", Some(json!("server")), vec!["execution.target.serverDetails is missing"]),
             ("/execution/target/type", Some(json!("moon")), vec!["execution.target.type", "\"moon\""]),
             ("/execution/environment", Some(json!({"": 1})), vec!["\"\"", "must not be empty"]),
             ("/execution/environment", Some(json!({"A=B": 1})), vec!["A=B"]),

@@ -126,7 +126,7 @@ fn an_agent_takes_the_place_of_a_dead_one_and_not_of_a_living_one() {
 
     let mut second = Agent::start(&backend, &setting);
     assert_eq!(second.wait(LONG).code(), Some(1));
-    assert!(second.log().contains("another agent has"), "{}", second.log());
+    assert!(second.log().contains(&next.pid().to_string()), "the first one is not named: {}", second.log());
     let (out, _) = check(&state, &["status", "--json"], 0);
     assert!(out.contains(&format!("\"pid\":{}", next.pid())), "{out}");
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
