@@ -1,6 +1,6 @@
 //! The end of a run on a server: the rest of the output, how the script ended, and the end of its folder there.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::executors::ending::seconds;
 use crate::executors::ssh::connection::{Event, Next, Session};
@@ -87,6 +87,7 @@ impl Run<'_> {
                     session.send(word.as_bytes().to_vec());
                     until = Instant::now() + self.shared.cleanup_timeout;
                     done = Some(ending);
+                    self.cleaning = Some((SystemTime::now(), Instant::now()));
                 }
             }
         }

@@ -96,6 +96,8 @@ pub(in crate::executors::ssh) struct Run<'a> {
     pub(in crate::executors::ssh) broke: bool,
     /// An earlier agent started it.
     pub(in crate::executors::ssh) adopted: bool,
+    /// When all of its output was here and its folder could go.
+    pub(in crate::executors::ssh) cleaning: Option<(SystemTime, Instant)>,
     pub(in crate::executors::ssh) host_key: String,
 }
 
@@ -193,6 +195,7 @@ impl<'a> Run<'a> {
             reconnects: 0,
             broke: false,
             adopted: false,
+            cleaning: None,
             host_key: String::new(),
         }
     }

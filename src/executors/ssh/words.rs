@@ -1,6 +1,6 @@
 //! What a run on a server says of its end: from what it knows to the verdict and the facts of the record.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::executors::ending::{seconds, stopped};
 use crate::executors::shell;
@@ -91,9 +91,12 @@ impl Run<'_> {
     }
 
     pub(in crate::executors::ssh) fn outcome(&self, verdict: Verdict, ending: Option<&Ending>, warm: bool) -> Outcome {
-        let execution = self.started.map(|(started, at)| Span { started, length: at.elapsed() });
+        let over = self.cleaning.map(|(_, at)| at);
+        let length = |from: Instant| over.map_or_else(|| from.elapsed(), |at| at.saturating_duration_since(from));
+        let execution = self.started.map(|(started, at)| Span { started, length: length(at) });
+        let cleanup = self.cleaning.map(|(started, at)| Span { started, length: at.elapsed() });
         let setup = self.setup.unwrap_or(Span { started: self.begun.0, length: self.begun.1.elapsed() });
-        let timings = Timings { setup: Some(setup), execution, cleanup: None };
+        let timings = Timings { setup: Some(setup), execution, cleanup };
         let mut evidence = vec![
             ("server", self.server.name.clone()),
             ("serverAddress", self.server.address()),
