@@ -18,7 +18,7 @@ case ${1:-10} in
 esac
 
 need_packages "the soak is driven by it" python3
-ensure_rust
+ensure_rust build
 ensure_engine
 ensure_images
 make_scratch

@@ -80,7 +80,7 @@ pub fn start(
     let files =
         "mkfifo o e done && : >out && : >err && printf '%200s\\n' '' >status.new && printf '%s\\n' \"$i\" \"$u\" >how";
     w.line(&format!("m=$( {{ {files}; }} 2>&1) || f \"cannot write in $d: $m\""));
-    w.line("cat /proc/sys/kernel/random/boot_id >boot 2>/dev/null");
+    w.line("{ read -r b </proc/sys/kernel/random/boot_id && echo \"$b\" >boot; } 2>/dev/null");
     let file = format!("\"$d\"/{}", file_name(script.language));
     w.file(&file, &script.content);
     let mut run = Writer { text: Vec::new(), delimiter: format!("CRONIUM_RUN_{nonce}") };
@@ -179,8 +179,8 @@ fn folder(w: &mut Writer) {
     w.line("[ -d \"$t\" ] || { (umask 022; mkdir -p -- \"${t%/*}/\"); mkdir -m 1777 -- \"$t\"; } 2>/dev/null");
     w.line("m=$(mkdir -m 700 -- \"$t/$n\" 2>&1) || f \"cannot make a folder for the job: $m\"");
     w.line("d=$t/$n; cd -- \"$d\" || f \"cannot enter $d\"");
-    w.line("set -- $(ls -ldn .)");
-    w.line("[ \"${1#drwx------}\" != \"$1\" ] && [ \"$3\" = \"$(id -u)\" ] || f \"$d is not mine alone: $*\"");
+    // Made by us with that mode, if it is ours: no further look is needed, and each would cost a process.
+    w.line("[ -O . ] || f \"$d is not mine: somebody put it there in between\"");
     w.line("mkdir work || f \"cannot make a folder in $d\"");
 }
 
