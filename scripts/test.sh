@@ -126,7 +126,7 @@ leftovers() {
 
 started=${EPOCHREALTIME/[.,]/}
 need_packages "to stop and watch what is started here" procps ca-certificates
-if wanted unit; then need_packages "the tests make certificates with it" openssl; fi
+if wanted unit; then need_packages "the tests make certificates and keys with them" openssl openssh-client; fi
 if wanted scripts; then need_packages "to check the scripts" shellcheck; fi
 ensure_rust lint
 if wanted integration; then
@@ -146,10 +146,10 @@ note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
 step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run
-step lint 900 cargo clippy --workspace --all-targets -- -D warnings
-step unit 900 cargo test --workspace --lib --bins
+step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
+step unit 1800 cargo test --workspace --lib --bins
 if wanted integration; then
-    step integration 1200 cargo test --test integration -- --test-threads=2
+    step integration 2400 cargo test --test integration -- --test-threads=2
     leftovers
 fi
 [ "$FAILED" -eq 0 ]

@@ -1,8 +1,10 @@
 //! The unit that is shipped: systemd takes it, it exposes little, and its numbers fit the agent's own.
 
-use std::process::Command;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::harness::Folder;
+use crate::harness::{Folder, backend, binary, shared};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/systemd/cronium-agent.service");
 const INSTALLED: &str = "/usr/local/bin/cronium-agent";
@@ -93,4 +95,45 @@ fn the_unit_fits_the_agent() {
     assert!(minutes.expect("a number") * 60 > worst.as_secs(), "{worst:?}");
     let watchdog = values(&unit, "WatchdogSec")[0].parse::<u64>().expect("seconds");
     assert!(watchdog >= 30, "a call to the backend may take api.timeout: {watchdog}");
+}
+
+/// What the agent says on the socket of a service manager, from its start to its end.
+#[test]
+fn the_agent_tells_that_it_is_ready_gets_on_and_stops() {
+    let _machine = shared();
+    let (backend, folder) = (backend(), Folder::new());
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+    let mut command = binary();
+    command
+        .arg("run")
+        .env("CRONIUM_API_TOKEN", backend.token())
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "3000000");
+    let state = folder.path().join("state").display().to_string();
+    for (key, value) in
+        [("api.endpoint", backend.url()), ("state.dir", state), ("monitoring.enabled", "false".to_owned())]
+    {
+        command.arg("--set").arg(format!("{key}={value}"));
+    }
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the agent starts");
+    // Reads messages until one holds the word.
+    let hear = |word: &str| {
+        let mut buffer = [0; 4096];
+        for _ in 0..100 {
+            let n = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {word}: {error}"));
+            if String::from_utf8_lossy(&buffer[..n]).contains(word) {
+                return;
+            }
+        }
+        panic!("no {word} in a hundred messages");
+    };
+    hear("READY=1");
+    hear("STATUS=claiming; 0 jobs in hand");
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    assert!(Command::new("kill").arg(child.id().to_string()).status().expect("kill").success());
+    hear("STOPPING=1");
+    assert_eq!(child.wait().expect("an end").code(), Some(0));
 }
