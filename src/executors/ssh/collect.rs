@@ -21,7 +21,12 @@ impl Run<'_> {
                 remote::collect(&run.place, run.task.execution.as_str(), nonce, run.taken, kill)
             })?;
             match self.receive(&session, &nonce, output) {
-                Ok(ending) => return Ok(ending),
+                Ok(ending) => {
+                    if std::mem::take(&mut self.unswept) {
+                        self.sweep(output);
+                    }
+                    return Ok(ending);
+                }
                 Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
                 Err(Heard::Broken(error)) => self.lost(&error, output),
                 Err(Heard::Mute(status)) => return Err(self.mute(status).into()),
@@ -36,6 +41,20 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// The connection broke when the folder was to go: it is removed over another one. The report waits for that as long
+    /// as for any cleaning up, and no longer.
+    fn sweep(&mut self, output: &mut dyn Output) {
+        self.patience = self.patience.min(self.shared.cleanup_timeout);
+        let folder = [self.place.directory()];
+        for _ in 0..limits::REMOVE_ATTEMPTS {
+            let Ok((session, nonce)) = self.back(output, |_, _| remote::remove(&folder)) else { break };
+            if !matches!(self.listen(&session, &nonce, output), Heard::Broken(_)) {
+                return;
+            }
+        }
+        log::warn!("{} is left behind on {}", self.place.directory(), self.server.shown());
     }
 
     /// Takes the rest of the output until all of it is here, then lets the folder go.
@@ -64,7 +83,8 @@ impl Run<'_> {
                 // All is here: what remains on the server is told to the operator, and no reason to wait.
                 Next::Event(Event::Broken(error)) => match done {
                     Some(ending) => {
-                        log::warn!("{error}; {} may be left behind there", self.place.directory());
+                        log::info!("{error}; its folder is still to be removed");
+                        self.unswept = self.shared.settings.cleanup_after;
                         return Ok(ending);
                     }
                     None => return Err(Heard::Broken(error)),

@@ -96,6 +96,10 @@ pub(in crate::executors::ssh) struct Run<'a> {
     pub(in crate::executors::ssh) broke: bool,
     /// An earlier agent started it.
     pub(in crate::executors::ssh) adopted: bool,
+    /// All is here, and the folder is still there.
+    pub(in crate::executors::ssh) unswept: bool,
+    /// How long the server may be away.
+    pub(in crate::executors::ssh) patience: Duration,
     /// When all of its output was here and its folder could go.
     pub(in crate::executors::ssh) cleaning: Option<(SystemTime, Instant)>,
     pub(in crate::executors::ssh) host_key: String,
@@ -195,6 +199,8 @@ impl<'a> Run<'a> {
             reconnects: 0,
             broke: false,
             adopted: false,
+            unswept: false,
+            patience: shared.settings.reconnect_timeout,
             cleaning: None,
             host_key: String::new(),
         }
@@ -369,7 +375,7 @@ impl<'a> Run<'a> {
         program: impl Fn(&Self, &str) -> Vec<u8>,
     ) -> Result<(Session, String), Stop> {
         let begun = Instant::now();
-        let patience = self.shared.settings.reconnect_timeout;
+        let patience = self.patience;
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
         let mut failures = 0;
