@@ -100,6 +100,12 @@ pub const SSH_PACKET: u32 = 32 * 1024;
 pub const SSH_READ: usize = 32 * 1024;
 /// Pieces of output that wait for the worker before its session is read no further.
 pub const SSH_QUEUE: usize = 16;
+/// Requests of jobs that wait for a connection's thread; each of its jobs has one or two at a time.
+pub const SSH_COMMANDS: usize = 256;
+/// Signals that wait for a job's worker: TERM, and KILL until somebody takes it.
+pub const SSH_WISHES: usize = 8;
+/// Connections to servers, all together. Beyond it idle ones make room, and jobs wait for the others.
+pub const SSH_CONNECTIONS: usize = 256;
 /// Pieces read from one session before the others get their turn.
 pub const SSH_TURN: usize = 8;
 /// Bytes of a program that are sent before the other sessions get their turn.

@@ -16,7 +16,7 @@ use crossbeam_channel::bounded;
 
 use crate::api;
 use crate::cli::exit;
-use crate::config::types::{Config, OnShutdown};
+use crate::config::types::{Config, Jobs, OnShutdown};
 use crate::docker;
 use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
@@ -26,7 +26,7 @@ use crate::health::{self, Board, Component, Reason};
 use crate::jobs::adopt;
 use crate::jobs::control;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
-use crate::jobs::journal::{Journal, Opened};
+use crate::jobs::journal::{Entry, Journal, Opened};
 use crate::jobs::ledger::Scribe;
 use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
@@ -35,7 +35,7 @@ use crate::jobs::worker::{Worker, Workshop};
 use crate::limits;
 use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
 use crate::metrics;
-use crate::os::pulse::Pulses;
+use crate::os::pulse::{Pulse, Pulses};
 use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
@@ -95,10 +95,38 @@ pub fn run(config: Config, signals: &Signals) -> u8 {
     }
 }
 
-impl Agent {
-    fn start(config: Config) -> Result<Self, Failure> {
+/// The parts that the threads share, before most of those are started.
+struct Parts {
+    board: Arc<Board>,
+    health: Option<health::Server>,
+    /// Ends everything that waits, but the poller.
+    all: Stop,
+    client: api::Client,
+    docker: docker::Client,
+    containers: ContainerExecutor,
+    servers: SshExecutor,
+    reaper: Reaper,
+    sampler: Sampler,
+    running: Running,
+    slots: Slots,
+    streamer: LogStreamer,
+    journal: Journal,
+    outbox: Outbox,
+    scribe: Scribe,
+    /// The jobs that an earlier run began.
+    open: Vec<Entry>,
+    /// In the order in which they are joined.
+    threads: Vec<Thread>,
+}
+
+fn no_thread(error: std::io::Error) -> Failure {
+    format!("cannot start a thread: {error}")
+}
+
+impl Parts {
+    /// Opens the journal first: where another agent works, nothing else is touched.
+    fn make(config: &Config) -> Result<(Self, String), Failure> {
         let version = crate::cli::version::VERSION;
-        metrics::build_info(version, crate::cli::version::COMMIT);
         identity::prepare_state(&config.state.dir)?;
         let Opened { journal, open, ended } = Journal::open(&config.state.dir).map_err(|error| error.to_string())?;
         let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
@@ -109,131 +137,162 @@ impl Agent {
         let all = Stop::new();
         let client =
             api::Client::new(&config.api, &config.tls, &id, version, all.clone()).map_err(|error| error.to_string())?;
-        let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
-
         let docker = docker::Client::new(&config.container.docker);
-        let (reaper, reaper_thread) = Reaper::start().map_err(thread)?;
-        let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(thread)?;
-        let containers = ContainerExecutor::new(docker.clone(), &config, &id, sampler.clone());
-
-        let servers = SshExecutor::new(&config);
+        let (reaper, reaper_thread) = Reaper::start().map_err(no_thread)?;
+        let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
+        let containers = ContainerExecutor::new(docker.clone(), config, &id, sampler.clone());
+        let servers = SshExecutor::new(config);
         let shown = Arc::clone(&board);
         servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
 
-        let workers = config.jobs.max_concurrent;
-        let (running, slots) = (Running::new(), Slots::new(workers));
-        metrics::workers(workers);
-        let (streamer, streamer_thread) = live_log(&config, &id, &running, &slots)?;
-        let (outbox, outbox_thread) =
-            Outbox::start(journal.clone(), &client, ended, Terms::new(config.jobs.report_retention)).map_err(thread)?;
-        let (scribe, scribe_thread) = Scribe::start().map_err(thread)?;
-        let control = open_control(
-            &config.state.dir,
-            control::status::Sources {
-                id: id.clone(),
-                version: version.to_owned(),
-                started: (SystemTime::now(), Instant::now()),
-                board: Arc::clone(&board),
-                running: running.clone(),
-                slots: slots.clone(),
-                tripped: Box::new({
-                    let servers = servers.clone();
-                    move || servers.tripped()
-                }),
-                live_log: Box::new({
-                    let streamer = streamer.clone();
-                    move || streamer.connection()
-                }),
-                reports: Some(control::status::reports_now(outbox.clone(), journal.clone())),
-            },
-        )?;
-        let books = Books { running: running.clone(), journal: journal.clone(), outbox: outbox.clone() };
-        let mut monitor = Monitor::new(
-            &config,
-            &id,
+        let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
+        metrics::workers(config.jobs.max_concurrent);
+        let (streamer, streamer_thread) = live_log(config, &id, &running, &slots)?;
+        let terms = Terms::new(config.jobs.report_retention);
+        let (outbox, outbox_thread) = Outbox::start(journal.clone(), &client, ended, terms).map_err(no_thread)?;
+        let (scribe, scribe_thread) = Scribe::start().map_err(no_thread)?;
+        let mut threads = Vec::from_iter(streamer_thread);
+        threads.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
+        let parts = Self {
+            board,
+            health,
+            all,
+            client,
             docker,
-            (containers.clone(), servers.clone(), running.clone()),
-            (client.separate(), streamer.clone()),
-            Arc::clone(&board),
-            books,
-        );
-        let poll_wait = config.api.timeout + limits::THREAD_JOIN_WAIT;
-        let (jobs, on_shutdown) = (config.jobs.clone(), config.jobs.on_shutdown);
-        let shop = Arc::new(Workshop {
-            config,
-            client: client.clone(),
-            containers: Box::new(containers),
-            servers: Box::new(servers.clone()),
-            reaper: reaper.clone(),
-            streamer: streamer.clone(),
-            running: running.clone(),
+            containers,
+            servers,
+            reaper,
+            sampler,
+            running,
+            slots,
+            streamer,
             journal,
-            outbox: outbox.clone(),
-            scribe: scribe.clone(),
-            stop: all.clone(),
-        });
-        // What an earlier run began is in hand before anything else is claimed or cleaned up.
-        let adopted = adopt::all(&shop, &slots, open);
-        // Before the first poll, so that nothing is claimed which cannot run.
-        monitor.look_first(&all);
-        let watching = all.clone();
-        let monitor_thread = threads::spawn("monitor", move || monitor.run(&watching)).map_err(thread)?;
+            outbox,
+            scribe,
+            open,
+            threads,
+        };
+        Ok((parts, id))
+    }
 
-        let mut pulses = Pulses::new();
-        let api_wait = poll_wait;
-        let heartbeat = Heartbeat {
-            pulse: pulses.part("heartbeat", jobs.lease_renewal + api_wait + limits::PULSE_ROOM),
-            client: client.clone(),
-            running: running.clone(),
-            max_jobs: workers,
+    /// What `status` shows.
+    fn sources(&self, id: &str) -> control::status::Sources {
+        let (servers, streamer) = (self.servers.clone(), self.streamer.clone());
+        control::status::Sources {
+            id: id.to_owned(),
+            version: crate::cli::version::VERSION.to_owned(),
+            started: (SystemTime::now(), Instant::now()),
+            board: Arc::clone(&self.board),
+            running: self.running.clone(),
+            slots: self.slots.clone(),
+            tripped: Box::new(move || servers.tripped()),
+            live_log: Box::new(move || streamer.connection()),
+            reports: Some(control::status::reports_now(self.outbox.clone(), self.journal.clone())),
+        }
+    }
+
+    fn monitor(&self, config: &Config, id: &str) -> Monitor {
+        let (running, journal, outbox) = (self.running.clone(), self.journal.clone(), self.outbox.clone());
+        Monitor::new(
+            config,
+            id,
+            self.docker.clone(),
+            (self.containers.clone(), self.servers.clone(), self.running.clone()),
+            (self.client.separate(), self.streamer.clone()),
+            Arc::clone(&self.board),
+            Books { running, journal, outbox },
+        )
+    }
+
+    fn shop(&self, config: Config) -> Arc<Workshop> {
+        Arc::new(Workshop {
+            config,
+            client: self.client.clone(),
+            containers: Box::new(self.containers.clone()),
+            servers: Box::new(self.servers.clone()),
+            reaper: self.reaper.clone(),
+            streamer: self.streamer.clone(),
+            running: self.running.clone(),
+            journal: self.journal.clone(),
+            outbox: self.outbox.clone(),
+            scribe: self.scribe.clone(),
+            stop: self.all.clone(),
+        })
+    }
+
+    fn heartbeat(&self, jobs: &Jobs, pulse: Pulse) -> Heartbeat {
+        Heartbeat {
+            pulse,
+            client: self.client.clone(),
+            running: self.running.clone(),
+            max_jobs: jobs.max_concurrent,
             interval: jobs.lease_renewal,
             stop_after_lost: jobs.stop_after_lost,
-            on_result: told_to(&board),
-            stop: all.clone(),
-        };
-        let heartbeat_thread = heartbeat.spawn().map_err(thread)?;
+            on_result: told_to(&self.board),
+            stop: self.all.clone(),
+        }
+    }
+}
 
+impl Agent {
+    fn start(config: Config) -> Result<Self, Failure> {
+        metrics::build_info(crate::cli::version::VERSION, crate::cli::version::COMMIT);
+        let (mut parts, id) = Parts::make(&config)?;
+        let control = open_control(&config.state.dir, parts.sources(&id))?;
+        let mut monitor = parts.monitor(&config, &id);
+        let poll_wait = config.api.timeout + limits::THREAD_JOIN_WAIT;
+        let jobs = config.jobs.clone();
+        let shop = parts.shop(config);
+
+        // What an earlier run began is in hand before anything else is claimed or cleaned up.
+        let adopted = adopt::all(&shop, &parts.slots, std::mem::take(&mut parts.open));
+        // Before the first poll, so that nothing is claimed which cannot run.
+        monitor.look_first(&parts.all);
+        let watching = parts.all.clone();
+        let monitor = threads::spawn("monitor", move || monitor.run(&watching)).map_err(no_thread)?;
+
+        let mut pulses = Pulses::new();
+        let pulse = pulses.part("heartbeat", jobs.lease_renewal + poll_wait + limits::PULSE_ROOM);
+        let heartbeat = parts.heartbeat(&jobs, pulse).spawn().map_err(no_thread)?;
         let (hand, taken) = bounded(0);
-        let no_more_claims = Stop::new();
-        let admission = Arc::clone(&board);
+        let (no_more_claims, admission) = (Stop::new(), Arc::clone(&parts.board));
         let mut poller = Poller::new(
             &jobs,
-            client,
-            slots,
-            running.clone(),
+            parts.client.clone(),
+            parts.slots.clone(),
+            parts.running.clone(),
             hand,
             Box::new(move || admission.why_not_ready().map_or(Ok(()), Err)),
             no_more_claims.clone(),
         );
-        let workers = (1..=workers)
+        poller.pulse = pulses.part("poller", poll_wait + limits::PULSE_ROOM);
+        let workers = (1..=jobs.max_concurrent)
             .map(|number| {
                 let (worker, taken) = (Worker::new(Arc::clone(&shop)), taken.clone());
                 threads::spawn(&format!("worker-{number}"), move || worker.run(&taken))
             })
             .collect::<Result<Vec<_>, _>>()
-            .map_err(thread)?;
-        poller.pulse = pulses.part("poller", api_wait + limits::PULSE_ROOM);
-        let poller = poller.spawn().map_err(thread)?;
-        let mut others = vec![heartbeat_thread, monitor_thread];
-        others.extend(streamer_thread);
-        others.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
+            .map_err(no_thread)?;
+        let poller = poller.spawn().map_err(no_thread)?;
+        let mut others = vec![heartbeat, monitor];
+        others.append(&mut parts.threads);
         Ok(Self {
             service: Service::new(pulses),
-            board,
-            health,
+            board: parts.board,
+            health: parts.health,
             control,
-            running,
-            on_shutdown,
-            outbox,
-            scribe,
+            running: parts.running,
+            on_shutdown: jobs.on_shutdown,
+            outbox: parts.outbox,
+            scribe: parts.scribe,
             adopted,
             no_more_claims,
             poll_wait,
-            all,
-            streamer,
-            reaper,
-            sampler,
-            servers,
+            all: parts.all,
+            streamer: parts.streamer,
+            reaper: parts.reaper,
+            sampler: parts.sampler,
+            servers: parts.servers,
             poller,
             workers,
             others,

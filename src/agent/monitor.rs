@@ -1,6 +1,7 @@
 //! The thread that looks around: is the engine there, is there disk, does the backend answer. What it sees goes to the
 //! health board, and decides whether the agent may claim jobs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,7 +149,8 @@ impl Monitor {
         }
         let (docker, client) = (&self.docker, &self.client);
         let Books { running, outbox, .. } = &self.books;
-        let known = |job: &Id| running.ids().contains(job) || outbox.holds(job);
+        // In this order: a job goes from the one to the other, and into the outbox before it leaves the registry.
+        let known: BTreeSet<Id> = running.ids().into_iter().chain(outbox.ids()).collect();
         let (agent, max_output) = (self.agent.as_str(), self.max_output);
         let recovery = Recovery { docker, client, agent, max_output, stop, known: &known };
         match recovery.run() {

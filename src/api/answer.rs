@@ -25,17 +25,15 @@ pub struct Queue {
 }
 
 /// A row that the backend counts as this agent's.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrphanRow {
     pub id: Id,
     /// `claimed` or `running`.
     pub status: String,
-    /// The job as it was handed out, where the row still tells it; nothing may depend on that.
-    pub claim: Option<Claim>,
 }
 
 /// The list of rows that the backend counts as this agent's.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
     /// The rows with a usable id.
     pub rows: Vec<OrphanRow>,
@@ -129,16 +127,13 @@ pub(super) fn orphans(body: &[u8]) -> Result<Orphans, String> {
         id: Value,
         #[serde(default)]
         status: Value,
-        #[serde(default)]
-        payload: Value,
     }
     let rows: Capped<'_> = parse(body)?;
     let whole = rows.items.len() < limits::ORPHANED_LIST_MAX;
     let usable = rows.items.iter().filter_map(|row| {
         let row: Row = serde_json::from_str(row.get()).ok()?;
         let id = Id::parse(row.id.as_str()?).ok()?;
-        let claim = payload(&id, row.payload);
-        Some(OrphanRow { id, status: row.status.as_str().unwrap_or_default().to_owned(), claim })
+        Some(OrphanRow { id, status: row.status.as_str().unwrap_or_default().to_owned() })
     });
     let usable: Vec<_> = usable.collect();
     // A row that cannot be read may be any job's, so the list no longer proves that one is missing.
@@ -146,11 +141,25 @@ pub(super) fn orphans(body: &[u8]) -> Result<Orphans, String> {
     Ok(Orphans { rows: usable, whole })
 }
 
-/// The job in a row's payload, which is the row of the queue or that without its id.
-fn payload(id: &Id, mut payload: Value) -> Option<Claim> {
+/// One job of the same list as it was handed out, where its row still tells that; nothing may depend on it. Read by
+/// itself: the list is asked for often, and the payloads of a hundred rows are large.
+pub(super) fn orphan(body: &[u8], job: &Id) -> Option<Claim> {
+    #[derive(Deserialize)]
+    struct Row<'a> {
+        id: Value,
+        #[serde(borrow)]
+        payload: Option<&'a RawValue>,
+    }
+    let rows: Capped<'_> = parse(body).ok()?;
+    let row = rows.items.iter().find_map(|row| {
+        let row: Row<'_> = serde_json::from_str(row.get()).ok()?;
+        (row.id.as_str() == Some(job.as_str())).then_some(row)
+    })?;
+    let mut payload: Value = serde_json::from_str(row.payload?.get()).ok()?;
+    // The payload is the row of the queue, or that without its id.
     let members = payload.as_object_mut().filter(|members| members.contains_key("execution"))?;
-    members.insert("id".to_owned(), Value::String(id.to_string()));
-    let raw: Box<RawValue> = serde_json::from_str(&payload.to_string()).ok()?;
+    members.insert("id".to_owned(), Value::String(job.to_string()));
+    let raw = serde_json::value::to_raw_value(&payload).ok()?;
     super::job_row::read(&raw).ok()
 }
 
@@ -278,6 +287,16 @@ mod tests {
             let got = orphans(body.as_bytes()).ok().map(|o| (o.rows.len(), o.whole));
             assert_eq!(got, want, "{body:.60}");
         }
+    }
+
+    #[test]
+    fn one_orphan_tells_its_job_where_its_row_does() {
+        let job = |id: &str| orphan(BODY.as_bytes(), &Id::parse(id).expect("id"));
+        const BODY: &str = r#"[{"id":"a","payload":{}},{"id":"b"},7,{"id":"c","payload":{"execution":{
+            "script":{"type":"sh","content":"x"}}}},{"id":"d","payload":{"id":"other","execution":{}}}]"#;
+        assert!(job("a").is_none() && job("b").is_none() && job("x").is_none());
+        assert!(matches!(job("c"), Some(Claim::Run(job)) if job.id.as_str() == "c"));
+        assert!(matches!(job("d"), Some(Claim::Refuse { id, .. }) if id.as_str() == "d"));
     }
 
     #[test]

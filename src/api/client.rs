@@ -11,7 +11,7 @@ use super::clock::ClockSkew;
 use super::error::{Error, Problem};
 use super::transport::{Call, Transport};
 use crate::config::types::{Api, Tls};
-use crate::job::Id;
+use crate::job::{Claim, Id};
 use crate::limits;
 use crate::metrics::Endpoint;
 use crate::os::stop::Stop;
@@ -115,7 +115,18 @@ impl Client {
 
     /// The jobs that the backend counts as this agent's. Tried once: those who ask have a pace of their own.
     pub fn orphaned(&self) -> Result<Orphans, Error> {
-        let call = Call {
+        let call = self.orphaned_call();
+        let body = self.transport.call(&call)?;
+        answer::orphans(&body).map_err(|why| self.bad_answer(&call, why))
+    }
+
+    /// One of these jobs as it was handed out, where the list still tells that.
+    pub fn orphan(&self, job: &Id) -> Result<Option<Claim>, Error> {
+        Ok(answer::orphan(&self.transport.call(&self.orphaned_call())?, job))
+    }
+
+    fn orphaned_call(&self) -> Call<'static> {
+        Call {
             query: format!("?orchestratorId={}", percent_encoded(&self.orchestrator_id)),
             // A hundred whole rows, scripts included.
             limit: limits::QUEUE_ANSWER_MAX,
@@ -123,9 +134,7 @@ impl Client {
             retry: false,
             urgent: true,
             ..get(Endpoint::Orphaned, "/jobs/orphaned")
-        };
-        let body = self.transport.call(&call)?;
-        answer::orphans(&body).map_err(|why| self.bad_answer(&call, why))
+        }
     }
 
     /// Makes the record of one attempt.

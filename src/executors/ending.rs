@@ -1,11 +1,12 @@
 //! The words for endings that all executors share: a job that was told to end, a signal, a length of time.
 
-use std::time::Duration;
+use std::fmt::Display;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::executors::container::resources::bytes;
-use crate::executors::control::Signal;
+use crate::executors::control::{Control, Signal};
 use crate::policy::stop::Reason;
-use crate::verdict::{Cause, Phase, Verdict};
+use crate::verdict::{Cause, Outcome, Phase, Span, Timings, Usage, Verdict};
 
 /// The contract's exit code of a timeout.
 const TIMED_OUT: i32 = -1;
@@ -35,6 +36,21 @@ pub fn stopped(reason: &Reason, sent: Option<Signal>) -> Verdict {
     };
     let phase = if sent.is_some() { Phase::Execution } else { Phase::Setup };
     Verdict { phase, cause, exit_code, message }
+}
+
+/// The outcome of a job that came to its end before it was started.
+pub(in crate::executors) fn ended_early(verdict: Verdict, begun: (SystemTime, Instant)) -> Box<Outcome> {
+    let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
+    let timings = Timings { setup, ..Timings::default() };
+    Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
+}
+
+/// The verdict on it: why it was told to end, or what went wrong.
+pub(in crate::executors) fn setup_verdict(error: &dyn Display, control: &Control) -> Verdict {
+    match control.reason() {
+        Some(reason) => stopped(&reason, None),
+        None => Verdict::infrastructure(Phase::Setup, format!("the script was not started: {error}")),
+    }
 }
 
 /// A length of time as a person writes it.

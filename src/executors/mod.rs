@@ -87,7 +87,7 @@ pub enum End {
     Outcome(Box<Outcome>),
     /// The agent ends and the script goes on, for the next agent to find.
     Left,
-    /// An adopted task turns out not to have begun: nothing of it is left, and it may be run.
+    /// It has not begun: the agent ends before, or what was adopted turns out so. Nothing of it is left, and it may be run.
     NeverRan,
 }
 

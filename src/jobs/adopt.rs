@@ -178,9 +178,7 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
 /// How to log in to the job's server: no secret is in the journal, so the backend is asked.
 fn login(shop: &Workshop, entry: &Entry) -> Result<Server, Lost> {
     let Place::Servers(pages) = &entry.place else { return Err(Lost::Gone("it has no server".to_owned())) };
-    let orphans = shop.client.orphaned().map_err(|error| Lost::OutOfReach(error.to_string()))?;
-    let row = orphans.rows.into_iter().find(|row| row.id == entry.job);
-    let servers = match row.and_then(|row| row.claim) {
+    let servers = match shop.client.orphan(&entry.job).map_err(|error| Lost::OutOfReach(error.to_string()))? {
         Some(Claim::Run(job)) => job.servers,
         _ => Vec::new(),
     };

@@ -5,7 +5,7 @@
 //! with its exit code and output where its container has ended, and as failed with an unknown end where that cannot be
 //! known. Nothing is run a second time, and no container is left. (What the journal knows is in `adopt`.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
@@ -26,8 +26,9 @@ pub struct Recovery<'a> {
     /// `jobs.maxOutput`.
     pub max_output: usize,
     pub stop: &'a Stop,
-    /// Whether a job is in hand, or its report waits: the journal knew it.
-    pub known: &'a dyn Fn(&Id) -> bool,
+    /// The jobs that are in hand, or whose report waits, since before the backend is asked: a job that ends between its
+    /// answer and a later look would be reported a second time.
+    pub known: &'a BTreeSet<Id>,
 }
 
 /// A container of an earlier run.
@@ -44,13 +45,13 @@ impl Recovery<'_> {
         let labels = ["cronium.managed=true".to_owned(), format!("cronium.agent.id={}", self.agent)];
         let rows = self.docker.list(&labels).map_err(|error| error.to_string())?;
         let orphans = self.client.orphaned().map_err(|error| error.to_string())?;
-        let unknown = orphans.rows.into_iter().filter(|row| !(self.known)(&row.id));
+        let unknown = orphans.rows.into_iter().filter(|row| !self.known.contains(&row.id));
         let mut waiting: BTreeMap<Id, String> = unknown.map(|row| (row.id, row.status)).collect();
         for row in rows {
             let Ok(found) = self.docker.inspect(&row.id, false) else { continue };
             let label = |name: &str| row.labels.get(name).and_then(|text| Id::parse(text).ok());
             let (job, execution) = (label("cronium.job.id"), label("cronium.execution.id"));
-            if job.as_ref().is_some_and(|job| (self.known)(job)) {
+            if job.as_ref().is_some_and(|job| self.known.contains(job)) {
                 continue;
             }
             let left = Left { row, state: found.state, job, execution };

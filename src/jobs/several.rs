@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{Sender, bounded};
 
 use crate::executors::{Control, End, Facts, Task};
 use crate::job::{BadServer, Id, Job, Output, Server, Stream};
@@ -155,8 +155,8 @@ impl Group {
 
     /// Works through all servers, `limits::SSH_SERVERS_AT_ONCE` at once; the endings in the servers' order.
     fn on_all_servers(self: &Arc<Self>) -> Vec<Part> {
-        let (tell, told) = unbounded();
         let count = self.job.servers.len();
+        let (tell, told) = bounded(count);
         let threads: Vec<_> = (0..count.min(limits::SSH_SERVERS_AT_ONCE))
             .filter_map(|_| {
                 let (group, tell) = (Arc::clone(self), tell.clone());
@@ -201,7 +201,8 @@ impl Group {
         let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
         let control = self.control();
         let mut output = Prefixed::new(&server.name, self, shop.config.jobs.max_output);
-        let outcome = match shop.servers.prepare(&task, &control, &mut output) {
+        // A panic is this server's alone, and its control must end all the same.
+        let outcome = guarded(|| match shop.servers.prepare(&task, &control, &mut output) {
             Ok(ready) => match ready.run(&task, &mut output) {
                 End::Outcome(outcome) => *outcome,
                 // Nobody leaves such a job: it is cancelled instead.
@@ -210,7 +211,8 @@ impl Group {
                 }
             },
             Err(outcome) => *outcome,
-        };
+        })
+        .unwrap_or_else(broken);
         control.end();
         count_phases(&outcome.timings);
         let collected = output.finish(&outcome);

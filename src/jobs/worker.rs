@@ -256,12 +256,12 @@ pub(in crate::jobs) fn conclude(
         End::Outcome(outcome) => Some(outcome),
         End::Left => None,
         End::NeverRan => {
-            log::warn!("an earlier run of this agent was about to start the job, which never ran; giving it back");
+            log::warn!("the agent ends, or ended, before the script had started; giving the job back");
             output.flush(limits::LIVE_FLUSH);
             if let Some(errands) = errands {
                 errands.finish();
             }
-            report::give_back(&shop.client, &ledger.job(), "the agent was restarted before the script had started");
+            report::give_back(&shop.client, &ledger.job(), "the agent ended before the script had started");
             ledger.forget();
             return None;
         }

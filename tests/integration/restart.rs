@@ -262,3 +262,25 @@ fn agents_killed_at_any_moment_report_each_job_once_and_run_none_twice() {
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
     agent.stop();
 }
+
+#[test]
+fn a_job_that_was_finished_is_reported_again_as_it_was_and_runs_again_only_as_a_further_attempt() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[]);
+    let id = finish(&backend, job("BASH", "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; exit 6")).id;
+    let runs = || backend.lines(&id).iter().filter(|line| line.text.starts_with("run ")).count();
+    // The next agent knows it as well.
+    let agent = agent.again(&backend, &[]);
+    assert!(backend.requeue(&id, false));
+    eventually("the old report", || backend.job(&id).expect("row").terminal_reports() == 2);
+    let row = backend.job(&id).expect("row");
+    let last = &row.reports.iter().rfind(|report| report.terminal).expect("a report").body;
+    assert_eq!((last["status"].as_str(), last["exitCode"].as_i64()), (Some("failed"), Some(6)), "{last}");
+    assert_eq!(runs(), 1, "it ran again");
+    assert!(backend.requeue(&id, true));
+    eventually("a report of its own", || backend.job(&id).expect("row").terminal_reports() == 3);
+    assert_eq!(runs(), 2);
+    assert_eq!(backend.problems(), Vec::<String>::new());
+    agent.stop();
+}

@@ -31,11 +31,11 @@ use crate::executors::container::pulls::Pulls;
 use crate::executors::container::run::{Base, Container, Ready};
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::usage::Sampler;
-use crate::executors::ending::stopped;
+use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task};
 use crate::job::{Language, Output};
 use crate::os::random;
-use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
+use crate::verdict::{Outcome, Verdict};
 
 /// Runs container jobs.
 #[derive(Debug, Clone)]
@@ -107,27 +107,15 @@ impl Executor for ContainerExecutor {
         output: &mut dyn Output,
     ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
         let begun = (SystemTime::now(), Instant::now());
-        let ended_early = |verdict: Verdict| {
-            let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
-            let timings = Timings { setup, ..Timings::default() };
-            Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
-        };
+        let early = |verdict: Verdict| ended_early(verdict, begun);
         let variables = task.variables();
         let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
-            .map_err(|error| ended_early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
+            .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let deadline = Deadline::after(self.shared.setup_timeout, "jobs.setupTimeout");
         match self.shared.make(task, control, program, deadline, begun, output) {
             Ok(ready) => Ok(Box::new(ready)),
-            Err(error) => Err(ended_early(setup_verdict(&error, control))),
+            Err(error) => Err(early(setup_verdict(&error, control))),
         }
-    }
-}
-
-/// The verdict on a job that came to its end before it was started.
-pub(in crate::executors::container) fn setup_verdict(error: &Error, control: &Control) -> Verdict {
-    match control.reason() {
-        Some(reason) => stopped(&reason, None),
-        None => Verdict::infrastructure(Phase::Setup, format!("the script was not started: {error}")),
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::types::ResourceSet;
 use crate::docker::containers::{Attached, Inspect, Piece, short};
 use crate::docker::{self, Deadline, Error};
+use crate::executors::container::Shared;
 use crate::executors::container::judge::{Evidence, judge};
 use crate::executors::container::marker::Marker;
 use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
-use crate::executors::container::{Shared, setup_verdict};
 use crate::executors::control::{Signal, Target};
-use crate::executors::ending::{seconds, stopped};
+use crate::executors::ending::{seconds, setup_verdict, stopped};
 use crate::executors::{Control, End, Facts, Prepared, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
@@ -126,6 +126,9 @@ impl Prepared for Ready {
     }
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
+        if self.base.control.is_left() {
+            return End::NeverRan;
+        }
         if self.base.control.reason().is_some() {
             return self.base.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::executors::control::Signal;
 use crate::executors::ssh::driver::Driver;
@@ -109,7 +109,7 @@ impl Connection {
         host_key: String,
         times: Times,
     ) -> std::io::Result<(Arc<Self>, Driver)> {
-        let (send, commands) = unbounded();
+        let (send, commands) = bounded(limits::SSH_COMMANDS);
         let connection = Arc::new(Self {
             server,
             commands: send,
@@ -180,7 +180,7 @@ impl Connection {
         let gone =
             || Error::Broken { server: self.server.clone(), step: Step::Open, what: "the connection is gone".into() };
         let command = Command::Open { id, command, events: send, opened, link };
-        self.commands.send(command).map_err(|_| gone())?;
+        self.commands.try_send(command).map_err(|_| gone())?;
         self.waker.wake();
         // The thread keeps the limit of each step; twice that covers one that it is busy with.
         match answer.recv_timeout(self.step * 2 + limits::SSH_TICK) {
@@ -230,8 +230,9 @@ impl Session {
 
     /// Sends to the remote program's stdin. An error shows as an event.
     pub fn send(&self, bytes: Vec<u8>) {
-        if self.connection.commands.send(Command::Input { id: self.id, bytes }).is_ok() {
-            self.connection.waker.wake();
+        match self.connection.commands.try_send(Command::Input { id: self.id, bytes }) {
+            Ok(()) => self.connection.waker.wake(),
+            Err(_) => self.connection.abort(),
         }
     }
 
@@ -243,8 +244,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.connection.commands.send(Command::Close { id: self.id }).is_ok() {
-            self.connection.waker.wake();
+        // Never waited for: where the queue is full, the thread is stuck, and what it serves is given up.
+        match self.connection.commands.try_send(Command::Close { id: self.id }) {
+            Ok(()) => self.connection.waker.wake(),
+            Err(_) => self.connection.abort(),
         }
         self.connection.free_seat();
     }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::types::{Config, Ssh as Settings};
-use crate::executors::ending::stopped;
+use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::ssh::breakers::{Breakers, Tripped, Watcher};
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::pool::{Pool, Wish};
@@ -35,7 +35,7 @@ use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task};
 use crate::job::{Output, Server};
 use crate::os::random;
 use crate::policy::breaker;
-use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
+use crate::verdict::{Outcome, Verdict};
 
 /// Runs jobs on servers.
 #[derive(Debug, Clone)]
@@ -134,14 +134,10 @@ impl Executor for SshExecutor {
         output: &mut dyn Output,
     ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
         let begun = (SystemTime::now(), Instant::now());
-        let ended_early = |verdict: Verdict| {
-            let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
-            let timings = Timings { setup, ..Timings::default() };
-            Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
-        };
+        let early = |verdict: Verdict| ended_early(verdict, begun);
         let shared = &self.shared;
         let Some(server) = task.server.clone() else {
-            return Err(ended_early(Verdict::refused("the job names no server to run on")));
+            return Err(early(Verdict::refused("the job names no server to run on")));
         };
         let place = Place {
             temp_dir: shared.settings.temp_dir.clone(),
@@ -151,7 +147,7 @@ impl Executor for SshExecutor {
         };
         let nonce = random::hex(16);
         let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce, None)
-            .map_err(|error| ended_early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
+            .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let timeout = task.timeout(shared.default_timeout, shared.max_timeout, output);
         output.settle();
         let until = begun.1 + shared.setup_timeout;
@@ -170,15 +166,7 @@ impl Executor for SshExecutor {
                 until,
                 begun,
             })),
-            Err(error) => Err(ended_early(setup_verdict(&error, control))),
+            Err(error) => Err(early(setup_verdict(&error, control))),
         }
-    }
-}
-
-/// The verdict on a job that came to its end before it was started.
-pub(in crate::executors::ssh) fn setup_verdict(error: &Error, control: &Control) -> Verdict {
-    match control.reason() {
-        Some(reason) => stopped(&reason, None),
-        None => Verdict::infrastructure(Phase::Setup, format!("the script was not started: {error}")),
     }
 }

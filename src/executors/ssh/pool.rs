@@ -150,7 +150,8 @@ impl Pool {
             other == key || entry.dialing > 0 || !entry.connections.is_empty()
         });
         inner.threads.retain(|thread| !thread.is_finished());
-        let stopped = inner.stopped;
+        let room = make_room(&inner.entries);
+        let stopped = inner.stopped || !room;
         let entry = inner.entries.entry(key.clone()).or_default();
         let free = entry.connections.len() + entry.dialing < self.0.settings.max_per_server;
         entry.dialing += usize::from(free && !stopped);
@@ -268,6 +269,19 @@ impl Pool {
             thread.join_within(limits::SSH_JOIN);
         }
     }
+}
+
+/// Whether one more connection may be made; asks the idle ones to go when there are too many.
+fn make_room(entries: &BTreeMap<Key, Entry>) -> bool {
+    let all: usize = entries.values().map(|entry| entry.connections.len() + entry.dialing).sum();
+    if all < limits::SSH_CONNECTIONS {
+        return true;
+    }
+    // They are gone from the count at the next look, which comes soon.
+    for connection in entries.values().flat_map(|entry| &entry.connections).filter(|connection| connection.is_idle()) {
+        connection.close();
+    }
+    false
 }
 
 /// The step that has outlasted its limit by so much that its own clock cannot be counted on. The C library's resolver

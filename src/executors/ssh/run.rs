@@ -6,17 +6,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::executors::control::{Signal, Target};
-use crate::executors::ending::seconds;
+use crate::executors::ending::{seconds, setup_verdict};
+use crate::executors::ssh::Shared;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::{Preamble, Word};
 use crate::executors::ssh::remote::{self, Place};
 use crate::executors::ssh::words::rounded;
-use crate::executors::ssh::{Shared, setup_verdict};
 use crate::executors::{Control, End, Facts, Prepared, Task, shell};
 use crate::job::{Output, Server, Stream};
 use crate::limits;
@@ -48,7 +48,11 @@ struct Wished(Sender<Signal>);
 
 impl Target for Wished {
     fn signal(&self, signal: Signal) -> Result<(), String> {
-        self.0.send(signal).map_err(|_| "the job's worker is gone".to_owned())
+        // A queue of wishes that nobody has taken yet needs no further one.
+        match self.0.try_send(signal) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err("the job's worker is gone".to_owned()),
+        }
     }
 }
 
@@ -115,6 +119,9 @@ impl Prepared for Ready {
         let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
         run.begun = begun;
         run.host_key = session.connection().host_key.clone();
+        if control.is_left() {
+            return End::NeverRan;
+        }
         if control.reason().is_some() {
             let verdict = setup_verdict(&Error::Stopped { server: server.shown() }, &control);
             return End::Outcome(Box::new(run.outcome(verdict, None, warm)));
@@ -177,7 +184,7 @@ impl<'a> Run<'a> {
         timeout: (Duration, &'static str),
         until: Instant,
     ) -> Self {
-        let (wisher, wishes) = unbounded();
+        let (wisher, wishes) = bounded(limits::SSH_WISHES);
         Self {
             shared,
             server,

@@ -207,6 +207,11 @@ impl Outbox {
         self.lock().queue.contains(job)
     }
 
+    /// The jobs whose report waits here.
+    pub fn ids(&self) -> Vec<Id> {
+        self.lock().queue.ids()
+    }
+
     /// The figures as they are now.
     pub fn state(&self) -> State {
         let known = self.lock();

@@ -97,6 +97,11 @@ impl Queue {
         self.items.values().filter_map(|item| item.held.clone()).collect()
     }
 
+    /// All jobs whose report waits.
+    pub(super) fn ids(&self) -> Vec<Id> {
+        self.items.keys().cloned().collect()
+    }
+
     pub(super) fn contains(&self, job: &Id) -> bool {
         self.items.contains_key(job)
     }

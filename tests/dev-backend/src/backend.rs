@@ -409,6 +409,11 @@ impl DevBackend {
         crate::dev::cancel(&self.shared, id, via)
     }
 
+    /// Puts a job back into the queue whatever became of it, its reports kept; `further` counts it as one more attempt.
+    pub fn requeue(&self, id: &str, further: bool) -> bool {
+        crate::dev::requeue(&self.shared, id, further)
+    }
+
     /// Cuts all connections and refuses new ones for so long.
     pub fn refuse(&self, length: Duration) {
         self.shared.refuse(length);

@@ -161,6 +161,23 @@ fn via(word: &str) -> Result<Via, (u16, String)> {
 }
 
 /// What a user's cancel does: the row, and what else the way says. False when there is no such job.
+/// Puts a job back into the queue whatever became of it, its reports kept; `further` counts it as one more attempt.
+pub(crate) fn requeue(shared: &Shared, id: &str, further: bool) -> bool {
+    {
+        let mut store = shared.store();
+        let Some(job) = store.job_mut(id) else { return false };
+        job.status = "queued";
+        job.claimed_by = None;
+        job.finished = None;
+        if further {
+            let attempts = job.payload["attempts"].as_u64().unwrap_or(0) + 1;
+            job.payload["attempts"] = json!(attempts);
+        }
+    }
+    shared.bump();
+    true
+}
+
 pub(crate) fn cancel(shared: &Shared, id: &str, via: Via) -> bool {
     {
         let mut store = shared.store();
