@@ -563,6 +563,17 @@ fn exec_runs_a_local_script_on_a_server() {
     assert_eq!(output.status.code(), Some(3));
     assert!(error.lines().any(|line| line == "e"), "{error}");
     assert_eq!(sshd.job_dirs().len(), 0);
+    // An encrypted key is opened by the variable, and by nothing else.
+    let locked = sshd.client_key(&["-t", "ed25519"], "open sesame");
+    for (passphrase, code) in [("open sesame", Some(3)), ("wrong", Some(125))] {
+        let mut command = binary();
+        command.args(["exec", "--server", &format!("{}@{}:{}", sshd.user, sshd.host, sshd.port), "--identity"]);
+        command.arg(&locked.path).arg(&script).env("CRONIUM_EXEC_PASSPHRASE", passphrase);
+        command.arg("--set").arg(format!("ssh.security.knownHostsFile={}", known.display()));
+        command.arg("--set").arg(format!("ssh.execution.tempDir={}", sshd.temp_dir().display()));
+        let output = command.output().expect("exec");
+        assert_eq!(output.status.code(), code, "{}", String::from_utf8_lossy(&output.stderr));
+    }
     std::fs::write(&known, "").expect("write");
     let output = run(&[script.to_str().expect("text")]);
     assert_eq!(output.status.code(), Some(125));
