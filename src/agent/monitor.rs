@@ -150,9 +150,11 @@ impl Monitor {
         let (docker, client) = (&self.docker, &self.client);
         let Books { running, outbox, .. } = &self.books;
         // In this order: a job goes from the one to the other, and into the outbox before it leaves the registry.
-        let known: BTreeSet<Id> = running.ids().into_iter().chain(outbox.ids()).collect();
+        let in_hand = running.ids();
+        let reported: BTreeSet<Id> = outbox.ids().into_iter().collect();
+        let known: BTreeSet<Id> = in_hand.into_iter().chain(reported.iter().cloned()).collect();
         let (agent, max_output) = (self.agent.as_str(), self.max_output);
-        let recovery = Recovery { docker, client, agent, max_output, stop, known: &known };
+        let recovery = Recovery { engine: docker, client, agent, max_output, stop, known: &known, reported: &reported };
         match recovery.run() {
             Ok(()) => {
                 self.recovered = true;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use crate::os::clock;
 use crate::verdict::{Span, Status, Timings, Usage};
 use crate::wire::time::rfc3339;
 
@@ -128,7 +129,7 @@ impl Serialize for CompleteBody<'_> {
         if let Some(condition) = self.condition {
             map.serialize_entry("condition", &condition)?;
         }
-        map.serialize_entry("timestamp", &time(SystemTime::now()))?;
+        map.serialize_entry("timestamp", &time(clock::wall()))?;
         map.end()
     }
 }

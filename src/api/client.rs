@@ -1,6 +1,6 @@
 //! The calls of the contract, one method each.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use ureq::http::{HeaderMap, HeaderValue, Method};
@@ -14,6 +14,7 @@ use crate::config::types::{Api, Tls};
 use crate::job::{Claim, Id};
 use crate::limits;
 use crate::metrics::Endpoint;
+use crate::os::clock;
 use crate::os::stop::Stop;
 
 /// What the agent could do and does, as a heartbeat says it.
@@ -39,6 +40,15 @@ impl Client {
         let headers = headers(api, orchestrator_id, version)?;
         let transport = Transport::new(api, tls, headers, stop)?;
         Ok(Self { transport, orchestrator_id: orchestrator_id.to_owned() })
+    }
+
+    /// A client whose calls are answered by `script` and not by a network, for the simulation of the core.
+    #[cfg(test)]
+    pub(crate) fn scripted(stop: Stop, by: std::sync::Arc<dyn super::testing::Scripted>) -> Self {
+        let api = super::testing::api("http://127.0.0.1:1/api/internal");
+        let mut client = Self::new(&api, &Tls::default(), "agent-1", "1.2.3", stop).expect("a client");
+        client.transport.script(by);
+        client
     }
 
     /// The same client with connections of its own, so that no load on the others can hold it up. The rate limit stays
@@ -80,7 +90,7 @@ impl Client {
         }
         let body = Body {
             orchestrator_id: &self.orchestrator_id,
-            timestamp: time(SystemTime::now()),
+            timestamp: time(clock::wall()),
             estimated_start_time: estimated_start.map(time),
         };
         self.post(Endpoint::Acknowledge, format!("/jobs/{job}/acknowledge"), &body)
@@ -89,7 +99,7 @@ impl Client {
     /// Says that the job runs now; `message` is a detail for people.
     pub fn status_running(&self, job: &Id, message: Option<&str>) -> Result<(), Error> {
         let details = message.map_or_else(|| serde_json::json!({}), |text| serde_json::json!({ "message": text }));
-        let body = serde_json::json!({"status": "running", "timestamp": time(SystemTime::now()), "details": details});
+        let body = serde_json::json!({"status": "running", "timestamp": time(clock::wall()), "details": details});
         self.put(Endpoint::Status, format!("/jobs/{job}/status"), &encode(&body, 0))
     }
 
@@ -186,9 +196,9 @@ impl Client {
 
     /// Asks whether the backend is up; how long the answer took. Tried once.
     pub fn health(&self) -> Result<Duration, Error> {
-        let begun = Instant::now();
+        let begun = clock::now();
         self.transport.call(&Call { retry: false, urgent: true, ..get(Endpoint::Health, "/orchestrator/health") })?;
-        Ok(begun.elapsed())
+        Ok(clock::since(begun))
     }
 
     /// Says that the agent lives and what it runs. Tried once: the next heartbeat is the retry.
@@ -204,7 +214,7 @@ impl Client {
         let json = encode(
             &Body {
                 orchestrator_id: &self.orchestrator_id,
-                timestamp: time(SystemTime::now()),
+                timestamp: time(clock::wall()),
                 running_jobs: running.iter().map(Id::as_str).collect(),
                 capacity,
             },

@@ -6,7 +6,7 @@
 //!
 //! [`attempt`] is one try, for those who have a pace of their own; [`deliver`] goes on until there is an end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::answer::Orphans;
 use super::body::CompleteBody;
@@ -14,6 +14,7 @@ use super::client::Client;
 use super::error::{Error, Problem};
 use crate::job::Id;
 use crate::limits;
+use crate::os::clock;
 use crate::os::stop::Stop;
 
 /// How a report came to be delivered.
@@ -44,7 +45,7 @@ pub fn deliver(
     patience: Duration,
 ) -> Result<Delivery, Error> {
     let json = body.to_json();
-    let begun = Instant::now();
+    let begun = clock::now();
     let mut fate = Fate::NotTaken;
     let mut failures = 0;
     loop {
@@ -56,7 +57,7 @@ pub fn deliver(
         failures += 1;
         let unknown = fate == Fate::Unknown;
         let delay = client.delay(failures, &error).max(least_pause(fate, &error));
-        let over = begun.elapsed() + delay > patience;
+        let over = clock::since(begun) + delay > patience;
         if over || !(unknown || error.is_retryable()) {
             log::error!("the result of job {job} was not delivered: {error}");
             return Err(error);

@@ -9,6 +9,35 @@ use crate::config::types::{Api, BackoffKind, Retry, Tls};
 use crate::os::{stop::Stop, threads};
 use crate::secret::Secret;
 
+/// Answers calls without a network: the status, where there is one, and the body or the problem.
+pub(crate) trait Scripted: std::fmt::Debug + Send + Sync {
+    fn exchange(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&[u8]>,
+    ) -> (Option<u16>, Result<Vec<u8>, super::Problem>);
+}
+
+/// What a network does instead of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NoAnswer {
+    Refused,
+    Cut,
+    /// Nothing came within this time.
+    Late(Duration),
+}
+
+impl NoAnswer {
+    pub(crate) fn problem(self) -> super::Problem {
+        match self {
+            Self::Refused => super::Problem::Connect(Box::new(ureq::Error::ConnectionFailed)),
+            Self::Cut => super::Problem::Cut(Box::new(ureq::Error::Io(std::io::ErrorKind::ConnectionReset.into()))),
+            Self::Late(limit) => super::Problem::Timeout { which: super::Wait::Answer, limit },
+        }
+    }
+}
+
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {

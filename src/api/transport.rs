@@ -5,7 +5,7 @@
 
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, HeaderValue, Method, Request};
 
@@ -14,6 +14,7 @@ use super::error::{Error, Problem, Wait, sort};
 use crate::config::types::{Api, BackoffKind, Tls};
 use crate::limits;
 use crate::metrics::{self, Code, Endpoint};
+use crate::os::clock;
 use crate::os::{random, stop::Stop};
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::rate::Bucket;
@@ -45,6 +46,9 @@ pub(super) struct Transport {
     agent: ureq::Agent,
     base: Arc<Base>,
     stop: Stop,
+    /// Answers in place of the network, in the simulation of the core.
+    #[cfg(test)]
+    scripted: Option<Arc<dyn super::testing::Scripted>>,
 }
 
 #[derive(Debug)]
@@ -80,10 +84,21 @@ impl Transport {
             timeout: api.timeout,
             max_attempts: api.retry.max_attempts.max(1),
             backoff: Backoff { growth, initial: api.retry.initial_delay, max: api.retry.max_delay },
-            bucket: api.rate_limit.map(|rate| Mutex::new(Bucket::new(rate, Instant::now()))),
+            bucket: api.rate_limit.map(|rate| Mutex::new(Bucket::new(rate, clock::now()))),
             clock: Clock::new(),
         };
-        Ok(Self { agent, base: Arc::new(base), stop })
+        Ok(Self {
+            agent,
+            base: Arc::new(base),
+            stop,
+            #[cfg(test)]
+            scripted: None,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn script(&mut self, by: Arc<dyn super::testing::Scripted>) {
+        self.scripted = Some(by);
     }
 
     /// The same way with connections of its own.
@@ -140,9 +155,9 @@ impl Transport {
     /// One try, with its place in the rate limit, its metric and its log line.
     fn attempt(&self, call: &Call<'_>) -> Result<Vec<u8>, Problem> {
         self.wait_for_turn(call.urgent)?;
-        let begun = Instant::now();
+        let begun = clock::now();
         let (status, result) = self.exchange(call);
-        let took = begun.elapsed();
+        let took = clock::since(begun);
         let code = match (status, &result) {
             (Some(status), _) => Code::Status(status),
             (None, Err(Problem::Timeout { .. })) => Code::Timeout,
@@ -159,7 +174,7 @@ impl Transport {
 
     fn wait_for_turn(&self, urgent: bool) -> Result<(), Problem> {
         let Some(bucket) = &self.base.bucket else { return Ok(()) };
-        let wait = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let wait = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(clock::now());
         if urgent {
             self.stop.wait(wait.min(limits::RATE_PRIORITY_WAIT));
         } else if !wait.is_zero() && self.stop.wait(wait) {
@@ -170,8 +185,12 @@ impl Transport {
 
     /// The exchange itself: the status as soon as there is one, and the body or the problem.
     fn exchange(&self, call: &Call<'_>) -> (Option<u16>, Result<Vec<u8>, Problem>) {
+        #[cfg(test)]
+        if let Some(scripted) = &self.scripted {
+            return scripted.exchange(call.method.as_str(), &format!("{}{}", call.path, call.query), call.body);
+        }
         let sort = |error| sort(error, |which| limit_of(which, self.base.timeout));
-        let begun = (SystemTime::now(), Instant::now());
+        let begun = (clock::wall(), clock::now());
         let mut response = match self.send(call) {
             Ok(response) => response,
             Err(error) => return (None, Err(sort(error))),
@@ -179,11 +198,11 @@ impl Transport {
         // What a cache gives may be old.
         if !response.headers().contains_key("age") {
             let date = response.headers().get("date").and_then(|v: &HeaderValue| v.to_str().ok());
-            self.base.clock.note(date, begun.0, begun.1.elapsed());
+            self.base.clock.note(date, begun.0, clock::since(begun.1));
         }
         let status = response.status().as_u16();
         let good = response.status().is_success();
-        let retry_after = retry_after(response.headers(), SystemTime::now());
+        let retry_after = retry_after(response.headers(), clock::wall());
         let limit = if good { call.limit } else { limits::ANSWER_MAX };
         let body = read_capped(response.body_mut(), limit, sort);
         let result = match (good, body) {

@@ -254,8 +254,10 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
         .map_err(no_thread)?;
     let outcome = match executor.prepare(task, &control, &mut Terminal) {
         Ok(ready) => match ready.run(task, &mut Terminal) {
-            End::Outcome(outcome) => *outcome,
-            End::Left | End::NeverRan => return Err("the script was left to itself, which nobody asked for".to_owned()),
+            End::Outcome(outcome, _) => *outcome,
+            End::Left | End::NeverRan(_) => {
+                return Err("the script was left to itself, which nobody asked for".to_owned());
+            }
         },
         Err(outcome) => *outcome,
     };

@@ -11,6 +11,7 @@ use crate::docker::conn::{Conn, Deadline, is_timeout};
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::DockerOperation;
+use crate::wire::time::parse_rfc3339;
 
 /// What `inspect` says about how a container stands.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,6 +30,22 @@ pub struct State {
     /// The engine's own error, when it could not start or end the container.
     #[serde(rename = "Error", default)]
     pub error: String,
+    /// RFC 3339, by the engine's clock; the year 1 where it has not happened.
+    #[serde(rename = "StartedAt", default)]
+    pub started_at: String,
+    /// See `started_at`.
+    #[serde(rename = "FinishedAt", default)]
+    pub finished_at: String,
+}
+
+impl State {
+    /// How long it ran, by the engine's clock; `None` while it runs and where the engine does not tell.
+    pub fn ran_for(&self) -> Option<Duration> {
+        if self.running {
+            return None;
+        }
+        parse_rfc3339(&self.finished_at)?.duration_since(parse_rfc3339(&self.started_at)?).ok()
+    }
 }
 
 /// The parts of `inspect` that are used.

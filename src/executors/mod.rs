@@ -5,6 +5,7 @@
 //! [`Prepared::run`] starts, feeds the script and follows it to its end. What was prepared and is dropped instead
 //! leaves nothing behind.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,18 +85,43 @@ pub struct Facts {
 /// How a run ended for this agent.
 #[derive(Debug)]
 pub enum End {
-    Outcome(Box<Outcome>),
+    /// What came of it, and what is still there of it until that is safe.
+    Outcome(Box<Outcome>, Remains),
     /// The agent ends and the script goes on, for the next agent to find.
     Left,
-    /// It has not begun: the agent ends before, or what was adopted turns out so. Nothing of it is left, and it may be run.
-    NeverRan,
+    /// It has not begun: the agent ends before, or what was adopted turns out so. It may be run; what is there of it goes
+    /// when that is on disk.
+    NeverRan(Remains),
+}
+
+/// What is still there of a script that has ended: a container, for whoever has to look at it after a crash. Dropping
+/// this removes it, which comes after the outcome was written to disk: until then it is the only witness.
+#[derive(Default)]
+pub struct Remains(Option<Box<dyn Send>>);
+
+impl Remains {
+    /// Nothing is left.
+    pub fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// `thing` is removed when it is dropped.
+    pub fn of(thing: impl Send + 'static) -> Self {
+        Self(Some(Box::new(thing)))
+    }
+}
+
+impl fmt::Debug for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remains({})", if self.0.is_some() { "something" } else { "nothing" })
+    }
 }
 
 /// Why there is nothing to go on with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Lost {
-    /// It was never started: it may be run.
-    NeverStarted,
+    /// It was never started: it may be run. What is there of it goes when that is on disk.
+    NeverStarted(Remains),
     /// Nothing of it is left; what is known of that.
     Gone(String),
     /// Engine or server do not answer; to be tried again.
@@ -127,6 +153,6 @@ pub trait Prepared: Send {
     /// What it is.
     fn facts(&self) -> Facts;
     /// Starts it (or goes on with it, where it was adopted) and follows it to its end, whatever that is; leaves nothing
-    /// behind, unless the agent ends before ([`Control::leave`]).
+    /// behind but its [`Remains`], unless the agent ends before ([`Control::leave`]).
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End;
 }

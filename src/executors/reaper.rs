@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::executors::control::Control;
 use crate::limits;
+use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::policy::stop::Pace;
@@ -24,15 +25,15 @@ impl Bell {
 
     /// Sleeps until rung or until `until`, at most `limits::REAPER_SLEEP`.
     pub(in crate::executors) fn wait(&self, until: Option<Instant>) {
-        let longest = Instant::now() + limits::REAPER_SLEEP;
+        let longest = clock::now() + limits::REAPER_SLEEP;
         let until = until.map_or(longest, |until| until.min(longest));
         let mut rung = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         while !*rung {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return;
             }
-            rung = self.0.1.wait_timeout(rung, left).unwrap_or_else(PoisonError::into_inner).0;
+            rung = clock::wait(&self.0.0, &self.0.1, rung, left);
         }
         *rung = false;
     }
@@ -83,7 +84,7 @@ impl Reaper {
 
 /// Does what is due for one job; gives the moment of its next step.
 fn reap(control: &Control) -> Option<Instant> {
-    let (signal, next) = control.step(Instant::now());
+    let (signal, next) = control.step(clock::now());
     if let Some((signal, target)) = signal
         && let Err(error) = target.signal(signal)
     {

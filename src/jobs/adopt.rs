@@ -6,10 +6,10 @@
 //! `job-adopted`, so that no worker waits for a server that is away.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::types::ResourceSet;
-use crate::executors::{Control, End, Facts, Lost, Prepared, Task};
+use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
 use crate::job::{Claim, Job, Kind, Language, Output as _, Resources, Script, Server};
 use crate::jobs::journal::{Entry, Place, Stage, Started, now_ms};
 use crate::jobs::ledger::{Ledger, boot_id};
@@ -20,6 +20,7 @@ use crate::jobs::running::{Note, Step, Token};
 use crate::jobs::worker::{Workshop, broken, conclude, control_of, guarded, unrun};
 use crate::limits;
 use crate::metrics;
+use crate::os::clock;
 use crate::os::threads::{self, Thread};
 use crate::telemetry;
 use crate::verdict::{Phase, Verdict};
@@ -42,7 +43,7 @@ pub fn all(shop: &Arc<Workshop>, slots: &Slots, entries: Vec<Entry>) -> Vec<Thre
 
 fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
     let _context = telemetry::context(&entry.job, &entry.execution);
-    let begun = Instant::now();
+    let begun = clock::now();
     let kind = entry.kind;
     token.note(Note::Kind(kind));
     token.note(Note::Execution(entry.execution.clone()));
@@ -60,7 +61,7 @@ fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
     };
     metrics::jobs_active(-1);
     if let Some(verdict) = verdict {
-        metrics::job_finished(kind, &verdict, begun.elapsed());
+        metrics::job_finished(kind, &verdict, clock::since(begun));
     }
 }
 
@@ -81,7 +82,7 @@ fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
                 }
                 continue;
             }
-            Some(Err(Lost::NeverStarted | Lost::Gone(_))) | None => {}
+            Some(Err(Lost::NeverStarted(_) | Lost::Gone(_))) | None => {}
         }
         break;
     }
@@ -109,10 +110,10 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
             shop.scribe.keep(&ledger);
             output.system("the agent was restarted; going on with the script");
             let run = guarded(|| prepared.run(&task, &mut output));
-            run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic))))
+            run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
         }
-        Err(Missing::Unknown(verdict)) => End::Outcome(Box::new(unrun(verdict))),
-        Err(Missing::NeverRan) => End::NeverRan,
+        Err(Missing::Unknown(verdict)) => End::Outcome(Box::new(unrun(verdict)), Remains::nothing()),
+        Err(Missing::NeverRan(remains)) => End::NeverRan(remains),
         Err(Missing::Left) => End::Left,
     };
     control.end();
@@ -134,7 +135,7 @@ type Found = (Box<dyn Prepared>, Option<Server>);
 enum Missing {
     /// Its end cannot be known.
     Unknown(Verdict),
-    NeverRan,
+    NeverRan(Remains),
     /// This agent ends before it was found.
     Left,
 }
@@ -166,7 +167,7 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
             Ok(found) => return Ok(found),
             Err(Lost::Gone(why)) => return Err(unknown(&why)),
             // Its page says that it was started, and the engine that it was not: the agent was killed in between.
-            Err(Lost::NeverStarted) => return Err(Missing::NeverRan),
+            Err(Lost::NeverStarted(remains)) => return Err(Missing::NeverRan(remains)),
             Err(Lost::OutOfReach(why)) => log::warn!("the job is not found yet: {why}"),
         }
         if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::api;
 use crate::job::{Id, Server};
 use crate::limits;
+use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::telemetry;
@@ -78,7 +79,7 @@ impl Errands {
                 record.create(&client, &job);
             }
             // An error means that the job never started.
-            if started.recv().is_ok()
+            if clock::receive(&started, limits::ACKNOWLEDGE_WAIT * 1000).is_ok()
                 && !stop.is_set()
                 && let Err(error) = client.status_running(&job, Some("the script is running"))
             {
@@ -90,8 +91,7 @@ impl Errands {
 
     /// Waits for the answer to the acknowledgement; bounded by `api.timeout` and `api.retry`.
     pub fn acknowledged(&self) -> Acknowledged {
-        self.acknowledged
-            .recv_timeout(limits::ACKNOWLEDGE_WAIT)
+        clock::receive(&self.acknowledged, limits::ACKNOWLEDGE_WAIT)
             .unwrap_or_else(|_| Acknowledged::Unknown("the acknowledgement got no answer in time".to_owned()))
     }
 

@@ -16,6 +16,7 @@ use super::running::Running;
 use crate::api::{Capacity, Client, Error};
 use crate::job::Id;
 use crate::limits;
+use crate::os::clock;
 use crate::os::{pulse::Pulse, random, stop::Stop, threads};
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::vanish::Tracker;
@@ -60,7 +61,7 @@ impl Heartbeat {
         let mut tracker = Tracker::default();
         let mut failures = 0;
         loop {
-            let sent = Instant::now();
+            let sent = clock::now();
             failures = if self.beat(failures) { 0 } else { failures + 1 };
             if failures == 0 {
                 contact.was_at(sent);
@@ -96,10 +97,10 @@ impl Heartbeat {
             current_jobs: ids.len(),
             available_slots: self.max_jobs.saturating_sub(ids.len()),
         };
-        let begun = Instant::now();
+        let begun = clock::now();
         match self.client.heartbeat(&ids, capacity) {
             Ok(answer) => {
-                (self.on_result)(Ok(begun.elapsed()));
+                (self.on_result)(Ok(clock::since(begun)));
                 if failures > 0 {
                     log::info!("the backend takes heartbeats again");
                 }
@@ -155,7 +156,7 @@ struct Contact {
 
 impl Contact {
     fn new(running: Running, after: Duration) -> Self {
-        Self { running, after, last: Arc::new(Mutex::new(Instant::now())) }
+        Self { running, after, last: Arc::new(Mutex::new(clock::now())) }
     }
 
     fn was_at(&self, sent: Instant) {
@@ -163,7 +164,7 @@ impl Contact {
     }
 
     fn silence(&self) -> Duration {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        clock::since(*self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Starts the thread `lost-contact`, unless it is switched off.

@@ -118,6 +118,13 @@ impl Ledger {
         Entry { stage, ..entry.clone() }
     }
 
+    /// Writes that it was not started after all.
+    pub fn back(&self) {
+        let mut entry = self.lock();
+        entry.stage = Stage::Intent;
+        self.put(&entry);
+    }
+
     /// Takes the page out: the job is not ours, or it went back to the queue.
     pub fn forget(&self) {
         let entry = self.lock();

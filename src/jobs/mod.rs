@@ -13,4 +13,6 @@ pub mod recover;
 pub mod report;
 pub mod running;
 pub mod several;
+#[cfg(test)]
+mod sim;
 pub mod worker;

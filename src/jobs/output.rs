@@ -13,6 +13,7 @@ use crate::jobs::journal::Delivered;
 use crate::limits;
 use crate::logs::{Flushed, JobStream, Mark};
 use crate::metrics;
+use crate::os::clock;
 use crate::wire::capture::Capture;
 use crate::wire::lines::{Line, Splitter};
 
@@ -113,7 +114,7 @@ impl JobOutput {
 
     /// The script has ended: last lines without a newline are lines too.
     pub fn finish(&mut self) {
-        let at = SystemTime::now();
+        let at = clock::wall();
         for channel in &mut self.channels {
             let (live, lines, stream) = (&mut self.live, &mut channel.lines, channel.stream);
             channel.splitter.finish(&mut |line| {
@@ -169,7 +170,7 @@ impl Output for JobOutput {
         if let Some(end) = data.iter().rposition(|&b| b == b'\n') {
             channel.passed = channel.capture.total() - (data.len() - end - 1) as u64;
         }
-        let at = SystemTime::now();
+        let at = clock::wall();
         let (live, lines) = (&mut self.live, &mut channel.lines);
         channel.splitter.feed(data, &mut |line| {
             *lines += 1;
@@ -181,7 +182,7 @@ impl Output for JobOutput {
         self.system_lines += 1;
         log::info!("{text}");
         for line in text.lines() {
-            self.live.line(Stream::System, line.as_bytes(), SystemTime::now());
+            self.live.line(Stream::System, line.as_bytes(), clock::wall());
         }
     }
 

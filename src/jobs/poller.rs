@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 
@@ -14,6 +14,7 @@ use crate::api::{Client, Queue};
 use crate::config::types::{Jobs, QueueStrategy};
 use crate::job::{Claim, Kind};
 use crate::metrics::PollResult;
+use crate::os::clock;
 use crate::os::{pulse::Pulse, random, stop::Stop, threads};
 use crate::policy::poll::{Answer, Pace};
 use crate::{limits, metrics};
@@ -78,12 +79,12 @@ impl Slots {
     /// early now and then, so the caller must look again.
     fn wait(&self, due: Instant, stop: &Stop) -> bool {
         let mut bell = self.lock();
-        let now = Instant::now();
+        let now = clock::now();
         let ready = bell.free > 0 && (bell.kicked || due <= now);
         if !ready && !stop.is_set() {
             let due = if bell.free > 0 { due.saturating_duration_since(now) } else { limits::STOP_CHECK };
             let wait = due.min(limits::STOP_CHECK);
-            bell = self.0.1.wait_timeout(bell, wait).unwrap_or_else(PoisonError::into_inner).0;
+            bell = clock::wait(&self.0.0, &self.0.1, bell, wait);
         }
         // A kick is kept for the moment when a worker is free.
         bell.free > 0 && std::mem::take(&mut bell.kicked)
@@ -162,15 +163,15 @@ impl Poller {
 
     /// Polls until stopped, or until the workers are gone.
     pub fn run(self) {
-        let mut pace = Pace::new(self.poll_interval, self.max_poll_interval, Instant::now());
+        let mut pace = Pace::new(self.poll_interval, self.max_poll_interval, clock::now());
         let mut closed = None;
         while !self.stop.is_set() {
             self.pulse.touch();
             if self.slots.wait(pace.due(), &self.stop) {
-                pace.hint(Instant::now());
+                pace.hint(clock::now());
             }
             let free = self.slots.free();
-            if free == 0 || pace.due() > Instant::now() || self.stop.is_set() {
+            if free == 0 || pace.due() > clock::now() || self.stop.is_set() {
                 continue;
             }
             let answer = match self.admitted(&mut closed) {
@@ -186,7 +187,7 @@ impl Poller {
                 Answer::Jobs { got: 0, .. } => PollResult::Empty,
                 Answer::Jobs { .. } => PollResult::Jobs,
             });
-            pace.record(answer, Instant::now(), random::unit());
+            pace.record(answer, clock::now(), random::unit());
         }
     }
 
@@ -219,7 +220,7 @@ impl Poller {
                 return Some(Answer::Failed { retry_after: error.retry_after() });
             }
         };
-        let next_after = queue.next_poll_after.and_then(|at| at.duration_since(SystemTime::now()).ok());
+        let next_after = queue.next_poll_after.and_then(|at| at.duration_since(clock::wall()).ok());
         let got = self.hand_out(queue, asked)?;
         Some(Answer::Jobs { asked, got, next_after })
     }
@@ -229,7 +230,7 @@ impl Poller {
         for why in &queue.unusable {
             log::warn!("the backend handed out a job that cannot even be reported: {why}");
         }
-        let at = Instant::now();
+        let at = clock::now();
         let mut claims = queue.claims;
         if self.strategy == QueueStrategy::Priority {
             // A refused job takes no time, so it may go first.
@@ -268,7 +269,7 @@ impl Poller {
     /// Waits until a worker takes the job. A free worker does so at once, so the wait only bounds how late a stop is seen.
     fn send(&self, mut claimed: Claimed) -> Sent {
         loop {
-            match self.workers.send_timeout(claimed, limits::STOP_CHECK) {
+            match clock::send(&self.workers, claimed, limits::STOP_CHECK) {
                 Ok(()) => return Sent::Taken,
                 Err(SendTimeoutError::Timeout(back)) if !self.stop.is_set() => claimed = back,
                 Err(SendTimeoutError::Timeout(back)) => {

@@ -6,13 +6,14 @@
 //! known. Nothing is run a second time, and no container is left. (What the journal knows is in `adopt`.)
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
-use crate::docker::containers::{Row, State};
+use crate::docker::containers::State;
 use crate::docker::{self, Deadline};
 use crate::job::{Id, Stream};
 use crate::limits;
+use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::verdict::{Cause, Phase, Timings, Usage, Verdict};
 use crate::wire::capture::Capture;
@@ -20,7 +21,7 @@ use crate::wire::frames;
 
 /// What recovery works with.
 pub struct Recovery<'a> {
-    pub docker: &'a docker::Client,
+    pub engine: &'a dyn Engine,
     pub client: &'a api::Client,
     pub agent: &'a str,
     /// `jobs.maxOutput`.
@@ -29,32 +30,82 @@ pub struct Recovery<'a> {
     /// The jobs that are in hand, or whose report waits, since before the backend is asked: a job that ends between its
     /// answer and a later look would be reported a second time.
     pub known: &'a BTreeSet<Id>,
+    /// Those of them whose report waits: nothing of them is needed any more.
+    pub reported: &'a BTreeSet<Id>,
 }
 
 /// A container of an earlier run.
-struct Left {
-    row: Row,
-    state: State,
-    job: Option<Id>,
-    execution: Option<Id>,
+#[derive(Debug)]
+pub struct Left {
+    /// The engine's id of it.
+    pub id: String,
+    pub state: State,
+    pub job: Option<Id>,
+    pub execution: Option<Id>,
+}
+
+/// What recovery asks of the engine.
+pub trait Engine {
+    /// All containers that carry this agent's id.
+    fn left_by(&self, agent: &str) -> Result<Vec<Left>, String>;
+    /// The engine's own copy of a container's output, at most `most` bytes of each stream, head and tail; what cannot be
+    /// read is left out.
+    fn output(&self, id: &str, most: usize) -> (String, String);
+    fn remove(&self, id: &str) -> Result<(), String>;
+}
+
+impl Engine for docker::Client {
+    fn left_by(&self, agent: &str) -> Result<Vec<Left>, String> {
+        let labels = ["cronium.managed=true".to_owned(), format!("cronium.agent.id={agent}")];
+        let rows = self.list(&labels).map_err(|error| error.to_string())?;
+        let left = rows.into_iter().filter_map(|row| {
+            // One that went away meanwhile.
+            let state = self.inspect(&row.id, false).ok()?.state;
+            let label = |name: &str| row.labels.get(name).and_then(|text| Id::parse(text).ok());
+            let (job, execution) = (label("cronium.job.id"), label("cronium.execution.id"));
+            Some(Left { id: row.id, state, job, execution })
+        });
+        Ok(left.collect())
+    }
+
+    fn output(&self, id: &str, most: usize) -> (String, String) {
+        let mut kept = [Capture::new(most), Capture::new(most)];
+        let mut decoder = frames::Decoder::new();
+        let deadline = Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK");
+        let read = self.logs(id, deadline, &mut |piece| {
+            // A frame that makes no sense ends the output; what came before it is kept.
+            let _ = decoder.feed(piece, &mut |stream, bytes| kept[usize::from(stream != Stream::Stdout)].push(bytes));
+            Ok(())
+        });
+        if let Err(error) = read {
+            log::warn!("{error}");
+        }
+        let [stdout, stderr] = kept;
+        (stdout.into_text(), stderr.into_text())
+    }
+
+    fn remove(&self, id: &str) -> Result<(), String> {
+        docker::Client::remove(self, id).map_err(|error| error.to_string())
+    }
 }
 
 impl Recovery<'_> {
     /// Cleans up. An error means that engine or backend did not answer: to be tried again before anything is claimed.
     pub fn run(&self) -> Result<(), String> {
-        let labels = ["cronium.managed=true".to_owned(), format!("cronium.agent.id={}", self.agent)];
-        let rows = self.docker.list(&labels).map_err(|error| error.to_string())?;
+        let left = self.engine.left_by(self.agent)?;
         let orphans = self.client.orphaned().map_err(|error| error.to_string())?;
         let unknown = orphans.rows.into_iter().filter(|row| !self.known.contains(&row.id));
         let mut waiting: BTreeMap<Id, String> = unknown.map(|row| (row.id, row.status)).collect();
-        for row in rows {
-            let Ok(found) = self.docker.inspect(&row.id, false) else { continue };
-            let label = |name: &str| row.labels.get(name).and_then(|text| Id::parse(text).ok());
-            let (job, execution) = (label("cronium.job.id"), label("cronium.execution.id"));
-            if job.as_ref().is_some_and(|job| self.known.contains(job)) {
-                continue;
+        for left in left {
+            match &left.job {
+                // The agent was killed after it had written the report, and before it had removed the container.
+                Some(job) if self.reported.contains(job) && !left.state.running => {
+                    self.remove(&left);
+                    continue;
+                }
+                Some(job) if self.known.contains(job) => continue,
+                _ => {}
             }
-            let left = Left { row, state: found.state, job, execution };
             let awaited = left.job.as_ref().is_some_and(|job| waiting.remove(job).is_some());
             self.settle_container(&left, awaited);
         }
@@ -73,37 +124,29 @@ impl Recovery<'_> {
 
     /// Reports what is known of a container's job, if the backend waits for it, and removes the container.
     fn settle_container(&self, left: &Left, awaited: bool) {
-        let id = &left.row.id;
-        let shown = docker::containers::short(id);
-        let output = self.output(id);
-        if let Err(error) = self.docker.remove(id) {
-            log::error!("container {shown} of an earlier run is left behind: {error}");
-        } else {
-            log::warn!("removed container {shown} of an earlier run (it was {})", left.state.status);
-        }
-        let Some(job) = left.job.as_ref().filter(|_| awaited) else { return };
+        let Some(job) = left.job.as_ref().filter(|_| awaited) else { return self.remove(left) };
         if left.state.status == "created" {
+            self.remove(left);
             return self.give_back(job);
         }
-        let (stdout, stderr) = output;
-        self.report(job, left.execution.as_ref(), &judge(&left.state), &stdout, &stderr);
+        let (stdout, stderr) = self.engine.output(&left.id, self.max_output);
+        if left.state.running {
+            // What it does until it is ended is not in the report.
+            self.remove(left);
+        }
+        // Until the report is taken, the container is the only witness of an end.
+        let taken = self.report(job, left.execution.as_ref(), &judge(&left.state), &stdout, &stderr);
+        if taken && !left.state.running {
+            self.remove(left);
+        }
     }
 
-    /// The engine's own copy of the output, head and tail; what cannot be read is left out.
-    fn output(&self, id: &str) -> (String, String) {
-        let mut kept = [Capture::new(self.max_output), Capture::new(self.max_output)];
-        let mut decoder = frames::Decoder::new();
-        let deadline = Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK");
-        let read = self.docker.logs(id, deadline, &mut |piece| {
-            // A frame that makes no sense ends the output; what came before it is kept.
-            let _ = decoder.feed(piece, &mut |stream, bytes| kept[usize::from(stream != Stream::Stdout)].push(bytes));
-            Ok(())
-        });
-        if let Err(error) = read {
-            log::warn!("{error}");
+    fn remove(&self, left: &Left) {
+        let shown = docker::containers::short(&left.id);
+        match self.engine.remove(&left.id) {
+            Ok(()) => log::warn!("removed container {shown} of an earlier run (it was {})", left.state.status),
+            Err(error) => log::error!("container {shown} of an earlier run is left behind: {error}"),
         }
-        let [stdout, stderr] = kept;
-        (stdout.into_text(), stderr.into_text())
     }
 
     fn give_back(&self, job: &Id) {
@@ -113,9 +156,10 @@ impl Recovery<'_> {
         }
     }
 
-    fn report(&self, job: &Id, execution: Option<&Id>, verdict: &Verdict, stdout: &str, stderr: &str) {
+    /// Whether the backend has the report now, or will never take it.
+    fn report(&self, job: &Id, execution: Option<&Id>, verdict: &Verdict, stdout: &str, stderr: &str) -> bool {
         log::warn!("job {job} of an earlier run: {verdict}");
-        let (now, metadata) = (SystemTime::now(), [("verdict", verdict.message.clone())]);
+        let (now, metadata) = (clock::wall(), [("verdict", verdict.message.clone())]);
         if let Some(execution) = execution {
             let update = ExecutionUpdate {
                 exit_code: Some(verdict.exit_code),
@@ -142,8 +186,12 @@ impl Recovery<'_> {
             script_output: None,
             condition: None,
         };
-        if let Err(error) = api::report::deliver(self.client, job, &body, self.stop, limits::REPORT_PATIENCE) {
-            log::error!("the result of job {job} could not be reported: {error}");
+        match api::report::deliver(self.client, job, &body, self.stop, limits::REPORT_PATIENCE) {
+            Ok(_) => true,
+            Err(error) => {
+                log::error!("the result of job {job} could not be reported: {error}");
+                error.is_refusal()
+            }
         }
     }
 }
@@ -167,7 +215,16 @@ mod tests {
     use super::*;
 
     fn state(status: &str, running: bool, exit_code: i64) -> State {
-        State { running, status: status.to_owned(), pid: 0, exit_code, oom_killed: false, error: String::new() }
+        State {
+            running,
+            status: status.to_owned(),
+            pid: 0,
+            exit_code,
+            oom_killed: false,
+            error: String::new(),
+            started_at: String::new(),
+            finished_at: String::new(),
+        }
     }
 
     #[test]

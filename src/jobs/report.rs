@@ -3,11 +3,13 @@
 use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
+use crate::executors::Remains;
 use crate::job::Id;
 use crate::jobs::journal::{Entry, Report};
 use crate::jobs::outbox::{Handed, Outbox};
 use crate::jobs::output::Collected;
 use crate::logs::Flushed;
+use crate::os::clock;
 use crate::verdict::{Cause, Outcome};
 
 /// The report of a job as it will be sent. A job on several servers has no `execution` of its own: each server's record
@@ -39,9 +41,10 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) 
     }
 }
 
-/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes.
-pub fn deliver(outbox: &Outbox, entry: Entry) {
-    match outbox.report(entry) {
+/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes. What remains of
+/// the script goes in between.
+pub fn deliver(outbox: &Outbox, entry: Entry, remains: Remains) {
+    match outbox.report_after(entry, || drop(remains)) {
         Ok(Handed::Delivered(_)) => log::info!("reported"),
         // The outbox has said why.
         Ok(Handed::Waiting(_)) => {}
@@ -75,7 +78,7 @@ pub fn record(client: &api::Client, execution: &Id, outcome: &Outcome, output: &
 /// When the script began and ended, or the try to start it.
 fn times(outcome: &Outcome) -> (SystemTime, SystemTime) {
     let span = outcome.timings.execution.or(outcome.timings.setup);
-    let now = SystemTime::now();
+    let now = clock::wall();
     (span.map_or(now, |span| span.started), span.map_or(now, |span| span.ended()))
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::job::{Id, Kind};
+use crate::os::clock;
 
 /// Stops one job; is told who wants that.
 pub type Cancel = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -150,7 +151,7 @@ impl Running {
         if jobs.contains_key(id) {
             return None;
         }
-        jobs.insert(id.clone(), Entry::new(Instant::now()));
+        jobs.insert(id.clone(), Entry::new(clock::now()));
         Some(Token { running: self.clone(), id: id.clone() })
     }
 
@@ -162,19 +163,19 @@ impl Running {
     /// Notes something about a job; nothing happens when it is not in hand.
     pub fn note(&self, id: &Id, note: Note) {
         if let Some(entry) = self.lock().get_mut(id) {
-            entry.note(note, Instant::now());
+            entry.note(note, clock::now());
         }
     }
 
     /// All jobs in hand as they are now, in the order of their ids.
     pub fn list(&self) -> Vec<InHand> {
-        let now = Instant::now();
+        let now = clock::now();
         self.lock().iter().map(|(id, entry)| entry.shown(id, now)).collect()
     }
 
     /// One job as it is now; `None` when it is not in hand.
     pub fn get(&self, id: &Id) -> Option<InHand> {
-        self.lock().get(id).map(|entry| entry.shown(id, Instant::now()))
+        self.lock().get(id).map(|entry| entry.shown(id, clock::now()))
     }
 
     /// How many jobs are in hand.
@@ -248,14 +249,14 @@ impl Running {
 
     /// Waits at most `wait` until no job is in hand; whether that came about.
     pub fn wait_until_empty(&self, wait: Duration) -> bool {
-        let until = Instant::now() + wait;
+        let until = clock::now() + wait;
         let mut jobs = self.lock();
         while !jobs.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return false;
             }
-            jobs = self.0.changed.wait_timeout(jobs, left).unwrap_or_else(PoisonError::into_inner).0;
+            jobs = clock::wait(&self.0.jobs, &self.0.changed, jobs, left);
         }
         true
     }

@@ -5,11 +5,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::executors::{Control, End, Facts, Task};
+use crate::executors::{Control, End, Facts, Remains, Task};
 use crate::job::{BadServer, Id, Job, Output, Server, Stream};
 use crate::jobs::errands::{Acknowledged, Errands, Record};
 use crate::jobs::journal::{Place, Server as Page};
@@ -20,6 +20,7 @@ use crate::jobs::running::{Note, Step, Token};
 use crate::jobs::worker::{Workshop, broken, count_phases, guarded, unrun};
 use crate::limits;
 use crate::logs::Flushed;
+use crate::os::clock;
 use crate::os::threads;
 use crate::policy::stop::{Pace, Reason};
 use crate::telemetry;
@@ -93,10 +94,10 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
     let names: Vec<String> = group.job.servers.iter().flatten().map(Server::shown).collect();
     token.note(Note::Place(names.join(", ")));
     token.step(Step::Running);
-    let begun = (SystemTime::now(), Instant::now());
+    let begun = (clock::wall(), clock::now());
     let parts = group.on_all_servers();
     token.step(Step::Reporting);
-    let execution = Span { started: begun.0, length: begun.1.elapsed() };
+    let execution = Span { started: begun.0, length: clock::since(begun.1) };
     let outcome = Outcome {
         verdict: sum(&parts, lock(&group.cancelled).0),
         timings: Timings { execution: Some(execution), ..Timings::default() },
@@ -106,7 +107,7 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
     let Some(Group { output, .. }) = Arc::into_inner(group) else {
         // A thread that was heard of but did not end keeps the output: the report goes without it.
         let collected = (Collected::default(), Flushed::default());
-        report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)));
+        report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)), Remains::nothing());
         return Some(outcome.verdict);
     };
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -114,7 +115,7 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
     output.system(&outcome.verdict.to_string());
     let collected = output.flush(limits::LIVE_FLUSH);
     errands.finish();
-    report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)));
+    report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)), Remains::nothing());
     Some(outcome.verdict)
 }
 
@@ -204,9 +205,9 @@ impl Group {
         // A panic is this server's alone, and its control must end all the same.
         let outcome = guarded(|| match shop.servers.prepare(&task, &control, &mut output) {
             Ok(ready) => match ready.run(&task, &mut output) {
-                End::Outcome(outcome) => *outcome,
+                End::Outcome(outcome, _) => *outcome,
                 // Nobody leaves such a job: it is cancelled instead.
-                End::Left | End::NeverRan => {
+                End::Left | End::NeverRan(_) => {
                     unrun(Verdict::infrastructure(Phase::Execution, "the script was left on its server"))
                 }
             },

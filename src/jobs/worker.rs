@@ -6,14 +6,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::api;
 use crate::config::types::Config;
 use crate::executors::container::spec::container_name;
-use crate::executors::{Control, End, Executor, Reaper, Task};
+use crate::executors::{Control, End, Executor, Reaper, Remains, Task};
 use crate::job::{Claim, Id, Job, Kind, Output as _, Server};
 use crate::jobs::errands::{Acknowledged, Errands, Record};
 use crate::jobs::journal::{Done, Journal, Place};
@@ -27,6 +27,7 @@ use crate::jobs::several;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics;
+use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::panic_text;
 use crate::policy::stop::{Pace, Reason};
@@ -64,7 +65,7 @@ impl Worker {
     /// Takes jobs until the poller has gone.
     pub fn run(&self, handouts: &Receiver<Claimed>) {
         loop {
-            match handouts.recv_timeout(limits::WORKER_TICK) {
+            match clock::receive(handouts, limits::WORKER_TICK) {
                 Ok(claimed) => {
                     let id = claimed.claim.id().clone();
                     // What went wrong in one job stays in that job: its container is removed by its guard.
@@ -103,7 +104,7 @@ impl Worker {
         };
         metrics::jobs_active(-1);
         if let Some(verdict) = verdict {
-            metrics::job_finished(kind, &verdict, at.elapsed());
+            metrics::job_finished(kind, &verdict, clock::since(at));
         }
     }
 
@@ -174,10 +175,11 @@ impl Worker {
                 ledger.start(&facts);
                 token.step(Step::Running);
                 shop.scribe.keep(&ledger);
-                guarded(|| ready.run(&task, &mut output)).unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic))))
+                guarded(|| ready.run(&task, &mut output))
+                    .unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
             }
-            Ok(Err(outcome)) => End::Outcome(outcome),
-            Err(panic) => End::Outcome(Box::new(broken(panic))),
+            Ok(Err(outcome)) => End::Outcome(outcome, Remains::nothing()),
+            Err(panic) => End::Outcome(Box::new(broken(panic)), Remains::nothing()),
         };
         control.end();
         token.step(Step::Reporting);
@@ -203,7 +205,7 @@ impl Worker {
         let output = JobOutput::new(0, self.shop.streamer.open(id));
         let entry = ledger::blank(id, execution, kind, 0, None, Place::Nowhere);
         let page = Ledger::found(&self.shop.journal, entry, output.progress());
-        let end = End::Outcome(Box::new(unrun(Verdict::refused(reason))));
+        let end = End::Outcome(Box::new(unrun(Verdict::refused(reason))), Remains::nothing());
         conclude(&self.shop, &page, end, output, None)
     }
 
@@ -229,7 +231,7 @@ impl Worker {
         let output = JobOutput::new(0, shop.streamer.open(&job.id));
         let entry = ledger::blank(&job.id, execution, job.kind, job.attempts, None, Place::Nowhere);
         let page = Ledger::found(&shop.journal, entry, output.progress());
-        conclude(shop, &page, End::Outcome(Box::new(unrun(verdict))), output, None)
+        conclude(shop, &page, End::Outcome(Box::new(unrun(verdict)), Remains::nothing()), output, None)
     }
 }
 
@@ -253,10 +255,13 @@ pub(in crate::jobs) fn conclude(
     errands: Option<Errands>,
 ) -> Option<Verdict> {
     let outcome = match end {
-        End::Outcome(outcome) => Some(outcome),
+        End::Outcome(outcome, remains) => Some((outcome, remains)),
         End::Left => None,
-        End::NeverRan => {
+        End::NeverRan(remains) => {
             log::warn!("the agent ends, or ended, before the script had started; giving the job back");
+            // Should the agent be killed from here on, the next one must not take it for a script whose end is unknown.
+            ledger.back();
+            drop(remains);
             output.flush(limits::LIVE_FLUSH);
             if let Some(errands) = errands {
                 errands.finish();
@@ -266,7 +271,7 @@ pub(in crate::jobs) fn conclude(
             return None;
         }
     };
-    let Some(outcome) = outcome else {
+    let Some((outcome, remains)) = outcome else {
         log::warn!("the script goes on without this agent; the next one finds it");
         output.settle();
         output.flush(limits::LIVE_FLUSH);
@@ -284,7 +289,7 @@ pub(in crate::jobs) fn conclude(
     }
     count_phases(&outcome.timings);
     let report = report::write(true, &outcome, collected);
-    report::deliver(&shop.outbox, ledger.end(report));
+    report::deliver(&shop.outbox, ledger.end(report), remains);
     Some(outcome.verdict)
 }
 
@@ -317,7 +322,7 @@ pub(in crate::jobs) fn count_phases(timings: &Timings) {
 
 /// `exec-<job id>-<unix ms>`; a long job id is cut, since the contract caps ids at 100 characters.
 fn execution_id(job: &Id) -> Id {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let now = clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     cut_id(job, &format!("-{now}"))
 }
 

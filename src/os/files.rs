@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits;
+use crate::os::clock;
 
 /// What the names of files begin with that are still being written. No name given to [`Folder::write`] may.
 pub const UNFINISHED: &str = ".new-";
@@ -42,9 +43,13 @@ impl Folder {
     /// Replaces the file `name` (mode 0600) by `parts`, one after the other. Whatever happens meanwhile, the file is
     /// the old one or the new one; after `Ok`, it is the new one even if the power fails now.
     pub fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        clock::step("write");
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let beside = self.path.join(format!("{UNFINISHED}{number}"));
-        let written = write_new(&beside, parts).and_then(|()| fs::rename(&beside, self.path.join(name)));
+        let written = write_new(&beside, parts).and_then(|()| {
+            clock::step("rename");
+            fs::rename(&beside, self.path.join(name))
+        });
         if let Err(error) = written {
             // What is left of it is also removed by `remove_unfinished`.
             let _ = fs::remove_file(&beside);
@@ -55,6 +60,7 @@ impl Folder {
 
     /// Removes the file `name`; one that is not there is fine. It may come back after a power cut until [`Folder::sync`].
     pub fn remove(&self, name: &str) -> io::Result<()> {
+        clock::step("remove");
         match fs::remove_file(self.path.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -3,6 +3,7 @@
 //! The only module with `unsafe` code, since it is the only one that calls `libc`.
 
 pub mod cgroup;
+pub mod clock;
 pub mod device;
 pub mod disk;
 pub mod files;
@@ -15,5 +16,7 @@ pub mod pulse;
 pub mod random;
 pub mod ready;
 pub mod signals;
+#[cfg(test)]
+pub(crate) mod sim;
 pub mod stop;
 pub mod threads;

@@ -1,7 +1,9 @@
 //! The flag that ends a loop: set once, seen by everybody, and able to wake a thread that sleeps.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::os::clock;
 
 /// A request to stop, shared by clones.
 #[derive(Debug, Clone, Default)]
@@ -26,14 +28,14 @@ impl Stop {
 
     /// Sleeps for `wait` or until stopped; true when stopped.
     pub fn wait(&self, wait: Duration) -> bool {
-        let until = Instant::now() + wait;
+        let until = clock::now() + wait;
         let mut set = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         while !*set {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return false;
             }
-            set = self.0.1.wait_timeout(set, left).unwrap_or_else(PoisonError::into_inner).0;
+            set = clock::wait(&self.0.0, &self.0.1, set, left);
         }
         true
     }
@@ -41,6 +43,8 @@ impl Stop {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]

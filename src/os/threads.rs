@@ -14,6 +14,8 @@ pub struct Thread {
     name: String,
     handle: JoinHandle<()>,
     ended: Receiver<Ended>,
+    #[cfg(test)]
+    seat: Option<crate::os::sim::Seat>,
 }
 
 /// How a thread came to its end.
@@ -30,7 +32,11 @@ pub enum Ended {
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
     let (done, ended) = sync_channel(1);
     let thread_name = name.to_owned();
+    #[cfg(test)]
+    let (seat, ticket) = crate::os::sim::enroll(name).unzip();
     let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        #[cfg(test)]
+        let body = || crate::os::sim::Ticket::use_up(ticket, body);
         let end = match catch_unwind(AssertUnwindSafe(body)) {
             Ok(()) => Ended::Returned,
             Err(panic) => {
@@ -42,7 +48,13 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Resul
         // The receiver may be gone: then nobody waits.
         let _ = done.send(end);
     })?;
-    Ok(Thread { name: name.to_owned(), handle, ended })
+    Ok(Thread {
+        name: name.to_owned(),
+        handle,
+        ended,
+        #[cfg(test)]
+        seat,
+    })
 }
 
 /// The message of a caught panic.
@@ -67,6 +79,10 @@ impl Thread {
 
     /// Waits at most `wait` for its end.
     pub fn join_within(self, wait: Duration) -> Ended {
+        #[cfg(test)]
+        if self.seat.as_ref().is_some_and(|seat| !seat.ends_within(wait)) {
+            return Ended::StillRunning;
+        }
         match self.ended.recv_timeout(wait) {
             Ok(end) => {
                 let _ = self.handle.join();

@@ -87,6 +87,42 @@ fn time_without_an_agent_counts_for_the_deadline() {
 }
 
 #[test]
+fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
+    let _machine = shared();
+    let backend = backend();
+    let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
+    let queue = |script: &str, limit: u32| {
+        let mut row = job("BASH", script);
+        row["execution"]["timeout"] = serde_json::json!(limit);
+        let id = backend.enqueue(row).expect("queued");
+        begun(&backend, &id, 0);
+        id
+    };
+    // One ends by itself within its limit, one is ended for its limit by an agent that does not live to report that.
+    let in_time = queue("echo begun; sleep 1.5; exit 3", 4);
+    let too_late = queue("trap 'echo caught; sleep 0.3; exit 143' TERM; echo begun; while :; do sleep 0.1; done", 3);
+    eventually("TERM was sent", || backend.lines(&too_late).iter().any(|line| line.text == "caught"));
+    agent.signal("KILL");
+    agent.wait(LONG);
+    std::thread::sleep(Duration::from_secs(4));
+    let agent = agent.again(&backend, &[("jobs.stopGrace", "1s")]);
+    let row = finished(&backend, &too_late);
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("timeout"), Some(-1)), "{}", stderr(&row));
+    assert_eq!(finished(&backend, &in_time).exit_code, Some(3));
+    // The same where the agent was killed before.
+    drop(agent);
+    let mut agent = Agent::start(&backend, &[]);
+    let in_time = queue("echo begun; sleep 1; exit 3", 3);
+    agent.signal("KILL");
+    agent.wait(LONG);
+    std::thread::sleep(Duration::from_secs(4));
+    let agent = agent.again(&backend, &[]);
+    let row = finished(&backend, &in_time);
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(3)), "{}", stderr(&row));
+    agent.stop();
+}
+
+#[test]
 fn a_container_that_is_gone_is_told_as_an_unknown_end() {
     let _machine = shared();
     let backend = backend();

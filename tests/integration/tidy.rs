@@ -35,7 +35,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 /// Each outside crate with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
     ("base64", &["docker", "executors"]),
-    ("crossbeam_channel", &["agent", "executors", "jobs"]),
+    ("crossbeam_channel", &["agent", "executors", "jobs", "os"]),
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
     ("ring", &["executors"]),
@@ -170,6 +170,15 @@ fn openings(source: &Source) -> Vec<String> {
     if opens { Vec::new() } else { vec!["1: a file opens with //! and why it exists".to_owned()] }
 }
 
+/// What the simulation of the core must have in its hand.
+const TIMED: &[&str] =
+    &["Instant::now", "SystemTime::now", "wait_timeout", "recv_timeout", "send_timeout", ".elapsed()"];
+
+fn clocks(source: &Source) -> Vec<String> {
+    let simulated = matches!(source.module(), "jobs" | "api") && !source.path.starts_with("jobs/control/");
+    if simulated { each(&source.product, TIMED, "the core's time comes from os::clock") } else { Vec::new() }
+}
+
 fn numbers(source: &Source) -> Vec<String> {
     // Defaults and ranges of keys stand in the schema, beside the key.
     if source.path == "limits.rs" || source.module() == "config" {
@@ -276,6 +285,11 @@ fn waits_are_named_in_limits() {
     check(numbers, &[("api/a.rs", "fn a() { b(Duration::from_millis(5)) }"), ("os/a.rs", "Duration::new(\n 1, 0)")]);
     let free = "fn a() { Duration::from_secs(0) }\n#[cfg(test)]\nmod tests { fn b() { Duration::from_secs(1) } }";
     assert!(numbers(&Source::new("api/a.rs", free)).is_empty());
+}
+
+#[test]
+fn the_core_takes_its_time_from_one_place() {
+    check(clocks, &[("jobs/a.rs", "fn a() { Instant::now() }"), ("api/a.rs", "fn a() { begun.elapsed() }")]);
 }
 
 #[test]

@@ -8,12 +8,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::docker::containers::State;
 use crate::docker::{Deadline, Error};
 use crate::executors::container::Shared;
 use crate::executors::container::run::{Base, Container, Followed};
-use crate::executors::{Control, End, Facts, Lost, Prepared, Task, shell};
+use crate::executors::control::Signal;
+use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
+use crate::policy::stop::Reason;
 use crate::verdict::Span;
 use crate::wire::frames;
 
@@ -21,6 +24,19 @@ use crate::wire::frames;
 pub(in crate::executors::container) struct Adopted {
     base: Base,
     left: Duration,
+    /// It had ended when it was found.
+    ended: bool,
+}
+
+/// Whether an earlier agent ended it for its time limit and did not live to say so: it ran that long, and it ended as
+/// one does that was sent TERM or KILL.
+fn ended_late(state: &State, (after, limit): (Duration, &'static str)) -> Option<(Reason, Signal)> {
+    let signal = match state.exit_code {
+        143 => Signal::Term,
+        137 => Signal::Kill,
+        _ => return None,
+    };
+    state.ran_for().filter(|ran| *ran >= after).map(|_| (Reason::Timeout { limit, after }, signal))
 }
 
 impl Adopted {
@@ -40,8 +56,7 @@ impl Adopted {
         };
         let container = Container::new(shared.docker.clone(), found.id);
         if found.state.status == "created" {
-            // Dropping it removes it.
-            return Err(Lost::NeverStarted);
+            return Err(Lost::NeverStarted(Remains::of(container)));
         }
         let base = Base {
             shared: Arc::clone(shared),
@@ -55,8 +70,9 @@ impl Adopted {
             image: facts.image.clone(),
             network: String::new(),
             nonce: String::new(),
+            ended_by: ended_late(&found.state, facts.timeout),
         };
-        Ok(Self { base, left })
+        Ok(Self { base, left, ended: !found.state.running })
     }
 
     /// Reads the copy to its end, which is the container's.
@@ -100,16 +116,17 @@ impl Prepared for Adopted {
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
         let begun = self.base.begun;
         let killed_before = self.base.host_oom_kills();
-        let meter = self.base.arm(self.left);
+        // What has ended has no deadline any more, even if that has passed since.
+        let meter = if self.ended { self.base.measure() } else { self.base.arm(self.left) };
         let followed = self.follow(output);
         if !followed.started
             && followed.broke.is_none()
             && !self.base.control.is_left()
             && !self.base.control.is_given_up()
         {
-            // The shell's stdin ended before the program had come: half of it never runs. Dropping this removes it.
+            // The shell's stdin ended before the program had come: half of it never runs.
             let _ = meter.finish();
-            return End::NeverRan;
+            return End::NeverRan(Remains::of(self));
         }
         let setup = Span { started: begun.0, length: Duration::ZERO };
         self.base.finish(followed, &meter, (setup, begun), killed_before, output)

@@ -165,6 +165,7 @@ impl Shared {
             image,
             network,
             nonce,
+            ended_by: None,
         };
         Ok(Ready { attached, base, program, deadline })
     }

@@ -1,4 +1,5 @@
-//! One container from its start to its removal, as one straight page.
+//! One container from its start to its end, as one straight page. It is removed by its [`Container`], which outlives the
+//! run: the verdict goes to disk first.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,7 +14,7 @@ use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::{seconds, setup_verdict, stopped};
-use crate::executors::{Control, End, Facts, Prepared, Task, shell};
+use crate::executors::{Control, End, Facts, Prepared, Remains, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::os::cgroup::Reading;
@@ -95,6 +96,8 @@ pub(in crate::executors::container) struct Base {
     pub(in crate::executors::container) network: String,
     /// The program's random word.
     pub(in crate::executors::container) nonce: String,
+    /// Why an earlier agent ended it, and with what, where this one finds it ended.
+    pub(in crate::executors::container) ended_by: Option<(Reason, Signal)>,
 }
 
 /// A container that is created and attached, and waits for the word to start.
@@ -127,7 +130,7 @@ impl Prepared for Ready {
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
         if self.base.control.is_left() {
-            return End::NeverRan;
+            return End::NeverRan(Remains::of(self));
         }
         if self.base.control.reason().is_some() {
             return self.base.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
@@ -248,12 +251,9 @@ impl Base {
         let cleanup = (SystemTime::now(), Instant::now());
         let (verdict, evidence) = self.conclude(waited, &reading, &followed);
         self.control.end();
-        if let Err(error) = self.container.remove() {
-            log::error!("container {} is left behind: {error}", short(self.container.id()));
-        }
         let cleanup = Span { started: cleanup.0, length: cleanup.1.elapsed() };
         let timings = Timings { setup: Some(setup), execution: Some(execution), cleanup: Some(cleanup) };
-        End::Outcome(Box::new(Outcome { verdict, timings, usage, evidence }))
+        End::Outcome(Box::new(Outcome { verdict, timings, usage, evidence }), Remains::of(self.container))
     }
 
     /// The outcome of a container that was not started; dropping `self` removes it.
@@ -263,7 +263,7 @@ impl Base {
         self.control.end();
         let evidence = vec![("containerId", self.container.id().to_owned()), ("image", self.image.clone())];
         let timings = Timings { setup, ..Timings::default() };
-        End::Outcome(Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence }))
+        End::Outcome(Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence }), Remains::nothing())
     }
 
     /// From here on the deadline runs, a cancel finds something to signal, and use is measured.
@@ -272,6 +272,11 @@ impl Base {
         self.control.set_deadline(Instant::now() + left, Reason::Timeout { limit, after });
         let id = self.container.id().to_owned();
         self.control.set_target(Arc::new(Signalled { docker: self.shared.docker.clone(), id }));
+        self.measure()
+    }
+
+    /// Its use is measured from here on.
+    pub(in crate::executors::container) fn measure(&self) -> Arc<Meter> {
         let layer_limit = self.layer_limited.then_some(self.resources.disk);
         self.shared.sampler.watch(self.container.id(), Arc::clone(&self.control), layer_limit)
     }
@@ -368,12 +373,15 @@ impl Base {
 
     fn all_evidence(&self, exit_code: i64, found: &Inspect, reading: &Reading, followed: &Followed) -> Evidence {
         // A reason that came up after the last signal could be sent did not end the script.
-        let sent = self.control.sent();
+        let (reason, sent) = match (&self.ended_by, self.control.sent()) {
+            (Some((reason, signal)), _) => (Some(reason.clone()), Some(*signal)),
+            (None, sent) => (self.control.reason().filter(|_| sent.is_some()), sent),
+        };
         Evidence {
             exit_code,
             started: followed.started,
             broke: followed.broke.as_ref().map(ToString::to_string),
-            reason: self.control.reason().filter(|_| sent.is_some()),
+            reason,
             sent,
             oom_killed: found.state.oom_killed,
             oom_kills: reading.oom_kills,

@@ -17,7 +17,7 @@ use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::{Preamble, Word};
 use crate::executors::ssh::remote::{self, Place};
 use crate::executors::ssh::words::rounded;
-use crate::executors::{Control, End, Facts, Prepared, Task, shell};
+use crate::executors::{Control, End, Facts, Prepared, Remains, Task, shell};
 use crate::job::{Output, Server, Stream};
 use crate::limits;
 use crate::metrics;
@@ -120,11 +120,11 @@ impl Prepared for Ready {
         run.begun = begun;
         run.host_key = session.connection().host_key.clone();
         if control.is_left() {
-            return End::NeverRan;
+            return End::NeverRan(Remains::nothing());
         }
         if control.reason().is_some() {
             let verdict = setup_verdict(&Error::Stopped { server: server.shown() }, &control);
-            return End::Outcome(Box::new(run.outcome(verdict, None, warm)));
+            return End::Outcome(Box::new(run.outcome(verdict, None, warm)), Remains::nothing());
         }
         session.send(program);
         run.see_through(Some((session, nonce)), warm, output)
@@ -228,9 +228,9 @@ impl<'a> Run<'a> {
             Ok(ending) => (self.judge(&ending), Some(ending)),
             Err(Stop::Because(verdict)) => (*verdict, None),
             Err(Stop::Left) => return End::Left,
-            Err(Stop::NeverRan) => return End::NeverRan,
+            Err(Stop::NeverRan) => return End::NeverRan(Remains::nothing()),
         };
-        End::Outcome(Box::new(self.outcome(verdict, ending.as_ref(), warm)))
+        End::Outcome(Box::new(self.outcome(verdict, ending.as_ref(), warm)), Remains::nothing())
     }
 
     /// A session that follows the script from the byte where its output was.

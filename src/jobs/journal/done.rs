@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{lock, now_ms};
 use crate::job::Id;
 use crate::limits;
+use crate::os::clock;
 use crate::os::files::Folder;
 use crate::wire::crc32;
 
@@ -198,6 +199,7 @@ impl Inner {
     /// Appends what is in memory alone. The file, for the caller to sync. It is opened each time, so that an idle agent
     /// keeps no file system from being unmounted.
     fn append_unwritten(&mut self, folder: &Folder) -> io::Result<File> {
+        clock::step("append");
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path(folder))?;
         let found = file.metadata()?.len();
         if found > self.length {

@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 pub use self::aside::Aside;
 pub use self::done::{Done, DoneJobs};
@@ -26,6 +26,7 @@ use self::file::Bad;
 use crate::job::Id;
 use crate::limits;
 use crate::metrics::{self, WriteResult};
+use crate::os::clock;
 use crate::os::files::{Folder, Lock, LockError};
 
 const LOCK: &str = "lock";
@@ -334,7 +335,7 @@ pub fn knows(dir: &Path, job: &Id) -> bool {
 
 /// Wall clock, milliseconds since 1970.
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -13,7 +13,7 @@ mod queue;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use self::offer::Tried;
 use self::offer::{List, is_refused, least_pause, offer};
@@ -24,6 +24,7 @@ use crate::job::Id;
 use crate::jobs::journal::{Done, Ended, Entry, Journal, Waiting, now_ms};
 use crate::limits;
 use crate::metrics;
+use crate::os::clock;
 use crate::os::random;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
@@ -124,7 +125,7 @@ impl Outbox {
 
     /// Enters the reports of an earlier run, but for those that it had seen taken.
     fn take_over(&self, ended: Vec<Waiting>) {
-        let now = Instant::now();
+        let now = clock::now();
         let mut known = self.lock();
         for Waiting { job, attempts, since_ms } in ended {
             if self.0.journal.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
@@ -142,12 +143,19 @@ impl Outbox {
     /// Sees to the report of a job that ended: writes it to the journal, tries once on this thread, and keeps it for
     /// further tries if need be. `entry` is at the stage `Ended`.
     pub fn report(&self, entry: Entry) -> Result<Handed, Refused> {
+        self.report_after(entry, || ())
+    }
+
+    /// The same; `safe` is called when the report is on disk (or in memory alone, where the disk does not take it), before
+    /// the first try.
+    pub fn report_after(&self, entry: Entry, safe: impl FnOnce()) -> Result<Handed, Refused> {
         let Some(Ended { report, .. }) = entry.ended() else {
             return Err(refused(entry, Tried::default(), "its job has not ended".to_owned()));
         };
         if let Err(error) = self.0.journal.put(&entry) {
             log::warn!("the report of job {} is kept in memory alone: {error}", entry.job);
         }
+        safe();
         let mut tried = Tried::default();
         let ids = (&entry.job, &entry.execution);
         match offer(&self.0.client, ids, report, &mut tried, &mut List::default()) {
@@ -193,7 +201,7 @@ impl Outbox {
         }
         let job = entry.job.clone();
         let held = written.is_err().then(|| Arc::new(entry));
-        known.queue.insert(job.clone(), Item::new(since_ms, tried, held, Instant::now()));
+        known.queue.insert(job.clone(), Item::new(since_ms, tried, held, clock::now()));
         if let Some(error) = last {
             self.failed(&mut known, &job, tried, error);
         }
@@ -225,7 +233,7 @@ impl Outbox {
 
     /// Tries everything at once, but for what the backend asked to wait.
     pub fn kick(&self) {
-        self.lock().queue.kick(Instant::now());
+        self.lock().queue.kick(clock::now());
         self.0.changed.notify_all();
     }
 
@@ -254,7 +262,7 @@ impl Outbox {
     fn next(&self) -> Option<(Id, Tried, Option<Arc<Entry>>)> {
         let mut known = self.lock();
         while !known.ending {
-            let wait = match known.queue.next(Instant::now()) {
+            let wait = match known.queue.next(clock::now()) {
                 Next::Try(job) => {
                     let item = known.queue.get_mut(&job)?;
                     let (tried, held) = (item.tried, item.held.clone());
@@ -262,7 +270,7 @@ impl Outbox {
                 }
                 Next::Wait(wait) => wait,
             };
-            known = self.0.changed.wait_timeout(known, wait).unwrap_or_else(PoisonError::into_inner).0;
+            known = clock::wait(&self.0.known, &self.0.changed, known, wait);
         }
         None
     }
@@ -313,7 +321,7 @@ impl Outbox {
                 let mut known = self.lock();
                 log::warn!("job {job}: {error}");
                 known.last_error = Some(error.to_string());
-                known.queue.failed(job, Instant::now(), &self.0.terms.backoff, Duration::ZERO, random::unit());
+                known.queue.failed(job, clock::now(), &self.0.terms.backoff, Duration::ZERO, random::unit());
                 return None;
             }
         };
@@ -328,7 +336,7 @@ impl Outbox {
 
     /// Notes a failure; how long this run has known of the report.
     fn failed(&self, known: &mut Known, job: &Id, tried: Tried, error: &Error) -> Duration {
-        let now = Instant::now();
+        let now = clock::now();
         known.last_error = Some(error.to_string());
         let Some(item) = known.queue.get_mut(job) else { return Duration::ZERO };
         item.tried = tried;

@@ -7,6 +7,7 @@ use crate::api::{Client, Error, Orphans};
 use crate::job::Id;
 use crate::jobs::journal::Report;
 use crate::limits;
+use crate::os::clock;
 
 /// What the tries so far have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Tried {
 
     /// A report that was sent just now and whose answer was lost.
     pub fn lost() -> Self {
-        Self { sent: Some(Instant::now()), ..Self::unknown() }
+        Self { sent: Some(clock::now()), ..Self::unknown() }
     }
 
     /// When the backend has finished with what was sent last.
@@ -50,7 +51,7 @@ pub(super) struct List(Option<(Instant, Orphans)>);
 impl List {
     /// A list that was asked for after `settled`, and that is fresh.
     fn since(&mut self, client: &Client, settled: Option<Instant>) -> Result<&Orphans, Error> {
-        let now = Instant::now();
+        let now = clock::now();
         let good = |asked: Instant| asked + limits::OUTBOX_RELOOK > now && settled.is_none_or(|at| asked >= at);
         let known = self.0.take().filter(|(asked, _)| good(*asked));
         let (_, orphans) = self.0.insert(match known {
@@ -77,7 +78,7 @@ pub(super) fn offer(
     let result = report::attempt(client, job, &report.complete, &mut tried.fate, &mut ask);
     if tried.fate == Fate::Unknown && result.is_err() {
         // Also after a question that failed: it costs a fresh list, no more.
-        tried.sent = Some(Instant::now());
+        tried.sent = Some(clock::now());
     }
     result
 }

@@ -1,0 +1,433 @@
+//! The core under every fault that can be thought of, thousands of times: poller, workers, journal, outbox, heartbeat and
+//! recovery as they are, between a simulated backend and a simulated engine, in simulated time.
+//!
+//! A seed decides the scripts, the weather of the network, the moments at which the agent is killed or told to stop, the
+//! cancels, and the order in which the threads get on. At the end the weather clears, and then for each job: exactly one
+//! terminal report, and that one true; its script started at most once, but for a job that was given back unstarted;
+//! every line in the report once and in order; no container and no page of the journal left.
+//!
+//! `CRONIUM_SIM_SEEDS` sets how many seeds each test takes, `CRONIUM_SIM_SEED` runs that one and prints what happened.
+
+mod backend;
+mod engine;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use self::backend::{Backend, Status, Weather};
+use self::engine::{Engine, Script};
+use crate::api::Client;
+use crate::config;
+use crate::executors::Reaper;
+use crate::jobs::adopt;
+use crate::jobs::heartbeat::Heartbeat;
+use crate::jobs::journal::{Journal, Opened};
+use crate::jobs::ledger::Scribe;
+use crate::jobs::outbox::{Outbox, Terms};
+use crate::jobs::poller::{Poller, Slots};
+use crate::jobs::recover::Recovery;
+use crate::jobs::running::Running;
+use crate::jobs::worker::{Worker, Workshop};
+use crate::logs::LogStreamer;
+use crate::os::pulse::Pulse;
+use crate::os::sim::Sim;
+use crate::os::stop::Stop;
+use crate::os::threads;
+
+/// The longest that everything may take once the weather is calm.
+const SETTLE: Duration = Duration::from_secs(900);
+const WORKERS: usize = 2;
+
+/// The core of an agent, from its start to its end in order: what `agent` does with the real parts.
+fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: bool) {
+    let Opened { journal, open, ended } = Journal::open(dir).expect("a journal");
+    let all = Stop::new();
+    let client = Client::scripted(all.clone(), Arc::new(backend.clone()));
+    let (reaper, reaper_thread) = Reaper::start().expect("a thread");
+    let (running, slots) = (Running::new(), Slots::new(WORKERS));
+    let terms = Terms::new(Duration::from_secs(7 * 86_400));
+    let (outbox, outbox_thread) = Outbox::start(journal.clone(), &client, ended, terms).expect("a thread");
+    let (scribe, scribe_thread) = Scribe::start().expect("a thread");
+    let mut config = config::defaults();
+    config.jobs.stop_grace = Duration::from_secs(2);
+    let shop = Arc::new(Workshop {
+        config,
+        client: client.clone(),
+        containers: Box::new(engine.clone()),
+        servers: Box::new(engine.clone()),
+        reaper: reaper.clone(),
+        streamer: LogStreamer::disabled(),
+        running: running.clone(),
+        journal: journal.clone(),
+        outbox: outbox.clone(),
+        scribe: scribe.clone(),
+        stop: all.clone(),
+    });
+    let mut threads = adopt::all(&shop, &slots, open);
+    recover(engine, &client, &running, &outbox, term);
+    let heartbeat = Heartbeat {
+        client: client.clone(),
+        running: running.clone(),
+        max_jobs: WORKERS,
+        interval: Duration::from_secs(10),
+        stop_after_lost: Duration::ZERO,
+        on_result: Box::new(|_| {}),
+        stop: all.clone(),
+        pulse: Pulse::unwatched(),
+    };
+    let heartbeat = heartbeat.spawn().expect("a thread");
+    let (hand, taken) = bounded(1);
+    let no_more_claims = Stop::new();
+    let (journal_now, jobs) = (journal.clone(), &shop.config.jobs);
+    let admission = Box::new(move || journal_now.trouble().map_or(Ok(()), Err));
+    let poller = Poller::new(jobs, client, slots, running.clone(), hand, admission, no_more_claims.clone()).spawn();
+    let poller = poller.expect("a thread");
+    for number in 1..=WORKERS {
+        let (worker, taken) = (Worker::new(Arc::clone(&shop)), taken.clone());
+        threads.push(threads::spawn(&format!("worker-{number}"), move || worker.run(&taken)).expect("a thread"));
+    }
+    drop(taken);
+
+    while !term.wait(Duration::from_secs(3600)) {}
+    no_more_claims.set();
+    if !running.wait_until_empty(Duration::from_secs(if leave { 1 } else { 120 })) {
+        running.leave_all("the agent's shutdown");
+        running.wait_until_empty(Duration::from_secs(60));
+    }
+    poller.join_within(Duration::from_secs(60));
+    all.set();
+    for thread in threads {
+        thread.join_within(Duration::from_secs(200));
+    }
+    outbox.stop();
+    scribe.stop();
+    reaper.stop();
+    for thread in [heartbeat, outbox_thread, scribe_thread, reaper_thread] {
+        thread.join_within(Duration::from_secs(60));
+    }
+}
+
+/// Before anything is claimed; tried until it is done.
+fn recover(engine: &Engine, client: &Client, running: &Running, outbox: &Outbox, term: &Stop) {
+    loop {
+        let in_hand = running.ids();
+        let reported = outbox.ids().into_iter().collect();
+        let known = in_hand.into_iter().chain(outbox.ids()).collect();
+        let (agent, max_output, stop) = ("agent-1", 1 << 20, term);
+        let recovery = Recovery { engine, client, agent, max_output, stop, known: &known, reported: &reported };
+        if recovery.run().is_ok() || term.wait(Duration::from_secs(2)) {
+            return;
+        }
+    }
+}
+
+/// What a seed is about.
+struct Story {
+    jobs: Vec<(String, Script)>,
+    /// Lives of agents before the last one, and what ends each.
+    lives: Vec<Ending>,
+    cancels: Vec<(String, Duration, bool)>,
+    weather: Weather,
+    engine_failing: u64,
+    engine_away: Vec<(Duration, Duration)>,
+    /// The agent that comes after this life finds an empty `state.dir`.
+    journal_lost_after: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    /// Killed at its so many-th step.
+    Killed(u64),
+    /// Told to stop after so long; jobs are drained, or left.
+    Stopped(Duration, bool),
+}
+
+fn span(sim: &Sim, latest: u64, longest: u64) -> (Duration, Duration) {
+    let from = Duration::from_secs(sim.below(latest));
+    (from, from + Duration::from_secs(1 + sim.below(longest)))
+}
+
+fn story(sim: &Sim) -> Story {
+    let count = 1 + sim.below(4);
+    let jobs: Vec<_> = (1..=count)
+        .map(|number| {
+            let script = Script {
+                lines: sim.below(30),
+                pace: Duration::from_millis(20 + sim.below(if sim.chance(200) { 4000 } else { 400 })),
+                exit_code: if sim.chance(300) { 3 } else { 0 },
+                yields: sim.chance(700),
+            };
+            (format!("job-{number}"), script)
+        })
+        .collect();
+    let lives = (0..sim.below(4))
+        .map(|_| match sim.chance(700) {
+            true => Ending::Killed(1 + sim.below(if sim.chance(500) { 60 } else { 300 })),
+            false => Ending::Stopped(Duration::from_millis(sim.below(20_000)), sim.chance(500)),
+        })
+        .collect();
+    let cancels = jobs
+        .iter()
+        .filter(|_| sim.chance(150))
+        .map(|(job, _)| (job.clone(), Duration::from_millis(sim.below(30_000)), sim.chance(500)))
+        .collect();
+    let rate = [0, 10, 40, 120][usize::try_from(sim.below(4)).unwrap_or(0)];
+    let away = (0..sim.below(3)).map(|_| span(sim, 40, 60)).collect();
+    let weather = Weather {
+        refused: rate,
+        cut_before: rate / 2,
+        cut_after: rate,
+        error_before: rate / 2,
+        error_after: rate / 2,
+        late: rate / 4,
+        away,
+    };
+    let engine_failing = if sim.chance(300) { 50 } else { 0 };
+    let engine_away = if sim.chance(200) { vec![span(sim, 30, 20)] } else { Vec::new() };
+    let journal_lost_after = sim.chance(60).then_some(0);
+    Story { jobs, lives, cancels, weather, engine_failing, engine_away, journal_lost_after }
+}
+
+/// What happened, for the table at the end.
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    seeds: u64,
+    jobs: u64,
+    kills: u64,
+    stops: u64,
+    faults: u64,
+    cancelled: u64,
+    timeouts: u64,
+    /// Of an agent that had lost its journal.
+    lost: u64,
+    /// Cancelled, and not reported.
+    unasked: u64,
+}
+
+/// One agent from its start to its end, whatever that is.
+fn live(sim: &Sim, backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: bool) -> threads::Thread {
+    sim.trace("--- an agent starts");
+    let (backend, engine, dir, term) = (backend.clone(), engine.clone(), dir.to_owned(), term.clone());
+    threads::spawn("agent", move || agent(&backend, &engine, &dir, &term, leave)).expect("a thread")
+}
+
+/// Waits until no thread of the agent is left.
+fn bury(sim: &Sim, within: Duration) -> Result<(), String> {
+    let until = sim.elapsed() + within;
+    while sim.alive() > 0 {
+        if sim.elapsed() > until {
+            return Err("the agent did not end".to_owned());
+        }
+        sim.pause(Duration::from_secs(1));
+    }
+    sim.revive();
+    Ok(())
+}
+
+/// Cancels what is due, for as long as `going` says.
+fn pass_time(
+    sim: &Sim,
+    backend: &Backend,
+    cancels: &mut Vec<(String, Duration, bool)>,
+    mut going: impl FnMut() -> bool,
+) {
+    while going() {
+        cancels.retain(|(job, at, told)| {
+            let due = *at <= sim.elapsed();
+            if due {
+                let taken = backend.cancel(job, *told);
+                sim.trace(format!("a user cancels {job}: {taken}"));
+            }
+            !due
+        });
+        sim.pause(Duration::from_millis(500));
+    }
+}
+
+fn play(sim: &Sim, dir: &Path, count: &mut Count) -> Result<(), String> {
+    let story = story(sim);
+    let backend = Backend::new(sim, story.weather.clone());
+    let engine = Engine::new(sim, story.engine_failing, story.engine_away.clone());
+    for (job, script) in &story.jobs {
+        engine.plan(job, script.clone());
+        backend.enqueue(job);
+    }
+    let mut cancels = story.cancels.clone();
+    for (life, ending) in story.lives.iter().enumerate() {
+        let (term, until) = (Stop::new(), sim.elapsed() + Duration::from_secs(120));
+        match *ending {
+            Ending::Killed(steps) => {
+                sim.kill_at(steps);
+                let _agent = live(sim, &backend, &engine, dir, &term, false);
+                pass_time(sim, &backend, &mut cancels, || !sim.is_killed() && sim.elapsed() < until);
+                sim.kill();
+                count.kills += 1;
+            }
+            Ending::Stopped(after, leave) => {
+                let _agent = live(sim, &backend, &engine, dir, &term, leave);
+                let until = sim.elapsed() + after;
+                pass_time(sim, &backend, &mut cancels, || sim.elapsed() < until);
+                sim.trace("TERM");
+                term.set();
+                sim.step("term");
+                count.stops += 1;
+            }
+        }
+        bury(sim, SETTLE)?;
+        if story.journal_lost_after == Some(life) {
+            sim.trace("the journal is lost");
+            fs::remove_dir_all(dir).and_then(|()| fs::create_dir(dir)).map_err(|error| error.to_string())?;
+        }
+    }
+    backend.calm();
+    engine.calm();
+    sim.trace("--- calm from here on");
+    let (term, until) = (Stop::new(), sim.elapsed() + SETTLE);
+    let _agent = live(sim, &backend, &engine, dir, &term, false);
+    let settled = || backend.unsettled().is_empty() && engine.names().is_empty() && pages(dir).is_empty();
+    pass_time(sim, &backend, &mut cancels, || (!settled()) && sim.elapsed() < until && sim.trouble().is_none());
+    let left = (backend.unsettled(), engine.names(), pages(dir));
+    term.set();
+    sim.step("term");
+    bury(sim, SETTLE)?;
+    if let Some(trouble) = sim.trouble() {
+        return Err(trouble);
+    }
+    if !left.0.is_empty() || !left.1.is_empty() || !left.2.is_empty() {
+        return Err(format!(
+            "after {SETTLE:?} of calm: jobs {:?}, containers {:?}, pages {:?}",
+            left.0, left.1, left.2
+        ));
+    }
+    count.jobs += story.jobs.len() as u64;
+    count.faults += backend.faults() + engine.faults();
+    story.jobs.iter().try_for_each(|(job, script)| judge(&story, &backend, &engine, job, script, count))
+}
+
+/// The job's files in the journal.
+fn pages(dir: &Path) -> Vec<String> {
+    let Ok(files) = fs::read_dir(dir.join("jobs")) else { return Vec::new() };
+    let names = files.flatten().map(|file| file.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.ends_with(".job")).collect()
+}
+
+/// Whether what was reported of a job is what happened to it.
+fn judge(
+    story: &Story,
+    backend: &Backend,
+    engine: &Engine,
+    job: &str,
+    script: &Script,
+    count: &mut Count,
+) -> Result<(), String> {
+    let (status, reports) = backend.look(job, |row| (row.status, row.reports.clone())).expect("a row");
+    let starts = engine.starts(job);
+    let cancelled = status == Status::Cancelled;
+    let report = match reports.as_slice() {
+        [report] => report,
+        // Cancelled before it was claimed or while it was nobody's; or while its report waited: its row has left the list
+        // by which a report counts as taken whose answer was lost. The contract has no other way to tell.
+        [] if cancelled => {
+            count.unasked += 1;
+            return Ok(());
+        }
+        others => return Err(format!("{job}: {} reports: {others:#?}", others.len())),
+    };
+    if story.journal_lost_after.is_some_and(|life| life < story.lives.len()) {
+        // Nobody can know then; it is enough that one report says so.
+        count.lost += 1;
+        return Ok(());
+    }
+    if starts > 1 {
+        return Err(format!("{job}: its script was started {starts} times"));
+    }
+    let whole = Script::text(job, script.lines);
+    let infrastructure = report.stderr.contains("cronium-agent:");
+    let expected = if script.exit_code == 0 { "completed" } else { "failed" };
+    match report.status.as_str() {
+        "cancelled" if cancelled => count.cancelled += 1,
+        // Ended for the cancel by an agent that did not live to say so: the row says it.
+        "failed" if cancelled && matches!(report.exit_code, 137 | 143) => count.cancelled += 1,
+        // It may have begun a moment before its limit did.
+        "timeout" if script.length() + Duration::from_secs(1) >= engine::LIMIT => count.timeouts += 1,
+        "failed" if infrastructure && starts == 0 && (story.engine_failing > 0 || !story.engine_away.is_empty()) => {
+            return Ok(());
+        }
+        status if status == expected && !infrastructure => {
+            if report.exit_code != i64::from(script.exit_code) || report.stdout != whole {
+                return Err(format!("{job}: expected {expected}, {whole:?}, but {report:#?}"));
+            }
+        }
+        _ => return Err(format!("{job}: started {starts} times, should be {expected}, but {report:#?}")),
+    }
+    if !whole.starts_with(&report.stdout) {
+        return Err(format!("{job}: lines are missing or twice: {:?}", report.stdout));
+    }
+    Ok(())
+}
+
+/// A place for one seed's journal, in memory where the machine has such a place.
+fn scratch(seed: u64) -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    base.join(format!("cronium-sim-{}-{seed}", std::process::id()))
+}
+
+fn run(seed: u64, count: &mut Count) -> Result<(), String> {
+    let dir = scratch(seed);
+    fs::create_dir(&dir).expect("a folder");
+    let result = Sim::run(seed, |sim| {
+        let result = play(sim, &dir, count);
+        result.map_err(|why| format!("seed {seed}: {why}\n{}", sim.traced()))
+    });
+    count.seeds += 1;
+    fs::remove_dir_all(&dir).expect("remove");
+    result
+}
+
+fn run_many(first: u64) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let mut count = Count::default();
+    let seeds = match number("CRONIUM_SIM_SEED") {
+        Some(seed) => seed..=seed,
+        None => first..=first + number("CRONIUM_SIM_SEEDS").unwrap_or(1000) - 1,
+    };
+    let failures: Vec<String> = seeds.filter_map(|seed| run(seed, &mut count).err()).take(1).collect();
+    // For who runs it alone.
+    let _ = writeln!(std::io::stderr(), "{count:?}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn whatever_is_killed_or_cut_each_job_has_one_true_report_and_nothing_is_left() {
+    run_many(1);
+}
+
+#[test]
+fn the_same_for_other_seeds() {
+    run_many(1_000_001);
+}
+
+/// What a failing seed did can be looked at again.
+#[test]
+fn a_seed_does_the_same_twice() {
+    for seed in 7_000..7_020 {
+        let mut traces = Vec::new();
+        for _ in 0..2 {
+            let dir = scratch(seed);
+            fs::create_dir(&dir).expect("a folder");
+            traces.push(Sim::run(seed, |sim| {
+                let result = play(sim, &dir, &mut Count::default());
+                (result, sim.traced())
+            }));
+            fs::remove_dir_all(&dir).expect("remove");
+        }
+        assert!(traces[0].1.lines().count() > 5);
+        assert_eq!(traces[0], traces[1], "seed {seed}");
+    }
+}

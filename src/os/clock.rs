@@ -1,0 +1,77 @@
+//! The time, and every wait of the agent's core, in one place.
+//!
+//! In the agent these are the standard library's, one call each. In the simulation of the core (`jobs::sim`, which is
+//! built for unit tests alone) they are the simulation's: its time moves only while every thread waits, and a seed
+//! decides who goes on. So `jobs` and `api` read the clock and wait through here alone, which a tidy test looks for.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
+
+#[cfg(test)]
+use crate::os::sim;
+
+/// The monotonic clock.
+pub fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(sim) = sim::here() {
+        return sim.now();
+    }
+    Instant::now()
+}
+
+/// How long ago `at` was, by the monotonic clock.
+pub fn since(at: Instant) -> Duration {
+    now().saturating_duration_since(at)
+}
+
+/// The wall clock, for display and for what must outlast the process.
+pub fn wall() -> SystemTime {
+    #[cfg(test)]
+    if let Some(sim) = sim::here() {
+        return sim.wall();
+    }
+    SystemTime::now()
+}
+
+/// Waits until `bell` rings or `wait` is over, or for no reason: the caller looks again. `guard` is of `mutex`.
+pub fn wait<'a, T>(mutex: &'a Mutex<T>, bell: &Condvar, guard: MutexGuard<'a, T>, wait: Duration) -> MutexGuard<'a, T> {
+    #[cfg(test)]
+    if let Some(sim) = sim::here() {
+        drop(guard);
+        sim.pause(wait);
+        return mutex.lock().unwrap_or_else(PoisonError::into_inner);
+    }
+    let _ = mutex;
+    bell.wait_timeout(guard, wait).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Takes from a channel; waits at most `wait`.
+pub fn receive<T>(from: &Receiver<T>, wait: Duration) -> Result<T, RecvTimeoutError> {
+    #[cfg(test)]
+    if let Some(sim) = sim::here() {
+        return sim.receive(from, wait);
+    }
+    from.recv_timeout(wait)
+}
+
+/// Gives to a channel; waits at most `wait`.
+pub fn send<T>(to: &Sender<T>, value: T, wait: Duration) -> Result<(), SendTimeoutError<T>> {
+    #[cfg(test)]
+    if let Some(sim) = sim::here() {
+        return sim.send(to, value, wait);
+    }
+    to.send_timeout(value, wait)
+}
+
+/// Marks a step after which something lasts that was not so before: where a kill makes a difference. Nothing in the
+/// agent; in the simulation, a place to be killed at.
+#[inline]
+pub fn step(what: &'static str) {
+    #[cfg(test)]
+    if let Some(sim) = sim::here() {
+        sim.step(what);
+    }
+    let _ = what;
+}
