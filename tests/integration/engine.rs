@@ -86,7 +86,7 @@ fn a_lying_engine_fails_that_job_alone_and_says_how() {
 }
 
 #[test]
-fn a_broken_stream_costs_lines_and_not_the_verdict() {
+fn a_broken_stream_costs_neither_lines_nor_the_verdict() {
     let _machine = shared();
     let (backend, proxy) = (backend(), Proxy::start());
     let agent = start(&backend, &proxy, &[]);
@@ -101,11 +101,21 @@ fn a_broken_stream_costs_lines_and_not_the_verdict() {
         // The program was lost with the connection. The shell then ends with 0, which must not pass for a success.
         assert_eq!(report(&row)["status"], "failed", "{name}");
         assert!(stderr(&row).contains("not known whether"), "{name}: {}", stderr(&row));
-        assert!(lines.iter().any(|line| line.stream == "system" && line.text.contains("cut off")), "{name}: {lines:?}");
+        assert!(lines.iter().any(|line| line.stream == "system" && line.text.contains("stream broke")), "{name}: {lines:?}");
         proxy.mend();
     }
-    // Cut in the middle of a job: what had arrived is kept, and the exit code is the script's own.
+    // Cut in the middle of a job: the engine's copy has the rest, and the exit code is the script's own.
     proxy.break_calls("POST", "/attach", 1, Break::CutAfter(400));
+    let row = finish(&backend, job("BASH", "for i in $(seq 30); do echo line $i; sleep 0.03; done; exit 7"));
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(7)), "{}", stderr(&row));
+    let all: Vec<String> = (1..=30).map(|n| format!("line {n}")).collect();
+    assert_eq!(stdout(&row).lines().collect::<Vec<_>>(), all);
+    let lines = backend.lines(&row.id);
+    let live: Vec<&str> = lines.iter().filter(|l| l.stream == "stdout").map(|line| line.text.as_str()).collect();
+    assert_eq!(live, all, "each live line once");
+    // Where the copy cannot be read either, the reader of the lines is told.
+    proxy.break_calls("POST", "/attach", 1, Break::CutAfter(400));
+    proxy.break_calls("GET", "/logs", 9, answer("HTTP/1.1 501 No\r\nContent-Length: 0\r\n\r\n"));
     let row = finish(&backend, job("BASH", "for i in $(seq 30); do echo line $i; sleep 0.03; done; exit 7"));
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(7)), "{}", stderr(&row));
     assert!(stdout(&row).starts_with("line 1\n") && !stdout(&row).contains("line 30"), "{}", stdout(&row));

@@ -21,6 +21,8 @@ mod compose;
 mod control;
 /// An engine that lies, stalls or is not there.
 mod engine;
+/// An engine that is restarted, frozen or out of reach while jobs run.
+mod engine_restart;
 /// Kubernetes and Nomad, as far as they can be checked without them.
 mod fleet;
 /// Health, readiness, metrics: read by curl's kin, promtool and a real Prometheus.

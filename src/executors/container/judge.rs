@@ -13,8 +13,8 @@ pub struct Evidence {
     pub exit_code: i64,
     /// The program was seen to start: the exit code is the script's.
     pub started: bool,
-    /// Why the stream broke, if it did.
-    pub broke: Option<String>,
+    /// Why the engine was out of reach, or its stream broke, if that was so.
+    pub away: Option<String>,
     /// Why the agent told it to end, and the last signal that it sent for that.
     pub reason: Option<Reason>,
     pub sent: Option<Signal>,
@@ -41,6 +41,8 @@ pub struct Evidence {
 
 /// 128 + SIGKILL, the shell's way to write the end by the kernel.
 const KILLED: i64 = 137;
+/// The same with SIGTERM.
+const TERMED: i64 = 143;
 
 /// Says how the script ended.
 pub fn judge(evidence: &Evidence) -> Verdict {
@@ -85,6 +87,13 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let message = format!("the engine ended the container with its own error: {}", evidence.engine_error);
         return Verdict { exit_code: code, ..Verdict::infrastructure(Phase::Execution, message) };
     }
+    if let Some(away) = evidence.away.as_ref().filter(|_| matches!(evidence.exit_code, KILLED | TERMED)) {
+        let message = format!(
+            "the script was ended (exit code {code}), not by the agent, while the engine was away, which ends its containers when it \
+             stops, unless live-restore is set: {away}"
+        );
+        return Verdict { exit_code: code, ..Verdict::infrastructure(Phase::Execution, message) };
+    }
     let hints = hints(evidence);
     match evidence.exit_code - 128 {
         number @ 1..=64 => {
@@ -102,7 +111,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
 /// The verdict on a container that ended without a word of the program: its exit code is not the script's.
 fn never_started(evidence: &Evidence) -> Verdict {
     let code = evidence.exit_code;
-    let message = match &evidence.broke {
+    let message = match &evidence.away {
         Some(error) => format!(
             "the connection to the container broke before the script was seen to start, so that it is not known whether \
              it ran (the container ended with exit code {code}): {error}"
@@ -220,6 +229,15 @@ mod tests {
             ),
             (evidence(125), Status::Failed, "script", 125, "exit code 125"),
             (
+                Evidence { away: Some("gone".into()), ..evidence(143) },
+                Status::Failed,
+                "infrastructure",
+                143,
+                "while the engine was away",
+            ),
+            // What it did by itself counts, whatever the engine did.
+            (Evidence { away: Some("gone".into()), ..evidence(3) }, Status::Failed, "script", 3, "exit code 3"),
+            (
                 Evidence { started: false, ..evidence(0) },
                 Status::Failed,
                 "infrastructure",
@@ -227,7 +245,7 @@ mod tests {
                 "before the script started",
             ),
             (
-                Evidence { started: false, broke: Some("cut".into()), ..evidence(0) },
+                Evidence { started: false, away: Some("cut".into()), ..evidence(0) },
                 Status::Failed,
                 "infrastructure",
                 125,

@@ -12,6 +12,7 @@ pub mod judge;
 pub mod marker;
 pub mod program;
 pub mod pulls;
+pub mod rejoin;
 pub mod resources;
 pub mod run;
 pub mod spec;

@@ -117,6 +117,12 @@ pub(in crate::executors::container) struct Followed {
     pub(in crate::executors::container) stderr_tail: Vec<u8>,
     /// Why the stream ended before the container did, if it did.
     pub(in crate::executors::container) broke: Option<Error>,
+    /// Bytes of stdout and stderr that have come.
+    pub(in crate::executors::container) taken: [u64; 2],
+    /// There may be more, which the engine's copy has.
+    pub(in crate::executors::container) missed: bool,
+    /// Why the engine was out of reach, when it was for the first time.
+    pub(in crate::executors::container) away: Option<String>,
     /// The program was seen to start.
     pub(in crate::executors::container) started: bool,
     /// The host's count of memory kills rose meanwhile.
@@ -178,9 +184,11 @@ impl Ready {
                     heard = Instant::now();
                     let taken = frames.feed(&buffer[..n], &mut |stream, bytes| {
                         if stream != Stream::Stderr {
+                            followed.taken[0] += bytes.len() as u64;
                             return output.bytes(stream, bytes);
                         }
                         marker.take(bytes, &mut |bytes| {
+                            followed.taken[1] += bytes.len() as u64;
                             shell::keep_tail(&mut followed.stderr_tail, bytes);
                             output.bytes(stream, bytes);
                         });
@@ -237,11 +245,11 @@ impl Base {
             self.container.leave();
             return End::Left;
         }
-        // The last look, while the kernel still has the counters.
+        // The last look, while the kernel still has the counters. The watch on its disk goes on: the script may too.
         meter.look(&self.shared.docker);
+        let waited = self.wait_for_end(&mut followed, output);
         let (usage, reading) = meter.finish();
         followed.host_killed = self.host_oom_kills() > killed_before;
-        let waited = self.wait_for_end(&followed, output);
         if self.control.is_left() {
             self.container.leave();
             return End::Left;
@@ -298,38 +306,6 @@ impl Base {
         }
     }
 
-    /// Waits for the container's end and gives its exit code. Usually it has ended already: the end of the stream is
-    /// the end of its first process. Where the stream broke, this waits as long as the job may run.
-    fn wait_for_end(&self, followed: &Followed, output: &mut dyn Output) -> Result<i64, Error> {
-        if let Some(error) = &followed.broke {
-            log::warn!("{error}; waiting for the container's end without its output");
-            output.system(&format!("the output was cut off, lines may be missing: {error}"));
-            output.settle();
-        }
-        let patience = Deadline::after(self.shared.cleanup_timeout, "jobs.cleanupTimeout");
-        loop {
-            if self.control.is_left() {
-                return Err(Error::Stopped { doing: "wait for the container's end".to_owned() });
-            }
-            let slice = Deadline::after(limits::WAIT_SLICE, "limits::WAIT_SLICE");
-            let error = match self.shared.docker.wait(self.container.id(), slice) {
-                Ok(code) => return Ok(code),
-                Err(error) => error,
-            };
-            if self.control.is_given_up() || error.status() == Some(404) {
-                return Err(error);
-            }
-            // A wait that timed out on a container that runs is no fault; anything else has its bound.
-            let running = self.shared.docker.inspect(self.container.id(), false).is_ok_and(|found| found.state.running);
-            if !running && patience.left().is_none() {
-                return Err(error);
-            }
-            if !matches!(error, Error::Timeout { .. }) {
-                std::thread::sleep(limits::FOLLOW_TICK);
-            }
-        }
-    }
-
     /// The verdict and the facts for the execution's record.
     fn conclude(
         &self,
@@ -380,7 +356,7 @@ impl Base {
         Evidence {
             exit_code,
             started: followed.started,
-            broke: followed.broke.as_ref().map(ToString::to_string),
+            away: followed.away.clone(),
             reason,
             sent,
             oom_killed: found.state.oom_killed,
