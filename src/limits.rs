@@ -430,6 +430,8 @@ pub const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 pub const OUTBOX_OLD: Duration = Duration::from_secs(60);
 /// Between two looks for an engine, or a backend, that an adopted job needs.
 pub const ADOPT_AGAIN: Duration = Duration::from_secs(2);
+/// From one look for claims that nobody knows of to the next.
+pub const STRAY_LOOK: Duration = Duration::from_secs(10);
 /// Largest file of the journal: `jobs.maxOutput` at its most (64 MB) three times, stdout being in two bodies.
 pub const JOURNAL_FILE_MAX: usize = 256 << 20;
 /// Bytes that a probe of the journal writes: more than one block, so that a full file system refuses it.

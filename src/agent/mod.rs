@@ -31,6 +31,7 @@ use crate::jobs::ledger::Scribe;
 use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::running::Running;
+use crate::jobs::strays::Strays;
 use crate::jobs::worker::{Worker, Workshop};
 use crate::limits;
 use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
@@ -113,6 +114,7 @@ struct Parts {
     journal: Journal,
     outbox: Outbox,
     scribe: Scribe,
+    strays: Strays,
     /// The jobs that an earlier run began.
     open: Vec<Entry>,
     /// In the order in which they are joined.
@@ -169,6 +171,7 @@ impl Parts {
             journal,
             outbox,
             scribe,
+            strays: Strays::new(config.api.timeout),
             open,
             threads,
         };
@@ -200,7 +203,7 @@ impl Parts {
             (self.containers.clone(), self.servers.clone(), self.running.clone()),
             (self.client.separate(), self.streamer.clone()),
             Arc::clone(&self.board),
-            Books { running, journal, outbox },
+            Books { running, journal, outbox, strays: self.strays.clone() },
         )
     }
 
@@ -265,6 +268,7 @@ impl Agent {
             Box::new(move || admission.why_not_ready().map_or(Ok(()), Err)),
             no_more_claims.clone(),
         );
+        poller.strays = parts.strays.clone();
         poller.pulse = pulses.part("poller", poll_wait + limits::PULSE_ROOM);
         let workers = (1..=jobs.max_concurrent)
             .map(|number| {

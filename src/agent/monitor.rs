@@ -20,6 +20,7 @@ use crate::jobs::journal::Journal;
 use crate::jobs::outbox::Outbox;
 use crate::jobs::recover::Recovery;
 use crate::jobs::running::Running;
+use crate::jobs::strays::Strays;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
@@ -31,6 +32,17 @@ pub struct Books {
     pub running: Running,
     pub journal: Journal,
     pub outbox: Outbox,
+    /// Claims whose answer was lost.
+    pub strays: Strays,
+}
+
+impl Books {
+    /// The jobs that are in hand, or whose report waits. In this order: a job goes from the one to the other, and into the
+    /// outbox before it leaves the registry.
+    fn known(&self) -> BTreeSet<Id> {
+        let in_hand = self.running.ids();
+        in_hand.into_iter().chain(self.outbox.ids()).collect()
+    }
 }
 
 /// What is looked at.
@@ -105,6 +117,7 @@ impl Monitor {
             self.look_at_clock();
             self.look_at_servers();
             self.recover(stop);
+            self.look_for_strays();
             self.sweep();
             self.clear_up();
             if Instant::now() >= next_backend {
@@ -140,6 +153,15 @@ impl Monitor {
         }
         self.next_round = Instant::now() + limits::JANITOR_EVERY;
         self.janitor.round(&|job, _| self.running.ids().contains(job));
+    }
+
+    /// Not before recovery, which gives back what an earlier run had claimed.
+    fn look_for_strays(&self) {
+        if self.recovered
+            && let Err(error) = self.books.strays.look(&self.client, &|| self.books.known())
+        {
+            log::debug!("{error}");
+        }
     }
 
     /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.

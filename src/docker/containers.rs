@@ -228,7 +228,8 @@ impl Client {
             body: None,
             cap: limits::DOCKER_ANSWER,
         };
-        let opened = self.open(request, deadline)?;
+        // The head comes at once, whatever the container does; a caller that follows hears of nothing before it.
+        let opened = self.open(request, work().or(deadline))?;
         call::stream_body(opened, &doing, deadline, sink).map(drop)
     }
 

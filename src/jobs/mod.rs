@@ -15,4 +15,5 @@ pub mod running;
 pub mod several;
 #[cfg(test)]
 mod sim;
+pub mod strays;
 pub mod worker;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::running::{Note, Running, Token};
+use super::strays::Strays;
 use crate::api::{Client, Queue};
 use crate::config::types::{Jobs, QueueStrategy};
 use crate::job::{Claim, Kind};
@@ -122,6 +123,8 @@ pub struct Poller {
     pub stop: Stop,
     /// Touched in each round.
     pub pulse: Pulse,
+    /// Told of each poll whose answer was lost.
+    pub strays: Strays,
 }
 
 impl Poller {
@@ -148,6 +151,7 @@ impl Poller {
             skipped: Arc::default(),
             stop,
             pulse: Pulse::unwatched(),
+            strays: Strays::new(Duration::ZERO),
         }
     }
 
@@ -217,6 +221,9 @@ impl Poller {
             Ok(queue) => queue,
             Err(error) => {
                 log::warn!("no jobs were claimed: {error}");
+                if error.is_ambiguous() {
+                    self.strays.suspect();
+                }
                 return Some(Answer::Failed { retry_after: error.retry_after() });
             }
         };
@@ -349,6 +356,7 @@ mod tests {
             skipped: Arc::default(),
             stop: stop.clone(),
             pulse: Pulse::unwatched(),
+            strays: Strays::new(Duration::ZERO),
         };
         let skipped = Arc::clone(&poller.skipped);
         Rig { slots, running, stop, skipped, claims, thread: poller.spawn().expect("a thread") }

@@ -101,7 +101,10 @@ fn a_broken_stream_costs_neither_lines_nor_the_verdict() {
         // The program was lost with the connection. The shell then ends with 0, which must not pass for a success.
         assert_eq!(report(&row)["status"], "failed", "{name}");
         assert!(stderr(&row).contains("not known whether"), "{name}: {}", stderr(&row));
-        assert!(lines.iter().any(|line| line.stream == "system" && line.text.contains("stream broke")), "{name}: {lines:?}");
+        assert!(
+            lines.iter().any(|line| line.stream == "system" && line.text.contains("stream broke")),
+            "{name}: {lines:?}"
+        );
         proxy.mend();
     }
     // Cut in the middle of a job: the engine's copy has the rest, and the exit code is the script's own.

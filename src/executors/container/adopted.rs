@@ -88,6 +88,8 @@ impl Prepared for Adopted {
             && followed.broke.is_none()
             && !self.base.control.is_left()
             && !self.base.control.is_given_up()
+            // Where the engine does not say so, it is not taken for that.
+            && self.base.runs().is_ok_and(|runs| !runs)
         {
             // The shell's stdin ended before the program had come: half of it never runs.
             let _ = meter.finish();

@@ -70,7 +70,8 @@ impl Base {
         }
     }
 
-    fn runs(&self) -> Result<bool, Error> {
+    /// Whether the container runs.
+    pub(in crate::executors::container) fn runs(&self) -> Result<bool, Error> {
         self.shared.docker.inspect(self.container.id(), false).map(|found| found.state.running)
     }
 

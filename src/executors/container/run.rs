@@ -139,10 +139,11 @@ impl Prepared for Ready {
             return End::NeverRan(Remains::of(self));
         }
         if self.base.control.reason().is_some() {
-            return self.base.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
+            let outcome = self.base.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
+            return End::Outcome(outcome, Remains::of(self));
         }
         if let Err(error) = self.base.shared.docker.start(self.base.container.id(), self.deadline) {
-            return self.base.never_ran(&error);
+            return End::Outcome(self.base.never_ran(&error), Remains::of(self));
         }
         let begun = self.base.begun;
         let setup = Span { started: begun.0, length: begun.1.elapsed() };
@@ -265,13 +266,13 @@ impl Base {
     }
 
     /// The outcome of a container that was not started; dropping `self` removes it.
-    pub(in crate::executors::container) fn never_ran(&self, error: &Error) -> End {
+    pub(in crate::executors::container) fn never_ran(&self, error: &Error) -> Box<Outcome> {
         let setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         let verdict = setup_verdict(error, &self.control);
         self.control.end();
         let evidence = vec![("containerId", self.container.id().to_owned()), ("image", self.image.clone())];
         let timings = Timings { setup, ..Timings::default() };
-        End::Outcome(Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence }), Remains::nothing())
+        Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence })
     }
 
     /// From here on the deadline runs, a cancel finds something to signal, and use is measured.

@@ -131,7 +131,8 @@ impl Outbox {
             if self.0.journal.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
                 self.0.journal.forget(&job);
             } else {
-                known.queue.insert(job, Item::new(since_ms, Tried::unknown(), None, now));
+                // As if sent just now: the earlier run may have been killed with the report on its way.
+                known.queue.insert(job, Item::new(since_ms, Tried::lost(), None, now));
             }
         }
         if known.queue.len() > 0 {

@@ -11,8 +11,6 @@ use crate::api::Problem;
 use crate::api::testing::{NoAnswer, Scripted};
 use crate::os::sim::Sim;
 
-/// After so long without an acknowledgement, a claim is taken back.
-const LEASE: Duration = Duration::from_secs(30);
 /// The client's limit for one call.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -28,7 +26,7 @@ pub(super) struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Queued,
-    Claimed { since: Duration, acknowledged: bool },
+    Claimed,
     Running,
     Ended,
     Cancelled,
@@ -60,6 +58,28 @@ struct Inner {
     weather: Weather,
     cancels: Vec<String>,
     faults: u64,
+    /// Requests whose sender was killed, which arrive all the same, and when.
+    orphans: Vec<(Duration, String, String, Value)>,
+}
+
+/// A request on its way: of a killed agent's, some arrive later than the next agent starts.
+struct OnItsWay<'a> {
+    backend: &'a Backend,
+    request: Option<(String, String, Value)>,
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        let sim = &self.backend.sim;
+        if let Some((method, target, body)) = self.request.take()
+            && sim.is_killed()
+            && sim.chance(300)
+        {
+            // What is on its way longer than `limits::REPORT_SETTLE` is beyond the promise.
+            let due = sim.elapsed() + Duration::from_millis(sim.below(900));
+            self.backend.lock().orphans.push((due, method, target, body));
+        }
+    }
 }
 
 /// The backend; clones are the same one.
@@ -123,17 +143,19 @@ impl Backend {
         open.map(|(job, row)| format!("{job}: {row:?}")).collect()
     }
 
+    /// What a killed agent had sent and has arrived by now.
+    fn arrive(&self) {
+        let now = self.sim.elapsed();
+        let due: Vec<_> = self.lock().orphans.extract_if(.., |(due, ..)| *due <= now).collect();
+        for (_, method, target, body) in due {
+            let (status, _) = self.process(&method, &target, &body);
+            self.sim.trace(format!("arrives from the dead: {method} {target}: {status}"));
+        }
+    }
+
     /// The contract.
     fn process(&self, method: &str, target: &str, body: &Value) -> (u16, Value) {
-        let now = self.sim.elapsed();
         let mut inner = self.lock();
-        for row in inner.rows.values_mut() {
-            if let Status::Claimed { since, acknowledged: false } = row.status
-                && since + LEASE < now
-            {
-                row.status = Status::Queued;
-            }
-        }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         match (method, parts.as_slice()) {
@@ -142,7 +164,7 @@ impl Backend {
                 let queued = inner.rows.iter_mut().filter(|(_, row)| row.status == Status::Queued).take(most);
                 let jobs: Vec<Value> = queued
                     .map(|(job, row)| {
-                        row.status = Status::Claimed { since: now, acknowledged: false };
+                        row.status = Status::Claimed;
                         json!({"id": job, "attempts": 0,
                                "execution": {"script": {"type": "BASH", "content": "echo"}}})
                     })
@@ -151,7 +173,7 @@ impl Backend {
             }
             ("GET", ["jobs", "orphaned"]) => {
                 let held = inner.rows.iter().filter_map(|(job, row)| match row.status {
-                    Status::Claimed { .. } => Some(json!({"id": job, "status": "claimed"})),
+                    Status::Claimed => Some(json!({"id": job, "status": "claimed"})),
                     Status::Running => Some(json!({"id": job, "status": "running"})),
                     _ => None,
                 });
@@ -171,10 +193,9 @@ impl Backend {
 /// A call about one job; the status of the answer.
 fn about(row: &mut Row, what: &str, body: &Value) -> u16 {
     match (what, row.status) {
-        ("acknowledge", Status::Claimed { since, .. }) => row.status = Status::Claimed { since, acknowledged: true },
-        ("acknowledge", Status::Running) => {}
+        ("acknowledge", Status::Claimed | Status::Running) => {}
         ("acknowledge", _) => return 403,
-        ("status", Status::Claimed { .. }) => row.status = Status::Running,
+        ("status", Status::Claimed) => row.status = Status::Running,
         ("status", _) => {}
         ("complete", status) => {
             let text = |path: &str| body.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -188,7 +209,7 @@ fn about(row: &mut Row, what: &str, body: &Value) -> u16 {
                 row.status = Status::Ended;
             }
         }
-        ("release", Status::Claimed { .. } | Status::Running) => {
+        ("release", Status::Claimed | Status::Running) => {
             row.releases += 1;
             row.status = Status::Queued;
         }
@@ -208,8 +229,12 @@ impl Scripted for Backend {
             (None, Err(how.problem()))
         };
         sim.step("request");
+        self.arrive();
         let weather = self.lock().weather.clone();
         let now = sim.elapsed();
+        let body: Value = body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or(Value::Null);
+        let request = Some((method.to_owned(), target.to_owned(), body.clone()));
+        let mut on_its_way = OnItsWay { backend: self, request };
         sim.sleep(Duration::from_millis(sim.below(40)));
         if sim.is_killed() {
             return lost(NoAnswer::Refused, "killed");
@@ -220,7 +245,7 @@ impl Scripted for Backend {
         if sim.chance(weather.cut_before) {
             return lost(NoAnswer::Cut, "cut before");
         }
-        let body: Value = body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or(Value::Null);
+        on_its_way.request = None;
         let (mut status, answer) = match sim.chance(weather.error_before) {
             true => (500, json!({"error": "overloaded"})),
             false => self.process(method, target, &body),

@@ -218,7 +218,7 @@ impl Prepared for Ready {
             }
             if let Some(reason) = self.control.reason() {
                 self.control.end();
-                return End::Outcome(Box::new(unrun(stopped(&reason, None))), Remains::nothing());
+                return End::Outcome(Box::new(unrun(stopped(&reason, None))), Remains::of(self));
             }
             let now = self.engine.sim.elapsed();
             let started = self.engine.call("start", |inner| {
@@ -228,7 +228,7 @@ impl Prepared for Ready {
             });
             if let Err(why) = started {
                 self.control.end();
-                return End::Outcome(infrastructure(Phase::Setup, why), Remains::nothing());
+                return End::Outcome(infrastructure(Phase::Setup, why), Remains::of(self));
             }
         }
         let (after, limit) = self.facts.timeout;

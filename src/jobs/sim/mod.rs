@@ -32,6 +32,7 @@ use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::recover::Recovery;
 use crate::jobs::running::Running;
+use crate::jobs::strays::Strays;
 use crate::jobs::worker::{Worker, Workshop};
 use crate::logs::LogStreamer;
 use crate::os::pulse::Pulse;
@@ -85,15 +86,21 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
     let no_more_claims = Stop::new();
     let (journal_now, jobs) = (journal.clone(), &shop.config.jobs);
     let admission = Box::new(move || journal_now.trouble().map_or(Ok(()), Err));
-    let poller = Poller::new(jobs, client, slots, running.clone(), hand, admission, no_more_claims.clone()).spawn();
-    let poller = poller.expect("a thread");
+    let (clients, stop) = (client.clone(), no_more_claims.clone());
+    let mut poller = Poller::new(jobs, clients, slots, running.clone(), hand, admission, stop);
+    let strays = Strays::new(Duration::from_secs(5));
+    poller.strays = strays.clone();
+    let poller = poller.spawn().expect("a thread");
     for number in 1..=WORKERS {
         let (worker, taken) = (Worker::new(Arc::clone(&shop)), taken.clone());
         threads.push(threads::spawn(&format!("worker-{number}"), move || worker.run(&taken)).expect("a thread"));
     }
     drop(taken);
 
-    while !term.wait(Duration::from_secs(3600)) {}
+    while !term.wait(Duration::from_secs(5)) {
+        let known = || running.ids().into_iter().chain(outbox.ids()).collect();
+        let _ = strays.look(&client, &known);
+    }
     no_more_claims.set();
     if !running.wait_until_empty(Duration::from_secs(if leave { 1 } else { 120 })) {
         running.leave_all("the agent's shutdown");
