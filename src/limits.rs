@@ -86,6 +86,9 @@ pub const JANITOR_ROUND: usize = 20;
 pub const SSH_SERVERS_MAX: usize = 200;
 /// Servers of one job that are worked on at once, whatever `maxPerServer` allows: a job is one of many on this agent.
 pub const SSH_SERVERS_AT_ONCE: usize = 16;
+/// Line numbers of a job on several servers that the next agent leaves out at least: those that its agent may have given
+/// between its last note and a kill. Where it gives more, twice the most that it gave between two notes.
+pub const SSH_NUMBERS_AHEAD: u64 = 1000;
 /// Characters of one server's ending in the summary of a job on several, and
 pub const SSH_SUMMARY_PART: usize = 200;
 /// bytes of that summary.

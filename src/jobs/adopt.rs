@@ -11,12 +11,13 @@ use std::time::Duration;
 use crate::config::types::ResourceSet;
 use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
 use crate::job::{Claim, Job, Kind, Language, Output as _, Resources, Script, Server};
-use crate::jobs::journal::{Entry, Place, Stage, Started, now_ms};
+use crate::jobs::journal::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::ledger::{Ledger, boot_id};
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
 use crate::jobs::report;
 use crate::jobs::running::{Note, Step, Token};
+use crate::jobs::several;
 use crate::jobs::worker::{Workshop, broken, conclude, control_of, guarded, unrun};
 use crate::limits;
 use crate::metrics;
@@ -94,6 +95,9 @@ fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
 
 /// Goes on with a job that was started.
 fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) -> Option<Verdict> {
+    if matches!(&entry.place, Place::Servers(pages) if pages.len() != 1 || pages[0].part != Part::OfJob) {
+        return several::go_on(shop, entry, &started, token);
+    }
     log::warn!("an earlier run of this agent had started the job; going on with it");
     let control = control_of(shop, token);
     let live = shop.streamer.open_after(&entry.job, started.delivered.sequence);
@@ -149,10 +153,6 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
     };
     let facts = facts_of(entry, Some(started));
     let left = Duration::from_millis(started.deadline_ms.saturating_sub(now_ms()));
-    let several = matches!(&entry.place, Place::Servers(servers) if servers.len() != 1);
-    if several {
-        return Err(unknown("a job on several servers is not gone on with"));
-    }
     loop {
         let server = match entry.kind {
             Kind::Container => Ok(None),
@@ -194,7 +194,7 @@ fn login(shop: &Workshop, entry: &Entry) -> Result<Server, Lost> {
 }
 
 /// The job as far as its page tells it: enough to go on with, not to start it again.
-fn task_of(entry: &Entry, server: Option<Server>) -> Task {
+pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
     let language = entry.language.unwrap_or(Language::Bash);
     let job = Job {
         id: entry.job.clone(),
@@ -214,11 +214,7 @@ fn task_of(entry: &Entry, server: Option<Server>) -> Task {
 
 fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
     let after = Duration::from_millis(started.map_or(0, |started| started.timeout_ms));
-    let name = match started.map(|started| started.timeout_name.as_str()) {
-        Some("jobs.defaultTimeout") => "jobs.defaultTimeout",
-        Some("jobs.maxTimeout") => "jobs.maxTimeout",
-        _ => "the job's timeout",
-    };
+    let name = several::limit_name(started.map_or("", |started| started.timeout_name.as_str()));
     let (place, image, limits) = match &entry.place {
         Place::Container(page) => {
             let limits = ResourceSet {

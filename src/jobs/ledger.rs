@@ -3,6 +3,7 @@
 //! A [`Ledger`] is one job's; the [`Scribe`] is the thread that now and then writes down how far each job's output has
 //! come. A disk that takes nothing stops no job: it runs on, and the agent claims no other.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use crate::executors::{Facts, Task};
 use crate::job::{Id, Job, Language};
 use crate::jobs::journal::{
-    Container, Ended, Entry, Journal, JournalError, Place, Report, Server, Stage, Started, now_ms,
+    Container, Delivered, Ended, Entry, Journal, JournalError, Part, Place, Report, Server, Stage, Started, now_ms,
 };
 use crate::jobs::output::Progress;
 use crate::limits;
@@ -23,6 +24,16 @@ pub struct Ledger {
     journal: Journal,
     entry: Mutex<Entry>,
     progress: Arc<Progress>,
+    /// How far the output of each of several servers has come, by its place in the list.
+    parts: Mutex<BTreeMap<usize, Arc<Progress>>>,
+    pace: Mutex<PaceOfNumbers>,
+}
+
+/// How many numbers the lines of a job on several servers take from one note to the next.
+#[derive(Debug, Default)]
+struct PaceOfNumbers {
+    noted: u64,
+    most: u64,
 }
 
 impl Ledger {
@@ -45,20 +56,31 @@ impl Ledger {
             Some(server) => Place::Servers(vec![page_of(server, String::new(), &task.execution)]),
         };
         let ledger = Self::of(journal, &task.job, &task.execution, place, progress);
-        journal.put(&ledger.lock())?;
+        ledger.write()?;
         Ok(ledger)
+    }
+
+    /// Writes the page as it is now.
+    pub fn write(&self) -> Result<(), JournalError> {
+        self.journal.put(&self.lock())
     }
 
     /// A page that is not on disk yet.
     pub fn of(journal: &Journal, job: &Job, execution: &Id, place: Place, progress: Arc<Progress>) -> Self {
         let language = Some(job.script.language);
         let entry = blank(&job.id, execution, job.kind, job.attempts, language, place);
-        Self { journal: journal.clone(), entry: Mutex::new(entry), progress }
+        Self::found(journal, entry, progress)
     }
 
     /// The page of a job that an earlier agent began.
     pub fn found(journal: &Journal, entry: Entry, progress: Arc<Progress>) -> Self {
-        Self { journal: journal.clone(), entry: Mutex::new(entry), progress }
+        Self {
+            journal: journal.clone(),
+            entry: Mutex::new(entry),
+            progress,
+            parts: Mutex::default(),
+            pace: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Entry> {
@@ -80,28 +102,105 @@ impl Ledger {
             Place::Servers(servers) => servers.iter_mut().for_each(|server| server.directory.clone_from(&facts.place)),
             Place::Nowhere => {}
         }
-        let now = now_ms();
-        entry.stage = Stage::Started(Started {
-            id: None,
-            started_ms: now,
-            deadline_ms: now.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
-            timeout_name: name.to_owned(),
-            timeout_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
-            boot_id: boot_id(),
-            delivered: self.progress.delivered(),
-        });
+        let mut delivered = self.progress.delivered();
+        if is_of_several(&entry) {
+            delivered.sequence = self.numbers_from();
+        }
+        entry.stage = Stage::Started(started_now((after, name), delivered));
         self.put(&entry);
     }
 
     /// Writes how far the output has come, if that has changed.
     pub fn note(&self) {
+        let given = self.progress.given();
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.most = pace.most.max(given.saturating_sub(pace.noted));
+        pace.noted = given;
+        drop(pace);
+        self.note_with(|| self.numbers_from());
+    }
+
+    /// The same when no more output comes.
+    pub fn note_last(&self) {
+        self.note_with(|| self.progress.given());
+    }
+
+    /// The number after which the next agent goes on with the lines of several servers. Which line had which number is
+    /// not known after a kill, since they came side by side: it takes numbers that no line can have had.
+    fn numbers_from(&self) -> u64 {
+        let most = self.pace.lock().unwrap_or_else(PoisonError::into_inner).most;
+        self.progress.given() + limits::SSH_NUMBERS_AHEAD.max(most.saturating_mul(2))
+    }
+
+    fn note_with(&self, number: impl Fn() -> u64) {
         let mut entry = self.lock();
-        let delivered = self.progress.delivered();
+        // The servers' own places first: a line between the two looks is sent twice rather than left out.
+        let moved = self.note_parts(&mut entry);
+        let mut delivered = self.progress.delivered();
+        if is_of_several(&entry) {
+            delivered.sequence = number();
+        }
         let Stage::Started(started) = &mut entry.stage else { return };
-        if started.delivered != delivered {
+        if moved || started.delivered != delivered {
             started.delivered = delivered;
             self.put(&entry);
         }
+    }
+
+    fn note_parts(&self, entry: &mut Entry) -> bool {
+        let Place::Servers(pages) = &mut entry.place else { return false };
+        let mut moved = false;
+        for (at, progress) in self.parts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(Part::Started(started)) = pages.get_mut(*at).map(|page| &mut page.part) {
+                let delivered = progress.delivered();
+                moved |= started.delivered != delivered;
+                started.delivered = delivered;
+            }
+        }
+        moved
+    }
+
+    /// Writes that the script may be running on the server at this place of the list. After an error it must not be sent
+    /// there: the next agent would start it once more.
+    pub fn part_starts(&self, at: usize, facts: &Facts, progress: Arc<Progress>) -> Result<(), JournalError> {
+        let started = started_now(facts.timeout, progress.delivered());
+        self.part_goes_on(at, progress);
+        self.part(at, Part::Started(started), Some(&facts.place))
+    }
+
+    /// The same server's output goes on from where an earlier agent had it.
+    pub fn part_goes_on(&self, at: usize, progress: Arc<Progress>) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(at, progress);
+    }
+
+    /// Writes how far the server at this place has come otherwise.
+    pub fn part_is(&self, at: usize, part: Part) {
+        if let Err(error) = self.part(at, part, None) {
+            log::error!("job {} goes on without its page in the journal: {error}", self.job());
+        }
+    }
+
+    fn part(&self, at: usize, part: Part, directory: Option<&str>) -> Result<(), JournalError> {
+        let mut entry = self.lock();
+        // Where it is not: the job is over, and its page is the outbox's now.
+        let Stage::Started(started) = &mut entry.stage else { return Ok(()) };
+        started.delivered.sequence = self.numbers_from();
+        if let Place::Servers(pages) = &mut entry.place
+            && let Some(page) = pages.get_mut(at)
+        {
+            page.part = part;
+            if let Some(directory) = directory {
+                directory.clone_into(&mut page.directory);
+            }
+        }
+        self.journal.put(&entry)
+    }
+
+    /// Whether nothing was sent to any of several servers.
+    pub fn nothing_begun(&self) -> bool {
+        let entry = self.lock();
+        let Place::Servers(pages) = &entry.place else { return false };
+        pages.iter().all(|page| matches!(page.part, Part::Waiting { .. }))
     }
 
     /// The job whose page it is.
@@ -169,6 +268,24 @@ pub fn page_of(server: &crate::job::Server, directory: String, execution: &Id) -
         user: server.user.clone(),
         directory,
         execution: execution.clone(),
+        part: Part::OfJob,
+    }
+}
+
+fn is_of_several(entry: &Entry) -> bool {
+    matches!(&entry.place, Place::Servers(pages) if pages.iter().any(|page| page.part != Part::OfJob))
+}
+
+fn started_now((after, name): (Duration, &str), delivered: Delivered) -> Started {
+    let (now, after) = (now_ms(), u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    Started {
+        id: None,
+        started_ms: now,
+        deadline_ms: now.saturating_add(after),
+        timeout_name: name.to_owned(),
+        timeout_ms: after,
+        boot_id: boot_id(),
+        delivered,
     }
 }
 

@@ -56,6 +56,17 @@ impl Progress {
         places.front().copied().unwrap_or_default()
     }
 
+    /// The last number given to a live line.
+    pub fn given(&self) -> u64 {
+        self.mark.numbers().0
+    }
+
+    /// Notes a place in the output of one server of several, whose lines share the numbers of the job's.
+    pub fn note_part(&self, stdout: u64, stderr: u64, lines: u64) {
+        let (sequence, live) = (self.mark.numbers().0, self.mark.is_live());
+        self.note(Delivered { stdout, stderr, lines, sequence, live });
+    }
+
     /// Notes a place. Where there are many, every other is let go: a coarser place only means more lines sent twice.
     fn note(&self, place: Delivered) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,6 +121,17 @@ impl JobOutput {
     /// How far it has come, for others.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
+    }
+
+    /// Places for one server of several whose lines go through this output; `delivered` is the first.
+    pub fn part(&self, delivered: Delivered) -> Arc<Progress> {
+        let places = Mutex::new(VecDeque::from([delivered]));
+        Arc::new(Progress { mark: self.progress.mark.clone(), places })
+    }
+
+    /// Whole lines that an earlier agent had sent on: they are kept for the result, and not sent again.
+    pub fn again(&mut self, stream: Stream, data: &[u8]) {
+        self.channels[usize::from(stream != Stream::Stdout)].capture.push(data);
     }
 
     /// The script has ended: last lines without a newline are lines too.

@@ -275,7 +275,7 @@ pub(in crate::jobs) fn conclude(
         log::warn!("the script goes on without this agent; the next one finds it");
         output.settle();
         output.flush(limits::LIVE_FLUSH);
-        ledger.note();
+        ledger.note_last();
         if let Some(errands) = errands {
             errands.finish();
         }

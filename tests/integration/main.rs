@@ -54,6 +54,7 @@ mod ssh_faults;
 mod ssh_hosts;
 /// One job on several servers.
 mod ssh_multi;
+mod ssh_multi_restart;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
 /// The systemd unit: verified, little exposed, and fitting the agent's own limits.

@@ -9,18 +9,18 @@ use crate::harness::{Agent, Folder, backend, eventually, finish, finished, repor
 use crate::ssh_rig::{Rig, details, has_words, said, server_job, walk};
 use crate::sshd::{Options, PASSWORD, Sshd};
 
-const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+pub const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 
 /// Three servers, an agent that knows them, a backend.
-struct Three {
-    agent: Agent,
-    backend: DevBackend,
-    servers: Vec<Sshd>,
-    _folder: Folder,
+pub struct Three {
+    pub agent: Agent,
+    pub backend: DevBackend,
+    pub servers: Vec<Sshd>,
+    folder: Folder,
 }
 
 impl Three {
-    fn start(settings: &[(&str, &str)]) -> Self {
+    pub fn start(settings: &[(&str, &str)]) -> Self {
         let servers: Vec<Sshd> = NAMES.iter().map(|_| Sshd::start(&Options::default())).collect();
         let folder = Folder::new();
         let known = folder.path().join("known_hosts");
@@ -30,19 +30,19 @@ impl Three {
         std::fs::create_dir(&place).expect("folder");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
         std::fs::set_permissions(&place, mode).expect("mode");
-        let mut all = vec![
-            ("ssh.security.knownHostsFile", known.to_str().expect("text")),
-            ("ssh.execution.tempDir", place.to_str().expect("text")),
-            ("ssh.connectionPool.connectionTimeout", "2s"),
-            ("jobs.stopGrace", "1s"),
-        ];
-        all.extend_from_slice(settings);
         let backend = backend();
-        let agent = Agent::start(&backend, &all);
-        Self { agent, backend, servers, _folder: folder }
+        let agent = Agent::start(&backend, &settings_in(&folder).each(settings));
+        Self { agent, backend, servers, folder }
     }
 
-    fn job(&self, script: &str) -> Value {
+    /// The next agent on the state folder of this one, which has ended or is killed now.
+    pub fn again(self, settings: &[(&str, &str)]) -> Self {
+        let Self { agent, backend, servers, folder } = self;
+        let agent = agent.again(&backend, &settings_in(&folder).each(settings));
+        Self { agent, backend, servers, folder }
+    }
+
+    pub fn job(&self, script: &str) -> Value {
         let mut all: Vec<Value> = self.servers.iter().zip(NAMES).map(|(sshd, name)| details(sshd, name)).collect();
         for (entry, id) in all.iter_mut().zip(["3", "4", "5"]) {
             entry["id"] = json!(id);
@@ -55,20 +55,41 @@ impl Three {
     }
 
     /// The name of the server on which a script of the job runs, by its user.
-    fn user_of(&self, name: &str) -> &str {
+    pub fn user_of(&self, name: &str) -> &str {
         &self.servers[NAMES.iter().position(|known| *known == name).expect("a name")].user
     }
 
-    fn executions(&self, row: &JobRow) -> Vec<Value> {
+    pub fn executions(&self, row: &JobRow) -> Vec<Value> {
         self.backend.job_json(&row.id).expect("the job")["executions"].as_array().expect("a list").clone()
     }
 
-    fn stop(self) {
+    pub fn stop(self) {
         self.agent.stop();
         assert_eq!(self.backend.problems(), Vec::<String>::new());
         for sshd in &self.servers {
             eventually("the jobs' processes are gone", || sshd.user_processes().is_empty());
         }
+    }
+}
+
+/// The paths that such an agent is told.
+struct Paths(String, String);
+
+fn settings_in(folder: &Folder) -> Paths {
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    Paths(path("known_hosts"), path("jobs"))
+}
+
+impl Paths {
+    fn each<'a>(&'a self, settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let mut all = vec![
+            ("ssh.security.knownHostsFile", self.0.as_str()),
+            ("ssh.execution.tempDir", self.1.as_str()),
+            ("ssh.connectionPool.connectionTimeout", "2s"),
+            ("jobs.stopGrace", "1s"),
+        ];
+        all.extend_from_slice(settings);
+        all
     }
 }
 

@@ -374,8 +374,8 @@ fn untrue(page: &str, all: &[Source], tests: &[(String, String)]) -> Vec<String>
     faults
 }
 
-#[test]
-fn the_security_page_is_true() {
+/// The files in which tests stand: path and text.
+fn tests() -> Vec<(String, String)> {
     let below = |folder: &str| {
         let read = |path: &std::path::PathBuf| {
             let name = path.strip_prefix(root()).expect("below the root").display().to_string();
@@ -383,8 +383,48 @@ fn the_security_page_is_true() {
         };
         files(&root().join(folder)).iter().map(read).collect::<Vec<_>>()
     };
+    [below("src"), below("tests/integration")].concat()
+}
+
+/// Numbers of the limits without a test that is named in LIMITS.md. May only become fewer.
+const UNHIT: usize = 135;
+
+/// What the page of limits gets wrong: a number without a row, a row without a number, more gaps than there were.
+fn unhit(page: &str, limits: &str, gaps: usize) -> Vec<String> {
+    let numbers: Vec<&str> = limits
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(':').map(|(name, _)| name))
+        .collect();
+    let row = |line: &str| {
+        line.strip_prefix("| `")?.split_once("` | ").map(|(name, rest)| (name.to_owned(), rest.to_owned()))
+    };
+    let rows: Vec<(String, String)> = page.lines().filter_map(row).collect();
+    let mut faults = Vec::new();
+    let missing = numbers.iter().filter(|number| !rows.iter().any(|(name, _)| name == *number));
+    faults.extend(missing.map(|number| format!("LIMITS.md has no row for {number}")));
+    let stale = rows.iter().filter(|(name, _)| !numbers.contains(&name.as_str()));
+    faults.extend(stale.map(|(name, _)| format!("limits.rs has no {name}")));
+    let bare = rows.iter().filter(|(_, tests)| !tests.contains("::")).count();
+    if bare != gaps {
+        faults.push(format!("{bare} numbers have no test, {gaps} are allowed"));
+    }
+    faults
+}
+
+#[test]
+fn every_limit_has_a_row_with_its_test() {
+    let (page, limits) = (text("LIMITS.md"), text("src/limits.rs"));
+    assert_eq!(unhit(&page, &limits, UNHIT), Vec::<String>::new());
+    assert_eq!(untrue(&page, &[], &tests()), Vec::<String>::new());
+    let bad = "| `A` | `limits::no_such_test` |\n| `GONE` | none named |\n";
+    assert_eq!(unhit(bad, "pub const A: u8 = 1;\npub const B: u8 = 2;\n", 0).len(), 3);
+    assert_eq!(untrue(bad, &[], &tests()).len(), 1);
+}
+
+#[test]
+fn the_security_page_is_true() {
     let (page, all) = (text("SECURITY.md"), sources());
-    let tests = [below("src"), below("tests/integration")].concat();
+    let tests = tests();
     let faults = untrue(&page, &all, &tests);
     assert!(faults.is_empty(), "SECURITY.md:\n{}", faults.join("\n"));
     assert!(page.matches("| `src/os/").count() >= 10 && page.matches("`limits::").count() >= 5, "the page says little");

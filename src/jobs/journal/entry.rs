@@ -65,6 +65,39 @@ pub struct Server {
     /// The record of this server's part.
     #[serde(with = "id")]
     pub execution: Id,
+    #[serde(default)]
+    pub part: Part,
+}
+
+/// How far one of several servers has come. Each is on disk before what it announces is done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub enum Part {
+    /// The job's only server: the job's own stage says it.
+    #[default]
+    OfJob,
+    /// Nothing was sent there. Whether its record was made.
+    Waiting {
+        record: bool,
+    },
+    /// The script may be running there.
+    Started(Started),
+    Ended(PartEnd),
+}
+
+/// How it ended on one of several servers: what the job's verdict needs of it. Its output is in its record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartEnd {
+    /// The verdict's word, and
+    pub reason: String,
+    pub exit_code: i32,
+    /// its sentence, cut to `limits::SSH_SUMMARY_PART` characters.
+    pub message: String,
+    /// The time limit that ended it, if one did.
+    pub timeout_name: String,
+    pub timeout_ms: u64,
+    pub cpu_seconds: f64,
+    /// Whether its record was completed.
+    pub recorded: bool,
 }
 
 /// How far a job has come. Each stage is on disk before what it announces is done.

@@ -20,7 +20,7 @@ use std::time::UNIX_EPOCH;
 
 pub use self::aside::Aside;
 pub use self::done::{Done, DoneJobs};
-pub use self::entry::{Container, Delivered, Ended, Entry, Place, Report, Server, Stage, Started};
+pub use self::entry::{Container, Delivered, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started};
 pub use self::error::JournalError;
 use self::file::Bad;
 use crate::job::Id;

@@ -118,8 +118,20 @@ fn servers() -> Place {
         user: "deploy".into(),
         directory: "/tmp/.cronium-x".into(),
         execution: id(&format!("exec-{n}")),
+        part: Part::OfJob,
     };
-    Place::Servers(vec![server(1), server(2)])
+    let Stage::Started(started) = started() else { panic!("it is started") };
+    let end = PartEnd {
+        reason: "timeout".into(),
+        exit_code: -1,
+        message: "too \"long\"".into(),
+        timeout_name: "jobs.maxTimeout".into(),
+        timeout_ms: 7,
+        cpu_seconds: 0.25,
+        recorded: true,
+    };
+    let parts = [Part::OfJob, Part::Waiting { record: true }, Part::Started(started), Part::Ended(end)];
+    Place::Servers((1..).zip(parts).map(|(n, part)| Server { part, ..server(n) }).collect())
 }
 
 #[test]
@@ -418,9 +430,9 @@ fn no_field_can_hold_a_secret() {
     {
         names(&serde_json::to_value(&entry).expect("JSON"), &mut found);
     }
-    let allowed = "Container Ended Servers Started attempts boot_id claimed_ms complete cpu deadline_ms delivered \
-                   directory disk execution exit_code host id image job kind language lines live memory message name \
-                   pids place port report sequence server_id since_ms stage started_ms status stderr stdout timeout_ms \
+    let allowed = "Container Ended Servers Started Waiting attempts boot_id claimed_ms complete cpu cpu_seconds deadline_ms \
+                   delivered directory disk execution exit_code host id image job kind language lines live memory \
+                   message name part pids place port reason record recorded report sequence server_id since_ms stage started_ms status stderr stdout timeout_ms \
                    timeout_name update user";
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>().join(" "), allowed);
 }

@@ -1,0 +1,130 @@
+//! The output of one server of several: kept for its record, and passed on line by line under its name.
+
+use std::sync::Arc;
+
+use super::Group;
+use crate::job::{Output, Stream};
+use crate::jobs::journal::Delivered;
+use crate::jobs::output::{Collected, Progress};
+use crate::limits;
+use crate::verdict::Outcome;
+use crate::wire::capture::Capture;
+use crate::wire::lines::{Line, Splitter};
+
+/// One stream of it.
+struct Channel {
+    stream: Stream,
+    kept: Capture,
+    splitter: Splitter,
+    /// Bytes that an earlier agent had sent on as lines: they are kept, and not sent again.
+    skip: u64,
+    /// Bytes up to the end of the last whole line.
+    passed: u64,
+}
+
+pub(super) struct Prefixed<'a> {
+    prefix: String,
+    group: &'a Group,
+    channels: [Channel; 2],
+    lines: u64,
+    progress: Arc<Progress>,
+}
+
+impl<'a> Prefixed<'a> {
+    /// `delivered` is how far an earlier agent came with it; all of it will come once more, from the beginning.
+    pub(super) fn new(name: &str, group: &'a Group, max_output: usize, delivered: Delivered) -> Self {
+        let channel = |stream, skip| Channel {
+            stream,
+            kept: Capture::new(max_output),
+            splitter: Splitter::new(limits::LINE_MAX),
+            skip,
+            passed: skip,
+        };
+        let channels = [channel(Stream::Stdout, delivered.stdout), channel(Stream::Stderr, delivered.stderr)];
+        let progress = group.output().part(delivered);
+        Self { prefix: format!("[{name}] "), group, channels, lines: 0, progress }
+    }
+
+    /// How far it has come, for the journal.
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// The last lines, and what is kept for the record.
+    pub(super) fn finish(mut self, outcome: &Outcome) -> Collected {
+        let (prefix, lines) = (&self.prefix, &mut self.lines);
+        for channel in &mut self.channels {
+            let mut text = Vec::new();
+            channel.splitter.finish(&mut |line| {
+                *lines += 1;
+                write(&mut text, prefix, line);
+            });
+            self.group.output().bytes(channel.stream, &text);
+        }
+        self.system(&outcome.verdict.to_string());
+        self.settle();
+        let [stdout, stderr] = self.channels;
+        Collected {
+            stdout_bytes: stdout.kept.total(),
+            stderr_bytes: stderr.kept.total(),
+            lines: self.lines,
+            stdout: stdout.kept.into_text(),
+            stderr: stderr.kept.into_text(),
+        }
+    }
+}
+
+impl Output for Prefixed<'_> {
+    fn bytes(&mut self, stream: Stream, data: &[u8]) {
+        let channel = &mut self.channels[usize::from(stream != Stream::Stdout)];
+        channel.kept.push(data);
+        let (prefix, lines) = (&self.prefix, &mut self.lines);
+        let mut split = |channel: &mut Channel, data: &[u8]| {
+            let mut text = Vec::with_capacity(data.len() * 2);
+            channel.splitter.feed(data, &mut |line| {
+                *lines += 1;
+                write(&mut text, prefix, line);
+            });
+            text
+        };
+        // A place is at the end of a line, so that no line is half on either side.
+        let (sent, rest) = data.split_at(usize::try_from(channel.skip).unwrap_or(usize::MAX).min(data.len()));
+        if !sent.is_empty() {
+            channel.skip -= sent.len() as u64;
+            let text = split(channel, sent);
+            self.group.output().again(stream, &text);
+        }
+        let text = split(channel, rest);
+        if let Some(end) = rest.iter().rposition(|&b| b == b'\n') {
+            channel.passed = channel.kept.total() - (rest.len() - end - 1) as u64;
+        }
+        self.group.output().bytes(stream, &text);
+    }
+
+    fn system(&mut self, text: &str) {
+        self.group.output().system(&format!("{}{text}", self.prefix));
+    }
+
+    fn settle(&mut self) {
+        let mut output = self.group.output();
+        output.settle();
+        // Under the same lock, so that every line before this place has a number that is given by now.
+        let [stdout, stderr] = &self.channels;
+        self.progress.note_part(stdout.passed, stderr.passed, self.lines);
+    }
+}
+
+fn write(text: &mut Vec<u8>, prefix: &str, line: Line<'_>) {
+    text.extend_from_slice(prefix.as_bytes());
+    match line {
+        Line::Whole(bytes) => text.extend_from_slice(bytes),
+        Line::Cut { kept, dropped } => {
+            // Room for prefix and mark within the longest line, so that it is not cut twice.
+            let mark = format!(" […{dropped} bytes of this line were left out]");
+            let room = limits::LINE_MAX.saturating_sub(prefix.len() + mark.len());
+            text.extend_from_slice(&kept[..kept.len().min(room)]);
+            text.extend_from_slice(mark.as_bytes());
+        }
+    }
+    text.push(b'\n');
+}
