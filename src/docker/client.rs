@@ -219,8 +219,8 @@ pub(in crate::docker) fn parse<'a, T: Deserialize<'a>>(doing: &str, body: &'a [u
     serde_json::from_slice(body).map_err(|error| Error::Protocol { doing: doing.to_owned(), what: error.to_string() })
 }
 
-/// `1.41` as (1, 41); anything else as (0, 0).
-fn number(version: &str) -> (u32, u32) {
+/// `1.41` as (1, 41), to be compared; anything else as (0, 0).
+pub fn number(version: &str) -> (u32, u32) {
     let mut parts = version.splitn(2, '.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
