@@ -94,7 +94,9 @@ fn step(tls: &mut ClientConnection, tcp: &TcpStream, until: Instant) -> Result<(
         return Ok(());
     }
     if tls.read_tls(&mut from as &mut dyn Read).map_err(failed)? == 0 {
-        return Err(Error::Handshake("the other side closed the connection; does it speak TLS on this port?".to_owned()));
+        return Err(Error::Handshake(
+            "the other side closed the connection; does it speak TLS on this port?".to_owned(),
+        ));
     }
     match tls.process_new_packets() {
         Ok(_) => Ok(()),

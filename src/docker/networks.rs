@@ -50,10 +50,11 @@ impl Client {
         let name = bridge.name();
         if !bridge.icc && self.is_podman()? {
             // It would take the option and leave it out.
-            let what = "Podman does not keep containers of one network apart, so that jobs could reach each other; set \
+            let what =
+                "Podman does not keep containers of one network apart, so that jobs could reach each other; set \
                         container.network.mode to none, or to a network of your own if they may"
-                .to_owned();
-            return Err(Error::Protocol { doing: format!("make network {name}"), what });
+                    .to_owned();
+            return Err(Error::Unfit { doing: format!("make network {name}"), what });
         }
         match self.check_bridge(bridge) {
             Err(error) if error.status() == Some(404) => {}
@@ -97,6 +98,6 @@ impl Client {
              (docker network rm {name}) or set container.network.mode to a network of your own",
             found.driver, found.internal
         );
-        Err(Error::Protocol { doing, what })
+        Err(Error::Unfit { doing, what })
     }
 }

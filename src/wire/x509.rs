@@ -78,15 +78,8 @@ fn time(der: &[u8]) -> Option<(SystemTime, &[u8])> {
         _ => return None,
     };
     let part = |from: usize, to: usize| &full[from..to];
-    let written = format!(
-        "{}-{}-{}T{}:{}:{}Z",
-        part(0, 4),
-        part(4, 6),
-        part(6, 8),
-        part(8, 10),
-        part(10, 12),
-        part(12, 14)
-    );
+    let written =
+        format!("{}-{}-{}T{}:{}:{}Z", part(0, 4), part(4, 6), part(6, 8), part(8, 10), part(10, 12), part(12, 14));
     Some((parse_rfc3339(&written)?, rest))
 }
 
@@ -120,9 +113,8 @@ mod tests {
     }
 
     fn name(text: &str) -> Vec<u8> {
-        let pair = |oid: &[u8], text: &str| {
-            der(SET, &der(SEQUENCE, &[der(OID, oid), der(0x0c, text.as_bytes())].concat()))
-        };
+        let pair =
+            |oid: &[u8], text: &str| der(SET, &der(SEQUENCE, &[der(OID, oid), der(0x0c, text.as_bytes())].concat()));
         der(SEQUENCE, &[pair(&[0x55, 0x04, 0x0a], "an organisation"), pair(COMMON_NAME, text)].concat())
     }
 

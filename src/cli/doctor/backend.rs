@@ -68,12 +68,20 @@ pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Check> {
     checks.push(match &health {
         Ok(took) => Check::ok(BACKEND, format!("{} answered in {} ms", api.endpoint, took.as_millis())),
         // It answers: what it says to a token is the next line.
-        Err(error) if matches!(error.status(), Some(401 | 403)) => Check::ok(BACKEND, format!("{} answers", api.endpoint)),
+        Err(error) if matches!(error.status(), Some(401 | 403)) => {
+            Check::ok(BACKEND, format!("{} answers", api.endpoint))
+        }
         Err(error) => Check::fail(BACKEND, error.to_string(), hint),
     });
     checks.push(token(&client, agent));
     checks.push(clock(&client));
     checks
+}
+
+/// An address of the backend that is not this very host: what a container without a way out must not reach.
+pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
+    let (_, addresses) = resolve(&target(&api.endpoint));
+    addresses.into_iter().find(|address| address.is_ipv4() && !address.ip().is_loopback())
 }
 
 /// Finds the host's addresses, on a thread of its own: the C library's resolver cannot be interrupted.
@@ -141,7 +149,11 @@ fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr]) -> Check {
 fn judge_chain(chain: &certificate::Chain, trust: &str, now: SystemTime) -> Check {
     let end = chain.certificates.iter().min_by_key(|certificate| certificate.not_after);
     let (Some(own), Some(first_to_end)) = (chain.certificates.first(), end) else {
-        return Check::warn(TLS, format!("{}, and the chain cannot be read", chain.protocol), "look at it with openssl s_client");
+        return Check::warn(
+            TLS,
+            format!("{}, and the chain cannot be read", chain.protocol),
+            "look at it with openssl s_client",
+        );
     };
     let left = first_to_end.not_after.duration_since(now).unwrap_or_default();
     let Certificate { subject, issuer, .. } = own;
@@ -179,7 +191,11 @@ fn clock(client: &Client) -> Check {
     match client.clock_skew() {
         Some(skew) if skew.is_off => Check::warn(CLOCK, format!("this host's clock is {skew}"), hint),
         Some(skew) => Check::ok(CLOCK, format!("this host's clock is {skew}")),
-        None => Check::warn(CLOCK, "not known: no answer had a date", "see to the backend first"),
+        None => Check::warn(
+            CLOCK,
+            "not known: no answer had a date",
+            "see to the backend first; a proxy may also leave the date out",
+        ),
     }
 }
 
@@ -212,7 +228,8 @@ mod tests {
             not_after: SystemTime::UNIX_EPOCH + Duration::from_secs((1_000 + days) * DAY),
         };
         let chain = |days: &[u64]| {
-            let certificates: Vec<_> = days.iter().zip(["own", "middle"]).map(|(d, name)| certificate(name, *d)).collect();
+            let certificates: Vec<_> =
+                days.iter().zip(["own", "middle"]).map(|(d, name)| certificate(name, *d)).collect();
             Chain { protocol: "TLSv1_3".to_owned(), sent: certificates.len(), certificates }
         };
         for (days, grade, words) in [

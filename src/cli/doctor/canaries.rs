@@ -4,10 +4,11 @@
 //! the same code. What is proven of them holds for jobs. Several run side by side; each ends within a limit, at a signal
 //! too, and at the end the engine is asked whether one is left.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::net::{IpAddr, SocketAddr, TcpStream};
 
+use super::backend;
 use super::proofs::{self, Found, Listener};
 use super::report::Check;
 use crate::cli::exec::no_thread;
@@ -29,6 +30,9 @@ use crate::verdict::Cause;
 
 /// The agent id that canaries carry: no agent's, so that a running agent leaves them alone.
 const AGENT: &str = "doctor";
+
+/// Where clouds serve a machine's credentials.
+const CLOUD: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// What a canary printed and how it ended.
 #[derive(Debug, Clone)]
@@ -150,7 +154,9 @@ fn fly(
     let End::Outcome(outcome) = ready.run(task, &mut heard) else { return Err("it was left to itself".to_owned()) };
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let (cause, message) = (outcome.verdict.cause, outcome.verdict.message);
-    if matches!(cause, Cause::Infrastructure | Cause::Refused) || matches!(cause, Cause::Cancelled(who) if who == SIGNAL) {
+    if matches!(cause, Cause::Infrastructure | Cause::Refused)
+        || matches!(cause, Cause::Cancelled(who) if who == SIGNAL)
+    {
         return Err(message);
     }
     Ok(Ran { out: text(heard.out), err: text(heard.err), cause, message, limits })
@@ -200,7 +206,10 @@ pub(super) fn checks(docker: &docker::Client, config: &Config, signals: &Signals
 
 /// The lines of proofs for which no canary flew.
 pub(super) fn not_proven(why: &str) -> Vec<Check> {
-    proofs::NAMES.iter().map(|name| proofs::not_proven(name, why)).collect()
+    let mut checks = vec![proofs::not_proven(proofs::NAMES[0], why)];
+    checks.extend(proofs::NAMES[1..].iter().map(|name| proofs::not_proven(name, &format!("see {}", proofs::NAMES[0]))));
+    checks.push(Check::ok(proofs::CLEANUP, "no container was made"));
+    checks
 }
 
 fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> Result<Vec<Check>, NotRun> {
@@ -246,7 +255,10 @@ fn fly_all(cage: &Cage, docker: &docker::Client, config: &Config) -> Found {
     let pids = cage.launch(pids.set("MORE", limits::DOCTOR_PIDS_MORE), None);
     let resources = Resources { cpu: Some(limits::DOCTOR_CPU), ..Resources::default() };
     let cpu = cage.launch(Canary { resources, ..Canary::new("cores", include_str!("cpu.sh")) }, None);
-    let locks = cage.launch(locks(config), None);
+    let cloud = knock(CLOUD.into(), 80);
+    let outside = Some(config).filter(|config| config.container.network.internal);
+    let outside = outside.and_then(|config| backend::outside(&config.api)).filter(|at| knock(at.ip(), at.port()));
+    let locks = cage.launch(locks(config, outside), None);
 
     // While the others fly: one that tries to reach the listener.
     let heard = line.recv_timeout(limits::DOCTOR_CANARY + limits::DOCTOR_SETUP).ok();
@@ -276,17 +288,21 @@ fn fly_all(cage: &Cage, docker: &docker::Client, config: &Config) -> Found {
         listener,
         reached: reached.unwrap_or_else(|| Err("there was nobody to reach".to_owned())),
         host_reaches: host,
+        host_reaches_cloud: cloud,
     }
 }
 
 /// The canary that tries all locks one after the other.
-fn locks(config: &Config) -> Canary {
+fn locks(config: &Config, outside: Option<SocketAddr>) -> Canary {
     let (socket, host, port) = match &config.container.docker.endpoint {
         DockerEndpoint::Unix(path) => (path.display().to_string(), String::new(), String::new()),
         DockerEndpoint::Tcp(host, port) => (String::new(), host.clone(), port.to_string()),
     };
     let canary = Canary::new("locks", include_str!("locks.sh"));
     let canary = canary.set("ENGINE", socket).set("HOST", host).set("PORT", port);
+    let text = |part: fn(SocketAddr) -> String| outside.map_or_else(String::new, part);
+    let canary = canary.set("OUTSIDE", text(|at| at.ip().to_string()));
+    let canary = canary.set("OUTSIDE_PORT", text(|at| at.port().to_string()));
     if !config.container.security.readonly_rootfs {
         // No tmpfs: the agent would end it for its disk, and its other findings with it.
         return canary.set("FITS", "").set("MORE", "");

@@ -174,8 +174,12 @@ fn seccomp(info: &EngineInfo, container: &Container) -> Check {
     let hint = "use an engine and a kernel with seccomp: without it every system call is open to a script";
     match (told, &container.security.seccomp) {
         (None, _) => Check::fail(SECCOMP, "the engine has no seccomp", hint),
-        (Some(_), Seccomp::Profile { path, .. }) => Check::ok(SECCOMP, format!("on; jobs have the profile {}", path.display())),
-        (Some(told), Seccomp::Default) if told.contains("unconfined") => Check::fail(SECCOMP, format!("off: {told}"), hint),
+        (Some(_), Seccomp::Profile { path, .. }) => {
+            Check::ok(SECCOMP, format!("on; jobs have the profile {}", path.display()))
+        }
+        (Some(told), Seccomp::Default) if told.contains("unconfined") => {
+            Check::fail(SECCOMP, format!("off: {told}"), hint)
+        }
         (Some(told), Seccomp::Default) => Check::ok(SECCOMP, format!("on: {told}")),
     }
 }
@@ -269,7 +273,10 @@ mod tests {
         assert_eq!(cgroup(&rootless_info, true).grade, Grade::Ok);
         let first = EngineInfo { cgroup_version: Some("1".to_owned()), ..rootless_info.clone() };
         assert_eq!(cgroup(&first, false).grade, Grade::Fail);
-        assert_eq!(cgroup(&EngineInfo { cgroup_driver: "none".to_owned(), ..rootless_info.clone() }, true).grade, Grade::Fail);
+        assert_eq!(
+            cgroup(&EngineInfo { cgroup_driver: "none".to_owned(), ..rootless_info.clone() }, true).grade,
+            Grade::Fail
+        );
         let untold = EngineInfo { cgroup_version: None, security: None, ..rootless_info.clone() };
         assert!(cgroup(&untold, true).measured.starts_with("version 2"));
         assert!(cgroup(&untold, false).measured.starts_with("version 1"));

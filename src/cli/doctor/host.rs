@@ -26,12 +26,20 @@ pub(super) fn configuration(loaded: &Loaded) -> Check {
         return Check::ok(name, format!("valid ({file})"));
     }
     let words: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-    Check::warn(name, format!("valid ({file}), and to know: {}", words.join("; ")), "see cronium-agent validate --explain")
+    Check::warn(
+        name,
+        format!("valid ({file}), and to know: {}", words.join("; ")),
+        "see cronium-agent validate --explain",
+    )
 }
 
 /// All checks of this file, in the order of [`NAMES`].
 pub(super) fn checks(state: &State, ssh: &Ssh, known_hosts_given: bool) -> Vec<Check> {
-    vec![state_dir(&state.dir), free_disk(STATE_DISK, &state.dir, state.min_free_disk), known_hosts(ssh, known_hosts_given)]
+    vec![
+        state_dir(&state.dir),
+        free_disk(STATE_DISK, &state.dir, state.min_free_disk),
+        known_hosts(ssh, known_hosts_given),
+    ]
 }
 
 /// Whether the file of host keys was named by somebody.
@@ -85,7 +93,11 @@ fn state_dir(dir: &Path) -> Check {
     let (mode, owner) = (found.mode() & 0o777, found.uid());
     let written = format!("{shown}: written by {}; owner uid {owner}, mode {mode:o}", user());
     if mode != 0o700 {
-        return Check::warn(STATE, written, format!("others may look into it: chmod 700 {shown}; the next start does it"));
+        return Check::warn(
+            STATE,
+            written,
+            format!("others may look into it: chmod 700 {shown}; the next start does it"),
+        );
     }
     Check::ok(STATE, written)
 }
@@ -98,7 +110,12 @@ pub(super) fn free_disk(name: &'static str, path: &Path, least: u64) -> Check {
         Err(error) => return Check::unknown(name, format!("{}: {error}", folder.display())),
     };
     let inodes = free.inodes.map_or_else(String::new, |n| format!(", {n} inodes"));
-    let measured = format!("{} free{inodes} at {}; at least {} (state.minFreeDisk)", bytes(free.bytes), folder.display(), bytes(least));
+    let measured = format!(
+        "{} free{inodes} at {}; at least {} (state.minFreeDisk)",
+        bytes(free.bytes),
+        folder.display(),
+        bytes(least)
+    );
     let few = free.inodes.is_some_and(|n| n < limits::MIN_FREE_INODES);
     let hint = "make room, or set state.minFreeDisk: below it the agent claims nothing";
     let grade = if free.bytes < least || few {
@@ -116,13 +133,18 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
     let known = match KnownHosts::load(&ssh.known_hosts_file) {
         Ok(known) => known,
         Err(error) => {
-            let hint = "make ssh.security.knownHostsFile a file that the agent's user can read: no job can reach a server";
+            let hint =
+                "make ssh.security.knownHostsFile a file that the agent's user can read: no job can reach a server";
             return Check::fail(KNOWN_HOSTS, format!("{file}: cannot be read: {error}"), hint);
         }
     };
     if !ssh.strict_host_key_checking {
         let hint = "set ssh.security.strictHostKeyChecking: true and pin keys with cronium-agent known-hosts add";
-        return Check::warn(KNOWN_HOSTS, format!("{file}: {} keys; a server's first key is believed", known.len()), hint);
+        return Check::warn(
+            KNOWN_HOSTS,
+            format!("{file}: {} keys; a server's first key is believed", known.len()),
+            hint,
+        );
     }
     if !ssh.known_hosts_file.exists() {
         let measured = format!("{file} is not there: no server's key is known, and jobs on servers are refused");
@@ -136,7 +158,8 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
     if known.skipped().is_empty() && known.authorities() == 0 {
         return Check::ok(KNOWN_HOSTS, read);
     }
-    let lines: Vec<String> = known.skipped().iter().take(5).map(|skipped| format!("line {}: {}", skipped.line, skipped.why)).collect();
+    let lines: Vec<String> =
+        known.skipped().iter().take(5).map(|skipped| format!("line {}: {}", skipped.line, skipped.why)).collect();
     let measured = format!(
         "{read}; {} lines cannot be read and {} speak of certificates, which are not supported; {}",
         known.skipped().len(),
@@ -172,7 +195,9 @@ mod tests {
     #[test]
     fn room_is_compared_with_what_is_needed() {
         let free = disk::free(Path::new("/")).expect("statvfs").bytes;
-        for (least, grade) in [(free / 3, Grade::Ok), (free / 4 * 3, Grade::Warn), (free.saturating_mul(2), Grade::Fail)] {
+        for (least, grade) in
+            [(free / 3, Grade::Ok), (free / 4 * 3, Grade::Warn), (free.saturating_mul(2), Grade::Fail)]
+        {
             assert_eq!(free_disk(STATE_DISK, Path::new("/no/such"), least).grade, grade, "{least}");
         }
     }

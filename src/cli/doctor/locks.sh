@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What a job must not be able to do, tried from the inside. Each line that is printed is a fact: a word, then the rest.
 # FITS, MORE: bytes to write within and beyond the disk limit, or empty. ENGINE: the engine's socket, or empty.
-# HOST, PORT: the engine's address, where it is on another host.
+# HOST, PORT: the engine's address, where it is on another host. OUTSIDE, OUTSIDE_PORT: a place that the host reaches, or empty.
 say() { printf '%s %s\n' "$1" "${*:2}"; }
 oneline() { tr '\n' ' '; }
 reach() {
@@ -14,6 +14,8 @@ reach() {
 }
 cloud=$(mktemp)
 reach 169.254.169.254 80 >"$cloud" &
+outside=$(mktemp)
+[ -z "$OUTSIDE" ] || reach "$OUTSIDE" "$OUTSIDE_PORT" >"$outside" &
 
 # --- the root
 while read -r _ at type options _; do
@@ -55,7 +57,7 @@ find / /run /tmp -xdev \( -type s -o -type f -perm -4000 -o -type f -perm -2000 
 for file in /var/run/docker.sock /run/docker.sock /run/podman/podman.sock /run/containerd/containerd.sock "$ENGINE"; do
     [ -z "$file" ] || [ ! -e "$file" ] || say socket "$file"
 done
-grep -E 'docker|containerd|podman|\.sock' /proc/self/mounts | grep -vE '^[^ ]+ (/ |/run/podman-init |/etc/)' | cut -d' ' -f2 | while read -r at; do say socket "$at"; done
+while read -r _ at _; do [ ! -S "$at" ] || say socket "$at"; done </proc/self/mounts
 grep -oE '[@/][^ ]*(docker|containerd|podman)[^ ]*$' /proc/net/unix | sort -u | head -n 5 | while read -r name; do say socket "$name"; done
 if [ -n "$HOST" ]; then say engine "$(reach "$HOST" "$PORT")"; fi
 say looked for-sockets
@@ -77,4 +79,5 @@ say way-out "$(awk 'NR > 1 && ($2 == "00000000" || $2 ~ /FEA9$/) {print $1}' /pr
 say way-out-6 "$(awk '$1 ~ /^0+$/ && $2 == "00" && $10 != "lo" {print $10}' /proc/net/ipv6_route 2>/dev/null | sort -u | oneline)"
 wait
 say metadata "$(cat "$cloud")"
+[ -z "$OUTSIDE" ] || say outside "$(cat "$outside")"
 say end of-locks

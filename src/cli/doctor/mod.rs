@@ -64,11 +64,7 @@ struct Aside {
 }
 
 impl Aside {
-    fn start(
-        thread: &str,
-        names: &'static [&'static str],
-        make: impl FnOnce() -> Vec<Check> + Send + 'static,
-    ) -> Self {
+    fn start(thread: &str, names: &'static [&'static str], make: impl FnOnce() -> Vec<Check> + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(1);
         let started = threads::spawn(thread, move || drop(sender.send(make())));
         Self { names, made: started.map(|_| receiver).map_err(|error| format!("cannot start a thread: {error}")) }

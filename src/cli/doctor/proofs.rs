@@ -12,7 +12,7 @@ use crate::executors::container::resources::bytes;
 use crate::limits;
 use crate::verdict::Cause;
 
-pub(super) const NAMES: [&str; 10] = [ROOT, PRIVILEGE, PROCESSES, MEMORY, CORES, DISK, ISOLATION, METADATA, SOCKET, CLEANUP];
+pub(super) const NAMES: [&str; 9] = [ROOT, PRIVILEGE, PROCESSES, MEMORY, CORES, DISK, ISOLATION, METADATA, SOCKET];
 const ROOT: &str = "proof-root";
 const PRIVILEGE: &str = "proof-privilege";
 const PROCESSES: &str = "proof-processes";
@@ -37,6 +37,8 @@ pub(super) struct Found {
     pub(super) reached: Result<Ran, NotRun>,
     /// Whether this host reached the listener, where that was tried.
     pub(super) host_reaches: Option<bool>,
+    /// Whether something answers this host at 169.254.169.254.
+    pub(super) host_reaches_cloud: bool,
 }
 
 /// Where a canary listens.
@@ -102,7 +104,7 @@ pub(super) fn not_proven(name: &'static str, why: &str) -> Check {
     Check::fail(name, format!("not proven: {why}"), hint)
 }
 
-/// All proofs, in the order of [`NAMES`], without the cleanup.
+/// All proofs, in the order of [`NAMES`].
 pub(super) fn judge(found: &Found, container: &Container) -> Vec<Check> {
     let Container { security, network, .. } = container;
     let all = [
@@ -136,13 +138,13 @@ fn root(found: &Found, security: &Security) -> Result<Check, NotRun> {
     let read_only = options.split(',').any(|option| option == "ro");
     let (own, added): (Vec<&str>, Vec<&str>) =
         facts.all("wrote").partition(|place| place.starts_with("/ ") || place.ends_with(" root"));
-    let folders = |places: &[&str]| {
-        places.iter().filter_map(|place| place.split(' ').next()).collect::<Vec<_>>().join(", ")
-    };
+    let folders =
+        |places: &[&str]| places.iter().filter_map(|place| place.split(' ').next()).collect::<Vec<_>>().join(", ");
     if !read_only || !own.is_empty() {
         let written = if own.is_empty() { String::new() } else { format!(", and {} could be written", folders(&own)) };
         let mode = if read_only { "read-only" } else { "read-write" };
-        let hint = "set container.security.readOnlyRootfs: true; where it is set, this engine does not act on it: use another";
+        let hint =
+            "set container.security.readOnlyRootfs: true; where it is set, this engine does not act on it: use another";
         return Ok(open(ROOT, !security.readonly_rootfs, format!("the root is mounted {mode}{written}"), hint));
     }
     let refused = facts.all("refused").count();
@@ -182,6 +184,12 @@ fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
     let seccomp = status("Seccomp")?;
     let hint = "leave container.security at its defaults (dropCapabilities [ALL], noNewPrivileges, user 1000:1000); where \
                 they are set, this engine does not act on them: use another";
+    if gained == ["user-namespace"] && seccomp == "2" && flags.is_empty() {
+        let hint = "Podman's own seccomp profile lets a script make a namespace in which it is root, and so reach more of the \
+                    kernel: name Docker's profile in container.security.seccompProfile, or set the sysctl \
+                    user.max_user_namespaces=0";
+        return Ok(Check::fail(PRIVILEGE, "a script can make a user namespace; beyond it, it gains nothing", hint));
+    }
     if !gained.is_empty() || seccomp != "2" {
         let filter = if seccomp == "2" { "" } else { "; no seccomp filter is in force" };
         let what = if gained.is_empty() { "nothing tried".to_owned() } else { gained.join(", ") };
@@ -193,9 +201,11 @@ fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
         return Ok(open(PRIVILEGE, wanted, flags.join(", "), hint));
     }
     let setuid = facts.all("setuid").count();
-    let files = if setuid == 0 { "none in the image".to_owned() } else { format!("{setuid} in the image, without effect") };
+    let files =
+        if setuid == 0 { "none in the image".to_owned() } else { format!("{setuid} in the image, without effect") };
     let uid = uids.first().copied().unwrap_or_default();
-    let confined = facts.one("confined").filter(|word| !word.is_empty()).map_or(String::new(), |word| format!(", {word}"));
+    let confined =
+        facts.one("confined").filter(|word| !word.is_empty()).map_or(String::new(), |word| format!(", {word}"));
     let measured = format!(
         "uid {uid}, no capability, no_new_privs, a seccomp filter{confined}; denied: {}; setuid files: {files}",
         denied.join(", ")
@@ -203,7 +213,8 @@ fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
     Ok(Check::ok(PRIVILEGE, measured))
 }
 
-const LIMITS_HINT: &str = "this engine does not enforce the limit: see the lines cgroup and limits; do not run untrusted scripts here";
+const LIMITS_HINT: &str =
+    "this engine does not enforce the limit: see the lines cgroup and limits; do not run untrusted scripts here";
 
 fn processes(found: &Found) -> Result<Check, NotRun> {
     let ran = found.pids.as_ref().map_err(NotRun::clone)?;
@@ -226,7 +237,8 @@ fn memory(found: &Found) -> Result<Check, NotRun> {
     let ran = found.memory.as_ref().map_err(NotRun::clone)?;
     let facts = Facts(ran);
     let limit = bytes(ran.limits.memory);
-    let fits = facts.number("fits").ok_or_else(|| format!("the control failed: {} {}", ran.message, last_line(&ran.err)))?;
+    let fits =
+        facts.number("fits").ok_or_else(|| format!("the control failed: {} {}", ran.message, last_line(&ran.err)))?;
     if let Some(held) = facts.number("survived") {
         return Ok(Check::fail(MEMORY, format!("it held {} with a limit of {limit}", bytes(held)), LIMITS_HINT));
     }
@@ -275,8 +287,14 @@ fn cpu_time(text: &str) -> Option<f64> {
 fn disk(found: &Found, security: &Security) -> Result<Check, NotRun> {
     let facts = Facts::whole(&found.locks)?;
     if !security.readonly_rootfs {
-        let measured = "the root is writable: the agent looks once a second and ends a job that wrote too much".to_owned();
-        return Ok(open(DISK, true, measured, "set container.security.readOnlyRootfs: true for a limit that the kernel keeps"));
+        let measured =
+            "the root is writable: the agent looks once a second and ends a job that wrote too much".to_owned();
+        return Ok(open(
+            DISK,
+            true,
+            measured,
+            "set container.security.readOnlyRootfs: true for a limit that the kernel keeps",
+        ));
     }
     let limit = bytes(facts.0.limits.disk);
     let words: Vec<&str> = facts.all("disk").collect();
@@ -287,7 +305,11 @@ fn disk(found: &Found, security: &Security) -> Result<Check, NotRun> {
     match full.and_then(|rest| rest.split_once(' ')) {
         Some((written, why)) => {
             let written = bytes(written.parse().unwrap_or(0));
-            Ok(Check::ok(DISK, format!("/workspace was full after {written} ({why}); the limit is {limit}")))
+            let fits = bytes(limits::DOCTOR_DISK_FITS);
+            Ok(Check::ok(
+                DISK,
+                format!("{fits} worked, then /workspace was full after {written} ({why}); the limit is {limit}"),
+            ))
         }
         None if words.contains(&"more") => {
             let more = bytes(limits::DOCTOR_DISK_MORE);
@@ -323,12 +345,9 @@ fn isolation(found: &Found, network: &Network) -> Result<Check, NotRun> {
                     containers apart (its iptables?): use mode none";
         return Ok(open(ISOLATION, wanted, format!("a job at {own} reaches another at {address}"), hint));
     }
-    let host = match found.host_reaches {
-        Some(true) => ", nor did it lack a listener: itself and this host reach it",
-        _ => ", nor did it lack a listener: it reaches itself",
-    };
+    let by = if found.host_reaches == Some(true) { "this host reaches it" } else { "it reaches itself" };
     let why = reached.trim_start_matches("no: ");
-    Ok(Check::ok(ISOLATION, format!("a job at {own} does not reach another at {address} ({why}){host}")))
+    Ok(Check::ok(ISOLATION, format!("a job at {own} does not reach another at {address} ({why}), which listens: {by}")))
 }
 
 fn metadata(found: &Found, network: &Network) -> Result<Check, NotRun> {
@@ -338,21 +357,39 @@ fn metadata(found: &Found, network: &Network) -> Result<Check, NotRun> {
     let forbidden = network.internal || network.mode == NetworkMode::None;
     let hint = "set container.network.internal: true (isolated network) or mode: none, or block 169.254.169.254 for \
                 containers on this host: credentials of the machine are served there";
+    if answer == "open" && forbidden {
+        return Ok(Check::fail(METADATA, "169.254.169.254 answers a job, although container.network forbids it", hint));
+    }
     if answer == "open" {
-        return Ok(open(METADATA, !forbidden, "169.254.169.254 answers a job".to_owned(), hint));
+        return Ok(Check::warn(METADATA, "169.254.169.254 answers a job; container.network does not forbid it", hint));
     }
     let why = answer.trim_start_matches("closed: ");
-    match (forbidden, ways.is_empty()) {
-        (true, true) => Ok(Check::ok(METADATA, format!("a job has no route to 169.254.169.254, nor any way out ({why})"))),
-        (true, false) => {
-            let measured = format!("169.254.169.254 does not answer ({why}), but a job has a way out by {}", ways.join(", "));
-            Ok(Check::fail(METADATA, measured, hint))
-        }
-        (false, _) => Ok(Check::ok(
+    if !forbidden {
+        let measured = format!("nothing answers a job at 169.254.169.254 ({why})");
+        return Ok(Check::ok(
             METADATA,
-            format!("nothing answers at 169.254.169.254 ({why}); that it may not is not configured (container.network.internal)"),
-        )),
+            format!("{measured}; that nothing may is not configured (container.network.internal)"),
+        ));
     }
+    let outside = facts.one("outside");
+    if outside == Some("open") {
+        return Ok(Check::fail(METADATA, "a job has a way out: it reaches the backend", hint));
+    }
+    let measured = format!("169.254.169.254 does not answer a job ({why})");
+    if ways.is_empty() {
+        return Ok(Check::ok(METADATA, format!("{measured}, which has no route to anywhere outside")));
+    }
+    // A route may end in the host's firewall. That it does is seen only by what this host itself can reach.
+    if found.host_reaches_cloud {
+        return Ok(Check::ok(METADATA, format!("{measured}; it does answer this host")));
+    }
+    if outside.is_some() {
+        return Ok(Check::ok(METADATA, format!("{measured}, nor does the backend, which this host reaches")));
+    }
+    let hint = "use container.network.mode: none where scripts need no network: there is no route then";
+    let measured =
+        format!("{measured}, nor does it answer this host: the route by {} may lead somewhere", ways.join(", "));
+    Ok(Check::warn(METADATA, measured, hint))
 }
 
 fn socket(found: &Found) -> Result<Check, NotRun> {

@@ -120,7 +120,8 @@ impl Report {
         }
         let seconds = (self.took.as_secs_f64() * 1e3).round() / 1e3;
         let whole = Whole { verdict: self.verdict(), checks: &self.checks, seconds };
-        let text = serde_json::to_string(&whole).unwrap_or_else(|error| format!("{{\"verdict\":\"fail\",\"error\":\"{error}\"}}"));
+        let text = serde_json::to_string(&whole)
+            .unwrap_or_else(|error| format!("{{\"verdict\":\"fail\",\"error\":\"{error}\"}}"));
         format!("{text}\n")
     }
 }
@@ -165,7 +166,8 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&report().json()).expect("JSON");
         assert_eq!(value["verdict"], "fail");
         assert_eq!(value["seconds"], 1.234);
-        let second = serde_json::json!({"name": "apparmor", "result": "warn", "measured": "off", "hint": "switch it on"});
+        let second =
+            serde_json::json!({"name": "apparmor", "result": "warn", "measured": "off", "hint": "switch it on"});
         assert_eq!(value["checks"][1], second);
     }
 
