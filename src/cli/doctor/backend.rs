@@ -1,7 +1,7 @@
 //! The way to the backend, step by step, so that the step which fails has a line of its own: name, TLS, an answer, the
 //! token, the clock. Nothing is claimed and nothing is changed there.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -81,7 +81,9 @@ pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Check> {
 /// An address of the backend that is not this very host: what a container without a way out must not reach.
 pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
     let (_, addresses) = resolve(&target(&api.endpoint));
-    addresses.into_iter().find(|address| address.is_ipv4() && !address.ip().is_loopback())
+    // An address that can be listened on is this host's own, and a container's way to its host is no way out.
+    let own = |address: &SocketAddr| TcpListener::bind((address.ip(), 0)).is_ok();
+    addresses.into_iter().find(|address| address.is_ipv4() && !own(address))
 }
 
 /// Finds the host's addresses, on a thread of its own: the C library's resolver cannot be interrupted.

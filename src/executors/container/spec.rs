@@ -131,8 +131,10 @@ impl Spec<'_> {
         if self.security.no_new_privileges {
             options.push("no-new-privileges".to_owned());
         }
-        if let Seccomp::Profile { json, .. } = &self.security.seccomp {
-            options.push(format!("seccomp={json}"));
+        if let Seccomp::Profile { path, json } = &self.security.seccomp {
+            // Podman reads the file itself, and takes nothing else.
+            let profile = if self.podman { path.display().to_string() } else { json.clone() };
+            options.push(format!("seccomp={profile}"));
         }
         options
     }
@@ -238,7 +240,10 @@ mod tests {
                 "/tmp": "rw,noexec,nosuid,nodev,size=268435456,mode=1777",
             })
         );
-        podman["HostConfig"]["Tmpfs"] = docker["HostConfig"]["Tmpfs"].clone();
+        assert_eq!(podman["HostConfig"]["SecurityOpt"], json!(["no-new-privileges", "seccomp=/x"]));
+        for key in ["Tmpfs", "SecurityOpt"] {
+            podman["HostConfig"][key] = docker["HostConfig"][key].clone();
+        }
         assert_eq!(podman, docker);
     }
 
