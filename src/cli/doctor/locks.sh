@@ -7,9 +7,9 @@ oneline() { tr '\n' ' '; }
 reach() {
     local words
     # shellcheck disable=SC2016 # For the inner shell.
-    if words=$(timeout 2 bash -c ': <"/dev/tcp/$0/$1"' "$1" "$2" 2>&1); then echo open; else
+    if words=$(timeout 1 bash -c ': <"/dev/tcp/$0/$1"' "$1" "$2" 2>&1); then echo open; else
         words=${words##*: }
-        echo "closed: ${words:-no answer within 2 s}" | head -n 1
+        echo "closed: ${words:-no answer within 1 s}" | head -n 1
     fi
 }
 cloud=$(mktemp)
