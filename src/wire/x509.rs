@@ -106,7 +106,11 @@ mod tests {
         let mut out = vec![tag];
         match content.len() {
             length @ 0..128 => out.push(u8::try_from(length).expect("short")),
-            length => out.extend([0x82, u8::try_from(length >> 8).expect("short"), (length & 0xff) as u8]),
+            length => out.extend([
+                0x82,
+                u8::try_from(length >> 8).expect("short"),
+                u8::try_from(length & 0xff).expect("a byte"),
+            ]),
         }
         out.extend_from_slice(content);
         out

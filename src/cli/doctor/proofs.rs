@@ -178,7 +178,7 @@ fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
     if status("NoNewPrivs")? != "1" {
         flags.push("no_new_privs is off".to_owned());
     }
-    if uids.iter().any(|uid| *uid == "0") {
+    if uids.contains(&"0") {
         flags.push("it is uid 0".to_owned());
     }
     let seccomp = status("Seccomp")?;
