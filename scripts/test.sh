@@ -146,7 +146,7 @@ fi
 note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
-step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run
+step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/cli/doctor/*.sh
 step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
 step unit 1800 cargo test --workspace --lib --bins
 if wanted integration; then

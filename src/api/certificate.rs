@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::limits;
-use crate::os::net;
+use crate::os::{clock, net};
 use crate::wire::x509::{self, Certificate};
 
 /// What a handshake showed.
@@ -62,7 +62,7 @@ impl std::error::Error for Error {
 
 /// Does the handshake with the first of `addresses` that answers, within [`limits::DOCTOR_TLS`].
 pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr]) -> Result<Chain, Error> {
-    let until = Instant::now() + limits::DOCTOR_TLS;
+    let until = clock::now() + limits::DOCTOR_TLS;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| Error::Name(error.to_string()))?;
     let mut tls = ClientConnection::new(config, name).map_err(|error| Error::Handshake(error.to_string()))?;
     let tcp = net::connect(addresses, until).map_err(Error::Connect)?;
@@ -79,7 +79,7 @@ pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr]) -> 
 
 /// One exchange of what is due.
 fn step(tls: &mut ClientConnection, tcp: &TcpStream, until: Instant) -> Result<(), Error> {
-    let left = until.saturating_duration_since(Instant::now());
+    let left = until.saturating_duration_since(clock::now());
     if left.is_zero() {
         return Err(Error::Timeout(limits::DOCTOR_TLS));
     }
