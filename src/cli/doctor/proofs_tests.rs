@@ -172,6 +172,7 @@ fn limits_that_do_not_bite() {
     expect(PROCESSES, &pids("", "Cannot fork"), &all, Grade::Fail, "not proven");
     let cpu = |out: &str| Found { cpu: ran(out, "", Cause::Success), ..found() };
     expect(CORES, &cpu("used 0m1.900s 0m0.050s\nheld 0\n"), &all, Grade::Fail, "got 1.95 s");
+    expect(CORES, &cpu("rounds 2\nused 0m0.400s 0m0.020s\nheld 3\n"), &all, Grade::Ok, "got 0.21 s");
     expect(CORES, &cpu("used 0m0.200s 0m0.000s\nheld 0\n"), &all, Grade::Warn, "got 0.20 s");
     expect(CORES, &cpu("used 0m0.200s 0m0.000s\nheld \n"), &all, Grade::Warn, "got 0.20 s");
     expect(
