@@ -216,13 +216,13 @@ stop_engine() {
 
 ensure_images() { "$ROOT/scripts/build-images.sh"; }
 
-# our_leftovers KIND: ids of what the tests' agents (agent-PID-N, and exec) have made and not removed; KIND is container
+# our_leftovers KIND: ids of what the tests' agents (agent-PID-N, exec and doctor) have made and not removed; KIND is container
 # or volume. An agent at work on this host has another id: its containers are nobody's leftovers.
 our_leftovers() {
     case $1 in
         container)
             timeout 20 docker ps -a --filter label=cronium.managed=true --format '{{.ID}} {{.Label "cronium.agent.id"}}' |
-                awk '$2 == "exec" || $2 ~ /^[a-z]+-[0-9]+-[0-9]+$/ {print $1}'
+                awk '$2 == "exec" || $2 == "doctor" || $2 ~ /^[a-z]+-[0-9]+-[0-9]+$/ {print $1}'
             ;;
         volume) timeout 20 docker volume ls -q --filter label=cronium.managed=true ;;
     esac | sort

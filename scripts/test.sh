@@ -136,6 +136,7 @@ if wanted integration; then
     need_packages "the scripts on those servers need them" python3 nodejs perl
     need_packages "a test starts the agent's own container with it" docker-compose
     need_packages "the tests have it judge the unit; it is not started" systemd
+    need_packages "a test looks at Podman's engine with it; no service of it is started" podman catatonit
     need_packages "the tests use them" curl jq python3 python3-yaml
     ensure_engine
     ensure_images
@@ -145,7 +146,7 @@ fi
 note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
-step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run
+step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/cli/doctor/*.sh
 step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
 step unit 1800 cargo test --workspace --lib --bins
 if wanted integration; then

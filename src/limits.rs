@@ -3,7 +3,11 @@
 //! A limit that an operator may set is in `config`; here are those that he may not, each with its reason. A wait that
 //! is bounded by one of these names it in the error that it causes.
 
+mod doctor;
+
 use std::time::Duration;
+
+pub use doctor::*;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cronium_agent::cli::{self, Command, Common, exit};
-use cronium_agent::config::{self, Loaded, Sources, process_env};
+use cronium_agent::config::{self, Loaded, Problems, Sources, process_env};
 use cronium_agent::os::signals::Signals;
 use cronium_agent::{agent, telemetry};
 
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             }
             None => exit::USAGE,
         },
+        Ok(Command::Doctor(common, request)) => doctor(common, request, &signals),
         Ok(Command::Status { common, json }) => match load(common, false) {
             Some(loaded) => cli::status::run(&loaded.config, json),
             None => exit::USAGE,
@@ -76,11 +77,24 @@ fn exec(common: Common, request: cli::exec::Request, signals: &Signals) -> u8 {
     cli::exec::run(loaded.config, request, signals)
 }
 
+fn doctor(common: Common, request: cli::doctor::Request, signals: &Signals) -> u8 {
+    let loaded = try_load(common, true);
+    let id = match &loaded {
+        Ok(Loaded { config, .. }) => agent::identity::known(&config.orchestrator.id, &config.state.dir),
+        Err(_) => Ok(None),
+    };
+    cli::doctor::run(loaded, id, request, signals)
+}
+
 /// Loads the configuration, or prints every problem of it.
 fn load(common: Common, need_backend: bool) -> Option<Loaded> {
+    try_load(common, need_backend).map_err(|problems| print_stderr(&format!("{problems}\n"))).ok()
+}
+
+fn try_load(common: Common, need_backend: bool) -> Result<Loaded, Problems> {
     let sources =
         Sources { path: common.config, overrides: common.overrides, need_backend, ..Sources::new(&process_env) };
-    config::load(&sources).map_err(|problems| print_stderr(&format!("{problems}\n"))).ok()
+    config::load(&sources)
 }
 
 fn show(text: &str) -> u8 {

@@ -7,6 +7,7 @@
 
 mod answer;
 mod body;
+pub mod certificate;
 mod client;
 mod clock;
 mod error;

@@ -239,7 +239,7 @@ fn on_server(
 /// The variable with the passphrase of an encrypted identity: an argument could be read by everybody.
 const PASSPHRASE: &str = "CRONIUM_EXEC_PASSPHRASE";
 
-fn no_thread(error: std::io::Error) -> String {
+pub(in crate::cli) fn no_thread(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}")
 }
 

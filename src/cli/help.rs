@@ -11,6 +11,7 @@ pub fn text(command: &str) -> &'static str {
         "exec" => EXEC,
         "known-hosts" => KNOWN_HOSTS,
         "gc" => GC,
+        "doctor" => DOCTOR,
         "status" => STATUS,
         "cancel" => CANCEL,
         _ => PROGRAM,
@@ -26,6 +27,7 @@ Usage: cronium-agent [COMMAND] [FLAGS]
 Commands:
   run          claim and run jobs until told to stop (the default)
   validate     check the configuration and print what is in effect
+  doctor       is this host fit? looks, and proves the locks of a job with containers of its own
   status       what the running agent does: jobs, pool, waiting reports
   cancel       end a running job
   exec         run one script in a container or on a server, without a backend
@@ -118,6 +120,27 @@ once a minute; beside one this only prints. Without one, the container of a job 
   --grace TIME   such as 0s or 10m (default: 2m)
 
 Exit codes: 0 done, 1 something could not be removed or seen, 2 bad usage, 3 the container engine cannot be reached.
+";
+
+const DOCTOR: &str = "\
+Usage: cronium-agent doctor [--config FILE] [--set KEY=VALUE] [--json] [--fix-hints]
+
+Looks at everything that the agent needs: configuration, state.dir, the backend and its clock, DNS, TLS, the token, the
+container engine, its limits and images. Then it proves the locks: it runs containers made as a job's is, which try to
+write the root, gain a privilege, use more processes, memory, cores or disk than allowed, reach each other, the cloud's
+metadata address and the engine's socket. Each proof has a control: the same within what is allowed must work.
+
+One line a check: ok, warn or fail, its name, what was measured. What could not be looked at or proven is fail, never
+ok. What the configuration itself opens (such as container.security.readOnlyRootfs: false) is warn.
+
+The state of no job is touched, nothing is claimed and nothing pulled. The containers carry the agent id \"doctor\" and
+are removed; what a killed doctor left is removed by the next one. The network of the jobs is made if it is missing.
+Run it as the agent's user (sudo -u cronium), since root can read and write what that user cannot.
+
+  --json        {\"verdict\",\"checks\":[{\"name\",\"result\",\"measured\",\"hint\"}],\"seconds\"}
+  --fix-hints   what to do, below each warn too; below each fail it is always shown
+
+Exit codes: 0 nothing failed (warn or ok), 1 a check failed, 2 bad usage, or a configuration with problems.
 ";
 
 const STATUS: &str = "\

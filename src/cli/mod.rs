@@ -1,6 +1,7 @@
 //! The command line: what was typed becomes a [`Command`], or an error that names the nearest right word.
 
 pub mod cancel;
+pub mod doctor;
 pub mod exec;
 pub mod gc;
 pub mod help;
@@ -58,6 +59,7 @@ pub enum Command {
     Exec(Common, exec::Request),
     KnownHosts(Common, known_hosts::Request),
     Gc(Common, gc::Request),
+    Doctor(Common, doctor::Request),
     Status {
         common: Common,
         json: bool,
@@ -71,7 +73,7 @@ pub enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(pub String);
 
-const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts", "gc", "status", "cancel"];
+const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts", "gc", "doctor", "status", "cancel"];
 const FLAGS: &[&str] = &[
     "--config",
     "--log-level",
@@ -91,6 +93,7 @@ const FLAGS: &[&str] = &[
     "--dry-run",
     "--grace",
     "--json",
+    "--fix-hints",
 ];
 
 /// Reads the arguments after the program's name.
@@ -103,6 +106,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let mut request = exec::Request::default();
     let mut hosts = known_hosts::Request::default();
     let mut gc = gc::Request::default();
+    let mut doctor = doctor::Request::default();
     let name = |command: &Option<String>| -> &'static str {
         COMMANDS.iter().find(|c| Some(**c) == command.as_deref()).copied().unwrap_or("")
     };
@@ -124,6 +128,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             }
             Long("explain") if command.as_deref() == Some("validate") => explain = true,
             Long("json") if command.as_deref() == Some("status") => json = true,
+            Long("json") if command.as_deref() == Some("doctor") => doctor.json = true,
+            Long("fix-hints") if command.as_deref() == Some("doctor") => doctor.fix_hints = true,
             Value(word) if command.as_deref() == Some("cancel") && job.is_none() => job = Some(cancel::job(&word)?),
             Long("yes") | Short('y') if command.as_deref() == Some("known-hosts") => hosts.yes = true,
             Value(word) if command.as_deref() == Some("known-hosts") => hosts.word(word.string().map_err(usage)?)?,
@@ -159,6 +165,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Some("exec") => request.complete().map(|request| Command::Exec(common, request)),
         Some("known-hosts") => hosts.complete().map(|request| Command::KnownHosts(common, request)),
         Some("gc") => Ok(Command::Gc(common, gc)),
+        Some("doctor") => Ok(Command::Doctor(common, doctor)),
         Some("status") => Ok(Command::Status { common, json }),
         Some("cancel") => match job {
             Some(job) => Ok(Command::Cancel(common, job)),
@@ -201,6 +208,8 @@ mod tests {
         assert_eq!(check("exec --help"), Ok(Command::Help("exec")));
         let request = gc::Request { dry_run: true, grace: Some(std::time::Duration::from_secs(90)) };
         assert_eq!(check("gc --grace 90s --dry-run"), Ok(Command::Gc(Common::default(), request)));
+        let request = doctor::Request { json: true, fix_hints: true };
+        assert_eq!(check("doctor --json --fix-hints"), Ok(Command::Doctor(Common::default(), request)));
         assert_eq!(check("-h"), Ok(Command::Help("")));
     }
 
@@ -215,6 +224,8 @@ mod tests {
             ("gc --dry-rum", "--dry-run"),
             ("statsu", "status"),
             ("status --jsno", "--json"),
+            ("docter", "doctor"),
+            ("doctor --fix-hint", "--fix-hints"),
         ] {
             let error = check(line).expect_err("must fail");
             assert!(error.contains(&format!("did you mean {word:?}?")), "{error}");

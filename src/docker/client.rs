@@ -22,19 +22,34 @@ pub struct Client {
     endpoint: Arc<DockerEndpoint>,
     /// As configured; `None` negotiates.
     fixed: Option<String>,
-    negotiated: Arc<Mutex<Option<String>>>,
+    /// What the last ping told.
+    told: Arc<Mutex<Option<Told>>>,
+}
+
+/// What `GET /_ping` tells.
+#[derive(Debug, Clone)]
+struct Told {
+    /// The API version that both sides speak.
+    version: String,
+    podman: bool,
 }
 
 /// What `GET /version` says of the engine.
 #[derive(Debug, Clone, Deserialize)]
 pub struct EngineVersion {
     /// Of the engine, such as `20.10.24`.
-    #[serde(rename = "Version")]
+    #[serde(rename = "Version", default)]
     pub version: String,
+    /// The newest API that it speaks, such as `1.41`.
+    #[serde(rename = "ApiVersion", default)]
+    pub api: String,
+    /// The oldest one.
+    #[serde(rename = "MinAPIVersion", default)]
+    pub oldest_api: String,
 }
 
-/// What `GET /info` says that is used here.
-#[derive(Debug, Clone, Deserialize)]
+/// What `GET /info` says that is used here. A flag that the engine does not tell is `None`.
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct EngineInfo {
     /// Where the engine keeps its data, on its own host.
     #[serde(rename = "DockerRootDir", default)]
@@ -44,12 +59,40 @@ pub struct EngineInfo {
     pub running: u64,
     #[serde(rename = "ServerVersion", default)]
     pub version: String,
+    /// The storage driver, such as `overlay2`.
+    #[serde(rename = "Driver", default)]
+    pub storage: String,
+    /// The log driver of containers that name none.
+    #[serde(rename = "LoggingDriver", default)]
+    pub logging: String,
+    /// `cgroupfs` or `systemd`; `none` where the engine sets no limits.
+    #[serde(rename = "CgroupDriver", default)]
+    pub cgroup_driver: String,
+    /// `1` or `2`; Podman does not tell.
+    #[serde(rename = "CgroupVersion", default)]
+    pub cgroup_version: Option<String>,
+    /// Such as `name=seccomp,profile=default`, `name=apparmor`, `name=rootless`, `name=userns`.
+    #[serde(rename = "SecurityOptions", default)]
+    pub security: Option<Vec<String>>,
+    /// Whether the kernel limits memory, swap, cores and processes of a container.
+    #[serde(rename = "MemoryLimit", default)]
+    pub memory_limit: Option<bool>,
+    #[serde(rename = "SwapLimit", default)]
+    pub swap_limit: Option<bool>,
+    #[serde(rename = "CpuCfsQuota", default)]
+    pub cpu_limit: Option<bool>,
+    #[serde(rename = "PidsLimit", default)]
+    pub pids_limit: Option<bool>,
+    #[serde(rename = "KernelVersion", default)]
+    pub kernel: String,
+    #[serde(rename = "OperatingSystem", default)]
+    pub system: String,
 }
 
 impl Client {
     /// A client for the configured engine. Nothing is sent yet.
     pub fn new(docker: &Docker) -> Self {
-        Self { endpoint: Arc::new(docker.endpoint.clone()), fixed: docker.version.clone(), negotiated: Arc::default() }
+        Self { endpoint: Arc::new(docker.endpoint.clone()), fixed: docker.version.clone(), told: Arc::default() }
     }
 
     /// The endpoint as the configuration writes it.
@@ -80,7 +123,8 @@ impl Client {
             return Err(Error::Version { engine, ours: OLDEST });
         }
         let version = if number(&engine) > number(NEWEST) { NEWEST.to_owned() } else { engine };
-        *self.negotiated.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
+        let podman = answer.head.headers.get("libpod-api-version").is_some();
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told { version, podman });
         Ok(())
     }
 
@@ -89,18 +133,34 @@ impl Client {
         if let Some(fixed) = &self.fixed {
             return Ok(fixed.clone());
         }
-        let known = || self.negotiated.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(version) = known() {
-            return Ok(version);
+        Ok(self.told()?.version)
+    }
+
+    /// Whether the engine is Podman, which takes other options in a few places; asks on the first call.
+    pub fn is_podman(&self) -> Result<bool, Error> {
+        Ok(self.told()?.podman)
+    }
+
+    /// What the last ping told, or the first one tells.
+    fn told(&self) -> Result<Told, Error> {
+        let known = || self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(told) = known() {
+            return Ok(told);
         }
         self.ping()?;
-        Ok(known().unwrap_or_else(|| OLDEST.to_owned()))
+        Ok(known().unwrap_or_else(|| Told { version: OLDEST.to_owned(), podman: false }))
     }
 
     /// What the engine says of itself.
     pub fn info(&self) -> Result<EngineInfo, Error> {
         let answer = self.get(DockerOperation::Info, "ask the engine about itself", "/info")?;
         parse("ask the engine about itself", &answer.body)
+    }
+
+    /// Which engine it is, and which versions of the API it speaks.
+    pub fn version(&self) -> Result<EngineVersion, Error> {
+        let doing = "ask the engine for its version";
+        parse(doing, &self.get(DockerOperation::Info, doing, "/version")?.body)
     }
 
     /// A call without a body whose answer is read whole, under [`limits::DOCKER_QUICK`].
@@ -159,8 +219,8 @@ pub(in crate::docker) fn parse<'a, T: Deserialize<'a>>(doing: &str, body: &'a [u
     serde_json::from_slice(body).map_err(|error| Error::Protocol { doing: doing.to_owned(), what: error.to_string() })
 }
 
-/// `1.41` as (1, 41); anything else as (0, 0).
-fn number(version: &str) -> (u32, u32) {
+/// `1.41` as (1, 41), to be compared; anything else as (0, 0).
+pub fn number(version: &str) -> (u32, u32) {
     let mut parts = version.splitn(2, '.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }

@@ -16,6 +16,8 @@ pub enum Error {
     Protocol { doing: String, what: String },
     /// The engine refused; its own words.
     Refused { doing: String, status: u16, message: String },
+    /// The engine cannot do it, or has it otherwise than it must be; what it is, and what to do.
+    Unfit { doing: String, what: String },
     /// The answer outgrew its cap, in bytes.
     TooLarge { doing: String, cap: usize },
     /// No API version that both sides speak.
@@ -73,6 +75,7 @@ impl fmt::Display for Error {
             }
             Self::Io { doing, source } => write!(f, "{doing}: the connection to the engine broke: {source}"),
             Self::Protocol { doing, what } => write!(f, "{doing}: the engine's answer makes no sense: {what}"),
+            Self::Unfit { doing, what } => write!(f, "{doing}: {what}"),
             Self::Refused { doing, status, message } => write!(f, "{doing}: the engine refused ({status}): {message}"),
             Self::TooLarge { doing, cap } => write!(f, "{doing}: the engine's answer is larger than {cap} bytes"),
             Self::Version { engine, ours } => write!(

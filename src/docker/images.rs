@@ -106,6 +106,16 @@ pub fn is_worth_a_retry(error: &Error) -> bool {
 }
 
 impl Client {
+    /// Whether the engine has `image`.
+    pub fn has_image(&self, image: &str) -> Result<bool, Error> {
+        // A name's slashes are part of the path here.
+        let path = format!("/images/{}/json", encode(image).replace("%2F", "/"));
+        match self.get(DockerOperation::Inspect, &format!("look at image {image}"), &path) {
+            Err(error) if error.status() == Some(404) => Ok(false),
+            result => result.map(|_| true),
+        }
+    }
+
     /// Pulls `image`, once, with the credentials that `auth_file` has for its registry. `watch` is told of progress and
     /// answers whether to go on.
     pub fn pull(

@@ -48,6 +48,14 @@ impl Client {
     /// Makes the bridge unless it is there; refuses one of that name that is made differently.
     pub fn ensure_bridge(&self, bridge: Bridge) -> Result<(), Error> {
         let name = bridge.name();
+        if !bridge.icc && self.is_podman()? {
+            // It would take the option and leave it out.
+            let what =
+                "Podman does not keep containers of one network apart, so that jobs could reach each other; set \
+                        container.network.mode to none, or to a network of your own if they may"
+                    .to_owned();
+            return Err(Error::Unfit { doing: format!("make network {name}"), what });
+        }
         match self.check_bridge(bridge) {
             Err(error) if error.status() == Some(404) => {}
             result => return result,
@@ -67,7 +75,12 @@ impl Client {
         match made {
             // Another agent on this host was quicker.
             Err(error) if error.status() == Some(409) => self.check_bridge(bridge),
-            result => result.map(|_| log::info!("created network {name}")),
+            Err(error) => Err(error),
+            Ok(_) => {
+                log::info!("created network {name}");
+                // An engine may leave out an option that it does not know.
+                self.check_bridge(bridge)
+            }
         }
     }
 
@@ -85,6 +98,6 @@ impl Client {
              (docker network rm {name}) or set container.network.mode to a network of your own",
             found.driver, found.internal
         );
-        Err(Error::Protocol { doing, what })
+        Err(Error::Unfit { doing, what })
     }
 }

@@ -10,3 +10,4 @@ pub mod kexinit;
 pub mod lines;
 pub mod prometheus;
 pub mod time;
+pub mod x509;

@@ -27,6 +27,8 @@ pub enum Break {
     CutAfter(usize),
     /// The engine's answering head, then these bytes, then the end.
     HeadThen(Vec<u8>),
+    /// In the request's body, words for others of the same length: an engine that does not do what it is told.
+    Swap(&'static [(&'static str, &'static str)]),
     /// `GET /_ping` tells this API version, and calls in it are passed on in 1.41.
     Version(&'static str),
 }
@@ -127,6 +129,19 @@ fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<Stri
             if let Some(head) = read_head(&mut engine) {
                 let _ = client.write_all(&head).and_then(|()| client.write_all(&bytes));
             }
+        }
+        Some(Break::Swap(words)) => {
+            let head = String::from_utf8_lossy(&request).to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            client.read_exact(&mut body).expect("the body");
+            let mut body = String::from_utf8(body).expect("text");
+            for (from, to) in words {
+                assert_eq!(from.len(), to.len(), "{from}");
+                body = body.replace(from, to);
+            }
+            request.extend_from_slice(body.as_bytes());
+            drop(pass_on(&request, client, usize::MAX));
         }
         Some(Break::Version(version)) if first.contains("/_ping") => {
             let head = format!("HTTP/1.1 200 OK\r\nApi-Version: {version}\r\nContent-Length: 2\r\n\r\nOK");

@@ -5,6 +5,7 @@
 
 mod engine_proxy;
 mod harness;
+mod podman;
 mod ssh_rig;
 mod sshd;
 mod sshd_faults;
@@ -19,6 +20,8 @@ mod cli;
 mod compose;
 /// The operator's socket: status and cancel against a running agent.
 mod control;
+/// Is this host fit? The real proofs, each of them broken on purpose, and Podman.
+mod doctor;
 /// An engine that lies, stalls or is not there.
 mod engine;
 /// An engine that is restarted, frozen or out of reach while jobs run.

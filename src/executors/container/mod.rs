@@ -147,6 +147,7 @@ impl Shared {
             network: &network,
             dns: &self.settings.network.dns,
             device: device.as_deref(),
+            podman: self.docker.is_podman()?,
         };
         let body = spec.body().to_string();
         let name = container_name(&task.execution);

@@ -25,6 +25,8 @@ pub struct Spec<'a> {
     pub dns: &'a [String],
     /// The block device that holds the engine's data, when a rate on it is limited.
     pub device: Option<&'a str>,
+    /// Podman refuses some of the kernel's words for a tmpfs.
+    pub podman: bool,
 }
 
 /// The container's name: one for each execution, in the characters that the engine allows.
@@ -129,8 +131,10 @@ impl Spec<'_> {
         if self.security.no_new_privileges {
             options.push("no-new-privileges".to_owned());
         }
-        if let Seccomp::Profile { json, .. } = &self.security.seccomp {
-            options.push(format!("seccomp={json}"));
+        if let Seccomp::Profile { path, json } = &self.security.seccomp {
+            // Podman reads the file itself, and takes nothing else.
+            let profile = if self.podman { path.display().to_string() } else { json.clone() };
+            options.push(format!("seccomp={profile}"));
         }
         options
     }
@@ -138,12 +142,15 @@ impl Spec<'_> {
     fn tmpfs(&self) -> Value {
         let (uid, gid) = self.security.user;
         let (workspace, tmp) = tmpfs_sizes(self.resources.disk);
-        let inodes = limits::TMPFS_INODES;
+        // Podman: the container's user owns it (U), and only memory bounds the number of files.
+        let (owner, inodes) = if self.podman {
+            ("U".to_owned(), String::new())
+        } else {
+            (format!("uid={uid},gid={gid}"), format!(",nr_inodes={}", limits::TMPFS_INODES))
+        };
         json!({
-            WORKSPACE: format!(
-                "rw,exec,nosuid,nodev,size={workspace},nr_inodes={inodes},mode=0700,uid={uid},gid={gid}"
-            ),
-            "/tmp": format!("rw,noexec,nosuid,nodev,size={tmp},nr_inodes={inodes},mode=1777"),
+            WORKSPACE: format!("rw,exec,nosuid,nodev,size={workspace}{inodes},mode=0700,{owner}"),
+            "/tmp": format!("rw,noexec,nosuid,nodev,size={tmp}{inodes},mode=1777"),
         })
     }
 }
@@ -160,6 +167,10 @@ mod tests {
     use super::*;
 
     fn body(readonly: bool, device: Option<&str>) -> Value {
+        body_for(readonly, device, false)
+    }
+
+    fn body_for(readonly: bool, device: Option<&str>, podman: bool) -> Value {
         let id = |text| Id::parse(text).expect("id");
         let resources = ResourceSet {
             cpu: 0.5,
@@ -188,6 +199,7 @@ mod tests {
             network: "cronium-isolated",
             dns: &["10.0.0.1".to_owned()],
             device,
+            podman,
         }
         .body()
     }
@@ -216,6 +228,23 @@ mod tests {
         );
         assert_eq!(host["Binds"], Value::Null);
         assert_eq!(body["Labels"]["cronium.execution.id"], "exec-job_1-5");
+    }
+
+    #[test]
+    fn podman_gets_the_same_locks_in_its_own_words() {
+        let (docker, mut podman) = (body_for(true, None, false), body_for(true, None, true));
+        assert_eq!(
+            podman["HostConfig"]["Tmpfs"],
+            json!({
+                "/workspace": "rw,exec,nosuid,nodev,size=805306368,mode=0700,U",
+                "/tmp": "rw,noexec,nosuid,nodev,size=268435456,mode=1777",
+            })
+        );
+        assert_eq!(podman["HostConfig"]["SecurityOpt"], json!(["no-new-privileges", "seccomp=/x"]));
+        for key in ["Tmpfs", "SecurityOpt"] {
+            podman["HostConfig"][key] = docker["HostConfig"][key].clone();
+        }
+        assert_eq!(podman, docker);
     }
 
     #[test]

@@ -1,0 +1,109 @@
+//! The backend's certificates, for `doctor`: a handshake of its own that sends nothing, and the chain that came.
+//!
+//! It trusts as every call does: what it is given is the configuration of the live log, made from the same keys. A chain
+//! that is not accepted is told in the library's words; there is no way here to look at it without believing it.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+
+use crate::limits;
+use crate::os::{clock, net};
+use crate::wire::x509::{self, Certificate};
+
+/// What a handshake showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Such as `TLSv1_3`.
+    pub protocol: String,
+    /// As the backend sent them, its own first; one that could not be read is left out.
+    pub certificates: Vec<Certificate>,
+    /// How many it sent.
+    pub sent: usize,
+}
+
+/// Why there is no chain to show.
+#[derive(Debug)]
+pub enum Error {
+    /// The host is no name that a certificate can be for.
+    Name(String),
+    /// No TCP connection.
+    Connect(io::Error),
+    /// The handshake was not over in time.
+    Timeout(Duration),
+    /// The handshake failed; the library's words.
+    Handshake(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(why) => write!(f, "the host of api.endpoint is no name for TLS: {why}"),
+            Self::Connect(error) => write!(f, "no connection: {error}"),
+            Self::Timeout(limit) => write!(f, "no handshake within {limit:?} (limits::DOCTOR_TLS)"),
+            Self::Handshake(why) => write!(f, "no TLS connection: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Does the handshake with the first of `addresses` that answers, within [`limits::DOCTOR_TLS`].
+pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr]) -> Result<Chain, Error> {
+    let until = clock::now() + limits::DOCTOR_TLS;
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| Error::Name(error.to_string()))?;
+    let mut tls = ClientConnection::new(config, name).map_err(|error| Error::Handshake(error.to_string()))?;
+    let tcp = net::connect(addresses, until).map_err(Error::Connect)?;
+    while tls.is_handshaking() {
+        step(&mut tls, &tcp, until)?;
+    }
+    let sent = tls.peer_certificates().unwrap_or_default();
+    Ok(Chain {
+        protocol: tls.protocol_version().map_or_else(|| "TLS".to_owned(), |version| format!("{version:?}")),
+        certificates: sent.iter().filter_map(|der| x509::parse(der)).collect(),
+        sent: sent.len(),
+    })
+}
+
+/// One exchange of what is due.
+fn step(tls: &mut ClientConnection, tcp: &TcpStream, until: Instant) -> Result<(), Error> {
+    let left = until.saturating_duration_since(clock::now());
+    if left.is_zero() {
+        return Err(Error::Timeout(limits::DOCTOR_TLS));
+    }
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(limits::DOCTOR_TLS),
+        _ => Error::Handshake(error.to_string()),
+    };
+    tcp.set_read_timeout(Some(left)).and_then(|()| tcp.set_write_timeout(Some(left))).map_err(failed)?;
+    let (mut from, mut to): (&TcpStream, &TcpStream) = (tcp, tcp);
+    if tls.wants_write() {
+        tls.write_tls(&mut to as &mut dyn Write).map_err(failed)?;
+        return Ok(());
+    }
+    if tls.read_tls(&mut from as &mut dyn Read).map_err(failed)? == 0 {
+        return Err(Error::Handshake(
+            "the other side closed the connection; does it speak TLS on this port?".to_owned(),
+        ));
+    }
+    match tls.process_new_packets() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The other side is told why, so that its log says it too.
+            let _ = tls.write_tls(&mut to as &mut dyn Write);
+            Err(Error::Handshake(error.to_string()))
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The way to the backend, step by step, so that the step which fails has a line of its own: name, TLS, an answer, the
+//! token, the clock. Nothing is claimed and nothing is changed there.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::report::Check;
+use crate::api::{Client, certificate};
+use crate::cli::version::VERSION;
+use crate::config::types::{Api, Tls};
+use crate::limits;
+use crate::logs;
+use crate::os::{stop::Stop, threads};
+use crate::wire::time::rfc3339;
+use crate::wire::x509::Certificate;
+
+pub(super) const NAMES: [&str; 5] = [DNS, TLS, BACKEND, TOKEN, CLOCK];
+const DNS: &str = "dns";
+const TLS: &str = "tls";
+const BACKEND: &str = "backend";
+const TOKEN: &str = "token";
+const CLOCK: &str = "clock";
+
+const DAY: u64 = 86_400;
+
+/// The endpoint's parts.
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    secure: bool,
+    /// Without the brackets of an IPv6 address.
+    host: String,
+    port: u16,
+}
+
+/// Reads an endpoint that the configuration has checked.
+fn target(endpoint: &str) -> Target {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("http", endpoint));
+    let secure = scheme == "https";
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (host, port) = match authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        Some((host, after)) => (host, after.strip_prefix(':')),
+        None => match authority.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let port = port.and_then(|port| port.parse().ok()).unwrap_or(if secure { 443 } else { 80 });
+    Target { secure, host: host.to_owned(), port }
+}
+
+/// All checks of this file, in the order of [`NAMES`].
+pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Check> {
+    let target = target(&api.endpoint);
+    let (dns, addresses) = resolve(&target);
+    let mut checks = vec![dns, handshake(&target, tls, &addresses)];
+    let api = Api { timeout: api.timeout.min(limits::DOCTOR_CALL), ..api.clone() };
+    let client = match Client::new(&api, tls, agent, VERSION, Stop::new()) {
+        Ok(client) => client,
+        Err(error) => {
+            checks.push(Check::fail(BACKEND, error.to_string(), "correct the key that is named"));
+            checks.extend([TOKEN, CLOCK].map(|name| Check::unknown(name, "no client for the backend")));
+            return checks;
+        }
+    };
+    let health = client.health();
+    let hint = "check api.endpoint, the network between, and that the backend runs";
+    checks.push(match &health {
+        Ok(took) => Check::ok(BACKEND, format!("{} answered in {} ms", api.endpoint, took.as_millis())),
+        // It answers: what it says to a token is the next line.
+        Err(error) if matches!(error.status(), Some(401 | 403)) => {
+            Check::ok(BACKEND, format!("{} answers", api.endpoint))
+        }
+        Err(error) => Check::fail(BACKEND, error.to_string(), hint),
+    });
+    checks.push(token(&client, agent));
+    checks.push(clock(&client));
+    checks
+}
+
+/// An address of the backend that is not this very host: what a container without a way out must not reach.
+pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
+    let (_, addresses) = resolve(&target(&api.endpoint));
+    // An address that can be listened on is this host's own, and a container's way to its host is no way out.
+    let own = |address: &SocketAddr| TcpListener::bind((address.ip(), 0)).is_ok();
+    addresses.into_iter().find(|address| address.is_ipv4() && !own(address))
+}
+
+/// Finds the host's addresses, on a thread of its own: the C library's resolver cannot be interrupted.
+fn resolve(target: &Target) -> (Check, Vec<SocketAddr>) {
+    if let Ok(address) = target.host.parse::<IpAddr>() {
+        let addresses = vec![SocketAddr::new(address, target.port)];
+        return (Check::ok(DNS, format!("api.endpoint is an address, {address}: no name to resolve")), addresses);
+    }
+    let (sender, answer) = sync_channel(1);
+    let (host, port) = (target.host.clone(), target.port);
+    let begun = Instant::now();
+    let started = threads::spawn("doctor-dns", move || {
+        let found = (host.as_str(), port).to_socket_addrs().map(|found| found.collect::<Vec<_>>());
+        let _ = sender.send(found);
+    });
+    let hint = "check the name in api.endpoint and this host's resolver (/etc/resolv.conf, resolvectl query)";
+    let failed = |what: String| (Check::fail(DNS, format!("{}: {what}", target.host), hint), Vec::new());
+    if let Err(error) = started {
+        return failed(format!("cannot start a thread: {error}"));
+    }
+    match answer.recv_timeout(limits::DOCTOR_DNS) {
+        Ok(Ok(found)) if !found.is_empty() => {
+            let shown: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
+            let took = begun.elapsed().as_millis();
+            (Check::ok(DNS, format!("{} is {}, in {took} ms", target.host, shown.join(", "))), found)
+        }
+        Ok(Ok(_)) => failed("the name has no address".to_owned()),
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(_) => failed(format!("no answer within {:?} (limits::DOCTOR_DNS)", limits::DOCTOR_DNS)),
+    }
+}
+
+fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr]) -> Check {
+    if !target.secure {
+        let local = addresses.iter().all(|address| address.ip().is_loopback()) && !addresses.is_empty();
+        return if local {
+            Check::ok(TLS, "none: plain http, which does not leave this host")
+        } else {
+            let hint = "use https in api.endpoint: whoever is on the way can read the token and every script";
+            Check::warn(TLS, "none: plain http to another machine", hint)
+        };
+    }
+    if addresses.is_empty() {
+        return Check::unknown(TLS, "the host has no address");
+    }
+    let config = match logs::tls_config(tls) {
+        Ok(config) => config,
+        Err(error) => return Check::fail(TLS, error.to_string(), "correct the key that is named"),
+    };
+    let trust = match &tls.ca_file {
+        Some(file) if tls.enabled => format!("{} (security.tls.caFile)", file.display()),
+        _ => "the built-in roots".to_owned(),
+    };
+    match certificate::look(config, &target.host, addresses) {
+        Ok(chain) => judge_chain(&chain, &trust, SystemTime::now()),
+        Err(error) => {
+            let hint = "check the backend's certificate (its name, its end), this host's clock, and for an authority of \
+                        your own security.tls.enabled and caFile";
+            Check::fail(TLS, format!("{error}; trusted is {trust}"), hint)
+        }
+    }
+}
+
+/// Of a chain that was accepted: whose it is, and how long it lasts.
+fn judge_chain(chain: &certificate::Chain, trust: &str, now: SystemTime) -> Check {
+    let end = chain.certificates.iter().min_by_key(|certificate| certificate.not_after);
+    let (Some(own), Some(first_to_end)) = (chain.certificates.first(), end) else {
+        return Check::warn(
+            TLS,
+            format!("{}, and the chain cannot be read", chain.protocol),
+            "look at it with openssl s_client",
+        );
+    };
+    let left = first_to_end.not_after.duration_since(now).unwrap_or_default();
+    let Certificate { subject, issuer, .. } = own;
+    let who = if subject.is_empty() { "no common name" } else { subject };
+    let measured = format!(
+        "{}, chain of {}: {who}, issued by {issuer}, accepted by {trust}; ends in {} days ({}{})",
+        chain.protocol,
+        chain.sent,
+        left.as_secs() / DAY,
+        rfc3339(first_to_end.not_after, 0),
+        if first_to_end == own { String::new() } else { format!(", of {}", first_to_end.subject) },
+    );
+    let hint = "renew the backend's certificate: from that moment on the agent reaches it no more";
+    if left == Duration::ZERO {
+        Check::fail(TLS, measured, hint)
+    } else if left < limits::DOCTOR_EXPIRY {
+        Check::warn(TLS, measured, hint)
+    } else {
+        Check::ok(TLS, measured)
+    }
+}
+
+/// Asks for the list of this agent's jobs: a call that needs the token and changes nothing.
+fn token(client: &Client, agent: &str) -> Check {
+    let hint = "give the agent the backend's service token: api.tokenFile, or systemd's LoadCredential";
+    match client.orphaned() {
+        Ok(_) => Check::ok(TOKEN, format!("accepted, as agent {agent}")),
+        Err(error) if matches!(error.status(), Some(401 | 403)) => Check::fail(TOKEN, error.to_string(), hint),
+        Err(error) => Check::unknown(TOKEN, error.to_string()),
+    }
+}
+
+fn clock(client: &Client) -> Check {
+    let hint = "synchronise this host's time (timedatectl set-ntp true): times in reports are wrong by as much, and TLS may fail";
+    match client.clock_skew() {
+        Some(skew) if skew.is_off => Check::warn(CLOCK, format!("this host's clock is {skew}"), hint),
+        Some(skew) => Check::ok(CLOCK, format!("this host's clock is {skew}")),
+        None => Check::warn(
+            CLOCK,
+            "not known: no answer had a date",
+            "see to the backend first; a proxy may also leave the date out",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::certificate::Chain;
+    use crate::cli::doctor::report::Grade;
+
+    #[test]
+    fn endpoints_are_taken_apart() {
+        for (text, secure, host, port) in [
+            ("http://localhost:5001/api/internal", false, "localhost", 5001),
+            ("https://backend.example/api/internal", true, "backend.example", 443),
+            ("http://10.0.0.1", false, "10.0.0.1", 80),
+            ("https://[fe80::1]:8443/x", true, "fe80::1", 8443),
+            ("https://[::1]/x", true, "::1", 443),
+        ] {
+            assert_eq!(target(text), Target { secure, host: host.to_owned(), port }, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_chain_is_as_good_as_what_ends_first() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 * DAY);
+        let certificate = |subject: &str, days: u64| Certificate {
+            subject: subject.to_owned(),
+            issuer: "an authority".to_owned(),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH + Duration::from_secs((1_000 + days) * DAY),
+        };
+        let chain = |days: &[u64]| {
+            let certificates: Vec<_> =
+                days.iter().zip(["own", "middle"]).map(|(d, name)| certificate(name, *d)).collect();
+            Chain { protocol: "TLSv1_3".to_owned(), sent: certificates.len(), certificates }
+        };
+        for (days, grade, words) in [
+            (&[90, 900][..], Grade::Ok, "ends in 90 days"),
+            (&[90, 3][..], Grade::Warn, "ends in 3 days"),
+            (&[90, 3][..], Grade::Warn, "of middle"),
+            (&[13][..], Grade::Warn, "own, issued by an authority"),
+            (&[14][..], Grade::Ok, "14 days"),
+            (&[0][..], Grade::Fail, "ends in 0 days"),
+            (&[][..], Grade::Warn, "cannot be read"),
+        ] {
+            let check = judge_chain(&chain(days), "x", now);
+            assert_eq!(check.grade, grade, "{check:?}");
+            assert!(check.measured.contains(words), "{check:?}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What the container engine says of itself, and what that means for jobs. What it only says is proven by `canaries`.
+
+use std::path::Path;
+
+use super::host::free_disk;
+use super::report::{Check, Grade};
+use crate::config::types::{Config, Container, PullPolicy, Seccomp};
+use crate::docker::client::{EngineInfo, NEWEST, OLDEST, number};
+use crate::docker::{Client, Error};
+
+const ENGINE: &str = "engine";
+const API: &str = "engine-api";
+const ROOTLESS: &str = "rootless";
+const USER_NAMESPACES: &str = "user-namespaces";
+const CGROUP: &str = "cgroup";
+const LIMITS: &str = "limits";
+const STORAGE: &str = "storage-driver";
+const LOGGING: &str = "log-driver";
+const SECCOMP: &str = "seccomp";
+const APPARMOR: &str = "apparmor";
+const DISK: &str = "engine-disk";
+const IMAGES: &str = "images";
+/// All but the first, which says why the others are not known.
+const REST: [&str; 11] =
+    [API, ROOTLESS, USER_NAMESPACES, CGROUP, LIMITS, STORAGE, LOGGING, SECCOMP, APPARMOR, DISK, IMAGES];
+
+/// Where the kernel keeps the second version of control groups, and only that one.
+const UNIFIED: &str = "/sys/fs/cgroup/cgroup.controllers";
+
+/// All checks of this file; without an answer of the engine the error too.
+pub(super) fn checks(docker: &Client, config: &Config) -> (Vec<Check>, Result<(), String>) {
+    let info = match docker.ping().and_then(|()| docker.info()) {
+        Ok(info) => info,
+        Err(error) => {
+            let hint = "start the engine, set container.docker.endpoint, or put the agent's user into the group docker";
+            let mut checks = vec![Check::fail(ENGINE, error.to_string(), hint)];
+            checks.extend(REST.map(|name| Check::unknown(name, "the engine does not answer")));
+            return (checks, Err("the engine does not answer".to_owned()));
+        }
+    };
+    let podman = docker.is_podman().unwrap_or(false);
+    let checks = vec![
+        engine(docker, &info, podman),
+        api(docker, config.container.docker.version.as_deref()),
+        rootless(&info),
+        user_namespaces(&info),
+        cgroup(&info, docker.is_local() && Path::new(UNIFIED).exists()),
+        limits(&info),
+        storage(&info),
+        logging(&info, podman),
+        seccomp(&info, &config.container),
+        apparmor(&info),
+        disk(docker, &info, config.state.min_free_disk),
+        images(docker, &config.container),
+    ];
+    (checks, Ok(()))
+}
+
+fn has(info: &EngineInfo, option: &str) -> bool {
+    let of = |found: &String| found.split(',').any(|part| part == format!("name={option}"));
+    info.security.iter().flatten().any(of)
+}
+
+fn engine(docker: &Client, info: &EngineInfo, podman: bool) -> Check {
+    let name = if podman { "Podman" } else { "Docker" };
+    let EngineInfo { version, system, kernel, .. } = info;
+    let measured = format!("{name} {version} at {}, {system}, kernel {kernel}", docker.endpoint());
+    if !podman {
+        return Check::ok(ENGINE, measured);
+    }
+    let hint = "jobs run here with container.network.mode none, or a network of your own; in a container, Podman adds \
+                writable /run and /var/tmp and sets no limit on the number of files";
+    Check::warn(ENGINE, format!("{measured}: it does not keep jobs of one network apart"), hint)
+}
+
+fn api(docker: &Client, fixed: Option<&str>) -> Check {
+    let engine = match docker.version() {
+        Ok(version) => version,
+        Err(error) => return Check::unknown(API, error.to_string()),
+    };
+    let used = match docker.api_version() {
+        Ok(used) => used,
+        Err(error) => return Check::unknown(API, error.to_string()),
+    };
+    let (oldest, newest) = (&engine.oldest_api, &engine.api);
+    let measured = format!("{used} is spoken; the engine has {oldest} to {newest}, this agent {OLDEST} to {NEWEST}");
+    let outside = number(&used) < number(oldest) || number(&used) > number(newest) || number(&used) < number(OLDEST);
+    match (outside, fixed) {
+        (true, Some(_)) => Check::fail(API, measured, "set container.docker.version to auto"),
+        (true, None) => Check::fail(API, measured, "update the older of the two"),
+        (false, _) => Check::ok(API, measured),
+    }
+}
+
+fn rootless(info: &EngineInfo) -> Check {
+    let words = if has(info, "rootless") {
+        "yes: the engine runs as a user of this host"
+    } else {
+        "no: the engine is root, and so is whoever may use its socket"
+    };
+    Check::ok(ROOTLESS, words)
+}
+
+fn user_namespaces(info: &EngineInfo) -> Check {
+    let words = if has(info, "userns") {
+        "containers' users are mapped to others of this host"
+    } else if has(info, "rootless") {
+        "containers' root is the engine's user"
+    } else {
+        "not mapped: a container's uid is the same uid on this host; jobs are not root and cannot become it"
+    };
+    Check::ok(USER_NAMESPACES, words)
+}
+
+fn cgroup(info: &EngineInfo, unified: bool) -> Check {
+    let version = match info.cgroup_version.as_deref() {
+        Some(version) if !version.is_empty() => version,
+        _ if unified => "2",
+        _ => "1",
+    };
+    let driver = if info.cgroup_driver.is_empty() { "unknown" } else { &info.cgroup_driver };
+    let measured = format!("version {version}, driver {driver}");
+    if driver == "none" {
+        return Check::fail(CGROUP, format!("{measured}: no limit of a container is set"), LIMITS_HINT);
+    }
+    if version == "1" && has(info, "rootless") {
+        return Check::fail(CGROUP, format!("{measured}: a rootless engine can set no limit there"), LIMITS_HINT);
+    }
+    Check::ok(CGROUP, measured)
+}
+
+const LIMITS_HINT: &str = "use control groups version 2 with all controllers (systemd.unified_cgroup_hierarchy=1; for a \
+                           rootless engine Delegate=cpu cpuset io memory pids), or boot with cgroup_enable=memory swapaccount=1";
+
+/// What the engine says that it can limit; whether it does is proven by the canaries.
+fn limits(info: &EngineInfo) -> Check {
+    let all = [
+        ("memory", info.memory_limit, Grade::Fail),
+        ("processes", info.pids_limit, Grade::Fail),
+        ("cores", info.cpu_limit, Grade::Fail),
+        ("swap", info.swap_limit, Grade::Warn),
+    ];
+    let word = |told: Option<bool>| match told {
+        Some(true) => "yes",
+        Some(false) => "NO",
+        None => "not told",
+    };
+    let words: Vec<String> = all.iter().map(|(name, told, _)| format!("{name} {}", word(*told))).collect();
+    let measured = format!("the engine can limit: {}", words.join(", "));
+    let worst = all.iter().filter(|(_, told, _)| *told != Some(true)).map(|(.., grade)| *grade).max();
+    match worst {
+        None => Check::ok(LIMITS, measured),
+        Some(grade) => Check { grade, ..Check::fail(LIMITS, measured, LIMITS_HINT) },
+    }
+}
+
+fn storage(info: &EngineInfo) -> Check {
+    let driver = &info.storage;
+    match driver.as_str() {
+        "overlay2" | "overlay" | "overlayfs" | "btrfs" | "zfs" | "fuse-overlayfs" => Check::ok(STORAGE, driver),
+        "vfs" => Check::warn(STORAGE, "vfs: each container is a whole copy of its image", "use overlay2"),
+        _ => Check::warn(STORAGE, format!("{driver}: not tried with this agent"), "use overlay2"),
+    }
+}
+
+fn logging(info: &EngineInfo, podman: bool) -> Check {
+    let default = if info.logging.is_empty() { "not told" } else { &info.logging };
+    let kept = if podman { "json-file, which Podman keeps as k8s-file" } else { "json-file with a cap" };
+    Check::ok(LOGGING, format!("jobs use {kept}; the engine's default ({default}) does not matter to them"))
+}
+
+fn seccomp(info: &EngineInfo, container: &Container) -> Check {
+    let told = info.security.iter().flatten().find(|found| found.starts_with("name=seccomp"));
+    let hint = "use an engine and a kernel with seccomp: without it every system call is open to a script";
+    match (told, &container.security.seccomp) {
+        (None, _) => Check::fail(SECCOMP, "the engine has no seccomp", hint),
+        (Some(_), Seccomp::Profile { path, .. }) => {
+            Check::ok(SECCOMP, format!("on; jobs have the profile {}", path.display()))
+        }
+        (Some(told), Seccomp::Default) if told.contains("unconfined") => {
+            Check::fail(SECCOMP, format!("off: {told}"), hint)
+        }
+        (Some(told), Seccomp::Default) => Check::ok(SECCOMP, format!("on: {told}")),
+    }
+}
+
+fn apparmor(info: &EngineInfo) -> Check {
+    for (option, word) in [("apparmor", "AppArmor"), ("selinux", "SELinux")] {
+        if has(info, option) {
+            return Check::ok(APPARMOR, format!("{word} is on"));
+        }
+    }
+    let hint = "boot with lsm=…,apparmor and install apparmor, or SELinux with container-selinux: one more wall around a script";
+    Check::warn(APPARMOR, "neither AppArmor nor SELinux is used by the engine", hint)
+}
+
+fn disk(docker: &Client, info: &EngineInfo, least: u64) -> Check {
+    if !docker.is_local() {
+        let hint = "watch the disk on that host; the agent cannot";
+        return Check::warn(DISK, "the engine is on another host: its disk cannot be seen from here", hint);
+    }
+    if info.root.is_empty() {
+        return Check::unknown(DISK, "the engine does not tell where its data is");
+    }
+    free_disk(DISK, Path::new(&info.root), least)
+}
+
+fn images(docker: &Client, container: &Container) -> Check {
+    let images = &container.images;
+    let mut names = vec![&images.bash, &images.python, &images.nodejs];
+    names.dedup();
+    let mut missing = Vec::new();
+    for name in &names {
+        match docker.has_image(name) {
+            Ok(true) => {}
+            Ok(false) => missing.push(name.as_str()),
+            Err(error) => return Check::unknown(IMAGES, describe(&error)),
+        }
+    }
+    let count = names.len();
+    if missing.is_empty() {
+        let all: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+        return Check::ok(IMAGES, format!("all {count} are there: {}", all.join(", ")));
+    }
+    let measured = format!("{} of {count} are missing: {}", missing.len(), missing.join(", "));
+    let hint = format!("pull or build them (docker pull {}; scripts/build-images.sh)", missing.join(" "));
+    if container.pull_policy == PullPolicy::Never {
+        return Check::fail(IMAGES, format!("{measured}; container.images.pullPolicy is never"), hint);
+    }
+    Check::warn(IMAGES, format!("{measured}; the first job waits for the pull"), hint)
+}
+
+fn describe(error: &Error) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(security: &[&str]) -> EngineInfo {
+        EngineInfo {
+            security: Some(security.iter().map(|word| (*word).to_owned()).collect()),
+            memory_limit: Some(true),
+            pids_limit: Some(true),
+            cpu_limit: Some(true),
+            swap_limit: Some(true),
+            cgroup_driver: "systemd".to_owned(),
+            cgroup_version: Some("2".to_owned()),
+            storage: "overlay2".to_owned(),
+            ..EngineInfo::default()
+        }
+    }
+
+    #[test]
+    fn limits_that_do_not_bite_are_told() {
+        let good = info(&[]);
+        assert_eq!(limits(&good).grade, Grade::Ok);
+        assert_eq!(limits(&EngineInfo { swap_limit: Some(false), ..good.clone() }).grade, Grade::Warn);
+        for bad in [
+            EngineInfo { memory_limit: Some(false), ..good.clone() },
+            EngineInfo { pids_limit: None, ..good.clone() },
+            EngineInfo { cpu_limit: Some(false), swap_limit: Some(false), ..good.clone() },
+        ] {
+            assert_eq!(limits(&bad).grade, Grade::Fail);
+        }
+        assert!(limits(&EngineInfo { pids_limit: Some(false), ..good }).measured.contains("processes NO"));
+    }
+
+    #[test]
+    fn a_rootless_engine_needs_the_second_version_of_control_groups() {
+        let rootless_info = info(&["name=seccomp,profile=default", "name=rootless"]);
+        assert_eq!(cgroup(&rootless_info, true).grade, Grade::Ok);
+        let first = EngineInfo { cgroup_version: Some("1".to_owned()), ..rootless_info.clone() };
+        assert_eq!(cgroup(&first, false).grade, Grade::Fail);
+        assert_eq!(
+            cgroup(&EngineInfo { cgroup_driver: "none".to_owned(), ..rootless_info.clone() }, true).grade,
+            Grade::Fail
+        );
+        let untold = EngineInfo { cgroup_version: None, security: None, ..rootless_info.clone() };
+        assert!(cgroup(&untold, true).measured.starts_with("version 2"));
+        assert!(cgroup(&untold, false).measured.starts_with("version 1"));
+        assert!(rootless(&rootless_info).measured.starts_with("yes"));
+        assert!(rootless(&untold).measured.starts_with("no"));
+    }
+
+    #[test]
+    fn walls_that_are_missing_are_told() {
+        assert_eq!(apparmor(&info(&["name=apparmor"])).grade, Grade::Ok);
+        assert_eq!(apparmor(&info(&["name=selinux"])).grade, Grade::Ok);
+        assert_eq!(apparmor(&info(&[])).grade, Grade::Warn);
+        let container = &crate::config::defaults().container;
+        assert_eq!(seccomp(&info(&["name=seccomp,profile=default"]), container).grade, Grade::Ok);
+        assert_eq!(seccomp(&info(&["name=seccomp,profile=unconfined"]), container).grade, Grade::Fail);
+        assert_eq!(seccomp(&info(&[]), container).grade, Grade::Fail);
+        assert_eq!(storage(&EngineInfo { storage: "vfs".to_owned(), ..info(&[]) }).grade, Grade::Warn);
+        assert!(user_namespaces(&info(&["name=userns"])).measured.contains("mapped to others"));
+    }
+}

@@ -1,0 +1,204 @@
+//! What this host must have for the agent: a state folder that can be written, room on its disk, a list of host keys.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::report::{Check, Grade};
+use crate::config::types::{Ssh, State};
+use crate::config::{Loaded, Origin};
+use crate::executors::container::resources::bytes;
+use crate::executors::ssh::known_hosts::KnownHosts;
+use crate::limits;
+use crate::os::{disk, random};
+
+pub(super) const NAMES: [&str; 3] = [STATE, STATE_DISK, KNOWN_HOSTS];
+const STATE: &str = "state-dir";
+const STATE_DISK: &str = "state-disk";
+const KNOWN_HOSTS: &str = "known-hosts";
+
+/// The configuration that was loaded; what is wrong with one that was not is told elsewhere.
+pub(super) fn configuration(loaded: &Loaded) -> Check {
+    let name = "configuration";
+    let file = loaded.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
+    if loaded.warnings.is_empty() {
+        return Check::ok(name, format!("valid ({file})"));
+    }
+    let words: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    Check::warn(
+        name,
+        format!("valid ({file}), and to know: {}", words.join("; ")),
+        "see cronium-agent validate --explain",
+    )
+}
+
+/// All checks of this file, in the order of [`NAMES`].
+pub(super) fn checks(state: &State, ssh: &Ssh, known_hosts_given: bool) -> Vec<Check> {
+    vec![
+        state_dir(&state.dir),
+        free_disk(STATE_DISK, &state.dir, state.min_free_disk),
+        known_hosts(ssh, known_hosts_given),
+    ]
+}
+
+/// Whether the file of host keys was named by somebody.
+pub(super) fn known_hosts_given(loaded: &Loaded) -> bool {
+    !matches!(
+        loaded.origins.get("ssh.security.knownHostsFile"),
+        None | Some(Origin::Default | Origin::DefaultBecause(_))
+    )
+}
+
+/// The folder itself, or the nearest one above it that exists.
+fn nearest(path: &Path) -> PathBuf {
+    path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// The user of this process, as the kernel says.
+fn user() -> String {
+    fs::metadata("/proc/self").map_or_else(|_| "this user".to_owned(), |own| format!("uid {}", own.uid()))
+}
+
+/// Writes a file, waits for the disk, removes it.
+fn try_writing(folder: &Path) -> std::io::Result<()> {
+    let path = folder.join(format!(".doctor-{}", random::hex(6)));
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(&[0; limits::JOURNAL_PROBE])?;
+        file.sync_all()
+    };
+    let written = write();
+    let removed = fs::remove_file(&path);
+    written.and(removed)
+}
+
+fn state_dir(dir: &Path) -> Check {
+    let (folder, shown) = (nearest(dir), dir.display());
+    let there = folder == dir;
+    if let Err(error) = try_writing(&folder) {
+        let what = if there { String::new() } else { format!(", and {} is the nearest folder", folder.display()) };
+        let missing = if there { "" } else { " does not exist" };
+        return Check::fail(
+            STATE,
+            format!("{shown}{missing}{what}: {} cannot write there: {error}", user()),
+            "make state.dir, owned by the agent's user, or set another; run this as that user",
+        );
+    }
+    if !there {
+        let made = format!("{shown} is not there; the first start makes it in {}", folder.display());
+        return Check::ok(STATE, format!("{made}, which {} can write", user()));
+    }
+    let Ok(found) = fs::metadata(dir) else { return Check::unknown(STATE, format!("{shown} went away")) };
+    let (mode, owner) = (found.mode() & 0o777, found.uid());
+    let written = format!("{shown}: written by {}; owner uid {owner}, mode {mode:o}", user());
+    if mode != 0o700 {
+        return Check::warn(
+            STATE,
+            written,
+            format!("others may look into it: chmod 700 {shown}; the next start does it"),
+        );
+    }
+    Check::ok(STATE, written)
+}
+
+/// Room on the file system that holds `path`, against what the agent needs to claim anything.
+pub(super) fn free_disk(name: &'static str, path: &Path, least: u64) -> Check {
+    let folder = nearest(path);
+    let free = match disk::free(&folder) {
+        Ok(free) => free,
+        Err(error) => return Check::unknown(name, format!("{}: {error}", folder.display())),
+    };
+    let inodes = free.inodes.map_or_else(String::new, |n| format!(", {n} inodes"));
+    let measured = format!(
+        "{} free{inodes} at {}; at least {} (state.minFreeDisk)",
+        bytes(free.bytes),
+        folder.display(),
+        bytes(least)
+    );
+    let few = free.inodes.is_some_and(|n| n < limits::MIN_FREE_INODES);
+    let hint = "make room, or set state.minFreeDisk: below it the agent claims nothing";
+    let grade = if free.bytes < least || few {
+        Grade::Fail
+    } else if free.bytes / 2 < least {
+        Grade::Warn
+    } else {
+        return Check::ok(name, measured);
+    };
+    Check { grade, ..Check::warn(name, measured, hint) }
+}
+
+fn known_hosts(ssh: &Ssh, given: bool) -> Check {
+    let file = ssh.known_hosts_file.display();
+    let known = match KnownHosts::load(&ssh.known_hosts_file) {
+        Ok(known) => known,
+        Err(error) => {
+            let hint =
+                "make ssh.security.knownHostsFile a file that the agent's user can read: no job can reach a server";
+            return Check::fail(KNOWN_HOSTS, format!("{file}: cannot be read: {error}"), hint);
+        }
+    };
+    if !ssh.strict_host_key_checking {
+        let hint = "set ssh.security.strictHostKeyChecking: true and pin keys with cronium-agent known-hosts add";
+        return Check::warn(
+            KNOWN_HOSTS,
+            format!("{file}: {} keys; a server's first key is believed", known.len()),
+            hint,
+        );
+    }
+    if !ssh.known_hosts_file.exists() {
+        let measured = format!("{file} is not there: no server's key is known, and jobs on servers are refused");
+        return if given {
+            Check::warn(KNOWN_HOSTS, measured, "cronium-agent known-hosts add HOST makes it")
+        } else {
+            Check::ok(KNOWN_HOSTS, format!("{measured}; of no matter where all jobs run in containers"))
+        };
+    }
+    let read = format!("{file}: {} keys", known.len());
+    if known.skipped().is_empty() && known.authorities() == 0 {
+        return Check::ok(KNOWN_HOSTS, read);
+    }
+    let lines: Vec<String> =
+        known.skipped().iter().take(5).map(|skipped| format!("line {}: {}", skipped.line, skipped.why)).collect();
+    let measured = format!(
+        "{read}; {} lines cannot be read and {} speak of certificates, which are not supported; {}",
+        known.skipped().len(),
+        known.authorities(),
+        lines.join("; ")
+    );
+    Check::warn(KNOWN_HOSTS, measured, "correct or remove these lines")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::random;
+
+    #[test]
+    fn a_state_folder_is_written_and_left_as_it_was() {
+        let dir = std::env::temp_dir().join(format!("cronium-doctor-{}", random::hex(6)));
+        let check = state_dir(&dir);
+        assert_eq!(check.grade, Grade::Ok, "{check:?}");
+        assert!(check.measured.contains("the first start makes it") && !dir.exists());
+        fs::DirBuilder::new().create(&dir).expect("mkdir");
+        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        assert_eq!(state_dir(&dir).grade, Grade::Warn);
+        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+        assert_eq!(state_dir(&dir).grade, Grade::Ok);
+        assert_eq!(fs::read_dir(&dir).expect("list").count(), 0);
+        fs::remove_dir(&dir).expect("remove");
+        // A folder that nobody can write, root neither.
+        assert_eq!(state_dir(Path::new("/proc/self/task")).grade, Grade::Fail);
+        assert_eq!(state_dir(Path::new("/proc/no/such")).grade, Grade::Fail);
+    }
+
+    #[test]
+    fn room_is_compared_with_what_is_needed() {
+        let free = disk::free(Path::new("/")).expect("statvfs").bytes;
+        for (least, grade) in
+            [(free / 3, Grade::Ok), (free / 4 * 3, Grade::Warn), (free.saturating_mul(2), Grade::Fail)]
+        {
+            assert_eq!(free_disk(STATE_DISK, Path::new("/no/such"), least).grade, grade, "{least}");
+        }
+    }
+}

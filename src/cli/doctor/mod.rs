@@ -1,0 +1,105 @@
+//! `doctor`: is this host fit for jobs, and do the locks of a job hold here?
+//!
+//! Three parts run side by side: what the host has (`host`), the way to the backend (`backend`), and the engine (`engine`), and
+//! when that answers the canaries, which try what a job must not be able to do (`canaries` runs them, `proofs` judges). Every
+//! check has its line in every report: what could not be looked at is a failure that says why.
+
+mod backend;
+mod canaries;
+mod engine;
+mod host;
+mod proofs;
+mod report;
+
+use std::io::Write as _;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Instant;
+
+use crate::cli::exit;
+use crate::config::{Loaded, Problems};
+use crate::docker;
+use crate::limits;
+use crate::os::signals::Signals;
+use crate::os::threads;
+
+use report::{Check, Report};
+
+/// What was typed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// `--json`: for programs.
+    pub json: bool,
+    /// `--fix-hints`: what to do about warnings too.
+    pub fix_hints: bool,
+}
+
+/// Checks, prints, gives the program's exit code. `agent` is this agent's id: `None` where none has run yet.
+pub fn run(
+    loaded: Result<Loaded, Problems>,
+    agent: Result<Option<String>, String>,
+    request: Request,
+    signals: &Signals,
+) -> u8 {
+    let begun = Instant::now();
+    let (checks, code) = match loaded {
+        Ok(loaded) => (look(&loaded, agent, signals), None),
+        Err(problems) => (problems.0.iter().map(problem).collect(), Some(exit::USAGE)),
+    };
+    let report = Report { checks, took: begun.elapsed() };
+    let text = if request.json { report.json() } else { report.text(request.fix_hints) };
+    // A reader that has gone away (`| head`) is no failure.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    code.unwrap_or_else(|| report.code())
+}
+
+/// One thing that is wrong with the configuration; without one there is nothing else to look at.
+fn problem(problem: &crate::config::Problem) -> Check {
+    Check::fail("configuration", problem.to_string(), "correct this key; see cronium-agent validate")
+}
+
+/// Checks that are made on a thread of their own.
+struct Aside {
+    names: &'static [&'static str],
+    made: Result<Receiver<Vec<Check>>, String>,
+}
+
+impl Aside {
+    fn start(thread: &str, names: &'static [&'static str], make: impl FnOnce() -> Vec<Check> + Send + 'static) -> Self {
+        let (sender, receiver) = sync_channel(1);
+        let started = threads::spawn(thread, move || drop(sender.send(make())));
+        Self { names, made: started.map(|_| receiver).map_err(|error| format!("cannot start a thread: {error}")) }
+    }
+
+    /// The checks, or for each a line that says why there is none.
+    fn finish(self) -> Vec<Check> {
+        let limit = limits::DOCTOR_GROUP;
+        let late = |_| format!("not over within {limit:?} (limits::DOCTOR_GROUP)");
+        match self.made.and_then(|made| made.recv_timeout(limit).map_err(late)) {
+            Ok(checks) => checks,
+            Err(why) => self.names.iter().map(|name| Check::unknown(name, &why)).collect(),
+        }
+    }
+}
+
+fn look(loaded: &Loaded, agent: Result<Option<String>, String>, signals: &Signals) -> Vec<Check> {
+    let config = &loaded.config;
+    let mut checks = vec![host::configuration(loaded)];
+    // Before any has an id of its own, the backend is asked under this command's name.
+    let agent = agent.ok().flatten().unwrap_or_else(|| "doctor".to_owned());
+    let (state, ssh, given) = (config.state.clone(), config.ssh.clone(), host::known_hosts_given(loaded));
+    let on_host = Aside::start("doctor-host", &host::NAMES, move || host::checks(&state, &ssh, given));
+    let (api, tls) = (config.api.clone(), config.tls.clone());
+    let at_backend = Aside::start("doctor-backend", &backend::NAMES, move || backend::checks(&api, &tls, &agent));
+
+    let docker = docker::Client::new(&config.container.docker);
+    let (of_engine, answers) = engine::checks(&docker, config);
+    let proofs = match answers {
+        Ok(()) => canaries::checks(&docker, config, signals),
+        Err(why) => canaries::not_proven(&why),
+    };
+    checks.extend(on_host.finish());
+    checks.extend(at_backend.finish());
+    checks.extend(of_engine);
+    checks.extend(proofs);
+    checks
+}

@@ -1,0 +1,415 @@
+//! From what the canaries found to a line each: pure, so that every ending can be tested without a container.
+//!
+//! A proof is ok only where the attempt failed *and* its control worked: the same within what is allowed. What the
+//! configuration itself opens is a warning, what should be closed and is not a failure.
+
+use std::net::IpAddr;
+
+use super::canaries::{NotRun, Ran};
+use super::report::Check;
+use crate::config::types::{Container, Network, NetworkMode, Security};
+use crate::executors::container::resources::bytes;
+use crate::limits;
+use crate::verdict::Cause;
+
+pub(super) const NAMES: [&str; 9] = [ROOT, PRIVILEGE, PROCESSES, MEMORY, CORES, DISK, ISOLATION, METADATA, SOCKET];
+const ROOT: &str = "proof-root";
+const PRIVILEGE: &str = "proof-privilege";
+const PROCESSES: &str = "proof-processes";
+const MEMORY: &str = "proof-memory";
+const CORES: &str = "proof-cores";
+const DISK: &str = "proof-disk";
+const ISOLATION: &str = "proof-other-job";
+const METADATA: &str = "proof-metadata";
+const SOCKET: &str = "proof-engine-socket";
+pub(super) const CLEANUP: &str = "cleanup";
+
+/// What all canaries found.
+pub(super) struct Found {
+    pub(super) locks: Result<Ran, NotRun>,
+    pub(super) memory: Result<Ran, NotRun>,
+    pub(super) pids: Result<Ran, NotRun>,
+    pub(super) cpu: Result<Ran, NotRun>,
+    /// The listener's first line.
+    pub(super) listening: Result<Listener, NotRun>,
+    /// All that it said.
+    pub(super) listener: Result<Ran, NotRun>,
+    pub(super) reached: Result<Ran, NotRun>,
+    /// Whether this host reached the listener, where that was tried.
+    pub(super) host_reaches: Option<bool>,
+    /// Whether something answers this host at 169.254.169.254.
+    pub(super) host_reaches_cloud: bool,
+}
+
+/// Where a canary listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listener {
+    /// None where it has no network.
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
+    /// It reached itself: it does listen.
+    reaches_itself: bool,
+}
+
+impl Listener {
+    /// Reads `listening ADDRESS|none PORT itself|nobody…`.
+    pub(super) fn read(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        if words.next() != Some("listening") {
+            return None;
+        }
+        let address = match words.next()? {
+            "none" => None,
+            address => Some(address.parse().ok()?),
+        };
+        let port = words.next()?.parse().ok()?;
+        Some(Self { address, port, reaches_itself: words.next() == Some("itself") })
+    }
+}
+
+/// A canary's lines: a word, then the rest.
+struct Facts<'a>(&'a Ran);
+
+impl<'a> Facts<'a> {
+    /// Of a canary that came to its end; one that did not proves nothing.
+    fn whole(ran: &'a Result<Ran, NotRun>) -> Result<Self, NotRun> {
+        let facts = Self(ran.as_ref().map_err(NotRun::clone)?);
+        match facts.one("end") {
+            Some(_) => Ok(facts),
+            None => Err(format!("it did not come to its end: {} {}", facts.0.message, last_line(&facts.0.err))),
+        }
+    }
+
+    fn all(&self, word: &str) -> impl Iterator<Item = &'a str> {
+        let split = |line: &'a str| line.split_once(' ').unwrap_or((line, ""));
+        self.0.out.lines().map(split).filter(move |(first, _)| *first == word).map(|(_, rest)| rest.trim())
+    }
+
+    fn one(&self, word: &str) -> Option<&'a str> {
+        self.all(word).next()
+    }
+
+    fn number(&self, word: &str) -> Option<u64> {
+        self.all(word).last()?.split_whitespace().next()?.parse().ok()
+    }
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or_default()
+}
+
+/// The line of a proof that was not given.
+pub(super) fn not_proven(name: &'static str, why: &str) -> Check {
+    let hint = "a job would fail in the same way: mend that, then run this again";
+    Check::fail(name, format!("not proven: {why}"), hint)
+}
+
+/// All proofs, in the order of [`NAMES`].
+pub(super) fn judge(found: &Found, container: &Container) -> Vec<Check> {
+    let Container { security, network, .. } = container;
+    let all = [
+        (ROOT, root(found, security)),
+        (PRIVILEGE, privilege(found, security)),
+        (PROCESSES, processes(found)),
+        (MEMORY, memory(found)),
+        (CORES, cores(found)),
+        (DISK, disk(found, security)),
+        (ISOLATION, isolation(found, network)),
+        (METADATA, metadata(found, network)),
+        (SOCKET, socket(found)),
+    ];
+    all.into_iter().map(|(name, check)| check.unwrap_or_else(|why| not_proven(name, &why))).collect()
+}
+
+/// Of something that is open: a warning where the configuration wants it so, else a failure.
+fn open(name: &'static str, wanted: bool, measured: String, hint: &str) -> Check {
+    if wanted {
+        Check::warn(name, format!("{measured}, as configured"), hint)
+    } else {
+        Check::fail(name, measured, hint)
+    }
+}
+
+fn root(found: &Found, security: &Security) -> Result<Check, NotRun> {
+    let facts = Facts::whole(&found.locks)?;
+    let mount = facts.one("root").ok_or("the root's mount is not in /proc/self/mounts")?;
+    facts.one("workspace").ok_or("the control failed: /workspace cannot be written either")?;
+    let options = mount.split_whitespace().nth(1).unwrap_or_default();
+    let read_only = options.split(',').any(|option| option == "ro");
+    let (own, added): (Vec<&str>, Vec<&str>) =
+        facts.all("wrote").partition(|place| place.starts_with("/ ") || place.ends_with(" root"));
+    let folders =
+        |places: &[&str]| places.iter().filter_map(|place| place.split(' ').next()).collect::<Vec<_>>().join(", ");
+    if !read_only || !own.is_empty() {
+        let written = if own.is_empty() { String::new() } else { format!(", and {} could be written", folders(&own)) };
+        let mode = if read_only { "read-only" } else { "read-write" };
+        let hint =
+            "set container.security.readOnlyRootfs: true; where it is set, this engine does not act on it: use another";
+        return Ok(open(ROOT, !security.readonly_rootfs, format!("the root is mounted {mode}{written}"), hint));
+    }
+    let refused = facts.all("refused").count();
+    let measured = format!("mounted read-only, {refused} places refused; /workspace can be written");
+    if added.is_empty() {
+        return Ok(Check::ok(ROOT, measured));
+    }
+    let hint = "what is written there counts as the job's memory, and is gone with it; Podman: read_only_tmpfs";
+    Ok(Check::warn(ROOT, format!("{measured}; the engine adds writable {}", folders(&added)), hint))
+}
+
+fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
+    let facts = Facts::whole(&found.locks)?;
+    let status = |name: &str| {
+        let value = facts.all("status").find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map(str::trim).ok_or_else(|| format!("/proc/self/status has no {name}"))
+    };
+    if !facts.all("gained").any(|what| what == "control") {
+        return Err("the control failed: no program can be run".to_owned());
+    }
+    let gained: Vec<&str> = facts.all("gained").filter(|what| *what != "control").collect();
+    let denied: Vec<&str> = facts.all("denied").collect();
+    let uids: Vec<&str> = status("Uid")?.split_whitespace().collect();
+    let mut flags = Vec::new();
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let value = status(set)?;
+        if value.chars().any(|digit| digit != '0') {
+            flags.push(format!("{set} is {value}"));
+        }
+    }
+    if status("NoNewPrivs")? != "1" {
+        flags.push("no_new_privs is off".to_owned());
+    }
+    if uids.contains(&"0") {
+        flags.push("it is uid 0".to_owned());
+    }
+    let seccomp = status("Seccomp")?;
+    let hint = "leave container.security at its defaults (dropCapabilities [ALL], noNewPrivileges, user 1000:1000); where \
+                they are set, this engine does not act on them: use another";
+    if gained == ["user-namespace"] && seccomp == "2" && flags.is_empty() {
+        let hint = "Podman's own seccomp profile lets a script make a namespace in which it is root, and so reach more of the \
+                    kernel: name Docker's profile in container.security.seccompProfile, or set the sysctl \
+                    user.max_user_namespaces=0";
+        return Ok(Check::fail(PRIVILEGE, "a script can make a user namespace; beyond it, it gains nothing", hint));
+    }
+    if !gained.is_empty() || seccomp != "2" {
+        let filter = if seccomp == "2" { "" } else { "; no seccomp filter is in force" };
+        let what = if gained.is_empty() { "nothing tried".to_owned() } else { gained.join(", ") };
+        return Ok(Check::fail(PRIVILEGE, format!("a script can gain: {what}{filter}; {}", flags.join(", ")), hint));
+    }
+    if !flags.is_empty() {
+        let all = security.drop_capabilities.iter().any(|name| name == "ALL");
+        let wanted = !security.no_new_privileges || !all || security.user.0 == 0;
+        return Ok(open(PRIVILEGE, wanted, flags.join(", "), hint));
+    }
+    let setuid = facts.all("setuid").count();
+    let files =
+        if setuid == 0 { "none in the image".to_owned() } else { format!("{setuid} in the image, without effect") };
+    let uid = uids.first().copied().unwrap_or_default();
+    let confined =
+        facts.one("confined").filter(|word| !word.is_empty()).map_or(String::new(), |word| format!(", {word}"));
+    let measured = format!(
+        "uid {uid}, no capability, no_new_privs, a seccomp filter{confined}; denied: {}; setuid files: {files}",
+        denied.join(", ")
+    );
+    Ok(Check::ok(PRIVILEGE, measured))
+}
+
+const LIMITS_HINT: &str =
+    "this engine does not enforce the limit: see the lines cgroup and limits; do not run untrusted scripts here";
+
+fn processes(found: &Found) -> Result<Check, NotRun> {
+    let ran = found.pids.as_ref().map_err(NotRun::clone)?;
+    let facts = Facts(ran);
+    let (limit, tried) = (ran.limits.pids, limits::DOCTOR_PIDS_MORE);
+    let started = facts.number("started").unwrap_or(0);
+    if facts.one("all").is_some() || started > limit {
+        let measured = format!("{started} of {tried} processes were started with a limit of {limit}");
+        return Ok(Check::fail(PROCESSES, measured, LIMITS_HINT));
+    }
+    let err = ran.err.to_ascii_lowercase();
+    if started == 0 || !(err.contains("fork") || err.contains("resource temporarily unavailable")) {
+        return Err(format!("{started} processes were started, and none was refused: {}", last_line(&ran.err)));
+    }
+    let measured = format!("{started} processes were started, then a fork was refused; the limit is {limit}");
+    Ok(Check::ok(PROCESSES, measured))
+}
+
+fn memory(found: &Found) -> Result<Check, NotRun> {
+    let ran = found.memory.as_ref().map_err(NotRun::clone)?;
+    let facts = Facts(ran);
+    let limit = bytes(ran.limits.memory);
+    let fits =
+        facts.number("fits").ok_or_else(|| format!("the control failed: {} {}", ran.message, last_line(&ran.err)))?;
+    if let Some(held) = facts.number("survived") {
+        return Ok(Check::fail(MEMORY, format!("it held {} with a limit of {limit}", bytes(held)), LIMITS_HINT));
+    }
+    let held = format!("{} within the limit of {limit} worked", bytes(fits));
+    match ran.cause {
+        Cause::Memory(_) => Ok(Check::ok(MEMORY, format!("{held}; beyond it the kernel killed the script"))),
+        // Some engines refuse the memory instead.
+        Cause::Exit if ran.err.to_ascii_lowercase().contains("memory") => {
+            Ok(Check::ok(MEMORY, format!("{held}; more was refused: {}", last_line(&ran.err))))
+        }
+        _ => Err(format!("{held}, but the end beyond it was not the kernel's: {}", ran.message)),
+    }
+}
+
+fn cores(found: &Found) -> Result<Check, NotRun> {
+    let ran = found.cpu.as_ref().map_err(NotRun::clone)?;
+    let facts = Facts(ran);
+    let used = facts.one("used").and_then(cpu_time);
+    let used = used.ok_or_else(|| format!("it told no use: {} {}", ran.message, last_line(&ran.err)))?;
+    let rounds = facts.number("rounds").and_then(|rounds| u32::try_from(rounds).ok()).unwrap_or(1).max(1);
+    let used = used / f64::from(rounds);
+    let limit = ran.limits.cpu;
+    let held = facts.number("held");
+    let measured = format!("two busy processes got {used:.2} s a second with a limit of {limit} cores");
+    // The second is the timer's; at its ends a period's quota may come on top.
+    if used > limit * 2.0 + 0.1 {
+        return Ok(Check::fail(CORES, measured, LIMITS_HINT));
+    }
+    Ok(match held {
+        Some(times) if times > 0 => Check::ok(CORES, format!("{measured}; the kernel held them up {times} times")),
+        _ => {
+            let hint = "the kernel does not say that it held them up: on a busy host they may have got no more in any case; run \
+                        this again while it is idle";
+            Check::warn(CORES, measured, hint)
+        }
+    })
+}
+
+/// Reads `0m0.123s 1m0.004s` and sums it.
+fn cpu_time(text: &str) -> Option<f64> {
+    let one = |word: &str| {
+        let (minutes, seconds) = word.strip_suffix('s')?.split_once('m')?;
+        Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.replace(',', ".").parse::<f64>().ok()?)
+    };
+    text.split_whitespace().map(one).try_fold(0.0, |sum, time| Some(sum + time?)).filter(|_| !text.is_empty())
+}
+
+fn disk(found: &Found, security: &Security) -> Result<Check, NotRun> {
+    let facts = Facts::whole(&found.locks)?;
+    if !security.readonly_rootfs {
+        let measured =
+            "the root is writable: the agent looks once a second and ends a job that wrote too much".to_owned();
+        return Ok(open(
+            DISK,
+            true,
+            measured,
+            "set container.security.readOnlyRootfs: true for a limit that the kernel keeps",
+        ));
+    }
+    let limit = bytes(facts.0.limits.disk);
+    let words: Vec<&str> = facts.all("disk").collect();
+    if !words.contains(&"fits") {
+        return Err("the control failed: nothing could be written within the limit".to_owned());
+    }
+    let full = words.iter().find_map(|word| word.strip_prefix("full "));
+    match full.and_then(|rest| rest.split_once(' ')) {
+        Some((written, why)) => {
+            let written = bytes(written.parse().unwrap_or(0));
+            let fits = bytes(limits::DOCTOR_DISK_FITS);
+            Ok(Check::ok(
+                DISK,
+                format!("{fits} worked, then /workspace was full after {written} ({why}); the limit is {limit}"),
+            ))
+        }
+        None if words.contains(&"more") => {
+            let more = bytes(limits::DOCTOR_DISK_MORE);
+            Ok(Check::fail(DISK, format!("{more} could be written with a limit of {limit}"), LIMITS_HINT))
+        }
+        None => Err("it is not known how far writing came".to_owned()),
+    }
+}
+
+fn isolation(found: &Found, network: &Network) -> Result<Check, NotRun> {
+    let listening = found.listening.as_ref().map_err(NotRun::clone)?;
+    let heard = Facts(found.listener.as_ref().map_err(NotRun::clone)?);
+    let caller = Facts::whole(&found.reached)?;
+    let reached = caller.one("reached").ok_or("it did not say whether it reached the other")?;
+    let interfaces = caller.one("interfaces").unwrap_or_default();
+    let Some(address) = listening.address else {
+        if network.mode == NetworkMode::None && interfaces == "lo" && reached.starts_with("no") {
+            return Ok(Check::ok(ISOLATION, "no job has a network, only a loopback of its own"));
+        }
+        return Err(format!("the canary that listens has no address; the other has {interfaces}"));
+    };
+    if !listening.reaches_itself && found.host_reaches != Some(true) {
+        return Err(format!("the control failed: nobody reaches {address}, not even itself"));
+    }
+    let own = caller.one("own").unwrap_or_default();
+    if interfaces == "lo" || own.is_empty() {
+        return Err("the control failed: the canary that calls has no network".to_owned());
+    }
+    let came = heard.all("came").any(|peer| own.split_whitespace().any(|own| own == peer));
+    if reached == "yes" || came {
+        let wanted = network.enable_icc || !matches!(network.mode, NetworkMode::Isolated);
+        let hint = "set container.network.mode: isolated and enableICC: false; where they are set, this engine does not keep \
+                    containers apart (its iptables?): use mode none";
+        return Ok(open(ISOLATION, wanted, format!("a job at {own} reaches another at {address}"), hint));
+    }
+    let by = if found.host_reaches == Some(true) { "this host reaches it" } else { "it reaches itself" };
+    let why = reached.trim_start_matches("no: ");
+    Ok(Check::ok(ISOLATION, format!("a job at {own} does not reach another at {address} ({why}), which listens: {by}")))
+}
+
+fn metadata(found: &Found, network: &Network) -> Result<Check, NotRun> {
+    let facts = Facts::whole(&found.locks)?;
+    let answer = facts.one("metadata").ok_or("it did not say what came of the try")?;
+    let ways: Vec<&str> = facts.all("way-out").chain(facts.all("way-out-6")).filter(|way| !way.is_empty()).collect();
+    let forbidden = network.internal || network.mode == NetworkMode::None;
+    let hint = "set container.network.internal: true (isolated network) or mode: none, or block 169.254.169.254 for \
+                containers on this host: credentials of the machine are served there";
+    if answer == "open" && forbidden {
+        return Ok(Check::fail(METADATA, "169.254.169.254 answers a job, although container.network forbids it", hint));
+    }
+    if answer == "open" {
+        return Ok(Check::warn(METADATA, "169.254.169.254 answers a job; container.network does not forbid it", hint));
+    }
+    let why = answer.trim_start_matches("closed: ");
+    if !forbidden {
+        let measured = format!("nothing answers a job at 169.254.169.254 ({why})");
+        return Ok(Check::ok(
+            METADATA,
+            format!("{measured}; that nothing may is not configured (container.network.internal)"),
+        ));
+    }
+    let outside = facts.one("outside");
+    if outside == Some("open") {
+        return Ok(Check::fail(METADATA, "a job has a way out: it reaches the backend", hint));
+    }
+    let measured = format!("169.254.169.254 does not answer a job ({why})");
+    if ways.is_empty() {
+        return Ok(Check::ok(METADATA, format!("{measured}, which has no route to anywhere outside")));
+    }
+    // A route may end in the host's firewall. That it does is seen only by what this host itself can reach.
+    if found.host_reaches_cloud {
+        return Ok(Check::ok(METADATA, format!("{measured}; it does answer this host")));
+    }
+    if outside.is_some() {
+        return Ok(Check::ok(METADATA, format!("{measured}, nor does the backend, which this host reaches")));
+    }
+    let hint = "use container.network.mode: none where scripts need no network: there is no route then";
+    let measured =
+        format!("{measured}, nor does it answer this host: the route by {} may lead somewhere", ways.join(", "));
+    Ok(Check::warn(METADATA, measured, hint))
+}
+
+fn socket(found: &Found) -> Result<Check, NotRun> {
+    let facts = Facts::whole(&found.locks)?;
+    facts.one("looked").ok_or("it did not come to look")?;
+    let mut seen: Vec<&str> = facts.all("socket").collect();
+    seen.dedup();
+    let hint = "whoever reaches the engine is root on its host: keep its socket out of containers and its port off their network";
+    if facts.one("engine") == Some("open") {
+        return Ok(Check::fail(SOCKET, "a job reaches the engine's port", hint));
+    }
+    if !seen.is_empty() {
+        return Ok(Check::fail(SOCKET, format!("a job sees {}", seen.join(", ")), hint));
+    }
+    let port = facts.one("engine").map_or(String::new(), |answer| format!("; the engine's port is {answer}"));
+    Ok(Check::ok(SOCKET, format!("no socket of an engine is in the container, as a file, mount or name{port}")))
+}
+
+#[cfg(test)]
+#[path = "proofs_tests.rs"]
+mod tests;

@@ -1,0 +1,178 @@
+//! What a check says, and how all of them are printed: for a person as lines, for a program as JSON.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cli::exit;
+use crate::limits;
+
+/// How a check ended; the worst of all is the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Grade {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl Grade {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    #[serde(rename = "result")]
+    pub(super) grade: Grade,
+    /// One line, without control characters.
+    pub(super) measured: String,
+    /// What to do; empty where nothing is to be done.
+    pub(super) hint: String,
+}
+
+impl Check {
+    pub(super) fn ok(name: &'static str, measured: impl AsRef<str>) -> Self {
+        Self { name, grade: Grade::Ok, measured: plain(measured.as_ref()), hint: String::new() }
+    }
+
+    pub(super) fn warn(name: &'static str, measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
+        Self { grade: Grade::Warn, hint: plain(hint.as_ref()), ..Self::ok(name, measured) }
+    }
+
+    pub(super) fn fail(name: &'static str, measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
+        Self { grade: Grade::Fail, ..Self::warn(name, measured, hint) }
+    }
+
+    /// Of a check that could not be made, whatever the reason: what is not known is not well.
+    pub(super) fn unknown(name: &'static str, why: impl AsRef<str>) -> Self {
+        Self::fail(name, format!("not known: {}", why.as_ref()), "see to the other failures first, then run this again")
+    }
+}
+
+/// One line: control characters are written out, since words of engines, backends and scripts are in it.
+fn plain(text: &str) -> String {
+    let text = text.trim();
+    let mut out = String::with_capacity(text.len());
+    for (count, c) in text.chars().enumerate() {
+        if count == limits::DOCTOR_TEXT {
+            out.push('…');
+            break;
+        }
+        match c {
+            '\n' | '\t' => out.push(' '),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// All checks, in the order in which they are printed.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) checks: Vec<Check>,
+    pub(super) took: Duration,
+}
+
+impl Report {
+    pub(super) fn verdict(&self) -> Grade {
+        self.checks.iter().map(|check| check.grade).max().unwrap_or(Grade::Fail)
+    }
+
+    /// The program's exit code: a warning is no failure.
+    pub(super) fn code(&self) -> u8 {
+        if self.verdict() == Grade::Fail { exit::FAILED } else { exit::OK }
+    }
+
+    /// A line a check, with what to do below each failure, and with `hints` below each warning too.
+    pub(super) fn text(&self, hints: bool) -> String {
+        let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        let mut out = String::new();
+        for Check { name, grade, measured, hint } in &self.checks {
+            let _ = writeln!(out, "{:4}  {name:width$}  {measured}", grade.as_str());
+            if !hint.is_empty() && (hints || *grade == Grade::Fail) {
+                let _ = writeln!(out, "{:6}{:width$}  -> {hint}", "", "");
+            }
+        }
+        let count = |grade| self.checks.iter().filter(|check| check.grade == grade).count();
+        let (ok, warn, fail) = (count(Grade::Ok), count(Grade::Warn), count(Grade::Fail));
+        let more = if warn > 0 && !hints { "; --fix-hints says what to do about a warn" } else { "" };
+        let _ = writeln!(out, "{ok} ok, {warn} warn, {fail} fail in {:.1} s{more}", self.took.as_secs_f64());
+        out
+    }
+
+    /// One line of JSON.
+    pub(super) fn json(&self) -> String {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            verdict: Grade,
+            checks: &'a [Check],
+            seconds: f64,
+        }
+        let seconds = (self.took.as_secs_f64() * 1e3).round() / 1e3;
+        let whole = Whole { verdict: self.verdict(), checks: &self.checks, seconds };
+        let text = serde_json::to_string(&whole)
+            .unwrap_or_else(|error| format!("{{\"verdict\":\"fail\",\"error\":\"{error}\"}}"));
+        format!("{text}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let checks = vec![
+            Check::ok("dns", "fine"),
+            Check::warn("apparmor", "off", "switch it on"),
+            Check::fail("engine", "gone\n\x1b[31m", "start it"),
+        ];
+        Report { checks, took: Duration::from_millis(1_234) }
+    }
+
+    #[test]
+    fn hints_stand_below_failures_and_below_warnings_where_asked_for() {
+        let text = "ok    dns       fine\n\
+                    warn  apparmor  off\n\
+                    fail  engine    gone \\u{1b}[31m\n                -> start it\n\
+                    1 ok, 1 warn, 1 fail in 1.2 s; --fix-hints says what to do about a warn\n";
+        assert_eq!(report().text(false), text);
+        assert!(report().text(true).contains("off\n                -> switch it on\n"));
+    }
+
+    #[test]
+    fn the_worst_is_the_verdict() {
+        let mut report = report();
+        assert_eq!((report.verdict(), report.code()), (Grade::Fail, exit::FAILED));
+        report.checks.pop();
+        assert_eq!((report.verdict(), report.code()), (Grade::Warn, exit::OK));
+        report.checks.pop();
+        assert_eq!((report.verdict(), report.code()), (Grade::Ok, exit::OK));
+        report.checks.pop();
+        assert_eq!(report.code(), exit::FAILED, "nothing was looked at");
+    }
+
+    #[test]
+    fn json_has_the_promised_shape() {
+        let value: serde_json::Value = serde_json::from_str(&report().json()).expect("JSON");
+        assert_eq!(value["verdict"], "fail");
+        assert_eq!(value["seconds"], 1.234);
+        let second =
+            serde_json::json!({"name": "apparmor", "result": "warn", "measured": "off", "hint": "switch it on"});
+        assert_eq!(value["checks"][1], second);
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        assert_eq!(Check::ok("x", "a".repeat(5_000)).measured.chars().count(), limits::DOCTOR_TEXT + 1);
+    }
+}

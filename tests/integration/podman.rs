@@ -1,0 +1,95 @@
+//! Podman's API service with folders of its own, and the images of the real engine in it; gone with its owner.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::harness::{Folder, docker, eventually};
+
+/// Takes what a container's processes may open out of a bundle: Podman raises it beyond what a machine without
+/// CAP_SYS_RESOURCE may grant. Everything else stays as Podman made it.
+const RUNTIME: &str = r#"#!/bin/sh
+bundle= next=
+for word; do
+    [ -z "$next" ] || bundle=$word
+    next=
+    case $word in --bundle | -b) next=1 ;; esac
+done
+if [ -n "$bundle" ]; then
+    jq 'del(.process.rlimits)' "$bundle/config.json" >"$bundle/config.new" && mv "$bundle/config.new" "$bundle/config.json"
+fi
+exec runc "$@"
+"#;
+
+pub struct Podman {
+    child: Child,
+    folder: Folder,
+}
+
+impl Podman {
+    /// Starts the service and gives it `images`.
+    pub fn start(images: &[&str]) -> Self {
+        let folder = Folder::new();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("runtime"), RUNTIME).expect("write");
+        std::fs::set_permissions(at("runtime"), std::fs::Permissions::from_mode(0o755)).expect("mode");
+        let conf = format!(
+            "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"{}\"\n",
+            at("runtime").display()
+        );
+        std::fs::write(at("containers.conf"), conf).expect("write");
+        let log = File::create(at("log")).expect("log");
+        let mut command = command(&folder);
+        command.args(["system", "service", "--time=0", &format!("unix://{}", at("podman.sock").display())]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("clone")).stderr(log);
+        let child = command.spawn().expect("podman; apt-get install podman catatonit");
+        let podman = Self { child, folder };
+        eventually("podman's service answers", || UnixStream::connect(podman.socket()).is_ok());
+        let archive = podman.folder.path().join("images.tar");
+        let mut arguments = vec!["save", "-o", archive.to_str().expect("text")];
+        arguments.extend_from_slice(images);
+        docker(&arguments);
+        podman.run(&["load", "-i", archive.to_str().expect("text")]);
+        podman
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("podman.sock")
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Runs Podman's own command line; its standard output. A failure is a panic with its words.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let Output { status, stdout, stderr } = command(&self.folder).args(arguments).output().expect("podman");
+        assert!(status.success(), "podman {arguments:?}: {}", String::from_utf8_lossy(&stderr));
+        String::from_utf8_lossy(&stdout).trim().to_owned()
+    }
+}
+
+fn command(folder: &Folder) -> Command {
+    let at = |name: &str| folder.path().join(name);
+    let mut command = Command::new("podman");
+    command.env("CONTAINERS_CONF", at("containers.conf"));
+    for (flag, name) in
+        [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp"), ("--network-config-dir", "networks")]
+    {
+        command.arg(flag).arg(at(name));
+    }
+    command.arg("--runtime").arg(at("runtime"));
+    command
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _ = command(&self.folder).args(["rm", "-af", "-t", "0"]).output();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // Podman mounts a part of its own root over itself.
+        let _ = Command::new("umount").arg(self.folder.path().join("root/overlay")).output();
+    }
+}
