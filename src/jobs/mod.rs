@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod control;
+pub mod crew;
 pub mod errands;
 pub mod heartbeat;
 pub mod journal;
@@ -15,4 +16,5 @@ pub mod running;
 pub mod several;
 #[cfg(test)]
 mod sim;
+pub mod slots;
 pub mod worker;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
+use crate::config::types::Config;
 use crate::executors::{Control, End, Facts, Remains, Task};
 use crate::job::{BadServer, Id, Job, Output, Server, Stream};
 use crate::jobs::errands::{Acknowledged, Errands, Record};
@@ -34,6 +35,8 @@ type Cancelled = (Option<&'static str>, Vec<Arc<Control>>);
 /// Everything that the threads of one job share.
 struct Group {
     shop: Arc<Workshop>,
+    /// As it was when the job began.
+    config: Arc<Config>,
     job: Arc<Job>,
     execution: Id,
     output: Mutex<JobOutput>,
@@ -52,7 +55,8 @@ struct Part {
 /// The whole life of such a job. `None` when it turned out not to be ours to run or to report.
 pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Option<Verdict> {
     let id = job.id.clone();
-    let output = JobOutput::new(shop.config.jobs.max_output, shop.streamer.open(&id));
+    let config = shop.config.now();
+    let output = JobOutput::new(config.jobs.max_output, shop.streamer.open(&id));
     let errands = match Errands::start(shop.client.clone(), &id, execution, None, shop.stop.clone()) {
         Ok(errands) => errands,
         Err(error) => {
@@ -65,6 +69,7 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
     let ledger = Ledger::of(&shop.journal, &job, execution, place, output.progress());
     let group = Arc::new(Group {
         shop: Arc::clone(shop),
+        config,
         job: Arc::new(job),
         execution: execution.clone(),
         output: Mutex::new(output),
@@ -88,7 +93,7 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
         }
     }
     errands.started();
-    let timeout = group.job.timeout.unwrap_or(shop.config.jobs.default_timeout);
+    let timeout = group.job.timeout.unwrap_or(group.config.jobs.default_timeout);
     let (place, image) = (String::new(), String::new());
     ledger.start(&Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") });
     let names: Vec<String> = group.job.servers.iter().flatten().map(Server::shown).collect();
@@ -143,7 +148,7 @@ impl Group {
 
     /// The handle for ending the script on one server.
     fn control(&self) -> Arc<Control> {
-        let grace = self.shop.config.jobs.stop_grace;
+        let grace = self.config.jobs.stop_grace;
         let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
         let control = self.shop.reaper.control(pace);
         let mut cancelled = lock(&self.cancelled);
@@ -201,7 +206,7 @@ impl Group {
         Record::new(execution, Some(server)).create(&shop.client, &self.job.id);
         let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
         let control = self.control();
-        let mut output = Prefixed::new(&server.name, self, shop.config.jobs.max_output);
+        let mut output = Prefixed::new(&server.name, self, self.config.jobs.max_output);
         // A panic is this server's alone, and its control must end all the same.
         let outcome = guarded(|| match shop.servers.prepare(&task, &control, &mut output) {
             Ok(ready) => match ready.run(&task, &mut output) {
