@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use cronium_agent::agent::{self, reload};
 use cronium_agent::cli::{self, Command, Common, exit};
 use cronium_agent::config::{self, Loaded, Problems, Sources, process_env};
 use cronium_agent::os::signals::Signals;
-use cronium_agent::{agent, telemetry};
+use cronium_agent::telemetry;
 
 fn main() -> ExitCode {
     // Before any thread exists: threads inherit what is blocked.
@@ -45,9 +46,9 @@ fn main() -> ExitCode {
 }
 
 fn run(common: Common, signals: &Signals) -> u8 {
-    let Some(loaded) = load(common, true) else { return exit::USAGE };
+    let Some(loaded) = load(common.clone(), true) else { return exit::USAGE };
     // Held to the end: it is the process's log.
-    let _log = match telemetry::init(&loaded.config.logging, None) {
+    let log = match telemetry::init(&loaded.config.logging, None) {
         Ok(guard) => guard,
         Err(error) => {
             complain(&error.to_string());
@@ -61,7 +62,9 @@ fn run(common: Common, signals: &Signals) -> u8 {
         Some(file) => log::info!("configuration: {}", file.display()),
         None => log::info!("configuration: no file, only environment and defaults"),
     }
-    agent::run(loaded.config, signals)
+    let read = || config::load(&sources(common.clone(), true));
+    let again = reload::Source { load: &read, reopen_log: &|| log.reopen() };
+    agent::run(loaded.config, signals, &again)
 }
 
 fn validate(common: Common, explain: bool) -> u8 {
@@ -92,9 +95,12 @@ fn load(common: Common, need_backend: bool) -> Option<Loaded> {
 }
 
 fn try_load(common: Common, need_backend: bool) -> Result<Loaded, Problems> {
-    let sources =
-        Sources { path: common.config, overrides: common.overrides, need_backend, ..Sources::new(&process_env) };
-    config::load(&sources)
+    config::load(&sources(common, need_backend))
+}
+
+/// Where a configuration comes from, at the start and at each SIGHUP.
+fn sources(common: Common, need_backend: bool) -> Sources<'static> {
+    Sources { path: common.config, overrides: common.overrides, need_backend, ..Sources::new(&process_env) }
 }
 
 fn show(text: &str) -> u8 {

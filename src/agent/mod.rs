@@ -6,6 +6,7 @@
 
 pub mod identity;
 pub mod monitor;
+pub mod reload;
 pub mod service;
 
 use std::path::Path;
@@ -16,7 +17,8 @@ use crossbeam_channel::bounded;
 
 use crate::api;
 use crate::cli::exit;
-use crate::config::types::{Config, Jobs, OnShutdown};
+use crate::config::Live;
+use crate::config::types::{Config, OnShutdown};
 use crate::docker;
 use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
@@ -25,6 +27,7 @@ use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Board, Component, Reason};
 use crate::jobs::adopt;
 use crate::jobs::control;
+use crate::jobs::crew::Crew;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::journal::{Entry, Journal, Opened};
 use crate::jobs::ledger::Scribe;
@@ -32,7 +35,7 @@ use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::running::Running;
 use crate::jobs::strays::Strays;
-use crate::jobs::worker::{Worker, Workshop};
+use crate::jobs::worker::Workshop;
 use crate::limits;
 use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
 use crate::metrics;
@@ -63,7 +66,8 @@ struct Agent {
     /// None where its socket could not be made.
     control: Option<control::Server>,
     running: Running,
-    on_shutdown: OnShutdown,
+    live: Live,
+    containers: ContainerExecutor,
     outbox: Outbox,
     scribe: Scribe,
     /// Jobs of an earlier run, each on a thread of its own, which ends with it.
@@ -79,16 +83,15 @@ struct Agent {
     sampler: Sampler,
     servers: SshExecutor,
     poller: Thread,
-    workers: Vec<Thread>,
+    crew: Crew,
     /// In the order in which they are joined.
     others: Vec<Thread>,
 }
 
 /// Runs until a signal ends it; gives the program's exit code.
-pub fn run(config: Config, signals: &Signals) -> u8 {
-    let drain = config.jobs.drain_timeout;
+pub fn run(config: Config, signals: &Signals, again: &reload::Source<'_>) -> u8 {
     match Agent::start(config) {
-        Ok(agent) => agent.serve(signals, drain),
+        Ok(agent) => agent.serve(signals, again),
         Err(failure) => {
             log::error!("{failure}");
             exit::FAILED
@@ -148,7 +151,6 @@ impl Parts {
         servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
-        metrics::workers(config.jobs.max_concurrent);
         let (streamer, streamer_thread) = live_log(config, &id, &running, &slots)?;
         let terms = Terms::new(config.jobs.report_retention);
         let (outbox, outbox_thread) = Outbox::start(journal.clone(), &client, ended, terms).map_err(no_thread)?;
@@ -194,7 +196,7 @@ impl Parts {
         }
     }
 
-    fn monitor(&self, config: &Config, id: &str) -> Monitor {
+    fn monitor(&self, config: &Live, id: &str) -> Monitor {
         let (running, journal, outbox) = (self.running.clone(), self.journal.clone(), self.outbox.clone());
         Monitor::new(
             config,
@@ -207,9 +209,9 @@ impl Parts {
         )
     }
 
-    fn shop(&self, config: Config) -> Arc<Workshop> {
+    fn shop(&self, config: &Live) -> Arc<Workshop> {
         Arc::new(Workshop {
-            config,
+            config: config.clone(),
             client: self.client.clone(),
             containers: Box::new(self.containers.clone()),
             servers: Box::new(self.servers.clone()),
@@ -223,14 +225,12 @@ impl Parts {
         })
     }
 
-    fn heartbeat(&self, jobs: &Jobs, pulse: Pulse) -> Heartbeat {
+    fn heartbeat(&self, config: &Live, pulse: Pulse) -> Heartbeat {
         Heartbeat {
             pulse,
             client: self.client.clone(),
             running: self.running.clone(),
-            max_jobs: jobs.max_concurrent,
-            interval: jobs.lease_renewal,
-            stop_after_lost: jobs.stop_after_lost,
+            config: config.clone(),
             on_result: told_to(&self.board),
             stop: self.all.clone(),
         }
@@ -242,10 +242,10 @@ impl Agent {
         metrics::build_info(crate::cli::version::VERSION, crate::cli::version::COMMIT);
         let (mut parts, id) = Parts::make(&config)?;
         let control = open_control(&config.state.dir, parts.sources(&id))?;
-        let mut monitor = parts.monitor(&config, &id);
         let poll_wait = config.api.timeout + limits::THREAD_JOIN_WAIT;
-        let jobs = config.jobs.clone();
-        let shop = parts.shop(config);
+        let live = Live::new(config);
+        let mut monitor = parts.monitor(&live, &id);
+        let shop = parts.shop(&live);
 
         // What an earlier run began is in hand before anything else is claimed or cleaned up.
         let adopted = adopt::all(&shop, &parts.slots, std::mem::take(&mut parts.open));
@@ -255,12 +255,12 @@ impl Agent {
         let monitor = threads::spawn("monitor", move || monitor.run(&watching)).map_err(no_thread)?;
 
         let mut pulses = Pulses::new();
-        let pulse = pulses.part("heartbeat", jobs.lease_renewal + poll_wait + limits::PULSE_ROOM);
-        let heartbeat = parts.heartbeat(&jobs, pulse).spawn().map_err(no_thread)?;
+        let pulse = pulses.part("heartbeat", live.now().jobs.lease_renewal + poll_wait + limits::PULSE_ROOM);
+        let heartbeat = parts.heartbeat(&live, pulse).spawn().map_err(no_thread)?;
         let (hand, taken) = bounded(0);
         let (no_more_claims, admission) = (Stop::new(), Arc::clone(&parts.board));
         let mut poller = Poller::new(
-            &jobs,
+            &live,
             parts.client.clone(),
             parts.slots.clone(),
             parts.running.clone(),
@@ -270,13 +270,7 @@ impl Agent {
         );
         poller.strays = parts.strays.clone();
         poller.pulse = pulses.part("poller", poll_wait + limits::PULSE_ROOM);
-        let workers = (1..=jobs.max_concurrent)
-            .map(|number| {
-                let (worker, taken) = (Worker::new(Arc::clone(&shop)), taken.clone());
-                threads::spawn(&format!("worker-{number}"), move || worker.run(&taken))
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(no_thread)?;
+        let crew = Crew::start(shop, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;
         let mut others = vec![heartbeat, monitor];
         others.append(&mut parts.threads);
@@ -286,7 +280,8 @@ impl Agent {
             health: parts.health,
             control,
             running: parts.running,
-            on_shutdown: jobs.on_shutdown,
+            live,
+            containers: parts.containers,
             outbox: parts.outbox,
             scribe: parts.scribe,
             adopted,
@@ -298,37 +293,54 @@ impl Agent {
             sampler: parts.sampler,
             servers: parts.servers,
             poller,
-            workers,
+            crew,
             others,
         })
     }
 
     /// Waits for a signal, or for a part that ended by itself, which none does.
-    fn serve(mut self, signals: &Signals, drain: Duration) -> u8 {
+    fn serve(mut self, signals: &Signals, again: &reload::Source<'_>) -> u8 {
         loop {
             let (board, running) = (&self.board, &self.running);
             self.service.tick(|| status_line(board, running));
             match signals.wait(limits::SIGNAL_TICK) {
-                Some(Signal::Terminate) => return self.end(signals, drain, exit::OK),
+                Some(Signal::Terminate) => return self.end(signals, exit::OK),
                 Some(Signal::Reload) => {
                     self.service.reloading();
-                    log::warn!("SIGHUP: this version reads its configuration only at the start; restart it instead");
+                    self.reload(again);
                 }
                 None => {}
             }
-            let ended = {
-                let mut threads = self.workers.iter().chain(&self.others).chain([&self.poller]);
+            let lost = self.crew.look(limits::THREAD_JOIN_WAIT);
+            let ended = lost.or_else(|| {
+                let mut threads = self.others.iter().chain([&self.poller]);
                 threads.find(|thread| thread.is_finished()).map(|thread| thread.name().to_owned())
-            };
+            });
             if let Some(name) = ended {
                 log::error!("thread {name} ended by itself; the agent ends too, to be started afresh");
-                return self.end(signals, drain, exit::FAILED);
+                return self.end(signals, exit::FAILED);
             }
         }
     }
 
+    /// Reads the configuration again; tells the parts that keep something of it for themselves.
+    fn reload(&mut self, again: &reload::Source<'_>) {
+        let (containers, servers, outbox) = (&self.containers, &self.servers, &self.outbox);
+        let crew = &mut self.crew;
+        reload::again(again, &self.live, |config| {
+            containers.reload(config);
+            servers.reload(config);
+            outbox.keep_for(config.jobs.report_retention);
+            if let Err(error) = crew.resize(config.jobs.max_concurrent) {
+                log::error!("jobs.maxConcurrent: cannot start a thread: {error}; there are fewer workers than that");
+            }
+        });
+    }
+
     /// Drains; then leaves or cancels what still runs; then ends every thread in order.
-    fn end(mut self, signals: &Signals, drain: Duration, mut code: u8) -> u8 {
+    fn end(mut self, signals: &Signals, mut code: u8) -> u8 {
+        let config = self.live.now();
+        let drain = config.jobs.drain_timeout;
         self.service.stopping("draining");
         self.board.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
@@ -336,7 +348,7 @@ impl Agent {
         if self.wait_for_jobs(signals, drain) != Drained::All {
             code = exit::NOT_DRAINED;
             let count = self.running.len();
-            match self.on_shutdown {
+            match config.jobs.on_shutdown {
                 OnShutdown::Leave => {
                     log::warn!("leaving {count} jobs that still run to the next start (jobs.onShutdown: leave)");
                     self.running.leave_all("the agent's shutdown");
@@ -360,8 +372,9 @@ impl Agent {
         // The poller owns the workers' channel: when it ends, they do.
         self.poller.join_within(self.poll_wait);
         self.all.set();
-        for worker in self.workers.into_iter().chain(self.adopted) {
-            worker.join_within(limits::THREAD_JOIN_WAIT);
+        self.crew.join(limits::THREAD_JOIN_WAIT);
+        for job in self.adopted {
+            job.join_within(limits::THREAD_JOIN_WAIT);
         }
         self.servers.stop();
         self.outbox.stop();

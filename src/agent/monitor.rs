@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api;
-use crate::config::types::Config;
+use crate::config::Live;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
@@ -57,13 +57,12 @@ pub struct Monitor {
     client: api::Client,
     streamer: LogStreamer,
     board: Arc<Board>,
+    config: Live,
     state_dir: PathBuf,
-    min_free: u64,
     /// The engine's data folder, once it is known.
     docker_root: Option<PathBuf>,
     engine_was_up: Option<bool>,
     agent: String,
-    max_output: usize,
     books: Books,
     /// What an earlier run left behind was seen to.
     recovered: bool,
@@ -74,7 +73,7 @@ pub struct Monitor {
 impl Monitor {
     /// A monitor that writes to `board`.
     pub fn new(
-        config: &Config,
+        config: &Live,
         agent: &str,
         docker: docker::Client,
         (containers, servers, running): (ContainerExecutor, SshExecutor, Running),
@@ -82,7 +81,7 @@ impl Monitor {
         board: Arc<Board>,
         books: Books,
     ) -> Self {
-        let (state_dir, min_free) = (config.state.dir.clone(), config.state.min_free_disk);
+        let state_dir = config.now().state.dir.clone();
         let janitor = Janitor::new(docker.clone(), agent, limits::JANITOR_GRACE);
         Self {
             docker,
@@ -94,12 +93,11 @@ impl Monitor {
             client,
             streamer,
             board,
+            config: config.clone(),
             state_dir,
-            min_free,
             docker_root: None,
             engine_was_up: None,
             agent: agent.to_owned(),
-            max_output: config.jobs.max_output,
             books,
             recovered: false,
             told: None,
@@ -175,7 +173,7 @@ impl Monitor {
         let in_hand = running.ids();
         let reported: BTreeSet<Id> = outbox.ids().into_iter().collect();
         let known: BTreeSet<Id> = in_hand.into_iter().chain(reported.iter().cloned()).collect();
-        let (agent, max_output) = (self.agent.as_str(), self.max_output);
+        let (agent, max_output) = (self.agent.as_str(), self.config.now().jobs.max_output);
         let recovery = Recovery { engine: docker, client, agent, max_output, stop, known: &known, reported: &reported };
         match recovery.run() {
             Ok(()) => {
@@ -242,7 +240,7 @@ impl Monitor {
                 metrics::disk_free_inodes(place, inodes);
             }
             component = component.with(name, DetailValue::Text(format!("{} free", bytes(free.bytes))));
-            short = shortage(path, free, self.min_free).or(short);
+            short = shortage(path, free, self.config.now().state.min_free_disk).or(short);
         }
         match short {
             Some(why) => {

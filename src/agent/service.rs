@@ -64,10 +64,13 @@ impl Service {
         }
     }
 
-    /// The configuration is being looked at; [`Service::tick`] says when that is over.
+    /// The configuration is being read again; the next [`Service::tick`] says that it is over, and the status anew.
     pub fn reloading(&mut self) {
-        self.notify.send(&[State::Reloading]);
+        let status = "reading the configuration again";
+        self.notify.send(&[State::Reloading, State::Status(status)]);
         self.ready = false;
+        status.clone_into(&mut self.status);
+        self.next_status = Instant::now();
     }
 
     /// The agent ends.

@@ -62,6 +62,9 @@ Claims jobs and runs them until SIGTERM or SIGINT. The first signal drains: no m
 end by themselves within jobs.drainTimeout. The second ends that wait: jobs that still run go on without the
 agent, and the next start finds them (jobs.onShutdown: leave), or are cancelled (cancel). The third ends at once.
 
+SIGHUP reads the configuration again; the log says what took effect and what needs a restart. One that is not
+valid changes nothing.
+
 An engine or a backend that does not answer is waited for; /ready says so meanwhile.
 
 Exit codes: 0 stopped cleanly, 1 failed, 2 bad configuration, 4 not drained, 5 forced.

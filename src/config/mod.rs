@@ -4,11 +4,13 @@
 //! `checks` looks at what several keys say together. After that only valid values exist.
 
 mod blank;
+pub mod changes;
 mod checks;
 mod files;
 mod keys_agent;
 mod keys_container;
 mod keys_rest;
+mod live;
 mod load;
 mod locate;
 mod problem;
@@ -24,5 +26,6 @@ mod yaml;
 mod tests;
 
 pub use blank::defaults;
+pub use live::Live;
 pub use load::{Loaded, Sources, load, process_env};
 pub use problem::{Origin, Problem, ProblemKind, Problems, Warning};

@@ -41,7 +41,7 @@ pub fn to_yaml(loaded: &Loaded, explain: bool) -> String {
     out
 }
 
-fn scalar(value: &Shown) -> String {
+pub(super) fn scalar(value: &Shown) -> String {
     match value {
         Shown::Unset => String::new(),
         Shown::Plain(text) => text.clone(),

@@ -101,7 +101,7 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
     log::warn!("an earlier run of this agent had started the job; going on with it");
     let control = control_of(shop, token);
     let live = shop.streamer.open_after(&entry.job, started.delivered.sequence);
-    let mut output = JobOutput::resume(shop.config.jobs.max_output, live, started.delivered);
+    let mut output = JobOutput::resume(shop.config.now().jobs.max_output, live, started.delivered);
     let found = find(shop, &entry, &started, &control);
     let server = match &found {
         Ok((_, server)) => server.clone(),

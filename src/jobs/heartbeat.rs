@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::running::Running;
 use crate::api::{Capacity, Client, Error};
+use crate::config::Live;
+use crate::config::types::Config;
 use crate::job::Id;
 use crate::limits;
 use crate::os::clock;
@@ -35,12 +37,8 @@ pub type OnResult = Box<dyn Fn(Result<Duration, &Error>) + Send>;
 pub struct Heartbeat {
     pub client: Client,
     pub running: Running,
-    /// `jobs.maxConcurrent`.
-    pub max_jobs: usize,
-    /// `jobs.leaseRenewal`.
-    pub interval: Duration,
-    /// `jobs.stopAfterLost`; zero for never.
-    pub stop_after_lost: Duration,
+    /// Of it `jobs.maxConcurrent`, `.leaseRenewal` and `.stopAfterLost`. A new one is told to the backend at once.
+    pub config: Live,
     pub on_result: OnResult,
     pub stop: Stop,
     /// Touched in each round.
@@ -56,12 +54,14 @@ impl Heartbeat {
     /// Beats until stopped, at once for the first time.
     pub fn run(mut self) {
         self.client = self.client.separate();
-        let contact = Contact::new(self.running.clone(), self.stop_after_lost);
-        let watch = contact.watch(&self.stop);
+        let contact = Contact::new(self.running.clone(), self.config.clone());
+        let mut watch = contact.watch(&self.stop, None);
         let mut tracker = Tracker::default();
         let mut failures = 0;
         loop {
+            self.pulse.touch();
             let sent = clock::now();
+            let config = self.config.now();
             failures = if self.beat(failures) { 0 } else { failures + 1 };
             if failures == 0 {
                 contact.was_at(sent);
@@ -69,21 +69,38 @@ impl Heartbeat {
                     self.look_for_vanished(&mut tracker);
                 }
             }
-            if self.stop.wait(self.delay(failures)) {
+            if self.pause(self.delay(failures), &config) {
                 break;
             }
+            watch = contact.watch(&self.stop, watch);
         }
         if let Some(watch) = watch {
             watch.join_within(limits::THREAD_JOIN_WAIT);
         }
     }
 
+    /// Waits for so long, or until there is another configuration than `config`; whether to end.
+    fn pause(&self, delay: Duration, config: &Arc<Config>) -> bool {
+        let until = clock::now() + delay;
+        loop {
+            self.pulse.touch();
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() || self.config.has_left(config) {
+                return self.stop.is_set();
+            }
+            if self.stop.wait(left.min(limits::RELOAD_LOOK)) {
+                return true;
+            }
+        }
+    }
+
     /// The wait until the next one: the interval within a tenth, or less after failures, so that the lease is not lost.
     fn delay(&self, failures: u32) -> Duration {
+        let interval = self.config.now().jobs.lease_renewal;
         if failures == 0 {
-            return self.interval.mul_f64(0.9 + 0.2 * random::unit());
+            return interval.mul_f64(0.9 + 0.2 * random::unit());
         }
-        let third = self.interval / 3;
+        let third = interval / 3;
         let backoff = Backoff { growth: Growth::Exponential, initial: third / 4, max: third };
         // Half of the jitter is kept as a floor: a backend that refuses at once must not be hammered.
         (backoff.bound(failures) / 2) + backoff.delay(failures, random::unit()) / 2
@@ -92,11 +109,9 @@ impl Heartbeat {
     /// One heartbeat; whether the backend took it.
     fn beat(&self, failures: u32) -> bool {
         let ids = self.running.ids();
-        let capacity = Capacity {
-            max_jobs: self.max_jobs,
-            current_jobs: ids.len(),
-            available_slots: self.max_jobs.saturating_sub(ids.len()),
-        };
+        let max_jobs = self.config.now().jobs.max_concurrent;
+        let capacity =
+            Capacity { max_jobs, current_jobs: ids.len(), available_slots: max_jobs.saturating_sub(ids.len()) };
         let begun = clock::now();
         match self.client.heartbeat(&ids, capacity) {
             Ok(answer) => {
@@ -148,15 +163,15 @@ impl Heartbeat {
 #[derive(Clone)]
 struct Contact {
     running: Running,
-    /// `jobs.stopAfterLost`.
-    after: Duration,
+    /// Of it `jobs.stopAfterLost`.
+    config: Live,
     /// When the last one that was taken was sent; at first, when the agent began.
     last: Arc<Mutex<Instant>>,
 }
 
 impl Contact {
-    fn new(running: Running, after: Duration) -> Self {
-        Self { running, after, last: Arc::new(Mutex::new(clock::now())) }
+    fn new(running: Running, config: Live) -> Self {
+        Self { running, config, last: Arc::new(Mutex::new(clock::now())) }
     }
 
     fn was_at(&self, sent: Instant) {
@@ -167,10 +182,22 @@ impl Contact {
         clock::since(*self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Starts the thread `lost-contact`, unless it is switched off.
-    fn watch(&self, stop: &Stop) -> Option<threads::Thread> {
-        if self.after.is_zero() {
-            return None;
+    /// `jobs.stopAfterLost`; zero for never.
+    fn after(&self) -> Duration {
+        self.config.now().jobs.stop_after_lost
+    }
+
+    /// Starts the thread `lost-contact` where it is wanted and not there; it ends by itself when it is switched off.
+    fn watch(&self, stop: &Stop, there: Option<threads::Thread>) -> Option<threads::Thread> {
+        let there = match there {
+            Some(ended) if ended.is_finished() => {
+                ended.join_within(limits::THREAD_JOIN_WAIT);
+                None
+            }
+            there => there,
+        };
+        if there.is_some() || self.after().is_zero() {
+            return there;
         }
         let (contact, stop) = (self.clone(), stop.clone());
         let thread = threads::spawn("lost-contact", move || contact.look(&stop));
@@ -181,14 +208,18 @@ impl Contact {
         // The jobs that were ended in this silence.
         let mut ended = BTreeSet::new();
         loop {
-            let left = self.after.saturating_sub(self.silence());
+            let after = self.after();
+            if after.is_zero() {
+                return;
+            }
+            let left = after.saturating_sub(self.silence());
             if left.is_zero() {
                 self.end_jobs(&mut ended);
             } else {
                 ended.clear();
             }
             // A job may be claimed in the silence too, where only heartbeats are not taken.
-            let wait = if left.is_zero() { limits::LOST_LOOK } else { left };
+            let wait = if left.is_zero() { limits::LOST_LOOK } else { left.min(limits::RELOAD_LOOK) };
             if stop.wait(wait) {
                 return;
             }
@@ -199,7 +230,7 @@ impl Contact {
         let silence = self.silence();
         for id in self.running.ids() {
             if ended.insert(id.clone()) && self.running.cancel(&id, BY_LOST_CONTACT) {
-                let (silence, after) = (silence.as_secs_f64(), self.after);
+                let (silence, after) = (silence.as_secs_f64(), self.after());
                 log::error!(
                     "lost contact with the backend for {silence:.1} s (jobs.stopAfterLost is {after:?}): job {id} is ended"
                 );
@@ -231,12 +262,12 @@ mod tests {
     fn start_with(client: Client, interval: Duration, stop_after_lost: Duration, running: &Running) -> Rig {
         let (tell, results) = unbounded();
         let stop = Stop::new();
+        let mut config = crate::config::defaults();
+        (config.jobs.lease_renewal, config.jobs.stop_after_lost) = (interval, stop_after_lost);
         let heartbeat = Heartbeat {
             client,
             running: running.clone(),
-            max_jobs: 5,
-            interval,
-            stop_after_lost,
+            config: Live::new(config),
             on_result: Box::new(move |result| {
                 let _ = tell.send(result.is_ok());
             }),

@@ -88,7 +88,9 @@ impl Ledger {
     }
 
     /// Writes that the job may be running from now on.
-    pub fn start(&self, facts: &Facts) {
+    ///
+    /// After an error it must not be started: its page says that it was not, and the next agent would run it again.
+    pub fn start(&self, facts: &Facts) -> Result<(), JournalError> {
         let mut entry = self.lock();
         let (after, name) = facts.timeout;
         match &mut entry.place {
@@ -107,7 +109,7 @@ impl Ledger {
             delivered.sequence = self.numbers_from();
         }
         entry.stage = Stage::Started(started_now((after, name), delivered));
-        self.put(&entry);
+        self.journal.put(&entry)
     }
 
     /// Writes how far the output has come, if that has changed.

@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod control;
+pub mod crew;
 pub mod errands;
 pub mod heartbeat;
 pub mod journal;
@@ -15,5 +16,6 @@ pub mod running;
 pub mod several;
 #[cfg(test)]
 mod sim;
+pub mod slots;
 pub mod strays;
 pub mod worker;

@@ -3,16 +3,18 @@
 //! Claims go through a channel without a buffer, so that no job waits inside the agent: what cannot be given to a worker
 //! is given back to the backend. When to ask is decided by [`crate::policy::poll`]; this module waits, asks and hands over.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::running::{Note, Running, Token};
+pub use super::slots::{Busy, Slots};
 use super::strays::Strays;
 use crate::api::{Client, Queue};
-use crate::config::types::{Jobs, QueueStrategy};
+use crate::config::Live;
+use crate::config::types::QueueStrategy;
 use crate::job::{Claim, Kind};
 use crate::metrics::PollResult;
 use crate::os::clock;
@@ -31,78 +33,6 @@ pub struct Claimed {
     pub at: Instant,
 }
 
-/// Counts the workers that are free, and wakes the poller. Shared by clones.
-#[derive(Debug, Clone)]
-pub struct Slots(Arc<(Mutex<Bell>, Condvar)>);
-
-#[derive(Debug)]
-struct Bell {
-    free: usize,
-    total: usize,
-    kicked: bool,
-}
-
-/// One worker that is not free, until dropped.
-#[derive(Debug)]
-#[must_use = "dropping it makes the worker count as free"]
-pub struct Busy(Slots);
-
-impl Slots {
-    /// `workers` free workers.
-    pub fn new(workers: usize) -> Self {
-        Self(Arc::new((Mutex::new(Bell { free: workers, total: workers, kicked: false }), Condvar::new())))
-    }
-
-    /// Takes one of the free workers; `None` when there is none.
-    pub fn busy(&self) -> Option<Busy> {
-        let mut bell = self.lock();
-        bell.free = bell.free.checked_sub(1)?;
-        Some(Busy(self.clone()))
-    }
-
-    /// How many workers are free.
-    pub fn free(&self) -> usize {
-        self.lock().free
-    }
-
-    /// How many workers there are.
-    pub fn total(&self) -> usize {
-        self.lock().total
-    }
-
-    /// Says that jobs are waiting at the backend: the poller asks at once if a worker is free.
-    pub fn kick(&self) {
-        self.lock().kicked = true;
-        self.0.1.notify_all();
-    }
-
-    /// Waits until a worker is free and `due` has come, or somebody kicked, or `stop`; whether there was a kick. Returns
-    /// early now and then, so the caller must look again.
-    fn wait(&self, due: Instant, stop: &Stop) -> bool {
-        let mut bell = self.lock();
-        let now = clock::now();
-        let ready = bell.free > 0 && (bell.kicked || due <= now);
-        if !ready && !stop.is_set() {
-            let due = if bell.free > 0 { due.saturating_duration_since(now) } else { limits::STOP_CHECK };
-            let wait = due.min(limits::STOP_CHECK);
-            bell = clock::wait(&self.0.0, &self.0.1, bell, wait);
-        }
-        // A kick is kept for the moment when a worker is free.
-        bell.free > 0 && std::mem::take(&mut bell.kicked)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Bell> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.lock().free += 1;
-        self.0.0.1.notify_all();
-    }
-}
-
 /// Whether jobs may be claimed at present; a reason if not.
 pub type Admission = Box<dyn Fn() -> Result<(), String> + Send>;
 
@@ -114,10 +44,8 @@ pub struct Poller {
     /// A channel without a buffer.
     pub workers: Sender<Claimed>,
     pub admission: Admission,
-    pub batch_size: usize,
-    pub strategy: QueueStrategy,
-    pub poll_interval: Duration,
-    pub max_poll_interval: Duration,
+    /// Looked at in each round.
+    pub config: Live,
     /// Polls that were left out since `admission` said no.
     pub skipped: Arc<AtomicU64>,
     pub stop: Stop,
@@ -128,9 +56,9 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// A poller as `jobs` has it.
+    /// A poller as `config` has it.
     pub fn new(
-        jobs: &Jobs,
+        config: &Live,
         client: Client,
         slots: Slots,
         running: Running,
@@ -144,14 +72,11 @@ impl Poller {
             running,
             workers,
             admission,
-            batch_size: jobs.poll_batch_size,
-            strategy: jobs.queue_strategy,
-            poll_interval: jobs.poll_interval,
-            max_poll_interval: jobs.max_poll_interval,
+            config: config.clone(),
             skipped: Arc::default(),
             stop,
             pulse: Pulse::unwatched(),
-            strays: Strays::new(Duration::ZERO),
+            strays: Strays::new(std::time::Duration::ZERO),
         }
     }
 
@@ -167,10 +92,15 @@ impl Poller {
 
     /// Polls until stopped, or until the workers are gone.
     pub fn run(self) {
-        let mut pace = Pace::new(self.poll_interval, self.max_poll_interval, clock::now());
+        let mut config = self.config.now();
+        let mut pace = Pace::new(config.jobs.poll_interval, config.jobs.max_poll_interval, clock::now());
         let mut closed = None;
         while !self.stop.is_set() {
             self.pulse.touch();
+            if self.config.has_left(&config) {
+                config = self.config.now();
+                pace.adjust(config.jobs.poll_interval, config.jobs.max_poll_interval, clock::now());
+            }
             if self.slots.wait(pace.due(), &self.stop) {
                 pace.hint(clock::now());
             }
@@ -180,7 +110,7 @@ impl Poller {
             }
             let answer = match self.admitted(&mut closed) {
                 false => Answer::Skipped,
-                true => match self.poll(free.min(self.batch_size.max(1))) {
+                true => match self.poll(free.min(config.jobs.poll_batch_size.max(1))) {
                     Some(answer) => answer,
                     None => return,
                 },
@@ -239,7 +169,7 @@ impl Poller {
         }
         let at = clock::now();
         let mut claims = queue.claims;
-        if self.strategy == QueueStrategy::Priority {
+        if self.config.now().jobs.queue_strategy == QueueStrategy::Priority {
             // A refused job takes no time, so it may go first.
             claims.sort_by_key(|claim| match claim {
                 Claim::Run(job) => std::cmp::Reverse(job.priority),
@@ -320,6 +250,7 @@ mod tests {
     use crate::api::testing::{Act, Server, ok};
     use crate::job::Id;
     use crossbeam_channel::{Receiver, bounded};
+    use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -343,16 +274,15 @@ mod tests {
     fn start(server: &Server, workers: usize, interval: Duration, admission: Admission) -> Rig {
         let (to, claims) = bounded(0);
         let (slots, running, stop) = (Slots::new(workers), Running::new(), Stop::new());
+        let mut config = crate::config::defaults();
+        (config.jobs.poll_interval, config.jobs.max_poll_interval) = (interval, interval * 4);
         let poller = Poller {
             client: server.client(),
             slots: slots.clone(),
             running: running.clone(),
             workers: to,
             admission,
-            batch_size: 10,
-            strategy: QueueStrategy::Priority,
-            poll_interval: interval,
-            max_poll_interval: interval * 4,
+            config: Live::new(config),
             skipped: Arc::default(),
             stop: stop.clone(),
             pulse: Pulse::unwatched(),

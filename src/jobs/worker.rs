@@ -11,10 +11,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::api;
-use crate::config::types::Config;
+use crate::config::Live;
 use crate::executors::container::spec::container_name;
 use crate::executors::{Control, End, Executor, Reaper, Remains, Task};
 use crate::job::{Claim, Id, Job, Kind, Output as _, Server};
+use crate::jobs::crew::Post;
 use crate::jobs::errands::{Acknowledged, Errands, Record};
 use crate::jobs::journal::{Done, Journal, Place};
 use crate::jobs::ledger::{self, Ledger, Scribe};
@@ -36,7 +37,7 @@ use crate::verdict::{Cause, Outcome, Phase, Timings, Usage, Verdict};
 
 /// What every worker needs; shared by all of them.
 pub struct Workshop {
-    pub config: Config,
+    pub config: Live,
     pub client: api::Client,
     pub containers: Box<dyn Executor>,
     /// Runs jobs on servers.
@@ -54,17 +55,18 @@ pub struct Workshop {
 /// One of the pool's threads.
 pub struct Worker {
     shop: Arc<Workshop>,
+    post: Post,
 }
 
 impl Worker {
     /// A worker of this shop.
-    pub fn new(shop: Arc<Workshop>) -> Self {
-        Self { shop }
+    pub fn new(shop: Arc<Workshop>, post: Post) -> Self {
+        Self { shop, post }
     }
 
-    /// Takes jobs until the poller has gone.
+    /// Takes jobs until the poller has gone, or until there are more workers than are wanted.
     pub fn run(&self, handouts: &Receiver<Claimed>) {
-        loop {
+        while !self.post.leave_if_over() {
             match clock::receive(handouts, limits::WORKER_TICK) {
                 Ok(claimed) => {
                     let id = claimed.claim.id().clone();
@@ -120,7 +122,7 @@ impl Worker {
         let task = Task { job: Arc::new(job), server, execution };
         let (id, execution) = (&task.job.id, &task.execution);
         let control = control_of(shop, token);
-        let mut output = JobOutput::new(shop.config.jobs.max_output, shop.streamer.open(id));
+        let mut output = JobOutput::new(shop.config.now().jobs.max_output, shop.streamer.open(id));
         let record = Record::new(execution, task.server.as_ref());
         let errands = match Errands::start(shop.client.clone(), id, execution, Some(record), shop.stop.clone()) {
             Ok(errands) => errands,
@@ -169,14 +171,21 @@ impl Worker {
         }
         let end = match prepared {
             Ok(Ok(ready)) => {
-                errands.started();
                 let facts = ready.facts();
                 token.note(Note::Place(task.server.as_ref().map_or_else(|| facts.place.clone(), Server::shown)));
-                ledger.start(&facts);
-                token.step(Step::Running);
-                shop.scribe.keep(&ledger);
-                guarded(|| ready.run(&task, &mut output))
-                    .unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
+                match ledger.start(&facts) {
+                    Ok(()) => {
+                        errands.started();
+                        token.step(Step::Running);
+                        shop.scribe.keep(&ledger);
+                        guarded(|| ready.run(&task, &mut output))
+                            .unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
+                    }
+                    Err(error) => {
+                        log::error!("not starting the job, since its page says that it was not: {error}");
+                        End::NeverRan(Remains::of(ready))
+                    }
+                }
             }
             Ok(Err(outcome)) => End::Outcome(outcome, Remains::nothing()),
             Err(panic) => End::Outcome(Box::new(broken(panic)), Remains::nothing()),
@@ -237,7 +246,7 @@ impl Worker {
 
 /// The job's handle for ending it, known to the reaper and to whoever may cancel or leave it.
 pub(in crate::jobs) fn control_of(shop: &Workshop, token: &Token) -> Arc<Control> {
-    let grace = shop.config.jobs.stop_grace;
+    let grace = shop.config.now().jobs.stop_grace;
     let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
     let control = shop.reaper.control(pace);
     let (cancelled, left) = (Arc::clone(&control), Arc::clone(&control));
@@ -258,7 +267,7 @@ pub(in crate::jobs) fn conclude(
         End::Outcome(outcome, remains) => Some((outcome, remains)),
         End::Left => None,
         End::NeverRan(remains) => {
-            log::warn!("the agent ends, or ended, before the script had started; giving the job back");
+            log::warn!("the script was not started; giving the job back");
             // Should the agent be killed from here on, the next one must not take it for a script whose end is unknown.
             ledger.back();
             drop(remains);
@@ -266,7 +275,7 @@ pub(in crate::jobs) fn conclude(
             if let Some(errands) = errands {
                 errands.finish();
             }
-            report::give_back(&shop.client, &ledger.job(), "the agent ended before the script had started");
+            report::give_back(&shop.client, &ledger.job(), "the script was not started");
             ledger.forget();
             return None;
         }

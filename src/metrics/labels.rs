@@ -1,7 +1,7 @@
 //! The closed lists of label values. A value is found by its place in a list, so a label can never hold what a backend
 //! or a script made up.
 
-use super::{Code, DockerOperation, Endpoint, Method, Place, PollResult, PullResult, WriteResult};
+use super::{Code, DockerOperation, Endpoint, Method, Place, PollResult, PullResult, ReloadResult, WriteResult};
 use crate::job::{Kind, Stream};
 use crate::verdict::Phase;
 
@@ -11,6 +11,7 @@ pub(super) const STREAMS: [Stream; 3] = [Stream::Stdout, Stream::Stderr, Stream:
 pub(super) const POLLS: [PollResult; 4] = [PollResult::Jobs, PollResult::Empty, PollResult::Error, PollResult::Skipped];
 pub(super) const PULLS: [PullResult; 2] = [PullResult::Success, PullResult::Failure];
 pub(super) const WRITES: [WriteResult; 2] = [WriteResult::Success, WriteResult::Failure];
+pub(super) const RELOADS: [ReloadResult; 3] = [ReloadResult::Changed, ReloadResult::Unchanged, ReloadResult::Refused];
 pub(super) const PLACES: [Place; 2] = [Place::Docker, Place::State];
 
 /// The words of `Verdict::reason` other than `success`; the last takes a word that is not listed.

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::cells::{Counter, Gauge, Histogram};
 use self::labels::{
-    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS, WRITES, code_slot,
-    method_slot, reason_slot, slot,
+    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, RELOADS, STREAMS, WRITES,
+    code_slot, method_slot, reason_slot, slot,
 };
 pub use self::render::render;
 use crate::job::{Kind, Stream};
@@ -90,6 +90,16 @@ pub enum WriteResult {
     Failure,
 }
 
+/// What came of reading the configuration again: the label of `cronium_config_reloads_total{result}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadResult {
+    /// Something took effect.
+    Changed,
+    Unchanged,
+    /// It was not valid.
+    Refused,
+}
+
 /// Which file system: the label of `cronium_disk_free_bytes{path}` and `cronium_disk_free_inodes{path}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -115,6 +125,7 @@ struct Cells {
     active: Gauge,
     workers: Gauge,
     polls: [Counter; POLLS.len()],
+    reloads: [Counter; RELOADS.len()],
     api: [[[Counter; CODES.len()]; METHODS.len()]; ENDPOINTS.len()],
     api_duration: Histogram<14>,
     api_success: Gauge,
@@ -158,6 +169,7 @@ impl Cells {
             active: Gauge::new(0),
             workers: Gauge::new(0),
             polls: [const { Counter::new() }; POLLS.len()],
+            reloads: [const { Counter::new() }; RELOADS.len()],
             api: [const { [const { [const { Counter::new() }; CODES.len()] }; METHODS.len()] }; ENDPOINTS.len()],
             api_duration: Histogram::new(&CALL_BOUNDS),
             api_success: Gauge::new(Gauge::UNKNOWN),
@@ -252,6 +264,11 @@ pub fn websocket_connected(up: bool) {
 /// The queue was asked, or not.
 pub fn poll(result: PollResult) {
     CELLS.polls[slot(&POLLS, &result)].add(1);
+}
+
+/// The configuration was read again.
+pub fn config_reload(result: ReloadResult) {
+    CELLS.reloads[slot(&RELOADS, &result)].add(1);
 }
 
 /// How many workers there are.

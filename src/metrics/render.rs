@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cells::{Counter, Histogram};
 use super::labels::{
-    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, STREAMS, WRITES,
+    CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, RELOADS, STREAMS, WRITES,
 };
-use super::{BREAKERS, BUILD, CELLS, Cells, Place, PollResult, PullResult, WriteResult};
+use super::{BREAKERS, BUILD, CELLS, Cells, Place, PollResult, PullResult, ReloadResult, WriteResult};
 use std::sync::PoisonError;
 
 use crate::limits;
@@ -132,6 +132,19 @@ fn ssh(page: &mut Page, cells: &Cells) {
     }
 }
 
+fn reloads(page: &mut Page, cells: &Cells) {
+    let name = "cronium_config_reloads_total";
+    page.family(name, Type::Counter, "Times the configuration was read again, by what came of it.");
+    for (result, n) in RELOADS.iter().zip(&cells.reloads) {
+        let word = match result {
+            ReloadResult::Changed => "changed",
+            ReloadResult::Unchanged => "unchanged",
+            ReloadResult::Refused => "refused",
+        };
+        page.integer(name, &[("result", word)], n.get());
+    }
+}
+
 fn agent(page: &mut Page, cells: &Cells) {
     let active = cells.active.get();
     gauge(page, "cronium_jobs_active", "Jobs that run now.", active);
@@ -148,6 +161,7 @@ fn agent(page: &mut Page, cells: &Cells) {
         };
         page.integer("cronium_polls_total", &[("result", word)], n.get());
     }
+    reloads(page, cells);
     gauge(page, "cronium_websocket_connected", "1 while the live log's connection is up.", cells.websocket.get());
     page.family("cronium_websocket_reconnects_total", Type::Counter, "Times the live log's connection came up again.");
     page.integer("cronium_websocket_reconnects_total", &[], cells.websocket_ups.get().saturating_sub(1));
@@ -305,6 +319,7 @@ mod tests {
         docker_request(DockerOperation::Stats, Duration::from_micros(900));
         image_pull(PullResult::Failure);
         poll(PollResult::Skipped);
+        config_reload(ReloadResult::Refused);
         log_lines(Stream::System, 3);
         log_lines_dropped(2);
         disk_free(Place::State, 5_000_000_000);
@@ -333,6 +348,7 @@ mod tests {
             (r#"cronium_docker_request_duration_seconds_bucket{operation="stats",le="0.001"}"#, 1.0),
             (r#"cronium_image_pulls_total{result="failure"}"#, 1.0),
             (r#"cronium_polls_total{result="skipped"}"#, 1.0),
+            (r#"cronium_config_reloads_total{result="refused"}"#, 1.0),
             (r#"cronium_log_lines_total{stream="system"}"#, 3.0),
             ("cronium_log_lines_dropped_total", 2.0),
             ("cronium_websocket_reconnects_total", 1.0),

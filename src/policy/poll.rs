@@ -51,6 +51,16 @@ impl Pace {
         Self { interval, max_interval, idle: interval, failures: 0, due: now }
     }
 
+    /// Other bounds from now on. A poll that is due sooner than the new bounds would have it stays due.
+    pub fn adjust(&mut self, interval: Duration, max_interval: Duration, now: Instant) {
+        self.interval = interval;
+        self.max_interval = max_interval.max(interval);
+        self.idle = self.idle.clamp(self.interval, self.max_interval);
+        if self.failures == 0 {
+            self.due = self.due.min(now + self.idle);
+        }
+    }
+
     /// When the next poll is due.
     pub fn due(&self) -> Instant {
         self.due
@@ -107,6 +117,27 @@ fn jittered(delay: Duration, unit: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_bounds_bring_an_idle_poller_forward_and_never_put_a_due_poll_off() {
+        let start = Instant::now();
+        let empty = Answer::Jobs { asked: 1, got: 0, next_after: None };
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(60 * second, 600 * second, start);
+        pace.record(empty, start, 0.5);
+        assert_eq!(pace.due(), start + 60 * second);
+        pace.adjust(second, 5 * second, start);
+        assert_eq!(pace.due(), start + 5 * second);
+        pace.adjust(600 * second, 600 * second, start);
+        assert_eq!(pace.due(), start + 5 * second);
+        pace.record(empty, start + 5 * second, 0.5);
+        assert_eq!(pace.due(), start + 605 * second);
+        // A backend in trouble is not asked sooner.
+        pace.record(Answer::Failed { retry_after: Some(300 * second) }, start, 0.5);
+        let due = pace.due();
+        pace.adjust(second, second, start);
+        assert_eq!(pace.due(), due);
+    }
 
     const MIDDLE: f64 = 0.5;
 

@@ -133,26 +133,41 @@ impl Agent {
 
     pub fn start_in(folder: Arc<Folder>, id: &str, url: &str, token: &str, settings: &[(&str, &str)]) -> Self {
         require_engine();
-        let id = id.to_owned();
-        let health_port = free_port();
-        let port = health_port.to_string();
-        let state = folder.path().join("state");
         let mut pairs = vec![
             ("api.endpoint", url),
-            ("orchestrator.id", &id),
-            ("state.dir", state.to_str().expect("text")),
-            ("monitoring.healthPort", &port),
-            ("monitoring.metricsPort", &port),
             ("jobs.pollInterval", "100ms"),
             ("jobs.maxPollInterval", "500ms"),
             ("logging.level", "debug"),
             // A test's own settings come last: the last of a key wins.
         ];
         pairs.extend_from_slice(settings);
-        let log = File::options().create(true).append(true).open(folder.path().join("log")).expect("log file");
         let mut command = binary();
         // The token goes by the environment: arguments are public.
         command.arg("run").env("CRONIUM_API_TOKEN", token);
+        Self::launch(folder, id, command, &pairs)
+    }
+
+    /// Starts one whose configuration is this file, but for its id, its folder and its ports.
+    pub fn start_by_file(folder: Arc<Folder>, file: &Path) -> Self {
+        require_engine();
+        let mut command = binary();
+        command.arg("run").arg("--config").arg(file);
+        Self::launch(folder, &unique("agent"), command, &[])
+    }
+
+    fn launch(folder: Arc<Folder>, id: &str, mut command: Command, settings: &[(&str, &str)]) -> Self {
+        let id = id.to_owned();
+        let health_port = free_port();
+        let port = health_port.to_string();
+        let state = folder.path().join("state");
+        let mut pairs = vec![
+            ("orchestrator.id", id.as_str()),
+            ("state.dir", state.to_str().expect("text")),
+            ("monitoring.healthPort", &port),
+            ("monitoring.metricsPort", &port),
+        ];
+        pairs.extend_from_slice(settings);
+        let log = File::options().create(true).append(true).open(folder.path().join("log")).expect("log file");
         for (key, value) in &pairs {
             command.arg("--set").arg(format!("{key}={value}"));
         }

@@ -43,6 +43,8 @@ mod limits;
 /// Lines: order, number, loss, latency, memory.
 mod lines;
 mod registry;
+/// SIGHUP: what takes effect, what waits for a restart, what is refused.
+mod reload;
 /// The journal: kills, restarts, reports that wait.
 mod restart;
 /// What a script must not be able to do, seen from inside and outside.

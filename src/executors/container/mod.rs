@@ -19,7 +19,7 @@ pub mod spec;
 pub mod usage;
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::types::{Config, Container as Settings, NetworkMode, PullPolicy, ResourceSet};
@@ -41,10 +41,11 @@ use crate::verdict::{Outcome, Verdict};
 /// Runs container jobs.
 #[derive(Debug, Clone)]
 pub struct ContainerExecutor {
-    shared: Arc<Shared>,
+    /// Replaced as a whole by a reload; each job keeps the one that it began with.
+    shared: Arc<RwLock<Arc<Shared>>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::executors::container) struct Shared {
     pub(in crate::executors::container) docker: docker::Client,
     settings: Settings,
@@ -76,17 +77,34 @@ impl ContainerExecutor {
             sampler,
             device: OnceLock::new(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
+    }
+
+    /// Jobs that are prepared from now on get these images, limits, walls, network and timeouts; the engine stays.
+    pub fn reload(&self, config: &Config) {
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = Arc::new(Shared {
+            settings: config.container.clone(),
+            setup_timeout: config.jobs.setup_timeout,
+            cleanup_timeout: config.jobs.cleanup_timeout,
+            default_timeout: config.jobs.default_timeout,
+            max_timeout: config.jobs.max_timeout,
+            ..Shared::clone(&shared)
+        });
+    }
+
+    fn now(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Makes the network of the jobs now, so that the first job need not.
     pub fn warm_up(&self) -> Result<(), Error> {
-        self.shared.network().map(drop)
+        self.now().network().map(drop)
     }
 
     /// Removes containers of which it was not known whether the engine had made them; to be called now and then.
     pub fn sweep(&self) {
-        self.shared.doubtful.sweep();
+        self.now().doubtful.sweep();
     }
 }
 
@@ -98,7 +116,7 @@ impl Executor for ContainerExecutor {
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Box<dyn Prepared>, Lost> {
-        Ok(Box::new(Adopted::find(&self.shared, facts, left, control)?))
+        Ok(Box::new(Adopted::find(&self.now(), facts, left, control)?))
     }
 
     fn prepare(
@@ -112,8 +130,9 @@ impl Executor for ContainerExecutor {
         let variables = task.variables();
         let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
-        let deadline = Deadline::after(self.shared.setup_timeout, "jobs.setupTimeout");
-        match self.shared.make(task, control, program, deadline, begun, output) {
+        let shared = self.now();
+        let deadline = Deadline::after(shared.setup_timeout, "jobs.setupTimeout");
+        match shared.make(task, control, program, deadline, begun, output) {
             Ok(ready) => Ok(Box::new(ready)),
             Err(error) => Err(early(setup_verdict(&error, control))),
         }

@@ -21,7 +21,7 @@ pub mod remote;
 pub mod run;
 pub mod words;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::types::{Config, Ssh as Settings};
@@ -40,10 +40,11 @@ use crate::verdict::{Outcome, Verdict};
 /// Runs jobs on servers.
 #[derive(Debug, Clone)]
 pub struct SshExecutor {
-    shared: Arc<Shared>,
+    /// Replaced as a whole by a reload; each job keeps the one that it began with.
+    shared: Arc<RwLock<Arc<Shared>>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::executors::ssh) struct Shared {
     settings: Settings,
     pool: Pool,
@@ -74,27 +75,44 @@ impl SshExecutor {
             default_timeout: config.jobs.default_timeout,
             max_timeout: config.jobs.max_timeout,
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
+    }
+
+    /// Jobs that are prepared from now on get this `ssh.execution` and these timeouts; pool and breakers stay.
+    pub fn reload(&self, config: &Config) {
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = Arc::new(Shared {
+            settings: config.ssh.clone(),
+            setup_timeout: config.jobs.setup_timeout,
+            cleanup_timeout: config.jobs.cleanup_timeout,
+            default_timeout: config.jobs.default_timeout,
+            max_timeout: config.jobs.max_timeout,
+            ..Shared::clone(&shared)
+        });
+    }
+
+    fn now(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The servers whose circuit breakers are not closed.
     pub fn tripped(&self) -> Vec<Tripped> {
-        self.shared.breakers.tripped()
+        self.now().breakers.tripped()
     }
 
     /// Has `watcher` told of each change of a circuit breaker.
     pub fn watch(&self, watcher: Watcher) {
-        self.shared.breakers.watch(watcher);
+        self.now().breakers.watch(watcher);
     }
 
     /// The host key that a server shows, for `known-hosts add`: its type and the key.
     pub fn host_key(&self, server: &Server) -> Result<(String, Vec<u8>), Error> {
-        self.shared.pool.host_key(server)
+        self.now().pool.host_key(server)
     }
 
     /// Ends every connection. Scripts that still run on servers go on there.
     pub fn stop(&self) {
-        self.shared.pool.stop();
+        self.now().pool.stop();
     }
 }
 
@@ -111,9 +129,10 @@ impl Executor for SshExecutor {
             return Err(Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()));
         };
         let (temp_dir, name) = facts.place.rsplit_once('/').unwrap_or(("", &facts.place));
-        let settings = &self.shared.settings;
+        let shared = self.now();
+        let settings = &shared.settings;
         Ok(Box::new(Adopted {
-            shared: Arc::clone(&self.shared),
+            shared: Arc::clone(&shared),
             server,
             place: Place {
                 temp_dir: temp_dir.to_owned(),
@@ -135,7 +154,7 @@ impl Executor for SshExecutor {
     ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
         let begun = (SystemTime::now(), Instant::now());
         let early = |verdict: Verdict| ended_early(verdict, begun);
-        let shared = &self.shared;
+        let shared = &self.now();
         let Some(server) = task.server.clone() else {
             return Err(early(Verdict::refused("the job names no server to run on")));
         };

@@ -58,6 +58,8 @@ struct Shared {
     journal: Journal,
     client: Client,
     terms: Terms,
+    /// `jobs.reportRetention` as it is now.
+    retention: Mutex<Duration>,
     known: Mutex<Known>,
     changed: Condvar,
     stop: Stop,
@@ -116,11 +118,17 @@ impl Outbox {
         let stop = Stop::new();
         let client = client.with_stop(stop.clone());
         let (known, changed) = (Mutex::default(), Condvar::new());
-        let outbox = Self(Arc::new(Shared { journal, client, terms, known, changed, stop }));
+        let retention = Mutex::new(terms.retention);
+        let outbox = Self(Arc::new(Shared { journal, client, terms, retention, known, changed, stop }));
         outbox.take_over(ended);
         let own = outbox.clone();
         let thread = threads::spawn("outbox", move || own.run())?;
         Ok((outbox, thread))
+    }
+
+    /// Another `jobs.reportRetention`, also for the reports that wait already.
+    pub fn keep_for(&self, retention: Duration) {
+        *self.0.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
     /// Enters the reports of an earlier run, but for those that it had seen taken.
@@ -297,8 +305,8 @@ impl Outbox {
             }
             Err(error) => {
                 let seen = self.failed(&mut self.lock(), job, tried, &error);
-                if age(*since_ms) > self.0.terms.retention && seen > self.0.terms.least_offer {
-                    let limit = self.0.terms.retention;
+                let limit = *self.0.retention.lock().unwrap_or_else(PoisonError::into_inner);
+                if age(*since_ms) > limit && seen > self.0.terms.least_offer {
                     self.give_up(&entry, &format!("not taken for {limit:?} (jobs.reportRetention); at last: {error}"));
                     self.leave(self.lock(), job);
                 }

@@ -20,6 +20,7 @@ use self::found::{Slot, Way};
 use self::prefixed::Prefixed;
 use self::sum::{Part, sum};
 use crate::api::ExecutionUpdate;
+use crate::config::types::Config;
 use crate::executors::{Control, End, Facts, Remains, Task};
 use crate::job::{Claim, Id, Job, Output as _, Server, Stream};
 use crate::jobs::errands::{Acknowledged, Errands, Record};
@@ -47,6 +48,8 @@ struct Ends {
 /// Everything that the threads of one job share.
 struct Group {
     shop: Arc<Workshop>,
+    /// As it was when the job began here.
+    config: Arc<Config>,
     job: Arc<Job>,
     slots: Vec<Slot>,
     output: Mutex<JobOutput>,
@@ -59,7 +62,7 @@ struct Group {
 /// The whole life of such a job. `None` when it turned out not to be ours to run or to report, or is left.
 pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Option<Verdict> {
     let id = job.id.clone();
-    let output = JobOutput::new(shop.config.jobs.max_output, shop.streamer.open(&id));
+    let output = JobOutput::new(shop.config.now().jobs.max_output, shop.streamer.open(&id));
     let errands = match Errands::start(shop.client.clone(), &id, execution, None, shop.stop.clone()) {
         Ok(errands) => errands,
         Err(error) => {
@@ -82,15 +85,19 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
         return None;
     }
     errands.started();
-    let timeout = job.timeout.unwrap_or(shop.config.jobs.default_timeout);
+    let timeout = job.timeout.unwrap_or(shop.config.now().jobs.default_timeout);
     let (place, image) = (String::new(), String::new());
-    ledger.start(&Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") });
+    let facts = Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") };
+    if let Err(error) = ledger.start(&facts) {
+        // Each server's start is written again before it happens, and does not happen when that fails.
+        log::error!("{error}");
+    }
     let names: Vec<String> = job.servers.iter().flatten().map(Server::shown).collect();
     token.note(Note::Place(names.join(", ")));
     token.step(Step::Running);
     let slots = found::fresh(&job, execution);
     let (shop, job, output) = (Arc::clone(shop), Arc::new(job), Mutex::new(output));
-    Group { shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }.see_through(
+    Group { config: shop.config.now(), shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }.see_through(
         clock::wall(),
         Some(errands),
         token,
@@ -135,7 +142,7 @@ pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Start
     }
     let delivered = Delivered { stdout: 0, stderr: 0, ..started.delivered };
     let live = shop.streamer.open_after(&entry.job, delivered.sequence);
-    let mut output = JobOutput::resume(shop.config.jobs.max_output, live, delivered);
+    let mut output = JobOutput::resume(shop.config.now().jobs.max_output, live, delivered);
     output.system(
         "the agent was restarted; lines of its last seconds may come twice, and some line numbers are left out",
     );
@@ -144,7 +151,8 @@ pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Start
     let ledger = Arc::new(Ledger::found(&shop.journal, entry, output.progress()));
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
     let (shop, output) = (Arc::clone(shop), Mutex::new(output));
-    Group { shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }.see_through(begun, None, token)
+    Group { config: shop.config.now(), shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }
+        .see_through(begun, None, token)
 }
 
 /// What the backend tells of the job, script and logins, none of which is in the journal. The outer `None`: the agent
@@ -231,7 +239,7 @@ impl Group {
 
     /// The handle for ending the script on one server.
     fn control(&self) -> Arc<Control> {
-        let grace = self.shop.config.jobs.stop_grace;
+        let grace = self.config.jobs.stop_grace;
         let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
         let control = self.shop.reaper.control(pace);
         let mut ends = lock(&self.ends);
@@ -300,7 +308,7 @@ impl Group {
         }
         let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
         let delivered = running.map(|(_, started)| started.delivered).unwrap_or_default();
-        let mut output = Prefixed::new(&slot.name, self, shop.config.jobs.max_output, delivered);
+        let mut output = Prefixed::new(&slot.name, self, self.config.jobs.max_output, delivered);
         // A panic is this server's alone, and its control must end all the same.
         let end = guarded(|| match running {
             Some((directory, started)) => self.adopt(at, &task, directory, started, &control, &mut output),

@@ -25,6 +25,7 @@ use crate::api::Client;
 use crate::config;
 use crate::executors::Reaper;
 use crate::jobs::adopt;
+use crate::jobs::crew::Crew;
 use crate::jobs::heartbeat::Heartbeat;
 use crate::jobs::journal::{Journal, Opened};
 use crate::jobs::ledger::Scribe;
@@ -33,7 +34,7 @@ use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::recover::Recovery;
 use crate::jobs::running::Running;
 use crate::jobs::strays::Strays;
-use crate::jobs::worker::{Worker, Workshop};
+use crate::jobs::worker::Workshop;
 use crate::logs::LogStreamer;
 use crate::os::pulse::Pulse;
 use crate::os::sim::Sim;
@@ -56,8 +57,10 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
     let (scribe, scribe_thread) = Scribe::start().expect("a thread");
     let mut config = config::defaults();
     config.jobs.stop_grace = Duration::from_secs(2);
+    (config.jobs.max_concurrent, config.jobs.lease_renewal) = (WORKERS, Duration::from_secs(10));
+    let config = config::Live::new(config);
     let shop = Arc::new(Workshop {
-        config,
+        config: config.clone(),
         client: client.clone(),
         containers: Box::new(engine.clone()),
         servers: Box::new(engine.clone()),
@@ -69,14 +72,12 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
         scribe: scribe.clone(),
         stop: all.clone(),
     });
-    let mut threads = adopt::all(&shop, &slots, open);
+    let threads = adopt::all(&shop, &slots, open);
     recover(engine, &client, &running, &outbox, term);
     let heartbeat = Heartbeat {
         client: client.clone(),
         running: running.clone(),
-        max_jobs: WORKERS,
-        interval: Duration::from_secs(10),
-        stop_after_lost: Duration::ZERO,
+        config: config.clone(),
         on_result: Box::new(|_| {}),
         stop: all.clone(),
         pulse: Pulse::unwatched(),
@@ -84,18 +85,14 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
     let heartbeat = heartbeat.spawn().expect("a thread");
     let (hand, taken) = bounded(1);
     let no_more_claims = Stop::new();
-    let (journal_now, jobs) = (journal.clone(), &shop.config.jobs);
+    let (journal_now, free) = (journal.clone(), slots.clone());
     let admission = Box::new(move || journal_now.trouble().map_or(Ok(()), Err));
     let (clients, stop) = (client.clone(), no_more_claims.clone());
-    let mut poller = Poller::new(jobs, clients, slots, running.clone(), hand, admission, stop);
+    let mut poller = Poller::new(&config, clients, slots, running.clone(), hand, admission, stop);
     let strays = Strays::new(Duration::from_secs(5));
     poller.strays = strays.clone();
     let poller = poller.spawn().expect("a thread");
-    for number in 1..=WORKERS {
-        let (worker, taken) = (Worker::new(Arc::clone(&shop)), taken.clone());
-        threads.push(threads::spawn(&format!("worker-{number}"), move || worker.run(&taken)).expect("a thread"));
-    }
-    drop(taken);
+    let crew = Crew::start(shop, &free, taken).expect("threads");
 
     while !term.wait(Duration::from_secs(5)) {
         let known = || running.ids().into_iter().chain(outbox.ids()).collect();
@@ -108,6 +105,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
     }
     poller.join_within(Duration::from_secs(60));
     all.set();
+    crew.join(Duration::from_secs(200));
     for thread in threads {
         thread.join_within(Duration::from_secs(200));
     }

@@ -1,0 +1,155 @@
+//! The workers as a whole: as many threads as `jobs.maxConcurrent` says, also after it was changed.
+//!
+//! More are started at once. Fewer come about as workers leave: one without a job within `limits::WORKER_TICK`, one with
+//! a job after its report. So no running job is touched. That no more jobs are claimed than there are workers wanted is
+//! the doing of [`Slots`], which a resize tells first.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use super::poller::{Claimed, Slots};
+use super::worker::{Worker, Workshop};
+use crate::metrics;
+use crate::os::threads::{self, Thread};
+
+/// A worker's place in the crew.
+#[derive(Debug)]
+pub struct Post {
+    roll: Arc<Roll>,
+    /// Set when it leaves because it is one too many.
+    left: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default)]
+struct Roll {
+    wanted: AtomicUsize,
+    /// Workers that were started and have not left.
+    present: Mutex<usize>,
+}
+
+impl Post {
+    /// Whether this worker is one too many; it counts as gone from then on.
+    pub fn leave_if_over(&self) -> bool {
+        let mut present = self.roll.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if *present <= self.roll.wanted.load(Ordering::SeqCst) {
+            return false;
+        }
+        *present -= 1;
+        self.left.store(true, Ordering::SeqCst);
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    number: usize,
+    left: Arc<AtomicBool>,
+    thread: Thread,
+}
+
+/// All workers. Held by the thread that resizes.
+pub struct Crew {
+    shop: Arc<Workshop>,
+    slots: Slots,
+    handouts: Receiver<Claimed>,
+    roll: Arc<Roll>,
+    members: Vec<Member>,
+}
+
+impl Crew {
+    /// Starts as many workers as there are `slots`.
+    pub fn start(shop: Arc<Workshop>, slots: &Slots, handouts: Receiver<Claimed>) -> io::Result<Self> {
+        let wanted = slots.total();
+        let mut crew = Self { shop, slots: slots.clone(), handouts, roll: Arc::default(), members: Vec::new() };
+        crew.resize(wanted)?;
+        Ok(crew)
+    }
+
+    /// So many workers from now on. Where a thread cannot be started, there are fewer, and no more jobs than those.
+    pub fn resize(&mut self, wanted: usize) -> io::Result<()> {
+        let shrinks = wanted < self.slots.total();
+        if shrinks {
+            self.slots.resize(wanted);
+        }
+        let missing = {
+            let present = self.roll.present.lock().unwrap_or_else(PoisonError::into_inner);
+            self.roll.wanted.store(wanted, Ordering::SeqCst);
+            wanted.saturating_sub(*present)
+        };
+        let started = (0..missing).try_for_each(|_| self.add());
+        let there = if started.is_ok() { wanted } else { self.present().min(wanted) };
+        self.slots.resize(there);
+        metrics::workers(there);
+        started
+    }
+
+    fn present(&self) -> usize {
+        *self.roll.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&mut self) -> io::Result<()> {
+        let taken = |number: &usize| self.members.iter().any(|member| member.number == *number);
+        let number = (1..).find(|number| !taken(number)).unwrap_or_default();
+        let left = Arc::new(AtomicBool::new(false));
+        let post = Post { roll: Arc::clone(&self.roll), left: Arc::clone(&left) };
+        let (worker, handouts) = (Worker::new(Arc::clone(&self.shop), post), self.handouts.clone());
+        // Counted before it runs: it may look at once whether it is one too many.
+        *self.roll.present.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        match threads::spawn(&format!("worker-{number}"), move || worker.run(&handouts)) {
+            Ok(thread) => {
+                self.members.push(Member { number, left, thread });
+                Ok(())
+            }
+            Err(error) => {
+                *self.roll.present.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+                Err(error)
+            }
+        }
+    }
+
+    /// Joins those that have left. The name of a worker that ended without having been told to, which none does.
+    pub fn look(&mut self, wait: Duration) -> Option<String> {
+        let (ended, there): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.members).into_iter().partition(|member| member.thread.is_finished());
+        self.members = there;
+        let mut lost = None;
+        for member in ended {
+            if !member.left.load(Ordering::SeqCst) {
+                lost = Some(member.thread.name().to_owned());
+            }
+            member.thread.join_within(wait);
+        }
+        lost
+    }
+
+    /// Waits for each of them, at most `wait`. The poller must have ended before.
+    pub fn join(self, wait: Duration) {
+        for member in self.members {
+            member.thread.join_within(wait);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn post(roll: &Arc<Roll>) -> Post {
+        Post { roll: Arc::clone(roll), left: Arc::default() }
+    }
+
+    #[test]
+    fn as_many_leave_as_are_too_many() {
+        let roll = Arc::new(Roll { wanted: AtomicUsize::new(3), present: Mutex::new(3) });
+        let posts: Vec<Post> = (0..3).map(|_| post(&roll)).collect();
+        assert!(posts.iter().all(|post| !post.leave_if_over()));
+        roll.wanted.store(1, Ordering::SeqCst);
+        assert_eq!(posts.iter().map(Post::leave_if_over).collect::<Vec<_>>(), [true, true, false]);
+        assert!(posts[0].left.load(Ordering::SeqCst) && !posts[2].left.load(Ordering::SeqCst));
+        assert_eq!(*roll.present.lock().expect("lock"), 1);
+    }
+}

@@ -1,0 +1,116 @@
+//! How many workers are free: counted where a job is handed out and where it is reported.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::limits;
+use crate::os::clock;
+use crate::os::stop::Stop;
+
+/// Counts the workers that are free, and wakes the poller. Shared by clones.
+#[derive(Debug, Clone)]
+pub struct Slots(Arc<(Mutex<Bell>, Condvar)>);
+
+#[derive(Debug)]
+struct Bell {
+    /// May be more than `total` for a while, when that was lowered.
+    busy: usize,
+    total: usize,
+    kicked: bool,
+}
+
+impl Bell {
+    fn free(&self) -> usize {
+        self.total.saturating_sub(self.busy)
+    }
+}
+
+/// One worker that is not free, until dropped.
+#[derive(Debug)]
+#[must_use = "dropping it makes the worker count as free"]
+pub struct Busy(Slots);
+
+impl Slots {
+    /// `workers` free workers.
+    pub fn new(workers: usize) -> Self {
+        Self(Arc::new((Mutex::new(Bell { busy: 0, total: workers, kicked: false }), Condvar::new())))
+    }
+
+    /// Takes one of the free workers; `None` when there is none.
+    pub fn busy(&self) -> Option<Busy> {
+        let mut bell = self.lock();
+        if bell.free() == 0 {
+            return None;
+        }
+        bell.busy += 1;
+        Some(Busy(self.clone()))
+    }
+
+    /// How many workers are free.
+    pub fn free(&self) -> usize {
+        self.lock().free()
+    }
+
+    /// How many workers there are.
+    pub fn total(&self) -> usize {
+        self.lock().total
+    }
+
+    /// So many workers from now on. Those that are busy stay so.
+    pub fn resize(&self, workers: usize) {
+        self.lock().total = workers;
+        self.0.1.notify_all();
+    }
+
+    /// Says that jobs are waiting at the backend: the poller asks at once if a worker is free.
+    pub fn kick(&self) {
+        self.lock().kicked = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until a worker is free and `due` has come, or somebody kicked, or `stop`; whether there was a kick. Returns
+    /// early now and then, so the caller must look again.
+    pub(super) fn wait(&self, due: Instant, stop: &Stop) -> bool {
+        let mut bell = self.lock();
+        let now = clock::now();
+        let ready = bell.free() > 0 && (bell.kicked || due <= now);
+        if !ready && !stop.is_set() {
+            let due = if bell.free() > 0 { due.saturating_duration_since(now) } else { limits::STOP_CHECK };
+            let wait = due.min(limits::STOP_CHECK);
+            bell = clock::wait(&self.0.0, &self.0.1, bell, wait);
+        }
+        // A kick is kept for the moment when a worker is free.
+        bell.free() > 0 && std::mem::take(&mut bell.kicked)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bell> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().busy -= 1;
+        self.0.0.1.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_that_were_taken_away_are_not_handed_out_again() {
+        let slots = Slots::new(3);
+        let busy = [slots.busy(), slots.busy(), slots.busy()].map(|slot| slot.expect("free"));
+        slots.resize(1);
+        assert_eq!((slots.free(), slots.total()), (0, 1));
+        let [a, b, c] = busy;
+        drop((a, b));
+        assert_eq!(slots.free(), 0);
+        drop(c);
+        assert_eq!(slots.free(), 1);
+        slots.resize(2);
+        assert_eq!(slots.free(), 2);
+    }
+}

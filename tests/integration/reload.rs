@@ -1,0 +1,240 @@
+//! SIGHUP: what takes effect, what waits for a restart, what is refused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cronium_dev_backend::DevBackend;
+
+use crate::harness::{Agent, Folder, backend, docker, eventually, finish, finished, job, shared, stdout, unique};
+
+/// An agent, and the file that it reads.
+struct Rig {
+    backend: DevBackend,
+    folder: Arc<Folder>,
+    agent: Agent,
+}
+
+impl Rig {
+    fn start(yaml: &str) -> Self {
+        let (backend, folder) = (backend(), Arc::new(Folder::new()));
+        std::fs::write(folder.path().join("token"), backend.token()).expect("token");
+        write(&folder, &backend.url(), yaml);
+        let agent = Agent::start_by_file(Arc::clone(&folder), &file(&folder));
+        agent.wait_ready();
+        Self { backend, folder, agent }
+    }
+
+    /// Writes the file anew, sends SIGHUP, and waits until the log has a line with `words` that was not there before;
+    /// gives what was logged since.
+    fn reload(&self, yaml: &str, words: &str) -> String {
+        self.reload_at(&self.backend.url(), yaml, words)
+    }
+
+    fn reload_at(&self, endpoint: &str, yaml: &str, words: &str) -> String {
+        let before = self.agent.log().len();
+        write(&self.folder, endpoint, yaml);
+        self.agent.signal("HUP");
+        eventually(words, || self.agent.log()[before..].contains(words));
+        self.agent.log()[before..].to_owned()
+    }
+
+    fn queue(&self, script: &str) -> String {
+        self.backend.enqueue(job("BASH", script)).expect("queued")
+    }
+
+    fn running(&self) -> f64 {
+        self.agent.metric("cronium_jobs_active").expect("a figure")
+    }
+
+    /// The kernel's names of its threads.
+    fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.agent.pid())).expect("threads");
+        let name = |task: PathBuf| std::fs::read_to_string(task.join("comm")).unwrap_or_default().trim().to_owned();
+        tasks.map(|task| name(task.expect("a task").path())).collect()
+    }
+
+    fn workers(&self) -> usize {
+        self.threads().iter().filter(|name| name.starts_with("worker-")).count()
+    }
+
+    fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.agent.pid())).expect("descriptors").count()
+    }
+}
+
+fn file(folder: &Folder) -> PathBuf {
+    folder.path().join("agent.yaml")
+}
+
+fn write(folder: &Folder, endpoint: &str, yaml: &str) {
+    let token = folder.path().join("token");
+    let text = format!("api:\n  endpoint: {endpoint}\n  tokenFile: {}\n{yaml}", token.display());
+    std::fs::write(file(folder), text).expect("the configuration");
+}
+
+fn jobs(lines: &str) -> String {
+    format!("jobs:\n  pollInterval: 100ms\n  maxPollInterval: 500ms\n  {lines}\n")
+}
+
+#[test]
+fn the_level_changes_both_ways_and_no_change_is_said_to_be_none() {
+    let _machine = shared();
+    let level = |word: &str| format!("{}logging:\n  level: {word}\n", jobs("maxConcurrent: 2"));
+    let rig = Rig::start(&level("info"));
+    finish(&rig.backend, job("BASH", "true"));
+    let debug = |log: &str| log.contains("\"DEBUG\"") || log.contains("\"debug\"");
+    assert!(!debug(&rig.agent.log()), "{}", rig.agent.log());
+    rig.reload(&level("debug"), "in effect from now on: logging.level info → debug");
+    let before = rig.agent.log().len();
+    finish(&rig.backend, job("BASH", "true"));
+    assert!(debug(&rig.agent.log()[before..]), "{}", &rig.agent.log()[before..]);
+    rig.reload(&level("info"), "in effect from now on: logging.level debug → info");
+    rig.reload(&level("info"), "the configuration was read again; nothing has changed");
+    let before = rig.agent.log().len();
+    finish(&rig.backend, job("BASH", "true"));
+    assert!(!debug(&rig.agent.log()[before..]));
+    let count = |result: &str| rig.agent.metric(&format!("cronium_config_reloads_total{{result=\"{result}\"}}"));
+    assert_eq!((count("changed"), count("unchanged"), count("refused")), (Some(2.0), Some(1.0), Some(0.0)));
+    rig.agent.stop();
+}
+
+/// The seconds at which a script began and ended, as it printed them.
+fn span(output: &str) -> (u64, u64) {
+    let mut times = output.lines().map(|line| line.parse::<u64>().expect("a time"));
+    (times.next().expect("begun"), times.next().expect("ended"))
+}
+
+#[test]
+fn more_workers_come_at_once_and_fewer_disturb_no_job() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("maxConcurrent: 1"));
+    // Ready may be said a moment before the worker's thread has its name.
+    eventually("one worker", || rig.workers() == 1);
+    let timed = |seconds: &str| format!("date +%s; sleep {seconds}; date +%s");
+    rig.reload(&jobs("maxConcurrent: 3"), "jobs.maxConcurrent 1 → 3");
+    let three: Vec<String> = (0..3).map(|_| rig.queue("echo begun; sleep 6; echo ended")).collect();
+    eventually("three run at once", || three.iter().all(|id| !rig.backend.lines(id).is_empty()));
+    assert_eq!((rig.running(), rig.workers(), rig.agent.metric("cronium_workers")), (3.0, 3, Some(3.0)));
+
+    rig.reload(&jobs("maxConcurrent: 1"), "jobs.maxConcurrent 3 → 1");
+    assert_eq!(rig.running(), 3.0, "a running job was disturbed");
+    let later: Vec<String> = (0..3).map(|_| rig.queue(&timed("2"))).collect();
+    for id in &three {
+        let row = finished(&rig.backend, id);
+        assert_eq!((stdout(&row), row.exit_code), ("begun\nended\n", Some(0)));
+    }
+    let mut spans: Vec<(u64, u64)> = later.iter().map(|id| span(stdout(&finished(&rig.backend, id)))).collect();
+    spans.sort_unstable();
+    assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two ran at once: {spans:?}");
+    eventually("one worker is left", || rig.workers() == 1);
+    assert_eq!(rig.agent.metric("cronium_workers"), Some(1.0));
+    // Heartbeats tell the new capacity.
+    rig.reload(&jobs("maxConcurrent: 2"), "jobs.maxConcurrent 1 → 2");
+    eventually("two workers", || rig.workers() == 2);
+    assert_eq!(finish(&rig.backend, job("BASH", "true")).exit_code, Some(0));
+    assert!(!rig.agent.log().contains("ended by itself"), "a worker that left was taken for lost");
+    rig.agent.stop();
+}
+
+#[test]
+fn a_new_job_gets_the_new_limit_and_a_running_one_keeps_its_own() {
+    let _machine = shared();
+    let memory = |size: &str| format!("container:\n  resources:\n    defaults:\n      memory: {size}\n");
+    let rig = Rig::start(&format!("{}{}", jobs("maxConcurrent: 2"), memory("128MB")));
+    let limits = || -> Vec<u64> {
+        let inspect = |id: &String| docker(&["inspect", "-f", "{{.HostConfig.Memory}}", id]).parse().expect("a number");
+        let mut all: Vec<u64> = rig.agent.containers().iter().map(inspect).collect();
+        all.sort_unstable();
+        all
+    };
+    let script = "echo begun; for i in $(seq 100); do [ -e /tmp/x ] && break; sleep 0.1; done; echo ended";
+    let old = rig.queue(script);
+    eventually("the first runs", || !rig.backend.lines(&old).is_empty());
+    let yaml = format!("{}{}", jobs("maxConcurrent: 2"), memory("256MB"));
+    rig.reload(&yaml, "container.resources.defaults.memory 128MB → 256MB");
+    let new = rig.queue(script);
+    eventually("the second runs", || !rig.backend.lines(&new).is_empty());
+    assert_eq!(limits(), [128 << 20, 256 << 20]);
+    for id in [old, new] {
+        assert_eq!(stdout(&finished(&rig.backend, &id)), "begun\nended\n");
+    }
+    rig.agent.stop();
+}
+
+#[test]
+fn what_is_not_valid_changes_nothing_and_is_told_with_its_line() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("maxConcurrent: 1"));
+    let path = file(&rig.folder).display().to_string();
+    let log = rig.reload("jobs: [\n", "nothing was changed");
+    assert!(log.contains(&format!("configuration: {path}:")) && log.contains("1 problem;"), "{log}");
+    let log = rig.reload(&jobs("maxConcurrent: 500\n  maxOutputt: 1MB"), "nothing was changed");
+    for part in [
+        format!("{path}:7:3: jobs.maxConcurrent: found \\\"500\\\"; allowed: a whole number from 1 to 100"),
+        format!("{path}:8:"),
+        "did you mean jobs.maxOutput?".to_owned(),
+        "2 problems;".to_owned(),
+    ] {
+        assert!(log.contains(&part), "{part} is not in\n{log}");
+    }
+    assert_eq!(rig.workers(), 1);
+    std::fs::remove_file(file(&rig.folder)).expect("removed");
+    let before = rig.agent.log().len();
+    rig.agent.signal("HUP");
+    eventually("a file that is gone", || rig.agent.log()[before..].contains("nothing was changed"));
+    assert_eq!(rig.agent.metric("cronium_config_reloads_total{result=\"refused\"}"), Some(3.0));
+    assert_eq!(finish(&rig.backend, job("BASH", "true")).exit_code, Some(0));
+    rig.reload(&jobs("maxConcurrent: 2"), "jobs.maxConcurrent 1 → 2");
+    rig.agent.stop();
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_not_used_and_no_secret_is_shown() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("maxConcurrent: 1"));
+    let secret = unique("another-token-of-a-length");
+    std::fs::write(rig.folder.path().join("token"), &secret).expect("token");
+    let log = rig.reload_at("http://127.0.0.1:9/x", &jobs("maxConcurrent: 2"), "in effect from now on");
+    let line = log.lines().find(|line| line.contains("needs a restart")).expect("a warning");
+    let from = format!("api.endpoint {}", rig.backend.url());
+    for part in [from.as_str(), "http://127.0.0.1:9/x", "api.token", "(another value)", "api.wsEndpoint"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    let line = log.lines().find(|line| line.contains("in effect from now on")).expect("a line");
+    assert!(line.contains("jobs.maxConcurrent 1 → 2") && !line.contains("api."), "{line}");
+    // The old backend with the old token still hands out jobs.
+    assert_eq!(finish(&rig.backend, job("BASH", "true")).exit_code, Some(0));
+    // It is said again for as long as it is so.
+    let again = rig.reload_at("http://127.0.0.1:9/x", &jobs("maxConcurrent: 2"), "nothing else has changed");
+    assert!(again.contains("needs a restart"), "{again}");
+    let log = rig.agent.log();
+    assert!(!log.contains(&secret) && !log.contains(rig.backend.token()), "a token is in the log");
+    rig.agent.stop();
+}
+
+#[test]
+fn a_hundred_signals_under_load_leave_threads_and_descriptors_as_they_were() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("maxConcurrent: 3"));
+    let three: Vec<String> = (0..3).map(|_| rig.queue("true")).collect();
+    three.iter().for_each(|id| drop(finished(&rig.backend, id)));
+    eventually("idle", || rig.running() == 0.0 && rig.agent.containers().is_empty());
+    let (threads, descriptors) = (rig.threads().len(), rig.descriptors());
+    let ids: Vec<String> = (0..8).map(|i| rig.queue(&format!("echo {i}; sleep 1; echo end"))).collect();
+    for round in 0..100 {
+        write(&rig.folder, &rig.backend.url(), &jobs(["maxConcurrent: 1", "maxConcurrent: 3"][round % 2]));
+        rig.agent.signal("HUP");
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    for (i, id) in ids.iter().enumerate() {
+        assert_eq!(stdout(&finished(&rig.backend, id)), format!("{i}\nend\n"));
+    }
+    let changed = || rig.agent.metric("cronium_config_reloads_total{result=\"changed\"}").unwrap_or_default();
+    assert!(changed() >= 50.0, "{}", changed());
+    eventually("three workers", || rig.workers() == 3);
+    eventually("threads and descriptors are back", || {
+        rig.threads().len() <= threads && rig.descriptors() <= descriptors
+    });
+    rig.agent.stop();
+}
