@@ -4,6 +4,7 @@
 //! built for unit tests alone) they are the simulation's: its time moves only while every thread waits, and a seed
 //! decides who goes on. So `jobs` and `api` read the clock and wait through here alone, which a tidy test looks for.
 
+use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -63,6 +64,16 @@ pub fn send<T>(to: &Sender<T>, value: T, wait: Duration) -> Result<(), SendTimeo
         return sim.send(to, value, wait);
     }
     to.send_timeout(value, wait)
+}
+
+/// Asked before the disk is written to. Nothing in the agent; in the simulation, a disk that takes nothing.
+#[inline]
+pub fn disk() -> io::Result<()> {
+    #[cfg(test)]
+    if sim::here().is_some_and(|sim| sim.disk_fails()) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
 }
 
 /// Marks a step after which something lasts that was not so before: where a kill makes a difference. Nothing in the

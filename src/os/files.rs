@@ -44,6 +44,7 @@ impl Folder {
     /// the old one or the new one; after `Ok`, it is the new one even if the power fails now.
     pub fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         clock::step("write");
+        clock::disk()?;
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let beside = self.path.join(format!("{UNFINISHED}{number}"));
         let written = write_new(&beside, parts).and_then(|()| {

@@ -49,6 +49,8 @@ struct State {
     changes: u64,
     steps: u64,
     kill_at: Option<u64>,
+    /// Thousandths of writes that the disk does not take.
+    disk_failing: u64,
     killed: bool,
     trace: VecDeque<String>,
     trouble: Option<String>,
@@ -213,6 +215,7 @@ impl Sim {
             changes: 1,
             steps: 0,
             kill_at: None,
+            disk_failing: 0,
             killed: false,
             trace: VecDeque::new(),
             trouble: None,
@@ -283,6 +286,16 @@ impl Sim {
     pub(crate) fn kill_at(&self, steps: u64) {
         let mut state = self.lock();
         state.kill_at = Some(state.steps + steps);
+    }
+
+    /// So many thousandths of writes fail from now on.
+    pub(crate) fn fail_disk(&self, thousandths: u64) {
+        self.lock().disk_failing = thousandths;
+    }
+
+    pub(crate) fn disk_fails(&self) -> bool {
+        let failing = self.lock().disk_failing;
+        failing > 0 && self.chance(failing)
     }
 
     /// Kills now; to be called by the test's own thread.

@@ -200,6 +200,7 @@ impl Inner {
     /// keeps no file system from being unmounted.
     fn append_unwritten(&mut self, folder: &Folder) -> io::Result<File> {
         clock::step("append");
+        clock::disk()?;
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path(folder))?;
         let found = file.metadata()?.len();
         if found > self.length {
