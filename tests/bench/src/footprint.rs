@@ -135,14 +135,15 @@ fn threads(agent: &Agent, architecture: &Path, out: &mut Footprint) -> Result<()
     let known = documented(&document);
     let mut names: Vec<String> = Vec::new();
     for task in tasks(agent)? {
-        names.push(agent.proc(&format!("task/{task}/comm"))?.trim_end().to_owned());
+        // The first thread bears the name of the program's file.
+        let first = task == agent.pid().to_string();
+        names.push(if first { "main".to_owned() } else { agent.proc(&format!("task/{task}/comm"))?.trim_end().to_owned() });
     }
     names.sort();
     out.line(names.len() <= THREADS, &format!("threads: {} (target {THREADS})", names.len()));
     let _ = writeln!(out.text, "      {}", names.join(" "));
-    // The first thread bears the program's name, which the kernel cuts after 15 bytes.
     let strange: Vec<&str> =
-        names.iter().map(|name| plain(name)).filter(|name| *name != "cronium-agent" && !known.iter().any(|k| k == name)).collect();
+        names.iter().map(|name| plain(name)).filter(|name| !known.iter().any(|k| k == name)).collect();
     out.line(strange.is_empty(), &format!("threads that ARCHITECTURE.md does not name: {}", list(&strange)));
     Ok(())
 }
@@ -169,10 +170,15 @@ fn descriptors(agent: &Agent, out: &mut Footprint) -> Result<(), String> {
     for entry in std::fs::read_dir(&folder).map_err(|error| format!("{folder}: {error}"))?.flatten() {
         let Ok(target) = std::fs::read_link(entry.path()) else { continue };
         let number = entry.file_name().to_string_lossy().parse().unwrap_or(u32::MAX);
-        open.push((number, target.to_string_lossy().into_owned()));
+        // What the caller of this program left open is open in every process below it.
+        let inherited = std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|own| own == target);
+        if number <= 2 || !inherited {
+            open.push((number, target.to_string_lossy().into_owned()));
+        }
     }
     open.sort();
-    let sockets = Sockets::read(agent)?;
+    let mut sockets = Sockets::read(agent)?;
+    sockets.add_pairs(open.iter().map(|(_, target)| target.as_str()));
     let mut strange = Vec::new();
     let _ = writeln!(out.text, "      {} descriptors:", open.len());
     for (number, target) in open {
@@ -193,8 +199,8 @@ fn meaning(number: u32, target: &str, sockets: &Sockets) -> Option<String> {
         1 | 2 => return Some(format!("stdout and stderr, the agent's log ({target})")),
         _ => {}
     }
-    if let Some(inode) = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
-        return sockets.0.get(inode).cloned();
+    if let Some(inode) = inode(target) {
+        return sockets.0.get(&inode).cloned();
     }
     if target.contains("eventfd") {
         return Some("an eventfd: wakes a thread that waits in poll".to_owned());
@@ -206,8 +212,12 @@ fn meaning(number: u32, target: &str, sockets: &Sockets) -> Option<String> {
     target.contains("/state").then(|| format!("state.dir: {file}"))
 }
 
+fn inode(target: &str) -> Option<u64> {
+    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
 /// Meanings of sockets by inode.
-struct Sockets(BTreeMap<String, String>);
+struct Sockets(BTreeMap<u64, String>);
 
 impl Sockets {
     fn read(agent: &Agent) -> Result<Self, String> {
@@ -215,8 +225,8 @@ impl Sockets {
         let (own, backend) = (format!(":{:04X}", agent.port), format!(":{:04X}", agent.backend.address().port()));
         for line in agent.proc("net/tcp")?.lines() {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            if let [_, local, remote, state, .., ] = fields[..] {
-                let inode = fields.get(9).copied().unwrap_or_default().to_owned();
+            if let [_, local, remote, state, ..] = fields[..] {
+                let inode = fields.get(9).and_then(|text| text.parse().ok()).unwrap_or_default();
                 if local.ends_with(&own) && state == "0A" {
                     out.insert(inode, "TCP, listens: health and metrics".to_owned());
                 } else if remote.ends_with(&backend) {
@@ -226,12 +236,24 @@ impl Sockets {
         }
         for line in agent.proc("net/unix")?.lines() {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let (Some(inode), path) = (fields.get(6), fields.get(7).copied().unwrap_or_default()) else { continue };
-            if path.contains("cronium-bench") {
-                out.insert((*inode).to_owned(), "Unix, listens: the control socket".to_owned());
+            let Some(inode) = fields.get(6).and_then(|text| text.parse().ok()) else { continue };
+            if fields.get(7).is_some_and(|path| path.contains("cronium-bench")) {
+                out.insert(inode, "Unix, listens: the control socket".to_owned());
             }
         }
         Ok(Self(out))
+    }
+
+    /// A thread that waits for sockets is told to stop over a pair: two neighbours, and both ends are the agent's own.
+    fn add_pairs<'a>(&mut self, targets: impl Iterator<Item = &'a str>) {
+        let unknown: Vec<u64> = targets.filter_map(inode).filter(|inode| !self.0.contains_key(inode)).collect();
+        for first in &unknown {
+            if unknown.contains(&(first + 1)) {
+                for end in [*first, first + 1] {
+                    self.0.insert(end, "Unix, one end of a pair: tells a thread to stop".to_owned());
+                }
+            }
+        }
     }
 }
 
@@ -249,7 +271,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_has_no_meaning() {
-        let sockets = Sockets(BTreeMap::from([("7".to_owned(), "known".to_owned())]));
+        let mut sockets = Sockets(BTreeMap::from([(7, "known".to_owned())]));
+        sockets.add_pairs(["socket:[20]", "socket:[7]", "socket:[21]", "socket:[8]"].into_iter());
+        assert!(meaning(5, "socket:[20]", &sockets).is_some_and(|text| text.contains("pair")));
         assert_eq!(meaning(5, "socket:[7]", &sockets).as_deref(), Some("known"));
         for target in ["socket:[8]", "/etc/passwd", "pipe:[9]", "anon_inode:[timerfd]"] {
             assert_eq!(meaning(5, target, &sockets), None, "{target}");
