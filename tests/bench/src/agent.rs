@@ -75,7 +75,9 @@ impl Agent {
 
     /// Waits until it has polled and its live log is connected.
     pub(crate) fn wait_ready(&mut self) -> Outcome<()> {
-        self.wait("its first poll and its live log", |agent| agent.first_poll().is_some() && agent.backend.sockets() > 0)
+        self.wait("its first poll and its live log", |agent| {
+            agent.first_poll().is_some() && agent.backend.sockets() > 0
+        })
     }
 
     /// From the start of its process to its first request for jobs.
@@ -187,7 +189,9 @@ pub(crate) fn job(script: &str, resources: &Value) -> Value {
 
 /// The same script for a shell that waits on its stdin, as the agent has it: written to the workspace, then run.
 pub(crate) fn program(script: &str) -> String {
-    format!("{{\ncat >/workspace/script.sh <<'END-OF-SCRIPT'\n{script}\nEND-OF-SCRIPT\nexec bash /workspace/script.sh </dev/null\n}}\n")
+    format!(
+        "{{\ncat >/workspace/script.sh <<'END-OF-SCRIPT'\n{script}\nEND-OF-SCRIPT\nexec bash /workspace/script.sh </dev/null\n}}\n"
+    )
 }
 
 fn free_port() -> Outcome<u16> {

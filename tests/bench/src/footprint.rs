@@ -64,7 +64,10 @@ pub fn measure(setup: &Setup) -> Result<Footprint, String> {
     );
     out.line(
         percent < CPU_PERCENT,
-        &format!("CPU: {percent:.3} % of one core over {} s with {polls} polls (target {CPU_PERCENT} %)", setup.length.as_secs()),
+        &format!(
+            "CPU: {percent:.3} % of one core over {} s with {polls} polls (target {CPU_PERCENT} %)",
+            setup.length.as_secs()
+        ),
     );
     let first = median(starts.iter().copied());
     let (least, most) = starts.iter().fold((f64::MAX, 0.0_f64), |(a, b), ms| (a.min(*ms), b.max(*ms)));
@@ -137,7 +140,11 @@ fn threads(agent: &Agent, architecture: &Path, out: &mut Footprint) -> Result<()
     for task in tasks(agent)? {
         // The first thread bears the name of the program's file.
         let first = task == agent.pid().to_string();
-        names.push(if first { "main".to_owned() } else { agent.proc(&format!("task/{task}/comm"))?.trim_end().to_owned() });
+        names.push(if first {
+            "main".to_owned()
+        } else {
+            agent.proc(&format!("task/{task}/comm"))?.trim_end().to_owned()
+        });
     }
     names.sort();
     out.line(names.len() <= THREADS, &format!("threads: {} (target {THREADS})", names.len()));
@@ -155,7 +162,8 @@ fn plain(name: &str) -> &str {
 
 /// The names in the table of ARCHITECTURE.md's section on threads.
 fn documented(document: &str) -> Vec<String> {
-    let section = document.split("\n## Threads\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+    let section =
+        document.split("\n## Threads\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
     let name = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
     section.lines().filter_map(name).collect()
 }

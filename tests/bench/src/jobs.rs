@@ -112,7 +112,11 @@ fn rate(count: usize, time: Duration) -> f64 {
 /// The same of the floor, with a thread for each worker.
 fn floor_round(setup: &Setup, workers: usize, request: &Value) -> Outcome<(f64, f64)> {
     let left = std::sync::atomic::AtomicUsize::new(setup.size.jobs);
-    let take = || left.fetch_update(std::sync::atomic::Ordering::Relaxed, std::sync::atomic::Ordering::Relaxed, |n| n.checked_sub(1));
+    let take = || {
+        left.fetch_update(std::sync::atomic::Ordering::Relaxed, std::sync::atomic::Ordering::Relaxed, |n| {
+            n.checked_sub(1)
+        })
+    };
     let begun = Instant::now();
     let lists: Vec<Outcome<Vec<f64>>> = std::thread::scope(|scope| {
         let work = || {
@@ -124,7 +128,10 @@ fn floor_round(setup: &Setup, workers: usize, request: &Value) -> Outcome<(f64, 
             Ok(out)
         };
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or(Err("a thread of the floor panicked".into()))).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(Err("a thread of the floor panicked".into())))
+            .collect()
     });
     let rate = rate(setup.size.jobs, begun.elapsed());
     let all = lists.into_iter().collect::<Outcome<Vec<_>>>()?.concat();

@@ -61,8 +61,11 @@ impl Table {
                 _ => String::new(),
             };
             let agent = number(row.agent);
-            let _ =
-                writeln!(out, "| {:<58} | {agent:>10} | {floor:>10} | {:<7} | {ratio:>5} | {verdict} |", row.name, row.unit);
+            let _ = writeln!(
+                out,
+                "| {:<58} | {agent:>10} | {floor:>10} | {:<7} | {ratio:>5} | {verdict} |",
+                row.name, row.unit
+            );
         }
         out
     }
