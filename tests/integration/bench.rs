@@ -49,7 +49,10 @@ fn an_idle_agent_has_only_threads_and_descriptors_that_are_written_down() {
     let missed: Vec<&String> =
         seen.missed.iter().filter(|text| text.starts_with("threads") || text.starts_with("descriptors")).collect();
     assert_eq!(missed, Vec::<&String>::new(), "{}", seen.text);
-    for word in ["PSS: ", "CPU: ", "start to first poll: ", "threads: 16 ", "state.dir: lock", "listens: health"] {
+    let told = std::fs::read_to_string(&setup.architecture).expect("ARCHITECTURE.md");
+    let count = seen.text.split("threads: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a count");
+    assert!(told.contains(&format!("An idle agent with five workers has {count} threads.")), "{}", seen.text);
+    for word in ["PSS: ", "CPU: ", "start to first poll: ", "state.dir: lock", "listens: health"] {
         assert!(seen.text.contains(word), "no '{word}' in\n{}", seen.text);
     }
 }
