@@ -200,6 +200,6 @@ fn free_port() -> Outcome<u16> {
 }
 
 fn last(text: &str, bytes: usize) -> &str {
-    let from = text.len().saturating_sub(bytes);
-    text.get(text.ceil_char_boundary(from)..).unwrap_or(text)
+    let from = (text.len().saturating_sub(bytes)..=text.len()).find(|at| text.is_char_boundary(*at));
+    &text[from.unwrap_or(0)..]
 }
