@@ -20,7 +20,7 @@ fn the_benchmark_prints_each_figure_beside_its_floor() {
     let setup = Setup { agent: agent(), socket: "/var/run/docker.sock".into(), size: Size::least() };
     let table = cronium_bench::run(&setup, &mut |_| {}).expect("a table");
     let text = table.render();
-    println!("{text}");
+    eprintln!("{text}");
     for (name, unit, least, most) in [
         ("one job, hand-out to verdict, 1 worker", "ms", 0.5, 3.0),
         ("jobs, 2 workers", "jobs/s", 0.3, 3.0),
@@ -45,7 +45,7 @@ fn an_idle_agent_has_only_threads_and_descriptors_that_are_written_down() {
     let socket = "/var/run/docker.sock".into();
     let setup = footprint::Setup { agent: agent(), socket, architecture, length: Duration::from_secs(3) };
     let seen = footprint::measure(&setup).expect("figures");
-    println!("{}", seen.text);
+    eprintln!("{}", seen.text);
     let missed: Vec<&String> =
         seen.missed.iter().filter(|text| text.starts_with("threads") || text.starts_with("descriptors")).collect();
     assert_eq!(missed, Vec::<&String>::new(), "{}", seen.text);
