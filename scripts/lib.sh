@@ -216,6 +216,30 @@ stop_engine() {
 
 ensure_images() { "$ROOT/scripts/build-images.sh"; }
 
+# bench_programs: builds the measuring program, and the agent unless dist/ has a static one; AGENT and BENCH are their files.
+# CRONIUM_BENCH_AGENT names another agent.
+bench_programs() {
+    local version built=${CARGO_TARGET_DIR:-$ROOT/target}/release packages=(-p cronium-bench)
+    version=$(awk -F'"' '/^version *=/ {print $2; exit}' "$ROOT/Cargo.toml")
+    AGENT=${CRONIUM_BENCH_AGENT:-$ROOT/dist/cronium-agent-$version-$(uname -m)-unknown-linux-musl}
+    if [ ! -x "$AGENT" ]; then
+        AGENT=$built/cronium-agent
+        packages+=(-p cronium-agent)
+    fi
+    say "building ${packages[*]} (release profile: some minutes the first time)"
+    (cd "$ROOT" && timeout -k 10 3600 cargo build --release --bins "${packages[@]}") || die "cargo build failed"
+    BENCH=$built/cronium-bench
+}
+
+# run_bench ARGS...: the measuring program against the engine of this host.
+run_bench() {
+    local host=${DOCKER_HOST:-unix:///var/run/docker.sock}
+    case $host in
+        unix://*) "$BENCH" "$@" --socket "${host#unix://}" ;;
+        *) die "the floor is measured over a Unix socket, and DOCKER_HOST is $host" ;;
+    esac
+}
+
 # our_leftovers KIND: ids of what the tests' agents (agent-PID-N, exec and doctor) have made and not removed; KIND is container
 # or volume. An agent at work on this host has another id: its containers are nobody's leftovers.
 our_leftovers() {

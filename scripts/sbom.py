@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 AGENT = "cronium-agent"
-TESTS_ONLY = {"cronium-dev-backend"}
+TESTS_ONLY = {"cronium-bench", "cronium-dev-backend"}
 # Packages whose own code is a build script, and which carry code that is compiled into the program.
 CARRIERS = {"openssl-src"}
 

@@ -246,6 +246,8 @@ fn build_agent(timeout: Duration, tls: ureq::tls::TlsConfig, host: &str) -> ureq
         .max_idle_age(limits::API_IDLE_MAX)
         .max_idle_connections(limits::API_IDLE_CONNECTIONS)
         .max_idle_connections_per_host(limits::API_IDLE_CONNECTIONS)
+        .input_buffer_size(limits::API_BUFFER)
+        .output_buffer_size(limits::API_BUFFER)
         .timeout_global(limit(Wait::Call))
         .timeout_resolve(limit(Wait::Resolve))
         .timeout_connect(limit(Wait::Connect))

@@ -14,6 +14,8 @@ mod sshd_faults;
 mod alerts;
 /// Calls to the backend: claims, reports, retries, cancels, hostile answers.
 mod backend;
+/// The benchmark and the footprint, in their quickest form.
+mod bench;
 /// The command line: exec, validate, version, help, exit codes.
 mod cli;
 /// The agent in a container, by the shipped Dockerfile and compose file.

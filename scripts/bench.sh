@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# bench.sh [--quick | --least]
+#
+# One table: jobs and lines through the agent, each figure beside its floor, which is the same container run by raw calls to
+# the engine over its Unix socket. Agent and floor take turns within one run; figures are medians, and a ratio is the median of
+# the pairs' ratios. BENCHMARKS.md says what bounds each. Measures the static binary in dist/ if it is there
+# (scripts/build-static.sh), else the release build. The whole of it takes some five minutes.
+#   --quick   fewer pairs: about a minute, and less to be relied on
+#   --least   only shows that it works
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+OPTIONS=()
+for argument; do
+    case $argument in
+        --quick | --least) OPTIONS+=("$argument") ;;
+        -h | --help)
+            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) die "unknown argument '$argument': see --help" ;;
+    esac
+done
+ensure_rust build
+ensure_engine
+ensure_images
+bench_programs
+say "measuring $AGENT"
+say "load of this machine before: $(cut -d ' ' -f 1-3 /proc/loadavg), on $(nproc) cores"
+run_bench bench ${OPTIONS[@]+"${OPTIONS[@]}"} --agent "$AGENT"
+say "load of this machine after: $(cut -d ' ' -f 1-3 /proc/loadavg)"
+cat <<'TEXT'
+Settings that are not the defaults, and why:
+  api.rateLimit.enabled: false       10 requests a second, the default, bound an agent to about two jobs a second; the row
+                                     "with default api.rateLimit" (not with --quick) shows that
+  jobs.maxConcurrent: 1, 5, 10       what the rows say; the default is 5
+  the jobs' cpuLimit: 2 (lines)      with the default's half core the script would be what is measured
+TEXT

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# footprint.sh [--check] [--seconds N]
+#
+# What an agent with five workers costs while it has nothing to do and polls each second: memory (PSS), threads by name,
+# share of one core, from start to first poll (median of 10), open descriptors and what each is for. The backend is one in
+# memory. Looks at the static binary in dist/ if it is there (scripts/build-static.sh), else at the release build.
+#   --check       fails when a target is missed
+#   --seconds N   counts CPU time for so long (30)
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+OPTIONS=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --check) OPTIONS+=(--check) ;;
+        --seconds)
+            OPTIONS+=(--seconds "${2:?--seconds takes a number}")
+            shift
+            ;;
+        -h | --help)
+            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) die "unknown argument '$1': see --help" ;;
+    esac
+    shift
+done
+ensure_rust build
+ensure_engine
+ensure_images
+bench_programs
+say "looking at $AGENT ($(stat -c %s "$AGENT") bytes)"
+run_bench footprint ${OPTIONS[@]+"${OPTIONS[@]}"} --agent "$AGENT" --architecture "$ROOT/ARCHITECTURE.md" ||
+    die "a target is missed, or nothing could be measured; see above"

@@ -1,0 +1,114 @@
+//! What the agent costs, measured from outside: `bench` puts it beside raw calls to the engine, in alternating pairs of
+//! the same run; `footprint` looks at an agent that has nothing to do. It shares no code with the agent, so that its HTTP
+//! cannot be slow, or wrong, in the same way.
+
+mod agent;
+mod engine;
+pub mod footprint;
+mod jobs;
+mod lines;
+pub mod table;
+
+use std::path::PathBuf;
+
+pub use table::Table;
+
+/// How much is measured.
+#[derive(Debug, Clone)]
+pub struct Size {
+    /// Pairs of single jobs.
+    pub serial: usize,
+    /// Numbers of workers, each measured by itself.
+    pub workers: Vec<usize>,
+    /// Pairs of rounds with several workers.
+    pub rounds: usize,
+    /// Jobs in a round.
+    pub jobs: usize,
+    /// Pairs of jobs that print much, and
+    pub floods: usize,
+    /// the lines of each.
+    pub lines: usize,
+    /// Pairs of jobs that print a line every 20 ms, and
+    pub ticks: usize,
+    /// the lines of each.
+    pub tick_lines: usize,
+    /// Jobs in the row with the default rate limit, which takes seconds to be felt; 0 leaves the row out.
+    pub limited: usize,
+}
+
+impl Size {
+    /// For BENCHMARKS.md: about five minutes.
+    pub fn full() -> Self {
+        Self {
+            serial: 30,
+            workers: vec![5, 10],
+            rounds: 5,
+            jobs: 20,
+            floods: 5,
+            lines: 500_000,
+            ticks: 3,
+            tick_lines: 200,
+            limited: 40,
+        }
+    }
+
+    /// For a look while something is changed: under a minute.
+    pub fn quick() -> Self {
+        Self {
+            serial: 7,
+            rounds: 2,
+            jobs: 10,
+            floods: 2,
+            lines: 200_000,
+            ticks: 1,
+            tick_lines: 100,
+            limited: 0,
+            ..Self::full()
+        }
+    }
+
+    /// For a test that the harness still works: a few seconds.
+    pub fn least() -> Self {
+        Self {
+            serial: 2,
+            workers: vec![2],
+            rounds: 1,
+            jobs: 4,
+            floods: 1,
+            lines: 50_000,
+            ticks: 1,
+            tick_lines: 20,
+            limited: 0,
+        }
+    }
+}
+
+/// What is measured, on what.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The agent's program.
+    pub agent: PathBuf,
+    /// The engine's socket.
+    pub socket: PathBuf,
+    pub size: Size,
+}
+
+/// Measures all of it; `progress` hears a sentence before each part.
+pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, String> {
+    let mut table = Table::default();
+    progress(&format!("{} single jobs, each beside one of the floor's", setup.size.serial));
+    jobs::serial(setup, &mut table)?;
+    for &workers in &setup.size.workers {
+        progress(&format!("{workers} workers: {} rounds of {} jobs", setup.size.rounds, setup.size.jobs));
+        jobs::parallel(setup, workers, &mut table)?;
+    }
+    if setup.size.limited > 0 {
+        progress(&format!("{} jobs with the default api.rateLimit", setup.size.limited));
+        jobs::limited(setup, &mut table)?;
+    }
+    progress(&format!("{} jobs of {} lines", setup.size.floods, setup.size.lines));
+    lines::flood(setup, &mut table)?;
+    progress(&format!("{} jobs that print a line every 20 ms", setup.size.ticks));
+    lines::ticks(setup, &mut table)?;
+    Ok(table)
+}

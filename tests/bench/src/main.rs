@@ -1,0 +1,82 @@
+//! `cronium-bench`: what `scripts/bench.sh` and `scripts/footprint.sh` run.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cronium_bench::{Setup, Size, footprint};
+use lexopt::Arg::{Long, Short, Value};
+use lexopt::ValueExt as _;
+
+const HELP: &str = "cronium-bench: measures an agent from outside
+
+  cronium-bench bench [--quick | --least] --agent FILE [--socket FILE]
+      jobs and lines beside raw calls to the engine: one table
+  cronium-bench footprint [--check] [--seconds N] --agent FILE [--architecture FILE] [--socket FILE]
+      --check fails when a target is missed; memory, threads, CPU, descriptors and start of an agent with nothing to do
+";
+
+struct Arguments {
+    command: String,
+    setup: Setup,
+    architecture: PathBuf,
+    seconds: u64,
+    check: bool,
+}
+
+fn arguments() -> Result<Arguments, lexopt::Error> {
+    let mut command = String::new();
+    let mut setup = Setup { agent: PathBuf::new(), socket: "/var/run/docker.sock".into(), size: Size::full() };
+    let (mut architecture, mut seconds, mut check) = (PathBuf::from("ARCHITECTURE.md"), 30, false);
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Value(word) if command.is_empty() => command = word.string()?,
+            Long("agent") => setup.agent = parser.value()?.into(),
+            Long("socket") => setup.socket = parser.value()?.into(),
+            Long("architecture") => architecture = parser.value()?.into(),
+            Long("seconds") => seconds = parser.value()?.parse()?,
+            Long("check") => check = true,
+            Long("quick") => setup.size = Size::quick(),
+            Long("least") => setup.size = Size::least(),
+            Long("help") | Short('h') => command = "help".to_owned(),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Arguments { command, setup, architecture, seconds, check })
+}
+
+fn act(arguments: &Arguments) -> Result<bool, String> {
+    match arguments.command.as_str() {
+        "bench" => {
+            let table = cronium_bench::run(&arguments.setup, &mut |text| eprintln!("  {text}"))?;
+            print!("{}", table.render());
+            Ok(true)
+        }
+        "footprint" => {
+            let Setup { agent, socket, .. } = arguments.setup.clone();
+            let length = Duration::from_secs(arguments.seconds);
+            let architecture = arguments.architecture.clone();
+            let seen = footprint::measure(&footprint::Setup { agent, socket, architecture, length })?;
+            print!("{}", seen.text);
+            Ok(!arguments.check || seen.missed.is_empty())
+        }
+        "help" => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        _ => Err(format!("no such command\n{HELP}")),
+    }
+}
+
+fn main() -> ExitCode {
+    match arguments().map_err(|error| format!("{error}\n{HELP}")).and_then(|arguments| act(&arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cronium-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

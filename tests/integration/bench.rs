@@ -1,0 +1,58 @@
+//! The measuring programs still measure: `cronium-bench` in its quickest form, on this machine's engine. What it finds is
+//! bounded loosely here, since other tests and other people share the machine; BENCHMARKS.md has the figures.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cronium_bench::{Setup, Size, footprint};
+
+use crate::harness::{alone, binary, require_engine};
+
+fn agent() -> PathBuf {
+    binary().get_program().into()
+}
+
+/// Figures of both halves that are there and plausible, and ratios that only a defect would miss by so much.
+#[test]
+fn the_benchmark_prints_each_figure_beside_its_floor() {
+    let _alone = alone();
+    require_engine();
+    let setup = Setup { agent: agent(), socket: "/var/run/docker.sock".into(), size: Size::least() };
+    let table = cronium_bench::run(&setup, &mut |_| {}).expect("a table");
+    let text = table.render();
+    eprintln!("{text}");
+    for (name, unit, least, most) in [
+        ("one job, hand-out to verdict, 1 worker", "ms", 0.5, 3.0),
+        ("jobs, 2 workers", "jobs/s", 0.3, 3.0),
+        ("lines of 80 bytes, attach to WebSocket", "lines/s", 0.02, 3.0),
+        ("print to receipt, median", "ms", 0.5, 50.0),
+    ] {
+        let row = table.row(name, unit).unwrap_or_else(|| panic!("no row '{name}' in {unit}:\n{text}"));
+        let ratio = row.ratio.expect("a ratio");
+        assert!((least..most).contains(&ratio), "{name}: {ratio}\n{text}");
+        assert!(row.agent > 0.0 && row.floor.is_some_and(|floor| floor > 0.0), "{text}");
+    }
+    let peaks: Vec<f64> = table.rows.iter().filter(|row| row.unit == "MB").map(|row| row.agent).collect();
+    assert!(peaks.len() >= 3 && peaks.iter().all(|mb| (2.0..100.0).contains(mb)), "{text}");
+}
+
+/// The targets that do not depend on the build profile or on who else uses the machine.
+#[test]
+fn an_idle_agent_has_only_threads_and_descriptors_that_are_written_down() {
+    let _alone = alone();
+    require_engine();
+    let architecture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let socket = "/var/run/docker.sock".into();
+    let setup = footprint::Setup { agent: agent(), socket, architecture, length: Duration::from_secs(3) };
+    let seen = footprint::measure(&setup).expect("figures");
+    eprintln!("{}", seen.text);
+    let missed: Vec<&String> =
+        seen.missed.iter().filter(|text| text.starts_with("threads") || text.starts_with("descriptors")).collect();
+    assert_eq!(missed, Vec::<&String>::new(), "{}", seen.text);
+    let told = std::fs::read_to_string(&setup.architecture).expect("ARCHITECTURE.md");
+    let count = seen.text.split("threads: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a count");
+    assert!(told.contains(&format!("An idle agent with five workers has {count} threads.")), "{}", seen.text);
+    for word in ["PSS: ", "CPU: ", "start to first poll: ", "state.dir: lock", "listens: health"] {
+        assert!(seen.text.contains(word), "no '{word}' in\n{}", seen.text);
+    }
+}
