@@ -48,7 +48,10 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// Starts the thread `heartbeat`.
     pub fn spawn(self) -> std::io::Result<threads::Thread> {
-        threads::spawn("heartbeat", move || self.run())
+        threads::spawn("heartbeat", move || {
+            let _watched = self.pulse.clone().enter();
+            self.run();
+        })
     }
 
     /// Beats until stopped, at once for the first time.
