@@ -62,7 +62,11 @@ mod ssh_multi;
 mod ssh_multi_restart;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
+/// The agent on a host that systemd booted.
+mod systemd_boot;
 /// The systemd unit: verified, little exposed, and fitting the agent's own limits.
 mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;
+/// What the watchdog takes for getting on.
+mod watchdog;
