@@ -434,9 +434,13 @@ fn status_line(board: &Board, running: &Running) -> String {
         1 => "1 job in hand".to_owned(),
         count => format!("{count} jobs in hand"),
     };
+    let contact = match metrics::last_contact() {
+        Some(at) => format!("last contact {}", crate::wire::time::rfc3339(at, 0)),
+        None => "no contact yet".to_owned(),
+    };
     match board.why_not_ready() {
-        None => format!("claiming; {jobs}"),
-        Some(why) => format!("not claiming: {why}; {jobs}"),
+        None => format!("claiming; {jobs}; {contact}"),
+        Some(why) => format!("not claiming: {why}; {jobs}; {contact}"),
     }
 }
 

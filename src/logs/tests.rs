@@ -340,7 +340,7 @@ fn a_live_log_that_gets_on_touches_its_pulse_and_one_whose_listener_hangs_does_n
     let (tell, events) = channel();
     let told = Box::new(move |event| {
         drop(tell.send(event));
-        drop(held.recv_timeout(WAIT));
+        let _ = held.recv_timeout(WAIT);
     });
     let pulse = pulses.part("live log", longest);
     let client = Client::start_watched(settings(server.url("ws")), pulse, told, events);

@@ -6,6 +6,7 @@
 mod engine_proxy;
 mod harness;
 mod podman;
+mod scraper;
 mod ssh_rig;
 mod sshd;
 mod sshd_faults;

@@ -199,7 +199,7 @@ fn the_agent_lives_under_systemd() {
 
 /// Ready, with a status, as the user that the unit names, with the token as a credential.
 fn started(machine: &Machine) {
-    eventually("a status", || machine.show("StatusText").starts_with("claiming; 0 jobs in hand"));
+    eventually("a status", || machine.show("StatusText").starts_with("claiming; 0 jobs in hand; last contact 20"));
     assert!(machine.sh(&format!("systemctl status --no-pager {UNIT}")).contains("Status: \"claiming;"));
     let pid = machine.main_pid();
     assert_eq!(machine.sh(&format!("stat -c %U:%G /proc/{pid}")), "cronium:cronium");

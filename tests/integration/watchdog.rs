@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use cronium_agent::config::{Sources, load};
 use cronium_agent::config::types::Config;
+use cronium_agent::config::{Sources, load};
 use cronium_agent::docker;
 use cronium_agent::executors::container::ContainerExecutor;
 use cronium_agent::executors::container::usage::Sampler;
