@@ -150,6 +150,9 @@ prepare() {
 # sources, or `cronium-agent validate --explain`. The token is not here: it is in api-token beside this file.
 api:
   endpoint: http://localhost:5001
+# The journal has each line's time and level by itself; with json, what collects it needs both in the line.
+logging:
+  format: text
 CONFIG
 }
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# lib.sh: what demo.sh, test.sh and build-images.sh share. Sourced, never run.
+# lib.sh: what demo.sh, test.sh, build-images.sh and boot-image.sh share. Sourced, never run.
 #
 # Three rules hold for all of them. Every wait has a limit. What a script started, it ends: by process id, TERM
 # first, KILL after a wait. What it installs it names, with the reason, before it does so.
@@ -250,6 +250,53 @@ our_leftovers() {
             ;;
         volume) timeout 20 docker volume ls -q --filter label=cronium.managed=true ;;
     esac | sort
+}
+
+# --- Debian trees, for machines without a registry (run as root) ---------------------------------------------------
+
+# What each of them has; more is the caller's to add.
+COMMON_PACKAGES=(tini ca-certificates)
+
+# The address that this machine's apt uses for its own release: the only mirror that is known to be reachable.
+mirror_of() {
+    # shellcheck disable=SC2016 # apt's own variables
+    apt-get indextargets --format '$(SITE) $(RELEASE) $(CODENAME)' 'Created-By: Packages' 2>/dev/null |
+        awk -v suite="$1" '$2 == suite || $3 == suite {print $1; exit}'
+}
+
+# make_core SUITE TREE: a minimal system, brought up to the newest packages that this machine's apt knows of.
+make_core() {
+    local suite=$1 tree=$2 mirror
+    mirror=$(mirror_of "$suite")
+    [ -n "$mirror" ] || die "apt's configuration names no source for '$suite', so there is no mirror to make a base from"
+    debootstrap --variant=minbase --include="$(IFS=, && echo "${COMMON_PACKAGES[*]}")" "$suite" "$tree" "$mirror" || return 1
+    add_packages "$tree" dist-upgrade
+}
+
+# add_packages TREE COMMAND...: this machine's apt chooses and downloads for the tree; the tree's own dpkg unpacks.
+# So every source, proxy and key that apt is set up with here counts, and none of it gets into the tree.
+add_packages() {
+    local tree=$1 debs=$1/var/cache/cronium
+    shift
+    mkdir -p "$debs/partial" || return 1
+    apt-get -y -q --download-only --no-install-recommends \
+        -o Dir::State::status="$tree/var/lib/dpkg/status" -o Dir::State::extended_states="$tree/var/lib/apt/extended_states" \
+        -o Dir::Cache::archives="$debs" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
+        -o APT::Sandbox::User=root -o APT::Keep-Downloaded-Packages=true -o APT::Install-Suggests=false "$@" </dev/null || return 1
+    if compgen -G "$debs/*.deb" >/dev/null; then
+        # dpkg goes by name, not by need: a package whose pre-dependency comes later in the alphabet enters in the next round.
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$tree" sh -c '
+            for round in 1 2 3 4; do
+                dpkg --install --skip-same-version --force-confdef --force-confold /var/cache/cronium/*.deb && exit 0
+            done
+            exit 1' </dev/null || return 1
+    fi
+    rm -rf "$debs"
+}
+# An interrupted debootstrap leaves /proc mounted in its tree; rm must not go through it.
+drop_trees() {
+    umount -l "$1"/*/proc "$1"/*/sys 2>/dev/null
+    rm -rf --one-file-system "$1"
 }
 
 # --- Rust --------------------------------------------------------------------------------------------------------

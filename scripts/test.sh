@@ -1,22 +1,28 @@
 #!/usr/bin/env bash
-# test.sh [--fast] [--only NAME]
+# test.sh [--fast | --full] [--only NAME]
 #
 # Every check of the project in one command, from a fresh machine on: installs what is missing, starts a Docker
 # engine if none answers, and ends what it started.
 #   --fast       only what needs no engine: format, lint, scripts, unit
-#   --only NAME  one step: format, lint, scripts, unit, integration
+#   --full       also what takes long: the static binary, its size and what it costs at rest against the README, whether
+#                it is the same from other folders, and some minutes of faults (soak); for a night, or before a release
+#   --only NAME  one step: format, lint, scripts, unit, integration, or one of --full: static, size, reproducible,
+#                footprint, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 STEPS=(format lint scripts unit integration)
-FAST='' ONLY=''
+LONG_STEPS=(static size reproducible footprint soak)
+SOAK_MINUTES=3
+FAST='' FULL='' ONLY=''
 while [ $# -gt 0 ]; do
     case $1 in
         --fast) FAST=1 ;;
+        --full) FULL=1 ;;
         --only)
-            [ $# -ge 2 ] || die "--only needs the name of a step: ${STEPS[*]}"
+            [ $# -ge 2 ] || die "--only needs the name of a step: ${STEPS[*]} ${LONG_STEPS[*]}"
             ONLY=$2
             shift
             ;;
@@ -29,7 +35,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -z "$ONLY" ] || [[ " ${STEPS[*]} " == *" $ONLY "* ]] || die "no step is called '$ONLY'; there are ${STEPS[*]}"
+ALL=" ${STEPS[*]} ${LONG_STEPS[*]} "
+[ -z "$ONLY" ] || [[ $ALL == *" $ONLY "* ]] || die "no step is called '$ONLY'; there are$ALL"
+[ -z "$FAST" ] || [ -z "$FULL" ] || die "--fast and --full do not go together"
 
 PASSED=0 FAILED=0 SUMMARY=()
 STARTED=${EPOCHREALTIME/[.,]/}
@@ -99,6 +107,8 @@ step() {
 wanted() {
     if [ -n "$ONLY" ]; then
         [ "$ONLY" = "$1" ]
+    elif [[ " ${LONG_STEPS[*]} " == *" $1 "* ]]; then
+        [ -n "$FULL" ]
     else
         [ -z "$FAST" ] || [ "$1" != integration ]
     fi
@@ -140,6 +150,7 @@ if wanted integration; then
     need_packages "the tests use them" curl jq python3 python3-yaml
     ensure_engine
     ensure_images
+    "$ROOT/scripts/boot-image.sh"
     for kind in container volume; do our_leftovers "$kind" >"$SCRATCH/$kind.before"; done
     timeout 20 docker network ls -q --filter label=cronium.managed=true | sort >"$SCRATCH/network.before"
 fi
@@ -153,4 +164,9 @@ if wanted integration; then
     step integration 2400 cargo test --test integration -- --test-threads=2
     leftovers
 fi
+step static 2400 scripts/build-static.sh x86_64
+step size 300 scripts/size.sh x86_64 --check
+step reproducible 5400 scripts/build-static.sh x86_64 --check-reproducible
+if [ -x "$ROOT/scripts/footprint.sh" ]; then step footprint 600 scripts/footprint.sh --check; fi
+step soak $((SOAK_MINUTES * 60 + 900)) scripts/soak.sh "$SOAK_MINUTES"
 [ "$FAILED" -eq 0 ]

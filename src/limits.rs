@@ -427,8 +427,13 @@ pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);
 
 /// Between two looks at whether the status line has changed.
 pub const NOTIFY_EVERY: Duration = Duration::from_secs(2);
-/// A watched part that waits for the backend at most this much longer than its own interval.
+/// A watched part may be silent for so much longer than its longest wait: a host that is out of memory or disk is slow.
 pub const PULSE_ROOM: Duration = Duration::from_secs(120);
+/// A thread that sleeps for longer shows at least so often that it gets on.
+pub const PULSE_SLICE: Duration = Duration::from_secs(10);
+/// The live log's thread may be silent for so long: its steps are bounded by [`LOG_CONNECT`], [`LOG_HANDSHAKE`] and
+/// [`PULSE_SLICE`], and it waits for no disk.
+pub const PULSE_LIVE_LOG: Duration = Duration::from_secs(30);
 /// Bytes of the status line that systemd shows: it takes messages of 4 KiB and drops longer ones whole.
 pub const NOTIFY_STATUS: usize = 1024;
 /// Pings within the watchdog's time: systemd advises two; with three, one may be late without harm.

@@ -118,6 +118,7 @@ struct Parts {
     outbox: Outbox,
     scribe: Scribe,
     strays: Strays,
+    pulses: Pulses,
     /// The jobs that an earlier run began.
     open: Vec<Entry>,
     /// In the order in which they are joined.
@@ -151,7 +152,8 @@ impl Parts {
         servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
-        let (streamer, streamer_thread) = live_log(config, &id, &running, &slots)?;
+        let pulses = Pulses::new();
+        let (streamer, streamer_thread) = live_log(config, &id, &running, &slots, &pulses)?;
         let terms = Terms::new(config.jobs.report_retention);
         let (outbox, outbox_thread) = Outbox::start(journal.clone(), &client, ended, terms).map_err(no_thread)?;
         let (scribe, scribe_thread) = Scribe::start().map_err(no_thread)?;
@@ -174,6 +176,7 @@ impl Parts {
             outbox,
             scribe,
             strays: Strays::new(config.api.timeout),
+            pulses,
             open,
             threads,
         };
@@ -222,6 +225,7 @@ impl Parts {
             outbox: self.outbox.clone(),
             scribe: self.scribe.clone(),
             stop: self.all.clone(),
+            pulses: self.pulses.clone(),
         })
     }
 
@@ -254,8 +258,7 @@ impl Agent {
         let watching = parts.all.clone();
         let monitor = threads::spawn("monitor", move || monitor.run(&watching)).map_err(no_thread)?;
 
-        let mut pulses = Pulses::new();
-        let pulse = pulses.part("heartbeat", live.now().jobs.lease_renewal + poll_wait + limits::PULSE_ROOM);
+        let pulse = parts.pulses.part("heartbeat", poll_wait + limits::PULSE_ROOM);
         let heartbeat = parts.heartbeat(&live, pulse).spawn().map_err(no_thread)?;
         let (hand, taken) = bounded(0);
         let (no_more_claims, admission) = (Stop::new(), Arc::clone(&parts.board));
@@ -269,13 +272,13 @@ impl Agent {
             no_more_claims.clone(),
         );
         poller.strays = parts.strays.clone();
-        poller.pulse = pulses.part("poller", poll_wait + limits::PULSE_ROOM);
+        poller.pulse = parts.pulses.part("poller", poll_wait + limits::PULSE_ROOM);
         let crew = Crew::start(shop, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;
         let mut others = vec![heartbeat, monitor];
         others.append(&mut parts.threads);
         Ok(Self {
-            service: Service::new(pulses),
+            service: Service::new(parts.pulses),
             board: parts.board,
             health: parts.health,
             control,
@@ -431,9 +434,13 @@ fn status_line(board: &Board, running: &Running) -> String {
         1 => "1 job in hand".to_owned(),
         count => format!("{count} jobs in hand"),
     };
+    let contact = match metrics::last_contact() {
+        Some(at) => format!("last contact {}", crate::wire::time::rfc3339(at, 0)),
+        None => "no contact yet".to_owned(),
+    };
     match board.why_not_ready() {
-        None => format!("claiming; {jobs}"),
-        Some(why) => format!("not claiming: {why}; {jobs}"),
+        None => format!("claiming; {jobs}; {contact}"),
+        Some(why) => format!("not claiming: {why}; {jobs}; {contact}"),
     }
 }
 
@@ -443,6 +450,7 @@ fn live_log(
     id: &str,
     running: &Running,
     slots: &Slots,
+    pulses: &Pulses,
 ) -> Result<(LogStreamer, Option<Thread>), Failure> {
     if !config.logging.websocket.enabled {
         return Ok((LogStreamer::disabled(), None));
@@ -464,7 +472,8 @@ fn live_log(
         }
         ServerEvent::JobsQueued => slots.kick(),
     };
-    LogStreamer::start(settings, Box::new(on_event))
+    let pulse = pulses.part("live log", limits::PULSE_LIVE_LOG);
+    LogStreamer::start(settings, pulse, Box::new(on_event))
         .map(|(streamer, thread)| (streamer, Some(thread)))
         .map_err(|error| format!("the live log cannot start: {error}"))
 }

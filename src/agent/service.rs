@@ -24,7 +24,10 @@ pub struct Service {
 impl Service {
     /// From the environment that systemd gives.
     pub fn new(pulses: Pulses) -> Self {
-        let notify = Notify::from_env(|name| std::env::var_os(name));
+        Self::over(Notify::from_env(|name| std::env::var_os(name)), pulses)
+    }
+
+    fn over(notify: Notify, pulses: Pulses) -> Self {
         let now = Instant::now();
         Self { notify, pulses, ready: false, next_ping: now, next_status: now, status: String::new(), stuck: false }
     }
@@ -76,5 +79,82 @@ impl Service {
     /// The agent ends.
     pub fn stopping(&mut self, why: &str) {
         self.notify.send(&[State::Stopping, State::Status(why)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::os::{pulse, threads};
+
+    /// A service manager with a watchdog of 300 ms.
+    struct Manager(UnixDatagram, Service);
+
+    impl Manager {
+        fn new(name: &str, pulses: &Pulses) -> Self {
+            let name = format!("cronium-service-{}-{name}", std::process::id());
+            let address = SocketAddr::from_abstract_name(&name).expect("a name");
+            let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+            socket.set_nonblocking(true).expect("non-blocking");
+            let notify = Notify::from_env(|key| match key {
+                "NOTIFY_SOCKET" => Some(format!("@{name}").into()),
+                "WATCHDOG_USEC" => Some("300000".into()),
+                _ => None,
+            });
+            Self(socket, Service::over(notify, pulses.clone()))
+        }
+
+        /// How often the watchdog was answered while the main thread ticked for `time`.
+        fn pings(&mut self, time: Duration) -> usize {
+            let (until, mut buffer, mut pings) = (Instant::now() + time, [0; 4096], 0);
+            while Instant::now() < until {
+                self.1.tick(|| "as ever".to_owned());
+                while let Ok(n) = self.0.recv(&mut buffer) {
+                    pings += usize::from(buffer[..n].starts_with(b"WATCHDOG=1"));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            pings
+        }
+    }
+
+    #[test]
+    fn one_stuck_worker_among_several_stops_the_pings_until_it_gets_on() {
+        let (pulses, second) = (Pulses::new(), Duration::from_secs(1));
+        let mut manager = Manager::new("worker", &pulses);
+        let (works, all): (Vec<_>, Vec<_>) = (0..3)
+            .map(|_| {
+                let (work, jobs) = channel::<Duration>();
+                let pulse = pulses.part("worker", Duration::from_millis(200));
+                let thread = threads::spawn("t-worker", move || {
+                    let _watched = pulse.enter();
+                    loop {
+                        pulse::touch();
+                        match jobs.recv_timeout(Duration::from_millis(20)) {
+                            Ok(stuck) => std::thread::sleep(stuck),
+                            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                            Err(_) => return,
+                        }
+                    }
+                });
+                (work, thread.expect("a thread"))
+            })
+            .unzip();
+        assert!(manager.pings(second) >= 5, "all get on");
+        works[1].send(second * 2).expect("it listens");
+        manager.pings(second / 2);
+        assert_eq!(manager.pings(second), 0, "one is stuck");
+        manager.pings(second);
+        assert!(manager.pings(second) >= 5, "it gets on again");
+        drop(works);
+        for thread in all {
+            thread.join_within(second * 5);
+        }
+        assert!(manager.pings(second) >= 5, "what has ended is not stuck");
     }
 }

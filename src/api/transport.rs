@@ -15,7 +15,7 @@ use crate::config::types::{Api, BackoffKind, Tls};
 use crate::limits;
 use crate::metrics::{self, Code, Endpoint};
 use crate::os::clock;
-use crate::os::{random, stop::Stop};
+use crate::os::{pulse, random, stop::Stop};
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::rate::Bucket;
 use crate::secret::Secret;
@@ -155,6 +155,7 @@ impl Transport {
     /// One try, with its place in the rate limit, its metric and its log line.
     fn attempt(&self, call: &Call<'_>) -> Result<Vec<u8>, Problem> {
         self.wait_for_turn(call.urgent)?;
+        pulse::touch();
         let begun = clock::now();
         let (status, result) = self.exchange(call);
         let took = clock::since(begun);

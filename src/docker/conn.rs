@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::config::types::DockerEndpoint;
 use crate::docker::error::Error;
 use crate::limits;
+use crate::os::pulse;
 
 /// When a call must be over, and the name of the limit that says so.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,7 @@ pub enum Conn {
 impl Conn {
     /// Opens the socket. A Unix socket answers at once; TCP is bounded by `limits::DOCKER_CONNECT`.
     pub fn open(endpoint: &DockerEndpoint) -> Result<Self, Error> {
+        pulse::touch();
         let opened = match endpoint {
             DockerEndpoint::Unix(path) => UnixStream::connect(path).map(Conn::Unix),
             DockerEndpoint::Tcp(host, port) => connect_tcp(host, *port).map(Conn::Tcp),
@@ -83,6 +85,7 @@ impl Conn {
 
 impl Read for Conn {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        pulse::touch();
         match self {
             Self::Unix(s) => s.read(buf),
             Self::Tcp(s) => s.read(buf),
@@ -92,6 +95,7 @@ impl Read for Conn {
 
 impl Write for Conn {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        pulse::touch();
         match self {
             Self::Unix(s) => s.write(buf),
             Self::Tcp(s) => s.write(buf),

@@ -44,6 +44,7 @@ pub fn all(shop: &Arc<Workshop>, slots: &Slots, entries: Vec<Entry>) -> Vec<Thre
 
 fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
     let _context = telemetry::context(&entry.job, &entry.execution);
+    let _watched = shop.watched("adopted job");
     let begun = clock::now();
     let kind = entry.kind;
     token.note(Note::Kind(kind));

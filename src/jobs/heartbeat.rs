@@ -48,7 +48,10 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// Starts the thread `heartbeat`.
     pub fn spawn(self) -> std::io::Result<threads::Thread> {
-        threads::spawn("heartbeat", move || self.run())
+        threads::spawn("heartbeat", move || {
+            let _watched = self.pulse.clone().enter();
+            self.run();
+        })
     }
 
     /// Beats until stopped, at once for the first time.
@@ -243,6 +246,7 @@ impl Contact {
 mod tests {
     use super::*;
     use crate::api::testing::{Act, Seen, Server, ok};
+    use crate::os::pulse::Pulses;
     use crossbeam_channel::{Receiver, unbounded};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -252,6 +256,7 @@ mod tests {
         running: Running,
         results: Receiver<bool>,
         stop: Stop,
+        pulses: Pulses,
         thread: threads::Thread,
     }
 
@@ -261,7 +266,7 @@ mod tests {
 
     fn start_with(client: Client, interval: Duration, stop_after_lost: Duration, running: &Running) -> Rig {
         let (tell, results) = unbounded();
-        let stop = Stop::new();
+        let (stop, pulses) = (Stop::new(), Pulses::new());
         let mut config = crate::config::defaults();
         (config.jobs.lease_renewal, config.jobs.stop_after_lost) = (interval, stop_after_lost);
         let heartbeat = Heartbeat {
@@ -272,9 +277,9 @@ mod tests {
                 let _ = tell.send(result.is_ok());
             }),
             stop: stop.clone(),
-            pulse: Pulse::unwatched(),
+            pulse: pulses.part("heartbeat", LONG / 20),
         };
-        Rig { running: running.clone(), results, stop, thread: heartbeat.spawn().expect("a thread") }
+        Rig { running: running.clone(), results, stop, pulses, thread: heartbeat.spawn().expect("a thread") }
     }
 
     impl Rig {
@@ -396,5 +401,18 @@ mod tests {
         }
         assert!(who.try_recv().is_err());
         rig.end();
+    }
+
+    #[test]
+    fn the_watchdog_sees_it_get_on_while_it_beats_and_does_not_miss_it_when_it_has_ended() {
+        let server = Server::start(|_, _| ok("{}"));
+        let rig = start(server.client(), Duration::from_millis(100), &Running::new());
+        let (begun, pulses) = (Instant::now(), rig.pulses.clone());
+        while begun.elapsed() < LONG / 8 {
+            assert_eq!(pulses.healthy(Instant::now()), Ok(()));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        rig.end();
+        assert_eq!(pulses.healthy(Instant::now() + LONG), Ok(()));
     }
 }

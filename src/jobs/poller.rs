@@ -18,7 +18,12 @@ use crate::config::types::QueueStrategy;
 use crate::job::{Claim, Kind};
 use crate::metrics::PollResult;
 use crate::os::clock;
-use crate::os::{pulse::Pulse, random, stop::Stop, threads};
+use crate::os::{
+    pulse::{self, Pulse},
+    random,
+    stop::Stop,
+    threads,
+};
 use crate::policy::poll::{Answer, Pace};
 use crate::{limits, metrics};
 
@@ -82,11 +87,10 @@ impl Poller {
 
     /// Starts the thread `poller`.
     pub fn spawn(self) -> std::io::Result<threads::Thread> {
-        let pulse = self.pulse.clone();
         threads::spawn("poller", move || {
+            // A drain may last: that nothing is polled then is no sign of being stuck, so the pulse rests at the end.
+            let _watched = self.pulse.clone().enter();
             self.run();
-            // A drain may last: that nothing is polled then is no sign of being stuck.
-            pulse.rest();
         })
     }
 
@@ -96,7 +100,7 @@ impl Poller {
         let mut pace = Pace::new(config.jobs.poll_interval, config.jobs.max_poll_interval, clock::now());
         let mut closed = None;
         while !self.stop.is_set() {
-            self.pulse.touch();
+            pulse::touch();
             if self.config.has_left(&config) {
                 config = self.config.now();
                 pace.adjust(config.jobs.poll_interval, config.jobs.max_poll_interval, clock::now());

@@ -29,6 +29,7 @@ use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics;
 use crate::os::clock;
+use crate::os::pulse::{self, Entered, Pulses};
 use crate::os::stop::Stop;
 use crate::os::threads::panic_text;
 use crate::policy::stop::{Pace, Reason};
@@ -50,6 +51,17 @@ pub struct Workshop {
     pub scribe: Scribe,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
+    pub pulses: Pulses,
+}
+
+impl Workshop {
+    /// This thread, which sees a job or one server of a job through, is watched as `name` until the guard is dropped.
+    pub fn watched(&self, name: &'static str) -> Entered {
+        // Between two touches lies one call, or one wait for the job's errands.
+        let config = self.config.now();
+        let call = config.api.timeout.max(config.ssh.connection_timeout * 2);
+        self.pulses.part(name, limits::ACKNOWLEDGE_WAIT.max(call) + limits::PULSE_ROOM).enter()
+    }
 }
 
 /// One of the pool's threads.
@@ -66,7 +78,9 @@ impl Worker {
 
     /// Takes jobs until the poller has gone, or until there are more workers than are wanted.
     pub fn run(&self, handouts: &Receiver<Claimed>) {
+        let _watched = self.shop.watched("worker");
         while !self.post.leave_if_over() {
+            pulse::touch();
             match clock::receive(handouts, limits::WORKER_TICK) {
                 Ok(claimed) => {
                     let id = claimed.claim.id().clone();

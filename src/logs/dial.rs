@@ -22,8 +22,8 @@ use super::encode::{Dialect, SUBPROTOCOL};
 use super::error::LinkError;
 use super::socket::Socket;
 use crate::limits::{self, LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDSHAKE_BYTES, LOG_SERVER_MESSAGE_BYTES};
-use crate::os::poll;
 use crate::os::threads::{self, Thread};
+use crate::os::{poll, pulse};
 
 /// Where the live log is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +154,7 @@ impl Dialer {
         let mut head = Vec::new();
         let mut chunk = [0; 2048];
         loop {
+            pulse::touch();
             if shared.stopping() {
                 return Err(LinkError::Stopped);
             }

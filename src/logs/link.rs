@@ -19,9 +19,9 @@ use super::{ServerEvent, Shared};
 use crate::job::Id;
 use crate::limits::{
     LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH, LOG_OUT_MOST, LOG_PING,
-    LOG_READ_TURN, LOG_SILENCE, LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL,
+    LOG_READ_TURN, LOG_SILENCE, LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL, PULSE_SLICE,
 };
-use crate::os::{poll, random};
+use crate::os::{poll, pulse, random};
 
 /// Told what the server says; called on this thread.
 pub(super) type OnEvent = Box<dyn Fn(ServerEvent) + Send>;
@@ -32,6 +32,7 @@ pub(super) fn run(shared: &Shared, mut dialer: Dialer, on_event: &OnEvent) {
     // Batches are numbered over all connections, so that a late acknowledgement cannot mean another batch.
     let mut batch = 0;
     while !shared.stopping() {
+        pulse::touch();
         let error = match dialer.connect(shared) {
             Ok((socket, dialect)) => {
                 shared.up(dialect);
@@ -65,8 +66,10 @@ fn backoff(failures: u32, unit: f64) -> Duration {
 fn pause_for(shared: &Shared, pause: Duration) {
     let until = Instant::now() + pause;
     loop {
+        pulse::touch();
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || shared.stopping() || poll::wait(&mut [shared.waker.watch()], left).is_err() {
+        let slice = left.min(PULSE_SLICE);
+        if left.is_zero() || shared.stopping() || poll::wait(&mut [shared.waker.watch()], slice).is_err() {
             return;
         }
         shared.waker.take();
@@ -177,6 +180,7 @@ impl<'a> Link<'a> {
         }
         let (mut stop_at, mut more) = (None, false);
         loop {
+            pulse::touch();
             let flush = self.fill()?;
             self.push()?;
             if self.shared.stopping() {
@@ -323,7 +327,7 @@ impl<'a> Link<'a> {
         }
         let stall = if busy { LOG_WRITE_STALL - since(self.last_progress) } else { LOG_SILENCE };
         let heard = LOG_SILENCE.saturating_sub(since(self.last_heard));
-        Ok(stall.min(heard).min(LOG_PING.saturating_sub(since(self.last_ping))))
+        Ok(stall.min(heard).min(LOG_PING.saturating_sub(since(self.last_ping))).min(PULSE_SLICE))
     }
 
     /// Reads what has come in, a turn's worth; true when there may be more, of which the kernel need not know.

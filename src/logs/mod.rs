@@ -48,6 +48,7 @@ use crate::job::Id;
 use crate::limits::LOG_STATUS_QUEUE;
 use crate::metrics;
 use crate::os::poll::Waker;
+use crate::os::pulse::Pulse;
 use crate::os::threads::{self, Thread};
 use crate::secret::Secret;
 
@@ -133,8 +134,12 @@ struct State {
 
 impl LogStreamer {
     /// Starts the thread `log-streamer`, which connects by itself and again. `on_event` is called on that thread and
-    /// must not wait. Fails on a URL, token or TLS file that cannot be used, and when no thread can be had.
-    pub fn start(settings: Settings, on_event: Box<dyn Fn(ServerEvent) + Send>) -> io::Result<(Self, Thread)> {
+    /// must not wait; `pulse` is touched by it. Fails on a URL, token or TLS file that cannot be used, and when no thread can be had.
+    pub fn start(
+        settings: Settings,
+        pulse: Pulse,
+        on_event: Box<dyn Fn(ServerEvent) + Send>,
+    ) -> io::Result<(Self, Thread)> {
         let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
         let target = Target::parse(&settings.url).map_err(wrong)?;
         let fits = |text: &str| text.bytes().all(|b| (b' '..=b'~').contains(&b));
@@ -153,7 +158,10 @@ impl LogStreamer {
             stop: AtomicBool::new(false),
         });
         let (theirs, dialer) = (Arc::clone(&shared), Dialer::new(target, tls));
-        let thread = threads::spawn("log-streamer", move || link::run(&theirs, dialer, &on_event))?;
+        let thread = threads::spawn("log-streamer", move || {
+            let _watched = pulse.enter();
+            link::run(&theirs, dialer, &on_event);
+        })?;
         Ok((Self(Some(shared)), thread))
     }
 

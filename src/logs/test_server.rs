@@ -15,6 +15,7 @@ use tungstenite::{Message, WebSocket, accept_hdr};
 use super::{JobStream, LogStreamer, ServerEvent, Settings};
 use crate::config::types::{LiveLog, Tls};
 use crate::job::{Id, Stream};
+use crate::os::pulse::Pulse;
 use crate::os::threads::Thread;
 use crate::secret::Secret;
 
@@ -44,7 +45,16 @@ impl Client {
     pub(super) fn start(settings: Settings) -> Self {
         let (sender, events) = channel();
         let told = Box::new(move |event| drop(sender.send(event)));
-        let (log, thread) = LogStreamer::start(settings, told).expect("a live log");
+        Self::start_watched(settings, Pulse::unwatched(), told, events)
+    }
+
+    pub(super) fn start_watched(
+        settings: Settings,
+        pulse: Pulse,
+        told: Box<dyn Fn(ServerEvent) + Send>,
+        events: Receiver<ServerEvent>,
+    ) -> Self {
+        let (log, thread) = LogStreamer::start(settings, pulse, told).expect("a live log");
         Self { log, events, thread: Some(thread) }
     }
 

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
@@ -16,6 +17,7 @@ use super::{Dialect, Flushed, LogStreamer, ServerEvent};
 use crate::config::types::Tls;
 use crate::job::{Id, Stream};
 use crate::limits::{LOG_FINISH_STALL, LOG_STALL};
+use crate::os::pulse::Pulses;
 
 fn pair() -> (Server, Client) {
     let server = Server::new();
@@ -327,4 +329,37 @@ fn wss_refuses_an_unknown_authority_with_advice() {
     let _ = tls_stream(&config, server.tcp()).read(&mut [0; 16]).expect_err("refused");
     let said = client.fails_with("TLS");
     assert!(said.contains("security.tls.caFile"), "{said}");
+}
+
+#[test]
+fn a_live_log_that_gets_on_touches_its_pulse_and_one_whose_listener_hangs_does_not() {
+    let longest = Duration::from_millis(400);
+    let pulses = Pulses::new();
+    let server = Server::new();
+    let (hold, held) = channel::<()>();
+    let (tell, events) = channel();
+    let told = Box::new(move |event| {
+        drop(tell.send(event));
+        let _ = held.recv_timeout(WAIT);
+    });
+    let pulse = pulses.part("live log", longest);
+    let client = Client::start_watched(settings(server.url("ws")), pulse, told, events);
+    let mut peer = server.v2();
+    let mut job = client.open();
+    let mut watch = |time: Duration| {
+        let until = Instant::now() + time;
+        let mut n = 0;
+        while Instant::now() < until && pulses.healthy(Instant::now()).is_ok() {
+            n += 1;
+            print(&mut job, n..=n);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        pulses.healthy(Instant::now()).map_err(|stuck| stuck.part)
+    };
+    assert_eq!(watch(longest * 3), Ok(()), "each line wakes it");
+    peer.say(r#"{"type":"jobs"}"#);
+    assert_eq!(client.events.recv_timeout(WAIT), Ok(ServerEvent::JobsQueued));
+    assert_eq!(watch(longest * 5), Err("live log"), "its listener hangs");
+    hold.send(()).expect("it listens");
+    eventually("it gets on", || pulses.healthy(Instant::now()).is_ok());
 }

@@ -286,6 +286,11 @@ pub fn ssh_connection(change: i64) {
     CELLS.ssh_total.add(change);
 }
 
+/// When the backend last answered a call with success, to the second.
+pub fn last_contact() -> Option<SystemTime> {
+    CELLS.api_success.known().map(|at| UNIX_EPOCH + Duration::from_secs(at))
+}
+
 /// An SSH connection got its first session (+1) or lost its last (−1).
 pub fn ssh_busy(change: i64) {
     CELLS.ssh_busy.add(change);

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 /// A look at this process. A figure that could not be read is `None`, never a guess.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -34,6 +35,13 @@ pub fn read() -> Process {
         threads: status_number(&status, "Threads:"),
         start_seconds: started.and_then(|t| Some(boot_time()? + seconds(t, ticks))),
     }
+}
+
+/// Whether standard output is the stream that `$JOURNAL_STREAM` names, as `DEVICE:INODE`: not so when somebody has
+/// turned it elsewhere since.
+pub fn stdout_is_stream(stream: &str) -> bool {
+    let found = fs::metadata("/proc/self/fd/1").map(|about| format!("{}:{}", about.dev(), about.ino()));
+    found.is_ok_and(|found| found == stream)
 }
 
 /// The number after `name` in the form of `/proc/self/status`.

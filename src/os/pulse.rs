@@ -1,9 +1,14 @@
-//! How a thread shows that it gets on: one atomic that it touches in its loop, and nothing else that could block it.
+//! How a thread shows that it gets on: one atomic that it touches, and nothing else that could block it.
+//!
+//! A thread that works for a watched part [enters](Pulse::enter) the part's pulse. From then on the places where a wait
+//! begins again, deep below it, call [`touch`]: a tick of the loop that follows a script, a read from the engine's
+//! socket, a call to the backend, a slice of a sleep. None of them has to know for whom it works.
 //!
 //! What the touches mean is decided in `policy::watchdog`; here they are only carried from the threads to whoever asks.
 
-use std::sync::Arc;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::policy::watchdog::{Handle, Stuck, Watchdog};
@@ -11,7 +16,16 @@ use crate::policy::watchdog::{Handle, Stuck, Watchdog};
 /// Stands for a part that is not watched at present.
 const RESTING: u64 = u64::MAX;
 
-/// Held by one part of the agent. Clones touch the same atomic.
+thread_local! {
+    static OWN: RefCell<Option<Pulse>> = const { RefCell::new(None) };
+}
+
+/// The part that this thread works for got on. Nothing where that is not watched.
+pub fn touch() {
+    OWN.with_borrow(|own| own.iter().for_each(Pulse::touch));
+}
+
+/// Held by one part of the agent. Clones touch the same atomic; when the last is gone, the part is not watched any more.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     start: Instant,
@@ -42,11 +56,39 @@ impl Pulse {
             micros => Some(self.start + Duration::from_micros(micros)),
         }
     }
+
+    /// This thread works for the part until the guard is dropped; then the part rests. A part that the thread worked for
+    /// before rests meanwhile.
+    pub fn enter(self) -> Entered {
+        self.touch();
+        let before = OWN.replace(Some(self));
+        before.iter().for_each(Self::rest);
+        Entered { before }
+    }
 }
 
-/// All pulses, held by the one who answers the watchdog.
+/// See [`Pulse::enter`].
+#[must_use = "the part is watched only until this is dropped"]
+#[derive(Debug)]
+pub struct Entered {
+    before: Option<Pulse>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.before.iter().for_each(Pulse::touch);
+        if let Some(own) = OWN.replace(self.before.take()) {
+            own.rest();
+        }
+    }
+}
+
+/// All pulses; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Pulses(Arc<Mutex<Book>>);
+
 #[derive(Debug, Default)]
-pub struct Pulses {
+struct Book {
     watchdog: Watchdog,
     all: Vec<(Handle, Pulse)>,
 }
@@ -57,20 +99,34 @@ impl Pulses {
         Self::default()
     }
 
-    /// A pulse for the part `name`, which touches it at least once in `longest`; the first time counts from now.
-    pub fn part(&mut self, name: &'static str, longest: Duration) -> Pulse {
+    /// A pulse for the part `name`, which is touched at least once in `longest`; the first time counts from now.
+    pub fn part(&self, name: &'static str, longest: Duration) -> Pulse {
         let pulse = Pulse::unwatched();
         pulse.touch();
-        self.all.push((self.watchdog.add(name, longest, pulse.start), pulse.clone()));
+        let mut book = self.book();
+        let handle = book.watchdog.add(name, longest, pulse.start);
+        book.all.push((handle, pulse.clone()));
         pulse
     }
 
     /// Whether every part got on within its time.
-    pub fn healthy(&mut self, now: Instant) -> Result<(), Stuck> {
-        for (handle, pulse) in &self.all {
-            self.watchdog.note(*handle, pulse.last());
-        }
-        self.watchdog.healthy(now)
+    pub fn healthy(&self, now: Instant) -> Result<(), Stuck> {
+        let mut book = self.book();
+        let Book { watchdog, all } = &mut *book;
+        all.retain(|(handle, pulse)| {
+            let held = Arc::strong_count(&pulse.last) > 1;
+            if held {
+                watchdog.note(*handle, pulse.last());
+            } else {
+                watchdog.remove(*handle);
+            }
+            held
+        });
+        watchdog.healthy(now)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_stops_is_noticed_and_one_that_goes_on_is_not() {
-        let mut pulses = Pulses::new();
+        let pulses = Pulses::new();
         let (lively, stuck) =
             (pulses.part("lively", Duration::from_secs(20)), pulses.part("stuck", Duration::from_secs(10)));
         let start = Instant::now();
@@ -90,9 +146,10 @@ mod tests {
         stuck.rest();
         assert_eq!(pulses.healthy(later(11)), Ok(()));
         assert_eq!(pulses.healthy(later(21)).expect_err("late").part, "lively");
+        let own = lively.clone();
         let t = crate::os::threads::spawn("t-pulse", move || {
             std::thread::sleep(Duration::from_millis(30));
-            lively.touch();
+            own.touch();
         })
         .expect("spawn");
         t.join_within(Duration::from_secs(5));
@@ -101,5 +158,38 @@ mod tests {
         assert_eq!(pulses.healthy(later(40)).expect_err("late").part, "lively");
         stuck.touch();
         assert_eq!(pulses.healthy(later(19)).expect_err("late").part, "stuck", "watched again");
+    }
+
+    #[test]
+    fn a_thread_touches_the_pulse_that_it_entered_and_leaves_it_at_rest() {
+        let pulses = Pulses::new();
+        let pulse = pulses.part("worker", Duration::from_secs(10));
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let (go, went) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
+        let (entered, steps, done) = (pulse.clone(), go.1, went.0);
+        let t = crate::os::threads::spawn("t-enter", move || {
+            let _own = entered.enter();
+            while steps.recv().is_ok() {
+                touch();
+                done.send(()).expect("heard");
+            }
+        })
+        .expect("spawn");
+        std::thread::sleep(Duration::from_millis(30));
+        // Not this thread's: no touch.
+        touch();
+        assert_eq!(pulses.healthy(later(10) + Duration::from_millis(20)).expect_err("late").part, "worker");
+        go.0.send(()).expect("sent");
+        went.1.recv().expect("touched");
+        assert_eq!(pulses.healthy(later(10) + Duration::from_millis(20)), Ok(()));
+        drop(go.0);
+        t.join_within(Duration::from_secs(5));
+        assert_eq!(pulses.healthy(later(1_000)), Ok(()), "it rests");
+        pulse.touch();
+        assert_eq!(pulses.healthy(later(1_000)).expect_err("late").part, "worker");
+        drop(pulse);
+        assert_eq!(pulses.healthy(later(1_000)), Ok(()), "nobody holds it");
+        assert!(pulses.book().all.is_empty());
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::os::clock;
+use crate::limits::PULSE_SLICE;
+use crate::os::{clock, pulse};
 
 /// A request to stop, shared by clones.
 #[derive(Debug, Clone, Default)]
@@ -26,16 +27,17 @@ impl Stop {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps for `wait` or until stopped; true when stopped.
+    /// Sleeps for `wait` or until stopped; true when stopped. Who sleeps here gets on, however long it is.
     pub fn wait(&self, wait: Duration) -> bool {
         let until = clock::now() + wait;
         let mut set = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         while !*set {
+            pulse::touch();
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return false;
             }
-            set = clock::wait(&self.0.0, &self.0.1, set, left);
+            set = clock::wait(&self.0.0, &self.0.1, set, left.min(PULSE_SLICE));
         }
         true
     }

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default)]
 pub struct Watchdog {
     parts: Vec<Part>,
+    added: u64,
 }
 
 #[derive(Debug, Clone)]
 struct Part {
+    handle: Handle,
     name: &'static str,
     longest: Duration,
     /// `None` while the part rests.
@@ -23,7 +25,7 @@ struct Part {
 
 /// A part of the [`Watchdog`], as it was given when the part was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Handle(usize);
+pub struct Handle(u64);
 
 /// The part whose silence is furthest beyond what it was allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,14 +56,21 @@ impl Watchdog {
 
     /// Watches a further part, which may be silent for `longest`, counted from `now` at first.
     pub fn add(&mut self, name: &'static str, longest: Duration, now: Instant) -> Handle {
-        self.parts.push(Part { name, longest, last: Some(now) });
-        Handle(self.parts.len() - 1)
+        self.added += 1;
+        let handle = Handle(self.added);
+        self.parts.push(Part { handle, name, longest, last: Some(now) });
+        handle
+    }
+
+    /// Forgets a part that has ended.
+    pub fn remove(&mut self, part: Handle) {
+        self.parts.retain(|other| other.handle != part);
     }
 
     /// Notes that `part` got on at `at`, or with `None` that it rests: it waits for nothing that could fail to come, or
     /// has ended as it should, and is not watched until it gets on again.
     pub fn note(&mut self, part: Handle, at: Option<Instant>) {
-        if let Some(part) = self.parts.get_mut(part.0) {
+        if let Some(part) = self.parts.iter_mut().find(|other| other.handle == part) {
             part.last = at;
         }
     }
@@ -101,6 +110,24 @@ mod tests {
         dog.note(heartbeat, Some(at(63)));
         dog.note(poller, Some(at(63)));
         assert_eq!(part(&dog, 70), Ok(()), "both got on");
+    }
+
+    #[test]
+    fn what_has_ended_is_not_watched_and_the_others_still_are() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut dog = Watchdog::new();
+        let [first, second, third] =
+            ["first", "second", "third"].map(|name| dog.add(name, Duration::from_secs(5), start));
+        dog.remove(second);
+        dog.note(third, Some(at(3)));
+        assert_eq!(dog.healthy(at(6)).map_err(|stuck| stuck.part), Err("first"));
+        dog.note(first, Some(at(6)));
+        dog.note(second, Some(start));
+        assert_eq!(dog.healthy(at(6)), Ok(()));
+        dog.add("fourth", Duration::from_secs(1), start);
+        assert_eq!(dog.healthy(at(8)).map_err(|stuck| stuck.part), Err("fourth"));
+        assert_eq!(dog.parts.len(), 3);
     }
 
     #[test]

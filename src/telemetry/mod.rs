@@ -6,7 +6,8 @@
 //!
 //! A line is written before the call returns, by the thread that logs it: the last words of a crash are in the log, and
 //! there is no queue to size or to lose. The price: a reader of stdout that stops reading stops the threads that log,
-//! as with any program; a file does not stall.
+//! as with any program; a file does not stall. Text for systemd's journal has its level in front where the time is
+//! otherwise, which the journal has by itself.
 
 mod context;
 mod json;
@@ -23,7 +24,7 @@ use simplelog::{ConfigBuilder, SharedLogger, ThreadLogMode, WriteLogger};
 
 pub use self::context::{Context, ContextGuard, context, current};
 use self::rotate::{Keep, Rotating};
-use self::sink::{Lines, Place, Sink};
+use self::sink::{Lead, Lines, Place, Sink};
 use crate::config::types::{LogFormat, LogOutput, Logging};
 use crate::limits;
 use crate::os::threads::panic_text;
@@ -72,6 +73,10 @@ impl Guard {
 
 /// Sets up the log as `config` says, at `level` where that is given (`--log-level`), and the panic hook. Once a process.
 pub fn init(config: &Logging, level: Option<LevelFilter>) -> Result<Guard, Error> {
+    let lead = match config.output {
+        LogOutput::Stdout => Lead::of_stdout(),
+        LogOutput::File { .. } => Lead::Time,
+    };
     let place = match &config.output {
         LogOutput::Stdout => Place::Stdout,
         LogOutput::File { path, max_size, max_backups, max_age } => {
@@ -82,7 +87,7 @@ pub fn init(config: &Logging, level: Option<LevelFilter>) -> Result<Guard, Error
         }
     };
     let sink = Sink::new(place);
-    log::set_boxed_logger(Box::new(Front::new(config.format, sink.clone()))).map_err(|_| Error::Again)?;
+    log::set_boxed_logger(Box::new(Front::new(config.format, sink.clone(), lead))).map_err(|_| Error::Again)?;
     set_level(level.unwrap_or(config.level));
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -105,7 +110,7 @@ struct Front {
 }
 
 impl Front {
-    fn new(format: LogFormat, sink: Sink) -> Self {
+    fn new(format: LogFormat, sink: Sink, lead: Lead) -> Self {
         let inner: Box<dyn SharedLogger> = match format {
             LogFormat::Json => Box::new(json::JsonLogger(sink)),
             LogFormat::Text => {
@@ -117,7 +122,7 @@ impl Front {
                     .set_thread_mode(ThreadLogMode::Names)
                     .set_target_level(LevelFilter::Error)
                     .set_location_level(LevelFilter::Off);
-                WriteLogger::new(LevelFilter::Trace, config.build(), Lines::new(sink))
+                WriteLogger::new(LevelFilter::Trace, config.build(), Lines::new(sink, lead))
             }
         };
         Self { format, inner }

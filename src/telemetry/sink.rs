@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use super::rotate::Rotating;
+use crate::os::proc::stdout_is_stream;
 use crate::wire::time::rfc3339;
 
 /// The place that all lines go to, shared by clones.
@@ -55,29 +56,60 @@ impl Sink {
     }
 }
 
-/// Gathers what simplelog writes in pieces into whole lines, each with its time in front.
+/// What stands in front of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// The time.
+    Time,
+    /// The level in systemd's digits: its journal takes them off again, and has the time by itself.
+    Level,
+}
+
+impl Lead {
+    /// For stdout: what its reader needs.
+    pub(super) fn of_stdout() -> Self {
+        let stream = std::env::var("JOURNAL_STREAM").ok();
+        if stream.is_some_and(|stream| stdout_is_stream(&stream)) { Self::Level } else { Self::Time }
+    }
+
+    fn write(self, line: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Time => {
+                out.extend_from_slice(rfc3339(SystemTime::now(), 3).as_bytes());
+                out.push(b' ');
+            }
+            Self::Level => out.extend_from_slice(match line {
+                [b'[', b'E', ..] => b"<3>",
+                [b'[', b'W', ..] => b"<4>",
+                [b'[', b'I', ..] => b"<6>",
+                _ => b"<7>",
+            }),
+        }
+    }
+}
+
+/// Gathers what simplelog writes in pieces into whole lines, each with its lead.
 pub(super) struct Lines {
     sink: Sink,
+    lead: Lead,
     line: Vec<u8>,
 }
 
 impl Lines {
-    pub(super) fn new(sink: Sink) -> Self {
-        Self { sink, line: Vec::new() }
+    pub(super) fn new(sink: Sink, lead: Lead) -> Self {
+        Self { sink, lead, line: Vec::new() }
     }
 }
 
 impl Write for Lines {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         // A message has no newline of its own and is bounded, so the buffer is.
-        if self.line.is_empty() {
-            self.line.extend_from_slice(rfc3339(SystemTime::now(), 3).as_bytes());
-            self.line.push(b' ');
-        }
         self.line.extend_from_slice(piece);
         if self.line.ends_with(b"\n") {
-            self.sink.line(&self.line);
-            self.line.clear();
+            let mut whole = Vec::new();
+            self.lead.write(&self.line, &mut whole);
+            whole.append(&mut self.line);
+            self.sink.line(&whole);
         }
         Ok(piece.len())
     }

@@ -9,7 +9,7 @@ fn record(front: &Front, level: Level, target: &str, text: &str) {
 
 fn memory(format: LogFormat) -> (Front, Sink) {
     let sink = Sink::new(Place::Memory(Vec::new()));
-    (Front::new(format, sink.clone()), sink)
+    (Front::new(format, sink.clone(), Lead::Time), sink)
 }
 
 fn ids() -> ContextGuard {
@@ -53,6 +53,18 @@ fn text_lines_have_their_fields_and_cannot_be_forged() {
     assert!(rest.starts_with(" [WARN] (") && rest.contains(") jobs::worker: name \"x\"\\n2026-"), "{evil}");
     assert!(rest.ends_with("forged\\u{1b}[2K job=job_1 execution=exec-1"), "{evil}");
     assert!(plain.ends_with(" cronium_agent: plain"), "{plain}");
+}
+
+#[test]
+fn a_line_for_the_journal_has_its_level_where_the_time_would_be() {
+    let sink = Sink::new(Place::Memory(Vec::new()));
+    let front = Front::new(LogFormat::Text, sink.clone(), Lead::Level);
+    for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
+        record(&front, level, "cronium_agent", EVIL);
+    }
+    let text = sink.text();
+    let lines: Vec<_> = text.lines().map(|line| line.split(" (").next().expect("a beginning")).collect();
+    assert_eq!(lines, ["<3>[ERROR]", "<4>[WARN]", "<6>[INFO]", "<7>[DEBUG]"], "{text}");
 }
 
 #[test]

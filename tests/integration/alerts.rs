@@ -7,7 +7,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::Folder;
+use crate::harness::{Folder, eventually, finish, job, shared};
+use crate::scraper::Prometheus;
+use crate::ssh_rig::Rig;
 
 /// Families that rules and panels name before the agent has them: with the outbox and with SSH jobs.
 const TO_COME: &[&str] = &[];
@@ -180,4 +182,46 @@ fn the_dashboard_is_whole_and_its_queries_are_promql() {
     ] {
         assert!(rules.contains(wanted), "no panel shows {wanted}");
     }
+}
+
+/// Every query of the dashboard, over five minutes and all agents.
+fn queries() -> Vec<String> {
+    let board: Value = serde_json::from_str(&text("configs/grafana/cronium-agent.json")).expect("JSON");
+    let panels = board["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().map_or(&[][..], Vec::as_slice));
+    targets
+        .map(|target| target["expr"].as_str().expect("a query"))
+        .map(|query| query.replace("$__rate_interval", "5m").replace("$instance", ".*"))
+        .collect()
+}
+
+#[test]
+fn every_query_of_the_dashboard_finds_what_a_real_run_exposes() {
+    let _machine = shared();
+    let rig = Rig::start(&[]);
+    let prometheus = Prometheus::scraping(&rig.agent);
+    let up = || prometheus.query("up == 1").is_some_and(|found| !found.is_empty());
+    eventually("the first scrape", up);
+    for script in ["echo one; echo two >&2", "exit 3", "sleep 1"] {
+        finish(&rig.backend, job("BASH", script));
+    }
+    rig.bash("echo on a server");
+    let page = rig.agent.get("/metrics").1;
+    let families: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let mut missing = BTreeSet::new();
+    for query in queries() {
+        for name in metrics(&query, "cronium_").into_iter().chain(metrics(&query, "process_")) {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            if !families.contains(base) && !families.contains(name) {
+                missing.insert(name.to_owned());
+            }
+        }
+        // No call has failed.
+        eventually(&format!("an answer to {query}"), || {
+            prometheus.query(&query).is_some_and(|found| !found.is_empty() || query.contains("code!~"))
+        });
+    }
+    assert_eq!(missing, BTreeSet::new(), "names of the dashboard that are not in\n{page}");
+    rig.stop();
 }

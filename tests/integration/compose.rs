@@ -5,11 +5,12 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use cronium_dev_backend::{DevBackend, Options};
+use cronium_dev_backend::DevBackend;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Folder, LONG, docker, eventually, finish, free_port, job, require_engine, shared, stdout, unique,
+    Folder, LONG, backend_on_every_address, docker, eventually, finish, free_port, job, require_engine, shared, stdout,
+    unique,
 };
 
 /// A copy of what the shipped files need, as a project that is taken down with its owner.
@@ -25,9 +26,7 @@ impl Project {
         let project = Self {
             folder: Folder::new(),
             name: unique("compose"),
-            // Reached from the container by the address of the engine's bridge.
-            backend: DevBackend::start(Options { listen: "0.0.0.0:0".to_owned(), ..Options::default() })
-                .expect("the dev backend starts"),
+            backend: backend_on_every_address(),
             health_port: free_port(),
         };
         let configs = project.path("configs");

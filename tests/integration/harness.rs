@@ -61,6 +61,11 @@ pub fn backend() -> DevBackend {
     DevBackend::start(Options::default()).expect("the dev backend starts")
 }
 
+/// One that containers reach too, by the address of the engine's bridge.
+pub fn backend_on_every_address() -> DevBackend {
+    DevBackend::start(Options { listen: "0.0.0.0:0".to_owned(), ..Options::default() }).expect("the dev backend starts")
+}
+
 /// A job in the contract's shape; change what matters with [`Value`] indexing.
 pub fn job(language: &str, script: &str) -> Value {
     json!({

@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, Folder, LONG, alone, backend, binary, eventually, finish, free_port, get, job, shared};
+use crate::harness::{Agent, Folder, LONG, alone, backend, binary, eventually, finish, job, shared};
+use crate::scraper::Prometheus;
 
 #[test]
 fn health_has_its_shape_and_turns_with_the_backend() {
@@ -154,45 +155,13 @@ fn every_metric_is_there_and_promtool_and_prometheus_take_them() {
     agent.stop();
 }
 
-/// A child that is ended with its owner.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn scraped_by_prometheus(agent: &Agent) {
-    let folder = Folder::new();
-    let config = folder.path().join("prometheus.yml");
-    let port = free_port();
-    std::fs::write(
-        &config,
-        format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: agent\n  static_configs:\n  - targets: ['127.0.0.1:{}']\n",
-            agent.health_port
-        ),
-    )
-    .expect("write");
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", config.display()))
-        .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("prometheus: apt-get install prometheus");
-    let _child = Ended(child);
-    let query = |text: &str| -> Option<String> {
-        TcpStream::connect(("127.0.0.1", port)).ok()?;
-        let (status, body) = get(port, &format!("/api/v1/query?query={text}"));
-        (status == 200).then_some(body)
-    };
+    let prometheus = Prometheus::scraping(agent);
     eventually("prometheus has scraped the agent", || {
-        query("up").is_some_and(|body| body.contains("\"1\"]"))
-            && query("cronium_jobs_completed_total").is_some_and(|body| body.contains("\"type\":\"container\""))
+        prometheus.query("up == 1").is_some_and(|found| !found.is_empty())
+            && prometheus
+                .query("cronium_jobs_completed_total")
+                .is_some_and(|found| found.iter().any(|series| series["metric"]["type"] == "container"))
     });
 }
 

@@ -6,6 +6,7 @@
 mod engine_proxy;
 mod harness;
 mod podman;
+mod scraper;
 mod ssh_rig;
 mod sshd;
 mod sshd_faults;
@@ -64,7 +65,11 @@ mod ssh_multi;
 mod ssh_multi_restart;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
+/// The agent on a host that systemd booted.
+mod systemd_boot;
 /// The systemd unit: verified, little exposed, and fitting the agent's own limits.
 mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;
+/// What the watchdog takes for getting on.
+mod watchdog;

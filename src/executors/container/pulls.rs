@@ -12,6 +12,7 @@ use crate::executors::container::resources::bytes;
 use crate::job::Output;
 use crate::limits;
 use crate::metrics::{self, PullResult};
+use crate::os::pulse;
 
 /// The pulls under way.
 #[derive(Debug, Clone)]
@@ -172,6 +173,7 @@ impl Pulls {
                 return Err(Error::Timeout { doing, limit: deadline.limit, after: deadline.length });
             };
             told.tell(&state.0, output);
+            pulse::touch();
             let wait = left.min(limits::FOLLOW_TICK);
             state = flight.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -23,6 +23,7 @@ use crate::job::Stream;
 use crate::limits;
 use crate::metrics;
 use crate::os::poll::Waker;
+use crate::os::pulse;
 
 /// What happens on a session.
 #[derive(Debug)]
@@ -209,6 +210,7 @@ impl Connection {
 impl Session {
     /// The next event or wish, whichever comes first; none within `wait`.
     pub fn next(&self, wishes: &Receiver<Signal>, wait: Duration) -> Next {
+        pulse::touch();
         let event = select! {
             recv(self.events) -> event => event,
             recv(wishes) -> wish => return wish.map_or(Next::Quiet, Next::Wish),

@@ -22,6 +22,7 @@ use crate::executors::ssh::hosts::Hosts;
 use crate::executors::ssh::remote;
 use crate::job::Server;
 use crate::limits;
+use crate::os::pulse;
 use crate::os::random;
 use crate::os::threads::{self, Thread};
 use crate::policy::breaker::Pass;
@@ -130,6 +131,7 @@ impl Pool {
             if Instant::now() >= wish.until {
                 return Err(Error::Busy { server: server.shown(), after: begun.elapsed() });
             }
+            pulse::touch();
             std::thread::sleep(limits::SSH_SEAT_LOOK);
         }
     }
@@ -189,6 +191,7 @@ impl Pool {
             }
         }
         loop {
+            pulse::touch();
             match told.recv_timeout(limits::SSH_DIAL_LOOK) {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Disconnected) => {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 pub(in crate::jobs) use self::found::limit_name;
 use self::found::{Slot, Way};
@@ -32,7 +32,7 @@ use crate::jobs::running::{Note, Step, Token};
 use crate::jobs::worker::{Workshop, broken, conclude, count_phases, guarded, unrun};
 use crate::limits;
 use crate::logs::Flushed;
-use crate::os::{clock, threads};
+use crate::os::{clock, pulse, threads};
 use crate::policy::stop::{Pace, Reason};
 use crate::telemetry;
 use crate::verdict::{Cause, Outcome, Phase, Span, Timings, Usage, Verdict};
@@ -269,7 +269,16 @@ impl Group {
             self.work(&tell);
         }
         drop(tell);
-        let mut parts: Vec<Part> = told.iter().collect();
+        let mut parts = Vec::new();
+        loop {
+            // The servers' threads are watched themselves.
+            pulse::touch();
+            match clock::receive(&told, limits::WORKER_TICK) {
+                Ok(part) => parts.push(part),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
         for thread in threads {
             thread.join_within(limits::THREAD_JOIN_WAIT);
         }
@@ -279,6 +288,7 @@ impl Group {
 
     /// Takes one server after the other.
     fn work(&self, tell: &Sender<Part>) {
+        let _watched = self.shop.watched("job on a server");
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(slot) = self.slots.get(at) else { return };

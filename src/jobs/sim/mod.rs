@@ -71,6 +71,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
         outbox: outbox.clone(),
         scribe: scribe.clone(),
         stop: all.clone(),
+        pulses: crate::os::pulse::Pulses::new(),
     });
     let threads = adopt::all(&shop, &slots, open);
     recover(engine, &client, &running, &outbox, term);
