@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::api;
 use crate::config::Live;
 use crate::executors::container::spec::container_name;
-use crate::executors::{Control, End, Executor, Reaper, Remains, Task};
+use crate::executors::{Control, End, Executor, Prepared, Reaper, Remains, Task};
 use crate::job::{Claim, Id, Job, Kind, Output as _, Server};
 use crate::jobs::crew::Post;
 use crate::jobs::errands::{Acknowledged, Errands, Record};
@@ -184,23 +184,7 @@ impl Worker {
             }
         }
         let end = match prepared {
-            Ok(Ok(ready)) => {
-                let facts = ready.facts();
-                token.note(Note::Place(task.server.as_ref().map_or_else(|| facts.place.clone(), Server::shown)));
-                match ledger.start(&facts) {
-                    Ok(()) => {
-                        errands.started();
-                        token.step(Step::Running);
-                        shop.scribe.keep(&ledger);
-                        guarded(|| ready.run(&task, &mut output))
-                            .unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
-                    }
-                    Err(error) => {
-                        log::error!("not starting the job, since its page says that it was not: {error}");
-                        End::NeverRan(Remains::of(ready))
-                    }
-                }
-            }
+            Ok(Ok(ready)) => begin(shop, ready, &task, (&ledger, &errands, token), &mut output),
             Ok(Err(outcome)) => End::Outcome(outcome, Remains::nothing()),
             Err(panic) => End::Outcome(Box::new(broken(panic)), Remains::nothing()),
         };
@@ -256,6 +240,27 @@ impl Worker {
         let page = Ledger::found(&shop.journal, entry, output.progress());
         conclude(shop, &page, End::Outcome(Box::new(unrun(verdict)), Remains::nothing()), output, None)
     }
+}
+
+/// Starts what is ready and follows it to its end, once its page says so.
+fn begin(
+    shop: &Workshop,
+    ready: Box<dyn Prepared>,
+    task: &Task,
+    (ledger, errands, token): (&Arc<Ledger>, &Errands, &Token),
+    output: &mut JobOutput,
+) -> End {
+    let facts = ready.facts();
+    token.note(Note::Place(task.server.as_ref().map_or_else(|| facts.place.clone(), Server::shown)));
+    if let Err(error) = ledger.start(&facts) {
+        log::error!("not starting the job, since its page says that it was not: {error}");
+        return End::NeverRan(Remains::of(ready));
+    }
+    errands.started();
+    token.step(Step::Running);
+    shop.scribe.keep(ledger);
+    guarded(|| ready.run(task, output))
+        .unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
 }
 
 /// The job's handle for ending it, known to the reaper and to whoever may cancel or leave it.
