@@ -63,7 +63,7 @@ fn task(script: &str) -> Task {
 fn run(executor: &ContainerExecutor, task: &Task, control: &Arc<Control>, mut output: Hanging) -> i64 {
     let ready = executor.prepare(task, control, &mut output).expect("a container");
     match ready.run(task, &mut output) {
-        End::Outcome(outcome) => i64::from(outcome.verdict.exit_code),
+        End::Outcome(outcome, _) => i64::from(outcome.verdict.exit_code),
         other => panic!("{other:?}"),
     }
 }
