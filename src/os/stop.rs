@@ -60,4 +60,20 @@ mod tests {
         t.join_within(Duration::from_secs(5));
         assert!(!Stop::new().wait(Duration::from_millis(1)));
     }
+
+    #[test]
+    fn a_long_sleep_shows_that_it_gets_on() {
+        let (stop, pulses) = (Stop::new(), crate::os::pulse::Pulses::new());
+        let pulse = pulses.part("sleeper", PULSE_SLICE + PULSE_SLICE / 20);
+        let own = stop.clone();
+        let t = crate::os::threads::spawn("t-sleep", move || {
+            let _watched = pulse.enter();
+            own.wait(PULSE_SLICE * 6);
+        })
+        .expect("spawn");
+        std::thread::sleep(PULSE_SLICE + PULSE_SLICE / 10);
+        assert_eq!(pulses.healthy(Instant::now()), Ok(()));
+        stop.set();
+        t.join_within(Duration::from_secs(5));
+    }
 }
