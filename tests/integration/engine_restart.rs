@@ -44,7 +44,9 @@ impl Engine {
     /// Starts the daemon and waits until it answers.
     fn up(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
-        let mut command = Command::new("dockerd");
+        // In a network of its own: an engine without a bridge removes the bridge that it finds, which is the machine's.
+        let mut command = Command::new("unshare");
+        command.args(["--net", "dockerd"]);
         for (name, folder) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(name).arg(self.path(folder));
         }
