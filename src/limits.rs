@@ -218,9 +218,10 @@ pub const API_IDLE_MAX: Duration = Duration::from_secs(4);
 /// Idle connections to the backend that are kept.
 pub const API_IDLE_CONNECTIONS: usize = 8;
 
-/// Bytes of each of the two buffers of such a connection; larger bodies pass through in pieces. The whole head of an answer
-/// must fit in. They are touched when they are made: with ureq's own 128 KiB, three idle connections cost 0.8 MB.
+/// Bytes of each of a connection's two buffers, touched when made: with ureq's own 128 KiB, three idle ones cost 0.8 MB.
 pub const API_BUFFER: usize = 32 * 1024;
+/// The longest head of an answer of the backend's, in bytes.
+pub const API_HEAD: usize = 16 * 1024;
 
 /// Longest `Retry-After` that is honoured; a longer one would look like a hang to the operator.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);

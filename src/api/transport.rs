@@ -248,6 +248,8 @@ fn build_agent(timeout: Duration, tls: ureq::tls::TlsConfig, host: &str) -> ureq
         .max_idle_connections(limits::API_IDLE_CONNECTIONS)
         .max_idle_connections_per_host(limits::API_IDLE_CONNECTIONS)
         .input_buffer_size(limits::API_BUFFER)
+        // Within the buffer, so that a longer head is noticed as one and not waited for.
+        .max_response_header_size(limits::API_HEAD)
         .output_buffer_size(limits::API_BUFFER)
         .timeout_global(limit(Wait::Call))
         .timeout_resolve(limit(Wait::Resolve))
