@@ -396,7 +396,7 @@ pub const HTTP_DATE_DOUBT: Duration = Duration::from_millis(500);
 /// An answer that took longer tells too little of the backend's clock.
 pub const CLOCK_ROUND_TRIP: Duration = Duration::from_secs(10);
 /// A thread with a long wait looks at least this often whether SIGHUP has put another configuration in effect.
-pub const RELOAD_LOOK: Duration = Duration::from_secs(1);
+pub const RELOAD_LOOK: Duration = Duration::from_secs(10);
 /// Between two looks for jobs that are to be ended while contact with the backend is lost.
 pub const LOST_LOOK: Duration = Duration::from_millis(500);
 /// Between two questions to the backend whether it is up, beside the heartbeats.

@@ -104,17 +104,13 @@ impl Monitor {
         }
     }
 
-    /// Looks now and then until told to stop.
+    /// Looks now and then until told to stop, after [`Monitor::look_first`].
     pub fn run(&mut self, stop: &Stop) {
         let mut next_backend = Instant::now();
         loop {
-            self.look_at_engine();
-            self.look_at_disk();
-            self.look_at_books();
             self.look_at_live_log();
             self.look_at_clock();
             self.look_at_servers();
-            self.recover(stop);
             self.look_for_strays();
             self.sweep();
             self.clear_up();
@@ -126,10 +122,11 @@ impl Monitor {
                 self.sweep();
                 return;
             }
+            self.look_first(stop);
         }
     }
 
-    /// A look at what decides whether jobs may be claimed; to be called before the first poll.
+    /// A look at what decides whether jobs may be claimed; to be called before the first poll too.
     pub fn look_first(&mut self, stop: &Stop) {
         self.look_at_engine();
         self.look_at_disk();

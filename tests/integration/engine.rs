@@ -129,6 +129,21 @@ fn a_broken_stream_costs_neither_lines_nor_the_verdict() {
 }
 
 #[test]
+fn a_container_that_the_engine_does_not_end_is_given_up_in_time() {
+    let _machine = shared();
+    let (backend, proxy) = (backend(), Proxy::start());
+    let agent = start(&backend, &proxy, &[("jobs.stopGrace", "1s")]);
+    proxy.break_calls("POST", "/kill", 99, answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"));
+    let mut endless = job("BASH", "echo begun; sleep 300");
+    endless["execution"]["timeout"] = serde_json::json!(1);
+    let row = finish(&backend, endless);
+    assert_eq!(report(&row)["status"], "failed");
+    assert!(stderr(&row).contains("the engine did not end the container within 20 s"), "{}", stderr(&row));
+    assert_eq!(stdout(&row), "begun\n");
+    agent.stop();
+}
+
+#[test]
 fn a_removal_that_fails_is_tried_again() {
     let _machine = shared();
     let (backend, proxy) = (backend(), Proxy::start());

@@ -28,9 +28,10 @@ impl Base {
     ) -> Result<i64, Error> {
         // For an engine that answers, but not with the end of what does not run any more.
         let mut patience = None;
+        let stopped = || Error::Stopped { doing: "wait for the container's end".to_owned() };
         loop {
             if self.control.is_left() {
-                return Err(Error::Stopped { doing: "wait for the container's end".to_owned() });
+                return Err(stopped());
             }
             if let Some(error) = followed.broke.take() {
                 self.miss(followed, &error, output);
@@ -41,6 +42,8 @@ impl Base {
             };
             let error = match looked {
                 Ok(Some(code)) => return Ok(code),
+                // It runs on, whatever was sent to end it.
+                Ok(None) if self.control.is_given_up() => return Err(stopped()),
                 Ok(None) => continue,
                 Err(error) => error,
             };
@@ -63,7 +66,7 @@ impl Base {
         match self.shared.docker.wait(self.container.id(), slice) {
             // The stream has ended and the script has not, or the engine says nothing at all.
             Err(Error::Timeout { .. }) if self.runs()? => {
-                followed.missed = true;
+                followed.missed = !followed.unreadable;
                 Ok(None)
             }
             result => result.map(Some),
@@ -93,6 +96,8 @@ impl Base {
             output.system(&format!("the output was cut off, lines may be missing: {error}"));
             output.settle();
             followed.broke = None;
+            // Told once: it would not be otherwise the next time.
+            followed.unreadable = running;
         }
         Ok(None)
     }

@@ -121,6 +121,8 @@ pub(in crate::executors::container) struct Followed {
     pub(in crate::executors::container) taken: [u64; 2],
     /// There may be more, which the engine's copy has.
     pub(in crate::executors::container) missed: bool,
+    /// The engine does not give its copy.
+    pub(in crate::executors::container) unreadable: bool,
     /// Why the engine was out of reach, when it was for the first time.
     pub(in crate::executors::container) away: Option<String>,
     /// The program was seen to start.
