@@ -232,9 +232,6 @@ pub const RATE_BURST_SECONDS: f64 = 5.0;
 /// A heartbeat or a report waits at most this long for the rate limit.
 pub const RATE_PRIORITY_WAIT: Duration = Duration::from_millis(250);
 
-/// How long a result is offered to a backend that does not take it.
-pub const REPORT_PATIENCE: Duration = Duration::from_secs(600);
-
 /// After a report without an answer, the backend gets this long to finish with it before it is asked what became of it.
 pub const REPORT_SETTLE: Duration = Duration::from_secs(1);
 

@@ -254,7 +254,7 @@ impl Agent {
         // What an earlier run began is in hand before anything else is claimed or cleaned up.
         let adopted = adopt::all(&shop, &parts.slots, std::mem::take(&mut parts.open));
         // Before the first poll, so that nothing is claimed which cannot run.
-        monitor.look_first(&parts.all);
+        monitor.look_first();
         let watching = parts.all.clone();
         let monitor = threads::spawn("monitor", move || monitor.run(&watching)).map_err(no_thread)?;
 

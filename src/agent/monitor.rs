@@ -122,16 +122,16 @@ impl Monitor {
                 self.sweep();
                 return;
             }
-            self.look_first(stop);
+            self.look_first();
         }
     }
 
     /// A look at what decides whether jobs may be claimed; to be called before the first poll too.
-    pub fn look_first(&mut self, stop: &Stop) {
+    pub fn look_first(&mut self) {
         self.look_at_engine();
         self.look_at_disk();
         self.look_at_books();
-        self.recover(stop);
+        self.recover();
     }
 
     /// Not while the engine is away: each removal would wait for it.
@@ -160,7 +160,7 @@ impl Monitor {
     }
 
     /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.
-    fn recover(&mut self, stop: &Stop) {
+    fn recover(&mut self) {
         if self.recovered || self.engine_was_up != Some(true) {
             return;
         }
@@ -171,7 +171,8 @@ impl Monitor {
         let reported: BTreeSet<Id> = outbox.ids().into_iter().collect();
         let known: BTreeSet<Id> = in_hand.into_iter().chain(reported.iter().cloned()).collect();
         let (agent, max_output) = (self.agent.as_str(), self.config.now().jobs.max_output);
-        let recovery = Recovery { engine: docker, client, agent, max_output, stop, known: &known, reported: &reported };
+        let recovery =
+            Recovery { engine: docker, client, agent, max_output, outbox, known: &known, reported: &reported };
         match recovery.run() {
             Ok(()) => {
                 self.recovered = true;

@@ -103,7 +103,7 @@ impl Client {
         self.put(Endpoint::Status, format!("/jobs/{job}/status"), &encode(&body, 0))
     }
 
-    /// Sends the one terminal report of a job, once. [`super::report::deliver`] is the way to call this: sent again
+    /// Sends the one terminal report of a job, once. [`super::report::attempt`] is the way to call this: sent again
     /// after an ambiguous failure, it could run the job's follow-up actions twice.
     pub fn complete(&self, job: &Id, body: &CompleteBody<'_>) -> Result<(), Error> {
         self.complete_json(job, &body.to_json())
@@ -116,10 +116,20 @@ impl Client {
         self.transport.call(&call).map(drop)
     }
 
-    /// Gives a job back to the queue; `message` says why.
+    /// Gives a job back to the queue; `message` says why. The caller holds it in hand meanwhile: a second try after a lost
+    /// answer may come when it was handed out to this agent again.
     pub fn release(&self, job: &Id, message: &str) -> Result<(), Error> {
+        self.put_back(job, message, true)
+    }
+
+    /// The same, tried once: for a job that nobody holds.
+    pub fn release_once(&self, job: &Id, message: &str) -> Result<(), Error> {
+        self.put_back(job, message, false)
+    }
+
+    fn put_back(&self, job: &Id, message: &str, retry: bool) -> Result<(), Error> {
         let json = encode(&serde_json::json!({ "message": message }), 0);
-        let call = Call { urgent: true, ..post(Endpoint::Release, format!("/jobs/{job}/release"), &json) };
+        let call = Call { urgent: true, retry, ..post(Endpoint::Release, format!("/jobs/{job}/release"), &json) };
         self.transport.call(&call).map(drop)
     }
 
@@ -229,11 +239,6 @@ impl Client {
     /// Our clock beside the backend's, by the last answer that had a date.
     pub fn clock_skew(&self) -> Option<ClockSkew> {
         self.transport.clock_skew()
-    }
-
-    /// The delay before the next try after `failures` failures in a row, of which `last` is the last.
-    pub fn delay(&self, failures: u32, last: &Error) -> Duration {
-        self.transport.delay(failures, last)
     }
 
     pub(super) fn error_of(&self, call: String, problem: Problem) -> Error {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::api::error::Wait;
-use crate::api::report::{Delivery, deliver};
+use crate::api::report::{Delivery, Fate, attempt, judge, least_pause};
 use crate::api::testing::{Act, Server, api, ok};
 use crate::config::types::Api;
 use crate::secret::Secret;
@@ -36,8 +36,27 @@ fn report() -> CompleteBody<'static> {
     }
 }
 
+/// Tries until the report is taken, refused for good, or `patience` is over; the last failure then.
+fn deliver(client: &Client, patience: Duration) -> Result<Delivery, Error> {
+    let (job, json, begun) = (id("j1"), report().to_json(), Instant::now());
+    let (mut fate, mut failures) = (Fate::NotTaken, 0);
+    loop {
+        let mut ask = || client.orphaned().map(|orphans| judge(&orphans, &job));
+        let error = match attempt(client, &job, &json, &mut fate, &mut ask) {
+            Ok(delivery) => return Ok(delivery),
+            Err(error) => error,
+        };
+        failures += 1;
+        let delay = client.transport.delay(failures, &error).max(least_pause(fate, &error));
+        if begun.elapsed() + delay > patience || !(fate == Fate::Unknown || error.is_retryable()) {
+            return Err(error);
+        }
+        std::thread::sleep(delay);
+    }
+}
+
 fn send(client: &Client) -> Result<Delivery, Error> {
-    deliver(client, &id("j1"), &report(), &Stop::new(), Duration::from_secs(20))
+    deliver(client, Duration::from_secs(20))
 }
 
 const TAKEN: &str = r#"{"success":true}"#;
@@ -316,7 +335,7 @@ fn a_list_that_proves_nothing_never_sends_again() {
     let server =
         Server::start(move |seen, _| if seen.line.starts_with("POST") { Act::Cut } else { ok(&format!("[{rows}]")) });
     let patience = Duration::from_millis(2500);
-    let error = deliver(&server.client(), &id("j1"), &report(), &Stop::new(), patience).expect_err("unknown");
+    let error = deliver(&server.client(), patience).expect_err("unknown");
     assert!(matches!(error.problem, Problem::Unknown), "{error:?}");
     let posts = server.lines().iter().filter(|l| l.starts_with("POST")).count();
     assert_eq!(posts, 1);

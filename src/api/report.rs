@@ -4,18 +4,15 @@
 //! simply be sent again. The backend keeps a list of the jobs that it counts as this agent's: a job that has left it
 //! was reported, and one that is still in it was not.
 //!
-//! [`attempt`] is one try, for those who have a pace of their own; [`deliver`] goes on until there is an end.
+//! [`attempt`] is one try; whoever makes them has a pace of their own.
 
 use std::time::Duration;
 
 use super::answer::Orphans;
-use super::body::CompleteBody;
 use super::client::Client;
 use super::error::{Error, Problem};
 use crate::job::Id;
 use crate::limits;
-use crate::os::clock;
-use crate::os::stop::Stop;
 
 /// How a report came to be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,41 +30,6 @@ pub enum Fate {
     NotTaken,
     /// It may have been taken: ask first.
     Unknown,
-}
-
-/// Sends the report until it is taken, refused for good, `stop` is set or `patience` is over; the last failure then.
-/// Each failure is logged.
-pub fn deliver(
-    client: &Client,
-    job: &Id,
-    body: &CompleteBody<'_>,
-    stop: &Stop,
-    patience: Duration,
-) -> Result<Delivery, Error> {
-    let json = body.to_json();
-    let begun = clock::now();
-    let mut fate = Fate::NotTaken;
-    let mut failures = 0;
-    loop {
-        let mut ask = || client.orphaned().map(|orphans| judge(&orphans, job));
-        let error = match attempt(client, job, &json, &mut fate, &mut ask) {
-            Ok(delivery) => return Ok(delivery),
-            Err(error) => error,
-        };
-        failures += 1;
-        let unknown = fate == Fate::Unknown;
-        let delay = client.delay(failures, &error).max(least_pause(fate, &error));
-        let over = clock::since(begun) + delay > patience;
-        if over || !(unknown || error.is_retryable()) {
-            log::error!("the result of job {job} was not delivered: {error}");
-            return Err(error);
-        }
-        log::warn!("the result of job {job} is not delivered yet: {error}; trying again in {delay:.1?}");
-        if stop.wait(delay) {
-            log::error!("the result of job {job} was not delivered before the agent stopped: {error}");
-            return Err(error);
-        }
-    }
 }
 
 /// What a look at the backend's list says of a report; see [`judge`].

@@ -117,7 +117,11 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
             let run = guarded(|| prepared.run(&task, &mut output));
             run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
         }
-        Err(Missing::Unknown(verdict)) => End::Outcome(Box::new(unrun(verdict)), Remains::nothing()),
+        Err(Missing::Unknown(verdict)) => {
+            // Its report may have been taken when the disk did not take its page: then nothing more is sent.
+            ledger.doubt();
+            End::Outcome(Box::new(unrun(verdict)), Remains::nothing())
+        }
         Err(Missing::NeverRan(remains)) => End::NeverRan(remains),
         Err(Missing::Left) => End::Left,
     };

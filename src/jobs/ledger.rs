@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::job::{Id, Job, Language};
 use crate::jobs::journal::{
     Container, Delivered, Ended, Entry, Journal, JournalError, Part, Place, Report, Server, Stage, Started, now_ms,
 };
+use crate::jobs::outbox::Tried;
 use crate::jobs::output::Progress;
 use crate::limits;
 use crate::os::stop::Stop;
@@ -27,6 +29,7 @@ pub struct Ledger {
     /// How far the output of each of several servers has come, by its place in the list.
     parts: Mutex<BTreeMap<usize, Arc<Progress>>>,
     pace: Mutex<PaceOfNumbers>,
+    doubted: AtomicBool,
 }
 
 /// How many numbers the lines of a job on several servers take from one note to the next.
@@ -80,7 +83,18 @@ impl Ledger {
             progress,
             parts: Mutex::default(),
             pace: Mutex::default(),
+            doubted: AtomicBool::new(false),
         }
+    }
+
+    /// An earlier agent may have reported the job without its page saying so.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// What is known of earlier tries to report it.
+    pub fn tried(&self) -> Tried {
+        if self.doubted.load(Ordering::Relaxed) { Tried::lost() } else { Tried::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Entry> {

@@ -6,16 +6,20 @@
 //! known. Nothing is run a second time, and no container is left. (What the journal knows is in `adopt`.)
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use crate::api::{self, CompleteBody, ExecutionUpdate};
+use crate::api;
 use crate::docker::containers::State;
 use crate::docker::{self, Deadline};
-use crate::job::{Id, Stream};
+use crate::job::{Id, Kind, Stream};
+use crate::jobs::journal::{Ended, Entry, Place, Stage, now_ms};
+use crate::jobs::ledger;
+use crate::jobs::outbox::{Outbox, Tried};
+use crate::jobs::output::Collected;
+use crate::jobs::report;
+use crate::jobs::worker::unrun;
 use crate::limits;
-use crate::os::clock;
-use crate::os::stop::Stop;
-use crate::verdict::{Cause, Phase, Timings, Usage, Verdict};
+use crate::logs::Flushed;
+use crate::verdict::{Cause, Phase, Verdict};
 use crate::wire::capture::Capture;
 use crate::wire::frames;
 
@@ -26,7 +30,7 @@ pub struct Recovery<'a> {
     pub agent: &'a str,
     /// `jobs.maxOutput`.
     pub max_output: usize,
-    pub stop: &'a Stop,
+    pub outbox: &'a Outbox,
     /// The jobs that are in hand, or whose report waits, since before the backend is asked: a job that ends between its
     /// answer and a later look would be reported a second time.
     pub known: &'a BTreeSet<Id>,
@@ -114,7 +118,7 @@ impl Recovery<'_> {
                 let words = "the agent was restarted while the job ran, and nothing of it is left in the engine: its \
                              end is unknown";
                 let verdict = Verdict::infrastructure(Phase::Execution, words);
-                self.report(&job, None, &verdict, "", "");
+                self.report(&job, None, verdict, Default::default(), || ());
             } else {
                 self.give_back(&job);
             }
@@ -129,16 +133,15 @@ impl Recovery<'_> {
             self.remove(left);
             return self.give_back(job);
         }
-        let (stdout, stderr) = self.engine.output(&left.id, self.max_output);
+        let output = self.engine.output(&left.id, self.max_output);
+        let execution = left.execution.as_ref();
         if left.state.running {
             // What it does until it is ended is not in the report.
             self.remove(left);
+            return self.report(job, execution, judge(&left.state), output, || ());
         }
-        // Until the report is taken, the container is the only witness of an end.
-        let taken = self.report(job, left.execution.as_ref(), &judge(&left.state), &stdout, &stderr);
-        if taken && !left.state.running {
-            self.remove(left);
-        }
+        // Until the report is on disk, the container is the only witness of an end.
+        self.report(job, execution, judge(&left.state), output, || self.remove(left));
     }
 
     fn remove(&self, left: &Left) {
@@ -156,43 +159,21 @@ impl Recovery<'_> {
         }
     }
 
-    /// Whether the backend has the report now, or will never take it.
-    fn report(&self, job: &Id, execution: Option<&Id>, verdict: &Verdict, stdout: &str, stderr: &str) -> bool {
+    /// As every report: on disk first, then to the backend for as long as it takes. `safe` is called in between.
+    fn report(
+        &self,
+        job: &Id,
+        execution: Option<&Id>,
+        verdict: Verdict,
+        (stdout, stderr): (String, String),
+        safe: impl FnOnce(),
+    ) {
         log::warn!("job {job} of an earlier run: {verdict}");
-        let (now, metadata) = (clock::wall(), [("verdict", verdict.message.clone())]);
-        if let Some(execution) = execution {
-            let update = ExecutionUpdate {
-                exit_code: Some(verdict.exit_code),
-                output: Some(stdout),
-                error: Some(&verdict.message),
-                timings: Timings::default(),
-                metadata: &metadata,
-                ..ExecutionUpdate::default()
-            };
-            if let Err(error) = self.client.execution_update(execution, &update) {
-                log::warn!("the execution's record could not be completed: {error}");
-            }
-        }
-        let stderr = format!("{stderr}cronium-agent: {}\n", verdict.message);
-        let body = CompleteBody {
-            status: verdict.status(),
-            exit_code: verdict.exit_code,
-            stdout,
-            stderr: &stderr,
-            started: now,
-            ended: now,
-            duration: Duration::ZERO,
-            usage: Usage::default(),
-            script_output: None,
-            condition: None,
-        };
-        match api::report::deliver(self.client, job, &body, self.stop, limits::REPORT_PATIENCE) {
-            Ok(_) => true,
-            Err(error) => {
-                log::error!("the result of job {job} could not be reported: {error}");
-                error.is_refusal()
-            }
-        }
+        let collected = Collected { stdout, stderr, ..Collected::default() };
+        let report = report::write(execution.is_some(), &unrun(verdict), (collected, Flushed::default()));
+        let page = ledger::blank(job, execution.unwrap_or(job), Kind::Container, 0, None, Place::Nowhere);
+        let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
+        report::deliver(self.outbox, Entry { stage, ..page }, Tried::default(), safe);
     }
 }
 

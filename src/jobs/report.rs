@@ -3,10 +3,9 @@
 use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
-use crate::executors::Remains;
 use crate::job::Id;
 use crate::jobs::journal::{Entry, Report};
-use crate::jobs::outbox::{Handed, Outbox};
+use crate::jobs::outbox::{Handed, Outbox, Tried};
 use crate::jobs::output::Collected;
 use crate::logs::Flushed;
 use crate::os::clock;
@@ -41,10 +40,10 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) 
     }
 }
 
-/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes. What remains of
-/// the script goes in between.
-pub fn deliver(outbox: &Outbox, entry: Entry, remains: Remains) {
-    match outbox.report_after(entry, || drop(remains)) {
+/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes. `safe` is
+/// called in between: what remains of the script may go then.
+pub fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, safe: impl FnOnce()) {
+    match outbox.report_after(entry, tried, safe) {
         Ok(Handed::Delivered(_)) => log::info!("reported"),
         // The outbox has said why.
         Ok(Handed::Waiting(_)) => {}

@@ -89,7 +89,8 @@ impl Strays {
 }
 
 fn give_back(client: &Client, id: &Id) -> bool {
-    match client.release(id, "the agent never got the answer with this job") {
+    // Once: it may be handed out to this agent again at once, and must not be taken from it by a second try.
+    match client.release_once(id, "the agent never got the answer with this job") {
         Ok(()) => {
             log::warn!("job {id} was claimed for this agent, which never got the answer; it was given back");
             true

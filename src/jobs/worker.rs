@@ -317,7 +317,7 @@ pub(in crate::jobs) fn conclude(
     }
     count_phases(&outcome.timings);
     let report = report::write(true, &outcome, collected);
-    report::deliver(&shop.outbox, ledger.end(report), remains);
+    report::deliver(&shop.outbox, ledger.end(report), ledger.tried(), || drop(remains));
     Some(outcome.verdict)
 }
 

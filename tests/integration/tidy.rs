@@ -387,7 +387,7 @@ fn tests() -> Vec<(String, String)> {
 }
 
 /// Numbers of the limits without a test that is named in LIMITS.md. May only become fewer.
-const UNHIT: usize = 136;
+const UNHIT: usize = 134;
 
 /// What the page of limits gets wrong: a number without a row, a row without a number, more gaps than there were.
 fn unhit(page: &str, limits: &str, gaps: usize) -> Vec<String> {

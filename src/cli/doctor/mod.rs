@@ -20,7 +20,7 @@ use crate::config::{Loaded, Problems};
 use crate::docker;
 use crate::limits;
 use crate::os::signals::Signals;
-use crate::os::threads;
+use crate::os::threads::{self, Thread};
 
 use report::{Check, Report};
 
@@ -60,21 +60,29 @@ fn problem(problem: &crate::config::Problem) -> Check {
 /// Checks that are made on a thread of their own.
 struct Aside {
     names: &'static [&'static str],
-    made: Result<Receiver<Vec<Check>>, String>,
+    made: Result<(Receiver<Vec<Check>>, Thread), String>,
 }
 
 impl Aside {
     fn start(thread: &str, names: &'static [&'static str], make: impl FnOnce() -> Vec<Check> + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(1);
         let started = threads::spawn(thread, move || drop(sender.send(make())));
-        Self { names, made: started.map(|_| receiver).map_err(|error| format!("cannot start a thread: {error}")) }
+        Self {
+            names,
+            made: started.map(|thread| (receiver, thread)).map_err(|error| format!("cannot start a thread: {error}")),
+        }
     }
 
     /// The checks, or for each a line that says why there is none.
     fn finish(self) -> Vec<Check> {
         let limit = limits::DOCTOR_GROUP;
         let late = |_| format!("not over within {limit:?} (limits::DOCTOR_GROUP)");
-        match self.made.and_then(|made| made.recv_timeout(limit).map_err(late)) {
+        let heard = self.made.and_then(|(made, thread)| {
+            let checks = made.recv_timeout(limit).map_err(late)?;
+            thread.join_within(limits::THREAD_JOIN_WAIT);
+            Ok(checks)
+        });
+        match heard {
             Ok(checks) => checks,
             Err(why) => self.names.iter().map(|name| Check::unknown(name, &why)).collect(),
         }

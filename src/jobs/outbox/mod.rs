@@ -152,12 +152,13 @@ impl Outbox {
     /// Sees to the report of a job that ended: writes it to the journal, tries once on this thread, and keeps it for
     /// further tries if need be. `entry` is at the stage `Ended`.
     pub fn report(&self, entry: Entry) -> Result<Handed, Refused> {
-        self.report_after(entry, || ())
+        self.report_after(entry, Tried::default(), || ())
     }
 
     /// The same; `safe` is called when the report is on disk (or in memory alone, where the disk does not take it), before
-    /// the first try.
-    pub fn report_after(&self, entry: Entry, safe: impl FnOnce()) -> Result<Handed, Refused> {
+    /// the first try. `tried` is what is known of earlier tries: after one whose fate is unknown, the backend is asked, and
+    /// not on this thread.
+    pub fn report_after(&self, entry: Entry, tried: Tried, safe: impl FnOnce()) -> Result<Handed, Refused> {
         let Some(Ended { report, .. }) = entry.ended() else {
             return Err(refused(entry, Tried::default(), "its job has not ended".to_owned()));
         };
@@ -165,7 +166,11 @@ impl Outbox {
             log::warn!("the report of job {} is kept in memory alone: {error}", entry.job);
         }
         safe();
-        let mut tried = Tried::default();
+        if tried != Tried::default() {
+            let why = "it may have been taken before: the backend is asked first".to_owned();
+            return self.enter(entry, tried, None).map(|()| Handed::Waiting(why));
+        }
+        let mut tried = tried;
         let ids = (&entry.job, &entry.execution);
         match offer(&self.0.client, ids, report, &mut tried, &mut List::default()) {
             Ok(delivery) => {

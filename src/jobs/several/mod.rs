@@ -233,7 +233,7 @@ impl Group {
         if let Some(errands) = errands {
             errands.finish();
         }
-        report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)), Remains::nothing());
+        report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)), ledger.tried(), || ());
         Some(outcome.verdict)
     }
 

@@ -124,8 +124,8 @@ fn recover(engine: &Engine, client: &Client, running: &Running, outbox: &Outbox,
         let in_hand = running.ids();
         let reported = outbox.ids().into_iter().collect();
         let known = in_hand.into_iter().chain(outbox.ids()).collect();
-        let (agent, max_output, stop) = ("agent-1", 1 << 20, term);
-        let recovery = Recovery { engine, client, agent, max_output, stop, known: &known, reported: &reported };
+        let (agent, max_output) = ("agent-1", 1 << 20);
+        let recovery = Recovery { engine, client, agent, max_output, outbox, known: &known, reported: &reported };
         if recovery.run().is_ok() || term.wait(Duration::from_secs(2)) {
             return;
         }
