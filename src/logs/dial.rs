@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
@@ -74,12 +74,15 @@ pub(super) struct Dialer {
     target: Target,
     tls: Option<Arc<ClientConfig>>,
     resolving: Option<Thread>,
+    /// Resolving and connecting, and then TLS and the upgrade.
+    pub connect_wait: Duration,
+    pub handshake_wait: Duration,
 }
 
 impl Dialer {
     /// `tls` must be given for a secure target.
     pub(super) fn new(target: Target, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { target, tls, resolving: None }
+        Self { target, tls, resolving: None, connect_wait: LOG_CONNECT, handshake_wait: LOG_HANDSHAKE }
     }
 
     /// One try, bounded by `LOG_CONNECT` and `LOG_HANDSHAKE`.
@@ -102,11 +105,11 @@ impl Dialer {
     /// Resolves and connects on a thread of its own, since the C library's resolver cannot be interrupted.
     fn reach(&mut self, shared: &Shared) -> Result<TcpStream, LinkError> {
         let target = &self.target;
-        let late = || LinkError::ConnectTimeout(target.authority.clone());
+        let late = || LinkError::ConnectTimeout { authority: target.authority.clone(), wait: self.connect_wait };
         if self.resolving.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return Err(late());
         }
-        let until = Instant::now() + LOG_CONNECT;
+        let until = Instant::now() + self.connect_wait;
         let (sender, receiver) = sync_channel(1);
         let (host, port, waker) = (target.host.clone(), target.port, shared.waker.clone());
         let thread = threads::spawn("log-connect", move || {
@@ -137,7 +140,7 @@ impl Dialer {
 
     /// TLS, which the socket does by itself, and the upgrade (RFC 6455, section 4.1).
     fn upgrade(&self, mut socket: Socket, shared: &Shared) -> Result<(WebSocket<Socket>, Dialect), LinkError> {
-        let until = Instant::now() + LOG_HANDSHAKE;
+        let until = Instant::now() + self.handshake_wait;
         let key = generate_key();
         let settings = &shared.settings;
         write!(
@@ -160,7 +163,7 @@ impl Dialer {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(LinkError::HandshakeTimeout);
+                return Err(LinkError::HandshakeTimeout(self.handshake_wait));
             }
             socket.push()?;
             match socket.read(&mut chunk) {
@@ -178,19 +181,23 @@ impl Dialer {
                 Response::try_parse(&head).map_err(|e| LinkError::Handshake(e.to_string()))?
             {
                 let dialect = judge(&answer, &key)?;
-                let config = WebSocketConfig::default()
-                    .read_buffer_size(8 * 1024)
-                    .write_buffer_size(0)
-                    .max_frame_size(Some(LOG_FRAME_BYTES))
-                    .max_message_size(Some(LOG_SERVER_MESSAGE_BYTES));
-                let rest = head.split_off(length);
-                return Ok((WebSocket::from_partially_read(socket, rest, Role::Client, Some(config)), dialect));
+                return Ok((websocket(socket, head.split_off(length)), dialect));
             }
             if head.len() > LOG_HANDSHAKE_BYTES {
                 return Err(LinkError::Handshake(format!("its head is over {LOG_HANDSHAKE_BYTES} bytes")));
             }
         }
     }
+}
+
+/// The WebSocket on a socket from which `read` came in behind the upgrade.
+pub(super) fn websocket(socket: Socket, read: Vec<u8>) -> WebSocket<Socket> {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(8 * 1024)
+        .write_buffer_size(0)
+        .max_frame_size(Some(LOG_FRAME_BYTES))
+        .max_message_size(Some(LOG_SERVER_MESSAGE_BYTES));
+    WebSocket::from_partially_read(socket, read, Role::Client, Some(config))
 }
 
 /// Tries each address of `host` until one connects.

@@ -2,18 +2,19 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
-use crate::limits::{LOG_CONNECT, LOG_HANDSHAKE, LOG_SILENCE, LOG_WRITE_STALL};
+use crate::limits::{LOG_SILENCE, LOG_WRITE_STALL};
 
 /// What ended a connection, or kept it from coming up.
 #[derive(Debug)]
 pub(super) enum LinkError {
     /// The name does not resolve, or nobody listens.
     Unreachable { authority: String, source: io::Error },
-    /// Resolving and connecting took too long.
-    ConnectTimeout(String),
-    /// TLS and the upgrade took too long.
-    HandshakeTimeout,
+    /// Resolving and connecting took longer than this.
+    ConnectTimeout { authority: String, wait: Duration },
+    /// TLS and the upgrade took longer than this.
+    HandshakeTimeout(Duration),
     /// The server answered the upgrade with this status.
     Refused(u16),
     /// The server's answer is no upgrade to WebSocket; why.
@@ -45,12 +46,8 @@ impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable { authority, source } => write!(f, "cannot reach {authority}: {source}"),
-            Self::ConnectTimeout(authority) => {
-                write!(f, "{authority} was not reached within {} s", LOG_CONNECT.as_secs())
-            }
-            Self::HandshakeTimeout => {
-                write!(f, "the server did not finish the handshake within {} s", LOG_HANDSHAKE.as_secs())
-            }
+            Self::ConnectTimeout { authority, wait } => write!(f, "{authority} was not reached within {wait:?}"),
+            Self::HandshakeTimeout(wait) => write!(f, "the server did not finish the handshake within {wait:?}"),
             Self::Refused(status @ (401 | 403)) => {
                 write!(f, "the backend refused the token with status {status}: check api.token or api.tokenFile")
             }

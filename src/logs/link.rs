@@ -178,7 +178,8 @@ impl<'a> Link<'a> {
             self.text = encode::hello(&settings.orchestrator_id, &settings.version);
             self.write_text()?;
         }
-        let (mut stop_at, mut more) = (None, false);
+        // What came together with the answer to the upgrade is here already, and the kernel does not know of it.
+        let (mut stop_at, mut more) = (None, true);
         loop {
             pulse::touch();
             let flush = self.fill()?;
@@ -190,7 +191,7 @@ impl<'a> Link<'a> {
                     return Ok(());
                 }
             }
-            let mut wait = self.timers()?;
+            let mut wait = self.timers(Instant::now())?;
             if let Some(flush) = flush {
                 wait = wait.min(flush);
             }
@@ -217,7 +218,9 @@ impl<'a> Link<'a> {
     fn fill(&mut self) -> Result<Option<Duration>, LinkError> {
         let shared = self.shared;
         let mut registry = shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(status) = registry.statuses.pop_front() {
+        while self.socket.get_ref().waiting() < LOG_OUT_HIGH
+            && let Some(status) = registry.statuses.pop_front()
+        {
             if self.dialect == Dialect::V2 {
                 self.text = status;
                 self.write_text()?;
@@ -307,8 +310,7 @@ impl<'a> Link<'a> {
     }
 
     /// Pings, and gives up on a dead connection. Answers how long nothing is to be done.
-    fn timers(&mut self) -> Result<Duration, LinkError> {
-        let now = Instant::now();
+    fn timers(&mut self, now: Instant) -> Result<Duration, LinkError> {
         let busy = self.socket.get_ref().waiting() > 0 || !self.flights.is_empty();
         if !busy {
             self.last_progress = now;
@@ -420,30 +422,5 @@ impl<'a> Link<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_half_a_minute_and_are_spread() {
-        let ms = |failures, unit| backoff(failures, unit).as_millis();
-        assert_eq!((ms(0, 1.0), ms(1, 1.0), ms(3, 1.0)), (200, 400, 1600));
-        assert_eq!((ms(12, 1.0), ms(u32::MAX, 1.0), ms(12, 0.5), ms(12, 0.0)), (30_000, 30_000, 15_000, 0));
-    }
-
-    #[test]
-    fn lines_go_at_once_when_quiet_and_in_batches_when_not() {
-        let ms = Duration::from_millis;
-        let (full, flush) = (50, ms(100));
-        for (unsent, quiet, urgent, age, want) in [
-            (0, true, true, 500, Due::Never),
-            (1, true, false, 0, Due::Now),
-            (1, false, false, 0, Due::In(ms(100))),
-            (49, false, false, 30, Due::In(ms(70))),
-            (50, false, false, 0, Due::Now),
-            (1, false, false, 100, Due::Now),
-            (1, false, true, 0, Due::Now),
-        ] {
-            assert_eq!(due(unsent, quiet, urgent, full, ms(age), flush), want, "{unsent} {quiet} {urgent} {age}");
-        }
-    }
-}
+#[path = "link_tests.rs"]
+mod tests;

@@ -15,6 +15,8 @@
 //! (the dialect without subprotocol, which cannot know more). After a lost connection the rest is sent again, with the
 //! same sequences.
 
+#[cfg(test)]
+mod bound_tests;
 mod buffer;
 mod dial;
 mod encode;
@@ -148,15 +150,7 @@ impl LogStreamer {
             return Err(wrong(text.to_owned()));
         }
         let tls = if target.secure { Some(tls_config(&settings.tls).map_err(io::Error::other)?) } else { None };
-        let told = ConnectionState { enabled: true, url: target.shown.clone(), ..ConnectionState::default() };
-        let shared = Arc::new(Shared {
-            settings,
-            waker: Waker::new()?,
-            registry: Mutex::default(),
-            state: Mutex::new(State { told, down_since: Instant::now(), connections: 0 }),
-            connected: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(settings, &target)?);
         let (theirs, dialer) = (Arc::clone(&shared), Dialer::new(target, tls));
         let thread = threads::spawn("log-streamer", move || {
             let _watched = pulse.enter();
@@ -213,6 +207,18 @@ impl LogStreamer {
 }
 
 impl Shared {
+    fn new(settings: Settings, target: &Target) -> io::Result<Self> {
+        let told = ConnectionState { enabled: true, url: target.shown.clone(), ..ConnectionState::default() };
+        Ok(Self {
+            settings,
+            waker: Waker::new()?,
+            registry: Mutex::default(),
+            state: Mutex::new(State { told, down_since: Instant::now(), connections: 0 }),
+            connected: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        })
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -226,15 +226,17 @@ impl Peer {
         }
     }
 
-    /// Acknowledges all that comes until the connection ends, on a thread.
-    pub(super) fn ack_all(mut self) -> std::thread::JoinHandle<u64> {
+    /// Acknowledges all that comes, each after `pause`, until the connection ends; on a thread. How many lines that were.
+    pub(super) fn ack_all(mut self, pause: Duration) -> std::thread::JoinHandle<u64> {
         std::thread::spawn(move || {
             let mut lines = 0;
             while let Ok(message) = self.socket.read() {
                 let Message::Text(text) = message else { continue };
                 let message: Value = serde_json::from_str(text.as_str()).expect("JSON");
                 lines += message["payload"]["entries"].as_array().map_or(0, Vec::len) as u64;
-                self.ack(message["payload"]["batch"].as_u64().unwrap_or(0));
+                std::thread::sleep(pause);
+                let ack = json!({"type": "ack", "payload": {"batch": message["payload"]["batch"]}});
+                let _ = self.socket.send(Message::text(ack.to_string()));
             }
             lines
         })

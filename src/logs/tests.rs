@@ -149,6 +149,34 @@ fn cancel_and_jobs_are_heard() {
     assert_eq!(client.events.recv_timeout(WAIT), Ok(ServerEvent::JobsQueued));
 }
 
+/// Writes a frame right behind the answer to the upgrade, so that both come in at once.
+struct Hasty(TcpStream, Vec<u8>);
+
+impl Read for Hasty {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(bytes)
+    }
+}
+
+impl Write for Hasty {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write_all(&[bytes, &std::mem::take(&mut self.1)].concat())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_comes_together_with_the_upgrade_is_heard_at_once() {
+    let (server, client) = pair();
+    let frame = [&[0x81, 15][..], br#"{"type":"jobs"}"#].concat();
+    let _peer = Peer::upgrade(Box::new(Hasty(server.tcp(), frame)), true);
+    assert_eq!(client.events.recv_timeout(WAIT), Ok(ServerEvent::JobsQueued));
+}
+
 #[test]
 fn hostile_messages_are_ignored_and_the_connection_goes_on() {
     let (server, client) = pair();
@@ -254,7 +282,7 @@ fn the_end_is_bounded_with_a_dead_server() {
 #[test]
 fn the_end_sends_what_is_buffered() {
     let (server, mut client) = pair();
-    let taken = server.v2().ack_all();
+    let taken = server.v2().ack_all(Duration::ZERO);
     connected(&client);
     let mut job = client.open();
     print(&mut job, 1..=500);

@@ -1,0 +1,120 @@
+//! One connection by itself: its timers at any moment, and how much it takes in at once.
+
+use std::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::job::Stream;
+use crate::limits::LOG_STATUS_QUEUE;
+use crate::logs::dial::{Target, websocket};
+use crate::logs::test_server::settings;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A connection to a server that reads and says nothing; what is known of it is given to `act`.
+fn linked<T>(act: impl FnOnce(&Shared, &mut Link<'_>) -> T) -> T {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let tcp = TcpStream::connect(address).expect("connected");
+    tcp.set_nonblocking(true).expect("non-blocking");
+    let _peer = listener.accept().expect("accepted");
+    let mut settings = settings(format!("ws://{address}/"));
+    (settings.live.buffer_size, settings.live.batch_size) = (10_000, 10_000);
+    let target = Target::parse(&settings.url).expect("a URL");
+    let shared = Shared::new(settings, &target).expect("a waker");
+    let on_event: OnEvent = Box::new(|_| {});
+    let socket = websocket(Socket::new(tcp, None), Vec::new());
+    let mut link = Link::new(&shared, socket, Dialect::V2, &on_event, 0);
+    act(&shared, &mut link)
+}
+
+/// A job with so many lines of `length` bytes in its buffer.
+fn job(shared: &Shared, lines: usize, length: usize) -> Arc<Job> {
+    let now = Instant::now();
+    let job = Arc::new(Job::new(Id::parse("job_1").expect("an id"), shared.settings.live.buffer_size, now));
+    let text = vec![b'x'; length];
+    for _ in 0..lines {
+        assert!(job.lock().buffer.has_room(length));
+        job.lock().buffer.push(Stream::Stdout, &text, SystemTime::now(), now);
+    }
+    shared.registry().jobs.push(Arc::clone(&job));
+    job
+}
+
+#[test]
+fn a_silent_server_is_given_up_and_not_before() {
+    linked(|_, link| {
+        let heard = link.last_heard;
+        assert_eq!(link.timers(heard).expect("quiet"), PULSE_SLICE);
+        assert_eq!(link.timers(heard + LOG_SILENCE - MS).expect("not yet"), MS);
+        assert!(matches!(link.timers(heard + LOG_SILENCE), Err(LinkError::Silent)));
+    });
+}
+
+#[test]
+fn a_server_that_acknowledges_nothing_is_given_up_and_not_before() {
+    linked(|shared, link| {
+        job(shared, 1, 10);
+        let idle = link.last_progress + LOG_WRITE_STALL;
+        link.timers(idle).expect("nothing is on its way");
+        link.fill().expect("encoded");
+        link.push().expect("taken by the kernel");
+        assert_eq!((link.flights.len(), link.socket.get_ref().waiting()), (1, 0));
+        // A live log that only is quiet is another matter.
+        link.last_heard = idle + LOG_WRITE_STALL;
+        link.last_progress = idle;
+        link.last_ping = link.last_heard;
+        assert_eq!(link.timers(idle + LOG_WRITE_STALL - MS).expect("not yet"), MS);
+        assert!(matches!(link.timers(idle + LOG_WRITE_STALL), Err(LinkError::Stalled)));
+        link.acknowledged(1);
+        link.timers(link.last_progress + LOG_WRITE_STALL).expect("it was acknowledged");
+    });
+}
+
+#[test]
+fn no_more_is_encoded_than_may_wait_for_the_socket() {
+    linked(|shared, link| {
+        for _ in 0..12 {
+            job(shared, 200, 1000);
+        }
+        link.fill().expect("encoded");
+        let waiting = link.socket.get_ref().waiting();
+        // A message more, with what is around its lines.
+        let most = LOG_OUT_HIGH + LOG_MESSAGE_BYTES * 2;
+        assert!((LOG_OUT_HIGH..most).contains(&waiting), "{waiting}");
+        assert!(link.flights.iter().all(|flight| flight.lines == LOG_MESSAGE_BYTES / 1000));
+        // What is only for display has no way around that.
+        shared.registry().statuses.extend(std::iter::repeat_n(vec![b'x'; 10_000], LOG_STATUS_QUEUE));
+        link.fill().expect("nothing to encode");
+        assert_eq!((link.socket.get_ref().waiting(), shared.registry().statuses.len()), (waiting, LOG_STATUS_QUEUE));
+    });
+    linked(|shared, link| {
+        shared.registry().statuses.extend(std::iter::repeat_n(vec![b'x'; 10_000], LOG_STATUS_QUEUE));
+        link.fill().expect("encoded");
+        let waiting = link.socket.get_ref().waiting();
+        assert!((LOG_OUT_HIGH..LOG_OUT_HIGH + 20_000).contains(&waiting), "{waiting}");
+    });
+}
+
+#[test]
+fn pauses_grow_to_half_a_minute_and_are_spread() {
+    let ms = |failures, unit| backoff(failures, unit).as_millis();
+    assert_eq!((ms(0, 1.0), ms(1, 1.0), ms(3, 1.0)), (200, 400, 1600));
+    assert_eq!((ms(12, 1.0), ms(u32::MAX, 1.0), ms(12, 0.5), ms(12, 0.0)), (30_000, 30_000, 15_000, 0));
+}
+
+#[test]
+fn lines_go_at_once_when_quiet_and_in_batches_when_not() {
+    let ms = Duration::from_millis;
+    let (full, flush) = (50, ms(100));
+    for (unsent, quiet, urgent, age, want) in [
+        (0, true, true, 500, Due::Never),
+        (1, true, false, 0, Due::Now),
+        (1, false, false, 0, Due::In(ms(100))),
+        (49, false, false, 30, Due::In(ms(70))),
+        (50, false, false, 0, Due::Now),
+        (1, false, false, 100, Due::Now),
+        (1, false, true, 0, Due::Now),
+    ] {
+        assert_eq!(due(unsent, quiet, urgent, full, ms(age), flush), want, "{unsent} {quiet} {urgent} {age}");
+    }
+}
