@@ -4,6 +4,7 @@
 //! cancelled), then the workers, the heartbeat, the monitor, the live log, the outbox, the reaper and the sampler, the
 //! control socket and the health server last, so that an operator can see the drain until it is over.
 
+mod drain;
 pub mod identity;
 pub mod monitor;
 pub mod reload;
@@ -44,19 +45,12 @@ use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 
+use drain::Drained;
 use monitor::{Books, Monitor};
 use service::Service;
 
 /// A part that could not be built or started, in words for the operator.
 type Failure = String;
-
-/// What came of waiting for the jobs.
-#[derive(PartialEq, Eq)]
-enum Drained {
-    All,
-    Signal,
-    Late,
-}
 
 /// Everything that runs.
 struct Agent {
@@ -400,19 +394,15 @@ impl Agent {
 
     /// Waits until all jobs have ended, `wait` is over, or a further signal comes.
     fn wait_for_jobs(&mut self, signals: &Signals, wait: Duration) -> Drained {
-        let until = Instant::now() + wait;
-        while Instant::now() < until {
-            let (board, running) = (&self.board, &self.running);
-            self.service.tick(|| status_line(board, running));
-            if self.running.wait_until_empty(limits::DRAIN_TICK) {
-                return Drained::All;
-            }
-            if signals.wait(Duration::ZERO) == Some(Signal::Terminate) {
-                log::warn!("a further signal: not waiting any longer");
-                return Drained::Signal;
-            }
+        let (board, running, service) = (&self.board, &self.running, &mut self.service);
+        let drained = drain::wait_for_jobs(running, wait, || {
+            service.tick(|| status_line(board, running));
+            signals.wait(Duration::ZERO) == Some(Signal::Terminate)
+        });
+        if drained == Drained::Signal {
+            log::warn!("a further signal: not waiting any longer");
         }
-        if self.running.is_empty() { Drained::All } else { Drained::Late }
+        drained
     }
 }
 

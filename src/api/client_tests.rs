@@ -305,6 +305,9 @@ fn a_flood_is_cut_off_at_the_limit() {
     let server = Server::start(|_, _| Act::Flood(50 << 20));
     let error = server.client().queue(1).expect_err("an error");
     assert!(matches!(error.problem, Problem::TooLarge { limit } if limit == limits::QUEUE_ANSWER_MAX), "{error:?}");
+    let capacity = Capacity { max_jobs: 1, current_jobs: 0, available_slots: 1 };
+    let error = server.client().heartbeat(&[], capacity).expect_err("an error");
+    assert!(matches!(error.problem, Problem::TooLarge { limit } if limit == limits::ANSWER_MAX), "{error:?}");
     // Where the body does not matter, the status is the answer, however long the body is.
     server.client().acknowledge(&id("j1"), None).expect("2xx");
 }

@@ -116,6 +116,8 @@ fn timeouts_in_seconds_and_nanoseconds() {
         (json!(3_600_000_000_000_u64), Ok(Some(3600.0))),
         (json!(-1), Err("negative")),
         (json!(-0.0), Ok(None)),
+        (json!(316_224_000), Ok(Some(316_224_000.0))),
+        (json!(316_224_001), Err("longer than ten years")),
         (json!(999_999_999), Err("longer than ten years")),
         (json!(1e300), Err("longer than ten years")),
         (json!(u64::MAX), Err("longer than ten years")),

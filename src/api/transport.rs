@@ -70,7 +70,8 @@ impl Transport {
         let host = uri.authority().ok_or_else(|| setup("api.endpoint", "it names no host".into()))?;
         // An address may carry a user and password; messages do not.
         let host = host.as_str().rsplit('@').next().unwrap_or_default().to_owned();
-        let agent = build_agent(api.timeout, super::tls::config(tls)?, uri.host().unwrap_or_default());
+        let host_alone = uri.host().unwrap_or_default();
+        let agent = build_agent(api.timeout, limits::API_IDLE_MAX, super::tls::config(tls)?, host_alone);
         let growth = match api.retry.backoff {
             BackoffKind::Exponential => Growth::Exponential,
             BackoffKind::Linear => Growth::Linear,
@@ -237,14 +238,14 @@ fn setup(key: &'static str, why: String) -> Error {
     Error { call: Box::from(""), host: Box::from(""), attempts: 0, problem: Problem::Setup { key, why } }
 }
 
-fn build_agent(timeout: Duration, tls: ureq::tls::TlsConfig, host: &str) -> ureq::Agent {
+fn build_agent(timeout: Duration, idle: Duration, tls: ureq::tls::TlsConfig, host: &str) -> ureq::Agent {
     let limit = |which| Some(limit_of(which, timeout));
     let mut config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         // A redirect would carry the token to an address that nobody configured.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .max_idle_age(limits::API_IDLE_MAX)
+        .max_idle_age(idle)
         .max_idle_connections(limits::API_IDLE_CONNECTIONS)
         .max_idle_connections_per_host(limits::API_IDLE_CONNECTIONS)
         .input_buffer_size(limits::API_BUFFER)
@@ -309,7 +310,11 @@ fn method_name(method: &Method) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
+    use crate::api::testing::{Act, Server, ok};
+    use crate::os::threads;
     use crate::wire::time::parse_rfc3339;
 
     #[test]
@@ -336,5 +341,112 @@ mod tests {
             assert_eq!(retry_after(&headers, now), want.map(Duration::from_secs), "{text:?}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    fn transport(server: &Server) -> Transport {
+        Transport::new(&server.api(), &Tls::default(), HeaderMap::new(), Stop::new()).expect("a transport")
+    }
+
+    fn ask(transport: &Transport) -> Result<Vec<u8>, Error> {
+        transport.call(&Call {
+            endpoint: Endpoint::Health,
+            method: Method::GET,
+            path: "/x".to_owned(),
+            query: String::new(),
+            body: None,
+            limit: limits::ANSWER_MAX,
+            needs_body: true,
+            retry: false,
+            urgent: false,
+        })
+    }
+
+    #[test]
+    fn an_answer_of_the_longest_length_is_read_and_a_longer_one_is_not() {
+        let server = Server::start(|_, n| match n {
+            0 => ok(&"x".repeat(limits::ANSWER_MAX)),
+            1 => ok(&"x".repeat(limits::ANSWER_MAX + 1)),
+            2 => Act::Flood(limits::ANSWER_MAX + 1),
+            3 => Act::Answer(400, "", "x".repeat(limits::ANSWER_MAX)),
+            _ => Act::Answer(400, "", "x".repeat(limits::ANSWER_MAX + 1)),
+        });
+        let transport = transport(&server);
+        assert_eq!(ask(&transport).expect("read").len(), limits::ANSWER_MAX);
+        for _ in 0..2 {
+            let problem = ask(&transport).expect_err("too long").problem;
+            assert!(matches!(problem, Problem::TooLarge { limit: limits::ANSWER_MAX }), "{problem:?}");
+        }
+        // The words of an error are read within the same bound, and else done without.
+        for read in [true, false] {
+            let problem = ask(&transport).expect_err("400").problem;
+            let Problem::Http { status: 400, message, .. } = problem else { panic!("{problem:?}") };
+            assert_eq!(message.starts_with('x'), read, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_head_of_the_longest_length_is_read_and_a_longer_one_is_not() {
+        let head = |length: usize| {
+            let (begin, end) = ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx: ", "\r\n\r\n");
+            [begin, &"x".repeat(length - begin.len() - end.len()), end, "{}"].concat().into_bytes()
+        };
+        let server = Server::start(move |_, n| Act::Raw(head(limits::API_HEAD + n)));
+        assert_eq!(ask(&transport(&server)).expect("read"), b"{}");
+        let problem = ask(&transport(&server)).expect_err("too long").problem;
+        assert!(matches!(problem, Problem::Protocol(_)), "{problem:?}");
+    }
+
+    #[test]
+    fn a_connection_that_was_idle_for_long_is_not_used_again() {
+        let server = Server::start(|_, _| ok("{}"));
+        let mut transport = transport(&server);
+        let idle = Duration::from_millis(500);
+        let tls = crate::api::tls::config(&Tls::default()).expect("TLS");
+        transport.agent = build_agent(Duration::from_secs(5), idle, tls, "127.0.0.1");
+        for pause in [Duration::ZERO, idle + Duration::from_millis(50)] {
+            ask(&transport).expect("an answer");
+            std::thread::sleep(pause);
+        }
+        ask(&transport).expect("an answer");
+        let connections: Vec<_> = server.seen().iter().map(|seen| seen.connection).collect();
+        assert_eq!(connections, [0, 0, 1]);
+    }
+
+    #[test]
+    fn idle_connections_are_kept_up_to_a_number() {
+        const MORE: usize = limits::API_IDLE_CONNECTIONS + 4;
+        // Nobody is answered before all are there, so each has a connection of its own.
+        let all = Arc::new(Barrier::new(MORE));
+        let held = Arc::clone(&all);
+        let server = Server::start(move |_, _| {
+            held.wait();
+            ok("{}")
+        });
+        let transport = transport(&server);
+        for _ in 0..2 {
+            let calls: Vec<_> = (0..MORE)
+                .map(|_| {
+                    let transport = transport.clone();
+                    threads::spawn("t-call", move || drop(ask(&transport).expect("an answer"))).expect("a thread")
+                })
+                .collect();
+            for call in calls {
+                assert_eq!(call.join_within(Duration::from_secs(10)), threads::Ended::Returned);
+            }
+        }
+        let mut connections: Vec<_> = server.seen().iter().map(|seen| seen.connection).collect();
+        connections.sort_unstable();
+        connections.dedup();
+        assert_eq!(connections.len(), MORE + 4, "of the first, so many as may were kept");
+    }
+
+    #[test]
+    fn a_connection_is_waited_for_within_a_bound_of_its_own() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(limit_of(Wait::Resolve, hour), limits::API_CONNECT_WAIT);
+        assert_eq!(limit_of(Wait::Connect, hour), limits::API_CONNECT_WAIT);
+        // A shorter api.timeout leaves time for the rest of the call.
+        let short = Duration::from_secs(2);
+        assert!(limit_of(Wait::Resolve, short) < short && limit_of(Wait::Connect, short) < short);
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::schema::{Field, Key, Shown, Unquoted, env_name, key, keys};
 use super::show::{effective, to_yaml};
 use super::{Loaded, Origin, ProblemKind, Problems, Sources, load};
+use crate::limits;
 
 /// A file that ends with the test.
 struct Scratch(PathBuf);
@@ -233,6 +234,32 @@ fn values_keep_the_rules() {
     for bytes in [&b"a: \xff"[..], b"a: \0", b"a: 1\n---\nb: 2\n", &vec![b'#'; 10 << 20][..]] {
         assert_eq!(run(Some(bytes), &[], false).expect_err("hostile").0.len(), 1);
     }
+}
+
+#[test]
+fn a_list_is_bounded_wherever_it_comes_from() {
+    let list = |n: usize| vec!["x"; n].join(",");
+    let (most, more) = (list(limits::CONFIG_LIST_MAX), list(limits::CONFIG_LIST_MAX + 1));
+    for (text, fits) in [(&most, true), (&more, false)] {
+        let by_file = file(&format!("orchestrator: {{tags: [{text}]}}\n"));
+        let by_env = run(None, &[("CRONIUM_ORCHESTRATOR_TAGS", text)], false);
+        for loaded in [by_file, by_env] {
+            match loaded {
+                Ok(loaded) => assert!(fits && loaded.config.orchestrator.tags.len() == limits::CONFIG_LIST_MAX),
+                Err(problems) => assert!(!fits && problems.to_string().contains("at most 256 entries"), "{problems}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn problems_are_shown_up_to_a_number_and_the_rest_is_counted() {
+    let text = |n: usize| (0..n).map(|i| format!("key{i}: 1\n")).collect::<String>();
+    let told = |n: usize| file(&text(n)).expect_err("unknown keys").to_string();
+    let most = limits::CONFIG_PROBLEMS_MAX;
+    assert_eq!(told(most).lines().count(), most);
+    let more = told(most + 7);
+    assert_eq!((more.lines().count(), more.lines().last()), (most + 1, Some("and 7 more")));
 }
 
 #[test]

@@ -242,16 +242,51 @@ fn head_end(head: &[u8], from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_client_that_does_not_take_its_answer_is_let_go() {
+    /// A client of which `now` the answer is to be written, and its other side.
+    fn answered(answer: Vec<u8>, now: Instant) -> (Client, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let _peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (stream, _) = listener.accept().expect("accept");
         stream.set_nonblocking(true).expect("nonblocking");
+        let state = State::Answer(answer, 0);
+        (Client { stream, role: Role::All, state, until: now + limits::HEALTH_DEADLINE }, peer)
+    }
+
+    #[test]
+    fn a_client_that_stays_after_its_answer_is_let_go() {
+        let (now, board) = (Instant::now(), Board::new());
+        let (mut client, _peer) = answered(b"the answer".to_vec(), now);
+        assert_eq!(client.turn(true, &board, now), Next::Keep);
+        let just = now + limits::HEALTH_LINGER - Duration::from_millis(1);
+        assert_eq!(client.turn(true, &board, just), Next::Keep);
+        assert_eq!(client.turn(false, &board, now + limits::HEALTH_LINGER), Next::Close);
+    }
+
+    #[test]
+    fn a_client_that_goes_on_sending_after_its_answer_is_let_go() {
+        let (now, board) = (Instant::now(), Board::new());
+        let (mut client, mut peer) = answered(b"the answer".to_vec(), now);
+        assert_eq!(client.turn(true, &board, now), Next::Keep);
+        let mut sent = 0;
+        let ended = loop {
+            if sent > 2 * limits::HEALTH_DISCARD {
+                break false;
+            }
+            peer.write_all(&[b'x'; 4096]).expect("sent");
+            sent += 4096;
+            // It may take a moment to arrive; what has not is read at a later turn.
+            if client.turn(true, &board, now) == Next::Close {
+                break true;
+            }
+        };
+        assert!(ended && sent > limits::HEALTH_DISCARD, "{sent}");
+    }
+
+    #[test]
+    fn a_client_that_does_not_take_its_answer_is_let_go() {
         let (now, board) = (Instant::now(), Board::new());
         // More than the kernel's buffers take.
-        let state = State::Answer(vec![0; 64 * 1024 * 1024], 0);
-        let mut client = Client { stream, role: Role::All, state, until: now + limits::HEALTH_DEADLINE };
+        let (mut client, _peer) = answered(vec![0; 64 * 1024 * 1024], now);
         assert_eq!(client.turn(true, &board, now), Next::Keep);
         assert!(matches!(client.state, State::Answer(_, done) if done > 0));
         assert_eq!(client.turn(true, &board, now + limits::HEALTH_DEADLINE), Next::Close);

@@ -116,3 +116,65 @@ fn acknowledge(client: &api::Client, job: &Id) -> Acknowledged {
         Err(error) => Acknowledged::Unknown(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::Problem;
+    use crate::api::testing::{NoAnswer, Scripted};
+    use crate::os::sim::Sim;
+
+    /// A backend that lets each call hang for an hour, but for the first few, which it answers.
+    #[derive(Debug)]
+    struct Hangs {
+        sim: Sim,
+        after: std::sync::atomic::AtomicUsize,
+    }
+
+    impl Scripted for Hangs {
+        fn exchange(&self, _: &str, _: &str, _: Option<&[u8]>) -> (Option<u16>, Result<Vec<u8>, Problem>) {
+            use std::sync::atomic::Ordering::SeqCst;
+            if self.after.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+                return (Some(200), Ok(b"{}".to_vec()));
+            }
+            let hour = Duration::from_secs(3600);
+            self.sim.sleep(hour);
+            (None, Err(NoAnswer::Late(hour).problem()))
+        }
+    }
+
+    /// What becomes of a job's errands in simulated time, when so many calls are answered.
+    fn errands(answered: usize, act: impl FnOnce(&Sim, Errands)) {
+        Sim::run(1, |sim| {
+            let backend = Hangs { sim: sim.clone(), after: answered.into() };
+            let client = api::Client::scripted(Stop::new(), Arc::new(backend));
+            let (job, execution) = (Id::parse("job-1").expect("id"), Id::parse("exec-1").expect("id"));
+            let record = Some(Record::new(&execution, None));
+            act(sim, Errands::start(client, &job, &execution, record, Stop::new()).expect("a thread"));
+            sim.kill();
+            while sim.alive() > 0 {
+                sim.pause(Duration::from_secs(1));
+            }
+        });
+    }
+
+    #[test]
+    fn an_acknowledgement_that_hangs_is_waited_for_within_a_bound() {
+        errands(0, |sim, errands| {
+            assert!(matches!(errands.acknowledged(), Acknowledged::Unknown(_)));
+            assert_eq!(sim.elapsed(), limits::ACKNOWLEDGE_WAIT);
+        });
+    }
+
+    #[test]
+    fn errands_that_hang_do_not_hold_up_the_report_for_ever() {
+        errands(1, |sim, errands| {
+            assert_eq!(errands.acknowledged(), Acknowledged::Ours);
+            errands.finish();
+            assert_eq!(sim.elapsed(), limits::ERRANDS_WAIT);
+        });
+    }
+}

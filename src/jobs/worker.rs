@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::api;
 use crate::config::Live;
+use crate::config::types::Config;
 use crate::executors::container::spec::container_name;
 use crate::executors::{Control, End, Executor, Prepared, Reaper, Remains, Task};
 use crate::job::{Claim, Id, Job, Kind, Output as _, Server};
@@ -57,11 +58,15 @@ pub struct Workshop {
 impl Workshop {
     /// This thread, which sees a job or one server of a job through, is watched as `name` until the guard is dropped.
     pub fn watched(&self, name: &'static str) -> Entered {
-        // Between two touches lies one call, or one wait for the job's errands.
-        let config = self.config.now();
-        let call = config.api.timeout.max(config.ssh.connection_timeout * 2);
-        self.pulses.part(name, limits::ACKNOWLEDGE_WAIT.max(call) + limits::PULSE_ROOM).enter()
+        self.pulses.part(name, longest_silence(&self.config.now())).enter()
     }
+}
+
+/// For how long a thread that sees a job through may not touch its pulse. Between two touches lies one call, or one wait
+/// for the job's errands.
+fn longest_silence(config: &Config) -> Duration {
+    let call = config.api.timeout.max(config.ssh.connection_timeout * 2);
+    limits::ACKNOWLEDGE_WAIT.max(call) + limits::PULSE_ROOM
 }
 
 /// One of the pool's threads.
@@ -380,5 +385,20 @@ mod tests {
         let outcome = guarded(|| -> Outcome { panic!("as planned") }).unwrap_or_else(broken);
         assert_eq!(outcome.verdict.reason(), "infrastructure");
         assert!(outcome.verdict.message.contains("as planned"));
+    }
+
+    #[test]
+    fn a_worker_with_the_longest_wait_of_all_has_room_beyond_it() {
+        let (second, mut config) = (Duration::from_secs(1), crate::config::defaults());
+        let bounds = |config: &Config, longest: Duration| {
+            let pulses = Pulses::new();
+            let pulse = pulses.part("worker", longest_silence(config));
+            pulse.touch();
+            let late = clock::now() + longest + limits::PULSE_ROOM;
+            (pulses.healthy(late - second).is_ok(), pulses.healthy(late + second).is_ok())
+        };
+        assert_eq!(bounds(&config, limits::ACKNOWLEDGE_WAIT), (true, false));
+        config.api.timeout = limits::ACKNOWLEDGE_WAIT * 2;
+        assert_eq!(bounds(&config, limits::ACKNOWLEDGE_WAIT * 2), (true, false));
     }
 }

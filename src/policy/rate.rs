@@ -51,6 +51,9 @@ mod tests {
             let got = bucket.take(at(millis));
             assert!(got.abs_diff(Duration::from_millis(want)) < Duration::from_millis(1), "{millis}: {got:?}");
         }
+        // However long it was quiet, no more is saved up than that.
+        let saved = (0..100).take_while(|_| bucket.take(at(3_600_000)).is_zero()).count();
+        assert_eq!(saved, 10);
     }
 
     #[test]

@@ -26,7 +26,6 @@ pub use self::context::{Context, ContextGuard, context, current};
 use self::rotate::{Keep, Rotating};
 use self::sink::{Lead, Lines, Place, Sink};
 use crate::config::types::{LogFormat, LogOutput, Logging};
-use crate::limits;
 use crate::os::threads::panic_text;
 
 /// Why the log could not be set up.
@@ -80,8 +79,7 @@ pub fn init(config: &Logging, level: Option<LevelFilter>) -> Result<Guard, Error
     let place = match &config.output {
         LogOutput::Stdout => Place::Stdout,
         LogOutput::File { path, max_size, max_backups, max_age } => {
-            let keep =
-                Keep { max_size: *max_size, max_backups: (*max_backups).min(limits::LOG_BACKUPS), max_age: *max_age };
+            let keep = Keep { max_size: *max_size, max_backups: *max_backups, max_age: *max_age };
             let opened = Rotating::open(path, keep, Box::new(io::stderr()));
             Place::File(opened.map_err(|source| Error::Open { path: path.clone(), source })?)
         }

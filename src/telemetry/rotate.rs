@@ -44,8 +44,9 @@ struct Open {
 }
 
 impl Rotating {
-    /// Opens `path` for appending.
-    pub(super) fn open(path: &Path, keep: Keep, fallback: Box<dyn Write + Send>) -> io::Result<Self> {
+    /// Opens `path` for appending. Of its older parts no more than [`limits::LOG_BACKUPS`] are kept.
+    pub(super) fn open(path: &Path, mut keep: Keep, fallback: Box<dyn Write + Send>) -> io::Result<Self> {
+        keep.max_backups = keep.max_backups.min(limits::LOG_BACKUPS);
         let file = Open::at(path)?;
         let purge_at = Instant::now() + limits::LOG_PURGE_EVERY;
         let rotating = Self { path: path.to_owned(), keep, file: Ok(file), purge_at, told: false, fallback };
@@ -257,6 +258,23 @@ mod tests {
         assert_eq!(folder.names(), ["a.log"], "more parts than are kept now");
         log.line(b"new\n", Instant::now());
         assert_eq!((folder.names(), folder.read("a.log")), (vec!["a.log".to_owned()], "new\n".to_owned()));
+    }
+
+    #[test]
+    fn parts_are_bounded_whatever_is_configured() {
+        let folder = Folder::new();
+        let most = limits::LOG_BACKUPS;
+        for number in [most, most + 1] {
+            fs::write(folder.0.join(format!("a.log.{number}")), "old").expect("write");
+        }
+        let path = folder.0.join("a.log");
+        let mut log = Rotating::open(&path, keep(10, most * 5), Box::new(Said::default())).expect("open");
+        assert_eq!(folder.names(), ["a.log".to_owned(), format!("a.log.{most}")]);
+        fs::write(folder.0.join(format!("a.log.{}", most - 1)), "last but one").expect("write");
+        log.line(b"first...\n", Instant::now());
+        log.line(b"second..\n", Instant::now());
+        assert_eq!(folder.names(), ["a.log".to_owned(), "a.log.1".to_owned(), format!("a.log.{most}")]);
+        assert_eq!(folder.read(&format!("a.log.{most}")), "last but one");
     }
 
     #[test]
