@@ -242,21 +242,22 @@ fn head_end(head: &[u8], from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// A client of which `now` the answer is to be written, and its other side.
+    /// A client that is given this answer `now`, and its other side.
     fn answered(answer: Vec<u8>, now: Instant) -> (Client, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let peer = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (stream, _) = listener.accept().expect("accept");
         stream.set_nonblocking(true).expect("nonblocking");
-        let state = State::Answer(answer, 0);
-        (Client { stream, role: Role::All, state, until: now + limits::HEALTH_DEADLINE }, peer)
+        // The time for its head is over, that for the answer begins.
+        let mut client = Client { stream, role: Role::All, state: State::Head(Vec::new()), until: now };
+        assert_eq!(client.reply(answer, now), Next::Keep);
+        (client, peer)
     }
 
     #[test]
     fn a_client_that_stays_after_its_answer_is_let_go() {
         let (now, board) = (Instant::now(), Board::new());
         let (mut client, _peer) = answered(b"the answer".to_vec(), now);
-        assert_eq!(client.turn(true, &board, now), Next::Keep);
         let just = now + limits::HEALTH_LINGER - Duration::from_millis(1);
         assert_eq!(client.turn(true, &board, just), Next::Keep);
         assert_eq!(client.turn(false, &board, now + limits::HEALTH_LINGER), Next::Close);
@@ -266,7 +267,6 @@ mod tests {
     fn a_client_that_goes_on_sending_after_its_answer_is_let_go() {
         let (now, board) = (Instant::now(), Board::new());
         let (mut client, mut peer) = answered(b"the answer".to_vec(), now);
-        assert_eq!(client.turn(true, &board, now), Next::Keep);
         let mut sent = 0;
         let ended = loop {
             if sent > 2 * limits::HEALTH_DISCARD {

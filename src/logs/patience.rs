@@ -111,5 +111,9 @@ mod tests {
         assert_eq!(patience.allowance(much_later, much_later), LOG_STALL);
         patience.spend(LOG_WAIT_CAP);
         assert_eq!(patience.allowance(much_later, much_later), Duration::ZERO);
+        // What the link takes saves up no more, whenever it is spent.
+        patience.taken(usize::MAX);
+        patience.spend(LOG_WAIT_CAP);
+        assert_eq!(patience.allowance(much_later, much_later), Duration::ZERO);
     }
 }

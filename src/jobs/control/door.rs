@@ -226,6 +226,23 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_does_not_ask_is_told_so_in_time() {
+        let (stream, mut peer) = UnixStream::pair().expect("pair");
+        stream.set_nonblocking(true).expect("nonblocking");
+        let now = Instant::now();
+        let mut client = Client::new(stream, 0, now);
+        let unasked: Answer<'_> = &|_, _| panic!("asked");
+        peer.write_all(b"{\"command\":").expect("half a request");
+        let just = now + limits::CONTROL_DEADLINE - Duration::from_millis(1);
+        assert_eq!(client.turn(true, unasked, just), Next::Keep);
+        assert_eq!(client.turn(false, unasked, now + limits::CONTROL_DEADLINE), Next::Close);
+        drop(client);
+        let mut told = String::new();
+        peer.read_to_string(&mut told).expect("text");
+        assert!(told.contains("no whole request within 2s"), "{told}");
+    }
+
+    #[test]
     fn a_client_that_does_not_take_its_answer_is_let_go() {
         let (stream, _peer) = UnixStream::pair().expect("pair");
         stream.set_nonblocking(true).expect("nonblocking");
