@@ -190,10 +190,10 @@ pub const PRIVATE_KEY_MAX: usize = 64 * 1024;
 
 // ---- api --------------------------------------------------------------------------------------------------------------
 
-/// Longest answer to a queue request that is read: 100 jobs with a script of 300 KB each.
+/// Longest answer to a queue request that is read, and longest list of orphaned jobs: 100 with a script of 300 KB each.
 pub const QUEUE_ANSWER_MAX: usize = 32 << 20;
 
-/// Longest answer to any other request: 100 orphaned rows with their payload fit, a flood does not.
+/// Longest answer to any other request, and longest words of an error: a few hundred bytes are usual.
 pub const ANSWER_MAX: usize = 1 << 20;
 
 /// Rows of one queue answer that are looked at; the agent never asks for more than its 100 workers.

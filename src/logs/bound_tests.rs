@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::dial::{Dialer, Target};
 use super::error::LinkError;
-use super::test_server::{Client, Peer, Server, WAIT, print, settings};
+use super::test_server::{Client, Peer, Server, WAIT, eventually, print, settings};
 use super::{LogStreamer, ServerEvent, Shared};
 use crate::job::{Id, Stream};
 use crate::limits::{
@@ -47,7 +47,7 @@ fn a_server_that_is_not_reached_is_given_up_in_time() {
         LinkError::Unreachable { source, .. } => source.kind() == std::io::ErrorKind::TimedOut,
         _ => false,
     };
-    assert!(late && (SHORT..SHORT * 5).contains(&took), "{error} after {took:?}");
+    assert!(late && (SHORT..WAIT / 2).contains(&took), "{error} after {took:?}");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_handshake_that_trickles_is_given_up_in_time() {
     });
     let (error, took) = failed_try(&url, WAIT, SHORT);
     assert!(matches!(error, LinkError::HandshakeTimeout(wait) if wait == SHORT), "{error}");
-    assert!((SHORT..SHORT * 5).contains(&took), "{took:?}");
+    assert!((SHORT..WAIT / 2).contains(&took), "{took:?}");
     trickle.join().expect("the server's thread");
 }
 
@@ -110,11 +110,17 @@ fn heard_after(frames: &[Vec<u8>]) -> bool {
     let last = [&[TEXT, u8::try_from(jobs.len()).expect("short")][..], jobs].concat();
     // It may hang up in the middle.
     let _ = frames.iter().chain([&last]).try_for_each(|frame| tcp.write_all(frame));
-    let heard = client.events.recv_timeout(Duration::from_millis(1500)) == Ok(ServerEvent::JobsQueued);
-    if !heard {
-        client.fails_with("the server broke the WebSocket protocol: Space limit exceeded");
-    }
-    heard
+    let mut heard = None;
+    eventually("it is heard or ends the connection", || {
+        let error = client.log.connection().last_error.unwrap_or_default();
+        match client.events.try_recv() {
+            Ok(event) => heard = Some(event == ServerEvent::JobsQueued),
+            Err(_) if error.contains("broke the WebSocket protocol: Space limit exceeded") => heard = Some(false),
+            Err(_) => {}
+        }
+        heard.is_some()
+    });
+    heard == Some(true)
 }
 
 #[test]
@@ -196,14 +202,14 @@ fn status_messages_that_wait_are_bounded() {
 fn the_end_of_a_job_waits_no_longer_than_it_is_told_also_for_a_link_that_gets_on() {
     let server = Server::new();
     let client = Client::start(settings(server.url("ws")));
-    // Ten lines at a time: it never stands still, and would need seconds.
-    let slow = server.v2().ack_all(Duration::from_millis(50));
+    // Ten lines at a time: it never stands still, and needs a second for all.
+    let slow = server.v2().ack_all(Duration::from_millis(10));
     let mut job = client.open();
     print(&mut job, 1..=1000);
     let begun = Instant::now();
     let flushed = job.finish(SHORT);
     let took = begun.elapsed();
-    assert!((SHORT..SHORT * 3).contains(&took), "{took:?}");
+    assert!((SHORT..WAIT / 2).contains(&took), "{took:?}");
     assert!(flushed.sent > 0 && flushed.unsent > 0, "{flushed:?}");
     drop(client);
     slow.join().expect("the server's thread");
