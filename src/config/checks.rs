@@ -153,31 +153,61 @@ fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
         }
         (true, None) => return check_token(draft, "api.token"),
         (false, Some(path)) => path,
+        // Systemd names the folder also to a command of the unit's that may not look into it.
+        (false, None) if !draft.sources.need_backend => return,
         (false, None) => match credential(draft) {
-            Some(path) => path,
-            None if draft.sources.need_backend && good(draft, &["api.token", "api.tokenFile"]) => {
-                let text = "required and not given; set api.tokenFile to a file that holds it, or CRONIUM_API_TOKEN";
+            Credential::There(path) => path,
+            missing if good(draft, &["api.token", "api.tokenFile"]) => {
+                let advice = "set api.tokenFile to a file that holds it, or CRONIUM_API_TOKEN";
+                let text = match missing {
+                    Credential::NotIn(dir) => format!(
+                        "required and not given: systemd's {} holds no api-token; name it so in \
+                         LoadCredential=api-token:…, or {advice}",
+                        dir.display()
+                    ),
+                    _ => format!("required and not given; {advice}"),
+                };
                 return draft.refuse("api.token", ProblemKind::Missing, text);
             }
-            None => return,
+            _ => return,
         },
     };
     read_token(draft, &found);
 }
 
-/// The file that systemd made of `LoadCredential=api-token:…`.
-fn credential(draft: &mut Draft<'_>) -> Option<PathBuf> {
-    let dir = (draft.sources.env)("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty())?;
+/// What systemd made of `LoadCredential=api-token:…`.
+enum Credential {
+    /// It gave no credentials at all.
+    None,
+    /// It gave others, in this folder.
+    NotIn(PathBuf),
+    /// There, or not to be seen: only reading it will tell why.
+    There(PathBuf),
+}
+
+fn credential(draft: &mut Draft<'_>) -> Credential {
+    let Some(dir) = (draft.sources.env)("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else {
+        return Credential::None;
+    };
     let path = Path::new(&dir).join("api-token");
-    path.exists().then(|| {
-        draft.origins.insert("api.tokenFile", Origin::Credential(path.clone()));
-        path
-    })
+    if matches!(path.try_exists(), Ok(false)) {
+        return Credential::NotIn(dir.into());
+    }
+    draft.origins.insert("api.tokenFile", Origin::Credential(path.clone()));
+    Credential::There(path)
 }
 
 fn read_token(draft: &mut Draft<'_>, path: &Path) {
     match files::read_text(path) {
-        Err(text) => draft.refuse("api.tokenFile", ProblemKind::Unreadable, text),
+        Err(text) => {
+            let advice = match draft.origins.get("api.tokenFile") {
+                Some(Origin::Credential(_)) => {
+                    "run the agent as its unit does, which may read it; or set api.tokenFile to a file with the token"
+                }
+                _ => "it is to hold the backend's service token and to be readable by the agent's user",
+            };
+            draft.refuse("api.tokenFile", ProblemKind::Unreadable, format!("{text}; {advice}"));
+        }
         Ok((text, world_readable)) => {
             draft.config.api.token = Secret::new(text.trim_end_matches(['\r', '\n']));
             if world_readable {

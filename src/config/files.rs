@@ -21,6 +21,9 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<Small>, String> {
     let about = match path.metadata() {
         Ok(about) => about,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Err(tell("permission denied; a folder above it does not let this user through"));
+        }
         Err(error) => return Err(tell(&error.to_string())),
     };
     if !about.is_file() {

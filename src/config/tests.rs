@@ -236,6 +236,49 @@ fn values_keep_the_rules() {
     }
 }
 
+/// A folder of credentials that ends with the test.
+struct Credentials(PathBuf);
+
+impl Credentials {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("cronium-credentials-{}-{name}", std::process::id()));
+        std::fs::create_dir(&path).expect("a folder");
+        Self(path)
+    }
+}
+
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_token_that_cannot_be_had_is_told_with_its_file_and_the_reason() {
+    let [empty, folder, circle] = ["empty", "folder", "circle"].map(Credentials::new);
+    std::fs::create_dir(folder.0.join("api-token")).expect("a folder");
+    // A file that cannot be looked at, also by root.
+    std::os::unix::fs::symlink("api-token", circle.0.join("api-token")).expect("a link");
+    let token = |dir: &Credentials| dir.0.join("api-token").display().to_string();
+    for (variable, value, key, kind, parts) in [
+        ("CREDENTIALS_DIRECTORY", &empty, "api.token", ProblemKind::Missing, ["LoadCredential", "api.tokenFile"]),
+        ("CREDENTIALS_DIRECTORY", &folder, "api.tokenFile", ProblemKind::Unreadable, ["regular file", "as its unit"]),
+        ("CREDENTIALS_DIRECTORY", &circle, "api.tokenFile", ProblemKind::Unreadable, ["symbolic", "as its unit"]),
+        ("CRONIUM_API_TOKEN_FILE", &circle, "api.tokenFile", ProblemKind::Unreadable, ["symbolic", "agent's user"]),
+    ] {
+        let file = if variable.ends_with("FILE") { token(value) } else { value.0.display().to_string() };
+        let env = [(variable, file.as_str()), ("CRONIUM_API_ENDPOINT", "http://localhost:1")];
+        let problems = run(None, &env, true).expect_err(variable);
+        let [problem] = &problems.0[..] else { panic!("{problems}") };
+        assert_eq!((problem.key.as_str(), problem.kind), (key, kind), "{problems}");
+        for part in [value.0.to_str().expect("text"), parts[0], parts[1]] {
+            assert!(problem.text.contains(part), "{part} is not in {problems}");
+        }
+        let without = run(None, &env, false);
+        assert_eq!(without.is_ok(), !variable.ends_with("FILE"), "a command that calls no backend: {variable}");
+    }
+}
+
 #[test]
 fn a_list_is_bounded_wherever_it_comes_from() {
     let list = |n: usize| vec!["x"; n].join(",");

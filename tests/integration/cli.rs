@@ -1,7 +1,9 @@
 //! The command line as a person uses it: exec, validate, version, help, and what a slip of the finger is told.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -197,6 +199,38 @@ fn systemds_credential_is_the_token() {
     let output = run(&["validate"], &[("CRONIUM_API_ENDPOINT", "http://localhost:1")], "");
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("api.token"), "{}", text(&output.stderr));
+}
+
+/// Needs root, to be somebody else for a moment.
+#[test]
+fn a_token_that_this_user_may_not_read_is_told_from_one_that_was_not_given() {
+    let folder = Folder::new();
+    // The build's own folder may be closed to others.
+    let copy = folder.path().join("cronium-agent");
+    std::fs::copy(binary().get_program(), &copy).expect("a copy");
+    let token = file(&folder, "api-token", "from-systemd\n");
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("mode");
+    let told = |variable: &str, value: &Path, token: &Path| {
+        let mut command = Command::new(&copy);
+        command.arg("validate").env_clear().env(variable, value).env("CRONIUM_API_ENDPOINT", "http://localhost:1");
+        let output = command.current_dir("/").uid(65534).gid(65534).output().expect("run it as root");
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(&format!("cannot read {}: permission denied", token.display())), "{errors}");
+        assert!(!errors.contains("not given"), "{errors}");
+        errors
+    };
+    mode(folder.path(), 0o755);
+    mode(&token, 0o600);
+    assert!(told("CREDENTIALS_DIRECTORY", folder.path(), &token).contains("its owner or mode"));
+    assert!(told("CRONIUM_API_TOKEN_FILE", &token, &token).contains("the agent's user"));
+    // Not even that it is there can be seen.
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).expect("a folder");
+    mode(&closed, 0o700);
+    let token = closed.join("api-token");
+    std::fs::write(&token, "from-systemd\n").expect("write");
+    assert!(told("CREDENTIALS_DIRECTORY", &closed, &token).contains("a folder above it"));
 }
 
 #[test]
