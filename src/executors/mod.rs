@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::types::ResourceSet;
+use crate::config::types::{Jobs, ResourceSet};
 use crate::executors::ending::seconds;
 use crate::job::{Id, Job, Output, Server};
 use crate::secret::Secret;
@@ -50,15 +50,11 @@ impl Task {
     }
 
     /// The job's own time limit within `jobs.maxTimeout`, with the name by which its end is told.
-    pub(in crate::executors) fn timeout(
-        &self,
-        default: Duration,
-        most: Duration,
-        output: &mut dyn Output,
-    ) -> (Duration, &'static str) {
+    pub(in crate::executors) fn timeout(&self, jobs: &Jobs, output: &mut dyn Output) -> (Duration, &'static str) {
+        let most = jobs.max_timeout;
         let (wish, name) = match self.job.timeout {
             Some(own) => (own, "the job's timeout"),
-            None => (default, "jobs.defaultTimeout"),
+            None => (jobs.default_timeout, "jobs.defaultTimeout"),
         };
         if wish > most {
             let (wish, limit) = (seconds(wish), seconds(most));

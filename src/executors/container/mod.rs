@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::types::{Config, Container as Settings, NetworkMode, PullPolicy, ResourceSet};
+use crate::config::types::{Config, Container as Settings, Jobs, NetworkMode, PullPolicy, ResourceSet};
 use crate::docker::networks::Bridge;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::adopted::Adopted;
@@ -50,10 +50,7 @@ pub(in crate::executors::container) struct Shared {
     pub(in crate::executors::container) docker: docker::Client,
     settings: Settings,
     agent: String,
-    setup_timeout: Duration,
-    pub(in crate::executors::container) cleanup_timeout: Duration,
-    default_timeout: Duration,
-    max_timeout: Duration,
+    pub(in crate::executors::container) jobs: Jobs,
     pulls: Pulls,
     doubtful: Doubtful,
     pub(in crate::executors::container) sampler: Sampler,
@@ -70,10 +67,7 @@ impl ContainerExecutor {
             docker,
             settings: config.container.clone(),
             agent: agent.to_owned(),
-            setup_timeout: config.jobs.setup_timeout,
-            cleanup_timeout: config.jobs.cleanup_timeout,
-            default_timeout: config.jobs.default_timeout,
-            max_timeout: config.jobs.max_timeout,
+            jobs: config.jobs.clone(),
             sampler,
             device: OnceLock::new(),
         };
@@ -85,10 +79,7 @@ impl ContainerExecutor {
         let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
         *shared = Arc::new(Shared {
             settings: config.container.clone(),
-            setup_timeout: config.jobs.setup_timeout,
-            cleanup_timeout: config.jobs.cleanup_timeout,
-            default_timeout: config.jobs.default_timeout,
-            max_timeout: config.jobs.max_timeout,
+            jobs: config.jobs.clone(),
             ..Shared::clone(&shared)
         });
     }
@@ -131,7 +122,7 @@ impl Executor for ContainerExecutor {
         let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let shared = self.now();
-        let deadline = Deadline::after(shared.setup_timeout, "jobs.setupTimeout");
+        let deadline = Deadline::after(shared.jobs.setup_timeout, "jobs.setupTimeout");
         match shared.make(task, control, program, deadline, begun, output) {
             Ok(ready) => Ok(Box::new(ready)),
             Err(error) => Err(early(setup_verdict(&error, control))),
@@ -152,7 +143,7 @@ impl Shared {
         let limits = &self.settings.limits;
         let (resources, notes) = resources::effective(&task.job.resources, &self.settings.defaults, limits);
         notes.iter().for_each(|note| output.system(note));
-        let timeout = task.timeout(self.default_timeout, self.max_timeout, output);
+        let timeout = task.timeout(&self.jobs, output);
         let image = self.image(task.job.script.language).to_owned();
         let network = self.network()?;
         let device = self.device(&resources)?;

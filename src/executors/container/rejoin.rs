@@ -104,7 +104,7 @@ impl Base {
 
     /// Whether the time of `jobs.cleanupTimeout`, which begins with the first call, is over.
     fn over(&self, patience: &mut Option<Deadline>) -> bool {
-        let whole = || Deadline::after(self.shared.cleanup_timeout, "jobs.cleanupTimeout");
+        let whole = || Deadline::after(self.shared.jobs.cleanup_timeout, "jobs.cleanupTimeout");
         patience.get_or_insert_with(whole).left().is_none()
     }
 

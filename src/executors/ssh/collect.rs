@@ -46,7 +46,7 @@ impl Run<'_> {
     /// The connection broke when the folder was to go: it is removed over another one. The report waits for that as long
     /// as for any cleaning up, and no longer.
     fn sweep(&mut self, output: &mut dyn Output) {
-        self.patience = self.patience.min(self.shared.cleanup_timeout);
+        self.patience = self.patience.min(self.shared.jobs.cleanup_timeout);
         let folder = [self.place.directory()];
         for _ in 0..limits::REMOVE_ATTEMPTS {
             let Ok((session, nonce)) = self.back(output, |_, _| remote::remove(&folder)) else { break };
@@ -105,7 +105,7 @@ impl Run<'_> {
                 if self.taken[0] >= ending.sizes[0] && self.taken[1] >= ending.sizes[1] {
                     let word = if self.shared.settings.cleanup_after { "done\n" } else { "keep\n" };
                     session.send(word.as_bytes().to_vec());
-                    until = Instant::now() + self.shared.cleanup_timeout;
+                    until = Instant::now() + self.shared.jobs.cleanup_timeout;
                     done = Some(ending);
                     self.cleaning = Some((SystemTime::now(), Instant::now()));
                 }

@@ -24,7 +24,7 @@ pub mod words;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::types::{Config, Ssh as Settings};
+use crate::config::types::{Config, Jobs, Ssh as Settings};
 use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::ssh::breakers::{Breakers, Tripped, Watcher};
 use crate::executors::ssh::error::Error;
@@ -49,10 +49,7 @@ pub(in crate::executors::ssh) struct Shared {
     settings: Settings,
     pool: Pool,
     breakers: Breakers,
-    setup_timeout: Duration,
-    cleanup_timeout: Duration,
-    default_timeout: Duration,
-    max_timeout: Duration,
+    jobs: Jobs,
 }
 
 impl SshExecutor {
@@ -70,10 +67,7 @@ impl SshExecutor {
             pool: Pool::new(settings.clone(), breakers.clone()),
             breakers,
             settings,
-            setup_timeout: config.jobs.setup_timeout,
-            cleanup_timeout: config.jobs.cleanup_timeout,
-            default_timeout: config.jobs.default_timeout,
-            max_timeout: config.jobs.max_timeout,
+            jobs: config.jobs.clone(),
         };
         Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
     }
@@ -81,14 +75,8 @@ impl SshExecutor {
     /// Jobs that are prepared from now on get this `ssh.execution` and these timeouts; pool and breakers stay.
     pub fn reload(&self, config: &Config) {
         let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        *shared = Arc::new(Shared {
-            settings: config.ssh.clone(),
-            setup_timeout: config.jobs.setup_timeout,
-            cleanup_timeout: config.jobs.cleanup_timeout,
-            default_timeout: config.jobs.default_timeout,
-            max_timeout: config.jobs.max_timeout,
-            ..Shared::clone(&shared)
-        });
+        *shared =
+            Arc::new(Shared { settings: config.ssh.clone(), jobs: config.jobs.clone(), ..Shared::clone(&shared) });
     }
 
     fn now(&self) -> Arc<Shared> {
@@ -167,9 +155,9 @@ impl Executor for SshExecutor {
         let nonce = random::hex(16);
         let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce, None)
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
-        let timeout = task.timeout(shared.default_timeout, shared.max_timeout, output);
+        let timeout = task.timeout(&shared.jobs, output);
         output.settle();
-        let until = begun.1 + shared.setup_timeout;
+        let until = begun.1 + shared.jobs.setup_timeout;
         let wish = Wish { server: &server, gated: true, until, wanted: &|| control.reason().is_none() };
         match shared.pool.session(&wish) {
             Ok((session, warm)) => Ok(Box::new(Ready {

@@ -149,7 +149,7 @@ impl Prepared for Adopted {
 
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {
         let Self { shared, server, place, control, timeout, left } = *self;
-        let until = Instant::now() + shared.setup_timeout;
+        let until = Instant::now() + shared.jobs.setup_timeout;
         let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
         run.adopted = true;
         run.starts_now(left);
@@ -265,7 +265,7 @@ impl<'a> Run<'a> {
                 Heard::Late => {
                     let what = format!(
                         "no word of the script within {} (jobs.setupTimeout)",
-                        seconds(self.shared.setup_timeout)
+                        seconds(self.shared.jobs.setup_timeout)
                     );
                     return Err(self.setup_failed(what).into());
                 }
