@@ -326,7 +326,7 @@ pub const HEALTH_DISCARD: usize = 256 * 1024;
 pub const HEALTH_ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often the log says that clients of the health server are refused.
 pub const HEALTH_COMPLAINT: Duration = Duration::from_secs(60);
-/// Components on the health board. There are six; more would be a defect, not a growing list.
+/// Components on the health board. There are eight; more would be a defect, not a growing list.
 pub const HEALTH_COMPONENTS: usize = 16;
 /// Bytes of an error or a reason on the health board: a sentence.
 pub const HEALTH_TEXT: usize = 1024;
@@ -346,8 +346,8 @@ pub const CONTROL_PAUSE: Duration = Duration::from_millis(200);
 pub const CONTROL_COMPLAINT: Duration = Duration::from_secs(60);
 /// Longest wait for a connection to the control socket, and then again for the answer.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(5);
-/// Bytes of an answer that are read: 100 jobs and 100 reports set aside with their reasons, each byte six in JSON, stay
-/// below a million.
+/// Bytes of an answer that are read: 100 jobs, 100 reports set aside with their reasons, and the 100 problems of a reload,
+/// each byte six in JSON, stay below two million.
 pub const CONTROL_ANSWER: usize = 4 << 20;
 /// Bytes of the name of a server, of an error or a reason in an answer.
 pub const CONTROL_TEXT: usize = 1024;

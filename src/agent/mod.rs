@@ -47,6 +47,7 @@ use crate::os::threads::{self, Thread};
 
 use drain::Drained;
 use monitor::{Books, Monitor};
+use reload::Reloads;
 use service::Service;
 
 /// A part that could not be built or started, in words for the operator.
@@ -61,6 +62,7 @@ struct Agent {
     control: Option<control::Server>,
     running: Running,
     live: Live,
+    reloads: Reloads,
     containers: ContainerExecutor,
     outbox: Outbox,
     scribe: Scribe,
@@ -113,6 +115,7 @@ struct Parts {
     scribe: Scribe,
     strays: Strays,
     pulses: Pulses,
+    reloads: Reloads,
     /// The jobs that an earlier run began.
     open: Vec<Entry>,
     /// In the order in which they are joined.
@@ -171,6 +174,7 @@ impl Parts {
             scribe,
             strays: Strays::new(config.api.timeout),
             pulses,
+            reloads: Reloads::default(),
             open,
             threads,
         };
@@ -189,6 +193,7 @@ impl Parts {
             slots: self.slots.clone(),
             tripped: Box::new(move || servers.tripped()),
             live_log: Box::new(move || streamer.connection()),
+            reload: self.reloads.now(),
             reports: Some(control::status::reports_now(self.outbox.clone(), self.journal.clone())),
         }
     }
@@ -278,6 +283,7 @@ impl Agent {
             control,
             running: parts.running,
             live,
+            reloads: parts.reloads,
             containers: parts.containers,
             outbox: parts.outbox,
             scribe: parts.scribe,
@@ -324,7 +330,7 @@ impl Agent {
     fn reload(&mut self, again: &reload::Source<'_>) {
         let (containers, servers, outbox) = (&self.containers, &self.servers, &self.outbox);
         let crew = &mut self.crew;
-        reload::again(again, &self.live, |config| {
+        let outcome = reload::again(again, &self.live, |config| {
             containers.reload(config);
             servers.reload(config);
             outbox.keep_for(config.jobs.report_retention);
@@ -332,6 +338,7 @@ impl Agent {
                 log::error!("jobs.maxConcurrent: cannot start a thread: {error}; there are fewer workers than that");
             }
         });
+        self.reloads.note(&outcome, &self.board);
     }
 
     /// Drains; then leaves or cancels what still runs; then ends every thread in order.

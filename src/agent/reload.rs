@@ -4,14 +4,20 @@
 //! One that is not valid changes nothing. Jobs that run keep what they began with. Which keys take effect is the table in
 //! `config::changes`; what needs a restart is named at each reload for as long as it differs.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::config::changes::{self, Change, Changes};
 use crate::config::types::Config;
 use crate::config::{Live, Loaded, Problems};
+use crate::health::{Board, Component, DetailValue};
+use crate::jobs::control::status::{Now, Reload};
 use crate::limits;
 use crate::metrics::{self, ReloadResult};
 use crate::telemetry;
+use crate::wire::time::rfc3339;
 
 /// How the configuration is read, and what else a SIGHUP is for.
 pub struct Source<'a> {
@@ -21,59 +27,149 @@ pub struct Source<'a> {
     pub reopen_log: &'a dyn Fn(),
 }
 
+/// What came of reading it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is valid: what changed, and what waits for a restart.
+    Taken(Changes),
+    /// It is not.
+    Refused(Problems),
+}
+
+impl Outcome {
+    /// In one word.
+    pub fn result(&self) -> ReloadResult {
+        match self {
+            Self::Refused(_) => ReloadResult::Refused,
+            Self::Taken(changes) if changes.taken.is_empty() => ReloadResult::Unchanged,
+            Self::Taken(_) => ReloadResult::Changed,
+        }
+    }
+}
+
 /// Reads it and says in the log what came of it. `apply` is for the parts that keep something of their own; it is called
 /// with what is in effect from now on, when that has changed.
-pub fn again(source: &Source<'_>, live: &Live, apply: impl FnOnce(&Config)) -> ReloadResult {
+pub fn again(source: &Source<'_>, live: &Live, apply: impl FnOnce(&Config)) -> Outcome {
     (source.reopen_log)();
-    let result = match (source.load)() {
-        Ok(loaded) => take(&loaded, live, apply),
+    let outcome = match (source.load)() {
+        Ok(loaded) => Outcome::Taken(take(&loaded, live, apply)),
         Err(problems) => {
             refuse(&problems);
-            ReloadResult::Refused
+            Outcome::Refused(problems)
         }
     };
-    metrics::config_reload(result);
-    result
+    metrics::config_reload(outcome.result());
+    outcome
 }
 
 fn refuse(problems: &Problems) {
-    let count = problems.0.len();
     for problem in problems.0.iter().take(limits::CONFIG_PROBLEMS_MAX) {
         log::error!("configuration: {problem}");
     }
-    let noun = if count == 1 { "problem" } else { "problems" };
     log::error!(
-        "SIGHUP: the configuration is not valid: {count} {noun}; nothing was changed, the agent goes on as it was"
+        "SIGHUP: the configuration is not valid: {}; nothing was changed, the agent goes on as it was",
+        counted(problems)
     );
 }
 
-fn take(loaded: &Loaded, live: &Live, apply: impl FnOnce(&Config)) -> ReloadResult {
+fn counted(problems: &Problems) -> String {
+    match problems.0.len() {
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
+    }
+}
+
+fn take(loaded: &Loaded, live: &Live, apply: impl FnOnce(&Config)) -> Changes {
     for warning in &loaded.warnings {
         log::warn!("configuration: {warning}");
     }
     let running = live.now();
-    let Changes { taken, waiting } = changes::changes(&running, &loaded.config);
+    let changes = changes::changes(&running, &loaded.config);
+    let Changes { taken, waiting } = &changes;
     if !waiting.is_empty() {
-        log::warn!("SIGHUP: needs a restart of the agent, not in effect before: {}", list(&waiting));
+        log::warn!("SIGHUP: needs a restart of the agent, not in effect before: {}", list(waiting));
     }
     if taken.is_empty() {
         let but = if waiting.is_empty() { "nothing" } else { "nothing else" };
         log::info!("SIGHUP: the configuration was read again; {but} has changed");
-        return ReloadResult::Unchanged;
+        return changes;
     }
     let config = changes::merged(&running, &loaded.config);
     // At whichever level shows more, so that the line is seen.
     let (old, new) = (running.logging.level, config.logging.level);
     telemetry::set_level(old.max(new));
-    log::info!("SIGHUP: in effect from now on: {}", list(&taken));
+    log::info!("SIGHUP: in effect from now on: {}", list(taken));
     telemetry::set_level(new);
     apply(&config);
     live.replace(config);
-    ReloadResult::Changed
+    changes
 }
 
 fn list(changes: &[Change]) -> impl Display {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The last reload, for `status` and `/health`. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Reloads(Arc<Mutex<Option<Reload>>>);
+
+impl Reloads {
+    /// The source of `status`.
+    pub fn now(&self) -> Now<Option<Reload>> {
+        let shared = self.clone();
+        Box::new(move || shared.last().clone())
+    }
+
+    /// Takes down what came of a reload that has just ended.
+    pub fn note(&self, outcome: &Outcome, board: &Board) {
+        let at = rfc3339(SystemTime::now(), 0);
+        board.set("reload", component(outcome, &at));
+        let mut last = self.last();
+        let number = last.as_ref().map_or(0, |last| last.number) + 1;
+        let mut reload = Reload { number, at, result: outcome.result().as_str().to_owned(), ..Reload::default() };
+        match outcome {
+            Outcome::Taken(Changes { taken, waiting }) => {
+                reload.in_effect = taken.iter().map(ToString::to_string).collect();
+                reload.needs_restart = waiting.iter().map(ToString::to_string).collect();
+            }
+            Outcome::Refused(problems) => {
+                reload.problems =
+                    problems.0.iter().take(limits::CONFIG_PROBLEMS_MAX).map(ToString::to_string).collect();
+            }
+        }
+        *last = Some(reload);
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Reload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What `/health` says. The keys alone: their values are for who may read the log, and this is served to whoever asks.
+fn component(outcome: &Outcome, at: &str) -> Component {
+    let mut component = match outcome {
+        Outcome::Taken(_) => Component::healthy(),
+        Outcome::Refused(problems) => Component::degraded(format!(
+            "the configuration was read again and is not valid: {} ({}); the agent goes on with the one before, and would \
+             not start with this one; `cronium-agent status` says what is wrong",
+            counted(problems),
+            keys(problems.0.iter().map(|problem| if problem.key.is_empty() { "the file" } else { &problem.key })),
+        )),
+    };
+    let text = |text: &str| DetailValue::Text(text.to_owned());
+    component = component.with("at", text(at)).with("result", text(outcome.result().as_str()));
+    match outcome {
+        Outcome::Taken(changes) if !changes.waiting.is_empty() => {
+            component.with("needsRestart", text(&keys(changes.waiting.iter().map(|change| change.key))))
+        }
+        _ => component,
+    }
+}
+
+/// Each once.
+fn keys<'a>(keys: impl Iterator<Item = &'a str>) -> String {
+    let keys: BTreeSet<&str> = keys.take(limits::CONFIG_PROBLEMS_MAX).collect();
+    keys.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -99,8 +195,8 @@ mod tests {
             let applied = Cell::new(None);
             let reopen_log = || reopened.set(reopened.get() + 1);
             let source = Source { load: &|| read(pairs), reopen_log: &reopen_log };
-            let result = again(&source, &live, |config| applied.set(Some(config.jobs.max_concurrent)));
-            (result, applied.get())
+            let outcome = again(&source, &live, |config| applied.set(Some(config.jobs.max_concurrent)));
+            (outcome.result(), applied.get())
         };
         assert_eq!(reload(&[]), (ReloadResult::Unchanged, None));
         assert_eq!(reload(&[("jobs.maxConcurrent", "500")]), (ReloadResult::Refused, None));
@@ -114,5 +210,38 @@ mod tests {
         // A key that is not given any more is its default again.
         assert_eq!(reload(&[]), (ReloadResult::Changed, Some(5)));
         assert_eq!(reopened.get(), 5);
+    }
+
+    #[test]
+    fn the_last_reload_is_kept_with_its_words_and_health_shows_the_keys_alone() {
+        let live = Live::new(read(&[]).expect("valid").config);
+        let (reloads, board) = (Reloads::default(), Board::new());
+        let now = reloads.now();
+        assert_eq!(now(), None);
+        let seen = |pairs: &[(&str, &str)]| {
+            let source = Source { load: &|| read(pairs), reopen_log: &|| () };
+            reloads.note(&again(&source, &live, |_| ()), &board);
+            let health: serde_json::Value = serde_json::from_str(&board.health(SystemTime::now()).1).expect("JSON");
+            (now().expect("a reload"), health["components"]["reload"].clone())
+        };
+        let (last, health) = seen(&[("api.endpoint", "http://127.0.0.1:9"), ("jobs.maxConcurrent", "7")]);
+        assert_eq!((last.number, last.result.as_str()), (1, "changed"));
+        assert_eq!(last.in_effect, ["jobs.maxConcurrent 5 → 7"]);
+        assert!(last.needs_restart[0].starts_with("api.endpoint http://127.0.0.1:5001/"), "{last:?}");
+        assert_eq!((&health["status"], &health["details"]["result"]), (&"healthy".into(), &"changed".into()));
+        assert_eq!(health["details"]["needsRestart"], "api.endpoint, api.wsEndpoint");
+        assert_eq!(health["details"]["at"], last.at.as_str());
+
+        let (last, health) = seen(&[("jobs.maxConcurrent", "500"), ("jobs.pollInterval", "hunter3")]);
+        assert_eq!((last.number, last.result.as_str(), last.problems.len()), (2, "refused", 2));
+        assert!(last.problems[0].contains("500") && last.in_effect.is_empty() && last.needs_restart.is_empty());
+        assert_eq!((&health["status"], &health["details"]["result"]), (&"degraded".into(), &"refused".into()));
+        let error = health["error"].as_str().expect("an error");
+        assert!(error.contains("2 problems (jobs.maxConcurrent, jobs.pollInterval)"), "{error}");
+        assert!(!error.contains("500") && !error.contains("hunter3"), "{error}");
+
+        let (last, health) = seen(&[("jobs.maxConcurrent", "7")]);
+        assert_eq!((last.number, last.result.as_str(), last.problems.len()), (3, "unchanged", 0));
+        assert_eq!((&health["status"], &health["error"]), (&"healthy".into(), &serde_json::Value::Null));
     }
 }

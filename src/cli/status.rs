@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::cli::exit;
 use crate::config::types::Config;
-use crate::jobs::control::status::{Job, Reports, Status};
+use crate::jobs::control::status::{Job, Reload, Reports, Status};
 use crate::jobs::control::{Request, ask};
 
 /// Asks and prints; gives the program's exit code.
@@ -61,9 +61,32 @@ fn table(status: &Status, dir: &Path) -> String {
     for breaker in &status.breakers {
         row("breaker", &format!("{} {} after {} failures", breaker.server, breaker.state, breaker.failures));
     }
+    if let Some(reload) = &status.reload {
+        row("reload", &format!("{}: {}", reload.at, outcome(reload)));
+        for text in reload.in_effect.iter().chain(&reload.problems) {
+            row("", &format!("  {text}"));
+        }
+        if !reload.needs_restart.is_empty() {
+            row("", "not in effect before a restart of the agent:");
+        }
+        for text in &reload.needs_restart {
+            row("", &format!("  {text}"));
+        }
+    }
     out.push('\n');
     out.push_str(&jobs(&status.jobs));
     out
+}
+
+/// What came of reading the configuration again, as the head of what is listed below it.
+fn outcome(reload: &Reload) -> &str {
+    match reload.result.as_str() {
+        "changed" => "in effect since then:",
+        "unchanged" if reload.needs_restart.is_empty() => "nothing had changed",
+        "unchanged" => "nothing took effect",
+        "refused" => "refused, since it is not valid; the agent goes on with the configuration before:",
+        other => other,
+    }
 }
 
 fn waiting(outbox: &Reports) -> String {
@@ -170,6 +193,14 @@ mod tests {
             }),
             breakers: vec![Breaker { server: "10.0.0.5:22".into(), state: "open".into(), failures: 5 }],
             live_log: LiveLog { enabled: true, connected: false, last_error: some("refused") },
+            reload: Some(Reload {
+                number: 2,
+                at: "2025-10-10T11:00:00Z".into(),
+                result: "changed".into(),
+                in_effect: vec!["jobs.maxConcurrent 3 → 5".into()],
+                needs_restart: vec!["api.token \"***\" → (another value)".into()],
+                problems: Vec::new(),
+            }),
         }
     }
 
@@ -184,6 +215,10 @@ outbox    3 reports wait, the oldest for 1m 1s; last error: the backend answered
           1 set aside since the start; 1 in /var/lib/cronium/aside:
             2025-10-09T09:00:00Z  job_c  409\u{FFFD}[2J\u{FFFD}ready     yes
 breaker   10.0.0.5:22 open after 5 failures
+reload    2025-10-10T11:00:00Z: in effect since then:
+            jobs.maxConcurrent 3 → 5
+          not in effect before a restart of the agent:
+            api.token "***" → (another value)
 
 JOB      KIND       PHASE                             AGE     WHERE      EXECUTION
 job_a    container  running, cancelled by the operator  12m 34s  cronium-x  exec-job_a-1
@@ -207,6 +242,22 @@ job_bbb  -          claimed                           0s      -          -
         assert!(shown.contains("live log  switched off") && !shown.contains("outbox") && !shown.contains("aside"));
         idle.outbox = Some(Reports { waiting: 1, ..Reports::default() });
         assert!(table(&idle, Path::new("/x")).contains("outbox    1 report waits\n"));
+    }
+
+    #[test]
+    fn each_outcome_of_a_reload_has_its_words() {
+        let shown = |result: &str, problems: &[&str], needs_restart: &[&str]| {
+            let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+            let (result, problems, needs_restart) = (result.to_owned(), texts(problems), texts(needs_restart));
+            let reload = Reload { at: "T".into(), result, problems, needs_restart, ..Reload::default() };
+            table(&Status { reload: Some(reload), ..Status::default() }, Path::new("/x"))
+        };
+        assert!(shown("unchanged", &[], &[]).contains("reload    T: nothing had changed\n\n"));
+        let waits = "reload    T: nothing took effect\n          not in effect before a restart of the agent:\n            a\n";
+        assert!(shown("unchanged", &[], &["a"]).contains(waits));
+        let refused = shown("refused", &["x.yaml:7: jobs: \u{1b}[2J"], &[]);
+        assert!(refused.contains("T: refused") && refused.contains("\n            x.yaml:7: jobs: \u{FFFD}[2J\n"));
+        assert!(!refused.contains("restart"), "{refused}");
     }
 
     #[test]

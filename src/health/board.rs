@@ -110,7 +110,8 @@ impl Board {
         Self(Mutex::new(Known { components: Vec::new(), reasons }))
     }
 
-    /// Replaces what is known of the component `name` (`docker`, `api`, `websocket`, `disk`, `ssh`, `clock`).
+    /// Replaces what is known of the component `name` (`docker`, `api`, `websocket`, `disk`, `ssh`, `clock`, `outbox`,
+    /// `reload`).
     pub fn set(&self, name: &str, mut component: Component) {
         component.error = component.error.map(shortened);
         let mut known = self.lock();

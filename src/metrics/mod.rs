@@ -100,6 +100,17 @@ pub enum ReloadResult {
     Refused,
 }
 
+impl ReloadResult {
+    /// The word in the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// Which file system: the label of `cronium_disk_free_bytes{path}` and `cronium_disk_free_inodes{path}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -126,6 +137,8 @@ struct Cells {
     workers: Gauge,
     polls: [Counter; POLLS.len()],
     reloads: [Counter; RELOADS.len()],
+    /// 1 until a reload is refused, and again from the next that is taken.
+    reload_ok: Gauge,
     api: [[[Counter; CODES.len()]; METHODS.len()]; ENDPOINTS.len()],
     api_duration: Histogram<14>,
     api_success: Gauge,
@@ -170,6 +183,7 @@ impl Cells {
             workers: Gauge::new(0),
             polls: [const { Counter::new() }; POLLS.len()],
             reloads: [const { Counter::new() }; RELOADS.len()],
+            reload_ok: Gauge::new(1),
             api: [const { [const { [const { Counter::new() }; CODES.len()] }; METHODS.len()] }; ENDPOINTS.len()],
             api_duration: Histogram::new(&CALL_BOUNDS),
             api_success: Gauge::new(Gauge::UNKNOWN),
@@ -269,6 +283,7 @@ pub fn poll(result: PollResult) {
 /// The configuration was read again.
 pub fn config_reload(result: ReloadResult) {
     CELLS.reloads[slot(&RELOADS, &result)].add(1);
+    CELLS.reload_ok.set(i64::from(result != ReloadResult::Refused));
 }
 
 /// How many workers there are.

@@ -6,7 +6,7 @@ use super::cells::{Counter, Histogram};
 use super::labels::{
     CODES, ENDPOINTS, KINDS, METHODS, OPERATIONS, PHASES, PLACES, POLLS, PULLS, REASONS, RELOADS, STREAMS, WRITES,
 };
-use super::{BREAKERS, BUILD, CELLS, Cells, Place, PollResult, PullResult, ReloadResult, WriteResult};
+use super::{BREAKERS, BUILD, CELLS, Cells, Place, PollResult, PullResult, WriteResult};
 use std::sync::PoisonError;
 
 use crate::limits;
@@ -136,13 +136,10 @@ fn reloads(page: &mut Page, cells: &Cells) {
     let name = "cronium_config_reloads_total";
     page.family(name, Type::Counter, "Times the configuration was read again, by what came of it.");
     for (result, n) in RELOADS.iter().zip(&cells.reloads) {
-        let word = match result {
-            ReloadResult::Changed => "changed",
-            ReloadResult::Unchanged => "unchanged",
-            ReloadResult::Refused => "refused",
-        };
-        page.integer(name, &[("result", word)], n.get());
+        page.integer(name, &[("result", result.as_str())], n.get());
     }
+    let help = "0 while the configuration that was read last is refused, and the one before it in effect.";
+    gauge(page, "cronium_config_last_reload_successful", help, cells.reload_ok.get());
 }
 
 fn agent(page: &mut Page, cells: &Cells) {
@@ -366,6 +363,7 @@ mod tests {
             "cronium_workers_busy",
             "cronium_websocket_connected",
             "cronium_agent_ready",
+            "cronium_config_last_reload_successful",
             "cronium_outbox_reports",
             "cronium_outbox_oldest_seconds",
             r#"cronium_disk_free_bytes{path="state"}"#,

@@ -110,6 +110,7 @@ fn every_alert_says_what_to_do() {
         ("up{", "CroniumAgentDown"),
         ("cronium_agent_ready", "CroniumAgentNotReady"),
         ("cronium_log_lines_dropped_total", "CroniumLiveLinesDropped"),
+        ("cronium_config_last_reload_successful", "CroniumConfigRefused"),
     ] {
         let block = rules.split("- alert: ").find(|block| block.starts_with(alert)).unwrap_or_default();
         assert!(block.contains(word), "{alert} does not look at {word}");
@@ -177,6 +178,7 @@ fn the_dashboard_is_whole_and_its_queries_are_promql() {
         "cronium_disk_free_bytes",
         "cronium_outbox_reports",
         "cronium_ssh_breaker_state",
+        "cronium_config_reloads_total",
         "process_resident_memory_bytes",
         "process_threads",
     ] {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cronium_dev_backend::DevBackend;
+use serde_json::Value;
 
-use crate::harness::{Agent, Folder, backend, docker, eventually, finish, finished, job, shared, stdout, unique};
+use crate::harness::{Agent, Folder, backend, binary, docker, eventually, finish, finished, job, shared, stdout, unique};
 
 /// An agent, and the file that it reads.
 struct Rig {
@@ -37,6 +38,16 @@ impl Rig {
         self.agent.signal("HUP");
         eventually(words, || self.agent.log()[before..].contains(words));
         self.agent.log()[before..].to_owned()
+    }
+
+    /// The last reload as `status --json` has it, and as `/health` has it.
+    fn last(&self) -> (Value, Value) {
+        let mut command = binary();
+        command.args(["status", "--json", "--set"]).arg(format!("state.dir={}", self.agent.state_dir().display()));
+        let output = command.env("HOME", self.folder.path()).current_dir(self.folder.path()).output().expect("status");
+        let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let health: Value = serde_json::from_str(&self.agent.get("/health").1).expect("JSON");
+        (status["reload"].clone(), health["components"]["reload"].clone())
     }
 
     fn queue(&self, script: &str) -> String {
@@ -166,6 +177,7 @@ fn a_new_job_gets_the_new_limit_and_a_running_one_keeps_its_own() {
 fn what_is_not_valid_changes_nothing_and_is_told_with_its_line() {
     let _machine = shared();
     let rig = Rig::start(&jobs("maxConcurrent: 1"));
+    assert_eq!(rig.last(), (Value::Null, Value::Null), "none before the first");
     let path = file(&rig.folder).display().to_string();
     let log = rig.reload("jobs: [\n", "nothing was changed");
     assert!(log.contains(&format!("configuration: {path}:")) && log.contains("1 problem;"), "{log}");
@@ -179,6 +191,13 @@ fn what_is_not_valid_changes_nothing_and_is_told_with_its_line() {
         assert!(log.contains(&part), "{part} is not in\n{log}");
     }
     assert_eq!(rig.workers(), 1);
+    eventually("status tells of both", || rig.last().0["number"] == 2);
+    let (status, health) = rig.last();
+    assert_eq!(status["result"], "refused");
+    assert!(status["problems"][0].as_str().is_some_and(|text| text.contains(&format!("{path}:7:3: jobs.max"))), "{status}");
+    assert_eq!((&health["status"], &health["details"]["at"]), (&"degraded".into(), &status["at"]));
+    assert!(health["error"].as_str().is_some_and(|text| text.contains("jobs.maxConcurrent")), "{health}");
+    assert_eq!(rig.agent.metric("cronium_config_last_reload_successful"), Some(0.0));
     std::fs::remove_file(file(&rig.folder)).expect("removed");
     let before = rig.agent.log().len();
     rig.agent.signal("HUP");
@@ -186,6 +205,12 @@ fn what_is_not_valid_changes_nothing_and_is_told_with_its_line() {
     assert_eq!(rig.agent.metric("cronium_config_reloads_total{result=\"refused\"}"), Some(3.0));
     assert_eq!(finish(&rig.backend, job("BASH", "true")).exit_code, Some(0));
     rig.reload(&jobs("maxConcurrent: 2"), "jobs.maxConcurrent 1 → 2");
+    eventually("a metric of it", || rig.agent.metric("cronium_config_last_reload_successful") == Some(1.0));
+    let taken = || rig.last().1["details"]["result"] == "changed";
+    eventually("it is in /health", taken);
+    let (status, health) = rig.last();
+    assert_eq!((&status["inEffect"][0], &status["number"]), (&"jobs.maxConcurrent 1 → 2".into(), &4.into()));
+    assert_eq!((&health["status"], &health["error"]), (&"healthy".into(), &Value::Null));
     rig.agent.stop();
 }
 
@@ -201,6 +226,13 @@ fn what_needs_a_restart_is_named_and_not_used_and_no_secret_is_shown() {
     for part in [from.as_str(), "http://127.0.0.1:9/x", "api.token", "(another value)", "api.wsEndpoint"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
+    eventually("it is in status", || !rig.last().0.is_null());
+    let (status, health) = rig.last();
+    let waits = status["needsRestart"].as_array().expect("a list");
+    assert!(waits.iter().any(|text| text.as_str().is_some_and(|text| text.contains(&from))), "{status}");
+    assert_eq!(health["details"]["needsRestart"], "api.endpoint, api.token, api.wsEndpoint");
+    assert_eq!(health["status"], "healthy");
+    assert!(!status.to_string().contains(&secret) && !status.to_string().contains(rig.backend.token()), "{status}");
     let line = log.lines().find(|line| line.contains("in effect from now on")).expect("a line");
     assert!(line.contains("jobs.maxConcurrent 1 → 2") && !line.contains("api."), "{line}");
     // The old backend with the old token still hands out jobs.

@@ -38,6 +38,8 @@ pub struct Status {
     /// The servers whose circuit breakers are not closed.
     pub breakers: Vec<Breaker>,
     pub live_log: LiveLog,
+    /// `None` before the first.
+    pub reload: Option<Reload>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +127,24 @@ pub struct LiveLog {
     pub last_error: Option<String>,
 }
 
+/// The last time that the configuration was read again.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Reload {
+    /// How many there have been since the start, this one included.
+    pub number: u64,
+    /// Wall clock, RFC 3339.
+    pub at: String,
+    /// `changed`, `unchanged` or `refused`.
+    pub result: String,
+    /// What took effect: key, old and new value.
+    pub in_effect: Vec<String>,
+    /// What does not before a restart, in the same words.
+    pub needs_restart: Vec<String>,
+    /// Why it was refused.
+    pub problems: Vec<String>,
+}
+
 /// Something that is asked anew for each `status`.
 pub type Now<T> = Box<dyn Fn() -> T + Send>;
 
@@ -139,6 +159,7 @@ pub struct Sources {
     /// Circuit breakers that are not closed.
     pub tripped: Now<Vec<Tripped>>,
     pub live_log: Now<ConnectionState>,
+    pub reload: Now<Option<Reload>>,
     /// The outbox, if there is one; see [`reports_now`].
     pub reports: Option<Now<Reports>>,
 }
@@ -175,6 +196,7 @@ impl Sources {
                 connected,
                 last_error: live.last_error.filter(|_| !connected).map(cut),
             },
+            reload: (self.reload)().map(Reload::bounded),
         }
     }
 
@@ -202,6 +224,16 @@ impl From<InHand> for Job {
             place: job.place.map(cut),
             cancelled_by: job.cancelled_by.map(str::to_owned),
         }
+    }
+}
+
+impl Reload {
+    fn bounded(mut self) -> Self {
+        for list in [&mut self.in_effect, &mut self.needs_restart, &mut self.problems] {
+            list.truncate(limits::CONFIG_PROBLEMS_MAX);
+            list.iter_mut().for_each(|text| *text = cut(std::mem::take(text)));
+        }
+        self
     }
 }
 

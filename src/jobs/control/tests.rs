@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
-use super::status::{Reports, SetAside, Sources, Status};
+use super::status::{Reload, Reports, SetAside, Sources, Status};
 use super::*;
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::Board;
@@ -48,6 +48,7 @@ fn sources(running: &Running) -> Sources {
         slots: Slots::new(5),
         tripped: Box::new(Vec::new),
         live_log: Box::new(ConnectionState::default),
+        reload: Box::new(|| None),
         reports: None,
     }
 }
@@ -101,8 +102,13 @@ fn status_tells_all_that_the_parts_know() {
     let reports = told.clone();
     let tripped = || vec![Tripped { server: "10.0.0.5:22".to_owned(), state: State::HalfOpen, failures: 5 }];
     let live = || ConnectionState { enabled: true, last_error: Some("x".repeat(9999)), ..ConnectionState::default() };
+    let reload = || {
+        let problems = vec!["x".repeat(9999); limits::CONFIG_PROBLEMS_MAX + 5];
+        Some(Reload { number: 3, result: "refused".to_owned(), problems, ..Reload::default() })
+    };
     let sources = Sources {
         board: Arc::new(board),
+        reload: Box::new(reload),
         slots,
         tripped: Box::new(tripped),
         live_log: Box::new(live),
@@ -131,6 +137,9 @@ fn status_tells_all_that_the_parts_know() {
     assert_eq!((breaker.server.as_str(), breaker.state.as_str(), breaker.failures), ("10.0.0.5:22", "half-open", 5));
     assert!(status.live_log.enabled && !status.live_log.connected);
     assert!(status.live_log.last_error.is_some_and(|error| error.len() < limits::CONTROL_TEXT + 8));
+    let reload = status.reload.expect("a reload");
+    assert_eq!((reload.number, reload.result.as_str(), reload.problems.len()), (3, "refused", limits::CONFIG_PROBLEMS_MAX));
+    assert!(reload.problems.iter().all(|text| text.len() < limits::CONTROL_TEXT + 8));
     end(server);
 }
 
