@@ -43,12 +43,12 @@ use crate::metrics;
 use crate::os::pulse::{Pulse, Pulses};
 use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
-use crate::os::threads::{self, Thread};
+use crate::os::threads::Thread;
 
 use drain::Drained;
 use monitor::{Books, Monitor};
 use reload::Reloads;
-use service::Service;
+use service::{Service, status_line};
 
 /// A part that could not be built or started, in words for the operator.
 type Failure = String;
@@ -122,6 +122,11 @@ struct Parts {
     threads: Vec<Thread>,
 }
 
+/// The longest that a call to the backend can last, with some room.
+fn longest_call(config: &Config) -> Duration {
+    config.api.timeout + limits::THREAD_JOIN_WAIT
+}
+
 fn no_thread(error: std::io::Error) -> Failure {
     format!("cannot start a thread: {error}")
 }
@@ -141,7 +146,9 @@ impl Parts {
         let client =
             api::Client::new(&config.api, &config.tls, &id, version, all.clone()).map_err(|error| error.to_string())?;
         let docker = docker::Client::new(&config.container.docker);
-        let (reaper, reaper_thread) = Reaper::start().map_err(no_thread)?;
+        let pulses = Pulses::new();
+        let reaping = pulses.part("reaper", limits::DOCKER_QUICK + limits::PULSE_ROOM);
+        let (reaper, reaper_thread) = Reaper::start(reaping).map_err(no_thread)?;
         let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
         let containers = ContainerExecutor::new(docker.clone(), config, &id, sampler.clone());
         let servers = SshExecutor::new(config);
@@ -149,10 +156,11 @@ impl Parts {
         servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
-        let pulses = Pulses::new();
         let (streamer, streamer_thread) = live_log(config, &id, &running, &slots, &pulses)?;
         let terms = Terms::new(config.jobs.report_retention);
-        let (outbox, outbox_thread) = Outbox::start(journal.clone(), &client, ended, terms).map_err(no_thread)?;
+        let offering = pulses.part("outbox", longest_call(config) + limits::PULSE_ROOM);
+        let (outbox, outbox_thread) =
+            Outbox::start(journal.clone(), &client, ended, terms, offering).map_err(no_thread)?;
         let (scribe, scribe_thread) = Scribe::start().map_err(no_thread)?;
         let mut threads = Vec::from_iter(streamer_thread);
         threads.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
@@ -245,7 +253,7 @@ impl Agent {
         metrics::build_info(crate::cli::version::VERSION, crate::cli::version::COMMIT);
         let (mut parts, id) = Parts::make(&config)?;
         let control = open_control(&config.state.dir, parts.sources(&id))?;
-        let poll_wait = config.api.timeout + limits::THREAD_JOIN_WAIT;
+        let poll_wait = longest_call(&config);
         let live = Live::new(config);
         let mut monitor = parts.monitor(&live, &id);
         let shop = parts.shop(&live);
@@ -254,8 +262,8 @@ impl Agent {
         let adopted = adopt::all(&shop, &parts.slots, std::mem::take(&mut parts.open));
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first();
-        let watching = parts.all.clone();
-        let monitor = threads::spawn("monitor", move || monitor.run(&watching)).map_err(no_thread)?;
+        let looking = parts.pulses.part("monitor", poll_wait.max(limits::DOCKER_WORK) + limits::PULSE_ROOM);
+        let monitor = monitor.spawn(&parts.all, looking).map_err(no_thread)?;
 
         let pulse = parts.pulses.part("heartbeat", poll_wait + limits::PULSE_ROOM);
         let heartbeat = parts.heartbeat(&live, pulse).spawn().map_err(no_thread)?;
@@ -422,22 +430,6 @@ fn open_control(dir: &Path, sources: control::status::Sources) -> Result<Option<
             log::warn!("{error}; going on without `cronium-agent status` and `cancel`");
             Ok(None)
         }
-    }
-}
-
-/// What `systemctl status` shows in one line.
-fn status_line(board: &Board, running: &Running) -> String {
-    let jobs = match running.len() {
-        1 => "1 job in hand".to_owned(),
-        count => format!("{count} jobs in hand"),
-    };
-    let contact = match metrics::last_contact() {
-        Some(at) => format!("last contact {}", crate::wire::time::rfc3339(at, 0)),
-        None => "no contact yet".to_owned(),
-    };
-    match board.why_not_ready() {
-        None => format!("claiming; {jobs}; {contact}"),
-        Some(why) => format!("not claiming: {why}; {jobs}; {contact}"),
     }
 }
 

@@ -25,7 +25,9 @@ use crate::limits;
 use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
 use crate::os::disk::{self, Free};
+use crate::os::pulse::Pulse;
 use crate::os::stop::Stop;
+use crate::os::threads::{self, Thread};
 
 /// The jobs in hand, what is written of them, and the reports that wait.
 pub struct Books {
@@ -104,8 +106,17 @@ impl Monitor {
         }
     }
 
+    /// Starts the thread `monitor`, which gets on with each look, each call and each slice of its sleep.
+    pub fn spawn(mut self, stop: &Stop, pulse: Pulse) -> std::io::Result<Thread> {
+        let stop = stop.clone();
+        threads::spawn("monitor", move || {
+            let _watched = pulse.enter();
+            self.run(&stop);
+        })
+    }
+
     /// Looks now and then until told to stop, after [`Monitor::look_first`].
-    pub fn run(&mut self, stop: &Stop) {
+    fn run(&mut self, stop: &Stop) {
         let mut next_backend = Instant::now();
         loop {
             self.look_at_live_log();
@@ -346,6 +357,12 @@ pub fn show_servers(board: &Board, tripped: &[Tripped]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
+    use crate::config::types::DockerEndpoint;
+    use crate::executors::container::usage::Sampler;
+    use crate::jobs::journal::Opened;
+    use crate::jobs::outbox::Terms;
+    use crate::os::pulse::Pulses;
 
     #[test]
     fn bytes_and_inodes_can_both_run_short() {
@@ -356,5 +373,58 @@ mod tests {
         assert!(short(500, Some(0)).contains("room for 0 files"));
         // It does not count them.
         assert_eq!(short(500, None), "");
+    }
+    /// One of an agent whose engine and backend are away, with its folder and what ends its helpers.
+    fn monitor(dir: &Path, board: &Arc<Board>, stop: &Stop) -> (Monitor, [Thread; 2], impl FnOnce()) {
+        let mut config = config::defaults();
+        config.api.endpoint = "http://127.0.0.1:9".to_owned();
+        config.container.docker.endpoint = DockerEndpoint::Unix(dir.join("no.sock"));
+        let client = api::Client::new(&config.api, &config.tls, "a", "1", stop.clone()).expect("a client");
+        let docker = docker::Client::new(&config.container.docker);
+        let (sampler, sampling) = Sampler::start(docker.clone()).expect("a thread");
+        let containers = ContainerExecutor::new(docker.clone(), &config, "a", sampler.clone());
+        let Opened { journal, .. } = Journal::open(dir).expect("a journal");
+        let terms = Terms::new(Duration::from_secs(60));
+        let (outbox, offering) =
+            Outbox::start(journal.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
+        let running = Running::new();
+        let strays = Strays::new(config.api.timeout);
+        let books = Books { running: running.clone(), journal, outbox: outbox.clone(), strays };
+        let servers = SshExecutor::new(&config);
+        let (live, streamer) = (Live::new(config), LogStreamer::disabled());
+        let executors = (containers, servers, running);
+        let monitor = Monitor::new(&live, "a", docker, executors, (client, streamer), Arc::clone(board), books);
+        let end = move || {
+            outbox.stop();
+            sampler.stop();
+        };
+        (monitor, [sampling, offering], end)
+    }
+
+    #[test]
+    fn one_that_hangs_is_noticed_and_one_without_engine_and_backend_is_not() {
+        let dir = std::env::temp_dir().join(format!("cronium-monitor-{}", crate::os::random::hex(6)));
+        std::fs::create_dir(&dir).expect("a folder");
+        let (board, stop, pulses) = (Arc::new(Board::new()), Stop::new(), Pulses::new());
+        let (monitor, helpers, end) = monitor(&dir, &board, &stop);
+        let longest = Duration::from_millis(500);
+        let held = board.hold();
+        let thread = monitor.spawn(&stop, pulses.part("monitor", longest)).expect("a thread");
+        std::thread::sleep(longest + longest / 5);
+        assert_eq!(pulses.healthy(Instant::now()).expect_err("it hangs").part, "monitor");
+        drop(held);
+        // Until it sleeps between two looks, of which each slice is a touch.
+        let until = Instant::now() + Duration::from_secs(20);
+        while pulses.healthy(Instant::now()).is_err() {
+            assert!(Instant::now() < until, "it does not get on again");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stop.set();
+        end();
+        for thread in helpers.into_iter().chain([thread]) {
+            assert_eq!(thread.join_within(Duration::from_secs(10)), threads::Ended::Returned);
+        }
+        assert_eq!(pulses.healthy(Instant::now() + longest * 2), Ok(()), "what has ended is not stuck");
+        let _ = std::fs::remove_dir_all(dir);
     }
 }

@@ -5,9 +5,13 @@
 
 use std::time::Instant;
 
+use crate::health::Board;
+use crate::jobs::running::Running;
 use crate::limits;
+use crate::metrics;
 use crate::os::notify::{Notify, State};
 use crate::os::pulse::Pulses;
+use crate::wire::time::rfc3339;
 
 /// What is told, and when it was told last.
 pub struct Service {
@@ -79,6 +83,22 @@ impl Service {
     /// The agent ends.
     pub fn stopping(&mut self, why: &str) {
         self.notify.send(&[State::Stopping, State::Status(why)]);
+    }
+}
+
+/// What `systemctl status` shows in one line.
+pub fn status_line(board: &Board, running: &Running) -> String {
+    let jobs = match running.len() {
+        1 => "1 job in hand".to_owned(),
+        count => format!("{count} jobs in hand"),
+    };
+    let contact = match metrics::last_contact() {
+        Some(at) => format!("last contact {}", rfc3339(at, 0)),
+        None => "no contact yet".to_owned(),
+    };
+    match board.why_not_ready() {
+        None => format!("claiming; {jobs}; {contact}"),
+        Some(why) => format!("not claiming: {why}; {jobs}; {contact}"),
     }
 }
 

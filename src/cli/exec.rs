@@ -14,6 +14,7 @@ use crate::executors::ssh::SshExecutor;
 use crate::executors::{End, Executor, Reaper, Task};
 use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Server, Stream};
 use crate::limits;
+use crate::os::pulse::Pulse;
 use crate::os::signals::Signals;
 use crate::policy::stop::{Pace, Reason};
 use crate::secret::Secret;
@@ -245,7 +246,7 @@ pub(in crate::cli) fn no_thread(error: std::io::Error) -> String {
 
 /// The way that every job goes, with a signal to this command as the cancel.
 fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Signals) -> Result<Outcome, String> {
-    let (reaper, reaper_thread) = Reaper::start().map_err(no_thread)?;
+    let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).map_err(no_thread)?;
     let pace = Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
     let control = reaper.control(pace);
     let on_signal = std::sync::Arc::clone(&control);

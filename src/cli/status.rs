@@ -184,6 +184,7 @@ mod tests {
                 oldest_seconds: Some(61),
                 set_aside: 1,
                 last_error: some("the backend answered 503"),
+                retention_seconds: 604_800,
                 asides: vec![SetAside {
                     job: some("job_c"),
                     at: "2025-10-09T09:00:00Z".into(),
@@ -218,7 +219,7 @@ breaker   10.0.0.5:22 open after 5 failures
 reload    2025-10-10T11:00:00Z: in effect since then:
             jobs.maxConcurrent 3 → 5
           not in effect before a restart of the agent:
-            api.token "***" → (another value)
+            api.token \"***\" → (another value)
 
 JOB      KIND       PHASE                             AGE     WHERE      EXECUTION
 job_a    container  running, cancelled by the operator  12m 34s  cronium-x  exec-job_a-1
@@ -253,7 +254,8 @@ job_bbb  -          claimed                           0s      -          -
             table(&Status { reload: Some(reload), ..Status::default() }, Path::new("/x"))
         };
         assert!(shown("unchanged", &[], &[]).contains("reload    T: nothing had changed\n\n"));
-        let waits = "reload    T: nothing took effect\n          not in effect before a restart of the agent:\n            a\n";
+        let waits =
+            "reload    T: nothing took effect\n          not in effect before a restart of the agent:\n            a\n";
         assert!(shown("unchanged", &[], &["a"]).contains(waits));
         let refused = shown("refused", &["x.yaml:7: jobs: \u{1b}[2J"], &[]);
         assert!(refused.contains("T: refused") && refused.contains("\n            x.yaml:7: jobs: \u{FFFD}[2J\n"));

@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::executors::control::Control;
 use crate::limits;
 use crate::os::clock;
+use crate::os::pulse::{self, Pulse};
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::policy::stop::Pace;
@@ -48,11 +49,14 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Starts the thread.
-    pub fn start() -> std::io::Result<(Self, Thread)> {
+    /// Starts the thread, which touches `pulse` before each of its steps.
+    pub fn start(pulse: Pulse) -> std::io::Result<(Self, Thread)> {
         let reaper = Self { bell: Bell::default(), watched: Arc::default(), stop: Stop::new() };
         let own = reaper.clone();
-        let thread = threads::spawn("reaper", move || own.run())?;
+        let thread = threads::spawn("reaper", move || {
+            let _watched = pulse.enter();
+            own.run();
+        })?;
         Ok((reaper, thread))
     }
 
@@ -71,6 +75,7 @@ impl Reaper {
 
     fn run(&self) {
         while !self.stop.is_set() {
+            pulse::touch();
             let watched = {
                 let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
                 watched.retain(|control| !control.has_ended());
@@ -84,6 +89,7 @@ impl Reaper {
 
 /// Does what is due for one job; gives the moment of its next step.
 fn reap(control: &Control) -> Option<Instant> {
+    pulse::touch();
     let (signal, next) = control.step(clock::now());
     if let Some((signal, target)) = signal
         && let Err(error) = target.signal(signal)
@@ -99,6 +105,7 @@ mod tests {
 
     use super::*;
     use crate::executors::control::{Signal, Target};
+    use crate::os::pulse::Pulses;
     use crate::policy::stop::Reason;
 
     struct Recorder(crossbeam_channel::Sender<(Signal, Instant)>);
@@ -111,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_cancel_is_term_then_kill_then_given_up() {
-        let (reaper, thread) = Reaper::start().expect("start");
+        let (reaper, thread) = Reaper::start(Pulse::unwatched()).expect("start");
         let (sender, seen) = crossbeam_channel::bounded(10);
         let step = Duration::from_millis(40);
         let control = reaper.control(Pace { grace: step, again: step * 10, patience: step * 2 });
@@ -136,5 +143,47 @@ mod tests {
         control.end();
         reaper.stop();
         assert_eq!(thread.join_within(wait), threads::Ended::Returned);
+    }
+    /// Does not come back from its step until told to.
+    struct Hanging(crossbeam_channel::Sender<()>, crossbeam_channel::Receiver<()>);
+
+    impl Target for Hanging {
+        fn signal(&self, _: Signal) -> Result<(), String> {
+            self.0.send(()).map_err(|error| error.to_string())?;
+            self.1.recv_timeout(Duration::from_secs(20)).map_err(|error| error.to_string())
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_in_a_step_is_noticed_and_one_that_waits_for_work_is_not() {
+        let (pulses, longest) = (Pulses::new(), Duration::from_millis(300));
+        let (reaper, thread) = Reaper::start(pulses.part("reaper", longest)).expect("start");
+        let pace = Pace { grace: longest, again: longest, patience: longest };
+        let control = reaper.control(pace);
+        // Each ring is a turn of the loop.
+        let turn = |for_so_long| {
+            let until = Instant::now() + for_so_long;
+            while Instant::now() < until {
+                reaper.bell.ring();
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        turn(longest * 2);
+        assert_eq!(pulses.healthy(Instant::now()), Ok(()));
+        let ((began, begun), (go, went)) = (crossbeam_channel::bounded(10), crossbeam_channel::bounded(10));
+        control.set_target(Arc::new(Hanging(began, went)));
+        control.request(Reason::Cancelled("user"));
+        begun.recv_timeout(Duration::from_secs(10)).expect("it is in its step");
+        turn(longest + longest / 10);
+        assert_eq!(pulses.healthy(Instant::now()).expect_err("it hangs").part, "reaper");
+        for _ in 0..10 {
+            go.send(()).expect("room");
+        }
+        turn(longest / 2);
+        assert_eq!(pulses.healthy(Instant::now()), Ok(()), "it gets on again");
+        control.end();
+        reaper.stop();
+        assert_eq!(thread.join_within(Duration::from_secs(5)), threads::Ended::Returned);
+        assert_eq!(pulses.healthy(Instant::now() + longest * 2), Ok(()), "what has ended is not stuck");
     }
 }

@@ -162,6 +162,12 @@ impl Board {
         (status, serde_json::to_string(&report).unwrap_or_else(|_| r#"{"status":"unhealthy"}"#.to_owned()))
     }
 
+    /// Nobody reads or writes until this is dropped: for a test of what then hangs.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Drop + '_ {
+        self.lock()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,7 @@ use cronium_agent::executors::container::ContainerExecutor;
 use cronium_agent::executors::container::usage::Sampler;
 use cronium_agent::executors::{Control, End, Executor, Reaper, Task};
 use cronium_agent::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
-use cronium_agent::os::pulse::Pulses;
+use cronium_agent::os::pulse::{Pulse, Pulses};
 use cronium_agent::os::threads;
 use cronium_agent::policy::stop::Pace;
 use cronium_agent::policy::watchdog::Stuck;
@@ -73,7 +73,7 @@ fn watched(script: &str, hold: Option<Duration>) -> (i64, Option<Stuck>) {
     let (config, pulses) = (config(), Pulses::new());
     let docker = docker::Client::new(&config.container.docker);
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).expect("a thread");
-    let (reaper, reaper_thread) = Reaper::start().expect("a thread");
+    let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
     let executor = ContainerExecutor::new(docker, &config, &unique("agent"), sampler.clone());
     let control = reaper.control(Pace { grace: LONGEST, again: LONGEST, patience: LONGEST });
     let (holder, held) = channel();

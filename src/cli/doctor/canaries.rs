@@ -21,6 +21,7 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::{Control, End, Executor as _, Reaper, Task};
 use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
 use crate::limits;
+use crate::os::pulse::Pulse;
 use crate::os::random;
 use crate::os::signals::Signals;
 use crate::os::threads;
@@ -214,7 +215,7 @@ pub(super) fn not_proven(why: &str) -> Vec<Check> {
 
 fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> Result<Vec<Check>, NotRun> {
     sweep(docker);
-    let (reaper, reaper_thread) = Reaper::start().map_err(no_thread)?;
+    let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).map_err(no_thread)?;
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
     let executor = ContainerExecutor::new(docker.clone(), config, AGENT, sampler.clone());
     let controls = Arc::<Mutex<(Vec<Arc<Control>>, bool)>>::default();

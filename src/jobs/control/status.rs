@@ -90,6 +90,8 @@ pub struct Reports {
     /// Given up by this run.
     pub set_aside: u64,
     pub last_error: Option<String>,
+    /// `jobs.reportRetention`: for how long a report is offered.
+    pub retention_seconds: u64,
     /// All that lies in `state.dir/aside`, by whichever run, oldest first.
     pub asides: Vec<SetAside>,
 }
@@ -254,6 +256,7 @@ impl Reports {
             oldest_seconds: state.oldest.map(|age| age.as_secs()),
             set_aside: state.set_aside,
             last_error: state.last_error.map(cut),
+            retention_seconds: state.retention.as_secs(),
             asides: asides.into_iter().skip(skip).map(told).collect(),
         }
     }

@@ -97,6 +97,7 @@ fn status_tells_all_that_the_parts_know() {
         oldest_seconds: Some(90),
         set_aside: 1,
         last_error: Some("503".to_owned()),
+        retention_seconds: 604_800,
         asides: vec![SetAside { job: Some("job_c".to_owned()), why: "409".to_owned(), ..SetAside::default() }],
     };
     let reports = told.clone();
@@ -138,7 +139,10 @@ fn status_tells_all_that_the_parts_know() {
     assert!(status.live_log.enabled && !status.live_log.connected);
     assert!(status.live_log.last_error.is_some_and(|error| error.len() < limits::CONTROL_TEXT + 8));
     let reload = status.reload.expect("a reload");
-    assert_eq!((reload.number, reload.result.as_str(), reload.problems.len()), (3, "refused", limits::CONFIG_PROBLEMS_MAX));
+    assert_eq!(
+        (reload.number, reload.result.as_str(), reload.problems.len()),
+        (3, "refused", limits::CONFIG_PROBLEMS_MAX)
+    );
     assert!(reload.problems.iter().all(|text| text.len() < limits::CONTROL_TEXT + 8));
     end(server);
 }

@@ -25,6 +25,7 @@ use crate::jobs::journal::{Done, Ended, Entry, Journal, Waiting, now_ms};
 use crate::limits;
 use crate::metrics;
 use crate::os::clock;
+use crate::os::pulse::{self, Pulse};
 use crate::os::random;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
@@ -84,6 +85,8 @@ pub struct State {
     pub set_aside: u64,
     /// The last failure, until a report was taken.
     pub last_error: Option<String>,
+    /// `jobs.reportRetention`, as it is in effect.
+    pub retention: Duration,
 }
 
 /// What became of a report that was handed over.
@@ -113,8 +116,15 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Outbox {
-    /// Starts the thread `outbox`, with the reports of an earlier run.
-    pub fn start(journal: Journal, client: &Client, ended: Vec<Waiting>, terms: Terms) -> io::Result<(Self, Thread)> {
+    /// Starts the thread `outbox`, with the reports of an earlier run. It touches `pulse` before each report, each call and
+    /// each wait for the next.
+    pub fn start(
+        journal: Journal,
+        client: &Client,
+        ended: Vec<Waiting>,
+        terms: Terms,
+        pulse: Pulse,
+    ) -> io::Result<(Self, Thread)> {
         let stop = Stop::new();
         let client = client.with_stop(stop.clone());
         let (known, changed) = (Mutex::default(), Condvar::new());
@@ -122,13 +132,20 @@ impl Outbox {
         let outbox = Self(Arc::new(Shared { journal, client, terms, retention, known, changed, stop }));
         outbox.take_over(ended);
         let own = outbox.clone();
-        let thread = threads::spawn("outbox", move || own.run())?;
+        let thread = threads::spawn("outbox", move || {
+            let _watched = pulse.enter();
+            own.run();
+        })?;
         Ok((outbox, thread))
     }
 
     /// Another `jobs.reportRetention`, also for the reports that wait already.
     pub fn keep_for(&self, retention: Duration) {
         *self.0.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
+    fn retention(&self) -> Duration {
+        *self.0.retention.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters the reports of an earlier run, but for those that it had seen taken.
@@ -242,6 +259,7 @@ impl Outbox {
             oldest: known.queue.oldest_ms().map(age),
             set_aside: known.set_aside,
             last_error: known.last_error.clone(),
+            retention: self.retention(),
         }
     }
 
@@ -276,6 +294,7 @@ impl Outbox {
     fn next(&self) -> Option<(Id, Tried, Option<Arc<Entry>>)> {
         let mut known = self.lock();
         while !known.ending {
+            pulse::touch();
             let wait = match known.queue.next(clock::now()) {
                 Next::Try(job) => {
                     let item = known.queue.get_mut(&job)?;
@@ -310,7 +329,7 @@ impl Outbox {
             }
             Err(error) => {
                 let seen = self.failed(&mut self.lock(), job, tried, &error);
-                let limit = *self.0.retention.lock().unwrap_or_else(PoisonError::into_inner);
+                let limit = self.retention();
                 if age(*since_ms) > limit && seen > self.0.terms.least_offer {
                     self.give_up(&entry, &format!("not taken for {limit:?} (jobs.reportRetention); at last: {error}"));
                     self.leave(self.lock(), job);
@@ -412,6 +431,7 @@ impl Outbox {
     fn save_held(&self) {
         let held = self.lock().queue.held();
         for entry in held {
+            pulse::touch();
             let Some(Ended { report, .. }) = entry.ended() else { continue };
             if let Err(error) = self.0.journal.put(&entry) {
                 let (job, status, code) = (&entry.job, &report.status, report.exit_code);

@@ -50,10 +50,11 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
     let Opened { journal, open, ended } = Journal::open(dir).expect("a journal");
     let all = Stop::new();
     let client = Client::scripted(all.clone(), Arc::new(backend.clone()));
-    let (reaper, reaper_thread) = Reaper::start().expect("a thread");
+    let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
     let (running, slots) = (Running::new(), Slots::new(WORKERS));
     let terms = Terms::new(Duration::from_secs(7 * 86_400));
-    let (outbox, outbox_thread) = Outbox::start(journal.clone(), &client, ended, terms).expect("a thread");
+    let (outbox, outbox_thread) =
+        Outbox::start(journal.clone(), &client, ended, terms, Pulse::unwatched()).expect("a thread");
     let (scribe, scribe_thread) = Scribe::start().expect("a thread");
     let mut config = config::defaults();
     config.jobs.stop_grace = Duration::from_secs(2);
