@@ -1,13 +1,17 @@
 //! SIGHUP: what takes effect, what waits for a restart, what is refused.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cronium_dev_backend::DevBackend;
+use cronium_dev_backend::{Action, DevBackend, Fault, JobRow, Request};
 use serde_json::Value;
 
-use crate::harness::{Agent, Folder, backend, binary, docker, eventually, finish, finished, job, shared, stdout, unique};
+use crate::harness::{
+    Agent, Folder, LONG, backend, binary, docker, eventually, finish, finished, job, report, shared, stdout, unique,
+};
+use crate::ssh_rig::{details, server_job};
+use crate::sshd::{Options, Sshd, list};
 
 /// An agent, and the file that it reads.
 struct Rig {
@@ -40,14 +44,22 @@ impl Rig {
         self.agent.log()[before..].to_owned()
     }
 
-    /// The last reload as `status --json` has it, and as `/health` has it.
-    fn last(&self) -> (Value, Value) {
+    fn status(&self) -> Value {
         let mut command = binary();
         command.args(["status", "--json", "--set"]).arg(format!("state.dir={}", self.agent.state_dir().display()));
         let output = command.env("HOME", self.folder.path()).current_dir(self.folder.path()).output().expect("status");
-        let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// The last reload as `status` has it, and as `/health` has it.
+    fn last(&self) -> (Value, Value) {
         let health: Value = serde_json::from_str(&self.agent.get("/health").1).expect("JSON");
-        (status["reload"].clone(), health["components"]["reload"].clone())
+        (self.status()["reload"].clone(), health["components"]["reload"].clone())
+    }
+
+    /// What the heartbeats so far have told.
+    fn beats(&self) -> Vec<Value> {
+        self.backend.requests().iter().filter(|r| r.target.contains("/heartbeat")).map(Request::json).collect()
     }
 
     fn queue(&self, script: &str) -> String {
@@ -194,7 +206,9 @@ fn what_is_not_valid_changes_nothing_and_is_told_with_its_line() {
     eventually("status tells of both", || rig.last().0["number"] == 2);
     let (status, health) = rig.last();
     assert_eq!(status["result"], "refused");
-    assert!(status["problems"][0].as_str().is_some_and(|text| text.contains(&format!("{path}:7:3: jobs.max"))), "{status}");
+    let first = format!("{path}:7:3: jobs.maxConcurrent: found");
+    let problems = status["problems"].as_array().expect("a list");
+    assert!(problems.iter().any(|text| text.as_str().is_some_and(|text| text.starts_with(&first))), "{status}");
     assert_eq!((&health["status"], &health["details"]["at"]), (&"degraded".into(), &status["at"]));
     assert!(health["error"].as_str().is_some_and(|text| text.contains("jobs.maxConcurrent")), "{health}");
     assert_eq!(rig.agent.metric("cronium_config_last_reload_successful"), Some(0.0));
@@ -268,5 +282,111 @@ fn a_hundred_signals_under_load_leave_threads_and_descriptors_as_they_were() {
     eventually("threads and descriptors are back", || {
         rig.threads().len() <= threads && rig.descriptors() <= descriptors
     });
+    rig.agent.stop();
+}
+
+#[test]
+fn the_next_heartbeats_have_the_new_capacity_and_the_new_interval() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("maxConcurrent: 2\n  leaseRenewal: 10m"));
+    eventually("the first", || !rig.beats().is_empty());
+    assert_eq!(rig.beats()[0]["capacity"]["maxJobs"], 2);
+    rig.reload(&jobs("maxConcurrent: 3\n  leaseRenewal: 10m"), "jobs.maxConcurrent 2 → 3");
+    let told = || rig.beats().last().is_some_and(|beat| beat["capacity"]["maxJobs"] == 3);
+    eventually("the capacity is told at once", told);
+    let before = rig.beats().len();
+    rig.reload(&jobs("maxConcurrent: 3\n  leaseRenewal: 200ms"), "jobs.leaseRenewal 10m → 200ms");
+    eventually("the new interval", || rig.beats().len() >= before + 5);
+    rig.agent.stop();
+}
+
+#[test]
+fn a_job_that_runs_ends_by_the_new_limit_on_lost_contact() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("leaseRenewal: 300ms\n  stopGrace: 1s"));
+    let id = rig.queue("echo begun; sleep 60");
+    eventually("it runs", || !rig.backend.lines(&id).is_empty());
+    let lines = "leaseRenewal: 300ms\n  stopGrace: 1s\n  stopAfterLost: 1s";
+    rig.reload(&jobs(lines), "jobs.stopAfterLost 0s → 1s");
+    let action = Action::Status { status: 503, headers: Default::default(), body: None };
+    rig.backend.set_fault(Fault { path: Some("/heartbeat".to_owned()), action, ..Fault::default() });
+    let row = finished(&rig.backend, &id);
+    assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("cancelled"), "begun\n"));
+    assert!(report(&row).to_string().contains("jobs.stopAfterLost"), "{}", report(&row));
+    rig.backend.set_faults(Vec::new());
+    rig.agent.stop();
+}
+
+/// When a report is given up is the outbox's own test: each run offers it for an hour at least.
+#[test]
+fn the_outbox_hears_of_another_retention() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("reportRetention: 2h"));
+    let kept = || rig.status()["outbox"]["retentionSeconds"].clone();
+    assert_eq!(kept(), 7200);
+    rig.reload(&jobs("reportRetention: 30m"), "jobs.reportRetention 2h → 30m");
+    eventually("it knows", || kept() == 1800);
+    rig.agent.stop();
+}
+
+#[test]
+fn the_end_of_the_agent_goes_by_the_new_drain() {
+    let _machine = shared();
+    let mut rig = Rig::start(&jobs("drainTimeout: 10m\n  stopGrace: 1s"));
+    let id = rig.queue("echo begun; sleep 60");
+    eventually("it runs", || !rig.backend.lines(&id).is_empty());
+    let lines = "drainTimeout: 500ms\n  stopGrace: 1s\n  onShutdown: cancel";
+    let log = rig.reload(&jobs(lines), "in effect from now on");
+    for part in ["jobs.drainTimeout 10m → 500ms", "jobs.onShutdown leave → cancel"] {
+        assert!(log.contains(part), "{part} is not in\n{log}");
+    }
+    rig.agent.signal("TERM");
+    let row = finished(&rig.backend, &id);
+    assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("cancelled"), "begun\n"));
+    assert_eq!(rig.agent.wait(LONG).code(), Some(4));
+}
+
+#[test]
+fn jobs_on_servers_get_the_new_settings_of_their_execution() {
+    let _machine = shared();
+    let mut sshd = Sshd::start(&Options::default());
+    std::fs::write(sshd.path("known_hosts"), sshd.known_hosts()).expect("known_hosts");
+    let (first, second) = (sshd.temp_dir(), sshd.temp_dir().join("another"));
+    let known = sshd.path("known_hosts").display().to_string();
+    let yaml = |dir: &Path, execution: &str| {
+        format!(
+            "{}ssh:\n  security:\n    knownHostsFile: {known}\n  connectionPool:\n    connectionTimeout: 1s\n  circuitBreaker:\n    \
+             enabled: false\n  execution:\n    tempDir: {}\n    {execution}\n",
+            jobs("stopGrace: 1s"),
+            dir.display()
+        )
+    };
+    let rig = Rig::start(&yaml(&first, "reconnectTimeout: 10m"));
+    let server = details(&sshd, "web-1");
+    let run = |script: &str| finish(&rig.backend, server_job(&server, "BASH", script));
+    let ask = "echo ${BASH_VERSION:+bash}; pwd; test -t 1 && echo terminal || echo none";
+    // The script's own folder is in the job's.
+    let above = |place: &str| Path::new(place).ancestors().nth(2).expect("two folders").to_owned();
+    let said = |row: &JobRow| stdout(row).lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+    let [shell, place, terminal] = &said(&run(ask))[..] else { panic!("three lines") };
+    assert_eq!((shell.as_str(), terminal.as_str()), ("bash", "none"));
+    assert_eq!(above(place), first);
+    assert_eq!(sshd.job_dirs(), Vec::<PathBuf>::new());
+
+    let other = "defaultShell: /bin/dash\n    ptyMode: true\n    cleanupAfter: false\n    reconnectTimeout: 10m";
+    rig.reload(&yaml(&second, other), "ssh.execution.cleanupAfter true → false");
+    let [shell, place, terminal] = &said(&run(ask))[..] else { panic!("three lines") };
+    assert_eq!((shell.as_str(), terminal.as_str()), ("", "terminal"));
+    assert_eq!(above(place), second);
+    assert_eq!(list(&second), [Path::new(place).parent().expect("the job's folder")], "kept");
+
+    rig.reload(&yaml(&first, "reconnectTimeout: 1s"), "ssh.execution.reconnectTimeout 10m → 1s");
+    let id = rig.backend.enqueue(server_job(&server, "BASH", "echo begun; sleep 60")).expect("queued");
+    eventually("it runs", || !rig.backend.lines(&id).is_empty());
+    sshd.stop();
+    let row = finished(&rig.backend, &id);
+    assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("failed"), "begun\n"));
+    assert!(report(&row).to_string().contains(" s (ssh.execution.reconnectTimeout)"), "{}", report(&row));
+    sshd.end_user_processes();
     rig.agent.stop();
 }
