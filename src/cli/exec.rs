@@ -9,6 +9,7 @@ use crate::config::types::{Config, Network, NetworkMode};
 use crate::config::value;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
+use crate::executors::container::janitor::Janitor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::{End, Executor, Reaper, Task};
@@ -199,7 +200,9 @@ fn in_container(
     signals: &Signals,
 ) -> Result<Outcome, String> {
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
-    let executor = ContainerExecutor::new(docker, config, "exec", sampler.clone());
+    // What an earlier one has left that was killed; whoever asks for this script does not wait for more than a look.
+    Janitor::of_exec(docker.clone()).round(&|_, _| false);
+    let executor = ContainerExecutor::of_this_process(docker, config, sampler.clone());
     let task = task(request, content, language, None);
     let outcome = carry_out(config, &executor, &task, signals)?;
     executor.sweep();

@@ -2,7 +2,8 @@
 //!
 //! Without an agent on `state.dir` nobody has a job in hand, but a job in the journal is one that the next start goes on
 //! with: its container stays. Beside a running agent this only looks, since only that agent knows which jobs it has in
-//! hand when its disk is full; its own janitor removes what is left behind.
+//! hand when its disk is full; its own janitor removes what is left behind. What a killed `exec` has left is listed and
+//! removed in the same way.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -71,9 +72,7 @@ fn collect(
 ) -> Result<(String, u8), (String, u8)> {
     let failed = |error: String| (error, exit::FAILED);
     let dir = &config.state.dir;
-    let Some(agent) = agent.map_err(failed)? else {
-        return Ok((format!("no agent has run with state.dir {}: nothing can be its\n", dir.display()), exit::OK));
-    };
+    let agent = agent.map_err(failed)?;
     let holder = journal::holder(dir).map_err(|error| {
         failed(format!("cannot see whether an agent runs with state.dir {}: {error}; removing nothing", dir.display()))
     })?;
@@ -84,10 +83,17 @@ fn collect(
     };
     let docker = docker::Client::new(&config.container.docker);
     let grace = request.grace.unwrap_or(limits::JANITOR_GRACE);
-    let janitor = Janitor::new(docker, &agent, grace);
+    let janitor = match &agent {
+        Some(agent) => Janitor::new(docker, agent, grace),
+        None => Janitor::of_exec(docker),
+    };
     let found = janitor.look(&|job, _| journal::knows(dir, job)).map_err(unreachable)?;
     if found.is_empty() {
-        return Ok((format!("no container of agent {agent} is in the engine\n"), exit::OK));
+        let text = match agent {
+            Some(agent) => format!("no container of agent {agent} is in the engine\n"),
+            None => format!("no agent has run with state.dir {}: nothing can be its\n", dir.display()),
+        };
+        return Ok((text, exit::OK));
     }
     let mut code = exit::OK;
     let mut lines = Vec::new();
@@ -99,7 +105,7 @@ fn collect(
         }
     }
     let mut text = table(&lines);
-    if let Some(pid) = holder {
+    if let (Some(pid), Some(agent)) = (holder, agent) {
         let _ = writeln!(
             text,
             "agent {agent} runs (process {pid}): nothing was removed; what no job of it needs it removes by itself, from an age of {} on",

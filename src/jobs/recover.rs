@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::api;
 use crate::docker::containers::State;
 use crate::docker::{self, Deadline};
+use crate::executors::container::spec;
 use crate::job::{Id, Kind, Stream};
 use crate::jobs::journal::{Ended, Entry, Place, Stage, now_ms};
 use crate::jobs::ledger;
@@ -62,7 +63,9 @@ impl Engine for docker::Client {
     fn left_by(&self, agent: &str) -> Result<Vec<Left>, String> {
         let labels = ["cronium.managed=true".to_owned(), format!("cronium.agent.id={agent}")];
         let rows = self.list(&labels).map_err(|error| error.to_string())?;
-        let left = rows.into_iter().filter_map(|row| {
+        // An agent may have been given the name that stands on the containers of `exec`.
+        let own = rows.into_iter().filter(|row| !row.labels.contains_key(spec::OWNER));
+        let left = own.filter_map(|row| {
             // One that went away meanwhile.
             let state = self.inspect(&row.id, false).ok()?.state;
             let label = |name: &str| row.labels.get(name).and_then(|text| Id::parse(text).ok());

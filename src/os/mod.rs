@@ -10,6 +10,7 @@ pub mod files;
 pub mod local;
 pub mod net;
 pub mod notify;
+pub mod owner;
 pub mod poll;
 pub mod proc;
 pub mod pulse;

@@ -1,14 +1,15 @@
 //! What is left behind in the engine: found, told and removed, by the agent itself and by `gc`; and what must stay.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use cronium_agent::os::files::Lock;
 use serde_json::json;
 
 use crate::engine_proxy::{Break, Proxy};
-use crate::harness::{Agent, Folder, backend, binary, docker, eventually, job, require_engine, shared, unique};
+use crate::harness::{Agent, Folder, alone, backend, binary, docker, eventually, job, require_engine, shared, unique};
 
 const IMAGE: &str = "cronium/runner:bash-alpine";
 
@@ -52,7 +53,47 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
+        if self.0.is_empty() {
+            return;
+        }
         let _ = std::process::Command::new("docker").args(["rm", "-fv", &self.0]).output();
+    }
+}
+
+/// An `exec` whose script runs, and its container.
+struct Exec(Child, Container);
+
+impl Exec {
+    fn begin() -> Self {
+        let folder = Folder::new();
+        let script = folder.path().join("a.sh");
+        std::fs::write(&script, "echo begun; sleep 300").expect("a script");
+        let mut command = binary();
+        command.arg("exec").arg(&script).current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("exec");
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut first).expect("a line");
+        assert_eq!(first, "begun\n");
+        let format = "{{.ID}} {{.Label \"cronium.owner\"}}";
+        let all = docker(&["ps", "--no-trunc", "--filter", "label=cronium.agent.id=exec", "--format", format]);
+        let pid = format!("/{}/", child.id());
+        let own = all.lines().find(|line| line.contains(&pid)).expect("a container that names its process");
+        Self(child, Container(own.split(' ').next().expect("an id").to_owned()))
+    }
+
+    /// As nobody can answer it; its container, whose script goes on.
+    fn kill(mut self) -> Container {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("its end");
+        assert!(self.1.is_there());
+        Container(std::mem::take(&mut self.1.0))
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -113,6 +154,42 @@ fn gc_removes_what_is_ours_and_nobodys_and_nothing_else() {
     assert!(code == Some(0) && text.contains("no container of agent"), "{text}");
 }
 
+/// Alone, since the agents and the `exec`s of other tests would remove what is left here.
+#[test]
+fn what_a_killed_exec_has_left_goes_and_a_living_ones_stays() {
+    let _machine = alone();
+    require_engine();
+    let (folder, agent, backend) = (Folder::new(), unique("gc"), backend());
+    let living = Exec::begin();
+    // One from before there was an owner, and one of another host.
+    let nameless = Container::of("exec", "exec-old", &[]);
+    let labels =
+        [("cronium.managed", "true"), ("cronium.agent.id", "exec"), ("cronium.owner", "b/pid:[1]/time:[1]/1/1")];
+    let foreign = Container::new(&labels, &[]);
+    let stay = || [&living.1, &nameless, &foreign].iter().all(|container| container.is_there());
+
+    let left = Exec::begin().kill();
+    let (code, table, complaint) = gc(&agent, folder.path(), &["--dry-run"]);
+    assert_eq!((code, complaint.as_str()), (Some(0), ""), "{table}");
+    assert!(line(&table, &left).ends_with("would be removed") && line(&table, &left).contains("exec-"), "{table}");
+    assert_eq!(table.lines().count(), 2, "{table}");
+    let run = binary().args(["exec", "--lang", "bash", "-"]).stdin(Stdio::null()).output().expect("exec");
+    assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(!left.is_there() && stay(), "the next exec");
+
+    let left = Exec::begin().kill();
+    let (code, table, _) = gc("auto", &folder.path().join("never"), &[]);
+    assert!(code == Some(0) && line(&table, &left).ends_with("  removed"), "{table}");
+    assert!(!left.is_there() && stay(), "gc");
+
+    let left = Exec::begin().kill();
+    let agent = Agent::start(&backend, &[]);
+    eventually("the agent has removed it", || !left.is_there());
+    eventually("it says so", || agent.log().contains("which was killed, left behind (running)"));
+    assert!(stay(), "the agent");
+    agent.stop();
+}
+
 #[test]
 fn gc_beside_an_agent_only_looks() {
     let _machine = shared();
@@ -132,6 +209,7 @@ fn gc_beside_an_agent_only_looks() {
 #[test]
 fn gc_says_what_it_lacks() {
     let _machine = shared();
+    require_engine();
     let folder = Folder::new();
     let (code, text, _) = gc("auto", &folder.path().join("never"), &[]);
     assert!(code == Some(0) && text.contains("no agent has run with state.dir"), "{text}");

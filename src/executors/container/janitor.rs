@@ -3,6 +3,9 @@
 //! Ours is what carries this agent's label. Nobody's is what belongs to no job in hand and is older than a grace. Every
 //! container of the agent's is made after its job was taken in hand, so that a look at the engine first and at the jobs
 //! in hand after it cannot take a new job's container for a left one.
+//!
+//! Besides, what an `exec` has left that was killed: its containers name the process whose they are, and only where this
+//! host can tell for certain that the process is gone is its container nobody's. No job and no agent comes back to it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +13,7 @@ use crate::docker::containers::{Row, short};
 use crate::docker::{self, Error};
 use crate::executors::container::spec;
 use crate::job::Id;
+use crate::os::owner::{Owner, Seen};
 use crate::{limits, metrics};
 
 /// Says whether a job with this execution is in hand. Asked after the engine has answered.
@@ -19,7 +23,8 @@ pub type InUse<'a> = &'a dyn Fn(&Id, &Id) -> bool;
 #[derive(Debug)]
 pub struct Janitor {
     docker: docker::Client,
-    agent: String,
+    /// `None` for one that looks only for what an `exec` has left.
+    agent: Option<String>,
     grace: Duration,
 }
 
@@ -36,6 +41,8 @@ pub struct Found {
     pub state: String,
     /// Since its creation, by both clocks; zero when the engine's is ahead of ours.
     pub age: Duration,
+    /// It is that of an `exec`.
+    pub of_exec: bool,
 }
 
 /// Whose a container is.
@@ -52,19 +59,32 @@ pub enum Fate {
 impl Janitor {
     /// A janitor for `agent`'s containers that are older than `grace`.
     pub fn new(docker: docker::Client, agent: &str, grace: Duration) -> Self {
-        Self { docker, agent: agent.to_owned(), grace }
+        Self { docker, agent: Some(agent.to_owned()), grace }
     }
 
-    /// All containers of this agent's, with what is to become of each.
+    /// One that looks only for what an `exec` has left.
+    pub fn of_exec(docker: docker::Client) -> Self {
+        Self { docker, agent: None, grace: Duration::ZERO }
+    }
+
+    /// All containers of this agent's, with what is to become of each; then those that an `exec` has left.
     pub fn look(&self, in_use: InUse<'_>) -> Result<Vec<(Found, Fate)>, Error> {
-        let rows = self.docker.list(&spec::labels_of(&self.agent))?;
         let now = SystemTime::now();
-        let found = rows.into_iter().filter_map(|row| ours(row, &self.agent, now));
-        let with_fate = |found: Found| {
-            let fate = fate(&found, self.grace, in_use);
-            (found, fate)
-        };
-        Ok(found.map(with_fate).collect())
+        let mut all = Vec::new();
+        if let Some(agent) = &self.agent {
+            let rows = self.docker.list(&spec::labels_of(agent))?;
+            let found = rows.into_iter().filter_map(|row| ours(row, agent, now));
+            all.extend(found.map(|found| {
+                let fate = fate(&found, self.grace, in_use);
+                (found, fate)
+            }));
+        }
+        if let Some(here) = Owner::this_process() {
+            let rows = self.docker.list(&spec::labels_of(spec::EXEC))?;
+            let left = rows.into_iter().filter_map(|row| left_by_exec(row, &here, now));
+            all.extend(left.map(|found| (found, Fate::Nobodys)));
+        }
+        Ok(all)
     }
 
     /// The containers that are to be removed.
@@ -87,7 +107,11 @@ impl Janitor {
             Err(error) => return log::warn!("cannot look for containers that were left behind: {error}"),
         };
         for found in found.iter().take(limits::JANITOR_ROUND) {
-            let job = found.job.as_ref().map_or_else(|| "no job".to_owned(), |job| format!("job {job}"));
+            let job = match &found.job {
+                Some(job) if found.of_exec => format!("{job}, which was killed"),
+                Some(job) => format!("job {job}"),
+                None => "no job".to_owned(),
+            };
             let what = format!("container {} of {job}, left behind ({})", short(&found.id), found.state);
             match self.remove(found) {
                 Ok(()) => log::warn!("removed {what}"),
@@ -106,9 +130,24 @@ impl Janitor {
 /// The row as a container of `agent`'s. The labels are looked at again: engines differ in how they combine filters.
 fn ours(row: Row, agent: &str, now: SystemTime) -> Option<Found> {
     let label = |name: &str| row.labels.get(name).map(String::as_str);
-    if label(spec::MANAGED) != Some("true") || label(spec::AGENT) != Some(agent) {
+    // An agent may have been given the name that stands on the containers of `exec`.
+    let others = label(spec::AGENT) != Some(agent) || row.labels.contains_key(spec::OWNER);
+    if label(spec::MANAGED) != Some("true") || others {
         return None;
     }
+    Some(found(row, now))
+}
+
+/// The row as a container of an `exec` that certainly does not run any more.
+fn left_by_exec(row: Row, here: &Owner, now: SystemTime) -> Option<Found> {
+    let label = |name: &str| row.labels.get(name).map(String::as_str);
+    let owner: Owner = label(spec::OWNER)?.parse().ok()?;
+    let of_exec = label(spec::MANAGED) == Some("true") && label(spec::AGENT) == Some(spec::EXEC);
+    (of_exec && owner.seen_by(here) == Seen::Gone).then(|| Found { of_exec, ..found(row, now) })
+}
+
+fn found(row: Row, now: SystemTime) -> Found {
+    let label = |name: &str| row.labels.get(name).map(String::as_str);
     let id = |name: &str| label(name).and_then(|text| Id::parse(text).ok());
     let (job, execution) = (id(spec::JOB), id(spec::EXECUTION));
     // Without a time it is as if it were made now.
@@ -116,7 +155,7 @@ fn ours(row: Row, agent: &str, now: SystemTime) -> Option<Found> {
     let created = created.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at)));
     let age = created.and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
     let name = row.names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
-    Some(Found { id: row.id, name, job, execution, state: row.state, age })
+    Found { id: row.id, name, job, execution, state: row.state, age, of_exec: false }
 }
 
 fn fate(found: &Found, grace: Duration, in_use: InUse<'_>) -> Fate {
@@ -170,6 +209,32 @@ mod tests {
         for created in [2_000, 0, -5] {
             assert_eq!(ours(row(&OURS, created), "a1", now).expect("ours").age, Duration::ZERO);
         }
+    }
+
+    #[test]
+    fn of_an_exec_only_what_its_process_certainly_has_left() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        let here = Owner::this_process().expect("/proc tells");
+        let own = here.to_string();
+        let (rest, started) = own.rsplit_once('/').expect("parts");
+        let started: u64 = started.parse().expect("a number");
+        // The number of this process, when another had it.
+        let gone = format!("{rest}/{}", started - 1);
+        let elsewhere = format!("another-boot{}", &gone[gone.find('/').expect("parts")..]);
+        let labels = |agent, owner| [OURS[0], ("cronium.agent.id", agent), OURS[2], OURS[3], ("cronium.owner", owner)];
+        let left = |labels: &[(&str, &str)]| left_by_exec(row(labels, 900), &here, now);
+        let found = left(&labels("exec", &gone)).expect("nobody's");
+        assert!(found.of_exec && found.job.is_some() && found.age == Duration::from_secs(100), "{found:?}");
+        for (agent, owner) in [("exec", own.as_str()), ("exec", &elsewhere), ("exec", "?"), ("exec", ""), ("a1", &gone)]
+        {
+            assert_eq!(left(&labels(agent, owner)), None, "{agent} {owner}");
+        }
+        let unmanaged = &labels("exec", &gone)[1..];
+        let unlabelled = &labels("exec", &gone)[..4];
+        assert_eq!((left(unmanaged), left(unlabelled)), (None, None));
+        // An agent of that name takes them for its own as little as any other, and keeps what is its own.
+        assert_eq!(ours(row(&labels("exec", &own), 900), "exec", now), None);
+        assert!(ours(row(unlabelled, 900), "exec", now).is_some());
     }
 
     #[test]

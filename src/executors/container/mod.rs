@@ -35,6 +35,7 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task};
 use crate::job::{Language, Output};
+use crate::os::owner::Owner;
 use crate::os::random;
 use crate::verdict::{Outcome, Verdict};
 
@@ -50,6 +51,7 @@ pub(in crate::executors::container) struct Shared {
     pub(in crate::executors::container) docker: docker::Client,
     settings: Settings,
     agent: String,
+    owner: Option<Owner>,
     pub(in crate::executors::container) jobs: Jobs,
     pulls: Pulls,
     doubtful: Doubtful,
@@ -67,11 +69,21 @@ impl ContainerExecutor {
             docker,
             settings: config.container.clone(),
             agent: agent.to_owned(),
+            owner: None,
             jobs: config.jobs.clone(),
             sampler,
             device: OnceLock::new(),
         };
         Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
+    }
+
+    /// The executor of `exec`, to whose containers no agent comes back: they are this process's.
+    pub fn of_this_process(docker: docker::Client, config: &Config, sampler: Sampler) -> Self {
+        let this = Self::new(docker, config, spec::EXEC, sampler);
+        let mut shared = this.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = Arc::new(Shared { owner: Owner::this_process(), ..Shared::clone(&shared) });
+        drop(shared);
+        this
     }
 
     /// Jobs that are prepared from now on get these images, limits, walls, network and timeouts; the engine stays.
@@ -152,6 +164,7 @@ impl Shared {
             job: &task.job.id,
             execution: &task.execution,
             agent: &self.agent,
+            owner: self.owner.as_ref(),
             resources: &resources,
             security: &self.settings.security,
             network: &network,

@@ -10,6 +10,7 @@ use crate::executors::container::program::WORKSPACE;
 use crate::executors::container::resources::tmpfs_sizes;
 use crate::job::Id;
 use crate::limits;
+use crate::os::owner::Owner;
 
 /// What a container is made from.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Spec<'a> {
     pub job: &'a Id,
     pub execution: &'a Id,
     pub agent: &'a str,
+    /// The process whose the container is, where no agent will come back to it.
+    pub owner: Option<&'a Owner>,
     pub resources: &'a ResourceSet,
     pub security: &'a Security,
     /// The engine's `NetworkMode`.
@@ -43,9 +46,18 @@ pub const JOB: &str = "cronium.job.id";
 /// See [`MANAGED`].
 pub const EXECUTION: &str = "cronium.execution.id";
 
+/// The process whose a container is, on those of `exec` alone: without it nobody has a use for the container.
+pub const OWNER: &str = "cronium.owner";
+/// What stands for an agent's id on the containers of `exec`.
+pub const EXEC: &str = "exec";
+
 /// The labels by which the agent finds its containers again.
-pub fn labels(job: &Id, execution: &Id, agent: &str) -> Value {
-    json!({ MANAGED: "true", JOB: job.as_str(), EXECUTION: execution.as_str(), AGENT: agent })
+pub fn labels(job: &Id, execution: &Id, agent: &str, owner: Option<&Owner>) -> Value {
+    let mut labels = json!({ MANAGED: "true", JOB: job.as_str(), EXECUTION: execution.as_str(), AGENT: agent });
+    if let Some(owner) = owner {
+        labels[OWNER] = json!(owner.to_string());
+    }
+    labels
 }
 
 /// What every container of this agent's carries, as [`crate::docker::Client::list`] takes it.
@@ -66,7 +78,7 @@ impl Spec<'_> {
             "Env": ["TINI_KILL_PROCESS_GROUP=1"],
             "User": format!("{uid}:{gid}"),
             "WorkingDir": WORKSPACE,
-            "Labels": labels(self.job, self.execution, self.agent),
+            "Labels": labels(self.job, self.execution, self.agent, self.owner),
             "OpenStdin": true,
             "StdinOnce": true,
             "AttachStdin": true,
@@ -194,6 +206,7 @@ mod tests {
             job: &id("job_1"),
             execution: &id("exec-job_1-5"),
             agent: "agent-1",
+            owner: None,
             resources: &resources,
             security: &security,
             network: "cronium-isolated",
@@ -228,6 +241,7 @@ mod tests {
         );
         assert_eq!(host["Binds"], Value::Null);
         assert_eq!(body["Labels"]["cronium.execution.id"], "exec-job_1-5");
+        assert_eq!(body["Labels"][OWNER], Value::Null, "an agent comes back to its containers");
     }
 
     #[test]
