@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             Some(loaded) => cli::status::run(&loaded.config, json),
             None => exit::USAGE,
         },
+        Ok(Command::Reload(common)) => reload(common),
         Ok(Command::Cancel(common, job)) => match load(common, false) {
             Some(loaded) => cli::cancel::run(&loaded.config, &job),
             None => exit::USAGE,
@@ -89,6 +90,22 @@ fn doctor(common: Common, request: cli::doctor::Request, signals: &Signals) -> u
     cli::doctor::run(loaded, id, request, signals)
 }
 
+/// The agent is found by what is configured; by a configuration that is not valid, which the agent is to look at as well,
+/// only as far as the command line and the environment say where it is.
+fn reload(common: Common) -> u8 {
+    let found = try_load(common.clone(), false).or_else(|problems| {
+        let aside = Sources { path: None, search: Vec::new(), ..sources(common, false) };
+        config::load(&aside).map_err(|_| problems)
+    });
+    match found {
+        Ok(loaded) => cli::reload::run(&loaded.config.state.dir),
+        Err(problems) => {
+            print_stderr(&format!("{problems}\n"));
+            exit::USAGE
+        }
+    }
+}
+
 /// Loads the configuration, or prints every problem of it.
 fn load(common: Common, need_backend: bool) -> Option<Loaded> {
     try_load(common, need_backend).map_err(|problems| print_stderr(&format!("{problems}\n"))).ok()
@@ -98,7 +115,7 @@ fn try_load(common: Common, need_backend: bool) -> Result<Loaded, Problems> {
     config::load(&sources(common, need_backend))
 }
 
-/// Where a configuration comes from, at the start and at each SIGHUP.
+/// Where a configuration comes from, at the start and at each reload.
 fn sources(common: Common, need_backend: bool) -> Sources<'static> {
     Sources { path: common.config, overrides: common.overrides, need_backend, ..Sources::new(&process_env) }
 }

@@ -202,6 +202,7 @@ impl Parts {
             tripped: Box::new(move || servers.tripped()),
             live_log: Box::new(move || streamer.connection()),
             reload: self.reloads.now(),
+            ask_reload: self.reloads.ask(),
             reports: Some(control::status::reports_now(self.outbox.clone(), self.journal.clone())),
         }
     }
@@ -316,10 +317,8 @@ impl Agent {
             self.service.tick(|| status_line(board, running));
             match signals.wait(limits::SIGNAL_TICK) {
                 Some(Signal::Terminate) => return self.end(signals, exit::OK),
-                Some(Signal::Reload) => {
-                    self.service.reloading();
-                    self.reload(again);
-                }
+                Some(Signal::Reload) => self.reload(again),
+                None if self.reloads.is_wanted() => self.reload(again),
                 None => {}
             }
             let lost = self.crew.look(limits::THREAD_JOIN_WAIT);
@@ -336,6 +335,8 @@ impl Agent {
 
     /// Reads the configuration again; tells the parts that keep something of it for themselves.
     fn reload(&mut self, again: &reload::Source<'_>) {
+        self.service.reloading();
+        let asked = self.reloads.asked();
         let (containers, servers, outbox) = (&self.containers, &self.servers, &self.outbox);
         let crew = &mut self.crew;
         let outcome = reload::again(again, &self.live, |config| {
@@ -346,7 +347,7 @@ impl Agent {
                 log::error!("jobs.maxConcurrent: cannot start a thread: {error}; there are fewer workers than that");
             }
         });
-        self.reloads.note(&outcome, &self.board);
+        self.reloads.note(&outcome, asked, &self.board);
     }
 
     /// Drains; then leaves or cancels what still runs; then ends every thread in order.
@@ -427,7 +428,7 @@ fn open_control(dir: &Path, sources: control::status::Sources) -> Result<Option<
         Ok(server) => Ok(Some(server)),
         Err(error @ control::ControlError::InUse(_)) => Err(error.to_string()),
         Err(error) => {
-            log::warn!("{error}; going on without `cronium-agent status` and `cancel`");
+            log::warn!("{error}; going on without `cronium-agent status`, `cancel` and `reload`");
             Ok(None)
         }
     }

@@ -1,4 +1,4 @@
-//! SIGHUP: reads the configuration again, from the same places as at the start, and puts in effect what can change while
+//! SIGHUP and `cronium-agent reload`: reads the configuration again, from the same places as at the start, and puts in effect what can change while
 //! the agent works.
 //!
 //! One that is not valid changes nothing. Jobs that run keep what they began with. Which keys take effect is the table in
@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -67,7 +68,7 @@ fn refuse(problems: &Problems) {
         log::error!("configuration: {problem}");
     }
     log::error!(
-        "SIGHUP: the configuration is not valid: {}; nothing was changed, the agent goes on as it was",
+        "reload: the configuration is not valid: {}; nothing was changed, the agent goes on as it was",
         counted(problems)
     );
 }
@@ -87,18 +88,18 @@ fn take(loaded: &Loaded, live: &Live, apply: impl FnOnce(&Config)) -> Changes {
     let changes = changes::changes(&running, &loaded.config);
     let Changes { taken, waiting } = &changes;
     if !waiting.is_empty() {
-        log::warn!("SIGHUP: needs a restart of the agent, not in effect before: {}", list(waiting));
+        log::warn!("reload: needs a restart of the agent, not in effect before: {}", list(waiting));
     }
     if taken.is_empty() {
         let but = if waiting.is_empty() { "nothing" } else { "nothing else" };
-        log::info!("SIGHUP: the configuration was read again; {but} has changed");
+        log::info!("reload: the configuration was read again; {but} has changed");
         return changes;
     }
     let config = changes::merged(&running, &loaded.config);
     // At whichever level shows more, so that the line is seen.
     let (old, new) = (running.logging.level, config.logging.level);
     telemetry::set_level(old.max(new));
-    log::info!("SIGHUP: in effect from now on: {}", list(taken));
+    log::info!("reload: in effect from now on: {}", list(taken));
     telemetry::set_level(new);
     apply(&config);
     live.replace(config);
@@ -109,9 +110,16 @@ fn list(changes: &[Change]) -> impl Display {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The last reload, for `status` and `/health`. Clones share it.
+/// The last reload, for `status` and `/health`, and whether the operator wants another. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Reloads(Arc<Mutex<Option<Reload>>>);
+pub struct Reloads(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    last: Mutex<Option<Reload>>,
+    /// How often the operator has asked for one, over the control socket.
+    asked: AtomicU64,
+}
 
 impl Reloads {
     /// The source of `status`.
@@ -120,13 +128,30 @@ impl Reloads {
         Box::new(move || shared.last().clone())
     }
 
-    /// Takes down what came of a reload that has just ended.
-    pub fn note(&self, outcome: &Outcome, board: &Board) {
+    /// Takes down that the operator asks for one; the number of his request.
+    pub fn ask(&self) -> Now<u64> {
+        let shared = Arc::clone(&self.0);
+        Box::new(move || shared.asked.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    /// How often one was asked for. What is read after this answers all of these.
+    pub fn asked(&self) -> u64 {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+
+    /// Whether one that was asked for has not been made yet.
+    pub fn is_wanted(&self) -> bool {
+        self.asked() > self.last().as_ref().map_or(0, |last| last.answers)
+    }
+
+    /// Takes down what came of a reload that has just ended, before which it was asked for so often.
+    pub fn note(&self, outcome: &Outcome, answers: u64, board: &Board) {
         let at = rfc3339(SystemTime::now(), 0);
         board.set("reload", component(outcome, &at));
         let mut last = self.last();
         let number = last.as_ref().map_or(0, |last| last.number) + 1;
-        let mut reload = Reload { number, at, result: outcome.result().as_str().to_owned(), ..Reload::default() };
+        let result = outcome.result().as_str().to_owned();
+        let mut reload = Reload { number, answers, at, result, ..Reload::default() };
         match outcome {
             Outcome::Taken(Changes { taken, waiting }) => {
                 reload.in_effect = taken.iter().map(ToString::to_string).collect();
@@ -141,7 +166,7 @@ impl Reloads {
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Reload>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -220,7 +245,8 @@ mod tests {
         assert_eq!(now(), None);
         let seen = |pairs: &[(&str, &str)]| {
             let source = Source { load: &|| read(pairs), reopen_log: &|| () };
-            reloads.note(&again(&source, &live, |_| ()), &board);
+            let asked = reloads.asked();
+            reloads.note(&again(&source, &live, |_| ()), asked, &board);
             let health: serde_json::Value = serde_json::from_str(&board.health(SystemTime::now()).1).expect("JSON");
             (now().expect("a reload"), health["components"]["reload"].clone())
         };
@@ -232,8 +258,12 @@ mod tests {
         assert_eq!(health["details"]["needsRestart"], "api.endpoint, api.wsEndpoint");
         assert_eq!(health["details"]["at"], last.at.as_str());
 
+        let ask = reloads.ask();
+        assert!(!reloads.is_wanted());
+        assert_eq!((ask(), ask(), reloads.is_wanted()), (1, 2, true));
         let (last, health) = seen(&[("jobs.maxConcurrent", "500"), ("jobs.pollInterval", "hunter3")]);
         assert_eq!((last.number, last.result.as_str(), last.problems.len()), (2, "refused", 2));
+        assert_eq!((last.answers, reloads.is_wanted()), (2, false), "one answers both");
         assert!(last.problems[0].contains("500") && last.in_effect.is_empty() && last.needs_restart.is_empty());
         assert_eq!((&health["status"], &health["details"]["result"]), (&"degraded".into(), &"refused".into()));
         let error = health["error"].as_str().expect("an error");

@@ -13,6 +13,7 @@ pub fn text(command: &str) -> &'static str {
         "gc" => GC,
         "doctor" => DOCTOR,
         "status" => STATUS,
+        "reload" => RELOAD,
         "cancel" => CANCEL,
         _ => PROGRAM,
     }
@@ -29,6 +30,7 @@ Commands:
   validate     check the configuration and print what is in effect
   doctor       is this host fit? looks, and proves the locks of a job with containers of its own
   status       what the running agent does: jobs, pool, waiting reports
+  reload       have the running agent read its configuration again
   cancel       end a running job
   exec         run one script in a container or on a server, without a backend
   known-hosts  add the key of a server to the known ones
@@ -62,8 +64,8 @@ Claims jobs and runs them until SIGTERM or SIGINT. The first signal drains: no m
 end by themselves within jobs.drainTimeout. The second ends that wait: jobs that still run go on without the
 agent, and the next start finds them (jobs.onShutdown: leave), or are cancelled (cancel). The third ends at once.
 
-SIGHUP reads the configuration again; the log says what took effect and what needs a restart. One that is not
-valid changes nothing.
+SIGHUP, or `cronium-agent reload`, reads the configuration again; the log says what took effect and what needs a
+restart. One that is not valid changes nothing.
 
 An engine or a backend that does not answer is waited for; /ready says so meanwhile.
 
@@ -116,7 +118,8 @@ const GC: &str = "\
 Usage: cronium-agent gc [--dry-run] [--grace TIME]
 
 Prints every container of this agent's with its job, state and age, and removes those that belong to no job and are
-older than the grace. Never another agent's, never one without the agent's labels. A running agent does this by itself
+older than the grace; so also what an `exec` has left that was killed on this host. Never another agent's, never one
+without the agent's labels. A running agent does this by itself
 once a minute; beside one this only prints. Without one, the container of a job that the next start goes on with is kept.
 
   --dry-run      prints what would be removed, and removes nothing
@@ -151,11 +154,22 @@ Usage: cronium-agent status [--config FILE] [--set state.dir=DIR] [--json]
 
 Asks the agent that runs on this host, over state.dir/control.sock: whether it claims jobs and why not, the jobs in
 hand with phase and age, busy workers, reports that wait for the backend or were set aside, servers that are left
-alone, the live log. Only root and the agent's user may ask.
+alone, the live log, what came of the last reload. Only root and the agent's user may ask.
 
   --json   the agent's own answer, one line of JSON
 
 Exit codes: 0 answered, 1 no agent answers, 2 bad usage or configuration.
+";
+
+const RELOAD: &str = "\
+Usage: cronium-agent reload [--config FILE] [--set state.dir=DIR]
+
+Has the agent that runs on this host read its configuration again, from the same places as at its start, as SIGHUP
+does; waits for that, and prints what took effect and what needs a restart. One that is not valid changes nothing:
+then its problems are printed. --config and --set only say where this agent is; it is found without them where
+state.dir is the default or systemd's. Only root and the agent's user may ask.
+
+Exit codes: 0 it was read (also where nothing had changed), 1 it was refused or no agent answers, 2 bad usage.
 ";
 
 const CANCEL: &str = "\

@@ -6,6 +6,7 @@ pub mod exec;
 pub mod gc;
 pub mod help;
 pub mod known_hosts;
+pub mod reload;
 pub mod status;
 pub mod validate;
 pub mod version;
@@ -64,6 +65,8 @@ pub enum Command {
         common: Common,
         json: bool,
     },
+    /// Has the running agent read its configuration again.
+    Reload(Common),
     /// Ends the job with this id.
     Cancel(Common, Id),
     Help(&'static str),
@@ -73,7 +76,8 @@ pub enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(pub String);
 
-const COMMANDS: &[&str] = &["run", "validate", "version", "exec", "known-hosts", "gc", "doctor", "status", "cancel"];
+const COMMANDS: &[&str] =
+    &["run", "validate", "version", "exec", "known-hosts", "gc", "doctor", "status", "reload", "cancel"];
 const FLAGS: &[&str] = &[
     "--config",
     "--log-level",
@@ -167,6 +171,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         Some("gc") => Ok(Command::Gc(common, gc)),
         Some("doctor") => Ok(Command::Doctor(common, doctor)),
         Some("status") => Ok(Command::Status { common, json }),
+        Some("reload") => Ok(Command::Reload(common)),
         Some("cancel") => match job {
             Some(job) => Ok(Command::Cancel(common, job)),
             None => Err(UsageError("usage: cronium-agent cancel JOB".to_owned())),
@@ -201,6 +206,7 @@ mod tests {
         assert_eq!(check("--config /x run --log-level debug"), Ok(Command::Run(common.clone())));
         assert_eq!(check("run -c /x --log-level=debug"), Ok(Command::Run(common)));
         assert_eq!(check("validate --explain"), Ok(Command::Validate { common: Common::default(), explain: true }));
+        assert_eq!(check("reload"), Ok(Command::Reload(Common::default())));
         assert_eq!(check("status --json"), Ok(Command::Status { common: Common::default(), json: true }));
         let job = Id::parse("job_1").expect("id");
         assert_eq!(check("cancel job_1"), Ok(Command::Cancel(Common::default(), job)));
@@ -223,6 +229,7 @@ mod tests {
             ("--log-levl debug", "--log-level"),
             ("gc --dry-rum", "--dry-run"),
             ("statsu", "status"),
+            ("relaod", "reload"),
             ("status --jsno", "--json"),
             ("docter", "doctor"),
             ("doctor --fix-hint", "--fix-hints"),

@@ -62,20 +62,29 @@ fn table(status: &Status, dir: &Path) -> String {
         row("breaker", &format!("{} {} after {} failures", breaker.server, breaker.state, breaker.failures));
     }
     if let Some(reload) = &status.reload {
-        row("reload", &format!("{}: {}", reload.at, outcome(reload)));
-        for text in reload.in_effect.iter().chain(&reload.problems) {
-            row("", &format!("  {text}"));
-        }
-        if !reload.needs_restart.is_empty() {
-            row("", "not in effect before a restart of the agent:");
-        }
-        for text in &reload.needs_restart {
-            row("", &format!("  {text}"));
+        for (at, line) in reloaded(reload).iter().enumerate() {
+            match at {
+                0 => row("reload", &format!("{}: {line}", reload.at)),
+                _ => row("", line),
+            }
         }
     }
     out.push('\n');
     out.push_str(&jobs(&status.jobs));
     out
+}
+
+/// The lines about a reload.
+pub(in crate::cli) fn reloaded(reload: &Reload) -> Vec<String> {
+    let mut lines = vec![outcome(reload).to_owned()];
+    let mut list = |texts: &[String]| lines.extend(texts.iter().map(|text| format!("  {text}")));
+    list(&reload.in_effect);
+    list(&reload.problems);
+    if !reload.needs_restart.is_empty() {
+        lines.push("not in effect before a restart of the agent:".to_owned());
+        lines.extend(reload.needs_restart.iter().map(|text| format!("  {text}")));
+    }
+    lines
 }
 
 /// What came of reading the configuration again, as the head of what is listed below it.
@@ -143,7 +152,7 @@ fn span(seconds: u64) -> String {
 }
 
 /// Others' words on a terminal: nothing in them may move its cursor or forge a line.
-fn plain(text: &str) -> String {
+pub(in crate::cli) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
@@ -196,6 +205,7 @@ mod tests {
             live_log: LiveLog { enabled: true, connected: false, last_error: some("refused") },
             reload: Some(Reload {
                 number: 2,
+                answers: 0,
                 at: "2025-10-10T11:00:00Z".into(),
                 result: "changed".into(),
                 in_effect: vec!["jobs.maxConcurrent 3 → 5".into()],

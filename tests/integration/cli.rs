@@ -240,7 +240,7 @@ fn version_and_help_and_slips_of_the_finger() {
     for line in ["cronium-agent 0.", "commit: ", "built: 20", "target: ", "tls: rustls 0.", "ssh: "] {
         assert!(version.lines().any(|shown| shown.starts_with(line)), "{line} in\n{version}");
     }
-    for command in ["run", "validate", "exec", "status", "cancel"] {
+    for command in ["run", "validate", "exec", "status", "reload", "cancel"] {
         let help = text(&run(&[command, "--help"], &[], "").stdout);
         assert!(help.contains("Usage: cronium-agent") && help.contains("Exit codes:"), "{help}");
     }

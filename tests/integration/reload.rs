@@ -44,11 +44,17 @@ impl Rig {
         self.agent.log()[before..].to_owned()
     }
 
-    fn status(&self) -> Value {
+    /// `cronium-agent ARGUMENTS` about this agent: code, stdout, stderr.
+    fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let mut command = binary();
-        command.args(["status", "--json", "--set"]).arg(format!("state.dir={}", self.agent.state_dir().display()));
-        let output = command.env("HOME", self.folder.path()).current_dir(self.folder.path()).output().expect("status");
-        serde_json::from_slice(&output.stdout).expect("JSON")
+        command.args(arguments).arg("--set").arg(format!("state.dir={}", self.agent.state_dir().display()));
+        let output = command.env("HOME", self.folder.path()).current_dir(self.folder.path()).output().expect("it ran");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.ask(&["status", "--json"]).1).expect("JSON")
     }
 
     /// The last reload as `status` has it, and as `/health` has it.
@@ -226,6 +232,38 @@ fn what_is_not_valid_changes_nothing_and_is_told_with_its_line() {
     assert_eq!((&status["inEffect"][0], &status["number"]), (&"jobs.maxConcurrent 1 → 2".into(), &4.into()));
     assert_eq!((&health["status"], &health["error"]), (&"healthy".into(), &Value::Null));
     rig.agent.stop();
+}
+
+#[test]
+fn an_operator_asks_for_it_and_is_told_what_came_of_it() {
+    let _machine = shared();
+    let rig = Rig::start(&jobs("maxConcurrent: 1"));
+    let path = file(&rig.folder).display().to_string();
+    let reload = |yaml: &str| {
+        write(&rig.folder, &rig.backend.url(), yaml);
+        rig.ask(&["reload", "--config", &path])
+    };
+    let (code, out, error) = reload(&jobs("maxConcurrent: 2"));
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    assert!(out.ends_with("read again: in effect since then:\n  jobs.maxConcurrent 1 → 2\n"), "{out}");
+    eventually("two workers", || rig.workers() == 2);
+    let (code, out, _) = reload(&jobs("maxConcurrent: 2"));
+    assert!(code == Some(0) && out.ends_with("read again: nothing had changed\n"), "{out}");
+    // The command finds the agent although the file is not valid, and the agent's own words come back.
+    let (code, out, error) = reload(&jobs("maxConcurrent: 500"));
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{error}");
+    assert!(
+        error.contains("refused") && error.contains(&format!("\n  {path}:7:3: jobs.maxConcurrent: found")),
+        "{error}"
+    );
+    assert_eq!(rig.workers(), 2);
+    assert!(rig.agent.log().contains("a reload of the configuration was asked for (user "));
+    rig.agent.stop();
+    let nobody = Folder::new();
+    let set = format!("state.dir={}", nobody.path().display());
+    let output = binary().args(["reload", "--set", &set]).current_dir(nobody.path()).output().expect("it ran");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no agent runs at"));
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn a_reload_signal_harms_nothing() {
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     agent.signal("HUP");
-    eventually("a word about it", || agent.log().contains("SIGHUP"));
+    eventually("a word about it", || agent.log().contains("reload: the configuration was read again"));
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
     agent.stop();
 }

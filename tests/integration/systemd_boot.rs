@@ -217,6 +217,16 @@ fn reloads(machine: &Machine) {
     machine.sh(&format!("systemctl reload {UNIT}"));
     eventually("the reload is over", || machine.show("ActiveState") == "active");
     assert_eq!(machine.main_pid(), pid, "it is the same agent");
+    // A bad one is told to whoever asks, and harms nothing.
+    let file = "/etc/cronium/cronium-orchestrator.yaml";
+    machine.sh(&format!("cp {file} /root/good.yaml && echo 'jobs: [' >>{file}"));
+    let said = machine.sh(&format!("systemctl reload {UNIT} && echo done || echo refused"));
+    assert!(said.ends_with("refused"), "{said}");
+    let journal = machine.journal("-n 50");
+    assert!(journal.contains("refused, since it is not valid"), "{journal}");
+    machine.sh(&format!("cat /root/good.yaml >{file} && systemctl reload {UNIT}"));
+    eventually("the reload is over", || machine.show("ActiveState") == "active");
+    assert_eq!(machine.main_pid(), pid, "it is the same agent");
     let row = finish(&machine.backend, job("BASH", "echo after the reload"));
     assert_eq!(stdout(&row), "after the reload\n");
 }
@@ -258,11 +268,12 @@ fn stops(machine: &Machine) {
 
 /// Lines with their level, each with one time, which is the journal's, and nothing that a terminal would act on.
 fn wrote_a_sane_journal(machine: &Machine) {
-    let lines = machine.journal("-o json --output-fields=MESSAGE,PRIORITY,_COMM");
+    let lines = machine.journal("-o json --output-fields=MESSAGE,PRIORITY,_CMDLINE");
     let own: Vec<(String, String)> = lines
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
-        .filter(|line| line["_COMM"] == "cronium-agent")
+        // Not what `reload` prints for a person.
+        .filter(|line| line["_CMDLINE"].as_str().is_some_and(|line| line.contains("cronium-agent run ")))
         .map(|line| {
             // The journal gives what is no printable text as numbers.
             let message = line["MESSAGE"].as_str().unwrap_or_else(|| panic!("no text: {line}"));

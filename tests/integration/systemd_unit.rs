@@ -77,7 +77,7 @@ fn the_unit_fits_the_agent() {
         ("StateDirectoryMode", vec!["0700"]),
         ("Restart", vec!["on-failure"]),
         ("KillMode", vec!["mixed"]),
-        ("ExecReload", vec!["kill -HUP $MAINPID"]),
+        ("ExecReload", vec!["/usr/local/bin/cronium-agent reload --config /etc/cronium/cronium-orchestrator.yaml"]),
         ("ExecStart", vec!["/usr/local/bin/cronium-agent run --config /etc/cronium/cronium-orchestrator.yaml"]),
         // The engine may be restarted without the agent.
         ("Requires", vec![]),

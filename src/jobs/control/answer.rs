@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::status::Sources;
-use super::{Cancelled, Failed, Request};
+use super::{Cancelled, Failed, ReloadAsked, Request};
 use crate::job::Id;
 use crate::jobs::running::Step;
 
@@ -26,6 +26,10 @@ impl Desk {
         match serde_json::from_slice(request) {
             Ok(Request::Status) => line(&self.sources.status()),
             Ok(Request::Cancel { job }) => self.cancel(uid, &job),
+            Ok(Request::Reload) => {
+                log::info!("a reload of the configuration was asked for (user {uid})");
+                line(&ReloadAsked { ok: true, request: (self.sources.ask_reload)() })
+            }
             Err(error) => failure(&format!("no request that this agent understands: {error}")),
         }
     }

@@ -38,6 +38,17 @@ pub enum Request {
     Status,
     /// Ends a job; answered by a [`Cancelled`].
     Cancel { job: String },
+    /// Reads the configuration again; answered at once by a [`ReloadAsked`].
+    Reload,
+}
+
+/// A reload is on its way: it is over when [`status::Reload::answers`] has come to `request`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ReloadAsked {
+    /// True.
+    pub ok: bool,
+    pub request: u64,
 }
 
 /// A job that was told to end. It ends on its own time: `status` shows when it has.

@@ -135,6 +135,8 @@ pub struct LiveLog {
 pub struct Reload {
     /// How many there have been since the start, this one included.
     pub number: u64,
+    /// Requests of `cronium-agent reload` since the start that this one and those before it have answered.
+    pub answers: u64,
     /// Wall clock, RFC 3339.
     pub at: String,
     /// `changed`, `unchanged` or `refused`.
@@ -162,6 +164,8 @@ pub struct Sources {
     pub tripped: Now<Vec<Tripped>>,
     pub live_log: Now<ConnectionState>,
     pub reload: Now<Option<Reload>>,
+    /// Asks for a reload; the number of the request, see [`Reload::answers`].
+    pub ask_reload: Now<u64>,
     /// The outbox, if there is one; see [`reports_now`].
     pub reports: Option<Now<Reports>>,
 }

@@ -49,6 +49,7 @@ fn sources(running: &Running) -> Sources {
         tripped: Box::new(Vec::new),
         live_log: Box::new(ConnectionState::default),
         reload: Box::new(|| None),
+        ask_reload: Box::new(|| 7),
         reports: None,
     }
 }
@@ -144,6 +145,15 @@ fn status_tells_all_that_the_parts_know() {
         (3, "refused", limits::CONFIG_PROBLEMS_MAX)
     );
     assert!(reload.problems.iter().all(|text| text.len() < limits::CONTROL_TEXT + 8));
+    end(server);
+}
+
+#[test]
+fn a_reload_is_asked_for_and_not_waited_for() {
+    let scratch = Scratch::new();
+    let (server, _) = serve(&scratch.0);
+    let (_, asked) = ask::<ReloadAsked>(&scratch.0, &Request::Reload).expect("an answer");
+    assert_eq!(asked, ReloadAsked { ok: true, request: 7 });
     end(server);
 }
 

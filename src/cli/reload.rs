@@ -1,0 +1,109 @@
+//! `reload`: has the agent that runs on this host read its configuration again, waits for that, and says what came of it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::cli::exit;
+use crate::cli::status::{plain, reloaded};
+use crate::jobs::control::status::{Reload, Status};
+use crate::jobs::control::{ReloadAsked, Request, ask};
+use crate::limits;
+use crate::metrics::ReloadResult;
+
+/// Asks the agent whose `state.dir` this is, and prints; gives the program's exit code.
+#[allow(clippy::print_stderr)]
+pub fn run(dir: &Path) -> u8 {
+    use std::io::Write as _;
+    match reload(dir, limits::CONTROL_WAIT) {
+        Ok(reload) => {
+            // Without the time, which is now.
+            let lines: Vec<String> = reloaded(&reload).iter().map(|line| plain(line)).collect();
+            let text = format!("cronium-agent: the configuration was read again: {}\n", lines.join("\n"));
+            if reload.result == ReloadResult::Refused.as_str() {
+                eprint!("{text}");
+                return exit::FAILED;
+            }
+            // A reader that has gone away (`| head`) is no failure.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            exit::OK
+        }
+        Err(error) => {
+            eprintln!("cronium-agent: {error}");
+            exit::FAILED
+        }
+    }
+}
+
+/// Asks for it, and looks until it was made, for at most `wait`.
+fn reload(dir: &Path, wait: Duration) -> Result<Reload, String> {
+    let (_, asked) = ask::<ReloadAsked>(dir, &Request::Reload).map_err(|error| error.to_string())?;
+    let until = Instant::now() + wait;
+    loop {
+        let (_, status) = ask::<Status>(dir, &Request::Status).map_err(|error| error.to_string())?;
+        if let Some(reload) = status.reload.filter(|reload| reload.answers >= asked.request) {
+            return Ok(reload);
+        }
+        if Instant::now() >= until {
+            let why = status.why_not.map_or_else(String::new, |why| format!("; it claims nothing: {why}"));
+            return Err(format!(
+                "the agent in {} was asked to read its configuration again and had not done so after {wait:?} \
+                 (limits::CONTROL_WAIT){why}; `cronium-agent status` shows when it has, its log what it does instead",
+                dir.display()
+            ));
+        }
+        std::thread::sleep(limits::SIGNAL_TICK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::os::{random, threads};
+
+    /// An agent that reloads after `looks` looks at its status; it ends when somebody connects and says nothing.
+    fn agent(dir: &Path, looks: usize) -> threads::Thread {
+        let listener = UnixListener::bind(dir.join(crate::jobs::control::SOCKET)).expect("a socket");
+        let mut seen = 0;
+        let serve = move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.expect("a client"));
+                let mut line = String::new();
+                if stream.read_line(&mut line).expect("a request") == 0 {
+                    return;
+                }
+                let answer = if line.contains("reload") {
+                    r#"{"ok":true,"request":3}"#
+                } else if seen < looks {
+                    seen += 1;
+                    r#"{"ok":true,"whyNot":"it drains","reload":{"answers":2,"result":"changed"}}"#
+                } else {
+                    r#"{"ok":true,"reload":{"answers":4,"result":"unchanged"}}"#
+                };
+                writeln!(stream.get_mut(), "{answer}").expect("an answer");
+            }
+        };
+        threads::spawn("t-agent", serve).expect("a thread")
+    }
+
+    #[test]
+    fn only_what_was_read_after_the_request_counts_and_the_wait_has_an_end() {
+        for (looks, wait) in [(2, Duration::from_secs(20)), (usize::MAX, Duration::from_millis(300))] {
+            let dir = std::env::temp_dir().join(format!("cronium-reload-{}", random::hex(6)));
+            std::fs::create_dir(&dir).expect("a folder");
+            let thread = agent(&dir, looks);
+            match reload(&dir, wait) {
+                Ok(reload) => assert_eq!((reload.answers, reload.result.as_str(), looks), (4, "unchanged", 2)),
+                Err(error) => {
+                    assert!(error.contains("limits::CONTROL_WAIT") && error.contains("it drains"), "{error}");
+                    assert_eq!(looks, usize::MAX, "{error}");
+                }
+            }
+            drop(UnixStream::connect(dir.join(crate::jobs::control::SOCKET)));
+            thread.join_within(Duration::from_secs(5));
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
