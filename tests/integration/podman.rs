@@ -74,6 +74,8 @@ impl Podman {
 fn command(folder: &Folder) -> Command {
     let at = |name: &str| folder.path().join(name);
     let mut command = Command::new("podman");
+    // Its conmon writes an empty file `oom` where it was started when a container is killed at its memory limit.
+    command.current_dir(folder.path());
     command.env("CONTAINERS_CONF", at("containers.conf"));
     for (flag, name) in
         [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp"), ("--network-config-dir", "networks")]
