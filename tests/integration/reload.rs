@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cronium_agent::limits;
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow, Request};
 use serde_json::Value;
 
@@ -317,9 +318,9 @@ fn a_hundred_signals_under_load_leave_threads_and_descriptors_as_they_were() {
     let changed = || rig.agent.metric("cronium_config_reloads_total{result=\"changed\"}").unwrap_or_default();
     assert!(changed() >= 50.0, "{}", changed());
     eventually("three workers", || rig.workers() == 3);
-    eventually("threads and descriptors are back", || {
-        rig.threads().len() <= threads && rig.descriptors() <= descriptors
-    });
+    // How many connections to the backend are kept idle depends on what met; a reload that leaks would leave a hundred.
+    let most = descriptors + limits::API_IDLE_CONNECTIONS;
+    eventually("threads and descriptors are back", || rig.threads().len() <= threads && rig.descriptors() <= most);
     rig.agent.stop();
 }
 
