@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 
+from soak_engine import FAULTS, Engine
+
 BIN, SCRATCH, MINUTES = sys.argv[1], sys.argv[2], float(sys.argv[3])
 SEED = int(os.environ.get("SOAK_SEED", str(int(time.time()))))
 AGENT_ID = f"soak-{os.getpid()}"
@@ -18,7 +20,13 @@ AGENT_ID = f"soak-{os.getpid()}"
 OPEN_JOBS = 10
 # How long the end may take, once the faults are over.
 PATIENCE = 180
+# Jobs without a fault at the end, over which backend, metrics and engine must have counted the same.
+CALM = 50
+LINES = 20
 RNG = random.Random(SEED)
+# What may happen, each as often as it is named. SOAK_FAULTS="kill -9,stop" has only those happen.
+KINDS = ["kill -9"] * 4 + ["stop", "refuse", "500", "cut", "delay"] * 2 + [*FAULTS, "all killed"]
+KINDS = [kind for kind in os.environ.get("SOAK_FAULTS", "").split(",") if kind] or KINDS
 
 
 def free_port():
@@ -46,7 +54,8 @@ def call(method, path, body=None, base=None, tries=60):
 class Agent:
     """The agent's process; the next one is always on the same state folder."""
 
-    def __init__(self):
+    def __init__(self, engine):
+        self.engine = engine
         self.port = free_port()
         self.process = None
         self.worst = 0.0
@@ -65,6 +74,9 @@ class Agent:
             "api.retry.maxAttempts": 2,
             "api.retry.maxDelay": "1s",
             "api.rateLimit.enabled": "false",
+            "container.docker.endpoint": self.engine.host,
+            # Its engine has no network.
+            "container.network.mode": "none",
         }
         command = [os.path.join(BIN, "cronium-agent"), "run"]
         for key, value in settings.items():
@@ -97,12 +109,23 @@ class Agent:
             fields = dict(line.split(":", 1) for line in status if ":" in line)
         return int(fields["VmRSS"].split()[0]), int(fields["Threads"]), len(os.listdir(f"{folder}/fd"))
 
+    def counted(self):
+        """Jobs received, completed and failed, and lines of the scripts, by its metrics."""
+        sums = dict.fromkeys(("jobs_received", "jobs_completed", "jobs_failed", "log_lines"), 0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            for line in answer.read().decode().splitlines():
+                name, _, value = line.rpartition(" ")
+                key = name.split("{")[0].removeprefix("cronium_").removesuffix("_total")
+                if key in sums and 'stream="system"' not in name:
+                    sums[key] += int(float(value))
+        return sums
+
 
 def a_job(number):
     length = RNG.choice([0, 0.1, 0.3, 1, 2])
     script = (
         'echo "run $(cat /proc/sys/kernel/random/uuid)"; '
-        f"for n in $(seq 1 20); do echo line $n; done; sleep {length}; echo over; exit {number % 3}"
+        f"for n in $(seq 1 {LINES}); do echo line $n; done; sleep {length}; echo over; exit {number % 3}"
     )
     return {
         "id": f"soak-{os.getpid()}-{number}",
@@ -121,7 +144,7 @@ def a_job(number):
 
 def fault(agent, counts):
     """One fault of a random kind."""
-    kind = RNG.choice(["kill -9", "kill -9", "stop", "refuse", "500", "cut", "delay"])
+    kind = RNG.choice(KINDS)
     counts[kind] = counts.get(kind, 0) + 1
     if kind == "kill -9":
         agent.end(signal.SIGKILL)
@@ -130,6 +153,13 @@ def fault(agent, counts):
     elif kind == "stop":
         agent.end(signal.SIGTERM)
         agent.start()
+    elif kind == "all killed":
+        # As when a host goes down, but for the scripts, which the engine's own start then ends or finds.
+        agent.end(signal.SIGKILL)
+        agent.engine.fault("engine killed")
+        agent.start()
+    elif kind in FAULTS:
+        agent.engine.fault(kind)
     elif kind == "refuse":
         call("POST", f"/dev/refuse?seconds={RNG.choice([1, 2, 5])}")
     else:
@@ -150,8 +180,11 @@ def main():
         stdout=backend_log,
         stderr=subprocess.STDOUT,
     )
-    agent = Agent()
+    engine = Engine(SCRATCH, RNG)
+    agent = Agent(engine)
     try:
+        engine.up()
+        engine.load()
         for _ in range(100):
             with open(backend_log.name, encoding="utf-8") as text:
                 words = text.readline().split()
@@ -165,19 +198,22 @@ def main():
             if process and process.poll() is None:
                 process.kill()
                 process.wait()
-        leftovers = containers()
-        if leftovers:
-            subprocess.run(["docker", "rm", "-f", *leftovers], stdout=subprocess.DEVNULL, check=False)
+        engine.end()
 
 
-def containers():
-    shown = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", f"label=cronium.agent.id={AGENT_ID}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return shown.stdout.split()
+def queue(number, count):
+    """Queues so many jobs; the number of the next."""
+    if count > 0:
+        call("POST", "/dev/jobs", [a_job(number + n) for n in range(count)])
+    return number + max(0, count)
+
+
+def all_reported(patience):
+    """Waits until each job has its report, and for what an agent may do beyond its one."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end and any(j["terminalReports"] == 0 for j in call("GET", "/dev/jobs")["jobs"]):
+        time.sleep(0.5)
+    time.sleep(3)
 
 
 def soak(agent):
@@ -189,37 +225,64 @@ def soak(agent):
     while time.monotonic() < until:
         jobs = call("GET", "/dev/jobs")["jobs"]
         waiting = sum(1 for job in jobs if job["terminalReports"] == 0)
-        fresh = [a_job(number + n) for n in range(max(0, OPEN_JOBS - waiting))]
-        number += len(fresh)
-        if fresh:
-            call("POST", "/dev/jobs", fresh)
+        number = queue(number, OPEN_JOBS - waiting)
         if time.monotonic() >= next_fault:
             fault(agent, counts)
             next_fault = time.monotonic() + RNG.uniform(0.5, 4)
         time.sleep(0.2)
     call("PUT", "/dev/faults", [])
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end and any(j["terminalReports"] == 0 for j in call("GET", "/dev/jobs")["jobs"]):
-        time.sleep(0.5)
-    time.sleep(3)
-    return table(agent, number, counts, first)
+    all_reported(PATIENCE)
+    counted = calm(agent, number)
+    return table(agent, number + CALM, counts, first, counted)
 
 
-def table(agent, number, counts, first):
+def calm(agent, number):
+    """Jobs without faults. What of it was not counted alike on all sides, as text."""
+    following, before = agent.engine.follow(AGENT_ID), agent.counted()
+    known = {job["id"] for job in call("GET", "/dev/jobs")["jobs"]}
+    queue(number, CALM)
+    all_reported(PATIENCE)
+    after = agent.counted()
+    figures = {key: after[key] - before[key] for key in after}
+    rows = [call("GET", f"/dev/jobs/{job['id']}") for job in call("GET", "/dev/jobs")["jobs"] if job["id"] not in known]
+    reports = [r["body"] for row in rows for r in row["reports"] if r["terminal"]]
+    good = sum(1 for body in reports if body["exitCode"] == 0)
+    lines = sum(
+        1 for row in rows for line in call("GET", f"/dev/jobs/{row['id']}/lines?from=0")["lines"]
+        if line["stream"] != "system"
+    )  # fmt: skip
+    backend = {"jobs_received": len(rows), "jobs_completed": good, "jobs_failed": len(reports) - good, "log_lines": lines}
+    created, destroyed = agent.engine.followed(following)
+    faults = []
+    if figures != backend:
+        faults.append(f"the metrics say {figures}, the backend {backend}")
+    if (created, destroyed) != (CALM, CALM):
+        faults.append(f"the engine made {created} containers and removed {destroyed}")
+    if len(reports) != CALM or lines != CALM * (LINES + 2):
+        faults.append(f"{len(reports)} reports and {lines} lines came of {CALM} jobs with {LINES + 2} lines each")
+    return faults
+
+
+def table(agent, number, counts, first, counted):
     jobs = call("GET", "/dev/jobs")["jobs"]
     lost = [j["id"] for j in jobs if j["terminalReports"] == 0]
     twice = [j["id"] for j in jobs if j["terminalReports"] > 1]
-    again, unknown = [], 0
+    again, unknown, ended, missing, repeated = [], 0, 0, 0, 0
     for job in jobs:
         row = call("GET", f"/dev/jobs/{job['id']}")
-        lines = call("GET", f"/dev/jobs/{job['id']}/lines?from=0")["lines"]
-        runs = {line["line"] for line in lines if line["line"].startswith("run ")}
+        lines = [l["line"] for l in call("GET", f"/dev/jobs/{job['id']}/lines?from=0")["lines"] if l["stream"] == "stdout"]
+        runs = {line for line in lines if line.startswith("run ")}
         reports = [r["body"] for r in row["reports"] if r["terminal"]]
-        runs |= {line for body in reports for line in body["output"]["stdout"].splitlines() if line.startswith("run ")}
+        kept = [line for body in reports for line in body["output"]["stdout"].splitlines()]
+        runs |= {line for line in kept if line.startswith("run ")}
         if len(runs) > 1:
             again.append(job["id"])
         unknown += any("unknown" in body["output"]["stderr"] for body in reports)
-    left, last = containers(), agent.figures()
+        if "over" in kept:
+            ended += 1
+            missing += LINES + 2 - len(set(lines))
+        repeated += len(lines) - len(set(lines))
+    left, last = agent.engine.containers(AGENT_ID), agent.figures()
     rows = [
         ("jobs", number),
         *((f"fault: {kind}", count) for kind, count in sorted(counts.items())),
@@ -227,7 +290,11 @@ def table(agent, number, counts, first):
         ("reports twice", len(twice)),
         ("scripts run twice", len(again)),
         ("ends reported as unknown", unknown),
+        ("scripts that reached their end", ended),
+        ("of their lines, never live", f"{missing} of {ended * (LINES + 2)}"),
+        ("lines that came twice", repeated),
         ("containers left", len(left)),
+        (f"{CALM} jobs more, without a fault", "; ".join(counted) or "backend, metrics and engine agree"),
         ("longest start to ready", f"{agent.worst:.1f} s"),
         ("memory (RSS) at start, end", f"{first[0]} kB, {last[0]} kB"),
         ("threads at start, end", f"{first[1]}, {last[1]}"),
@@ -239,7 +306,7 @@ def table(agent, number, counts, first):
         if ids:
             print(f"{name}: {', '.join(ids)}")
     agent.end(signal.SIGTERM)
-    return 1 if lost or twice or again or left else 0
+    return 1 if lost or twice or again or left or counted else 0
 
 
 URL = ""
