@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::config::types::ResourceSet;
 use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
-use crate::job::{Claim, Job, Kind, Language, Output as _, Resources, Script, Server};
+use crate::job::{Claim, Job, Kind, Language, Resources, Script, Server};
 use crate::jobs::journal::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::ledger::{Ledger, boot_id};
 use crate::jobs::output::JobOutput;
@@ -113,7 +113,7 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
     let end = match found {
         Ok((prepared, _)) => {
             shop.scribe.keep(&ledger);
-            output.system("the agent was restarted; going on with the script");
+            output.announce("the agent was restarted; going on with the script");
             let run = guarded(|| prepared.run(&task, &mut output));
             run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
         }

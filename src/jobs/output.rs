@@ -35,6 +35,8 @@ pub struct JobOutput {
     live: JobStream,
     system_lines: u64,
     progress: Arc<Progress>,
+    /// Said before whatever comes next.
+    announced: Option<&'static str>,
 }
 
 /// How far a job's output has come, for the journal: shared by its worker and whoever writes that down.
@@ -115,7 +117,7 @@ impl JobOutput {
         let channels =
             [channel(Stream::Stdout, delivered.stdout, delivered.lines), channel(Stream::Stderr, delivered.stderr, 0)];
         let progress = Progress { mark: live.mark(), places: Mutex::new(VecDeque::from([delivered])) };
-        Self { channels, live, system_lines: 0, progress: Arc::new(progress) }
+        Self { channels, live, system_lines: 0, progress: Arc::new(progress), announced: None }
     }
 
     /// How far it has come, for others.
@@ -127,6 +129,18 @@ impl JobOutput {
     pub fn part(&self, delivered: Delivered) -> Arc<Progress> {
         let places = Mutex::new(VecDeque::from([delivered]));
         Arc::new(Progress { mark: self.progress.mark.clone(), places })
+    }
+
+    /// A line of the agent's own that is said as soon as anything else comes of the script, and never if nothing does: a
+    /// job that turns out not to have begun goes back to the queue, and its next run numbers its lines anew.
+    pub fn announce(&mut self, text: &'static str) {
+        self.announced = Some(text);
+    }
+
+    fn say_announced(&mut self) {
+        if let Some(text) = self.announced.take() {
+            self.system(text);
+        }
     }
 
     /// Whole lines that an earlier agent had sent on: they are kept for the result, and not sent again.
@@ -179,6 +193,7 @@ fn pass_on(live: &mut JobStream, stream: Stream, line: Line<'_>, at: SystemTime)
 
 impl Output for JobOutput {
     fn bytes(&mut self, stream: Stream, data: &[u8]) {
+        self.say_announced();
         let channel = match stream {
             Stream::Stdout => &mut self.channels[0],
             Stream::Stderr => &mut self.channels[1],
@@ -201,6 +216,7 @@ impl Output for JobOutput {
     }
 
     fn system(&mut self, text: &str) {
+        self.say_announced();
         self.system_lines += 1;
         log::info!("{text}");
         for line in text.lines() {
@@ -258,6 +274,26 @@ mod tests {
             assert_eq!((place.stdout, place.lines), (14, 3), "split at {split}");
             let (collected, _) = second.flush(std::time::Duration::ZERO);
             assert_eq!((collected.stdout.as_str(), collected.lines), ("one\ntwo\nthree\n", 3));
+        }
+    }
+
+    #[test]
+    fn what_is_announced_is_said_once_something_came_of_the_script() {
+        let mut silent = output(Delivered::default());
+        silent.announce("going on");
+        silent.settle();
+        assert_eq!(silent.system_lines, 0, "a job that never began goes back without a word");
+        for speak in [
+            (|output: &mut JobOutput| output.bytes(Stream::Stderr, b"")) as fn(&mut JobOutput),
+            |output| output.bytes(Stream::Stdout, b"a"),
+            |output| output.system("it ended"),
+        ] {
+            let mut heard = output(Delivered::default());
+            heard.announce("going on");
+            speak(&mut heard);
+            let once = heard.system_lines;
+            speak(&mut heard);
+            assert!(once >= 1 && heard.system_lines <= once + 1 && heard.announced.is_none());
         }
     }
 

@@ -237,9 +237,8 @@ impl First {
         match end.filter(|&end| end > WORD.len() && line.starts_with(WORD)) {
             Some(end) => {
                 self.nonce = Some(String::from_utf8_lossy(&line[WORD.len()..end]).into_owned());
-                if line.len() > end + 1 {
-                    sink(&line[end + 1..], passed, output);
-                }
+                // Also where nothing follows yet: it shows that the program has come.
+                sink(&line[end + 1..], passed, output);
             }
             None => {
                 self.lose(passed, output);
