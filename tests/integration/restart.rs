@@ -271,17 +271,16 @@ fn a_script_on_a_server_goes_on_when_the_agent_is_killed() {
     Rig { agent, backend, sshd, known_hosts }.stop();
 }
 
-#[test]
-fn agents_killed_at_any_moment_report_each_job_once_and_run_none_twice() {
-    let _machine = shared();
+/// Ten jobs of one agent, which is killed once in the life of each; the moments are spread over all lanes.
+fn killed_ten_times(lane: u64) {
     let backend = backend();
     let script = "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; sleep 0.4; echo over; exit 4";
     let mut agent = Agent::start(&backend, &[]);
     let mut ids = Vec::new();
-    for round in 0..10_u64 {
+    for round in 0..10 {
         ids.push(backend.enqueue(job("BASH", script)).expect("queued"));
-        // Moments all over a job's life, which is about a second.
-        std::thread::sleep(Duration::from_millis(70 + round * 137 % 1100));
+        // Moments all over a job's life, which is about a second, and more where five agents share the machine.
+        std::thread::sleep(Duration::from_millis(70 + (lane * 10 + round) * 137 % 1300));
         agent = agent.again(&backend, &[]);
     }
     for id in &ids {
@@ -291,12 +290,24 @@ fn agents_killed_at_any_moment_report_each_job_once_and_run_none_twice() {
             lines.iter().map(|l| l.text.as_str()).filter(|text| text.starts_with("run ")).collect();
         let kept: Vec<&str> = stdout(&row).lines().filter(|line| line.starts_with("run ")).collect();
         assert!(runs.len() <= 1 && kept.len() <= 1, "job {id} ran twice: {runs:?} {kept:?}");
+        assert_eq!(row.terminal_reports(), 1, "job {id}");
         // An end that cannot be known is said to be unknown, and nothing else may be said of a job that did not end well.
         let unknown = ["unknown", "not known", "never ran"].iter().any(|words| stderr(&row).contains(words));
         assert!(row.exit_code == Some(4) || unknown, "job {id}: {:?} {}", row.exit_code, stderr(&row));
     }
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
+    eventually("nothing is left behind", || agent.containers().is_empty());
     agent.stop();
+}
+
+#[test]
+fn agents_killed_at_fifty_moments_report_each_job_once_and_run_none_twice() {
+    let _machine = shared();
+    std::thread::scope(|lanes| {
+        for lane in 0..5 {
+            lanes.spawn(move || killed_ten_times(lane));
+        }
+    });
 }
 
 #[test]
@@ -305,6 +316,8 @@ fn a_job_that_was_finished_is_reported_again_as_it_was_and_runs_again_only_as_a_
     let backend = backend();
     let agent = Agent::start(&backend, &[]);
     let id = finish(&backend, job("BASH", "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; exit 6")).id;
+    // Killed before, it would not know that its report was taken, and the next agent would send that again.
+    eventually("the agent knows", || agent.log().contains("\"message\":\"reported\""));
     // Each run prints another word.
     let said = || -> Vec<String> {
         let row = backend.job(&id).expect("row");
