@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench.sh [--quick | --least]
+# bench.sh [--quick | --least] [--lines]
 #
 # One table: jobs and lines through the agent, each figure beside its floor, which is the same container run by raw calls to
 # the engine over its Unix socket. Agent and floor take turns within one run; figures are medians, and a ratio is the median of
@@ -7,6 +7,7 @@
 # (scripts/build-static.sh), else the release build. The whole of it takes some five minutes.
 #   --quick   fewer pairs: about a minute, and less to be relied on
 #   --least   only shows that it works
+#   --lines   only the lines from attach to WebSocket
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -14,7 +15,7 @@ set -euo pipefail
 OPTIONS=()
 for argument; do
     case $argument in
-        --quick | --least) OPTIONS+=("$argument") ;;
+        --quick | --least | --lines) OPTIONS+=("$argument") ;;
         -h | --help)
             sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
             exit 0

@@ -91,11 +91,17 @@ pub struct Setup {
     /// The engine's socket.
     pub socket: PathBuf,
     pub size: Size,
+    /// Only the lines, for work on their path.
+    pub lines_only: bool,
 }
 
 /// Measures all of it; `progress` hears a sentence before each part.
 pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, String> {
     let mut table = Table::default();
+    if setup.lines_only {
+        lines::flood(setup, &mut table)?;
+        return Ok(table);
+    }
     progress(&format!("{} single jobs, each beside one of the floor's", setup.size.serial));
     jobs::serial(setup, &mut table)?;
     for &workers in &setup.size.workers {
