@@ -402,8 +402,8 @@ pub const BACKEND_LOOK: Duration = Duration::from_secs(15);
 pub const CANCEL_WAIT: Duration = Duration::from_secs(30);
 /// Between two looks for a further signal while jobs are drained.
 pub const DRAIN_TICK: Duration = Duration::from_millis(200);
-/// An idle worker looks up so often, to see whether the poller has gone.
-pub const WORKER_TICK: Duration = Duration::from_secs(1);
+/// An idle worker looks up so often, to see whether there are more workers than are wanted.
+pub const WORKER_TICK: Duration = Duration::from_secs(5);
 /// Longest wait for the answer to an acknowledgement, all attempts of it: beyond `api.timeout` times three.
 pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(150);
 /// Longest wait for a job's errands before its report is sent without them.
@@ -414,7 +414,7 @@ pub const LIVE_FLUSH: Duration = Duration::from_secs(2);
 pub const SIGNAL_TICK: Duration = Duration::from_millis(200);
 /// The reaper looks at its jobs at least so often, even when nothing wakes it.
 pub const REAPER_SLEEP: Duration = Duration::from_secs(5);
-/// A thread that waits for several things at once looks at the stop flag at least this often.
+/// The poller, with a job that no worker takes, looks at the stop flag so often.
 pub const STOP_CHECK: Duration = Duration::from_millis(200);
 
 /// How long shutdown waits for one thread to end before it says which one did not, and goes on. Longer than a connection
@@ -423,8 +423,8 @@ pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);
 
 // ---- service manager --------------------------------------------------------------------------------------------------
 
-/// Between two looks at whether the status line has changed.
-pub const NOTIFY_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks of the main thread at its threads and at whether the status line has changed.
+pub const NOTIFY_EVERY: Duration = Duration::from_secs(1);
 /// A watched part may be silent for so much longer than its longest wait: a host that is out of memory or disk is slow.
 pub const PULSE_ROOM: Duration = Duration::from_secs(120);
 /// A thread that sleeps for longer shows at least so often that it gets on.

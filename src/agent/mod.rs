@@ -70,6 +70,7 @@ struct Agent {
     adopted: Vec<Thread>,
     /// Ends the poller.
     no_more_claims: Stop,
+    slots: Slots,
     /// The longest that a poll under way can last: what it claims must be given back, not forgotten.
     poll_wait: Duration,
     /// Ends everything else that waits.
@@ -298,6 +299,7 @@ impl Agent {
             scribe: parts.scribe,
             adopted,
             no_more_claims,
+            slots: parts.slots,
             poll_wait,
             all: parts.all,
             streamer: parts.streamer,
@@ -315,7 +317,7 @@ impl Agent {
         loop {
             let (board, running) = (&self.board, &self.running);
             self.service.tick(|| status_line(board, running));
-            match signals.wait(limits::SIGNAL_TICK) {
+            match signals.wait(self.service.pause()) {
                 Some(Signal::Terminate) => return self.end(signals, exit::OK),
                 Some(Signal::Reload) => self.reload(again),
                 None if self.reloads.is_wanted() => self.reload(again),
@@ -357,6 +359,7 @@ impl Agent {
         self.service.stopping("draining");
         self.board.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
+        self.slots.wake();
         log::info!("stopping: {} jobs run; waiting for them at most {drain:?} (jobs.drainTimeout)", self.running.len());
         if self.wait_for_jobs(signals, drain) != Drained::All {
             code = exit::NOT_DRAINED;

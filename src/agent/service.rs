@@ -3,7 +3,7 @@
 //! The main thread calls [`Service::tick`] between its waits. The watchdog is answered only while every watched part
 //! has got on within its time; a part that is stuck stops the answers, and systemd starts the agent afresh.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::health::Board;
 use crate::jobs::running::Running;
@@ -71,6 +71,12 @@ impl Service {
         }
     }
 
+    /// How long the main thread may wait until the next [`Service::tick`].
+    pub fn pause(&self) -> Duration {
+        let ping = self.notify.ping_interval().unwrap_or(limits::NOTIFY_EVERY);
+        ping.min(limits::NOTIFY_EVERY)
+    }
+
     /// The configuration is being read again; the next [`Service::tick`] says that it is over, and the status anew.
     pub fn reloading(&mut self) {
         let status = "reading the configuration again";
@@ -107,7 +113,6 @@ mod tests {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     use std::sync::mpsc::channel;
-    use std::time::Duration;
 
     use super::*;
     use crate::os::{pulse, threads};

@@ -68,15 +68,22 @@ impl Slots {
         self.0.1.notify_all();
     }
 
-    /// Waits until a worker is free and `due` has come, or somebody kicked, or `stop`; whether there was a kick. Returns
-    /// early now and then, so the caller must look again.
+    /// Makes whoever waits look again: its `stop` was set.
+    pub fn wake(&self) {
+        // Under the lock, between whose taking and the wait `stop` is looked at.
+        let _bell = self.lock();
+        self.0.1.notify_all();
+    }
+
+    /// Waits until a worker is free and `due` has come, or somebody kicked, or `stop` is set and [`Slots::wake`] called;
+    /// whether there was a kick. Returns early now and then, so the caller must look again.
     pub(super) fn wait(&self, due: Instant, stop: &Stop) -> bool {
         let mut bell = self.lock();
         let now = clock::now();
         let ready = bell.free() > 0 && (bell.kicked || due <= now);
         if !ready && !stop.is_set() {
-            let due = if bell.free() > 0 { due.saturating_duration_since(now) } else { limits::STOP_CHECK };
-            let wait = due.min(limits::STOP_CHECK);
+            let due = if bell.free() > 0 { due.saturating_duration_since(now) } else { limits::RELOAD_LOOK };
+            let wait = due.min(limits::RELOAD_LOOK);
             bell = clock::wait(&self.0.0, &self.0.1, bell, wait);
         }
         // A kick is kept for the moment when a worker is free.
@@ -97,7 +104,28 @@ impl Drop for Busy {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::os::threads;
+
+    #[test]
+    fn who_waits_is_woken_to_stop() {
+        let (slots, stop) = (Slots::new(1), Stop::new());
+        let (own, seen) = (slots.clone(), stop.clone());
+        let begun = Instant::now();
+        let waiter = threads::spawn("t-slots", move || {
+            while !seen.is_set() {
+                own.wait(begun + Duration::from_secs(60), &seen);
+            }
+        })
+        .expect("spawn");
+        std::thread::sleep(Duration::from_millis(50));
+        stop.set();
+        slots.wake();
+        waiter.join_within(limits::RELOAD_LOOK);
+        assert!(begun.elapsed() < limits::RELOAD_LOOK / 2, "{:?}", begun.elapsed());
+    }
 
     #[test]
     fn slots_that_were_taken_away_are_not_handed_out_again() {

@@ -87,7 +87,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
     let heartbeat = heartbeat.spawn().expect("a thread");
     let (hand, taken) = bounded(1);
     let no_more_claims = Stop::new();
-    let (journal_now, free) = (journal.clone(), slots.clone());
+    let (journal_now, free, bell) = (journal.clone(), slots.clone(), slots.clone());
     let admission = Box::new(move || journal_now.trouble().map_or(Ok(()), Err));
     let (clients, stop) = (client.clone(), no_more_claims.clone());
     let mut poller = Poller::new(&config, clients, slots, running.clone(), hand, admission, stop);
@@ -101,6 +101,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
         let _ = strays.look(&client, &known);
     }
     no_more_claims.set();
+    bell.wake();
     if !running.wait_until_empty(Duration::from_secs(if leave { 1 } else { 120 })) {
         running.leave_all("the agent's shutdown");
         running.wait_until_empty(Duration::from_secs(60));
