@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::config::types::DockerEndpoint;
 use crate::docker::error::Error;
 use crate::limits;
-use crate::os::pulse;
+use crate::os::{clock, pulse};
 
 /// When a call must be over, and the name of the limit that says so.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +22,7 @@ pub struct Deadline {
 impl Deadline {
     /// `length` from now, called `limit` in errors.
     pub fn after(length: Duration, limit: &'static str) -> Self {
-        Self { at: Instant::now() + length, limit, length }
+        Self { at: clock::now() + length, limit, length }
     }
 
     /// The earlier of the two.
@@ -33,7 +33,7 @@ impl Deadline {
 
     /// What is left; `None` when it has passed.
     pub fn left(&self) -> Option<Duration> {
-        let left = self.at.saturating_duration_since(Instant::now());
+        let left = self.at.saturating_duration_since(clock::now());
         (!left.is_zero()).then_some(left)
     }
 }
@@ -48,10 +48,15 @@ pub enum Conn {
 impl Conn {
     /// Opens the socket. A Unix socket answers at once; TCP is bounded by `limits::DOCKER_CONNECT`.
     pub fn open(endpoint: &DockerEndpoint) -> Result<Self, Error> {
+        Self::open_within(endpoint, limits::DOCKER_CONNECT)
+    }
+
+    /// The same, with `limit` for each address.
+    pub(in crate::docker) fn open_within(endpoint: &DockerEndpoint, limit: Duration) -> Result<Self, Error> {
         pulse::touch();
         let opened = match endpoint {
             DockerEndpoint::Unix(path) => UnixStream::connect(path).map(Conn::Unix),
-            DockerEndpoint::Tcp(host, port) => connect_tcp(host, *port).map(Conn::Tcp),
+            DockerEndpoint::Tcp(host, port) => connect_tcp(host, *port, limit).map(Conn::Tcp),
         };
         opened.map_err(|source| Error::Connect { endpoint: endpoint_name(endpoint), source })
     }
@@ -120,10 +125,10 @@ pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+fn connect_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, limits::DOCKER_CONNECT) {
+        match TcpStream::connect_timeout(&address, limit) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);

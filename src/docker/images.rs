@@ -16,6 +16,7 @@ use crate::docker::credentials;
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::{self, DockerOperation};
+use crate::os::clock;
 use crate::wire::lines::{Line, Splitter};
 
 /// How far a pull is.
@@ -80,6 +81,32 @@ impl Layers {
             layers: (self.0.values().filter(|layer| layer.2).count(), self.0.len()),
             bytes: (sum(|layer| layer.0), sum(|layer| layer.1)),
         }
+    }
+}
+
+/// What the stream of a pull has told so far.
+struct Told<'a> {
+    image: &'a str,
+    layers: Layers,
+    /// The first.
+    failure: Option<Error>,
+}
+
+impl Told<'_> {
+    fn take(&mut self, line: Line<'_>) {
+        let failure = match line {
+            Line::Whole(line) => {
+                self.layers.take(line).map(|message| Error::Pull { image: self.image.to_owned(), message })
+            }
+            // It may have been the one that says why the pull failed.
+            Line::Cut { .. } => Some(self.babble()),
+        };
+        self.failure = self.failure.take().or(failure);
+    }
+
+    fn babble(&self) -> Error {
+        let what = format!("a line of more than {} bytes (limits::PULL_LINE)", limits::PULL_LINE);
+        Error::Protocol { doing: format!("pull image {}", self.image), what }
     }
 }
 
@@ -156,33 +183,24 @@ impl Client {
     ) -> Result<(), Error> {
         let doing = request.doing.clone();
         let opened = self.open(request, deadline)?;
-        let mut layers = Layers::default();
+        let mut told = Told { image, layers: Layers::default(), failure: None };
         let mut lines = Splitter::new(limits::PULL_LINE);
-        let mut failure = None;
-        let mut heard = Instant::now();
+        let mut heard = clock::now();
         call::stream_body(opened, &doing, deadline, &mut |piece| {
             if !piece.is_empty() {
-                heard = Instant::now();
-            } else if heard.elapsed() >= limits::PULL_SILENCE {
+                heard = clock::now();
+            } else if clock::since(heard) >= limits::PULL_SILENCE {
                 let limit = "limits::PULL_SILENCE";
                 return Err(Error::Timeout { doing: doing.clone(), limit, after: limits::PULL_SILENCE });
             }
-            lines.feed(piece, &mut |line| {
-                if let Line::Whole(line) = line {
-                    failure = failure.take().or_else(|| layers.take(line));
-                }
-            });
-            if watch(&layers.progress()) { Ok(()) } else { Err(Error::Stopped { doing: doing.clone() }) }
-        })?;
-        lines.finish(&mut |line| {
-            if let Line::Whole(line) = line {
-                failure = failure.take().or_else(|| layers.take(line));
+            lines.feed(piece, &mut |line| told.take(line));
+            if lines.is_too_long() {
+                return Err(told.babble());
             }
-        });
-        match failure {
-            Some(message) => Err(Error::Pull { image: image.to_owned(), message }),
-            None => Ok(()),
-        }
+            if watch(&told.layers.progress()) { Ok(()) } else { Err(Error::Stopped { doing: doing.clone() }) }
+        })?;
+        lines.finish(&mut |line| told.take(line));
+        told.failure.map_or(Ok(()), Err)
     }
 }
 

@@ -9,12 +9,16 @@
 
 pub mod call;
 pub mod client;
+#[cfg(test)]
+mod client_tests;
 pub mod conn;
 pub mod containers;
 pub mod credentials;
 pub mod error;
 pub mod images;
 pub mod networks;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use client::Client;
 pub use conn::Deadline;

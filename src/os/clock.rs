@@ -2,7 +2,8 @@
 //!
 //! In the agent these are the standard library's, one call each. In the simulation of the core (`jobs::sim`, which is
 //! built for unit tests alone) they are the simulation's: its time moves only while every thread waits, and a seed
-//! decides who goes on. So `jobs` and `api` read the clock and wait through here alone, which a tidy test looks for.
+//! decides who goes on. So `jobs` and `api` read the clock and wait through here alone, which a tidy test looks for. A
+//! test beside real sockets may put the real clock forward (`os::ahead`).
 
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,13 +12,17 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
 #[cfg(test)]
-use crate::os::sim;
+use crate::os::{ahead, sim};
 
 /// The monotonic clock.
 pub fn now() -> Instant {
     #[cfg(test)]
     if let Some(sim) = sim::here() {
         return sim.now();
+    }
+    #[cfg(test)]
+    if let Some(ahead) = ahead::here() {
+        return ahead.now();
     }
     Instant::now()
 }
@@ -44,8 +49,19 @@ pub fn wait<'a, T>(mutex: &'a Mutex<T>, bell: &Condvar, guard: MutexGuard<'a, T>
         sim.pause(wait);
         return mutex.lock().unwrap_or_else(PoisonError::into_inner);
     }
+    #[cfg(test)]
+    let wait = if ahead::here().is_some() { wait.min(ahead::LOOK) } else { wait };
     let _ = mutex;
     bell.wait_timeout(guard, wait).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Sleeps for `wait`, where what is waited for is no part of the simulation: an engine's socket, the lock of a file.
+pub fn sleep(wait: Duration) {
+    #[cfg(test)]
+    if let Some(ahead) = ahead::here() {
+        return ahead.put(wait);
+    }
+    std::thread::sleep(wait);
 }
 
 /// Takes from a channel; waits at most `wait`.

@@ -119,7 +119,7 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => break,
                 // Perhaps only somebody who looks (`holder`).
-                Err(TryLockError::WouldBlock) if looks > 0 => std::thread::sleep(limits::LOCK_LOOK),
+                Err(TryLockError::WouldBlock) if looks > 0 => clock::sleep(limits::LOCK_LOOK),
                 Err(TryLockError::WouldBlock) => return Err(LockError::Held(pid_in(file))),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
             }
@@ -161,7 +161,8 @@ fn pid_in(file: File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::random;
+    use crate::os::ahead::Ahead;
+    use crate::os::{random, threads};
 
     fn scratch() -> PathBuf {
         std::env::temp_dir().join(format!("cronium-files-{}", random::hex(6)))
@@ -216,6 +217,24 @@ mod tests {
         drop(waiting.expect("free again"));
         assert_eq!(Lock::holder(Path::new("/no/such/place")).expect("look"), None);
         assert!(matches!(Lock::take(Path::new("/no/such/place")), Err(LockError::Io(_))));
+        fs::remove_file(&path).expect("remove");
+    }
+
+    #[test]
+    fn a_lock_that_stays_held_is_tried_a_few_times_and_no_more() {
+        let path = scratch();
+        drop(Lock::take(&path).expect("free"));
+        let looker = File::open(&path).expect("open");
+        looker.try_lock_shared().expect("free");
+        let (told, waited) = Ahead::run(|ahead| {
+            let ((sender, told), own) = (std::sync::mpsc::sync_channel(1), path.clone());
+            threads::spawn("t-taker", move || drop(sender.send(Lock::take(&own).map(drop)))).expect("a thread");
+            (told.recv_timeout(std::time::Duration::from_secs(5)), ahead.by())
+        });
+        // Who tries for ever gets it now, and ends.
+        drop(looker);
+        assert!(matches!(told, Ok(Err(LockError::Held(_)))), "{told:?}");
+        assert_eq!(waited, limits::LOCK_LOOK * limits::LOCK_LOOKS);
         fs::remove_file(&path).expect("remove");
     }
 }

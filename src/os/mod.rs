@@ -2,6 +2,8 @@
 //!
 //! The only module with `unsafe` code, since it is the only one that calls `libc`.
 
+#[cfg(test)]
+pub(crate) mod ahead;
 pub mod cgroup;
 pub mod clock;
 pub mod device;

@@ -33,10 +33,13 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Resul
     let (done, ended) = sync_channel(1);
     let thread_name = name.to_owned();
     #[cfg(test)]
-    let (seat, ticket) = crate::os::sim::enroll(name).unzip();
+    let ((seat, ticket), ahead) = (crate::os::sim::enroll(name).unzip(), crate::os::ahead::here());
     let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         #[cfg(test)]
-        let body = || crate::os::sim::Ticket::use_up(ticket, body);
+        let body = || {
+            crate::os::ahead::inherit(ahead);
+            crate::os::sim::Ticket::use_up(ticket, body);
+        };
         let end = match catch_unwind(AssertUnwindSafe(body)) {
             Ok(()) => Ended::Returned,
             Err(panic) => {

@@ -61,6 +61,11 @@ impl Splitter {
         }
     }
 
+    /// Whether the unfinished line is longer than what is kept of one.
+    pub fn is_too_long(&self) -> bool {
+        self.dropped > 0
+    }
+
     fn is_between_lines(&self) -> bool {
         self.held.is_empty() && self.dropped == 0 && !self.carriage_return
     }

@@ -58,7 +58,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 /// Files that are declared under `#[cfg(test)]` in this project, by their names.
 fn is_test_file(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();
-    let simulation = name == "sim.rs" || path.contains("/sim/");
+    let simulation = name == "sim.rs" || name == "ahead.rs" || path.contains("/sim/");
     simulation || name == "tests.rs" || name == "testing.rs" || name == "test_server.rs" || name.ends_with("_tests.rs")
 }
 

@@ -1,0 +1,157 @@
+//! The client against an engine that is silent, floods, or babbles.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::conn::Conn;
+use super::images::Progress;
+use super::testing::{Act, Engine, chunked};
+use super::{Client, Deadline, Error};
+use crate::config::types::DockerEndpoint;
+use crate::limits;
+use crate::os::ahead::Ahead;
+
+/// More than any call here has to wait for.
+fn far() -> Deadline {
+    Deadline::after(Duration::from_secs(86_400), "the test's own")
+}
+
+/// An engine that takes nearly as long as `limit` is heard; one that takes as long and does not answer is given up.
+fn is_asked_for(limit: Duration, name: &str, answer: &str, call: impl Fn(&Client) -> Result<(), Error>) {
+    let (nearly, answer) = (limit - Duration::from_secs(5), answer.to_owned());
+    let ask = |time: Duration, act: fn(&str) -> Act| {
+        Ahead::run(|ahead| {
+            let (later, answer) = (ahead.clone(), answer.clone());
+            let engine = Engine::start(move |_| {
+                later.put(time);
+                act(&answer)
+            });
+            call(&engine.client())
+        })
+    };
+    ask(nearly, |answer| Act::Answer(200, answer.to_owned())).expect("an answer in time");
+    let error = ask(limit, |_| Act::Stall(Vec::new())).expect_err("no answer");
+    assert!(matches!(&error, Error::Timeout { limit, .. } if *limit == name), "{error}");
+    assert!(error.to_string().contains(&format!("within {limit:?}")), "{error}");
+}
+
+#[test]
+fn an_engine_that_does_not_answer_from_memory_is_given_up() {
+    let call = |docker: &Client| docker.inspect("abc", false).map(drop);
+    is_asked_for(limits::DOCKER_QUICK, "limits::DOCKER_QUICK", r#"{"Id":"abc","State":{}}"#, call);
+}
+
+#[test]
+fn an_engine_that_does_not_get_on_with_its_work_is_given_up() {
+    let call = |docker: &Client| docker.create("a", b"{}", far()).map(drop);
+    is_asked_for(limits::DOCKER_WORK, "limits::DOCKER_WORK", r#"{"Id":"abc"}"#, call);
+}
+
+#[test]
+fn a_host_that_does_not_take_a_connection_is_given_up() {
+    // A full backlog makes the kernel drop further connection requests.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut full = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
+        full.push(stream);
+        assert!(full.len() < 10_000, "the backlog never fills");
+    }
+    let endpoint = DockerEndpoint::Tcp("127.0.0.1".to_owned(), address.port());
+    let begun = Instant::now();
+    let error = Conn::open_within(&endpoint, Duration::from_millis(100)).expect_err("nobody takes it");
+    assert!(error.is_unreachable() && begun.elapsed() < Duration::from_secs(5), "{error} in {:?}", begun.elapsed());
+}
+
+#[test]
+fn an_answer_is_read_up_to_its_cap_and_no_further() {
+    for more in [0, 1] {
+        let engine = Engine::start(move |_| Act::Answer(200, "x".repeat(limits::DOCKER_ANSWER + more)));
+        match engine.client().stats("abc") {
+            Ok(body) => assert_eq!((more, body.len()), (0, limits::DOCKER_ANSWER)),
+            Err(error) => assert!(more == 1 && matches!(error, Error::TooLarge { .. }), "{error}"),
+        }
+    }
+    // Without a length, and without an end.
+    let engine = Engine::start(|_| Act::Flood(b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b' '; 1 << 20]));
+    let error = engine.client().stats("abc").expect_err("too much");
+    assert!(matches!(error, Error::TooLarge { cap: limits::DOCKER_ANSWER, .. }), "{error}");
+}
+
+#[test]
+fn of_the_engines_own_words_the_beginning_is_kept() {
+    for (length, kept) in [(limits::ENGINE_MESSAGE, limits::ENGINE_MESSAGE), (100_000, limits::ENGINE_MESSAGE)] {
+        let engine = Engine::start(move |_| Act::Answer(500, format!(r#"{{"message":"{}"}}"#, "é".repeat(length))));
+        match engine.client().inspect("abc", false) {
+            Err(Error::Refused { status: 500, message, .. }) => assert_eq!(message.chars().count(), kept),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Pulls from an engine that answers so; the last progress and how it ended.
+fn pull(answer: Vec<u8>) -> (Progress, Result<(), Error>) {
+    let engine = Engine::start(move |_| Act::Raw(answer.clone()));
+    let mut last = Progress::default();
+    let result = engine.client().pull("a/b", None, far(), &mut |progress| {
+        last = progress.clone();
+        true
+    });
+    (last, result)
+}
+
+#[test]
+fn of_a_pull_a_bounded_number_of_layers_is_told_apart() {
+    use std::fmt::Write as _;
+    let lines = (0..limits::PULL_LAYERS + 100).fold(String::new(), |mut lines, layer| {
+        let _ = writeln!(lines, r#"{{"status":"Already exists","id":"l{layer}"}}"#);
+        lines
+    });
+    let (progress, result) = pull([chunked(&lines), b"0\r\n\r\n".to_vec()].concat());
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!(progress.layers, (limits::PULL_LAYERS, limits::PULL_LAYERS));
+}
+
+#[test]
+fn a_pull_whose_line_has_no_end_is_broken_off() {
+    for (length, whole) in [(limits::PULL_LINE, true), (limits::PULL_LINE + 1, false)] {
+        let frame = r#"{"error":""}"#.len();
+        let line = format!("{{\"error\":\"{}\"}}\n", "x".repeat(length - frame));
+        let (_, result) = pull([chunked(&line), b"0\r\n\r\n".to_vec()].concat());
+        match result {
+            Err(Error::Pull { message, .. }) => assert!(whole && message.len() == length - frame),
+            Err(Error::Protocol { what, .. }) => assert!(!whole && what.contains("limits::PULL_LINE"), "{what}"),
+            other => panic!("{length}: {other:?}"),
+        }
+    }
+    let engine = Engine::start(|_| Act::Flood(b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), vec![b' '; 1 << 16]));
+    let mut pieces = 0;
+    let result = engine.client().pull("a/b", None, far(), &mut |_| {
+        pieces += 1;
+        true
+    });
+    assert!(matches!(result, Err(Error::Protocol { .. })), "{result:?}");
+    assert!(pieces < 100, "{pieces} pieces were read of one line");
+}
+
+#[test]
+fn a_pull_that_says_nothing_any_more_is_given_up() {
+    let result = Ahead::run(|ahead| {
+        let engine = Engine::start(|_| Act::Stall(chunked("{\"status\":\"Waiting\",\"id\":\"l1\"}\n")));
+        let mut looks = 0;
+        let result = engine.client().pull("a/b", None, far(), &mut |progress| {
+            looks += usize::from(progress.layers.1 == 1);
+            match looks {
+                // Silence from here on; a little less than the limit is borne.
+                1 => ahead.put(limits::PULL_SILENCE - Duration::from_secs(5)),
+                2 => ahead.put(Duration::from_secs(5)),
+                _ => {}
+            }
+            true
+        });
+        assert_eq!(looks, 2);
+        result
+    });
+    let error = result.expect_err("it hangs");
+    assert!(matches!(error, Error::Timeout { limit: "limits::PULL_SILENCE", .. }), "{error}");
+}
