@@ -77,7 +77,7 @@ pub const REMOVE_DELAY: Duration = Duration::from_millis(500);
 pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
 pub const DOUBTFUL_NAMES: usize = 256;
-/// Age from which a container of no job in hand is left behind for sure: longer than its removal is tried.
+/// Age from which a container of no job in hand is removed. Somebody may still be at it: who comes second finds it gone.
 pub const JANITOR_GRACE: Duration = Duration::from_secs(120);
 /// Between two looks for such containers.
 pub const JANITOR_EVERY: Duration = Duration::from_secs(60);

@@ -158,6 +158,36 @@ fn a_million_empty_files_end_at_the_inode_limit() {
 }
 
 #[test]
+fn shared_memory_is_full_before_the_memory_is() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[("container.resources.defaults.memory", "256MB")]);
+    let script = "total = 0\ntry:\n    with open('/dev/shm/f', 'wb', 0) as f:\n        while True: total += f.write(b'x' * 65536)\nexcept OSError as e: print(e.errno)\nprint(total)\n";
+    let row = finish(&backend, job("PYTHON", script));
+    assert_eq!(stdout(&row), format!("28\n{}\n", 64 * MIB), "{}", stderr(&row));
+    agent.stop();
+}
+
+#[test]
+fn the_engines_copy_of_a_jobs_output_is_bounded() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[]);
+    let script = "head -c 50000000 /dev/zero | tr '\\0' x | fold -w 50000; echo; echo over\n\
+                  while [ ! -e /tmp/enough ]; do sleep 0.1; done";
+    let (id, found) = running(&backend, &agent, job("BASH", script));
+    let container = found["Id"].as_str().expect("an id");
+    eventually("all is printed", || docker(&["logs", "--tail", "1", container]).trim() == "over");
+    let kept = docker(&["logs", container]).len() as u64;
+    // Two files of 16 MiB, of which the older was full; JSON around each line counts.
+    assert!((16 * MIB..=32 * MIB).contains(&kept), "{kept}");
+    docker(&["exec", container, "touch", "/tmp/enough"]);
+    let row = finished(&backend, &id);
+    assert_eq!(row.exit_code, Some(0));
+    agent.stop();
+}
+
+#[test]
 fn a_writable_root_is_watched_and_its_job_stopped() {
     let _machine = shared();
     let backend = backend();

@@ -171,6 +171,7 @@ fn fate(found: &Found, grace: Duration, in_use: InUse<'_>) -> Fate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::testing::{Act, Engine, done};
 
     fn row(labels: &[(&str, &str)], created: i64) -> Row {
         let labels: std::collections::BTreeMap<_, _> = labels.iter().copied().collect();
@@ -255,5 +256,21 @@ mod tests {
         ] {
             assert_eq!(fate(&found, grace, in_use), expected, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_round_removes_a_bounded_number_and_leaves_the_rest_to_the_next() {
+        let labels: std::collections::BTreeMap<_, _> = OURS.into_iter().collect();
+        let rows: Vec<_> = (0..limits::JANITOR_ROUND + 5)
+            .map(|n| serde_json::json!({ "Id": format!("left{n}"), "Created": 1, "Labels": labels }))
+            .collect();
+        let list = serde_json::Value::from(rows).to_string();
+        let engine = Engine::start(move |call| match call.starts_with("GET /containers/json") {
+            true => Act::Answer(200, list.clone()),
+            false => done(),
+        });
+        let janitor = Janitor::new(engine.client(), "a1", limits::JANITOR_GRACE);
+        janitor.round(&|_, _| false);
+        assert_eq!(engine.count("DELETE /containers/left"), limits::JANITOR_ROUND);
     }
 }

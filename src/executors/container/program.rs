@@ -213,6 +213,27 @@ mod tests {
     }
 
     #[test]
+    fn script_and_variables_are_taken_up_to_their_limits() {
+        let new = |content: String, variables: &[(String, Secret)]| {
+            Program::new(&script(Language::Bash, &content), variables, WORKSPACE, NONCE).map(drop)
+        };
+        let largest = "#".repeat(limits::SCRIPT_MAX);
+        assert_eq!(new(largest.clone(), &[]), Ok(()));
+        assert_eq!(new(largest + "#", &[]), Err(ProgramError::ScriptTooLarge(limits::SCRIPT_MAX + 1)));
+        // A variable is its name, an equals sign and its value.
+        let variable = |name: &str, length: usize| (name.to_owned(), Secret::new("x".repeat(length - name.len() - 1)));
+        assert_eq!(new(String::new(), &[variable("A", limits::VARIABLE_MAX)]), Ok(()));
+        let one_more = new(String::new(), &[variable("A", limits::VARIABLE_MAX + 1)]);
+        assert_eq!(one_more, Err(ProgramError::VariableTooLarge("A".into())));
+        let mut all: Vec<_> =
+            (0..16).map(|n| variable(&format!("A{n:02}"), limits::ENVIRONMENT_MAX / 16 - 1)).collect();
+        all.push(variable("REST", 16));
+        assert_eq!(new(String::new(), &all), Ok(()));
+        all.push(variable("B", 2));
+        assert_eq!(new(String::new(), &all), Err(ProgramError::EnvironmentTooLarge(limits::ENVIRONMENT_MAX + 2)));
+    }
+
+    #[test]
     fn what_cannot_be_carried_is_refused() {
         let new = |content: &str, name: &str, value: &str, dir: &str| {
             let mut script = script(Language::Bash, content);

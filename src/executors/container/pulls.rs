@@ -12,7 +12,7 @@ use crate::executors::container::resources::bytes;
 use crate::job::Output;
 use crate::limits;
 use crate::metrics::{self, PullResult};
-use crate::os::pulse;
+use crate::os::{clock, pulse};
 
 /// The pulls under way.
 #[derive(Debug, Clone)]
@@ -135,7 +135,7 @@ impl Pulls {
                     log::warn!("pull of {image}, attempt {attempt} of {}: {error}", limits::PULL_ATTEMPTS);
                     output.system(&format!("{error}; trying again in {} s", delay.as_secs()));
                     output.settle();
-                    std::thread::sleep(delay);
+                    clock::sleep(delay);
                     attempt += 1;
                 }
                 result => return result,

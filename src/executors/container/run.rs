@@ -18,6 +18,7 @@ use crate::executors::{Control, End, Facts, Prepared, Remains, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::os::cgroup::Reading;
+use crate::os::clock;
 use crate::policy::stop::Reason;
 use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 use crate::wire::frames;
@@ -51,7 +52,7 @@ impl Container {
             match self.docker.remove(&self.id) {
                 Err(error) if attempt < limits::REMOVE_ATTEMPTS => {
                     log::warn!("{error}; trying again");
-                    std::thread::sleep(limits::REMOVE_DELAY);
+                    clock::sleep(limits::REMOVE_DELAY);
                     attempt += 1;
                 }
                 result => return result,
@@ -280,7 +281,7 @@ impl Base {
     /// From here on the deadline runs, a cancel finds something to signal, and use is measured.
     pub(in crate::executors::container) fn arm(&self, left: Duration) -> Arc<Meter> {
         let (after, limit) = self.timeout;
-        self.control.set_deadline(Instant::now() + left, Reason::Timeout { limit, after });
+        self.control.set_deadline(clock::now() + left, Reason::Timeout { limit, after });
         let id = self.container.id().to_owned();
         self.control.set_target(Arc::new(Signalled { docker: self.shared.docker.clone(), id }));
         self.measure()
@@ -397,4 +398,22 @@ fn tells_of_refused_fork(stderr: &[u8]) -> bool {
     let words = ["fork", "spawn", "thread", "clone", "BlockingIOError"];
     (text.contains("Resource temporarily unavailable") || text.contains("EAGAIN"))
         && words.iter().any(|word| text.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::testing::{Act, Engine};
+    use crate::os::ahead::Ahead;
+
+    #[test]
+    fn a_removal_that_is_refused_is_tried_a_few_times_and_no_more() {
+        Ahead::run(|ahead| {
+            let engine = Engine::start(|_| Act::Answer(500, "{}".to_owned()));
+            let error = Container::new(engine.client(), "abc".to_owned()).remove().expect_err("it refuses");
+            assert_eq!(error.status(), Some(500));
+            assert_eq!(engine.seen(), vec!["DELETE /containers/abc?force=1&v=1"; limits::REMOVE_ATTEMPTS as usize]);
+            assert_eq!(ahead.by(), limits::REMOVE_DELAY * (limits::REMOVE_ATTEMPTS - 1));
+        });
+    }
 }

@@ -13,6 +13,7 @@ use crate::executors::Control;
 use crate::executors::reaper::Bell;
 use crate::limits;
 use crate::os::cgroup::{Cgroup, Reading};
+use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::policy::stop::Reason;
@@ -123,9 +124,9 @@ impl Sampler {
             reading: Reading::default(),
             peak_cpu: 0.0,
             last: None,
-            next: Instant::now(),
-            next_question: Instant::now(),
-            next_layer: Instant::now(),
+            next: clock::now(),
+            next_question: clock::now(),
+            next_layer: clock::now(),
             pause: limits::SAMPLE_FIRST,
             ended: false,
         };
@@ -155,7 +156,7 @@ impl Meter {
 
     /// Looks when it is time to; gives the moment of the next look.
     fn look_if_due(&self, docker: &docker::Client) -> Instant {
-        let now = Instant::now();
+        let now = clock::now();
         {
             let mut state = self.lock();
             if state.ended || now < state.next {
@@ -176,7 +177,7 @@ impl Meter {
 
     /// Does what costs the engine work, not more often than every `limits::SAMPLE_ENGINE`.
     fn rarely(&self, next: fn(&mut State) -> &mut Instant, act: impl FnOnce()) {
-        let now = Instant::now();
+        let now = clock::now();
         let due = {
             let mut state = self.lock();
             let next = next(&mut state);
@@ -231,7 +232,7 @@ impl Meter {
     fn take(&self, new: Reading) {
         let mut state = self.lock();
         if let Some(cpu) = new.cpu_nanos {
-            let now = Instant::now();
+            let now = clock::now();
             if let Some((at, before)) = state.last {
                 let passed = now.duration_since(at).as_secs_f64();
                 if passed > 0.01 {
