@@ -104,3 +104,31 @@ fn make_room(folder: &Folder) {
         bytes -= counted(old);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::random;
+
+    /// The files are sparse: they have the size, and cost nothing.
+    #[test]
+    fn the_oldest_give_way_when_all_together_are_too_large() {
+        let path = std::env::temp_dir().join(format!("cronium-aside-{}", random::hex(6)));
+        let folder = Folder::open(&path).expect("a folder");
+        let set_aside = |name: &str, bytes: u64, at: u64| {
+            let from = path.join(name);
+            fs::File::create(&from).and_then(|file| file.set_len(bytes)).expect("a file");
+            take_in(&folder, &from, at, "as planned").expect("set aside");
+            list(&folder).expect("list").into_iter().map(|aside| (aside.at_ms, aside.bytes)).collect::<Vec<_>>()
+        };
+        let half = limits::ASIDE_BYTES / 2;
+        set_aside("a.job", half, 1);
+        assert_eq!(set_aside("b.job", half, 2), [(1, half), (2, half)], "exactly as much as may be");
+        assert_eq!(set_aside("c.job", 1, 3), [(2, half), (3, 1)]);
+        assert_eq!(set_aside("d.job", limits::ASIDE_BYTES, 4), [(4, limits::ASIDE_BYTES)]);
+        // One that is no file of the journal's takes no room from the others, which take none from it.
+        let huge = limits::ASIDE_BYTES + 1;
+        assert_eq!(set_aside("foreign", huge, 5), [(4, limits::ASIDE_BYTES), (5, huge)]);
+        fs::remove_dir_all(&path).expect("remove");
+    }
+}

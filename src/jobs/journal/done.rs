@@ -439,4 +439,27 @@ mod tests {
         assert_eq!(jobs.lookup(&id(2)), Some(done(2, now)));
         assert_eq!(jobs.lookup(&id(5001)), Some(done(5001, now)));
     }
+
+    #[test]
+    fn a_line_stays_bounded_when_it_is_written_and_when_it_is_read() {
+        let (scratch, now) = (Scratch::new(), now_ms());
+        let jobs = scratch.open(now);
+        // Each byte of the message is six in JSON; an odd backend's status makes the line too long.
+        let odd = |n, status: &str| Done { message: "\u{1}".repeat(5000), status: status.to_owned(), ..done(n, now) };
+        assert!(jobs.remember(odd(1, "failed")) && jobs.remember(odd(2, &"x".repeat(limits::DONE_LINE))));
+        let text = fs::read_to_string(scratch.file()).expect("read");
+        assert!(text.split_inclusive('\n').all(|line| line.len() <= limits::DONE_LINE), "{}", text.len());
+        for jobs in [jobs, scratch.open(now)] {
+            assert_eq!(jobs.lookup(&id(1)).map(|done| done.message.len()), Some(limits::DONE_MESSAGE));
+            let cut = jobs.lookup(&id(2)).expect("remembered");
+            assert_eq!((cut.status.as_str(), cut.message.as_str(), cut.exit_code), ("", "", 3));
+        }
+        // A line that nobody of us wrote is passed over in pieces, however long it is, and what comes after it is found.
+        let long = Done { status: "x".repeat(limits::DONE_LINE), ..done(3, now) };
+        let json = serde_json::to_string(&long).expect("JSON");
+        let line = format!("{:08x} {json}\n", crc32::of(json.as_bytes()));
+        fs::write(scratch.file(), [line.as_bytes(), &encode(&done(4, now))].concat()).expect("write");
+        let jobs = scratch.open(now);
+        assert_eq!((jobs.lookup(&id(3)), jobs.lookup(&id(4))), (None, Some(done(4, now))));
+    }
 }

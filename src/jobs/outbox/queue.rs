@@ -174,11 +174,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::journal::tests::{ended, entry, id};
     use crate::jobs::outbox::Terms;
-
-    fn id(text: &str) -> Id {
-        Id::parse(text).expect("id")
-    }
 
     fn queue(now: Instant, jobs: &[(&str, u64)]) -> Queue {
         let mut queue = Queue::default();
@@ -240,5 +237,19 @@ mod tests {
         assert_eq!(queue.next(now + least), Next::Try(id("a")));
         queue.look_again(&id("a"), now + least);
         assert_eq!(queue.next(now + least), Next::Try(id("b")));
+    }
+
+    #[test]
+    fn a_bounded_number_of_reports_is_known() {
+        let (now, mut queue) = (Instant::now(), Queue::default());
+        let one = |n: usize| entry(&format!("job-{n}"), ended(1, ""));
+        for n in 0..limits::OUTBOX_REPORTS {
+            queue.insert(id(&format!("job-{n}")), Item::new(1, Tried::default(), None, now));
+        }
+        let more = one(limits::OUTBOX_REPORTS);
+        assert!(!queue.has_room(&more, false) && !queue.has_room(&more, true));
+        assert!(queue.has_room(&one(7), false), "the same again takes no room");
+        queue.remove(&id("job-0"));
+        assert!(queue.has_room(&more, false));
     }
 }

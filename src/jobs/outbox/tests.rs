@@ -328,6 +328,18 @@ fn one_report_that_always_fails_holds_up_no_other() {
 }
 
 #[test]
+fn a_record_that_is_not_taken_holds_its_report_up_for_some_tries_only() {
+    let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
+    let server = serve(&backend, |seen, _, _| if seen.line.ends_with("/update") { error(500) } else { None });
+    let running = Running::start(scratch.open(), &server, terms());
+    assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
+    running.wait_until_empty();
+    assert_eq!(backend.lock().expect("lock").taken, BTreeMap::from([("a".to_owned(), 1)]));
+    let updates = server.lines().iter().filter(|line| line.ends_with("/update")).count();
+    assert_eq!(updates, limits::OUTBOX_UPDATE_TRIES as usize, "{:?}", server.lines());
+}
+
+#[test]
 fn a_report_is_given_up_after_its_retention() {
     let (scratch, backend) = (Scratch::new(), Backend::shared(&["old", "young"]));
     let server = serve(&backend, |_, _, _| error(503));
