@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::limits;
 use crate::os::{clock, net};
 use crate::wire::x509::{self, Certificate};
 
@@ -60,14 +59,14 @@ impl std::error::Error for Error {
     }
 }
 
-/// Does the handshake with the first of `addresses` that answers, within [`limits::DOCTOR_TLS`].
-pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr]) -> Result<Chain, Error> {
-    let until = clock::now() + limits::DOCTOR_TLS;
+/// Does the handshake with the first of `addresses` that answers, within `limit`, which is [`limits::DOCTOR_TLS`].
+pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr], limit: Duration) -> Result<Chain, Error> {
+    let until = clock::now() + limit;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| Error::Name(error.to_string()))?;
     let mut tls = ClientConnection::new(config, name).map_err(|error| Error::Handshake(error.to_string()))?;
     let tcp = net::connect(addresses, until).map_err(Error::Connect)?;
     while tls.is_handshaking() {
-        step(&mut tls, &tcp, until)?;
+        step(&mut tls, &tcp, (until, limit))?;
     }
     let sent = tls.peer_certificates().unwrap_or_default();
     Ok(Chain {
@@ -77,14 +76,14 @@ pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr]) -> 
     })
 }
 
-/// One exchange of what is due.
-fn step(tls: &mut ClientConnection, tcp: &TcpStream, until: Instant) -> Result<(), Error> {
+/// One exchange of what is due, before the end of the limit.
+fn step(tls: &mut ClientConnection, tcp: &TcpStream, (until, limit): (Instant, Duration)) -> Result<(), Error> {
     let left = until.saturating_duration_since(clock::now());
     if left.is_zero() {
-        return Err(Error::Timeout(limits::DOCTOR_TLS));
+        return Err(Error::Timeout(limit));
     }
     let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(limits::DOCTOR_TLS),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::Timeout(limit),
         _ => Error::Handshake(error.to_string()),
     };
     tcp.set_read_timeout(Some(left)).and_then(|()| tcp.set_write_timeout(Some(left))).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! The way to the backend, step by step, so that the step which fails has a line of its own: name, TLS, an answer, the
 //! token, the clock. Nothing is claimed and nothing is changed there.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +22,8 @@ const TLS: &str = "tls";
 const BACKEND: &str = "backend";
 const TOKEN: &str = "token";
 const CLOCK: &str = "clock";
+
+const REACH_HINT: &str = "check api.endpoint, the network between, and that the backend runs";
 
 const DAY: u64 = 86_400;
 
@@ -49,12 +52,29 @@ fn target(endpoint: &str) -> Target {
     Target { secure, host: host.to_owned(), port }
 }
 
+/// How long the steps may take.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    tls: Duration,
+    call: Duration,
+}
+
 /// All checks of this file, in the order of [`NAMES`].
 pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Check> {
+    checks_within(api, tls, agent, Waits { tls: limits::DOCTOR_TLS, call: limits::DOCTOR_CALL })
+}
+
+fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Check> {
     let target = target(&api.endpoint);
     let (dns, addresses) = resolve(&target);
-    let mut checks = vec![dns, handshake(&target, tls, &addresses)];
-    let api = Api { timeout: api.timeout.min(limits::DOCTOR_CALL), ..api.clone() };
+    let mut checks = vec![dns, handshake(&target, tls, &addresses, waits.tls)];
+    let patience = api.timeout.min(waits.call);
+    let hint = if patience < api.timeout {
+        format!("{REACH_HINT}; a call has {patience:?} here (limits::DOCTOR_CALL), whatever api.timeout is")
+    } else {
+        REACH_HINT.to_owned()
+    };
+    let api = Api { timeout: patience, ..api.clone() };
     let client = match Client::new(&api, tls, agent, VERSION, Stop::new()) {
         Ok(client) => client,
         Err(error) => {
@@ -64,7 +84,6 @@ pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Check> {
         }
     };
     let health = client.health();
-    let hint = "check api.endpoint, the network between, and that the backend runs";
     checks.push(match &health {
         Ok(took) => Check::ok(BACKEND, format!("{} answered in {} ms", api.endpoint, took.as_millis())),
         // It answers: what it says to a token is the next line.
@@ -86,8 +105,17 @@ pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
     addresses.into_iter().find(|address| address.is_ipv4() && !own(address))
 }
 
-/// Finds the host's addresses, on a thread of its own: the C library's resolver cannot be interrupted.
+/// Finds the host's addresses.
 fn resolve(target: &Target) -> (Check, Vec<SocketAddr>) {
+    resolve_by(target, limits::DOCTOR_DNS, |host, port| (host, port).to_socket_addrs().map(Iterator::collect))
+}
+
+/// The same, on a thread of its own: the C library's resolver cannot be interrupted.
+fn resolve_by(
+    target: &Target,
+    limit: Duration,
+    resolver: impl FnOnce(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> (Check, Vec<SocketAddr>) {
     if let Ok(address) = target.host.parse::<IpAddr>() {
         let addresses = vec![SocketAddr::new(address, target.port)];
         return (Check::ok(DNS, format!("api.endpoint is an address, {address}: no name to resolve")), addresses);
@@ -95,16 +123,13 @@ fn resolve(target: &Target) -> (Check, Vec<SocketAddr>) {
     let (sender, answer) = sync_channel(1);
     let (host, port) = (target.host.clone(), target.port);
     let begun = Instant::now();
-    let started = threads::spawn("doctor-dns", move || {
-        let found = (host.as_str(), port).to_socket_addrs().map(|found| found.collect::<Vec<_>>());
-        let _ = sender.send(found);
-    });
+    let started = threads::spawn("doctor-dns", move || drop(sender.send(resolver(&host, port))));
     let hint = "check the name in api.endpoint and this host's resolver (/etc/resolv.conf, resolvectl query)";
     let failed = |what: String| (Check::fail(DNS, format!("{}: {what}", target.host), hint), Vec::new());
     if let Err(error) = started {
         return failed(format!("cannot start a thread: {error}"));
     }
-    match answer.recv_timeout(limits::DOCTOR_DNS) {
+    match answer.recv_timeout(limit) {
         Ok(Ok(found)) if !found.is_empty() => {
             let shown: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
             let took = begun.elapsed().as_millis();
@@ -112,11 +137,11 @@ fn resolve(target: &Target) -> (Check, Vec<SocketAddr>) {
         }
         Ok(Ok(_)) => failed("the name has no address".to_owned()),
         Ok(Err(error)) => failed(error.to_string()),
-        Err(_) => failed(format!("no answer within {:?} (limits::DOCTOR_DNS)", limits::DOCTOR_DNS)),
+        Err(_) => failed(format!("no answer within {limit:?} (limits::DOCTOR_DNS)")),
     }
 }
 
-fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr]) -> Check {
+fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Duration) -> Check {
     if !target.secure {
         let local = addresses.iter().all(|address| address.ip().is_loopback()) && !addresses.is_empty();
         return if local {
@@ -137,7 +162,7 @@ fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr]) -> Check {
         Some(file) if tls.enabled => format!("{} (security.tls.caFile)", file.display()),
         _ => "the built-in roots".to_owned(),
     };
-    match certificate::look(config, &target.host, addresses) {
+    match certificate::look(config, &target.host, addresses, limit) {
         Ok(chain) => judge_chain(&chain, &trust, SystemTime::now()),
         Err(error) => {
             let hint = "check the backend's certificate (its name, its end), this host's clock, and for an authority of \
@@ -203,8 +228,12 @@ fn clock(client: &Client) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+
     use super::*;
     use crate::api::certificate::Chain;
+    use crate::api::testing::{Act, Server};
     use crate::cli::doctor::report::Grade;
 
     #[test]
@@ -247,5 +276,59 @@ mod tests {
             assert_eq!(check.grade, grade, "{check:?}");
             assert!(check.measured.contains(words), "{check:?}");
         }
+    }
+
+    const WAIT: Duration = Duration::from_millis(100);
+
+    fn silent(api: &Api, waits: Waits) -> (Vec<Check>, Duration) {
+        let begun = Instant::now();
+        (checks_within(api, &Tls::default(), "a", waits), begun.elapsed())
+    }
+
+    #[test]
+    fn a_backend_that_does_not_answer_costs_a_persons_patience_and_not_the_agents() {
+        let server = Server::start(|_, _| Act::Stall(Vec::new()));
+        let api = Api { timeout: Duration::from_secs(2), ..server.api() };
+        let (checks, took) = silent(&api, Waits { tls: WAIT, call: WAIT });
+        for check in &checks[2..4] {
+            assert!(check.grade == Grade::Fail && check.measured.contains("took longer than"), "{check:?}");
+        }
+        assert!(checks[2].hint.contains("100ms here (limits::DOCTOR_CALL)"), "{checks:?}");
+        assert!(took < api.timeout, "{took:?}");
+    }
+
+    #[test]
+    fn a_backend_that_does_not_get_on_with_its_handshake_is_given_up() {
+        // One says nothing; the other begins a record of 4 KiB and sends a byte now and then.
+        for talks in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let (over, ended) = channel::<()>();
+            let until = Instant::now() + Duration::from_secs(3);
+            let server = threads::spawn("t-silent", move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let _ = stream.write_all(&[22, 3, 3, 16, 0]);
+                while Instant::now() < until && ended.recv_timeout(WAIT / 5) == Err(RecvTimeoutError::Timeout) {
+                    let _ = stream.write_all(if talks { &[0] } else { &[] });
+                }
+            });
+            let tls = handshake(&target(&format!("https://{address}")), &Tls::default(), &[address], WAIT);
+            assert_eq!(tls.grade, Grade::Fail);
+            assert!(tls.measured.contains("no handshake within 100ms (limits::DOCTOR_TLS)"), "{talks}: {tls:?}");
+            drop(over);
+            server.expect("a thread").join_within(Duration::from_secs(5));
+        }
+    }
+
+    #[test]
+    fn a_resolver_that_does_not_answer_is_left_to_itself() {
+        let (over, ended) = channel::<()>();
+        let (check, addresses) = resolve_by(&target("http://backend.example"), WAIT, move |_, port| {
+            let _ = ended.recv_timeout(Duration::from_secs(3));
+            Ok(vec![SocketAddr::new([127, 0, 0, 1].into(), port)])
+        });
+        assert!(check.grade == Grade::Fail && addresses.is_empty(), "{check:?}");
+        assert!(check.measured.contains("no answer within 100ms (limits::DOCTOR_DNS)"), "{check:?}");
+        drop(over);
     }
 }

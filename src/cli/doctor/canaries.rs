@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::backend;
 use super::proofs::{self, Found, Listener};
@@ -102,18 +103,22 @@ struct Cage {
     controls: Arc<Mutex<(Vec<Arc<Control>>, bool)>>,
     /// The word in the ids of this run.
     word: String,
+    /// When all of them are to be over.
+    until: Instant,
 }
 
 /// A canary that runs on a thread of its own.
 struct Flying {
     control: Arc<Control>,
     ended: Receiver<Result<Ran, NotRun>>,
+    /// The same moment for all.
+    until: Instant,
 }
 
 impl Flying {
     fn land(self) -> Result<Ran, NotRun> {
         let late = |_| format!("not over within {:?} (limits::DOCTOR_CANARIES)", limits::DOCTOR_CANARIES);
-        self.ended.recv_timeout(limits::DOCTOR_CANARIES).map_err(late)?
+        self.ended.recv_timeout(self.until.saturating_duration_since(Instant::now())).map_err(late)?
     }
 }
 
@@ -136,7 +141,7 @@ impl Cage {
         if let Err(error) = started {
             let _ = failed.try_send(Err(no_thread(error)));
         }
-        Flying { control, ended }
+        Flying { control, ended, until: self.until }
     }
 }
 
@@ -228,7 +233,8 @@ fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> Result<
     let watch = watch.map_err(no_thread)?;
     // Before several ask for the network at once.
     let warm = executor.warm_up().map_err(|error| error.to_string());
-    let cage = Cage { executor, reaper, controls, word: random::hex(6) };
+    let until = Instant::now() + limits::DOCTOR_CANARIES;
+    let cage = Cage { executor, reaper, controls, word: random::hex(6), until };
     let found = warm.map(|()| fly_all(&cage, docker, config));
     cage.executor.sweep();
     drop(watch);
@@ -346,3 +352,7 @@ fn left_behind(docker: &docker::Client, word: &str) -> Check {
     }
     Check::fail(name, format!("left in the engine: {}", left.join(", ")), format!("docker rm -f {}", left.join(" ")))
 }
+
+#[cfg(test)]
+#[path = "canaries_tests.rs"]
+mod tests;

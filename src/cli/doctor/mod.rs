@@ -13,7 +13,7 @@ mod report;
 
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::exit;
 use crate::config::{Loaded, Problems};
@@ -75,7 +75,10 @@ impl Aside {
 
     /// The checks, or for each a line that says why there is none.
     fn finish(self) -> Vec<Check> {
-        let limit = limits::DOCTOR_GROUP;
+        self.finish_within(limits::DOCTOR_GROUP)
+    }
+
+    fn finish_within(self, limit: Duration) -> Vec<Check> {
         let late = |_| format!("not over within {limit:?} (limits::DOCTOR_GROUP)");
         let heard = self.made.and_then(|(made, thread)| {
             let checks = made.recv_timeout(limit).map_err(late)?;
@@ -110,4 +113,22 @@ fn look(loaded: &Loaded, agent: Result<Option<String>, String>, signals: &Signal
     checks.extend(of_engine);
     checks.extend(proofs);
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_that_do_not_come_to_an_end_have_their_lines_all_the_same() {
+        let (over, ended) = std::sync::mpsc::channel::<()>();
+        let aside = Aside::start("t-aside", &["one", "two"], move || {
+            let _ = ended.recv_timeout(Duration::from_secs(3));
+            vec![Check::ok("one", "fine"), Check::ok("two", "fine")]
+        });
+        let checks = aside.finish_within(Duration::from_millis(50));
+        assert_eq!(checks.iter().map(|check| check.name).collect::<Vec<_>>(), ["one", "two"]);
+        assert!(checks.iter().all(|check| check.measured.contains("within 50ms (limits::DOCTOR_GROUP)")), "{checks:?}");
+        drop(over);
+    }
 }
