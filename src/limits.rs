@@ -69,7 +69,7 @@ pub const SCRIPT_MAX: usize = 16 * 1024 * 1024;
 pub const ENVIRONMENT_MAX: usize = 1024 * 1024;
 /// Largest value of one environment variable, with its name, in bytes (the kernel's MAX_ARG_STRLEN less one).
 pub const VARIABLE_MAX: usize = 128 * 1024 - 1;
-/// Attempts to remove a container before it is left to the janitor.
+/// Attempts to remove a container, or a folder on a server, before it is left: a container to the janitor.
 pub const REMOVE_ATTEMPTS: u32 = 3;
 /// Wait between two of them.
 pub const REMOVE_DELAY: Duration = Duration::from_millis(500);
@@ -127,7 +127,7 @@ pub const SSH_BACKOFF_FIRST: Duration = Duration::from_millis(200);
 pub const SSH_BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// Bytes of greetings that a server's shell may print before our program speaks.
 pub const SSH_NOISE: usize = 64 * 1024;
-/// How long a server may take to hand over what is left of a job's output, and to clean up.
+/// How long a server may be silent while it hands over what is left of a job's output.
 pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
 /// The server kills what is left of a stopped job, and looks again, for so many tenths of a second.
 pub const SSH_LEFTOVERS: u32 = 30;

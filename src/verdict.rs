@@ -10,7 +10,8 @@ pub enum Phase {
     Setup,
     /// The script itself: bounded by the job's own timeout.
     Execution,
-    /// Evidence and removal: bounded by `jobs.cleanupTimeout`.
+    /// From the script's end to its ending and the rest of its output. What it leaves is removed after that, when the
+    /// report is on disk.
     Cleanup,
 }
 

@@ -90,8 +90,9 @@ pub enum End {
     NeverRan(Remains),
 }
 
-/// What is still there of a script that has ended: a container, for whoever has to look at it after a crash. Dropping
-/// this removes it, which comes after the outcome was written to disk: until then it is the only witness.
+/// What is still there of a script that has ended, a container or a folder on a server, for whoever has to look at it
+/// after a crash. Dropping this removes it, which comes after the outcome was written to disk: until then it is the only
+/// witness.
 #[derive(Default)]
 pub struct Remains(Option<Box<dyn Send>>);
 
@@ -105,11 +106,16 @@ impl Remains {
     pub fn of(thing: impl Send + 'static) -> Self {
         Self(Some(Box::new(thing)))
     }
+
+    /// Whether anything is left.
+    pub fn is_something(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 impl fmt::Debug for Remains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Remains({})", if self.0.is_some() { "something" } else { "nothing" })
+        write!(f, "Remains({})", if self.is_something() { "something" } else { "nothing" })
     }
 }
 
@@ -134,6 +140,11 @@ pub trait Executor: Send + Sync {
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Box<dyn Prepared>, Lost>;
+
+    /// What an earlier agent left at `place` on a server, of a script whose report is on disk: it goes when this is dropped.
+    fn remains(&self, _server: &Server, _place: &str) -> Remains {
+        Remains::nothing()
+    }
 
     /// Gets everything ready but starts nothing; an ending that needed no start is the error.
     fn prepare(

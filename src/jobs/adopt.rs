@@ -13,6 +13,7 @@ use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
 use crate::job::{Claim, Job, Kind, Language, Resources, Script, Server};
 use crate::jobs::journal::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::ledger::{Ledger, boot_id};
+use crate::jobs::outbox::Tried;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
 use crate::jobs::report;
@@ -58,8 +59,10 @@ fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
             give_back(shop, &entry, token);
             None
         }
-        // The outbox has it.
-        Stage::Ended(_) => None,
+        Stage::Ended(_) => {
+            clear(shop, entry, token);
+            None
+        }
     };
     metrics::jobs_active(-1);
     if let Some(verdict) = verdict {
@@ -92,6 +95,43 @@ fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
     log::warn!("an earlier run of this agent had claimed the job and not started it; giving it back");
     report::give_back(&shop.client, &entry.job, "the agent was restarted before the job had started");
     shop.journal.remove(&entry.job);
+}
+
+/// A job whose report is on disk, and of which folders may be left on servers: they go before the report does, since the
+/// backend tells no login of a job that was reported.
+fn clear(shop: &Workshop, entry: Entry, token: &Token) {
+    token.step(Step::Reporting);
+    if shop.journal.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
+        return shop.journal.forget(&entry.job);
+    }
+    let control = control_of(shop, token);
+    let asked = asked(shop, &entry, || control.is_left());
+    control.end();
+    let Some(job) = asked else { return };
+    if let Place::Servers(pages) = &entry.place {
+        let each = pages.iter().enumerate();
+        for (server, directory) in each.filter_map(|(at, page)| several::remains_of(job.as_deref(), at, page)) {
+            log::warn!("an earlier run of this agent had not removed {directory} on {}", server.shown());
+            drop(shop.servers.remains(&server, &directory));
+        }
+    }
+    // It may have been sent before: the backend is asked for that.
+    report::deliver(&shop.outbox, entry.without_remains(), Tried::lost(), || ());
+}
+
+/// What the backend tells of a job that this agent has, logins among it, none of which is in the journal. The outer
+/// `None`: the agent ends before it answers.
+pub(in crate::jobs) fn asked(shop: &Workshop, entry: &Entry, is_left: impl Fn() -> bool) -> Option<Option<Box<Job>>> {
+    loop {
+        match shop.client.orphan(&entry.job) {
+            Ok(Some(Claim::Run(job))) => return Some(Some(job)),
+            Ok(_) => return Some(None),
+            Err(error) => log::warn!("the job waits for the backend: {error}"),
+        }
+        if is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
+            return None;
+        }
+    }
 }
 
 /// Goes on with a job that was started.

@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::executors::{Facts, Task};
 use crate::job::{Id, Job, Language};
 use crate::jobs::journal::{
-    Container, Delivered, Ended, Entry, Journal, JournalError, Part, Place, Report, Server, Stage, Started, now_ms,
+    Container, Delivered, Ended, Entry, Journal, JournalError, Part, PartEnd, Place, Report, Server, Stage, Started,
+    now_ms,
 };
 use crate::jobs::outbox::Tried;
 use crate::jobs::output::Progress;
@@ -196,6 +197,23 @@ impl Ledger {
         }
     }
 
+    /// Writes that it has ended on the server at this place, where its folder goes next if it `remains`.
+    pub fn part_ended(&self, at: usize, end: PartEnd, remains: bool) {
+        self.set_remains(|place, page| place == at && remains || page.remains);
+        self.part_is(at, Part::Ended(end));
+    }
+
+    /// The folder on the server at this place is gone, or was tried to be removed: on disk with whatever is written next.
+    pub fn part_is_clear(&self, at: usize) {
+        self.set_remains(|place, page| place != at && page.remains);
+    }
+
+    fn set_remains(&self, remains: impl Fn(usize, &Server) -> bool) {
+        if let Place::Servers(pages) = &mut self.lock().place {
+            pages.iter_mut().enumerate().for_each(|(at, page)| page.remains = remains(at, page));
+        }
+    }
+
     fn part(&self, at: usize, part: Part, directory: Option<&str>) -> Result<(), JournalError> {
         let mut entry = self.lock();
         // Where it is not: the job is over, and its page is the outbox's now.
@@ -224,8 +242,10 @@ impl Ledger {
         self.lock().job.clone()
     }
 
-    /// The page with the report on it; nothing is written here any more.
-    pub fn end(&self, report: Report) -> Entry {
+    /// The page with the report on it, of a job of which something `remains` until that is on disk; nothing is written
+    /// here any more.
+    pub fn end(&self, report: Report, remains: bool) -> Entry {
+        self.set_remains(|_, page| page.remains || (remains && page.part == Part::OfJob));
         let mut entry = self.lock();
         // Not `Started` any more, so that the scribe writes nothing over the report, which may be large and is not kept.
         entry.stage = Stage::Intent;
@@ -285,6 +305,7 @@ pub fn page_of(server: &crate::job::Server, directory: String, execution: &Id) -
         directory,
         execution: execution.clone(),
         part: Part::OfJob,
+        remains: false,
     }
 }
 

@@ -322,7 +322,8 @@ pub(in crate::jobs) fn conclude(
     }
     count_phases(&outcome.timings);
     let report = report::write(true, &outcome, collected);
-    report::deliver(&shop.outbox, ledger.end(report), ledger.tried(), || drop(remains));
+    let page = ledger.end(report, remains.is_something());
+    report::deliver(&shop.outbox, page, ledger.tried(), || drop(remains));
     Some(outcome.verdict)
 }
 

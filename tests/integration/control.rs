@@ -28,14 +28,14 @@ fn check(state_dir: &Path, arguments: &[&str], code: i32) -> (String, String) {
     (out, error)
 }
 
-fn status(agent: &Agent) -> Value {
+pub fn status(agent: &Agent) -> Value {
     let (out, _) = check(&agent.state_dir(), &["status", "--json"], 0);
     assert_eq!(out.lines().count(), 1, "{out}");
     serde_json::from_str(&out).expect("JSON")
 }
 
 /// The row of a job in the answer to `status`.
-fn row<'a>(status: &'a Value, id: &str) -> Option<&'a Value> {
+pub fn row<'a>(status: &'a Value, id: &str) -> Option<&'a Value> {
     status["jobs"].as_array().expect("jobs").iter().find(|job| job["id"] == id)
 }
 

@@ -56,6 +56,8 @@ mod security;
 mod shutdown;
 /// Jobs on servers: scripts, lines, directories, connections.
 mod ssh;
+/// What is left on a server when a script has ended, and an agent that is killed then.
+mod ssh_ends;
 /// Jobs on servers whose connection breaks, or whose host goes, hangs or lies.
 mod ssh_faults;
 /// Host keys, client keys, passwords, ciphers.

@@ -1,5 +1,6 @@
 //! One job on several servers, and what must never be seen of their keys.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cronium_dev_backend::{DevBackend, JobRow, Via};
@@ -40,6 +41,11 @@ impl Three {
         let Self { agent, backend, servers, folder } = self;
         let agent = agent.again(&backend, &settings_in(&folder).each(settings));
         Self { agent, backend, servers, folder }
+    }
+
+    /// Where jobs have their folders, on each of the servers.
+    pub fn place(&self) -> PathBuf {
+        self.folder.path().join("jobs")
     }
 
     pub fn job(&self, script: &str) -> Value {

@@ -1,4 +1,5 @@
-//! The end of a run on a server: the rest of the output, how the script ended, and the end of its folder there.
+//! The end of a run on a server: the rest of the output, and how the script ended. The folder there stays for now, see
+//! `folder`.
 
 use std::time::{Instant, SystemTime};
 
@@ -13,18 +14,17 @@ use crate::limits;
 use crate::verdict::{Phase, Verdict};
 
 impl Run<'_> {
-    /// What is left of the output, how the script ended, and the end of its folder.
+    /// What is left of the output, and how the script ended. The session waits for what is to become of the folder.
     pub(in crate::executors::ssh) fn collect(&mut self, output: &mut dyn Output) -> Result<Ending, Stop> {
         let kill = self.wanted.is_some();
+        self.over = Some((SystemTime::now(), Instant::now()));
         loop {
             let (session, nonce) = self.back(output, |run, nonce| {
                 remote::collect(&run.place, run.task.execution.as_str(), nonce, run.taken, kill)
             })?;
             match self.receive(&session, &nonce, output) {
                 Ok(ending) => {
-                    if std::mem::take(&mut self.unswept) {
-                        self.sweep(output);
-                    }
+                    self.waiting = Some(session);
                     return Ok(ending);
                 }
                 Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
@@ -43,21 +43,7 @@ impl Run<'_> {
         }
     }
 
-    /// The connection broke when the folder was to go: it is removed over another one. The report waits for that as long
-    /// as for any cleaning up, and no longer.
-    fn sweep(&mut self, output: &mut dyn Output) {
-        self.patience = self.patience.min(self.shared.jobs.cleanup_timeout);
-        let folder = [self.place.directory()];
-        for _ in 0..limits::REMOVE_ATTEMPTS {
-            let Ok((session, nonce)) = self.back(output, |_, _| remote::remove(&folder)) else { break };
-            if !matches!(self.listen(&session, &nonce, output), Heard::Broken(_)) {
-                return;
-            }
-        }
-        log::warn!("{} is left behind on {}", self.place.directory(), self.server.shown());
-    }
-
-    /// Takes the rest of the output until all of it is here, then lets the folder go.
+    /// Takes the rest of the output until all of it is here.
     pub(in crate::executors::ssh) fn receive(
         &mut self,
         session: &Session,
@@ -66,7 +52,6 @@ impl Run<'_> {
     ) -> Result<Ending, Heard> {
         let mut preamble = Preamble::new(nonce);
         let mut until = Instant::now() + limits::SSH_COLLECT_SILENCE;
-        let mut done: Option<Ending> = None;
         loop {
             match session.next(&self.wishes, limits::FOLLOW_TICK) {
                 Next::Event(Event::Bytes(stream, bytes)) => {
@@ -74,40 +59,21 @@ impl Run<'_> {
                     self.bytes(&mut preamble, stream, &bytes, output);
                 }
                 Next::Event(Event::End(status)) => {
-                    return match (done, preamble.word()) {
-                        (Some(ending), _) => Ok(ending),
-                        (None, Some(Word::Status(_)) | None) => Err(Heard::Mute(status)),
-                        (None, Some(word)) => Err(Heard::Word(word.clone())),
-                    };
+                    return Err(match preamble.word() {
+                        Some(Word::Status(_)) | None => Heard::Mute(status),
+                        Some(word) => Heard::Word(word.clone()),
+                    });
                 }
-                // All is here: what remains on the server is told to the operator, and no reason to wait.
-                Next::Event(Event::Broken(error)) => match done {
-                    Some(ending) => {
-                        log::info!("{error}; its folder is still to be removed");
-                        self.unswept = self.shared.settings.cleanup_after;
-                        return Ok(ending);
-                    }
-                    None => return Err(Heard::Broken(error)),
-                },
-                Next::Wish(_) => {}
-                Next::Quiet if Instant::now() >= until => {
-                    let Some(ending) = done else { return Err(Heard::Late) };
-                    log::warn!("{} is left behind on {}", self.place.directory(), self.server.shown());
-                    return Ok(ending);
-                }
-                Next::Quiet => {}
+                Next::Event(Event::Broken(error)) => return Err(Heard::Broken(error)),
+                Next::Quiet if Instant::now() >= until => return Err(Heard::Late),
+                Next::Wish(_) | Next::Quiet => {}
             }
-            if done.is_none()
-                && preamble.is_over()
+            if preamble.is_over()
                 && let Some(Word::Status(text)) = preamble.word()
             {
                 let ending = Ending::read(text);
                 if self.taken[0] >= ending.sizes[0] && self.taken[1] >= ending.sizes[1] {
-                    let word = if self.shared.settings.cleanup_after { "done\n" } else { "keep\n" };
-                    session.send(word.as_bytes().to_vec());
-                    until = Instant::now() + self.shared.jobs.cleanup_timeout;
-                    done = Some(ending);
-                    self.cleaning = Some((SystemTime::now(), Instant::now()));
+                    return Ok(ending);
                 }
             }
         }

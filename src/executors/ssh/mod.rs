@@ -11,6 +11,7 @@ pub mod connection;
 pub mod dial;
 pub mod driver;
 pub mod error;
+pub mod folder;
 pub mod hosts;
 pub mod judge;
 pub mod keys;
@@ -28,10 +29,11 @@ use crate::config::types::{Config, Jobs, Ssh as Settings};
 use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::ssh::breakers::{Breakers, Tripped, Watcher};
 use crate::executors::ssh::error::Error;
+use crate::executors::ssh::folder::Folder;
 use crate::executors::ssh::pool::{Pool, Wish};
 use crate::executors::ssh::remote::Place;
 use crate::executors::ssh::run::{Adopted, Ready};
-use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task};
+use crate::executors::{Control, Executor, Facts, Lost, Prepared, Remains, Task};
 use crate::job::{Output, Server};
 use crate::os::random;
 use crate::policy::breaker;
@@ -132,6 +134,11 @@ impl Executor for SshExecutor {
             timeout: facts.timeout,
             left,
         }))
+    }
+
+    fn remains(&self, server: &Server, place: &str) -> Remains {
+        let (server, directory) = (server.clone(), place.to_owned());
+        Remains::of(Folder { shared: self.now(), server, directory, session: None })
     }
 
     fn prepare(

@@ -119,8 +119,9 @@ pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], clai
     w.text
 }
 
-/// The program that hands over the rest of the output and how the script ended, and removes the folder when told so
-/// by a line `done` on its stdin. With `kill`, what is left of the script is killed first.
+/// The program that hands over the rest of the output and how the script ended, then waits on its stdin for a line
+/// `done`, to remove the folder, or `keep`. Where stdin ends before, everything stays for the next one that asks. With
+/// `kill`, what is left of the script is killed first.
 pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kill: bool) -> Vec<u8> {
     let mut w = Writer { text: Vec::new(), delimiter: String::new() };
     w.line("{");
@@ -148,19 +149,22 @@ pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kil
     // As far as was counted: what a process that was left behind writes meanwhile is not the script's any more.
     w.line(&format!("tail -c +{} out | head -c $((o-{}))", taken[0] + 1, taken[0]));
     w.line(&format!("tail -c +{} err | head -c $((e-{})) >&2", taken[1] + 1, taken[1]));
-    w.line("read x; if [ \"$x\" = done ]; then cd /; rm -rf -- \"$d\" 2>/dev/null || { chmod -R u+rwx -- \"$d\"; rm -rf -- \"$d\"; }; \
-         elif [ \"$x\" = keep ]; then rm -f o e done how status.new; fi",
-    );
+    w.line(&format!(
+        "read x; if [ \"$x\" = done ]; then cd /; {REMOVE}; elif [ \"$x\" = keep ]; then rm -f o e done how status.new; fi"
+    ));
     w.line("exit 0");
     w.line("}");
     w.text
 }
 
-/// The program that takes folders away in which nothing ever ran.
+/// The program that takes folders away; it ends with 1 when one of them is still there.
 pub fn remove(folders: &[String]) -> Vec<u8> {
     let words: Vec<String> = folders.iter().map(|folder| quote(folder)).collect();
-    format!("{{\nrm -rf -- {}\nexit 0\n}}\n", words.join(" ")).into_bytes()
+    format!("{{\nfor d in {}; do {REMOVE}; done\nexit 0\n}}\n", words.join(" ")).into_bytes()
 }
+
+/// Removes `$d`, also where the script took rights from itself.
+const REMOVE: &str = "rm -rf -- \"$d\" 2>/dev/null || { chmod -R u+rwx -- \"$d\"; rm -rf -- \"$d\"; } || exit 1";
 
 /// `f`, which says why the script cannot be started, takes the folder away if it was made, and ends. A full disk shows
 /// in many ways, so that it is looked for each time.

@@ -240,6 +240,29 @@ fn what_is_left_in_the_background_does_not_hold_the_job_up() {
 }
 
 #[test]
+fn without_a_word_everything_stays_for_the_next_that_asks() {
+    for host in Host::all(false) {
+        let mut run = host.start("echo out; echo err >&2; exit 7", &[]);
+        run.started();
+        run.rest();
+        let mut first = host.run(&collect(&host.place, &host.execution, NONCE, [0, 0], false));
+        // Another look may find another number of free blocks.
+        let told =
+            |status: String| status.split(' ').filter(|word| !word.starts_with("free=")).collect::<Vec<_>>().join(" ");
+        let before = told(first.line_of_err());
+        first.started();
+        // The agent is killed.
+        first.stdin = None;
+        assert_eq!(first.rest(), ("out\n".to_owned(), "err\n".to_owned()));
+        let (after, out, err) = host.collect([0, 0], false);
+        assert_eq!((told(after), out.as_str(), err.as_str()), (before, "out\n", "err\n"), "{:?}", host.shell);
+        // What is gone already is no failure.
+        let mut gone = host.run(&remove(&[host.place.directory()]));
+        assert_eq!(gone.child.wait().expect("an end").code(), Some(0));
+    }
+}
+
+#[test]
 fn a_terminal_can_be_had() {
     for host in Host::all(true) {
         let mut run = host.start("test -t 1 && echo yes; echo no >&2; exit 4", &[]);

@@ -1,4 +1,4 @@
-//! One script on one server, from its start to the end of its folder there.
+//! One script on one server, from its start to its end.
 //!
 //! [`Ready::run`] is the whole way. A connection that breaks on it is no ending: the script goes on, and [`Run::back`]
 //! comes back to it for as long as `ssh.execution.reconnectTimeout`, at the byte where its output was.
@@ -13,6 +13,7 @@ use crate::executors::ending::{seconds, setup_verdict};
 use crate::executors::ssh::Shared;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::error::Error;
+use crate::executors::ssh::folder::Folder;
 use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::{Preamble, Word};
 use crate::executors::ssh::remote::{self, Place};
@@ -75,7 +76,7 @@ pub(in crate::executors::ssh) enum Heard {
 
 /// What is known of a script that was sent off.
 pub(in crate::executors::ssh) struct Run<'a> {
-    pub(in crate::executors::ssh) shared: &'a Shared,
+    pub(in crate::executors::ssh) shared: &'a Arc<Shared>,
     pub(in crate::executors::ssh) server: &'a Server,
     pub(in crate::executors::ssh) control: &'a Arc<Control>,
     pub(in crate::executors::ssh) task: &'a Task,
@@ -100,12 +101,10 @@ pub(in crate::executors::ssh) struct Run<'a> {
     pub(in crate::executors::ssh) broke: bool,
     /// An earlier agent started it.
     pub(in crate::executors::ssh) adopted: bool,
-    /// All is here, and the folder is still there.
-    pub(in crate::executors::ssh) unswept: bool,
-    /// How long the server may be away.
-    pub(in crate::executors::ssh) patience: Duration,
-    /// When all of its output was here and its folder could go.
-    pub(in crate::executors::ssh) cleaning: Option<(SystemTime, Instant)>,
+    /// When it was over and its ending was asked for.
+    pub(in crate::executors::ssh) over: Option<(SystemTime, Instant)>,
+    /// The session that waits for what is to become of the folder.
+    pub(in crate::executors::ssh) waiting: Option<Session>,
     pub(in crate::executors::ssh) host_key: String,
 }
 
@@ -176,7 +175,7 @@ pub(in crate::executors::ssh) type Unknown = Box<Verdict>;
 
 impl<'a> Run<'a> {
     fn new(
-        shared: &'a Shared,
+        shared: &'a Arc<Shared>,
         server: &'a Server,
         control: &'a Arc<Control>,
         task: &'a Task,
@@ -206,9 +205,8 @@ impl<'a> Run<'a> {
             reconnects: 0,
             broke: false,
             adopted: false,
-            unswept: false,
-            patience: shared.settings.reconnect_timeout,
-            cleaning: None,
+            over: None,
+            waiting: None,
             host_key: String::new(),
         }
     }
@@ -224,13 +222,23 @@ impl<'a> Run<'a> {
             return End::Left;
         }
         self.control.end();
-        let (verdict, ending) = match ended {
-            Ok(ending) => (self.judge(&ending), Some(ending)),
-            Err(Stop::Because(verdict)) => (*verdict, None),
-            Err(Stop::Left) => return End::Left,
-            Err(Stop::NeverRan) => return End::NeverRan(Remains::nothing()),
-        };
-        End::Outcome(Box::new(self.outcome(verdict, ending.as_ref(), warm)), Remains::nothing())
+        match ended {
+            Ok(ending) => {
+                let outcome = self.outcome(self.judge(&ending), Some(&ending), warm);
+                End::Outcome(Box::new(outcome), Remains::of(self.folder()))
+            }
+            // What there may be of it stays for a person to look at.
+            Err(Stop::Because(verdict)) => {
+                End::Outcome(Box::new(self.outcome(*verdict, None, warm)), Remains::nothing())
+            }
+            Err(Stop::Left) => End::Left,
+            Err(Stop::NeverRan) => End::NeverRan(Remains::nothing()),
+        }
+    }
+
+    fn folder(&mut self) -> Folder {
+        let (shared, server) = (Arc::clone(self.shared), self.server.clone());
+        Folder { shared, server, directory: self.place.directory(), session: self.waiting.take() }
     }
 
     /// A session that follows the script from the byte where its output was.
@@ -382,7 +390,7 @@ impl<'a> Run<'a> {
         program: impl Fn(&Self, &str) -> Vec<u8>,
     ) -> Result<(Session, String), Stop> {
         let begun = Instant::now();
-        let patience = self.patience;
+        let patience = self.shared.settings.reconnect_timeout;
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
         let mut failures = 0;

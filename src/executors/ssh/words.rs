@@ -91,10 +91,11 @@ impl Run<'_> {
     }
 
     pub(in crate::executors::ssh) fn outcome(&self, verdict: Verdict, ending: Option<&Ending>, warm: bool) -> Outcome {
-        let over = self.cleaning.map(|(_, at)| at);
+        let over = self.over.map(|(_, at)| at);
         let length = |from: Instant| over.map_or_else(|| from.elapsed(), |at| at.saturating_duration_since(from));
         let execution = self.started.map(|(started, at)| Span { started, length: length(at) });
-        let cleanup = self.cleaning.map(|(started, at)| Span { started, length: at.elapsed() });
+        // Without the end of its folder, which comes after the report is on disk.
+        let cleanup = self.over.map(|(started, at)| Span { started, length: at.elapsed() });
         let setup = self.setup.unwrap_or(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         let timings = Timings { setup: Some(setup), execution, cleanup };
         let mut evidence = vec![

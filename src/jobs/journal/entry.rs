@@ -67,6 +67,9 @@ pub struct Server {
     pub execution: Id,
     #[serde(default)]
     pub part: Part,
+    /// Its end is on this page, and its folder is still there as far as is known.
+    #[serde(default)]
+    pub remains: bool,
 }
 
 /// How far one of several servers has come. Each is on disk before what it announces is done.
@@ -180,6 +183,19 @@ impl Entry {
             Stage::Ended(ended) => Some(ended),
             Stage::Intent | Stage::Started(_) => None,
         }
+    }
+
+    /// Whether the folder of a script that is over may still be on a server.
+    pub fn has_remains(&self) -> bool {
+        matches!(&self.place, Place::Servers(pages) if pages.iter().any(|page| page.remains))
+    }
+
+    /// The same when the folders are gone, or were tried to be removed.
+    pub fn without_remains(mut self) -> Self {
+        if let Place::Servers(pages) = &mut self.place {
+            pages.iter_mut().for_each(|page| page.remains = false);
+        }
+        self
     }
 }
 

@@ -57,7 +57,8 @@ struct Shared {
 #[derive(Debug)]
 pub struct Opened {
     pub journal: Journal,
-    /// The jobs that had not ended: they are to be found again, given back or reported.
+    /// The jobs that had not ended: they are to be found again, given back or reported. Also those that had, where a
+    /// folder on a server may be left: their report goes after that, since with it the backend forgets the login.
     pub open: Vec<Entry>,
     /// The jobs whose report waits, oldest first. Their entries stay on disk until they are needed ([`Journal::read`]),
     /// since an hour without a backend may leave thousands of them.
@@ -123,8 +124,10 @@ impl Journal {
             };
             match entry {
                 Ok(Ok(entry)) => match entry.ended().map(|ended| ended.since_ms) {
-                    Some(since_ms) => ended.push(Waiting { job: entry.job, attempts: entry.attempts, since_ms }),
-                    None => open.push(entry),
+                    Some(since_ms) if !entry.has_remains() => {
+                        ended.push(Waiting { job: entry.job, attempts: entry.attempts, since_ms })
+                    }
+                    _ => open.push(entry),
                 },
                 Ok(Err(bad)) => self.move_aside(&found, &bad.to_string()),
                 // A file that the disk cannot give stays where it is: the next start may read it.

@@ -109,7 +109,7 @@ pub(in crate::jobs) fn ended(since_ms: u64, stdout: &str) -> Stage {
     Stage::Ended(Ended { report, since_ms })
 }
 
-fn servers() -> Place {
+pub(in crate::jobs) fn servers() -> Place {
     let server = |n: u16| Server {
         name: format!("web {n}"),
         server_id: n.to_string(),
@@ -119,6 +119,7 @@ fn servers() -> Place {
         directory: "/tmp/.cronium-x".into(),
         execution: id(&format!("exec-{n}")),
         part: Part::OfJob,
+        remains: false,
     };
     let Stage::Started(started) = started() else { panic!("it is started") };
     let end = PartEnd {
@@ -165,6 +166,28 @@ fn every_stage_and_place_comes_back_as_it_was() {
     let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!((mode(&scratch.dir.join("jobs")), mode(&scratch.path_of(&all[0]))), (0o700, 0o600));
     assert_eq!(journal.trouble(), None);
+}
+
+#[test]
+fn an_end_whose_folder_may_be_left_on_a_server_does_not_wait_with_the_reports() {
+    let scratch = Scratch::new();
+    let Place::Servers(mut pages) = servers() else { panic!("servers") };
+    pages[3].remains = true;
+    let left = Entry { kind: Kind::Ssh, place: Place::Servers(pages), ..entry("left", ended(1, "out")) };
+    let clear = Entry { job: id("clear"), ..left.clone().without_remains() };
+    {
+        let journal = scratch.open().journal;
+        journal.put(&left).expect("put");
+        journal.put(&clear).expect("put");
+    }
+    let Opened { journal, open, ended } = scratch.open();
+    assert_eq!((open, ended.len(), &ended[0].job), (vec![left.clone()], 1, &clear.job));
+    // As a page of an earlier version, which has no such field.
+    let text = fs::read_to_string(scratch.path_of(&clear)).expect("text");
+    let body = text.split_once('\n').expect("two lines").1.replace(",\"remains\":false", "");
+    assert!(!body.contains("remains"), "{body}");
+    assert_eq!(serde_json::from_str::<Entry>(&body).expect("an entry"), clear);
+    drop(journal);
 }
 
 #[test]
@@ -432,7 +455,7 @@ fn no_field_can_hold_a_secret() {
     }
     let allowed = "Container Ended Servers Started Waiting attempts boot_id claimed_ms complete cpu cpu_seconds deadline_ms \
                    delivered directory disk execution exit_code host id image job kind language lines live memory \
-                   message name part pids place port reason record recorded report sequence server_id since_ms stage started_ms status stderr stdout timeout_ms \
-                   timeout_name update user";
+                   message name part pids place port reason record recorded remains report sequence server_id since_ms \
+                   stage started_ms status stderr stdout timeout_ms timeout_name update user";
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>().join(" "), allowed);
 }

@@ -176,13 +176,17 @@ impl Outbox {
     /// the first try. `tried` is what is known of earlier tries: after one whose fate is unknown, the backend is asked, and
     /// not on this thread.
     pub fn report_after(&self, entry: Entry, tried: Tried, safe: impl FnOnce()) -> Result<Handed, Refused> {
-        let Some(Ended { report, .. }) = entry.ended() else {
-            return Err(refused(entry, Tried::default(), "its job has not ended".to_owned()));
-        };
+        let not_ended = |entry| Err(refused(entry, Tried::default(), "its job has not ended".to_owned()));
+        if entry.ended().is_none() {
+            return not_ended(entry);
+        }
         if let Err(error) = self.0.journal.put(&entry) {
             log::warn!("the report of job {} is kept in memory alone: {error}", entry.job);
         }
         safe();
+        // On disk with the next write, if there is one.
+        let entry = entry.without_remains();
+        let Some(Ended { report, .. }) = entry.ended() else { return not_ended(entry) };
         if tried != Tried::default() {
             let why = "it may have been taken before: the backend is asked first".to_owned();
             return self.enter(entry, tried, None).map(|()| Handed::Waiting(why));

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::*;
 use crate::api::testing::{Act, Seen, Server, ok};
-use crate::jobs::journal::Opened;
-use crate::jobs::journal::tests::{Scratch, ended, entry, id, started};
+use crate::jobs::journal::tests::{Scratch, ended, entry, id, servers, started};
+use crate::jobs::journal::{Opened, Place};
 use crate::os::pulse::Pulses;
 use crate::os::threads;
 
@@ -140,6 +140,22 @@ fn a_report_that_is_taken_at_once_leaves_only_the_memory_of_its_job() {
     );
     let early = entry("early", started());
     assert!(running.outbox.report(early.clone()).is_err() && running.outbox.submit(early, Tried::default()).is_err());
+}
+
+#[test]
+fn the_page_of_a_report_says_that_a_folder_is_left_until_it_may_be_gone() {
+    let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
+    let server = serve(&backend, |_, _, _| error(503));
+    let running = Running::start(scratch.open(), &server, terms());
+    let Place::Servers(mut pages) = servers() else { panic!("servers") };
+    pages[0].remains = true;
+    let entry = Entry { place: Place::Servers(pages), ..report("a") };
+    let on_disk = || running.outbox.0.journal.read(&id("a")).expect("read").expect("a page").has_remains();
+    let (mut before, mut calls) = (false, 1);
+    let mut safe = || (before, calls) = (on_disk(), server.lines().len());
+    let handed = running.outbox.report_after(entry, Tried::default(), &mut safe);
+    assert!(matches!(handed, Ok(Handed::Waiting(_))), "{handed:?}");
+    assert_eq!((before, calls, on_disk()), (true, 0, false), "while it was removed, and when it was");
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub(super) struct Slot {
     pub(super) way: Way,
     /// Whether its record was made.
     pub(super) record: bool,
+    /// The server with the folder of a script that ended under an earlier agent, which may not have removed it.
+    pub(super) remains: Option<(Server, String)>,
 }
 
 impl Slot {
@@ -31,6 +33,7 @@ impl Slot {
             execution: self.execution.clone(),
             way,
             record: self.record,
+            remains: None,
         }
     }
 }
@@ -57,7 +60,7 @@ pub(super) fn fresh(job: &Job, execution: &Id) -> Vec<Slot> {
             Ok(server) => (server.name.clone(), server.id.clone(), Way::Start(server.clone())),
             Err(bad) => (bad.name.clone(), bad.id.clone(), Way::Without(Verdict::refused(bad.why.clone()))),
         };
-        Slot { name, id, execution: numbered(execution, at + 1), way, record: false }
+        Slot { name, id, execution: numbered(execution, at + 1), way, record: false, remains: None }
     })
     .collect()
 }
@@ -78,6 +81,7 @@ pub(super) fn pages(job: &Job, execution: &Id) -> Vec<Page> {
                 directory: String::new(),
                 execution,
                 part: Part::OfJob,
+                remains: false,
             },
         };
         Page { part: Part::Waiting { record: false }, ..page }
@@ -105,14 +109,31 @@ pub(super) fn again(pages: &[Page], job: Option<&Job>) -> Vec<Slot> {
             (Part::OfJob, _) => (Way::Without(unknown("its page does not say how far it had come there")), true),
         };
         let id = Some(page.server_id.clone()).filter(|id| !id.is_empty());
-        Slot { name: page.name.clone(), id, execution: page.execution.clone(), way, record }
+        let remains = remains_of(job, at, page);
+        Slot { name: page.name.clone(), id, execution: page.execution.clone(), way, record, remains }
     })
     .collect()
 }
 
 /// Whether there is anything for which the backend must tell script or login.
 pub(super) fn needs_backend(pages: &[Page]) -> bool {
-    pages.iter().any(|page| matches!(page.part, Part::Waiting { .. } | Part::Started(_)))
+    pages.iter().any(|page| page.remains || matches!(page.part, Part::Waiting { .. } | Part::Started(_)))
+}
+
+/// The folder that may still be on this page's server, with the login that the backend tells; `None` without that.
+pub(in crate::jobs) fn remains_of(job: Option<&Job>, at: usize, page: &Page) -> Option<(Server, String)> {
+    if !page.remains {
+        return None;
+    }
+    let server = job.and_then(|job| server_of(job, at, page)).and_then(|server| server.as_ref().ok());
+    if server.is_none() {
+        log::warn!(
+            "{} may be left behind on {}: the backend does not tell any more how to log in there",
+            page.directory,
+            page.name
+        );
+    }
+    server.map(|server| (server.clone(), page.directory.clone()))
 }
 
 /// The server of this page in the backend's list: at its old place, or wherever it is now.
@@ -271,6 +292,14 @@ mod tests {
         pages[0].part = Part::OfJob;
         assert!(words(&pages, Some(&before))[0].contains("its end is unknown"));
         assert!(needs_backend(&pages) && !needs_backend(&pages[..2]));
+        // A folder that may be left is looked for at the server's new place in the list.
+        pages[1].remains = true;
+        pages[1].directory = "/tmp/y".to_owned();
+        assert!(needs_backend(&pages[..2]));
+        let left = |job| again(&pages, job).into_iter().map(|slot| slot.remains).collect::<Vec<_>>();
+        assert!(left(Some(&after)).iter().map(Option::is_some).eq([false, true, false, false]));
+        assert_eq!(left(Some(&after))[1].as_ref().map(|(server, at)| (&*server.host, &**at)), Some(("h2", "/tmp/y")));
+        assert!(left(None).iter().all(Option::is_none));
     }
 
     #[test]

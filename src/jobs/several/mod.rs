@@ -15,14 +15,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-pub(in crate::jobs) use self::found::limit_name;
 use self::found::{Slot, Way};
+pub(in crate::jobs) use self::found::{limit_name, remains_of};
 use self::prefixed::Prefixed;
 use self::sum::{Part, sum};
 use crate::api::ExecutionUpdate;
 use crate::config::types::Config;
 use crate::executors::{Control, End, Facts, Remains, Task};
-use crate::job::{Claim, Id, Job, Output as _, Server, Stream};
+use crate::job::{Id, Job, Output as _, Server, Stream};
+use crate::jobs::adopt;
 use crate::jobs::errands::{Acknowledged, Errands, Record};
 use crate::jobs::journal::{Delivered, Entry, Part as PagePart, Place, Started, now_ms};
 use crate::jobs::ledger::Ledger;
@@ -128,7 +129,7 @@ pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Start
     log::warn!("an earlier run of this agent had started the job on its servers; going on with it");
     let ends = ends_of(shop, token);
     let Place::Servers(pages) = entry.place.clone() else { return None };
-    let job = if found::needs_backend(&pages) { asked(shop, &entry, &ends)? } else { None };
+    let job = if found::needs_backend(&pages) { adopt::asked(shop, &entry, || lock(&ends).left)? } else { None };
     let slots = found::again(&pages, job.as_deref());
     let cancelled = slots.iter().find_map(|slot| match &slot.way {
         Way::Over(outcome, _) => match outcome.verdict.cause {
@@ -147,27 +148,12 @@ pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Start
         "the agent was restarted; lines of its last seconds may come twice, and some line numbers are left out",
     );
     // Without the backend's words there is nothing that would be run of it.
-    let job = job.map_or_else(|| crate::jobs::adopt::task_of(&entry, None).job, |job| Arc::new(*job));
+    let job = job.map_or_else(|| adopt::task_of(&entry, None).job, |job| Arc::new(*job));
     let ledger = Arc::new(Ledger::found(&shop.journal, entry, output.progress()));
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
     let (shop, output) = (Arc::clone(shop), Mutex::new(output));
     Group { config: shop.config.now(), shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }
         .see_through(begun, None, token)
-}
-
-/// What the backend tells of the job, script and logins, none of which is in the journal. The outer `None`: the agent
-/// ends before it answers.
-fn asked(shop: &Workshop, entry: &Entry, ends: &Mutex<Ends>) -> Option<Option<Box<Job>>> {
-    loop {
-        match shop.client.orphan(&entry.job) {
-            Ok(Some(Claim::Run(job))) => return Some(Some(job)),
-            Ok(_) => return Some(None),
-            Err(error) => log::warn!("the job waits for the backend: {error}"),
-        }
-        if lock(ends).left || shop.stop.wait(limits::ADOPT_AGAIN) {
-            return None;
-        }
-    }
 }
 
 /// How the job is cancelled or left, known to whoever may do that.
@@ -233,7 +219,8 @@ impl Group {
         if let Some(errands) = errands {
             errands.finish();
         }
-        report::deliver(&shop.outbox, ledger.end(report::write(false, &outcome, collected)), ledger.tried(), || ());
+        let page = ledger.end(report::write(false, &outcome, collected), false);
+        report::deliver(&shop.outbox, page, ledger.tried(), || ());
         Some(outcome.verdict)
     }
 
@@ -344,12 +331,17 @@ impl Group {
             }
         };
         count_phases(&outcome.timings);
-        // On disk before the backend hears of it: its folder on the server is gone, and nobody else knows how it ended.
-        self.ledger.part_is(at, PagePart::Ended(found::end_of(&outcome, false)));
-        drop(remains);
+        let kept = remains.is_something();
+        if !kept {
+            // On disk before the backend hears of it: nobody else knows how it ended.
+            self.ledger.part_ended(at, found::end_of(&outcome, false), false);
+        }
+        // Its folder on the server goes after its record, which alone has its output, and after its end is on disk.
         let collected = output.finish(&outcome);
         report::record(&shop.client, execution, &outcome, &collected, &Flushed::default());
-        self.ledger.part_is(at, PagePart::Ended(found::end_of(&outcome, true)));
+        self.ledger.part_ended(at, found::end_of(&outcome, true), kept);
+        drop(remains);
+        self.ledger.part_is_clear(at);
         Some(outcome)
     }
 
@@ -399,13 +391,17 @@ impl Group {
         let outcome = unrun(verdict.clone());
         let collected = Prefixed::new(&slot.name, self, 0, Delivered::default()).finish(&outcome);
         report::record(&shop.client, &slot.execution, &outcome, &collected, &Flushed::default());
-        self.ledger.part_is(at, PagePart::Ended(found::end_of(&outcome, true)));
+        self.ledger.part_ended(at, found::end_of(&outcome, true), false);
         outcome
     }
 
     /// A server on which it ended under an earlier agent. What was printed there went to its record alone.
     fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> Outcome {
         let verdict = &outcome.verdict;
+        if let Some((server, directory)) = &slot.remains {
+            drop(self.shop.servers.remains(server, directory));
+        }
+        self.ledger.part_is_clear(at);
         if !recorded {
             let metadata = [("reason", verdict.reason().to_owned()), ("verdict", verdict.message.clone())];
             let update = ExecutionUpdate {
@@ -417,7 +413,7 @@ impl Group {
             if let Err(error) = self.shop.client.execution_update(&slot.execution, &update) {
                 log::warn!("the execution's record could not be completed: {error}");
             }
-            self.ledger.part_is(at, PagePart::Ended(found::end_of(outcome, true)));
+            self.ledger.part_ended(at, found::end_of(outcome, true), false);
         }
         let place = if recorded { "is in its own execution record" } else { "may be lost" };
         let words = format!("it had ended before the agent was restarted, and its output {place}");

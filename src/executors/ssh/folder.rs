@@ -1,0 +1,111 @@
+//! The folder of a script that has ended, and its end: until the script's report is on disk, it is the only witness.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::never;
+
+use crate::executors::ssh::Shared;
+use crate::executors::ssh::connection::{Event, Next, Session};
+use crate::executors::ssh::pool::Wish;
+use crate::executors::ssh::remote;
+use crate::job::Server;
+use crate::limits;
+use crate::os::pulse;
+use crate::os::random;
+use crate::policy::backoff::{Backoff, Growth};
+
+/// What is left of a script on its server. Dropping this takes it away, or makes it what `ssh.execution.cleanupAfter:
+/// false` leaves; each of the two ways of that gets `jobs.cleanupTimeout`.
+pub(in crate::executors::ssh) struct Folder {
+    pub(in crate::executors::ssh) shared: Arc<Shared>,
+    pub(in crate::executors::ssh) server: Server,
+    pub(in crate::executors::ssh) directory: String,
+    /// Its program has handed over everything and waits for a word; it ends and keeps the folder when the session does.
+    /// `None` for the folder of an earlier agent.
+    pub(in crate::executors::ssh) session: Option<Session>,
+}
+
+/// How a program ended that was to take a folder away.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Gone,
+    /// The server could not remove it.
+    Kept,
+    Broken,
+    Late,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let session = self.session.take();
+        if !self.shared.settings.cleanup_after {
+            if let Some(session) = session {
+                session.send(b"keep\n".to_vec());
+                hear(&session, Instant::now() + self.shared.jobs.cleanup_timeout);
+            }
+            return;
+        }
+        let heard = session.map_or(Heard::Broken, |session| {
+            session.send(b"done\n".to_vec());
+            hear(&session, Instant::now() + self.shared.jobs.cleanup_timeout)
+        });
+        // A server that is slow is asked no second time; a broken connection says nothing of the folder.
+        let gone = heard == Heard::Gone || (heard == Heard::Broken && self.sweep());
+        if !gone {
+            log::warn!("{} is left behind on {}", self.directory, self.server.shown());
+        }
+    }
+}
+
+impl Folder {
+    /// Removes it over another connection.
+    fn sweep(&self) -> bool {
+        let until = Instant::now() + self.shared.jobs.cleanup_timeout;
+        let wanted = || Instant::now() < until;
+        let wish = Wish { server: &self.server, gated: false, until, wanted: &wanted };
+        let backoff =
+            Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
+        let (mut broken, mut failures) = (0, 0);
+        while broken < limits::REMOVE_ATTEMPTS {
+            match self.shared.pool.session(&wish) {
+                Ok((session, _)) => {
+                    session.send(remote::remove(std::slice::from_ref(&self.directory)));
+                    match hear(&session, until) {
+                        Heard::Gone => return true,
+                        Heard::Broken => broken += 1,
+                        Heard::Kept | Heard::Late => return false,
+                    }
+                }
+                Err(error) if wanted() && error.is_passing() => {
+                    failures += 1;
+                    let pause = backoff.delay(failures, 0.5 + random::unit() / 2.0);
+                    pulse::touch();
+                    std::thread::sleep(pause.min(until.saturating_duration_since(Instant::now())));
+                }
+                Err(error) => {
+                    log::info!("{error}");
+                    return false;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Waits for the end of the program on this session.
+fn hear(session: &Session, until: Instant) -> Heard {
+    loop {
+        let wait = limits::FOLLOW_TICK.min(until.saturating_duration_since(Instant::now()));
+        match session.next(&never(), wait) {
+            Next::Event(Event::End(Some(0))) => return Heard::Gone,
+            Next::Event(Event::End(_)) => return Heard::Kept,
+            Next::Event(Event::Broken(error)) => {
+                log::info!("{error}; a job's folder is still to be removed");
+                return Heard::Broken;
+            }
+            Next::Quiet if Instant::now() >= until => return Heard::Late,
+            Next::Event(Event::Bytes(..)) | Next::Wish(_) | Next::Quiet => {}
+        }
+    }
+}

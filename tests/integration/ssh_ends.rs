@@ -1,0 +1,161 @@
+//! The end of a script on a server, and an agent that is killed between that end and the report: the folder there is the
+//! only witness until the report is on disk, and goes then, by this agent or by the next.
+
+use std::path::{Path, PathBuf};
+
+use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
+
+use crate::control::{row, status};
+use crate::harness::{LONG, eventually, finished, report, shared, stderr, stdout};
+use crate::ssh_multi::{NAMES, Three};
+use crate::ssh_rig::Rig;
+use crate::sshd::list;
+
+/// Counts its starts in a file of the server's, says something on both streams and ends with 7.
+const SCRIPT: &str = "echo begun >>\"$HOME/starts\"; echo out; echo err >&2; exit 7";
+
+/// A call that gets no answer is given up soon.
+const IMPATIENT: [(&str, &str); 2] = [("api.timeout", "1s"), ("api.retry.maxAttempts", "1")];
+
+/// The calls of a job with this in their path get no answer.
+fn hang(backend: &DevBackend, path: &str) {
+    backend.set_faults(vec![Fault { path: Some(path.to_owned()), action: Action::Hang, ..Fault::default() }]);
+}
+
+/// How many calls have met the one fault.
+fn met(backend: &DevBackend) -> u64 {
+    backend.faults()[0].seen
+}
+
+fn page(rig: &Rig, id: &str) -> String {
+    std::fs::read_to_string(rig.agent.state().join("jobs").join(format!("{id}.job"))).unwrap_or_default()
+}
+
+/// The folders of jobs below `place` whose script has ended.
+fn ended(place: &Path) -> Vec<PathBuf> {
+    list(place).into_iter().filter(|folder| folder.join("status").exists()).collect()
+}
+
+/// The next agent on the state folder of the rig's, which is killed now.
+fn again(rig: Rig) -> Rig {
+    let Rig { agent, backend, sshd, known_hosts } = rig;
+    let temp_dir = sshd.temp_dir();
+    let settings = [
+        ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
+        ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
+    ];
+    let agent = agent.again(&backend, &settings);
+    Rig { agent, backend, sshd, known_hosts }
+}
+
+/// The script ran once and is reported once, as it ended.
+fn told(rig: &Rig, row: &JobRow) {
+    assert_eq!((row.exit_code, stdout(row), row.claims), (Some(7), "out\n", 1), "{}", rig.said(row));
+    assert!(stderr(row).starts_with("err\n"), "{}", stderr(row));
+    let starts = std::fs::read_to_string(rig.sshd.path("home/starts")).expect("the script's file");
+    assert_eq!(starts, "begun\n");
+}
+
+/// A job whose script has ended, whose ending the agent has, and whose report waits for a call that gets no answer.
+fn unreported(rig: &Rig) -> String {
+    hang(&rig.backend, "/status");
+    let id = rig.queue(rig.job("BASH", SCRIPT));
+    let reporting = || row(&status(&rig.agent), &id).is_some_and(|row| row["phase"] == "reporting");
+    rig.agent.wait_ready();
+    eventually("its ending has arrived", reporting);
+    assert!(page(rig, &id).contains("\"Started\""), "its report is on disk: {}", page(rig, &id));
+    id
+}
+
+#[test]
+fn an_end_that_had_arrived_before_the_kill_is_told_by_the_next_agent() {
+    let _machine = shared();
+    let rig = Rig::start(&[]);
+    let id = unreported(&rig);
+    assert_eq!(ended(&rig.sshd.temp_dir()).len(), 1, "the only witness is gone before the report is on disk");
+    let rig = again(rig);
+    rig.backend.set_faults(Vec::new());
+    told(&rig, &finished(&rig.backend, &id));
+    rig.stop();
+}
+
+#[test]
+fn a_folder_is_removed_by_the_next_agent_when_the_report_was_on_disk_at_the_kill() {
+    let _machine = shared();
+    let mut rig = Rig::start(&IMPATIENT);
+    let id = unreported(&rig);
+    // Its server goes away before the folder is to go.
+    rig.sshd.stop();
+    eventually("the report is on disk", || page(&rig, &id).contains("\"Ended\""));
+    rig.agent.signal("KILL");
+    rig.agent.wait(LONG);
+    rig.backend.set_faults(Vec::new());
+    rig.sshd.start_again();
+    assert_eq!(ended(&rig.sshd.temp_dir()).len(), 1);
+    assert_eq!(rig.backend.job(&id).expect("row").terminal_reports(), 0);
+    let rig = again(rig);
+    told(&rig, &finished(&rig.backend, &id));
+    rig.stop();
+}
+
+#[test]
+fn a_server_that_is_away_when_the_folder_is_to_go_holds_up_the_report_for_a_bounded_time() {
+    let _machine = shared();
+    let mut rig = Rig::start(&[IMPATIENT[0], IMPATIENT[1], ("jobs.cleanupTimeout", "2s")]);
+    let id = unreported(&rig);
+    rig.sshd.stop();
+    told(&rig, &finished(&rig.backend, &id));
+    let folder = ended(&rig.sshd.temp_dir()).pop().expect("the folder");
+    let words = format!("{} is left behind on ", folder.display());
+    assert!(rig.agent.log().contains(&words), "{}", rig.agent.log());
+    rig.sshd.start_again();
+    rig.leave();
+}
+
+#[test]
+fn ends_on_several_servers_that_had_arrived_before_the_kill_are_told_with_their_output() {
+    let _machine = shared();
+    let three = Three::start(&[]);
+    hang(&three.backend, "/update");
+    let id = three.backend.enqueue(three.job(SCRIPT)).expect("queued");
+    eventually("each ending has arrived", || met(&three.backend) == 3);
+    assert_eq!(ended(&three.place()).len(), 3);
+    let three = three.again(&[]);
+    three.backend.set_faults(Vec::new());
+    let row = finished(&three.backend, &id);
+    let mut lines: Vec<&str> = stdout(&row).lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["[alpha] out", "[beta] out", "[gamma] out"], "{}", stderr(&row));
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(7)), "{}", stderr(&row));
+    for name in NAMES {
+        assert!(stderr(&row).contains(&format!("[{name}] err\n")), "{}", stderr(&row));
+    }
+    assert_eq!(list(&three.place()), Vec::<PathBuf>::new(), "folders were left behind");
+    three.stop();
+}
+
+#[test]
+fn a_folder_on_one_of_several_servers_is_removed_by_the_next_agent() {
+    let _machine = shared();
+    let mut three = Three::start(&IMPATIENT);
+    let alpha = three.user_of("alpha").to_owned();
+    let script = format!("echo out; [ $(id -un) != {alpha} ] || exit 7; sleep 4");
+    hang(&three.backend, "/update");
+    let id = three.backend.enqueue(three.job(&script)).expect("queued");
+    eventually("its ending has arrived", || met(&three.backend) > 0);
+    three.servers[0].stop();
+    three.backend.set_faults(Vec::new());
+    let page = three.agent.state().join("jobs").join(format!("{id}.job"));
+    eventually("its end is on disk", || {
+        std::fs::read_to_string(&page).is_ok_and(|text| text.contains("\"recorded\":true"))
+    });
+    three.agent.signal("KILL");
+    three.agent.wait(LONG);
+    three.servers[0].start_again();
+    assert_eq!(ended(&three.place()).len(), 1);
+    let three = three.again(&[]);
+    let row = finished(&three.backend, &id);
+    assert_eq!((report(&row)["status"].as_str(), row.terminal_reports()), (Some("completed"), 1), "{}", stderr(&row));
+    assert_eq!(list(&three.place()), Vec::<PathBuf>::new(), "folders were left behind");
+    three.stop();
+}
