@@ -356,6 +356,8 @@ pub fn show_servers(board: &Board, tripped: &[Tripped]) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::config;
     use crate::config::types::DockerEndpoint;
@@ -363,6 +365,19 @@ mod tests {
     use crate::jobs::journal::Opened;
     use crate::jobs::outbox::Terms;
     use crate::os::pulse::Pulses;
+    use crate::policy::breaker::State;
+
+    #[test]
+    fn many_circuit_breakers_are_counted_and_a_few_are_named() {
+        let board = Board::new();
+        let tripped: Vec<Tripped> = (0..limits::SSH_TRIPPED_SHOWN + 2)
+            .map(|n| Tripped { server: format!("host-{n}:22"), state: State::Open, failures: 3 })
+            .collect();
+        show_servers(&board, &tripped);
+        let (_, text) = board.health(SystemTime::UNIX_EPOCH);
+        assert!(text.contains("7 circuit breakers are not closed"), "{text}");
+        assert_eq!(text.matches("host-").count(), limits::SSH_TRIPPED_SHOWN, "{text}");
+    }
 
     #[test]
     fn bytes_and_inodes_can_both_run_short() {

@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn a_job_for_more_servers_than_are_taken_is_refused_as_a_whole() {
+        let with = |count| {
+            let all: Vec<Value> = (0..count).map(|_| details()).collect();
+            read(&json!({"type": "server"}), &json!({"multiServer": true, "servers": all}))
+        };
+        assert_eq!(with(limits::SSH_SERVERS_MAX).expect("so many are taken").len(), limits::SSH_SERVERS_MAX);
+        let error = with(limits::SSH_SERVERS_MAX + 1).expect_err("one more is refused");
+        assert_eq!(error, "metadata.servers has 201 servers, at most 200 are taken");
+    }
+
+    #[test]
     fn a_bad_one_of_several_is_alone_in_its_failure() {
         let metadata =
             json!({"multiServer": true, "serverCount": 3, "servers": [details(), {"name": "broken", "id": "9"}, 7]});

@@ -304,6 +304,19 @@ mod tests {
     }
 
     #[test]
+    fn so_many_servers_are_told_apart_and_the_worst_of_the_others_is_shown() {
+        let name = |n: usize| format!("many-{n}:22");
+        for n in 0..limits::SSH_BREAKERS_SHOWN + 10 {
+            ssh_breaker(&name(n), 2);
+        }
+        let page = render();
+        let shown: Vec<&str> = page.lines().filter(|line| line.starts_with("cronium_ssh_breaker_state{")).collect();
+        assert_eq!(shown.len(), limits::SSH_BREAKERS_SHOWN + 1);
+        assert_eq!(shown.last(), Some(&r#"cronium_ssh_breaker_state{server="other"} 2"#));
+        (0..limits::SSH_BREAKERS_SHOWN + 10).for_each(|n| ssh_breaker(&name(n), 0));
+    }
+
+    #[test]
     fn the_page_is_well_formed_and_has_every_name() {
         let failed = Verdict::infrastructure(Phase::Setup, "no engine");
         job_finished(Kind::Ssh, &failed, Duration::from_millis(60));

@@ -463,6 +463,15 @@ mod tests {
     }
 
     #[test]
+    fn a_servers_last_words_are_cut() {
+        let length = u32::try_from(KEX_DESCRIPTION_MAX + 1).expect("a number");
+        let words =
+            [&[DISCONNECT, 0, 0, 0, 2][..], &length.to_be_bytes(), &vec![b'w'; KEX_DESCRIPTION_MAX + 1]].concat();
+        let want = KexError::Disconnected { reason: 2, description: "w".repeat(KEX_DESCRIPTION_MAX) };
+        assert_eq!(decode(&[b"SSH-2.0-x\r\n", &packet(&words)]), Err(want));
+    }
+
+    #[test]
     fn a_length_that_lies_is_cut() {
         let mut lists = payload(LISTS);
         lists[1 + COOKIE..][..4].copy_from_slice(&u32::MAX.to_be_bytes());

@@ -62,6 +62,8 @@ mod ssh_ends;
 mod ssh_faults;
 /// Host keys, client keys, passwords, ciphers.
 mod ssh_hosts;
+/// What bounds a session on a server.
+mod ssh_limits;
 /// One job on several servers.
 mod ssh_multi;
 mod ssh_multi_restart;

@@ -176,9 +176,12 @@ fn a_server_that_is_away_after_the_restart_is_unknown_alone() {
     three.stop();
 }
 
-/// A job for eighteen servers, two more than are worked on at once, which are three in truth.
+/// A job for eighteen servers, two more than are worked on at once, which are three in truth. Its scripts wait for
+/// [`let_end`].
 fn eighteen(three: &Three) -> Value {
-    let mut job = three.job("echo \"$CRONIUM_EXECUTION_ID\" >>\"$HOME/starts\"; echo line 0; sleep 3; echo over");
+    let go = three.place().join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
+    let mut job = three.job(&format!("echo \"$CRONIUM_EXECUTION_ID\" >>\"$HOME/starts\"; {wait}; echo over"));
     let servers: Vec<Value> = (0..18)
         .map(|n| {
             let mut server = job["metadata"]["servers"][n % 3].clone();
@@ -191,13 +194,26 @@ fn eighteen(three: &Three) -> Value {
     job
 }
 
+fn let_end(three: &Three) {
+    std::fs::write(three.place().join("go"), "").expect("a file");
+}
+
+/// Waits until as many have begun as may be worked on at once, and sees that no other does while they run.
+fn sixteen_begin(three: &Three) {
+    let begun = || starts(three).iter().flatten().count();
+    eventually("sixteen have begun", || begun() >= 16);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(begun(), 16);
+}
+
 #[test]
 fn servers_that_had_not_begun_at_the_kill_are_begun_once_by_the_next_agent() {
     let _machine = shared();
     let three = Three::start(&[]);
     let id = three.backend.enqueue(eighteen(&three)).expect("queued");
-    eventually("sixteen have begun", || starts(&three).iter().flatten().count() == 16);
+    sixteen_begin(&three);
     let three = three.again(&[]);
+    let_end(&three);
     let row = finished(&three.backend, &id);
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("completed"), Some(0)), "{}", stderr(&row));
     assert_eq!(row.terminal_reports(), 1);
@@ -212,7 +228,7 @@ fn without_the_script_what_had_not_begun_is_told_as_not_run() {
     let _machine = shared();
     let three = Three::start(&[]);
     let id = three.backend.enqueue(eighteen(&three)).expect("queued");
-    eventually("sixteen have begun", || starts(&three).iter().flatten().count() == 16);
+    sixteen_begin(&three);
     // All that the contract promises of a row.
     let body = json!([{ "id": id, "status": "running" }]).to_string();
     let path = Some("/jobs/orphaned".to_owned());
@@ -227,5 +243,6 @@ fn without_the_script_what_had_not_begun_is_told_as_not_run() {
     let count = |words: &str| errors.iter().filter(|error| error.contains(words)).count();
     assert_eq!((errors.len(), count("not run: "), count("its end is unknown")), (18, 2, 16), "{errors:?}");
     assert!(stderr(&row).contains("not run: "), "{}", stderr(&row));
+    let_end(&three);
     three.stop();
 }

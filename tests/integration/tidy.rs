@@ -423,7 +423,7 @@ fn tests() -> Vec<(String, String)> {
 }
 
 /// Caps and waits among the limits without a test that is named in LIMITS.md. May only become fewer.
-const UNHIT: usize = 17;
+const UNHIT: usize = 1;
 
 /// What the page of limits gets wrong: a number without a row, a row without a number or of no known kind, a cap or a
 /// wait without a test beyond the gaps that there were.

@@ -1,7 +1,7 @@
 //! The end of a run on a server: the rest of the output, and how the script ended. The folder there stays for now, see
 //! `folder`.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::executors::ending::seconds;
 use crate::executors::ssh::connection::{Event, Next, Session};
@@ -22,7 +22,7 @@ impl Run<'_> {
             let (session, nonce) = self.back(output, |run, nonce| {
                 remote::collect(&run.place, run.task.execution.as_str(), nonce, run.taken, kill)
             })?;
-            match self.receive(&session, &nonce, output) {
+            match self.receive(&session, &nonce, limits::SSH_COLLECT_SILENCE, output) {
                 Ok(ending) => {
                     self.waiting = Some(session);
                     return Ok(ending);
@@ -43,19 +43,20 @@ impl Run<'_> {
         }
     }
 
-    /// Takes the rest of the output until all of it is here.
+    /// Takes the rest of the output until all of it is here, or nothing comes for the time of `silence`.
     pub(in crate::executors::ssh) fn receive(
         &mut self,
         session: &Session,
         nonce: &str,
+        silence: Duration,
         output: &mut dyn Output,
     ) -> Result<Ending, Heard> {
         let mut preamble = Preamble::new(nonce);
-        let mut until = Instant::now() + limits::SSH_COLLECT_SILENCE;
+        let mut until = Instant::now() + silence;
         loop {
             match session.next(&self.wishes, limits::FOLLOW_TICK) {
                 Next::Event(Event::Bytes(stream, bytes)) => {
-                    until = Instant::now() + limits::SSH_COLLECT_SILENCE;
+                    until = Instant::now() + silence;
                     self.bytes(&mut preamble, stream, &bytes, output);
                 }
                 Next::Event(Event::End(status)) => {

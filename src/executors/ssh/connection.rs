@@ -68,6 +68,8 @@ pub struct Times {
     pub check: Duration,
     /// `ssh.connectionPool.idleTimeout`.
     pub idle: Duration,
+    /// [`limits::SSH_CLOSE`]
+    pub close: Duration,
 }
 
 #[derive(Debug)]
@@ -262,4 +264,47 @@ pub(in crate::executors::ssh) fn is_timeout(error: &ssh2::Error) -> bool {
 
 pub(in crate::executors::ssh) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+pub(in crate::executors::ssh) mod tests {
+    use super::*;
+
+    /// A connection to nobody, whose thread does not run; it is there for as long as the driver is.
+    pub(in crate::executors::ssh) fn idle() -> (Arc<Connection>, Driver) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let socket = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+        let times = Times { step: Duration::ZERO, check: Duration::MAX, idle: Duration::MAX, close: limits::SSH_CLOSE };
+        let session = ssh2::Session::new().expect("a session");
+        Connection::new("nobody".to_owned(), session, socket, String::new(), times).expect("a connection")
+    }
+
+    /// A session on it, and what is its server's side in truth.
+    pub(in crate::executors::ssh) fn session(connection: &Arc<Connection>) -> (Session, Sender<Event>) {
+        let id = connection.take_seat().expect("a seat");
+        let (events, all) = bounded(limits::SSH_QUEUE);
+        (Session { connection: Arc::clone(connection), id, events: all, link: Arc::default() }, events)
+    }
+
+    #[test]
+    fn a_connection_has_so_many_seats_and_no_more() {
+        let (connection, _driver) = idle();
+        let mut sessions: Vec<_> = (0..limits::SSH_SESSIONS).map(|_| session(&connection)).collect();
+        assert_eq!(connection.take_seat(), None);
+        sessions.pop();
+        assert!(connection.take_seat().is_some() && connection.take_seat().is_none());
+    }
+
+    #[test]
+    fn a_connection_whose_thread_takes_no_more_requests_is_given_up_and_holds_nobody() {
+        let (connection, driver) = idle();
+        let (session, _events) = session(&connection);
+        for n in 0..limits::SSH_COMMANDS {
+            session.send(b"x".to_vec());
+            assert!(!connection.is_closed(), "after {n}");
+        }
+        session.send(b"x".to_vec());
+        assert!(connection.is_closed());
+        drop(driver);
+    }
 }

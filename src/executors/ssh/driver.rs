@@ -216,7 +216,7 @@ impl Driver {
     fn leave(&mut self, id: u64) -> Result<(), Error> {
         let Some(at) = self.open.iter().position(|open| open.id == id) else { return Ok(()) };
         let open = &mut self.open[at];
-        open.leaving = Some(Instant::now() + limits::SSH_CLOSE);
+        open.leaving = Some(Instant::now() + self.times.close);
         open.held = None;
         self.session.set_blocking(true);
         match open.channel.send_eof() {

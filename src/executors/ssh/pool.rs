@@ -231,6 +231,7 @@ impl Pool {
             step: settings.connection_timeout,
             check: settings.health_check_interval,
             idle: settings.idle_timeout,
+            close: limits::SSH_CLOSE,
         };
         Connection::new(server.shown(), reached.session, reached.socket, reached.host_key, times)
             .map_err(|error| Error::Local { server: server.shown(), what: error.to_string() })
@@ -258,6 +259,11 @@ impl Pool {
 
     /// Ends every connection and waits for its thread; jobs that still use one lose it.
     pub fn stop(&self) {
+        self.stop_within(limits::SSH_JOIN);
+    }
+
+    /// The same; `wait` is for each thread.
+    fn stop_within(&self, wait: Duration) {
         let (connections, threads) = {
             let mut inner = self.lock();
             inner.stopped = true;
@@ -269,7 +275,7 @@ impl Pool {
             if connection.is_idle() { connection.close() } else { connection.abort() }
         }
         for thread in threads {
-            thread.join_within(limits::SSH_JOIN);
+            thread.join_within(wait);
         }
     }
 }
@@ -303,4 +309,83 @@ fn overdue(progress: &Mutex<Progress>, limit: Duration) -> Option<Step> {
         let _ = socket.shutdown(Shutdown::Both);
     }
     Some(progress.step)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::executors::ssh::connection::tests::{idle, session};
+    use crate::policy::breaker;
+
+    fn pool() -> Pool {
+        let config = crate::config::defaults();
+        let timeout = Duration::from_secs(1);
+        let settings = breaker::Settings {
+            enabled: false,
+            failure_threshold: 1,
+            success_threshold: 1,
+            timeout,
+            half_open_requests: 1,
+        };
+        Pool::new(config.ssh, Breakers::new(settings))
+    }
+
+    fn key(host: &str) -> Key {
+        Key { host: host.to_owned(), port: 22, user: String::new(), credential: Vec::new() }
+    }
+
+    #[test]
+    fn connections_of_all_servers_are_bounded_and_idle_ones_make_room() {
+        let ((unused, _one), (used, _other)) = (idle(), idle());
+        let _session = session(&used);
+        let with = |dialing| {
+            let connections = vec![Arc::clone(&unused), Arc::clone(&used)];
+            BTreeMap::from([
+                (key("a"), Entry { connections, dialing: 0 }),
+                (key("b"), Entry { connections: Vec::new(), dialing }),
+            ])
+        };
+        assert!(make_room(&with(limits::SSH_CONNECTIONS - 3)));
+        assert!(!unused.is_closed());
+        assert!(!make_room(&with(limits::SSH_CONNECTIONS - 2)));
+        assert!(unused.is_closed() && !used.is_closed());
+    }
+
+    #[test]
+    fn a_step_that_outlasts_its_limit_is_broken_off_from_outside() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let limit = Duration::from_secs(1);
+        let late = |step, over: Duration| {
+            let socket = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
+            let (mut peer, _) = listener.accept().expect("the other end");
+            peer.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+            let since = Instant::now().checked_sub(limit + over).expect("a host that is up for some seconds");
+            let found = overdue(&Mutex::new(Progress { step, since, socket: socket.try_clone().ok() }), limit);
+            assert_eq!(peer.read(&mut [0; 1]).is_ok(), found.is_some(), "the socket is shut down, or it is not");
+            found
+        };
+        // It keeps its limit by itself, a little late on a host that is busy.
+        assert_eq!(late(Step::Handshake, limits::SSH_OVERDUE / 2), None);
+        assert_eq!(late(Step::Handshake, limits::SSH_OVERDUE + Duration::from_millis(1)), Some(Step::Handshake));
+        // The C library's resolver keeps no limit.
+        assert_eq!(late(Step::Resolve, Duration::from_millis(1)), Some(Step::Resolve));
+    }
+
+    #[test]
+    fn the_end_waits_for_a_connections_thread_and_no_longer_than_allowed() {
+        let pool = pool();
+        let (release, held) = bounded::<()>(0);
+        let thread = threads::spawn("ssh-connection", move || {
+            let _ = held.recv_timeout(Duration::from_secs(10));
+        });
+        pool.lock().threads.push(thread.expect("a thread"));
+        let begun = Instant::now();
+        pool.stop_within(Duration::from_millis(50));
+        let took = begun.elapsed();
+        assert!((Duration::from_millis(50)..Duration::from_secs(5)).contains(&took), "{took:?}");
+        drop(release);
+    }
 }

@@ -240,6 +240,27 @@ fn what_is_left_in_the_background_does_not_hold_the_job_up() {
 }
 
 #[test]
+fn what_cannot_be_killed_is_counted_after_so_many_looks() {
+    for host in Host::all(false) {
+        let mut run = host.start("sleep 60 & echo $!", &[]);
+        run.started();
+        let pid = run.line();
+        run.rest();
+        let looks = format!("{}/looks", host.place.directory());
+        // A shell in which nothing can be killed and no time passes.
+        let odd = format!("kill() {{ :; }}; sleep() {{ echo >>{}; }}\n", quote(&looks));
+        let program = collect(&host.place, &host.execution, NONCE, [pid.len() as u64, 0], true);
+        let mut run = host.run(&[odd.as_bytes(), &program].concat());
+        let status = run.line_of_err();
+        run.stdin = None;
+        run.rest();
+        let count = std::fs::read_to_string(&looks).expect("looks").lines().count();
+        assert!(Command::new("kill").args(["-s", "KILL", pid.trim()]).status().expect("kill").success());
+        assert_eq!((count, status.contains(" left=1 ")), (limits::SSH_LEFTOVERS as usize, true), "{status}");
+    }
+}
+
+#[test]
 fn without_a_word_everything_stays_for_the_next_that_asks() {
     for host in Host::all(false) {
         let mut run = host.start("echo out; echo err >&2; exit 7", &[]);

@@ -47,6 +47,11 @@ pub(in crate::executors::ssh) struct Ready {
 /// What the reaper signals: the worker, which passes it on over its own session.
 struct Wished(Sender<Signal>);
 
+/// The way of a job's signals to its worker.
+fn wishes() -> (Sender<Signal>, Receiver<Signal>) {
+    bounded(limits::SSH_WISHES)
+}
+
 impl Target for Wished {
     fn signal(&self, signal: Signal) -> Result<(), String> {
         // A queue of wishes that nobody has taken yet needs no further one.
@@ -183,7 +188,7 @@ impl<'a> Run<'a> {
         timeout: (Duration, &'static str),
         until: Instant,
     ) -> Self {
-        let (wisher, wishes) = bounded(limits::SSH_WISHES);
+        let (wisher, wishes) = wishes();
         Self {
             shared,
             server,
@@ -478,3 +483,7 @@ impl<'a> Run<'a> {
         self.back(output, |run, nonce| remote::follow(&run.place, run.task.execution.as_str(), nonce, run.taken, true))
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

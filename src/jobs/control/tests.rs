@@ -102,7 +102,8 @@ fn status_tells_all_that_the_parts_know() {
         asides: vec![SetAside { job: Some("job_c".to_owned()), why: "409".to_owned(), ..SetAside::default() }],
     };
     let reports = told.clone();
-    let tripped = || vec![Tripped { server: "10.0.0.5:22".to_owned(), state: State::HalfOpen, failures: 5 }];
+    let one = |n| Tripped { server: format!("10.0.0.{n}:22"), state: State::HalfOpen, failures: 5 };
+    let tripped = move || (0..limits::SSH_BREAKERS_SHOWN + 1).map(one).collect();
     let live = || ConnectionState { enabled: true, last_error: Some("x".repeat(9999)), ..ConnectionState::default() };
     let reload = || {
         let problems = vec!["x".repeat(9999); limits::CONFIG_PROBLEMS_MAX + 5];
@@ -135,7 +136,8 @@ fn status_tells_all_that_the_parts_know() {
     assert_eq!((job.kind.as_deref(), job.place.as_deref()), (Some("container"), Some("cronium-a")));
     assert_eq!((job.execution.as_deref(), job.cancelled_by.as_deref()), (Some("exec-a"), None));
     assert_eq!(status.outbox, Some(told));
-    let [breaker] = status.breakers.as_slice() else { panic!("{raw}") };
+    assert_eq!(status.breakers.len(), limits::SSH_BREAKERS_SHOWN);
+    let breaker = &status.breakers[5];
     assert_eq!((breaker.server.as_str(), breaker.state.as_str(), breaker.failures), ("10.0.0.5:22", "half-open", 5));
     assert!(status.live_log.enabled && !status.live_log.connected);
     assert!(status.live_log.last_error.is_some_and(|error| error.len() < limits::CONTROL_TEXT + 8));

@@ -1,0 +1,104 @@
+//! A run without a server: what it does when nothing, or nobody, answers.
+
+use std::thread;
+
+use super::*;
+use crate::executors::Reaper;
+use crate::executors::ssh::SshExecutor;
+use crate::executors::ssh::connection::tests::{idle, session};
+use crate::job::{Id, Job, Kind, Language, Resources, Script};
+use crate::os::pulse::Pulse;
+use crate::policy::stop::Pace;
+
+struct Nowhere;
+
+impl Output for Nowhere {
+    fn bytes(&mut self, _stream: Stream, _data: &[u8]) {}
+    fn system(&mut self, _text: &str) {}
+    fn settle(&mut self) {}
+}
+
+/// Calls `act` with a run whose server lets nobody in and is waited for by nobody.
+fn with_run(act: impl FnOnce(&mut Run<'_>)) {
+    let mut config = crate::config::defaults();
+    config.ssh.reconnect_timeout = Duration::ZERO;
+    let shared = SshExecutor::new(&config).now();
+    let (name, host, user) = ("web-1".to_owned(), "192.0.2.1".to_owned(), "deploy".to_owned());
+    let server = Server { id: None, name, host, port: 22, user, private_key: None, passphrase: None, password: None };
+    let id = Id::parse("exec-1").expect("an id");
+    let script = Script { language: Language::Bash, content: "true".to_owned(), working_directory: String::new() };
+    let job = Job {
+        id: id.clone(),
+        kind: Kind::Ssh,
+        priority: 0,
+        attempts: 0,
+        script,
+        environment: Vec::new(),
+        timeout: None,
+        resources: Resources::default(),
+        servers: Vec::new(),
+        event_id: None,
+        original_type: None,
+    };
+    let task = Task { job: Arc::new(job), server: Some(server.clone()), execution: id };
+    let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
+    let second = Duration::from_secs(1);
+    let control = reaper.control(Pace { grace: second, again: second, patience: second });
+    let place = Place { temp_dir: "/tmp/x".into(), name: "exec-1".into(), shell: "/bin/bash".into(), pty: false };
+    let mut run = Run::new(&shared, &server, &control, &task, place, (second, "the job's timeout"), Instant::now());
+    act(&mut run);
+    control.end();
+    reaper.stop();
+    reaper_thread.join_within(Duration::from_secs(5));
+}
+
+fn said<T>(result: Result<T, Stop>) -> String {
+    match result {
+        Err(Stop::Because(verdict)) => verdict.message,
+        Err(Stop::Left | Stop::NeverRan) => panic!("it is not left, and nobody knows that it never ran"),
+        Ok(_) => panic!("nobody is there"),
+    }
+}
+
+#[test]
+fn signals_that_nobody_takes_are_bounded_and_hold_nobody() {
+    let (wisher, wishes) = wishes();
+    let wished = Wished(wisher);
+    for _ in 0..limits::SSH_WISHES * 2 {
+        wished.signal(Signal::Kill).expect("a queue of wishes that is full needs no further one");
+    }
+    assert_eq!(wishes.len(), limits::SSH_WISHES);
+    drop(wishes);
+    assert!(wished.signal(Signal::Kill).is_err());
+}
+
+#[test]
+fn a_start_whose_answer_is_lost_each_time_is_given_up() {
+    with_run(|run| {
+        for start in 2..=limits::SSH_STARTS {
+            let words = said(run.start_again(&mut Nowhere));
+            assert!(words.contains("could not be reached again"), "start {start}: {words}");
+        }
+        let words = said(run.start_again(&mut Nowhere));
+        assert!(words.contains("3 connections broke before the script had begun"), "{words}");
+    });
+}
+
+#[test]
+fn a_server_that_goes_silent_before_it_has_told_the_end_is_waited_for_as_long_as_allowed() {
+    let silence = Duration::from_millis(300);
+    let (connection, _driver) = idle();
+    let (session, events) = session(&connection);
+    // It says something, and nothing more; where nobody gives it up, its connection ends.
+    let server = thread::spawn(move || {
+        let _ = events.send(Event::Bytes(Stream::Stderr, b"motd\n".to_vec()));
+        thread::sleep(Duration::from_secs(3));
+    });
+    with_run(|run| {
+        let begun = Instant::now();
+        let heard = run.receive(&session, "00ff", silence, &mut Nowhere);
+        assert!(matches!(heard, Err(Heard::Late)), "it was not given up");
+        assert!(begun.elapsed() >= silence, "{:?}", begun.elapsed());
+    });
+    drop(server);
+}
