@@ -2,6 +2,7 @@
 //! only witness until the report is on disk, and goes then, by this agent or by the next.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 
@@ -110,6 +111,31 @@ fn a_server_that_is_away_when_the_folder_is_to_go_holds_up_the_report_for_a_boun
     assert!(rig.agent.log().contains(&words), "{}", rig.agent.log());
     rig.sshd.start_again();
     rig.leave();
+}
+
+#[test]
+fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
+    let _machine = shared();
+    let rig = Rig::start(&[]);
+    let queue = |script: &str, limit: u32| {
+        let mut job = rig.job("BASH", script);
+        job["execution"]["timeout"] = serde_json::json!(limit);
+        rig.begin(job)
+    };
+    // One ends by itself within its limit, one is ended for its limit by an agent that does not live to report that.
+    let in_time = queue("echo begun; sleep 1.2; exit 3", 3);
+    let too_late = queue("trap 'echo caught; sleep 0.5; exit 143' TERM; echo begun; while :; do sleep 0.1; done", 1);
+    eventually("TERM was sent", || rig.backend.lines(&too_late).iter().any(|line| line.text == "caught"));
+    let mut rig = rig;
+    rig.agent.signal("KILL");
+    rig.agent.wait(LONG);
+    std::thread::sleep(Duration::from_secs(3));
+    let rig = again(rig);
+    let row = finished(&rig.backend, &too_late);
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("timeout"), Some(-1)), "{}", rig.said(&row));
+    let row = finished(&rig.backend, &in_time);
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(3)), "{}", rig.said(&row));
+    rig.stop();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! From what a server told of a script's end to the verdict: pure, so that every ending can be tested without a server.
 
+use std::time::Duration;
+
 use crate::executors::control::Signal;
 use crate::executors::ending::{signal_name, stopped};
 use crate::executors::shell::SETUP_FAILED;
@@ -23,6 +25,8 @@ pub struct Ending {
     pub output_lost: bool,
     /// Processor time of the script and its children, in seconds.
     pub cpu_seconds: f64,
+    /// When the script began and ended by the server's clock, in whole seconds.
+    pub span: [Option<u64>; 2],
     pub pid: Option<u32>,
 }
 
@@ -41,12 +45,26 @@ impl Ending {
                 // 143: closed by the supervisor, since a process that was left in the background held it open.
                 "kept" => ending.output_lost = value.split(',').any(|code| !matches!(code, "0" | "143")),
                 "cpu" => ending.cpu_seconds = value.split('+').filter_map(minutes).sum(),
+                "from" => ending.span[0] = value.parse().ok(),
+                "to" => ending.span[1] = value.parse().ok(),
                 "pid" => ending.pid = value.parse().ok(),
                 _ => {}
             }
         }
         ending
     }
+}
+
+/// Whether an earlier agent ended it for its time limit and did not live to say so: it ran that long, and it ended as
+/// one does that was sent TERM or KILL.
+pub fn ended_late(ending: &Ending, (after, limit): (Duration, &'static str)) -> Option<(Reason, Signal)> {
+    let signal = match ending.code? {
+        143 => Signal::Term,
+        137 => Signal::Kill,
+        _ => return None,
+    };
+    let ran = ending.span[1]?.saturating_sub(ending.span[0]?);
+    (ran >= after.as_secs()).then_some((Reason::Timeout { limit, after }, signal))
 }
 
 /// `0m1.25s` in seconds.
@@ -149,14 +167,12 @@ fn hints(evidence: &Evidence) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::verdict::Status;
 
     #[test]
     fn the_status_line_is_read_with_distrust() {
-        let line = "out=12 err=3 left=1 free=900 boot=same pid=77 code=3 kept=0,143 cpu=1m0.5s+0m0.25s";
+        let line = "out=12 err=3 left=1 free=900 boot=same pid=77 code=3 kept=0,143 cpu=1m0.5s+0m0.25s from=8 to=9";
         let want = Ending {
             code: Some(3),
             sizes: [12, 3],
@@ -165,11 +181,24 @@ mod tests {
             same_boot: true,
             output_lost: false,
             cpu_seconds: 60.75,
+            span: [Some(8), Some(9)],
             pid: Some(77),
         };
         assert_eq!(Ending::read(line), want);
         assert!(Ending::read("kept=0,1").output_lost);
         assert_eq!(Ending::read("out=x err=-1 boot=other none code= =7"), Ending::default());
+    }
+
+    #[test]
+    fn an_end_that_an_earlier_agent_forced_is_told_from_one_that_came_by_itself() {
+        let after = Duration::from_millis(2500);
+        let late = |text: &str| ended_late(&Ending::read(text), (after, "the job's timeout")).map(|(_, signal)| signal);
+        assert_eq!(late("code=143 from=10 to=12"), Some(Signal::Term));
+        assert_eq!(late("code=137 from=10 to=99"), Some(Signal::Kill));
+        assert_eq!(late("code=143 from=10 to=11"), None);
+        assert_eq!(late("code=3 from=10 to=99"), None);
+        // Of a version that did not write it, or a clock that went back.
+        assert_eq!((late("code=143"), late("code=143 from=99 to=10")), (None, None));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub enum Word {
     Setup(String),
     /// `status`: how the script ended, as the program wrote it.
     Status(String),
+    /// `over`: the script had ended before anybody could follow it; the file `status`.
+    Over(String),
     /// The job's folder is not there.
     Vanished,
     /// The folder is there, and the script was never started.
@@ -116,6 +118,7 @@ fn read(line: &[u8], nonce: &str) -> Option<Line> {
         "follow" => Line::Follow,
         "setup" => Line::Word(Word::Setup(said)),
         "status" => Line::Word(Word::Status(said)),
+        "over" => Line::Word(Word::Over(said)),
         "vanished" => Line::Word(Word::Vanished),
         "unstarted" => Line::Word(Word::Unstarted),
         "rebooted" => Line::Word(Word::Rebooted),
@@ -151,6 +154,8 @@ mod tests {
         check(b"cronium vanished 00ff\n", b"", Some(Word::Vanished), "");
         let status = Word::Status("out=1 err=2 code=0".into());
         check(b"cronium status 00ff out=1 err=2 code=0\ncronium follow 00ff\nrest", b"rest", Some(status), "");
+        let over = Word::Over("code=3 kept=0,0".into());
+        check(b"cronium over 00ff code=3 kept=0,0\n", b"", Some(over), "");
         check(b"sh: not found", b"", None, "sh: not found");
     }
 

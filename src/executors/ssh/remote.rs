@@ -113,6 +113,10 @@ pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], clai
     w.line("[ -s pid ] || [ -e status ] || say unstarted");
     w.line("b=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)");
     w.line("[ -e status ] || [ -z \"$b\" ] || [ \"$b\" = \"$(cat boot 2>/dev/null)\" ] || say rebooted");
+    // Nobody follows what is over, and no signal of an agent that comes late may seem to have ended it.
+    w.line(&format!(
+        "[ -e status ] && {{ read -r s <status; printf 'cronium over {nonce} %s\\n' \"$s\" >&2; exit 0; }}"
+    ));
     w.line("exec 9<>done; exec 7<done 9>&-");
     follow_from(&mut w, execution, nonce, taken);
     w.line("}");
@@ -238,13 +242,14 @@ fn supervise(execution: &str, pty: bool) -> String {
         "# Waits for the script of {execution}.\n\
          {} a=$!\n\
          {} b=$!\n\
+         f=$(date +%s)\n\
          {command} </dev/null >o 2>e 9>&- & p=$!\n\
          echo $p >pid.new && mv pid.new pid\n\
-         wait $p; r=$?\n\
+         wait $p; r=$?; t=$(date +%s)\n\
          (exec 9>&-; trap 'kill $s; exit' TERM; sleep 2 & s=$!; wait $s; kill $a $b) & k=$!\n\
          wait $a; a=$?; wait $b; b=$?; kill $k\n\
          times >times; {{ read x; read c; }} <times\n\
-         printf 'code=%d kept=%d,%d cpu=%s \\n' $r $a $b \"${{c% *}}+${{c#* }}\" 1<>status.new\n\
+         printf 'code=%d kept=%d,%d cpu=%s from=%s to=%s \\n' $r $a $b \"${{c% *}}+${{c#* }}\" $f $t 1<>status.new\n\
          mv status.new status\n",
         keep("o", "out"),
         keep("e", "err"),

@@ -106,6 +106,8 @@ pub(in crate::executors::ssh) struct Run<'a> {
     pub(in crate::executors::ssh) broke: bool,
     /// An earlier agent started it.
     pub(in crate::executors::ssh) adopted: bool,
+    /// Why that agent ended it, and with what.
+    pub(in crate::executors::ssh) ended_by: Option<(Reason, Signal)>,
     /// When it was over and its ending was asked for.
     pub(in crate::executors::ssh) over: Option<(SystemTime, Instant)>,
     /// The session that waits for what is to become of the folder.
@@ -210,6 +212,7 @@ impl<'a> Run<'a> {
             reconnects: 0,
             broke: false,
             adopted: false,
+            ended_by: None,
             over: None,
             waiting: None,
             host_key: String::new(),
@@ -260,6 +263,10 @@ impl<'a> Run<'a> {
             drop(session);
             match heard {
                 Heard::Over => return Ok(()),
+                Heard::Word(Word::Over(status)) => {
+                    self.found_over(&status);
+                    return Ok(());
+                }
                 Heard::Left => return Err(Stop::Left),
                 Heard::GivenUp if self.started.is_some() => return Ok(()),
                 Heard::GivenUp => {
@@ -367,7 +374,7 @@ impl<'a> Run<'a> {
     }
 
     /// The script was seen to run: from here on its time counts, and a cancel finds somebody to tell.
-    fn starts_now(&mut self, left: Duration) {
+    pub(in crate::executors::ssh) fn starts_now(&mut self, left: Duration) {
         self.setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         self.started = Some((SystemTime::now(), Instant::now()));
         let (after, limit) = self.timeout;

@@ -14,16 +14,30 @@ use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 
 impl Run<'_> {
     pub(in crate::executors::ssh) fn judge(&self, ending: &Ending) -> Verdict {
+        let (reason, sent) = match &self.ended_by {
+            Some((reason, signal)) => (Some(reason.clone()), Some(*signal)),
+            None => (self.control.reason(), self.sent),
+        };
         let nonce_free = shell::any_complaint(&self.stderr_tail);
         judge(&Evidence {
             server: self.server.shown(),
             temp_dir: self.place.temp_dir.clone(),
             ending: ending.clone(),
-            reason: self.control.reason(),
-            sent: self.sent,
+            reason,
+            sent,
             complaint: nonce_free,
             no_space: shell::tells_of_full_device(&self.stderr_tail),
         })
+    }
+
+    /// It was over, with this `status`, before it could be followed: what this agent may want to send comes too late.
+    pub(in crate::executors::ssh) fn found_over(&mut self, status: &str) {
+        if self.started.is_none() {
+            self.starts_now(self.timeout.0);
+        }
+        let ended_by = judge::ended_late(&Ending::read(status), self.timeout);
+        self.ended_by = ended_by.filter(|_| self.adopted && self.sent.is_none());
+        self.wanted = self.ended_by.as_ref().map(|(_, signal)| *signal).or(self.sent);
     }
 
     pub(in crate::executors::ssh) fn verdict_of(&self, word: Word) -> Unknown {
@@ -31,7 +45,7 @@ impl Run<'_> {
         let message = match word {
             Word::Setup(why) => return self.setup_failed(why),
             Word::Rebooted => judge::rebooted(&server),
-            Word::Vanished | Word::Unstarted | Word::Status(_) => judge::vanished(&server, &directory),
+            Word::Vanished | Word::Unstarted | Word::Status(_) | Word::Over(_) => judge::vanished(&server, &directory),
         };
         Box::new(Verdict::infrastructure(Phase::Execution, message))
     }
