@@ -139,6 +139,32 @@ fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
 }
 
 #[test]
+fn agents_killed_at_any_moment_of_a_script_know_its_end_and_leave_no_folder() {
+    let _machine = shared();
+    let mut rig = Rig::start(&[]);
+    let script = "echo \"$CRONIUM_JOB_ID\" >>\"$HOME/starts\"; echo out; sleep 0.2; exit 7";
+    let mut ids = Vec::new();
+    for round in 0..8_u64 {
+        let id = rig.queue(rig.job("BASH", script));
+        eventually("its first line", || rig.backend.line_sums(&id).is_some_and(|sums| sums.counts[0] > 0));
+        ids.push(id);
+        // Moments from there to some time after its report.
+        std::thread::sleep(Duration::from_millis(round * 137 % 450));
+        rig = again(rig);
+    }
+    for id in &ids {
+        let row = finished(&rig.backend, id);
+        assert_eq!((row.exit_code, stdout(&row)), (Some(7), "out\n"), "{}", rig.said(&row));
+    }
+    let starts = std::fs::read_to_string(rig.sshd.path("home/starts")).expect("the scripts' file");
+    let mut starts: Vec<&str> = starts.lines().collect();
+    starts.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(starts, ids, "each ran once");
+    rig.stop();
+}
+
+#[test]
 fn ends_on_several_servers_that_had_arrived_before_the_kill_are_told_with_their_output() {
     let _machine = shared();
     let three = Three::start(&[]);

@@ -73,7 +73,9 @@ fn a_connection_killed_as_the_script_ends_loses_neither_the_end_nor_the_code() {
     let _machine = shared();
     let rig = Rig::start(&[("ssh.execution.reconnectTimeout", "30s")]);
     for pause in ["0", "0.05", "0.1", "0.2"] {
-        let id = rig.begin(rig.job("BASH", &format!("echo begun; sleep {pause}; echo last; exit 6")));
+        let id = rig.queue(rig.job("BASH", &format!("echo begun; sleep {pause}; echo last; exit 6")));
+        // It may have been reported by then.
+        lines(&rig, &id, 1);
         rig.sshd.kill_sessions();
         let row = finished(&rig.backend, &id);
         assert_eq!((stdout(&row), row.exit_code), ("begun\nlast\n", Some(6)), "{}", rig.said(&row));

@@ -155,11 +155,13 @@ fn a_script_runs_and_all_of_it_is_collected() {
 #[test]
 fn a_follower_goes_on_where_another_stopped_and_the_script_noticed_nothing() {
     for host in Host::all(false) {
-        let mut run = host.start("for n in 1 2 3; do echo $n; read x <go; done 2>&1; echo over", &[]);
+        let mut run = host.start(
+            "for n in 1 2 3; do echo $n; until [ -p go ]; do sleep 0.05; done; read x <go; done; echo over",
+            &[],
+        );
         run.started();
         let fifo = format!("{}/work/go", host.place.directory());
         assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
-        // The first line came before there was a pipe to read from, perhaps with a complaint about it.
         let first = run.line();
         run.child.kill().expect("kill");
         drop(run);
