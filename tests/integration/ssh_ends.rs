@@ -11,6 +11,7 @@ use crate::harness::{LONG, eventually, finished, report, shared, stderr, stdout}
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::Rig;
 use crate::sshd::list;
+use crate::sshd_faults::signal;
 
 /// Counts its starts in a file of the server's, says something on both streams and ends with 7.
 const SCRIPT: &str = "echo begun >>\"$HOME/starts\"; echo out; echo err >&2; exit 7";
@@ -95,6 +96,19 @@ fn a_folder_is_removed_by_the_next_agent_when_the_report_was_on_disk_at_the_kill
     assert_eq!(ended(&rig.sshd.temp_dir()).len(), 1);
     assert_eq!(rig.backend.job(&id).expect("row").terminal_reports(), 0);
     let rig = again(rig);
+    told(&rig, &finished(&rig.backend, &id));
+    rig.stop();
+}
+
+#[test]
+fn a_folder_goes_also_when_the_program_that_waits_in_it_was_killed() {
+    let _machine = shared();
+    let rig = Rig::start(&IMPATIENT);
+    let id = unreported(&rig);
+    let shells: Vec<u32> =
+        rig.sshd.user_processes().iter().filter(|p| p.arguments.trim_end() == "/bin/sh -s").map(|p| p.pid).collect();
+    assert_eq!(shells.len(), 1, "{:?}", rig.sshd.user_processes());
+    signal("KILL", &shells);
     told(&rig, &finished(&rig.backend, &id));
     rig.stop();
 }

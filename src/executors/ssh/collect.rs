@@ -18,6 +18,7 @@ impl Run<'_> {
     pub(in crate::executors::ssh) fn collect(&mut self, output: &mut dyn Output) -> Result<Ending, Stop> {
         let kill = self.wanted.is_some();
         self.over = Some((SystemTime::now(), Instant::now()));
+        let mut asked_again = false;
         loop {
             let (session, nonce) = self.back(output, |run, nonce| {
                 remote::collect(&run.place, run.task.execution.as_str(), nonce, run.taken, kill)
@@ -29,6 +30,8 @@ impl Run<'_> {
                 }
                 Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
                 Err(Heard::Broken(error)) => self.lost(&error, output),
+                // Somebody killed it there: it is asked a second time.
+                Err(Heard::Mute(_)) if !std::mem::replace(&mut asked_again, true) => {}
                 Err(Heard::Mute(status)) => return Err(self.mute(status).into()),
                 Err(_) => {
                     let silence = seconds(limits::SSH_COLLECT_SILENCE);

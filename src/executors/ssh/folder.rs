@@ -30,9 +30,8 @@ pub(in crate::executors::ssh) struct Folder {
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Gone,
-    /// The server could not remove it.
-    Kept,
-    Broken,
+    /// The connection broke, or the program ended otherwise than by having removed it.
+    Unsure,
     Late,
 }
 
@@ -46,12 +45,12 @@ impl Drop for Folder {
             }
             return;
         }
-        let heard = session.map_or(Heard::Broken, |session| {
+        let heard = session.map_or(Heard::Unsure, |session| {
             session.send(b"done\n".to_vec());
             hear(&session, Instant::now() + self.shared.jobs.cleanup_timeout)
         });
-        // A server that is slow is asked no second time; a broken connection says nothing of the folder.
-        let gone = heard == Heard::Gone || (heard == Heard::Broken && self.sweep());
+        // A server that is slow is asked no second time.
+        let gone = heard == Heard::Gone || (heard == Heard::Unsure && self.sweep());
         if !gone {
             log::warn!("{} is left behind on {}", self.directory, self.server.shown());
         }
@@ -59,22 +58,22 @@ impl Drop for Folder {
 }
 
 impl Folder {
-    /// Removes it over another connection.
+    /// Removes it over another session, where need be over another connection.
     fn sweep(&self) -> bool {
         let until = Instant::now() + self.shared.jobs.cleanup_timeout;
         let wanted = || Instant::now() < until;
         let wish = Wish { server: &self.server, gated: false, until, wanted: &wanted };
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
-        let (mut broken, mut failures) = (0, 0);
-        while broken < limits::REMOVE_ATTEMPTS {
+        let (mut tries, mut failures) = (0, 0);
+        while tries < limits::REMOVE_ATTEMPTS {
             match self.shared.pool.session(&wish) {
                 Ok((session, _)) => {
                     session.send(remote::remove(std::slice::from_ref(&self.directory)));
                     match hear(&session, until) {
                         Heard::Gone => return true,
-                        Heard::Broken => broken += 1,
-                        Heard::Kept | Heard::Late => return false,
+                        Heard::Unsure => tries += 1,
+                        Heard::Late => return false,
                     }
                 }
                 Err(error) if wanted() && error.is_passing() => {
@@ -99,10 +98,10 @@ fn hear(session: &Session, until: Instant) -> Heard {
         let wait = limits::FOLLOW_TICK.min(until.saturating_duration_since(Instant::now()));
         match session.next(&never(), wait) {
             Next::Event(Event::End(Some(0))) => return Heard::Gone,
-            Next::Event(Event::End(_)) => return Heard::Kept,
+            Next::Event(Event::End(_)) => return Heard::Unsure,
             Next::Event(Event::Broken(error)) => {
                 log::info!("{error}; a job's folder is still to be removed");
-                return Heard::Broken;
+                return Heard::Unsure;
             }
             Next::Quiet if Instant::now() >= until => return Heard::Late,
             Next::Event(Event::Bytes(..)) | Next::Wish(_) | Next::Quiet => {}

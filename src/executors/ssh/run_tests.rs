@@ -9,6 +9,7 @@ use crate::executors::ssh::connection::tests::{idle, session};
 use crate::job::{Id, Job, Kind, Language, Resources, Script};
 use crate::os::pulse::Pulse;
 use crate::policy::stop::Pace;
+use crate::verdict::Phase;
 
 struct Nowhere;
 
@@ -101,4 +102,15 @@ fn a_server_that_goes_silent_before_it_has_told_the_end_is_waited_for_as_long_as
         assert!(begun.elapsed() >= silence, "{:?}", begun.elapsed());
     });
     drop(server);
+}
+
+#[test]
+fn a_script_that_ran_is_not_told_as_one_that_could_not_be_started() {
+    with_run(|run| {
+        assert!(run.mute(Some(127)).message.contains("could not be started"));
+        run.starts_now(Duration::from_secs(60));
+        let verdict = run.mute(None);
+        assert_eq!(verdict.phase, Phase::Execution);
+        assert!(verdict.message.contains("was ended there by a signal: the script's end is unknown"), "{verdict}");
+    });
 }

@@ -64,6 +64,13 @@ impl Run<'_> {
         let noise = String::from_utf8_lossy(&self.stderr_tail);
         let noise = noise.lines().last().unwrap_or_default();
         let said = if noise.is_empty() { String::new() } else { format!(", saying {noise:?}") };
+        if self.started.is_some() {
+            let message = format!(
+                "the program that asked {} how the script ended was ended there {status}{said}: the script's end is unknown",
+                self.server.shown()
+            );
+            return Box::new(Verdict::infrastructure(Phase::Execution, message));
+        }
         self.setup_failed(format!(
             "its shell ended {status}{said}; does the user's login shell run \"{}\"?",
             remote::COMMAND
