@@ -269,8 +269,6 @@ pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
 /// A job does not wait for a link that took nothing for this long. Chosen, not measured: several times the tens of
 /// milliseconds for which a busy machine may leave a willing receiver without a processor, and little beside a job.
 pub const LOG_STALL: Duration = Duration::from_millis(200);
-/// Wait for a resolver's thread that has said its answer.
-pub const LOG_RESOLVER_JOIN: Duration = Duration::from_secs(1);
 /// The end of a job waits this long for a link that takes nothing (or is away), then leaves the rest out.
 pub const LOG_FINISH_STALL: Duration = Duration::from_secs(1);
 

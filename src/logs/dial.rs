@@ -122,7 +122,7 @@ impl Dialer {
             shared.waker.take();
             if let Ok(reached) = receiver.try_recv() {
                 if let Some(thread) = self.resolving.take() {
-                    thread.join_within(limits::LOG_RESOLVER_JOIN);
+                    thread.join_within(limits::THREAD_JOIN_WAIT);
                 }
                 return reached
                     .map_err(|source| LinkError::Unreachable { authority: target.authority.clone(), source });
