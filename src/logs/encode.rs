@@ -1,6 +1,6 @@
 //! Lines as the backend's two dialects want them, written into a reused buffer without a value tree.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::buffer::Line;
 use crate::wire::{json, time};
@@ -27,29 +27,20 @@ impl Dialect {
     }
 }
 
-/// Writes RFC 3339 with nanoseconds; the part down to the second is kept from one line to the next.
+/// Writes RFC 3339 with nanoseconds. Lines that were read together have one time: its text is kept from one to the next.
 #[derive(Debug, Default)]
 pub(super) struct Stamp {
-    second: Option<u64>,
-    prefix: String,
+    last: Option<SystemTime>,
+    text: String,
 }
 
 impl Stamp {
     fn write(&mut self, out: &mut Vec<u8>, at: SystemTime) {
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        if self.second != Some(since.as_secs()) {
-            self.second = Some(since.as_secs());
-            self.prefix = time::rfc3339(at, 0);
-            self.prefix.pop();
+        if self.last != Some(at) {
+            self.text = time::rfc3339(at, 9);
+            self.last = Some(at);
         }
-        out.extend_from_slice(self.prefix.as_bytes());
-        let mut fraction = *b".000000000Z";
-        let mut nanos = since.subsec_nanos();
-        for digit in fraction[1..10].iter_mut().rev() {
-            *digit = b"0123456789"[(nanos % 10) as usize];
-            nanos /= 10;
-        }
-        out.extend_from_slice(&fraction);
+        out.extend_from_slice(self.text.as_bytes());
     }
 }
 
@@ -123,7 +114,7 @@ pub(super) fn status(job: &str, status: &str, at: SystemTime, details: Option<&s
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use serde_json::{Value, json};
 

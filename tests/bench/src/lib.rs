@@ -91,7 +91,7 @@ pub struct Setup {
     /// The engine's socket.
     pub socket: PathBuf,
     pub size: Size,
-    /// Only the lines, for work on their path.
+    /// Only the lines, three times as often, for work on their path.
     pub lines_only: bool,
 }
 
@@ -99,7 +99,9 @@ pub struct Setup {
 pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, String> {
     let mut table = Table::default();
     if setup.lines_only {
-        lines::flood(setup, &mut table)?;
+        let mut setup = setup.clone();
+        setup.size.floods *= 3;
+        lines::flood(&setup, &mut table)?;
         return Ok(table);
     }
     progress(&format!("{} single jobs, each beside one of the floor's", setup.size.serial));
