@@ -42,9 +42,9 @@ pub struct Footprint {
 /// Starts agents and looks at them.
 pub fn measure(setup: &Setup) -> Result<Footprint, String> {
     let starts = starts(setup)?;
-    let mut agent = Agent::start(&setup.agent, &setup.socket, &SETTINGS)?;
-    agent.wait_ready()?;
-    std::thread::sleep(SETTLE);
+    let cached = memory(&settled(setup)?)?;
+    forget(&setup.agent)?;
+    let agent = settled(setup)?;
     let (before, polls) = (on_cpu(&agent)?, polls(&agent));
     std::thread::sleep(setup.length);
     let percent = 100.0 * (on_cpu(&agent)? - before) / setup.length.as_secs_f64();
@@ -53,15 +53,17 @@ pub fn measure(setup: &Setup) -> Result<Footprint, String> {
     let mut out = Footprint { text: String::new(), missed: Vec::new() };
     let memory = memory(&agent)?;
     let pss = memory.get("Pss").copied().unwrap_or(f64::NAN);
-    let part = |name: &str| memory.get(name).copied().unwrap_or(0.0);
-    out.line(pss <= PSS_MB, &format!("PSS: {pss:.1} MB (target {PSS_MB} MB)"));
+    out.line(
+        pss <= PSS_MB,
+        &format!("PSS: {pss:.1} MB with the program read from the disk, as after a boot (target {PSS_MB} MB)"),
+    );
+    out.parts(&memory);
+    let pss = cached.get("Pss").copied().unwrap_or(f64::NAN);
     let _ = writeln!(
         out.text,
-        "      of it {:.1} MB of files (the program), {:.1} MB of memory of its own; RSS {:.1} MB",
-        part("Pss_File"),
-        part("Pss_Anon"),
-        part("Rss")
+        "      PSS: {pss:.1} MB with the program in the kernel's cache, which may map large pages of it whole"
     );
+    out.parts(&cached);
     out.line(
         percent < CPU_PERCENT,
         &format!(
@@ -86,6 +88,36 @@ impl Footprint {
         if !good {
             self.missed.push(text.to_owned());
         }
+    }
+
+    fn parts(&mut self, memory: &BTreeMap<String, f64>) {
+        let part = |name: &str| memory.get(name).copied().unwrap_or(0.0);
+        let _ = writeln!(
+            self.text,
+            "      of it {:.1} MB of files (the program), {:.1} MB of memory of its own; RSS {:.1} MB",
+            part("Pss_File"),
+            part("Pss_Anon"),
+            part("Rss")
+        );
+    }
+}
+
+/// An agent that has given back what a start needs.
+fn settled(setup: &Setup) -> Result<Agent, String> {
+    let mut agent = Agent::start(&setup.agent, &setup.socket, &SETTINGS)?;
+    agent.wait_ready()?;
+    std::thread::sleep(SETTLE);
+    Ok(agent)
+}
+
+/// Puts a file out of the kernel's cache.
+fn forget(file: &Path) -> Result<(), String> {
+    let mut dd = std::process::Command::new("dd");
+    dd.arg(format!("if={}", file.display())).args(["iflag=nocache", "count=0", "status=none"]);
+    match dd.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("dd on {}: {status}", file.display())),
+        Err(error) => Err(format!("dd: {error}")),
     }
 }
 
