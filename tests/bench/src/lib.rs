@@ -44,7 +44,7 @@ impl Size {
             workers: vec![5, 10],
             rounds: 5,
             jobs: 20,
-            floods: 5,
+            floods: 9,
             lines: 500_000,
             ticks: 3,
             tick_lines: 200,
@@ -91,7 +91,7 @@ pub struct Setup {
     /// The engine's socket.
     pub socket: PathBuf,
     pub size: Size,
-    /// Only the lines, three times as often, for work on their path.
+    /// Only the lines, twice as often, for work on their path.
     pub lines_only: bool,
 }
 
@@ -100,7 +100,7 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
     let mut table = Table::default();
     if setup.lines_only {
         let mut setup = setup.clone();
-        setup.size.floods *= 3;
+        setup.size.floods *= 2;
         lines::flood(&setup, &mut table)?;
         return Ok(table);
     }

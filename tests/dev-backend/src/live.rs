@@ -30,21 +30,10 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Sends one text frame. A server's frames are not masked, so the head is two to ten bytes.
+    /// Sends one text frame.
     pub(crate) fn send(&self, text: &str) -> io::Result<()> {
-        let mut frame = vec![0x81];
-        match u16::try_from(text.len()) {
-            Ok(length) if length < 126 => frame.push(length.to_be_bytes()[1]),
-            Ok(length) => {
-                frame.push(126);
-                frame.extend_from_slice(&length.to_be_bytes());
-            }
-            Err(_) => {
-                frame.push(127);
-                frame.extend_from_slice(&(text.len() as u64).to_be_bytes());
-            }
-        }
-        frame.extend_from_slice(text.as_bytes());
+        let mut frame = Vec::new();
+        put_frame(&mut frame, text);
         lock(&self.stream).write_all(&frame)
     }
 
@@ -53,14 +42,44 @@ impl Socket {
     }
 }
 
+/// Appends one text frame. A server's frames are not masked, so the head is two to ten bytes.
+fn put_frame(out: &mut Vec<u8>, text: &str) {
+    out.push(0x81);
+    match u16::try_from(text.len()) {
+        Ok(length) if length < 126 => out.push(length.to_be_bytes()[1]),
+        Ok(length) => {
+            out.push(126);
+            out.extend_from_slice(&length.to_be_bytes());
+        }
+        Err(_) => {
+            out.push(127);
+            out.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(text.as_bytes());
+}
+
 /// What tungstenite reads from and writes its pongs and closes to. It hands over whole frames.
 struct Duplex {
     reader: TcpStream,
     writer: Arc<Mutex<TcpStream>>,
+    /// Frames that acknowledge what was read: sent together, when there is no more to be taken of one read.
+    acks: Vec<u8>,
+}
+
+impl Duplex {
+    fn acknowledge(&mut self) {
+        if !self.acks.is_empty() {
+            // A client that is gone shows in the next read.
+            let _ = lock(&self.writer).write_all(&self.acks);
+            self.acks.clear();
+        }
+    }
 }
 
 impl Read for Duplex {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.acknowledge();
         self.reader.read(into)
     }
 }
@@ -99,11 +118,14 @@ fn open(shared: &Shared, stream: TcpStream, head: &Head) -> Option<(Socket, TcpS
 }
 
 fn read_all(shared: &Shared, socket: &Socket, reader: TcpStream, rest: Vec<u8>) {
-    let duplex = Duplex { reader, writer: Arc::clone(&socket.stream) };
+    let duplex = Duplex { reader, writer: Arc::clone(&socket.stream), acks: Vec::new() };
     let config = WebSocketConfig::default().read_buffer_size(256 << 10);
     let mut socket_reader = WebSocket::from_partially_read(duplex, rest, Role::Server, Some(config));
     loop {
-        stall(shared);
+        if lock(&shared.stalled_until).is_some() {
+            socket_reader.get_mut().acknowledge();
+            stall(shared);
+        }
         let text = match socket_reader.read() {
             Ok(Message::Text(text)) => text,
             Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {
@@ -113,7 +135,8 @@ fn read_all(shared: &Shared, socket: &Socket, reader: TcpStream, rest: Vec<u8>) 
             Ok(_) => continue,
             Err(_) => return,
         };
-        let result = if socket.v2 { envelope(shared, socket, &text) } else { plain(shared, &text) };
+        let acks = &mut socket_reader.get_mut().acks;
+        let result = if socket.v2 { envelope(shared, acks, &text) } else { plain(shared, &text) };
         if let Err(wrong) = result {
             shared.store().problem(format!("log socket: {wrong}"));
         }
@@ -190,7 +213,7 @@ fn plain(shared: &Shared, text: &str) -> Result<(), String> {
     take(shared, &line.job_id, &[entry])
 }
 
-fn envelope(shared: &Shared, socket: &Socket, text: &str) -> Result<(), String> {
+fn envelope(shared: &Shared, acks: &mut Vec<u8>, text: &str) -> Result<(), String> {
     let Envelope { kind, payload } = serde_json::from_str(text).map_err(|error| format!("no envelope: {error}"))?;
     match &*kind {
         "logs" => {
@@ -198,8 +221,7 @@ fn envelope(shared: &Shared, socket: &Socket, text: &str) -> Result<(), String> 
             let entries = payload.entries.ok_or("logs without entries")?;
             let taken = take(shared, &payload.job_id, &entries);
             if shared.settings().acknowledge_batches {
-                // A client that is gone shows in the next read.
-                let _ = socket.send(&format!(r#"{{"type":"ack","payload":{{"batch":{batch}}}}}"#));
+                put_frame(acks, &format!(r#"{{"type":"ack","payload":{{"batch":{batch}}}}}"#));
             }
             taken
         }
