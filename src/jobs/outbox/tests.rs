@@ -10,6 +10,7 @@ use crate::jobs::journal::tests::{Scratch, ended, entry, id, servers, started};
 use crate::jobs::journal::{Opened, Place};
 use crate::os::threads;
 
+#[path = "time_tests.rs"]
 mod time;
 
 /// A backend that counts what it takes: a job leaves its list when its report is taken.
