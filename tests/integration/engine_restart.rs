@@ -207,8 +207,13 @@ fn a_socket_that_is_gone_for_a_while_and_an_engine_that_is_frozen_lose_nothing()
     let engine = Engine::start(false);
     let agent = engine.agent(&backend, &[]);
     // The long form is a minute; the short one is longer than all that is waited for in silence.
-    let away = std::env::var("CRONIUM_TEST_AWAY").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
+    let away = std::env::var("CRONIUM_TEST_AWAY").ok().and_then(|text| text.parse().ok()).unwrap_or(7_u64);
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
+    // One that ends by itself while the socket is gone, and whose limit passes shortly before it is back.
+    let mut limited = job("BASH", "echo begun; sleep 2.5; exit 3");
+    limited["execution"]["timeout"] = serde_json::json!(away - 2);
+    let in_time = backend.enqueue(limited).expect("queued");
+    begun(&backend, &in_time, 0);
     begun(&backend, &id, 10);
     let (socket, aside) = (engine.path("docker.sock"), engine.path("aside.sock"));
     std::fs::rename(&socket, &aside).expect("rename");
@@ -218,6 +223,8 @@ fn a_socket_that_is_gone_for_a_while_and_an_engine_that_is_frozen_lose_nothing()
     assert_eq!(backend.job(&waiting).expect("row").claims, 0);
     std::fs::rename(&aside, &socket).expect("rename");
     whole(&backend, &finished(&backend, &id));
+    let row = finished(&backend, &in_time);
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(3)), "{}", stderr(&row));
     assert_eq!(stdout(&finished(&backend, &waiting)), "waited\n");
 
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
