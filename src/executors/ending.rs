@@ -38,6 +38,20 @@ pub fn stopped(reason: &Reason, sent: Option<Signal>) -> Verdict {
     Verdict { phase, cause, exit_code, message }
 }
 
+/// Whether a script whose limit passed had ended before, by itself: an engine or a server that was out of reach then told
+/// too late, and what was sent meanwhile did not end it. `ran_less` is asked whether it ran for less than a time, by the
+/// clock where it ran. That clock may have been set: alone it is not believed of an end as TERM or KILL makes it.
+pub(in crate::executors) fn ended_in_time(
+    reason: &Reason,
+    exit_code: i64,
+    was_away: bool,
+    ran_less: impl FnOnce(Duration) -> bool,
+) -> bool {
+    let Reason::Timeout { after, .. } = reason else { return false };
+    let as_told = matches!(exit_code, 137 | 143) && !was_away;
+    !as_told && ran_less(*after)
+}
+
 /// The outcome of a job that came to its end before it was started.
 pub(in crate::executors) fn ended_early(verdict: Verdict, begun: (SystemTime, Instant)) -> Box<Outcome> {
     let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
@@ -72,5 +86,29 @@ pub fn signal_name(number: i64) -> String {
         15 => "SIGTERM".to_owned(),
         31 => "SIGSYS".to_owned(),
         number => format!("signal {number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_ended_before_its_limit_was_not_ended_for_it() {
+        let limit = Duration::from_secs(5);
+        let timeout = Reason::Timeout { limit: "the job's timeout", after: limit };
+        for (exit_code, ran, was_away, in_time) in [
+            (3, 2, false, true),
+            (3, 2, true, true),
+            (0, 5, true, false),
+            (3, 6, false, false),
+            (143, 2, true, true),
+            (143, 2, false, false),
+            (137, 9, true, false),
+        ] {
+            let found = ended_in_time(&timeout, exit_code, was_away, |than| Duration::from_secs(ran) < than);
+            assert_eq!(found, in_time, "exit code {exit_code} after {ran} s, away: {was_away}");
+        }
+        assert!(!ended_in_time(&Reason::Cancelled("user"), 3, true, |_| true), "only a limit passes by itself");
     }
 }

@@ -10,7 +10,7 @@ use crate::control::{row, status};
 use crate::harness::{LONG, eventually, finished, report, shared, stderr, stdout};
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::Rig;
-use crate::sshd::list;
+use crate::sshd::{Sshd, list};
 use crate::sshd_faults::signal;
 
 /// Counts its starts in a file of the server's, says something on both streams and ends with 7.
@@ -224,4 +224,25 @@ fn a_folder_on_one_of_several_servers_is_removed_by_the_next_agent() {
     assert_eq!((report(&row)["status"].as_str(), row.terminal_reports()), (Some("completed"), 1), "{}", stderr(&row));
     assert_eq!(list(&three.place()), Vec::<PathBuf>::new(), "folders were left behind");
     three.stop();
+}
+
+#[test]
+fn a_script_that_ended_in_time_is_told_by_its_own_end_though_the_line_came_back_after_its_limit() {
+    let _machine = shared();
+    // With the first, the connection outlives the pulled cable, and TERM is written into it; with the second it does not.
+    let short = [("ssh.connectionPool.connectionTimeout", "2s"), ("ssh.connectionPool.healthCheckInterval", "1s")];
+    for settings in [&[][..], &short] {
+        let rig = Rig::with(Sshd::start_in_netns(), settings);
+        let mut limited = rig.job("BASH", "echo begun; sleep 2; exit 3");
+        limited["execution"]["timeout"] = serde_json::json!(6);
+        let id = rig.begin(limited);
+        let network = rig.sshd.network.as_ref().expect("a network");
+        network.cut();
+        std::thread::sleep(Duration::from_secs(9));
+        network.restore();
+        let row = finished(&rig.backend, &id);
+        assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(3)), "{}", rig.said(&row));
+        assert_eq!(stdout(&row), "begun\n");
+        rig.stop();
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::types::ResourceSet;
-use crate::docker::containers::{Attached, Inspect, Piece, State, short};
+use crate::docker::containers::{Attached, Inspect, Piece, short};
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::Shared;
 use crate::executors::container::judge::{Evidence, judge};
@@ -13,7 +13,7 @@ use crate::executors::container::marker::Marker;
 use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::control::{Signal, Target};
-use crate::executors::ending::{seconds, setup_verdict, stopped};
+use crate::executors::ending::{ended_in_time, seconds, setup_verdict, stopped};
 use crate::executors::{Control, End, Facts, Prepared, Remains, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
@@ -356,8 +356,9 @@ impl Base {
         let (reason, sent) = match (&self.ended_by, self.control.sent()) {
             (Some((reason, signal)), _) => (Some(reason.clone()), Some(*signal)),
             (None, sent) => {
-                let reason = self.control.reason().filter(|_| sent.is_some());
-                (reason.filter(|reason| !ended_in_time(reason, &found.state, followed.away.is_some())), sent)
+                let ran_less = |than| found.state.ran_for().is_some_and(|ran| ran < than);
+                let in_time = |reason: &Reason| ended_in_time(reason, exit_code, followed.away.is_some(), ran_less);
+                (self.control.reason().filter(|reason| sent.is_some() && !in_time(reason)), sent)
             }
         };
         Evidence {
@@ -395,15 +396,6 @@ impl Base {
     }
 }
 
-/// Whether a script whose limit passed had ended before, which an engine that was away or frozen told too late: what was
-/// sent then did not end it. The limit runs from after the start, so that one which it ended ran longer by the engine's clock.
-fn ended_in_time(reason: &Reason, state: &State, away: bool) -> bool {
-    let Reason::Timeout { after, .. } = reason else { return false };
-    // As one ends that was sent TERM or KILL: then the engine's clock alone, which may be set meanwhile, is not believed.
-    let as_told = matches!(state.exit_code, 137 | 143) && !away;
-    !as_told && state.ran_for().is_some_and(|ran| ran < *after)
-}
-
 /// The C library's words for EAGAIN where they are about a process or thread.
 fn tells_of_refused_fork(stderr: &[u8]) -> bool {
     let text = String::from_utf8_lossy(stderr);
@@ -417,29 +409,6 @@ mod tests {
     use super::*;
     use crate::docker::testing::{Act, Engine};
     use crate::os::ahead::Ahead;
-
-    #[test]
-    fn a_script_that_ended_before_its_limit_was_not_ended_for_it() {
-        let timeout = Reason::Timeout { limit: "the job's timeout", after: std::time::Duration::from_secs(5) };
-        let state = |exit_code: i64, seconds: u32| -> State {
-            let (from, to) = ("2026-01-01T10:00:00Z", format!("2026-01-01T10:00:{seconds:02}Z"));
-            let state = serde_json::json!({"ExitCode": exit_code, "StartedAt": from, "FinishedAt": to});
-            serde_json::from_value(state).expect("a state")
-        };
-        for (exit_code, seconds, away, in_time) in [
-            (3, 2, false, true),
-            (3, 2, true, true),
-            (0, 5, true, false),
-            (3, 6, false, false),
-            (143, 2, true, true),
-            (143, 2, false, false),
-            (137, 9, true, false),
-        ] {
-            let found = ended_in_time(&timeout, &state(exit_code, seconds), away);
-            assert_eq!(found, in_time, "exit code {exit_code} after {seconds} s, away: {away}");
-        }
-        assert!(!ended_in_time(&Reason::Cancelled("user"), &state(3, 2), true));
-    }
 
     #[test]
     fn a_removal_that_is_refused_is_tried_a_few_times_and_no_more() {

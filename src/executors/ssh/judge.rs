@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::executors::control::Signal;
-use crate::executors::ending::{signal_name, stopped};
+use crate::executors::ending::{ended_in_time, signal_name, stopped};
 use crate::executors::shell::SETUP_FAILED;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};
@@ -55,6 +55,18 @@ impl Ending {
     }
 }
 
+impl Ending {
+    /// For how long it ran, in whole seconds of the server's clock.
+    fn ran(&self) -> Option<u64> {
+        Some(self.span[1]?.saturating_sub(self.span[0]?))
+    }
+
+    /// Whether it ran for less than this. Both its moments are cut to whole seconds, so the time is too.
+    fn ran_less(&self, than: Duration) -> bool {
+        self.ran().is_some_and(|ran| ran < than.as_secs())
+    }
+}
+
 /// Whether an earlier agent ended it for its time limit and did not live to say so: it ran that long, and it ended as
 /// one does that was sent TERM or KILL.
 pub fn ended_late(ending: &Ending, (after, limit): (Duration, &'static str)) -> Option<(Reason, Signal)> {
@@ -63,8 +75,7 @@ pub fn ended_late(ending: &Ending, (after, limit): (Duration, &'static str)) -> 
         137 => Signal::Kill,
         _ => return None,
     };
-    let ran = ending.span[1]?.saturating_sub(ending.span[0]?);
-    (ran >= after.as_secs()).then_some((Reason::Timeout { limit, after }, signal))
+    (ending.ran()? >= after.as_secs()).then_some((Reason::Timeout { limit, after }, signal))
 }
 
 /// `0m1.25s` in seconds.
@@ -94,7 +105,9 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let Evidence { server, ending, .. } = evidence;
     let verdict = |cause, exit_code, message| Verdict { phase: Phase::Execution, cause, exit_code, message };
     let hints = hints(evidence);
-    if let (Some(reason), Some(_)) = (&evidence.reason, evidence.sent) {
+    if let (Some(reason), Some(_)) = (&evidence.reason, evidence.sent)
+        && !ended_in_time(reason, ending.code.unwrap_or_default().into(), false, |than| ending.ran_less(than))
+    {
         let mut verdict = stopped(reason, evidence.sent);
         verdict.message.push_str(&format!(" on {server}{hints}"));
         return verdict;
@@ -210,11 +223,19 @@ mod tests {
             ..Evidence::default()
         };
         let timeout = Some(Reason::Timeout { limit: "the job's timeout", after: Duration::from_secs(2) });
+        // It was sent TERM for its limit of 2 s, and ended after so many by its server's clock.
+        let told = |code, seconds: u64| {
+            let ending = Ending { code: Some(code), span: [Some(10), Some(10 + seconds)], ..Ending::default() };
+            Evidence { ending, reason: timeout.clone(), sent: Some(Signal::Term), ..with(None) }
+        };
         let full = Ending { code: Some(1), output_lost: true, ..Ending::default() };
         let lost = Ending { code: Some(0), output_lost: true, ..Ending::default() };
         let table = [
             (Evidence { ending: lost, ..with(None) }, Status::Failed, "infrastructure", 125, "lines of it are missing"),
             (with(Some(0)), Status::Completed, "success", 0, "exit code 0 on web-1 (h:22)"),
+            (told(3, 1), Status::Failed, "script", 3, "exit code 3"),
+            (told(3, 2), Status::Timeout, "timeout", -1, "ended by SIGTERM"),
+            (told(143, 1), Status::Timeout, "timeout", -1, "ended by SIGTERM"),
             (with(Some(3)), Status::Failed, "script", 3, "exit code 3"),
             (with(Some(137)), Status::Failed, "signal", 137, "SIGKILL"),
             (with(Some(125)), Status::Failed, "script", 125, "exit code 125"),
