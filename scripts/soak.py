@@ -22,6 +22,8 @@ OPEN_JOBS = 10
 PATIENCE = 180
 # Jobs without a fault at the end, over which backend, metrics and engine must have counted the same.
 CALM = 50
+# What could not be removed while the engine was away is the janitor's after a grace of 120 s, in rounds of 60 s.
+JANITOR = 200
 LINES = 20
 RNG = random.Random(SEED)
 # What may happen, each as often as it is named. SOAK_FAULTS="kill -9,stop" has only those happen.
@@ -232,8 +234,17 @@ def soak(agent):
         time.sleep(0.2)
     call("PUT", "/dev/faults", [])
     all_reported(PATIENCE)
+    swept = swept_within(agent)
     counted = calm(agent, number)
-    return table(agent, number + CALM, counts, first, counted)
+    return table(agent, number + CALM, counts, first, (swept, counted))
+
+
+def swept_within(agent):
+    """Seconds until no container was left, at most as long as the janitor needs."""
+    begun = time.monotonic()
+    while agent.engine.containers(AGENT_ID) and time.monotonic() - begun < JANITOR:
+        time.sleep(1)
+    return time.monotonic() - begun
 
 
 def calm(agent, number):
@@ -263,7 +274,8 @@ def calm(agent, number):
     return faults
 
 
-def table(agent, number, counts, first, counted):
+def table(agent, number, counts, first, after):
+    swept, counted = after
     jobs = call("GET", "/dev/jobs")["jobs"]
     lost = [j["id"] for j in jobs if j["terminalReports"] == 0]
     twice = [j["id"] for j in jobs if j["terminalReports"] > 1]
@@ -294,6 +306,7 @@ def table(agent, number, counts, first, counted):
         ("of their lines, never live", f"{missing} of {ended * (LINES + 2)}"),
         ("lines that came twice", repeated),
         ("containers left", len(left)),
+        ("the last was gone after", f"{swept:.0f} s"),
         (f"{CALM} jobs more, without a fault", "; ".join(counted) or "backend, metrics and engine agree"),
         ("longest start to ready", f"{agent.worst:.1f} s"),
         ("memory (RSS) at start, end", f"{first[0]} kB, {last[0]} kB"),

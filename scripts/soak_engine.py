@@ -98,7 +98,9 @@ class Engine:
 
     def follow(self, agent):
         """Begins to count what becomes of an agent's containers: the engine itself remembers 256 events only."""
-        command = ["docker", "--host", self.host, "events", "--filter", "type=container"]
+        # Since now, so that nothing is missed until the engine has taken the request.
+        since = f"{time.time():.3f}"
+        command = ["docker", "--host", self.host, "events", "--since", since, "--filter", "type=container"]
         command += ["--filter", f"label=cronium.agent.id={agent}", "--format", "{{.Action}}"]
         log = open(os.path.join(self.folder, "events"), "w+", encoding="utf-8")
         return subprocess.Popen(command, stdout=log), log
