@@ -1,5 +1,5 @@
-//! SIGHUP and `cronium-agent reload`: reads the configuration again, from the same places as at the start, and puts in effect what can change while
-//! the agent works.
+//! SIGHUP and `cronium-agent reload`: reads the configuration again, from the same places as at the start, and puts in
+//! effect what can change while the agent works.
 //!
 //! One that is not valid changes nothing. Jobs that run keep what they began with. Which keys take effect is the table in
 //! `config::changes`; what needs a restart is named at each reload for as long as it differs.
