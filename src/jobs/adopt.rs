@@ -70,18 +70,35 @@ fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
     }
 }
 
+/// Why a job waits, said once for each reason: it may be for hours, and is looked at each [`limits::ADOPT_AGAIN`].
+#[derive(Default)]
+struct Waits(String);
+
+impl Waits {
+    /// Whether this was news.
+    fn say(&mut self, why: String) -> bool {
+        let news = self.0 != why;
+        if news {
+            log::warn!("the job waits: {why}");
+            self.0 = why;
+        }
+        news
+    }
+}
+
 /// A job that never started: what was made of it is removed, then it goes back to the queue.
 fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
     let control = control_of(shop, token);
     let (task, facts) = (task_of(entry, None), facts_of(entry, None));
     // A script on a server whose page says `Intent` was never sent there.
     let in_engine = entry.kind == Kind::Container;
+    let mut waits = Waits::default();
     loop {
         match in_engine.then(|| shop.containers.adopt(&task, &facts, Duration::ZERO, &control)) {
             // The page says that it was not started, and it was: somebody else's doing. It is removed.
             Some(Ok(there)) => drop(there),
             Some(Err(Lost::OutOfReach(why))) => {
-                log::warn!("the job waits for the engine: {why}");
+                waits.say(why);
                 if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
                     return;
                 }
@@ -122,11 +139,14 @@ fn clear(shop: &Workshop, entry: Entry, token: &Token) {
 /// What the backend tells of a job that this agent has, logins among it, none of which is in the journal. The outer
 /// `None`: the agent ends before it answers.
 pub(in crate::jobs) fn asked(shop: &Workshop, entry: &Entry, is_left: impl Fn() -> bool) -> Option<Option<Box<Job>>> {
+    let mut waits = Waits::default();
     loop {
         match shop.client.orphan(&entry.job) {
             Ok(Some(Claim::Run(job))) => return Some(Some(job)),
             Ok(_) => return Some(None),
-            Err(error) => log::warn!("the job waits for the backend: {error}"),
+            Err(error) => {
+                waits.say(error.to_string());
+            }
         }
         if is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
             return None;
@@ -198,6 +218,7 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
     };
     let facts = facts_of(entry, Some(started));
     let left = Duration::from_millis(started.deadline_ms.saturating_sub(now_ms()));
+    let mut waits = Waits::default();
     loop {
         let server = match entry.kind {
             Kind::Container => Ok(None),
@@ -213,7 +234,9 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
             Err(Lost::Gone(why)) => return Err(unknown(&why)),
             // Its page says that it was started, and the engine that it was not: the agent was killed in between.
             Err(Lost::NeverStarted(remains)) => return Err(Missing::NeverRan(remains)),
-            Err(Lost::OutOfReach(why)) => log::warn!("the job is not found yet: {why}"),
+            Err(Lost::OutOfReach(why)) => {
+                waits.say(why);
+            }
         }
         if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
             return Err(Missing::Left);
@@ -280,4 +303,16 @@ fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
         Place::Nowhere => Default::default(),
     };
     Facts { place, image, limits, timeout: (after, name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_to_wait_is_said_once_until_there_is_another() {
+        let mut waits = Waits::default();
+        let said = ["away", "away", "refused", "refused", "away"].map(|why| waits.say(why.to_owned()));
+        assert_eq!(said, [true, false, true, false, true]);
+    }
 }
