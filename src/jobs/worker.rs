@@ -60,6 +60,11 @@ impl Workshop {
     pub fn watched(&self, name: &'static str) -> Entered {
         self.pulses.part(name, longest_silence(&self.config.now())).enter()
     }
+
+    /// Tells who watches the job live that it runs, or how it ended. Only for show: the report counts.
+    pub fn show(&self, job: &Id, status: &str, details: Option<&str>) {
+        self.streamer.status(job, status, clock::wall(), details);
+    }
 }
 
 /// For how long a thread that sees a job through may not touch its pulse. Between two touches lies one call, or one wait
@@ -263,6 +268,7 @@ fn begin(
     }
     errands.started();
     token.step(Step::Running);
+    shop.show(&task.job.id, "running", None);
     shop.scribe.keep(ledger);
     guarded(|| ready.run(task, output))
         .unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
@@ -320,6 +326,7 @@ pub(in crate::jobs) fn conclude(
     if let Some(errands) = errands {
         errands.finish();
     }
+    shop.show(&ledger.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
     count_phases(&outcome.timings);
     let report = report::write(true, &outcome, collected);
     let page = ledger.end(report, remains.is_something());

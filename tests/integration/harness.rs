@@ -368,3 +368,9 @@ pub fn get(port: u16, path: &str) -> (u16, String) {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
     (head.split(' ').nth(1).expect("status").parse().expect("number"), body.to_owned())
 }
+
+/// The last that who watches was told live of a job's state: `jobId`, `status`, `details`.
+pub fn told_live(backend: &DevBackend) -> serde_json::Value {
+    let state: serde_json::Value = serde_json::from_str(&get(backend.address().port(), "/dev/state").1).expect("JSON");
+    state["agent"]["socket-status"]["last"].clone()
+}

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Agent, backend, finish, finished, job, record, report, shared, stderr, stdout};
+use crate::harness::{
+    Agent, backend, eventually, finish, finished, job, record, report, shared, stderr, stdout, told_live,
+};
 
 #[test]
 fn three_languages_are_claimed_run_streamed_and_reported_once() {
@@ -38,6 +40,25 @@ fn three_languages_are_claimed_run_streamed_and_reported_once() {
         assert_eq!(sequences, (1..=lines.len() as u64).collect::<Vec<_>>());
         assert_eq!(lines.last().map(|line| line.stream), Some("system"));
     }
+    assert_eq!(backend.problems(), Vec::<String>::new());
+    agent.stop();
+}
+
+#[test]
+fn who_watches_is_told_live_that_a_job_runs_and_how_it_ended() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[]);
+    // The live log is up from then on.
+    finish(&backend, job("BASH", "echo first"));
+    let last = || told_live(&backend);
+    let id = backend.enqueue(job("BASH", "sleep 1; exit 3")).expect("queued");
+    eventually("it is told to run", || last()["jobId"] == *id && last()["status"] == "running");
+    finished(&backend, &id);
+    eventually("its end is told", || last()["status"] == "failed");
+    let told = last();
+    assert_eq!(told["jobId"], *id);
+    assert!(told["details"].as_str().is_some_and(|text| text.contains("exit code 3")), "{told}");
     assert_eq!(backend.problems(), Vec::<String>::new());
     agent.stop();
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{DevBackend, JobRow, Via};
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, Folder, backend, eventually, finish, finished, report, shared, stderr, stdout};
+use crate::harness::{Agent, Folder, backend, eventually, finish, finished, report, shared, stderr, stdout, told_live};
 use crate::ssh_rig::{Rig, details, has_words, said, server_job, walk};
 use crate::sshd::{Options, PASSWORD, Sshd};
 
@@ -126,6 +126,7 @@ fn a_job_on_three_servers_runs_on_each_and_is_reported_once() {
         let found = found.unwrap_or_else(|| panic!("no record for {name}: {executions:?}"));
         assert_eq!((&found["created"]["serverId"], &found["row"]["exitCode"]), (&json!(id), &json!(0)));
     }
+    eventually("who watches is told the end", || told_live(&three.backend)["status"] == "completed");
     three.stop();
 }
 

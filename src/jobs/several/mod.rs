@@ -96,6 +96,7 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
     let names: Vec<String> = job.servers.iter().flatten().map(Server::shown).collect();
     token.note(Note::Place(names.join(", ")));
     token.step(Step::Running);
+    shop.show(&job.id, "running", None);
     let slots = found::fresh(&job, execution);
     let (shop, job, output) = (Arc::clone(shop), Arc::new(job), Mutex::new(output));
     Group { config: shop.config.now(), shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }.see_through(
@@ -219,6 +220,7 @@ impl Group {
         if let Some(errands) = errands {
             errands.finish();
         }
+        shop.show(&ledger.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
         let page = ledger.end(report::write(false, &outcome, collected), false);
         report::deliver(&shop.outbox, page, ledger.tried(), || ());
         Some(outcome.verdict)
