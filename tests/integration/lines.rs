@@ -37,7 +37,7 @@ fn run_numbered(backend: &DevBackend, count: u64) -> JobRow {
     let dropped = record(backend, &row)["executionMetadata"]["liveLinesDropped"].clone();
     assert_eq!(dropped, json!("0"), "lines were left out of the live stream");
     let sums = backend.line_sums(&id).expect("lines");
-    let want = (1..=count).fold(checksum_start(), |sum, n| checksum(sum, format!("{}\n", line(n)).as_bytes()));
+    let want = (1..=count).fold(checksum_start(), |sum, n| checksum(sum, line(n).as_bytes()));
     assert_eq!(sums.counts[0], count, "lines of stdout");
     assert_eq!((sums.first, sums.last, sums.count), (1, count + 1, count + 1), "sequences, with the verdict's line");
     assert_eq!((sums.gaps(), sums.duplicates, sums.out_of_order), (0, 0, 0));

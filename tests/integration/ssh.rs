@@ -224,7 +224,7 @@ pub fn all_numbered(rig: &Rig, row: &JobRow, count: u64) {
     let dropped = record(&rig.backend, row)["executionMetadata"]["liveLinesDropped"].clone();
     assert_eq!(dropped, json!("0"), "lines were left out of the live stream");
     let sums = rig.backend.line_sums(&row.id).expect("lines");
-    let want = (1..=count).fold(checksum_start(), |sum, n| checksum(sum, format!("{n:079}\n").as_bytes()));
+    let want = (1..=count).fold(checksum_start(), |sum, n| checksum(sum, format!("{n:079}").as_bytes()));
     assert_eq!(sums.counts[0], count, "lines of stdout");
     assert_eq!((sums.gaps(), sums.duplicates, sums.out_of_order), (0, 0, 0));
     assert_eq!(sums.checksums[0], want, "the bytes of the lines");

@@ -259,13 +259,18 @@ fn take(shared: &Shared, job: &str, entries: &[Entry<'_>]) -> Result<(), String>
         all.insert(job.to_owned(), JobLines::new(shared.settings().keep_lines));
     }
     let Some(lines) = all.get_mut(job) else { return Ok(()) };
+    // Lines that were read together have one time.
+    let mut right = "";
     for entry in entries {
         let Some(stream) = STREAMS.iter().position(|name| *name == entry.stream) else {
             wrong = Err(format!("job {job}: unknown stream {}", entry.stream));
             continue;
         };
-        if wrong.is_ok() && time::parse(&entry.timestamp).is_none() {
-            wrong = Err(format!("job {job}: line {} has a wrong timestamp", entry.sequence));
+        if wrong.is_ok() && entry.timestamp != right {
+            if time::parse(&entry.timestamp).is_none() {
+                wrong = Err(format!("job {job}: line {} has a wrong timestamp", entry.sequence));
+            }
+            right = &entry.timestamp;
         }
         if lines.add(stream, &entry.line, entry.sequence, received) && shared.watched() {
             shared.emit(&Event::Line { job, stream: STREAMS[stream], text: &entry.line });

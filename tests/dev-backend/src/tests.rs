@@ -397,7 +397,7 @@ fn the_v2_dialect_acknowledges_batches_and_carries_commands() {
     let sums = backend.line_sums("j1").expect("lines");
     assert_eq!((sums.count, sums.last, sums.duplicates, sums.gaps()), (6, 8, 2, 2));
     let wanted =
-        [1, 2, 3, 4, 5, 8].iter().fold(checksum_start(), |sum, n| checksum(sum, format!("line \"{n}\"\n").as_bytes()));
+        [1, 2, 3, 4, 5, 8].iter().fold(checksum_start(), |sum, n| checksum(sum, format!("line \"{n}\"").as_bytes()));
     assert_eq!(sums.checksums[0], wanted);
     let mut client = Client::of(&backend);
     assert_eq!(client.get("/dev/lines-summary")["j1"]["streams"]["stdout"]["checksum"], format!("{wanted:016x}"));
