@@ -88,9 +88,14 @@ impl Buffer {
 
     /// Whether a line of `length` bytes can be taken now.
     pub(super) fn has_room(&self, length: usize) -> bool {
+        self.has_room_for(1, length)
+    }
+
+    /// Whether so many lines of `bytes` together can be taken now.
+    pub(super) fn has_room_for(&self, lines: usize, bytes: usize) -> bool {
         !self.leaving_out
-            && self.entries.len() < self.most_lines
-            && self.weight() + length + LOG_LINE_OVERHEAD <= LOG_JOB_BYTES
+            && self.entries.len() + lines <= self.most_lines
+            && self.weight() + bytes + lines * LOG_LINE_OVERHEAD <= LOG_JOB_BYTES
     }
 
     /// Whether waiting for room for a line of `length` bytes can help at all.
@@ -105,15 +110,28 @@ impl Buffer {
 
     /// Takes a line and gives it the next sequence.
     pub(super) fn push(&mut self, stream: Stream, text: &[u8], at: SystemTime, now: Instant) {
+        self.push_all(text, std::iter::once((stream, at, text.len())), now);
+    }
+
+    /// Takes lines, each with its length, whose texts follow each other in `text`.
+    pub(super) fn push_all(
+        &mut self,
+        text: &[u8],
+        lines: impl Iterator<Item = (Stream, SystemTime, usize)>,
+        now: Instant,
+    ) {
         if self.dead > 0 && self.dead >= self.text.len() - self.dead {
             self.text.drain(..self.dead);
             self.base += self.dead as u64;
             self.dead = 0;
         }
-        self.last_sequence += 1;
-        let offset = self.base + self.text.len() as u64;
+        let mut offset = self.base + self.text.len() as u64;
         self.text.extend_from_slice(text);
-        self.entries.push_back(Entry { sequence: self.last_sequence, at, offset, length: text.len(), stream });
+        for (stream, at, length) in lines {
+            self.last_sequence += 1;
+            self.entries.push_back(Entry { sequence: self.last_sequence, at, offset, length, stream });
+            offset += length as u64;
+        }
         self.waiting_since.get_or_insert(now);
     }
 
@@ -279,6 +297,35 @@ mod tests {
         assert!(buffer.weight() <= LOG_JOB_BYTES && buffer.weight() > LOG_JOB_BYTES - 1100);
         assert!(!Buffer::new(3).has_room(LOG_JOB_BYTES));
         assert!(!Buffer::new(3).may_wait(LOG_JOB_BYTES));
+    }
+
+    #[test]
+    fn lines_that_come_together_are_taken_as_one_after_the_other() {
+        let now = Instant::now();
+        let (mut together, mut each) = (Buffer::new(5), Buffer::new(5));
+        let pieces: [&[(Stream, &str)]; 2] =
+            [&[(Stream::Stdout, "one"), (Stream::Stderr, ""), (Stream::Stdout, "three")], &[(Stream::System, "four")]];
+        for lines in pieces {
+            let text: String = lines.iter().map(|(_, text)| *text).collect();
+            let ends = lines.iter().map(|(stream, text)| (*stream, UNIX_EPOCH, text.len()));
+            together.push_all(text.as_bytes(), ends, now);
+            for (stream, text) in lines {
+                each.push(*stream, text.as_bytes(), UNIX_EPOCH, now);
+            }
+            assert!(together.next(9).eq(each.next(9)) && together.unsent() == each.unsent());
+            for buffer in [&mut together, &mut each] {
+                buffer.mark_sent(2, now);
+                buffer.release(2, UNIX_EPOCH, now);
+            }
+        }
+        assert!(together.is_empty() && each.is_empty());
+        for buffer in [&mut together, &mut each] {
+            buffer.push(Stream::Stdout, b"five", UNIX_EPOCH, now);
+            assert_eq!(texts(buffer, 9), [(5, "five".to_owned())]);
+        }
+        assert!(together.has_room_for(4, 8) && !together.has_room_for(5, 8), "five lines are the most");
+        let rest = LOG_JOB_BYTES - 4 - 2 * LOG_LINE_OVERHEAD;
+        assert!(together.has_room_for(1, rest) && !together.has_room_for(1, rest + 1));
     }
 
     #[test]

@@ -166,6 +166,10 @@ impl JobStream {
         let mut dropped = 0;
         let mut start = 0;
         let mut inner = job.lock();
+        // Nearly always.
+        if inner.buffer.has_room_for(self.lines.len(), self.text.len()) {
+            inner.buffer.push_all(&self.text, self.lines.drain(..), now);
+        }
         for (stream, at, length) in self.lines.drain(..) {
             let text = &self.text[start..start + length];
             start += length;

@@ -9,9 +9,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tungstenite::Message;
 use tungstenite::protocol::WebSocket;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::dial::Dialer;
-use super::encode::{self, Dialect, Stamp};
+use super::encode::{self, Dialect, Head};
 use super::error::LinkError;
 use super::job::Job;
 use super::socket::Socket;
@@ -113,7 +115,7 @@ struct Link<'a> {
     batch: u64,
     /// The job whose turn is next.
     turn: usize,
-    stamp: Stamp,
+    head: Head,
     text: Vec<u8>,
     last_heard: Instant,
     last_ping: Instant,
@@ -152,7 +154,7 @@ impl<'a> Link<'a> {
             flights: VecDeque::new(),
             batch,
             turn: 0,
-            stamp: Stamp::default(),
+            head: Head::default(),
             text: Vec::new(),
             last_heard: now,
             last_ping: now,
@@ -260,14 +262,14 @@ impl<'a> Link<'a> {
                 self.batch += 1;
                 self.text.clear();
                 let entries = inner.buffer.next(lines);
-                encode::batch(&mut self.text, &mut self.stamp, job.id.as_str(), self.batch, entries);
+                encode::batch(&mut self.text, &mut self.head, job.id.as_str(), self.batch, entries);
                 self.write_text()?;
                 self.flights.push_back(Flight { mark: self.batch, job: Arc::clone(job), lines, arrived: false });
             }
             Dialect::Lines => {
                 for line in inner.buffer.next(lines) {
                     self.text.clear();
-                    encode::line(&mut self.text, &mut self.stamp, job.id.as_str(), &line);
+                    encode::line(&mut self.text, &mut self.head, job.id.as_str(), &line);
                     self.write_text()?;
                 }
                 let mark = self.socket.get_ref().accepted();
@@ -278,10 +280,12 @@ impl<'a> Link<'a> {
         Ok(Due::Now)
     }
 
-    /// Puts `text` into the socket's buffer as one message.
+    /// Puts `text` into the socket's buffer as one message. It is handed over whole, and is UTF-8 as all that
+    /// [`encode`] writes: a `Message::Text` would look through it once more.
     fn write_text(&mut self) -> Result<(), LinkError> {
-        let text = std::str::from_utf8(&self.text).map_err(|e| LinkError::Io(io::Error::other(e)))?;
-        Ok(self.socket.write(Message::text(text))?)
+        let next = Vec::with_capacity(self.text.len());
+        let text = std::mem::replace(&mut self.text, next);
+        Ok(self.socket.write(Message::Frame(Frame::message(text, OpCode::Data(Data::Text), true)))?)
     }
 
     /// Hands bytes to the kernel, and lets go of the lines that are thereby sent.
