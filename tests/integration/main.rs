@@ -54,7 +54,7 @@ mod restart;
 mod security;
 /// Signals: drain, cancel, end.
 mod shutdown;
-/// Jobs on servers: scripts, lines, directories, connections.
+/// Jobs on servers: scripts, lines, directories.
 mod ssh;
 /// What is left on a server when a script has ended, and an agent that is killed then.
 mod ssh_ends;
@@ -67,6 +67,8 @@ mod ssh_limits;
 /// One job on several servers.
 mod ssh_multi;
 mod ssh_multi_restart;
+/// The connections to a server that jobs share.
+mod ssh_pool;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
 /// The agent on a host that systemd booted.

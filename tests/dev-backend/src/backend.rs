@@ -1,5 +1,4 @@
-//! The server: one thread accepts, one thread a connection serves. Everything shared is in [`Shared`]; all threads are joined
-//! at stop.
+//! The backend as its owner has it. Everything that its threads share is in [`Shared`]; all of them are joined at stop.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,21 +11,15 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::accept;
 use crate::fault::Fault;
 use crate::lines::{JobLines, Line};
 use crate::live::Socket;
-use crate::serve;
 use crate::store::{JobRow, Store};
 
-/// Connections at a time; more are closed at once.
-const CONNECTIONS: usize = 512;
 /// Requests remembered, and bytes of their bodies.
 const REQUESTS: usize = 100_000;
 const REQUEST_BYTES: usize = 256 << 20;
-/// A client that does not take its answer is cut after this.
-const WRITE_LIMIT: Duration = Duration::from_secs(30);
-/// At stop, a connection may finish its answer for so long.
-const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
 /// How the backend behaves where the contract leaves it open. May change while it runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -168,8 +161,8 @@ pub(crate) struct Shared {
     pub(crate) sockets: Mutex<HashMap<u64, Socket>>,
     pub(crate) socket_hellos: Mutex<Vec<Value>>,
     pub(crate) stalled_until: Mutex<Option<Instant>>,
-    refuse_until: Mutex<Option<Instant>>,
-    next_connection: AtomicU64,
+    pub(crate) refuse_until: Mutex<Option<Instant>>,
+    pub(crate) next_connection: AtomicU64,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -218,7 +211,7 @@ impl Shared {
     }
 
     /// The same; one that goes on while the backend stops is for the stop itself.
-    fn wait(&self, limit: Duration, through_stop: bool, mut check: impl FnMut() -> bool) -> bool {
+    pub(crate) fn wait(&self, limit: Duration, through_stop: bool, mut check: impl FnMut() -> bool) -> bool {
         let end = Instant::now() + limit;
         loop {
             let seen = lock(&self.changes).generation;
@@ -320,7 +313,7 @@ impl DevBackend {
         let for_thread = Arc::clone(&shared);
         let acceptor = std::thread::Builder::new()
             .name("dev-accept".to_owned())
-            .spawn(move || accept_loop(&for_thread, listener))?;
+            .spawn(move || accept::serve(&for_thread, listener))?;
         Ok(Self { shared, acceptor: Some(acceptor) })
     }
 
@@ -481,73 +474,4 @@ pub enum Via {
     Heartbeat,
     /// The row, and a message over the log sockets.
     WebSocket,
-}
-
-fn accept_loop(shared: &Arc<Shared>, listener: TcpListener) {
-    let mut listener = Some(listener);
-    let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    while !shared.is_stopping() {
-        let Some(open) = &listener else {
-            let left =
-                lock(&shared.refuse_until).map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
-            shared.pause(left);
-            match TcpListener::bind(shared.address) {
-                Ok(open) => listener = Some(open),
-                // Somebody's connection may hold the port for a moment.
-                Err(_) => shared.pause(Duration::from_millis(20)),
-            }
-            continue;
-        };
-        let accepted = open.accept();
-        if lock(&shared.refuse_until).is_some_and(|end| end > Instant::now()) {
-            listener = None;
-            continue;
-        }
-        let (gone, running): (Vec<_>, Vec<_>) = threads.into_iter().partition(JoinHandle::is_finished);
-        gone.into_iter().for_each(|thread| drop(thread.join()));
-        threads = running;
-        match accepted {
-            Ok((stream, _)) if !shared.is_stopping() => threads.extend(start_connection(shared, stream)),
-            Ok(_) => {}
-            // Out of descriptors, most likely: they come back when connections end.
-            Err(_) => shared.pause(Duration::from_millis(20)),
-        }
-    }
-    drop(listener);
-    finish_connections(shared, threads);
-}
-
-fn start_connection(shared: &Arc<Shared>, stream: TcpStream) -> Option<JoinHandle<()>> {
-    let id = shared.next_connection.fetch_add(1, Ordering::Relaxed);
-    let copy = stream.try_clone().ok()?;
-    stream.set_nodelay(true).ok()?;
-    stream.set_write_timeout(Some(WRITE_LIMIT)).ok()?;
-    {
-        let mut connections = lock(&shared.connections);
-        if connections.len() >= CONNECTIONS {
-            return None;
-        }
-        connections.insert(id, copy);
-    }
-    let for_thread = Arc::clone(shared);
-    let spawned = std::thread::Builder::new().name(format!("dev-conn-{id}")).spawn(move || {
-        serve::connection(&for_thread, stream, id);
-        lock(&for_thread.sockets).remove(&id);
-        lock(&for_thread.connections).remove(&id);
-        for_thread.bump();
-    });
-    if spawned.is_err() {
-        lock(&shared.connections).remove(&id);
-    }
-    spawned.ok()
-}
-
-/// Readers see the end of their input at once; writers get a moment; then all are cut and joined.
-fn finish_connections(shared: &Shared, threads: Vec<JoinHandle<()>>) {
-    for stream in lock(&shared.connections).values() {
-        let _ = stream.shutdown(Shutdown::Read);
-    }
-    shared.wait(FINISH_LIMIT, true, || lock(&shared.connections).is_empty());
-    shared.cut_all(None);
-    threads.into_iter().for_each(|thread| drop(thread.join()));
 }

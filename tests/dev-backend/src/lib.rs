@@ -2,9 +2,10 @@
 //! sockets in both dialects, and every fault that a network or a backend can have, on request. It shares no code with the
 //! agent, so that a mistake on one side cannot hide on the other.
 //!
-//! README.md beside this crate lists the calls under `/dev`. `serve` reads a connection, `api` is the contract, `live` the log
+//! README.md beside this crate lists the calls under `/dev`. `accept` takes connections, `serve` reads one, `api` is the contract, `live` the log
 //! socket, `store` and `lines` what was received, `fault` what goes wrong.
 
+mod accept;
 mod api;
 mod backend;
 mod check;
