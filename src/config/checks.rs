@@ -152,9 +152,10 @@ fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
             return draft.refuse("api.tokenFile", ProblemKind::Conflict, text);
         }
         (true, None) => return check_token(draft, "api.token"),
+        // What it does not need a command does not open, and it may be of a user who cannot: systemd names its folder
+        // also to a command of the unit's that may not look into it.
+        (false, _) if !draft.sources.need_backend => return,
         (false, Some(path)) => path,
-        // Systemd names the folder also to a command of the unit's that may not look into it.
-        (false, None) if !draft.sources.need_backend => return,
         (false, None) => match credential(draft) {
             Credential::There(path) => path,
             missing if good(draft, &["api.token", "api.tokenFile"]) => {

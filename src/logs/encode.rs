@@ -144,9 +144,17 @@ mod tests {
         want["jobId"] = json!("j");
         assert_eq!(read(&out), want);
         out.clear();
-        batch(&mut out, &mut head, "j", 9, [first, second].into_iter());
+        // The same time of another stream, and another time of the same.
+        let third = Line { sequence: 3, stream: Stream::Stderr, text: b"", ..second };
+        let fourth = Line { sequence: 4, at, ..third };
+        batch(&mut out, &mut head, "j", 9, [first, second, third, fourth].into_iter());
         let other = json!({"timestamp": "2024-01-15T10:31:01.000000007Z", "stream": "system", "line": "\u{FFFD}", "sequence": 2});
-        let want = json!({"type": "logs", "payload": {"batch": 9, "jobId": "j", "entries": [entry, other]}});
+        let mut third = other.clone();
+        (third["stream"], third["line"], third["sequence"]) = (json!("stderr"), json!(""), json!(3));
+        let mut fourth = third.clone();
+        (fourth["timestamp"], fourth["sequence"]) = (entry["timestamp"].clone(), json!(4));
+        let entries = [entry, other, third, fourth];
+        let want = json!({"type": "logs", "payload": {"batch": 9, "jobId": "j", "entries": entries}});
         assert_eq!(read(&out), want);
     }
 
