@@ -100,7 +100,11 @@ fn last_line(text: &str) -> &str {
 
 /// The line of a proof that was not given.
 pub(super) fn not_proven(name: &'static str, why: &str) -> Check {
-    let hint = "a job would fail in the same way: mend that, then run this again";
+    let hint = if why.contains("limits::DOCTOR_SETUP") {
+        "run this again at a quiet time, and once more: the engine takes long to start containers, longest the first ones"
+    } else {
+        "a job would fail in the same way: mend that, then run this again"
+    };
     Check::fail(name, format!("not proven: {why}"), hint)
 }
 
