@@ -5,16 +5,17 @@
 # engine if none answers, and ends what it started.
 #   --fast       only what needs no engine: format, lint, scripts, unit
 #   --full       also what takes long: the static binary, its size and what it costs at rest against the README, whether
-#                it is the same from other folders, and some minutes of faults (soak); for a night, or before a release
+#                it is the same from other folders, limits and walls on another kind of host (vm), and some minutes of faults
+#                (soak); for a night, or before a release
 #   --only NAME  one step: format, lint, scripts, unit, integration, or one of --full: static, size, reproducible,
-#                footprint, soak
+#                footprint, vm, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 STEPS=(format lint scripts unit integration)
-LONG_STEPS=(static size reproducible footprint soak)
+LONG_STEPS=(static size reproducible footprint vm soak)
 SOAK_MINUTES=3
 FAST='' FULL='' ONLY=''
 while [ $# -gt 0 ]; do
@@ -168,5 +169,6 @@ step static 2400 scripts/build-static.sh x86_64
 step size 300 scripts/size.sh x86_64 --check
 step reproducible 5400 scripts/build-static.sh x86_64 --check-reproducible
 if [ -x "$ROOT/scripts/footprint.sh" ]; then step footprint 600 scripts/footprint.sh --check; fi
+step vm 4800 scripts/vm.sh
 step soak $((SOAK_MINUTES * 60 + 900)) scripts/soak.sh "$SOAK_MINUTES"
 [ "$FAILED" -eq 0 ]
