@@ -4,7 +4,7 @@
 # Runs tests on a host as most are and this machine may not be: a Debian with its own kernel, systemd as the first process
 # and as the driver of control groups, version 2 of those, AppArmor on. It is a virtual machine, made from the packages of
 # this machine's own mirror and without a network; under KVM where that works, else emulated, which is ten times slower.
-# There doctor gives its proofs, then tests run.
+# There doctor gives its proofs, on Docker's engine and on a rootless one, then tests run.
 #   PATTERN  tests to run, as `cargo test` takes them; without one, those of what a script may use and must not do
 #   --force  makes the system again, which picks up security updates
 # Ends with the machine, and with 1 when a test failed. What it prints is kept in ${XDG_CACHE_HOME:-~/.cache}/cronium-agent/vm.log.
@@ -13,13 +13,13 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PATTERNS=(limits:: security::)
-# Not there: what needs an SSH server, another engine, or a registry.
-SKIP=(ssh podman registry)
+# Not there: what needs an SSH server, another engine or a registry, or judges by the second.
+SKIP=(ssh podman registry time_is_limited)
 MEMORY=4G DISK=10G
 # Seconds: for a kernel to say something, and for all of it.
 BOOT_LIMIT=20 LIMIT=3000
 PACKAGES=(linux-image-cloud-amd64 initramfs-tools systemd systemd-sysv dbus udev kmod iproute2 procps netbase apparmor
-    docker.io iptables python3)
+    docker.io iptables python3 dbus-user-session rootlesskit slirp4netns uidmap)
 MASKED=(apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer getty.target)
 
 # make_tree FILE: the packed tree (runs as root).
@@ -58,7 +58,11 @@ make_disk() {
     docker save -o "$work/vm/opt/vm/images.tar" cronium/runner:{bash,python,node}-alpine
     printf '#!/bin/bash\n%s\ncheck %q' "$(declare -f check)" "$binary" >"$work/vm/opt/vm/check"
     printf ' %q' "$@" >>"$work/vm/opt/vm/check"
-    chmod 755 "$work/vm/opt/vm/check"
+    printf '#!/bin/bash\n%s\nrootless\n' "$(declare -f rootless)" >"$work/vm/opt/vm/rootless"
+    chmod 755 "$work/vm/opt/vm" "$work/vm/opt/vm/check" "$work/vm/opt/vm/rootless"
+    # What systemd keeps for itself of a user's control groups.
+    mkdir "$work/vm/etc/systemd/system/user@.service.d"
+    printf '[Service]\nDelegate=cpu cpuset io memory pids\n' >"$work/vm/etc/systemd/system/user@.service.d/delegate.conf"
     cat >"$work/vm/etc/systemd/system/check.service" <<'UNIT'
 [Unit]
 After=docker.service
@@ -93,6 +97,25 @@ check() {
     ../cronium-agent doctor --set api.endpoint=http://127.0.0.1:1 --set api.token=none
     "$@"
     echo "the tests ended with $?"
+    systemctl stop docker.service docker.socket
+    useradd --create-home edge && loginctl enable-linger edge
+    cp ../cronium-agent /opt/vm/cronium-agent
+    chmod 644 /opt/vm/images.tar
+    timeout 300 setpriv --reuid=edge --regid=edge --init-groups /opt/vm/rootless
+}
+
+# rootless: the same, by a user whose engine is.
+rootless() {
+    export HOME=/home/edge XDG_RUNTIME_DIR PATH=/usr/share/docker.io/contrib:/usr/sbin:/usr/bin:/sbin:/bin
+    XDG_RUNTIME_DIR=/run/user/$(id -u)
+    export DOCKER_HOST=unix://$XDG_RUNTIME_DIR/docker.sock DBUS_SESSION_BUS_ADDRESS=unix:path=$XDG_RUNTIME_DIR/bus
+    cd "$HOME" || exit
+    until [ -S "$XDG_RUNTIME_DIR/bus" ]; do sleep 1; done
+    systemd-run --quiet --user -p Delegate=yes --setenv="PATH=$PATH" dockerd-rootless.sh
+    until docker info >/dev/null 2>&1; do sleep 1; done
+    docker load --quiet --input /opt/vm/images.tar
+    /opt/vm/cronium-agent doctor --set "container.docker.endpoint=$DOCKER_HOST" --set "state.dir=$HOME/state" \
+        --set api.endpoint=http://127.0.0.1:1 --set api.token=none
 }
 
 FORCE='' GIVEN=()
@@ -178,7 +201,9 @@ FOLLOWER=$!
 wait "$VM_PID" || die "the machine ended with $? ($(tail -n 1 "$SCRATCH/qemu.log")); its kernel's last words: $(tail -n 3 "$SCRATCH/kernel.log")"
 wait "$FOLLOWER"
 grep -q cgroup2fs "$CACHE/vm.log" || die "it had no control groups of version 2"
-[ "$(grep -c '^ok  *proof-' "$CACHE/vm.log")" -eq 9 ] || die "doctor's nine proofs were not all given there; all that it said: $CACHE/vm.log"
+[ "$(grep -c '^ok  *proof-' "$CACHE/vm.log")" -eq 18 ] ||
+    die "doctor's nine proofs were not all given by both engines there; all that it said: $CACHE/vm.log"
+grep -q '^ok  *rootless  *yes' "$CACHE/vm.log" || die "no engine there was rootless"
 grep -qx 'the tests ended with 0' "$CACHE/vm.log" || die "tests failed there; all that they said: $CACHE/vm.log"
 grep -q '^test result: ok. [1-9]' "$CACHE/vm.log" || die "no test ran there"
 say "limits and walls hold there"

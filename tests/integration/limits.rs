@@ -1,7 +1,5 @@
 //! Every limit, by a script that tries to break it; and what the person whose script it was is told.
 
-use std::time::Duration;
-
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 use serde_json::{Value, json};
 

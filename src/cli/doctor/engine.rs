@@ -190,7 +190,11 @@ fn apparmor(info: &EngineInfo) -> Check {
             return Check::ok(APPARMOR, format!("{word} is on"));
         }
     }
-    let hint = "boot with lsm=…,apparmor and install apparmor, or SELinux with container-selinux: one more wall around a script";
+    let hint = if has(info, "rootless") {
+        "a rootless engine loads no AppArmor profile; its users' namespace stands there instead, and SELinux with container-selinux can"
+    } else {
+        "boot with lsm=…,apparmor and install apparmor, or SELinux with container-selinux: one more wall around a script"
+    };
     Check::warn(APPARMOR, "neither AppArmor nor SELinux is used by the engine", hint)
 }
 
@@ -289,6 +293,9 @@ mod tests {
         assert_eq!(apparmor(&info(&["name=apparmor"])).grade, Grade::Ok);
         assert_eq!(apparmor(&info(&["name=selinux"])).grade, Grade::Ok);
         assert_eq!(apparmor(&info(&[])).grade, Grade::Warn);
+        assert!(apparmor(&info(&[])).hint.contains("boot with"));
+        let rootless = apparmor(&info(&["name=rootless"]));
+        assert!(rootless.grade == Grade::Warn && !rootless.hint.contains("boot with"), "{}", rootless.hint);
         let container = &crate::config::defaults().container;
         assert_eq!(seccomp(&info(&["name=seccomp,profile=default"]), container).grade, Grade::Ok);
         assert_eq!(seccomp(&info(&["name=seccomp,profile=unconfined"]), container).grade, Grade::Fail);
