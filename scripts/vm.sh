@@ -55,7 +55,9 @@ make_disk() {
     git -C "$ROOT" ls-files -z | tar -C "$ROOT" --null -T - -c | tar -C "$work/vm$ROOT" -x
     cp "$binary" "$work/vm$binary"
     cp "$(dirname "$binary")/../cronium-agent" "$work/vm$(dirname "$binary")/../cronium-agent"
-    docker save -o "$work/vm/opt/vm/images.tar" cronium/runner:{bash,python,node}-alpine
+    cp "$(dirname "$file")/images.tar" "$work/vm/opt/vm/images.tar"
+    # A boot would empty /tmp, where these sources may lie.
+    ln -sf /dev/null "$work/vm/etc/tmpfiles.d/tmp.conf"
     printf '#!/bin/bash\n%s\ncheck %q' "$(declare -f check)" "$binary" >"$work/vm/opt/vm/check"
     printf ' %q' "$@" >>"$work/vm/opt/vm/check"
     printf '#!/bin/bash\n%s\nrootless\n' "$(declare -f rootless)" >"$work/vm/opt/vm/rootless"
@@ -166,6 +168,7 @@ if [ -n "$FORCE" ] || [ ! -f "$TREE" ]; then
     find "$CACHE" -maxdepth 1 -name 'vm-*.tar.gz' ! -name "vm-$HASH.tar.gz" -delete
 fi
 say "its disk"
+docker save -o "$SCRATCH/images.tar" cronium/runner:{bash,python,node}-alpine
 skip=()
 for word in "${SKIP[@]}"; do skip+=(--skip "$word"); done
 as_root env CRONIUM_CLOCK="$CRONIUM_CLOCK" "$ROOT/scripts/vm.sh" --make-disk "$SCRATCH/disk" "$TREE" "$BINARY" \

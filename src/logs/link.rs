@@ -285,6 +285,7 @@ impl<'a> Link<'a> {
     fn write_text(&mut self) -> Result<(), LinkError> {
         let next = Vec::with_capacity(self.text.len());
         let text = std::mem::replace(&mut self.text, next);
+        debug_assert!(std::str::from_utf8(&text).is_ok(), "a text message that is no text");
         Ok(self.socket.write(Message::Frame(Frame::message(text, OpCode::Data(Data::Text), true)))?)
     }
 

@@ -293,8 +293,7 @@ fn time_is_limited_without_a_wish_and_beyond_it_and_setup_does_not_count() {
     assert_eq!((row.exit_code, stdout(&row)), (Some(0), "in time\n"));
     let record = record(&backend, &row);
     assert!(record["setupDuration"].as_u64().expect("ms") >= 2500, "{record}");
-    let ran = record["executionDuration"].as_u64().expect("ms");
-    assert!(ran < 2500, "the wait for the backend is counted: {record}");
+    assert!(record["executionDuration"].as_u64().expect("ms") < 1000, "{record}");
     agent.stop();
 }
 

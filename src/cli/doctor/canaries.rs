@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::backend;
 use super::proofs::{self, Found, Listener};
@@ -19,7 +19,6 @@ use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
 use crate::executors::container::spec;
 use crate::executors::container::usage::Sampler;
-use crate::executors::ending::seconds;
 use crate::executors::{Control, End, Executor as _, Reaper, Task};
 use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
 use crate::limits;
@@ -106,8 +105,6 @@ struct Cage {
     word: String,
     /// When all of them are to be over.
     until: Instant,
-    /// What `jobs.setupTimeout` is, where a canary has less.
-    shortened: Option<Duration>,
 }
 
 /// A canary that runs on a thread of its own.
@@ -137,10 +134,9 @@ impl Cage {
         }
         drop(controls);
         let (executor, own, task) = (self.executor.clone(), Arc::clone(&control), task(canary, &self.word));
-        let shortened = self.shortened;
         let failed = sender.clone();
         let started = threads::spawn("doctor-canary", move || {
-            let _ = sender.send(fly(&executor, &own, &task, first).map_err(|why| own_limit(&why, shortened)));
+            let _ = sender.send(fly(&executor, &own, &task, first));
         });
         if let Err(error) = started {
             let _ = failed.try_send(Err(no_thread(error)));
@@ -170,13 +166,6 @@ fn fly(
         return Err(message);
     }
     Ok(Ran { out: text(heard.out), err: text(heard.err), cause, message, limits })
-}
-
-/// A limit of the doctor's own is not to be looked for in the configuration.
-fn own_limit(why: &str, shortened: Option<Duration>) -> String {
-    let Some(jobs) = shortened else { return why.to_owned() };
-    let own = format!("(limits::DOCTOR_SETUP; a job has {}, jobs.setupTimeout)", seconds(jobs));
-    why.replace("(jobs.setupTimeout)", &own)
 }
 
 fn task(canary: Canary, word: &str) -> Task {
@@ -213,9 +202,13 @@ fn settings(config: &Config) -> Config {
     config
 }
 
-/// What `jobs.setupTimeout` is, where a canary has less.
-fn shortened(config: &Config) -> Option<Duration> {
-    Some(config.jobs.setup_timeout).filter(|time| *time > limits::DOCTOR_SETUP)
+/// The executor of the jobs, but for [`settings`]. A limit of the doctor's own is not to be looked for in the configuration.
+fn executor(docker: docker::Client, config: &Config, sampler: Sampler) -> ContainerExecutor {
+    let executor = ContainerExecutor::new(docker, &settings(config), AGENT, sampler);
+    if config.jobs.setup_timeout <= limits::DOCTOR_SETUP {
+        return executor;
+    }
+    executor.with_setup_called("limits::DOCTOR_SETUP; a job has jobs.setupTimeout")
 }
 
 /// Flies all canaries and judges what they found; every proof has its line, whatever happened.
@@ -238,7 +231,7 @@ fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> Result<
     sweep(docker);
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).map_err(no_thread)?;
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
-    let executor = ContainerExecutor::new(docker.clone(), &settings(config), AGENT, sampler.clone());
+    let executor = executor(docker.clone(), config, sampler.clone());
     let controls = Arc::<Mutex<(Vec<Arc<Control>>, bool)>>::default();
     let on_signal = Arc::clone(&controls);
     let watch = signals.on_termination(move || {
@@ -250,8 +243,7 @@ fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> Result<
     // Before several ask for the network at once.
     let warm = executor.warm_up().map_err(|error| error.to_string());
     let until = Instant::now() + limits::DOCTOR_CANARIES;
-    let shortened = shortened(config);
-    let cage = Cage { executor, reaper, controls, word: random::hex(6), until, shortened };
+    let cage = Cage { executor, reaper, controls, word: random::hex(6), until };
     let found = warm.map(|()| fly_all(&cage, docker, config));
     cage.executor.sweep();
     drop(watch);

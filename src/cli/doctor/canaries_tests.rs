@@ -18,10 +18,9 @@ fn caged(engine: &Engine, all: Duration, act: impl FnOnce(&Cage)) {
     config.jobs.cleanup_timeout = Duration::from_secs(3600);
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
     let (sampler, sampler_thread) = Sampler::start(engine.client()).expect("a thread");
-    let executor = ContainerExecutor::new(engine.client(), &settings(&config), AGENT, sampler.clone());
+    let executor = executor(engine.client(), &config, sampler.clone());
     let until = Instant::now() + all;
-    let shortened = shortened(&config);
-    let cage = Cage { executor, reaper, controls: Arc::default(), word: "test".to_owned(), until, shortened };
+    let cage = Cage { executor, reaper, controls: Arc::default(), word: "test".to_owned(), until };
     act(&cage);
     cage.reaper.stop();
     sampler.stop();
@@ -43,7 +42,7 @@ fn a_canary_whose_container_is_not_made_is_given_up() {
         });
         caged(&engine, limits::DOCTOR_CANARIES, |cage| {
             let why = cage.launch(Canary::new("x", "true"), None).land().expect_err("no container");
-            assert!(why.contains("within 30s (limits::DOCTOR_SETUP; a job has 3600 s, jobs.setupTimeout)"), "{why}");
+            assert!(why.contains("within 30s (limits::DOCTOR_SETUP; a job has jobs.setupTimeout)"), "{why}");
             let hint = proofs::not_proven(proofs::NAMES[0], &why).hint;
             assert!(hint.contains("at a quiet time"), "no job fails in this way: {hint}");
         });

@@ -53,6 +53,8 @@ pub(in crate::executors::container) struct Shared {
     agent: String,
     owner: Option<Owner>,
     pub(in crate::executors::container) jobs: Jobs,
+    /// What the limit of image, container and start is called.
+    setup: &'static str,
     pulls: Pulls,
     doubtful: Doubtful,
     pub(in crate::executors::container) sampler: Sampler,
@@ -71,6 +73,7 @@ impl ContainerExecutor {
             agent: agent.to_owned(),
             owner: None,
             jobs: config.jobs.clone(),
+            setup: "jobs.setupTimeout",
             sampler,
             device: OnceLock::new(),
         };
@@ -84,6 +87,14 @@ impl ContainerExecutor {
         *shared = Arc::new(Shared { owner: Owner::this_process(), ..Shared::clone(&shared) });
         drop(shared);
         this
+    }
+
+    /// The same, where `jobs.setup_timeout` was shortened by a limit of this name.
+    pub fn with_setup_called(self, setup: &'static str) -> Self {
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = Arc::new(Shared { setup, ..Shared::clone(&shared) });
+        drop(shared);
+        self
     }
 
     /// Jobs that are prepared from now on get these images, limits, walls, network and timeouts; the engine stays.
@@ -134,7 +145,7 @@ impl Executor for ContainerExecutor {
         let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let shared = self.now();
-        let deadline = Deadline::after(shared.jobs.setup_timeout, "jobs.setupTimeout");
+        let deadline = Deadline::after(shared.jobs.setup_timeout, shared.setup);
         match shared.make(task, control, program, deadline, begun, output) {
             Ok(ready) => Ok(Box::new(ready)),
             Err(error) => Err(early(setup_verdict(&error, control))),

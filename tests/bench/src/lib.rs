@@ -37,7 +37,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// For BENCHMARKS.md: about eight minutes. Rounds are four times as long as there are workers, since those that begin
+    /// For BENCHMARKS.md: about eight minutes. A round has four jobs a worker and more, since those that begin
     /// together, on an engine at rest, take another time than those that follow.
     pub fn full() -> Self {
         Self {

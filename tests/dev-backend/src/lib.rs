@@ -2,8 +2,8 @@
 //! sockets in both dialects, and every fault that a network or a backend can have, on request. It shares no code with the
 //! agent, so that a mistake on one side cannot hide on the other.
 //!
-//! README.md beside this crate lists the calls under `/dev`. `accept` takes connections, `serve` reads one, `api` is the contract, `live` the log
-//! socket, `store` and `lines` what was received, `fault` what goes wrong.
+//! README.md beside this crate lists the calls under `/dev`. `accept` takes connections, `serve` reads one, `api` is the
+//! contract, `live` the log socket, `store` and `lines` what was received, `fault` what goes wrong.
 
 mod accept;
 mod api;
