@@ -4,10 +4,12 @@
 //! is bounded by one of these names it in the error that it causes.
 
 mod doctor;
+mod live;
 
 use std::time::Duration;
 
 pub use doctor::*;
+pub use live::*;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------
 
@@ -240,71 +242,6 @@ pub const JOB_TIMEOUT_ABSURD: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// Environment variables of one job.
 pub const JOB_ENVIRONMENT_MAX: usize = 4096;
-
-// ---- live log ---------------------------------------------------------------------------------------------------------
-
-/// Bytes of unacknowledged lines that one job may hold, each line counted with [`LOG_LINE_OVERHEAD`]. Ten chatty jobs
-/// stay near 5 MB.
-pub const LOG_JOB_BYTES: usize = 512 * 1024;
-/// What a line costs beside its text: its entry in the buffer, and about the names and marks around it on the wire.
-pub const LOG_LINE_OVERHEAD: usize = 64;
-/// Lines and bytes that a job gathers by itself before it hands them over unasked, so that one lock serves many lines.
-pub const LOG_LOCAL_LINES: usize = 64;
-/// See [`LOG_LOCAL_LINES`].
-pub const LOG_LOCAL_BYTES: usize = 16 * 1024;
-/// Text in one message; a longer line travels alone. Escaping can make six bytes of one.
-pub const LOG_MESSAGE_BYTES: usize = 64 * 1024;
-/// Encoded bytes waiting for the socket beyond which nothing more is encoded.
-pub const LOG_OUT_HIGH: usize = 128 * 1024;
-/// `status` messages that wait to be sent; more are left out, they are only for display.
-pub const LOG_STATUS_QUEUE: usize = 256;
-
-/// Most time that a job may have saved up for waiting on the live log; it starts with this much.
-pub const LOG_WAIT_CAP: Duration = Duration::from_millis(500);
-/// A job earns one part in this many of its running time for waiting.
-pub const LOG_WAIT_SHARE: u32 = 20;
-/// Nanoseconds of waiting that each byte taken by the receiver (with [`LOG_LINE_OVERHEAD`]) earns: a link of 16 MB/s, about
-/// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines rather than slow a job.
-pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
-/// A job does not wait for a link that took nothing for this long. Chosen, not measured: several times the tens of
-/// milliseconds for which a busy machine may leave a willing receiver without a processor, and little beside a job.
-pub const LOG_STALL: Duration = Duration::from_millis(200);
-/// The end of a job waits this long for a link that takes nothing (or is away), then leaves the rest out.
-pub const LOG_FINISH_STALL: Duration = Duration::from_secs(1);
-
-/// Finding and reaching the backend's live log.
-pub const LOG_CONNECT: Duration = Duration::from_secs(10);
-/// TLS and the upgrade to WebSocket.
-pub const LOG_HANDSHAKE: Duration = Duration::from_secs(10);
-/// Largest answer to the upgrade, head only.
-pub const LOG_HANDSHAKE_BYTES: usize = 16 * 1024;
-/// Bytes are waiting and the socket takes none, or a batch stays unacknowledged: the connection is given up.
-pub const LOG_WRITE_STALL: Duration = Duration::from_secs(30);
-/// A ping is sent this often, so that a path that died is noticed.
-pub const LOG_PING: Duration = Duration::from_secs(20);
-/// No frame for this long, answers to three pings missing: the connection is given up.
-pub const LOG_SILENCE: Duration = Duration::from_secs(60);
-/// First and longest pause before another try, before jitter.
-pub const LOG_BACKOFF_FIRST: Duration = Duration::from_millis(200);
-/// See [`LOG_BACKOFF_FIRST`].
-pub const LOG_BACKOFF_MOST: Duration = Duration::from_secs(30);
-/// Pause after a refused token, which no second try will mend.
-pub const LOG_BACKOFF_REFUSED: Duration = Duration::from_secs(60);
-/// A connection that lived this long starts the pauses over.
-pub const LOG_STEADY: Duration = Duration::from_secs(10);
-/// Shutdown waits this long for buffered lines, and
-pub const LOG_STOP_FLUSH: Duration = Duration::from_secs(1);
-/// this long for the other side to answer the close frame.
-pub const LOG_STOP_CLOSE: Duration = Duration::from_millis(500);
-/// Largest frame and message that the server may send: it sends acknowledgements and ids.
-pub const LOG_FRAME_BYTES: usize = 64 * 1024;
-/// See [`LOG_FRAME_BYTES`].
-pub const LOG_SERVER_MESSAGE_BYTES: usize = 1024 * 1024;
-/// Messages of the server's that are read before lines and shutdown get their turn again: a flood holds neither up.
-pub const LOG_READ_TURN: usize = 256;
-/// Answers to pings go out however much waits already; a server that pings and reads nothing is given up here. Above
-/// what lines can come to: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
-pub const LOG_OUT_MOST: usize = 1024 * 1024;
 
 // ---- health -----------------------------------------------------------------------------------------------------------
 
