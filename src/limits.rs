@@ -5,17 +5,19 @@
 
 mod doctor;
 mod live;
+mod net;
 
 use std::time::Duration;
 
 pub use doctor::*;
 pub use live::*;
+pub use net::*;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------
 
 /// The shortest timeout that is set on a socket: the kernel takes zero for none at all.
 pub const SOCKET_WAIT_LEAST: Duration = Duration::from_millis(1);
-/// Opening a TCP connection to the engine, each address.
+/// Opening a connection to the engine: the name, all its addresses, or a socket whose queue is full.
 pub const DOCKER_CONNECT: Duration = Duration::from_secs(5);
 /// A call that the engine answers from memory (ping, inspect, kill, networks), on a host that is merely busy.
 pub const DOCKER_QUICK: Duration = Duration::from_secs(15);

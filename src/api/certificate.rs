@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::os::{clock, net};
+use crate::os::clock::{self, Deadline};
+use crate::os::net;
 use crate::wire::x509::{self, Certificate};
 
 /// What a handshake showed.
@@ -32,7 +33,7 @@ pub enum Error {
     /// The host is no name that a certificate can be for.
     Name(String),
     /// No TCP connection.
-    Connect(io::Error),
+    Connect(net::Error),
     /// The handshake was not over in time.
     Timeout(Duration),
     /// The handshake failed; the library's words.
@@ -61,12 +62,12 @@ impl std::error::Error for Error {
 
 /// Does the handshake with the first of `addresses` that answers, within `limit`, which is [`limits::DOCTOR_TLS`].
 pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr], limit: Duration) -> Result<Chain, Error> {
-    let until = clock::now() + limit;
+    let deadline = Deadline::after(limit, "limits::DOCTOR_TLS");
     let name = ServerName::try_from(host.to_owned()).map_err(|error| Error::Name(error.to_string()))?;
     let mut tls = ClientConnection::new(config, name).map_err(|error| Error::Handshake(error.to_string()))?;
-    let tcp = net::connect(addresses, until).map_err(Error::Connect)?;
+    let tcp = net::connect(addresses, deadline).map_err(Error::Connect)?;
     while tls.is_handshaking() {
-        step(&mut tls, &tcp, (until, limit))?;
+        step(&mut tls, &tcp, (deadline.at, limit))?;
     }
     let sent = tls.peer_certificates().unwrap_or_default();
     Ok(Chain {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::os::net;
+
 /// A failed call. Its text never holds the token, a body or a query.
 #[derive(Debug)]
 pub struct Error {
@@ -21,7 +23,9 @@ pub struct Error {
 pub enum Problem {
     /// A time limit was over: what was waited for and how long.
     Timeout { which: Wait, limit: Duration },
-    /// No connection came about.
+    /// The backend's name was not resolved, or no address of it answered.
+    Unreached(Box<net::Error>),
+    /// No connection came about for another reason, such as a proxy.
     Connect(Box<ureq::Error>),
     /// TLS did not come about: a certificate was not accepted or the handshake failed.
     Tls { why: String, advice: &'static str, permanent: bool },
@@ -72,7 +76,11 @@ impl Error {
     /// Whether the same call may go well later.
     pub fn is_retryable(&self) -> bool {
         match &self.problem {
-            Problem::Timeout { .. } | Problem::Connect(_) | Problem::Cut(_) | Problem::Protocol(_) => true,
+            Problem::Timeout { .. }
+            | Problem::Unreached(_)
+            | Problem::Connect(_)
+            | Problem::Cut(_)
+            | Problem::Protocol(_) => true,
             Problem::Tls { permanent, .. } => !permanent,
             Problem::Http { status, .. } => matches!(status, 408 | 429 | 500..),
             Problem::BadAnswer { .. }
@@ -93,7 +101,11 @@ impl Error {
             | Problem::BadAnswer { .. }
             | Problem::TooLarge { .. }
             | Problem::Unknown => true,
-            Problem::Connect(_) | Problem::Tls { .. } | Problem::Setup { .. } | Problem::Stopped => false,
+            Problem::Unreached(_)
+            | Problem::Connect(_)
+            | Problem::Tls { .. }
+            | Problem::Setup { .. }
+            | Problem::Stopped => false,
         }
     }
 
@@ -142,6 +154,7 @@ impl fmt::Display for Problem {
             Self::Timeout { which, limit } => {
                 write!(f, "{} took longer than {limit:?} (see api.timeout)", which.as_str())
             }
+            Self::Unreached(why) => write!(f, "no connection: {why}; check api.endpoint and that the backend runs"),
             Self::Connect(why) => write!(f, "no connection: {why}; check api.endpoint and that the backend runs"),
             Self::Tls { why, advice, .. } => write!(f, "no TLS connection: {why}{advice}"),
             Self::Cut(why) => write!(f, "the connection broke before the answer was complete: {why}"),
@@ -184,6 +197,7 @@ fn advice(status: u16) -> &'static str {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.problem {
+            Problem::Unreached(e) => Some(e.as_ref()),
             Problem::Connect(e) | Problem::Cut(e) | Problem::Protocol(e) => Some(e.as_ref()),
             _ => None,
         }
@@ -208,17 +222,11 @@ pub(super) fn sort(error: ureq::Error, limit_of: impl Fn(Wait) -> Duration) -> P
             if let Some(inner) = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 return tls(inner);
             }
-            // The resolver's failures have no kind of their own, only the standard library's words.
-            let unresolved = e.raw_os_error().is_none() && e.to_string().starts_with("failed to lookup address");
-            match e.kind() {
-                _ if unresolved => Problem::Connect(Box::new(E::Io(e))),
-                Io::ConnectionRefused
-                | Io::HostUnreachable
-                | Io::NetworkUnreachable
-                | Io::AddrNotAvailable
-                | Io::NetworkDown
-                | Io::NotFound => Problem::Connect(Box::new(E::Io(e))),
-                _ => Problem::Cut(Box::new(E::Io(e))),
+            match e.downcast::<net::Error>() {
+                Ok(unreached) => Problem::Unreached(Box::new(unreached)),
+                // What is said of a proxy before there is a connection.
+                Err(e) if e.kind() == Io::NotFound => Problem::Connect(Box::new(E::Io(e))),
+                Err(e) => Problem::Cut(Box::new(E::Io(e))),
             }
         }
         other => Problem::Protocol(Box::new(other)),

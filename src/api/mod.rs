@@ -10,6 +10,7 @@ mod body;
 pub mod certificate;
 mod client;
 mod clock;
+mod dial;
 mod error;
 mod job_row;
 mod json;

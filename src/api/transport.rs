@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use ureq::http::{HeaderMap, HeaderValue, Method, Request};
 
 use super::clock::{Clock, ClockSkew};
+use super::dial;
 use super::error::{Error, Problem, Wait, sort};
 use crate::config::types::{Api, BackoffKind, Tls};
 use crate::limits;
@@ -104,7 +105,8 @@ impl Transport {
 
     /// The same way with connections of its own.
     pub(super) fn separate(&self) -> Self {
-        Self { agent: self.agent.config().clone().new_agent(), ..self.clone() }
+        let agent = dial::agent(self.agent.config().clone(), dial_limits(self.base.timeout));
+        Self { agent, ..self.clone() }
     }
 
     /// The same way, whose waits end with another flag.
@@ -163,6 +165,7 @@ impl Transport {
         let code = match (status, &result) {
             (Some(status), _) => Code::Status(status),
             (None, Err(Problem::Timeout { .. })) => Code::Timeout,
+            (None, Err(Problem::Unreached(why))) if why.is_late() => Code::Timeout,
             (None, _) => Code::Error,
         };
         metrics::api_request(call.endpoint, method_name(&call.method), code, took);
@@ -265,7 +268,19 @@ fn build_agent(timeout: Duration, idle: Duration, tls: ureq::tls::TlsConfig, hos
         // A proxy from the environment cannot reach this host's own loopback.
         config = config.proxy(None);
     }
-    config.build().new_agent()
+    dial::agent(config.build(), dial_limits(timeout))
+}
+
+/// The limits of name and connection by their names.
+fn dial_limits(timeout: Duration) -> dial::Limits {
+    let named = |which, share| {
+        let length = limit_of(which, timeout);
+        (length, if length < limits::API_CONNECT_WAIT { share } else { "limits::API_CONNECT_WAIT" })
+    };
+    dial::Limits {
+        resolve: named(Wait::Resolve, "a quarter of api.timeout"),
+        connect: named(Wait::Connect, "half of api.timeout"),
+    }
 }
 
 /// The length of each limit. A part gets a little less than the whole call, so that the part is what an error names.

@@ -65,7 +65,7 @@ pub fn exchange(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Dead
 
 /// Sends the request and reads the answer's head.
 pub fn open(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline) -> Result<Opened, Error> {
-    let mut conn = Conn::open(endpoint)?;
+    let mut conn = Conn::open(endpoint, deadline)?;
     send(&mut conn, request, deadline)?;
     let mut rest = Vec::new();
     loop {

@@ -10,6 +10,7 @@ use super::{Client, Deadline, Error};
 use crate::config::types::DockerEndpoint;
 use crate::limits;
 use crate::os::ahead::Ahead;
+use crate::os::net::tests::Frozen;
 
 /// More than any call here has to wait for.
 fn far() -> Deadline {
@@ -47,6 +48,19 @@ fn an_engine_that_does_not_get_on_with_its_work_is_given_up() {
     is_asked_for(limits::DOCKER_WORK, "limits::DOCKER_WORK", r#"{"Id":"abc"}"#, call);
 }
 
+/// Whether an engine behind `endpoint` is given up after `limits::DOCKER_CONNECT`, in words that have all of `words`.
+fn is_not_reached(endpoint: &DockerEndpoint, words: &[&str]) {
+    let begun = Instant::now();
+    let error = Conn::open(endpoint, far()).expect_err("nobody takes it");
+    assert!(error.is_unreachable(), "{error}");
+    let took = begun.elapsed();
+    assert!((limits::DOCKER_CONNECT..limits::DOCKER_CONNECT * 2).contains(&took), "{took:?}");
+    let said = error.to_string();
+    for word in words.iter().chain(&["within 5s (limits::DOCKER_CONNECT)", "systemctl status docker"]) {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+}
+
 #[test]
 fn a_host_that_does_not_take_a_connection_is_given_up() {
     // A full backlog makes the kernel drop further connection requests.
@@ -57,10 +71,18 @@ fn a_host_that_does_not_take_a_connection_is_given_up() {
         full.push(stream);
         assert!(full.len() < 10_000, "the backlog never fills");
     }
-    let endpoint = DockerEndpoint::Tcp("127.0.0.1".to_owned(), address.port());
-    let begun = Instant::now();
-    let error = Conn::open_within(&endpoint, Duration::from_millis(100)).expect_err("nobody takes it");
-    assert!(error.is_unreachable() && begun.elapsed() < Duration::from_secs(5), "{error} in {:?}", begun.elapsed());
+    is_not_reached(&DockerEndpoint::Tcp("127.0.0.1".to_owned(), address.port()), &[&address.to_string()]);
+}
+
+#[test]
+fn an_engine_whose_queue_is_full_is_given_up() {
+    let frozen = Frozen::listen();
+    let path = frozen.path().display().to_string();
+    is_not_reached(&DockerEndpoint::Unix(frozen.path().to_owned()), &[&path, "its queue was full"]);
+    // A call whose own limit is shorter ends by that.
+    let short = Deadline::after(Duration::from_millis(100), "the call's limit");
+    let error = Conn::open(&DockerEndpoint::Unix(frozen.path().to_owned()), short).expect_err("nobody takes it");
+    assert!(error.to_string().contains("within 100ms (the call's limit)"), "{error}");
 }
 
 #[test]

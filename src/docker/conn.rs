@@ -1,42 +1,15 @@
 //! One connection to the engine: a Unix or TCP socket on which every read and write is bounded.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::types::DockerEndpoint;
 use crate::docker::error::Error;
 use crate::limits;
-use crate::os::{clock, pulse};
-
-/// When a call must be over, and the name of the limit that says so.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline {
-    pub at: Instant,
-    pub limit: &'static str,
-    /// The limit's whole length, for messages.
-    pub length: Duration,
-}
-
-impl Deadline {
-    /// `length` from now, called `limit` in errors.
-    pub fn after(length: Duration, limit: &'static str) -> Self {
-        Self { at: clock::now() + length, limit, length }
-    }
-
-    /// The earlier of the two.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        if other.at < self.at { other } else { self }
-    }
-
-    /// What is left; `None` when it has passed.
-    pub fn left(&self) -> Option<Duration> {
-        let left = self.at.saturating_duration_since(clock::now());
-        (!left.is_zero()).then_some(left)
-    }
-}
+pub use crate::os::clock::Deadline;
+use crate::os::{names, net, pulse};
 
 /// An open socket.
 #[derive(Debug)]
@@ -46,19 +19,15 @@ pub enum Conn {
 }
 
 impl Conn {
-    /// Opens the socket. A Unix socket answers at once; TCP is bounded by `limits::DOCKER_CONNECT`.
-    pub fn open(endpoint: &DockerEndpoint) -> Result<Self, Error> {
-        Self::open_within(endpoint, limits::DOCKER_CONNECT)
-    }
-
-    /// The same, with `limit` for each address.
-    pub(in crate::docker) fn open_within(endpoint: &DockerEndpoint, limit: Duration) -> Result<Self, Error> {
+    /// Opens the socket before `deadline`, and within [`limits::DOCKER_CONNECT`].
+    pub fn open(endpoint: &DockerEndpoint, deadline: Deadline) -> Result<Self, Error> {
         pulse::touch();
+        let deadline = Deadline::after(limits::DOCKER_CONNECT, "limits::DOCKER_CONNECT").or(deadline);
         let opened = match endpoint {
-            DockerEndpoint::Unix(path) => UnixStream::connect(path).map(Conn::Unix),
-            DockerEndpoint::Tcp(host, port) => connect_tcp(host, *port, limit).map(Conn::Tcp),
+            DockerEndpoint::Unix(path) => net::unix(path, deadline).map(Conn::Unix),
+            DockerEndpoint::Tcp(host, port) => net::tcp(&names::OWN, host, *port, deadline).map(Conn::Tcp),
         };
-        opened.map_err(|source| Error::Connect { endpoint: endpoint_name(endpoint), source })
+        opened.map_err(|source| Error::Connect { endpoint: endpoint_name(endpoint), source: Box::new(source) })
     }
 
     /// Bounds the next reads.
@@ -123,18 +92,4 @@ pub fn endpoint_name(endpoint: &DockerEndpoint) -> String {
 /// Whether an error of a bounded read or write is only "not yet".
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-fn connect_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, limit) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

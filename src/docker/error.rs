@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::os::net;
+
 /// A call to the engine that did not give what was asked.
 #[derive(Debug)]
 pub enum Error {
     /// The socket could not be opened.
-    Connect { endpoint: String, source: std::io::Error },
+    Connect { endpoint: String, source: Box<net::Error> },
     /// A named limit passed before the engine had answered.
     Timeout { doing: String, limit: &'static str, after: Duration },
     /// The connection broke.
@@ -67,6 +69,9 @@ impl fmt::Display for Error {
                     std::io::ErrorKind::NotFound => {
                         "is it installed and running, and is container.docker.endpoint right?"
                     }
+                    std::io::ErrorKind::TimedOut => {
+                        "it may hang: look at it (systemctl status docker), and start it again if it does not recover"
+                    }
                     _ => "check that the engine runs (systemctl status docker) and container.docker.endpoint",
                 })
             }
@@ -92,7 +97,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Connect { source, .. } | Self::Io { source, .. } => Some(source),
+            Self::Connect { source, .. } => Some(source.as_ref()),
+            Self::Io { source, .. } => Some(source),
             _ => None,
         }
     }

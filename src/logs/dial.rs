@@ -4,7 +4,7 @@
 //! subprotocol, as today's backend does, and writes the request with its token to the log at trace level.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use super::encode::{Dialect, SUBPROTOCOL};
 use super::error::LinkError;
 use super::socket::Socket;
 use crate::limits::{self, LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDSHAKE_BYTES, LOG_SERVER_MESSAGE_BYTES};
-use crate::os::threads::{self, Thread};
-use crate::os::{poll, pulse};
+use crate::os::clock::Deadline;
+use crate::os::{names, net, poll, pulse, threads};
 
 /// Where the live log is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,12 +68,11 @@ impl Target {
     }
 }
 
-/// Makes connections. Keeps hold of a resolver that hangs, so that there is never more than one.
+/// Makes connections.
 #[derive(Debug)]
 pub(super) struct Dialer {
     target: Target,
     tls: Option<Arc<ClientConfig>>,
-    resolving: Option<Thread>,
     /// Resolving and connecting, and then TLS and the upgrade.
     pub connect_wait: Duration,
     pub handshake_wait: Duration,
@@ -82,13 +81,12 @@ pub(super) struct Dialer {
 impl Dialer {
     /// `tls` must be given for a secure target.
     pub(super) fn new(target: Target, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { target, tls, resolving: None, connect_wait: LOG_CONNECT, handshake_wait: LOG_HANDSHAKE }
+        Self { target, tls, connect_wait: LOG_CONNECT, handshake_wait: LOG_HANDSHAKE }
     }
 
     /// One try, bounded by `LOG_CONNECT` and `LOG_HANDSHAKE`.
-    pub(super) fn connect(&mut self, shared: &Shared) -> Result<(WebSocket<Socket>, Dialect), LinkError> {
+    pub(super) fn connect(&self, shared: &Shared) -> Result<(WebSocket<Socket>, Dialect), LinkError> {
         let tcp = self.reach(shared)?;
-        tcp.set_nodelay(true)?;
         tcp.set_nonblocking(true)?;
         let tls = match &self.tls {
             Some(config) => {
@@ -102,38 +100,34 @@ impl Dialer {
         self.upgrade(Socket::new(tcp, tls), shared)
     }
 
-    /// Resolves and connects on a thread of its own, since the C library's resolver cannot be interrupted.
-    fn reach(&mut self, shared: &Shared) -> Result<TcpStream, LinkError> {
+    /// Resolves and connects, on a thread so that shutdown does not wait for it. The thread ends with its deadline.
+    fn reach(&self, shared: &Shared) -> Result<TcpStream, LinkError> {
         let target = &self.target;
-        let late = || LinkError::ConnectTimeout { authority: target.authority.clone(), wait: self.connect_wait };
-        if self.resolving.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return Err(late());
-        }
-        let until = Instant::now() + self.connect_wait;
+        let unreachable =
+            |error| LinkError::Unreachable { authority: target.authority.clone(), source: Box::new(error) };
+        let deadline = Deadline::after(self.connect_wait, "limits::LOG_CONNECT");
         let (sender, receiver) = sync_channel(1);
         let (host, port, waker) = (target.host.clone(), target.port, shared.waker.clone());
-        let thread = threads::spawn("log-connect", move || {
-            // Nobody listens any more when it took too long.
-            let _ = sender.send(first_that_answers(&host, port, until));
+        threads::spawn("log-connect", move || {
+            // Nobody listens any more after a stop.
+            let _ = sender.send(net::tcp(&names::OWN, &host, port, deadline));
             waker.wake();
         })?;
-        self.resolving = Some(thread);
         loop {
             shared.waker.take();
             if let Ok(reached) = receiver.try_recv() {
-                if let Some(thread) = self.resolving.take() {
-                    thread.join_within(limits::THREAD_JOIN_WAIT);
-                }
-                return reached
-                    .map_err(|source| LinkError::Unreachable { authority: target.authority.clone(), source });
+                return reached.map_err(unreachable);
             }
             if shared.stopping() {
                 return Err(LinkError::Stopped);
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(late());
-            }
+            let Some(left) = deadline.left() else {
+                // The thread's own deadline is over too, and it knows which address was silent.
+                let word = receiver.recv_timeout(limits::STOP_CHECK);
+                return word
+                    .unwrap_or(Err(net::Error::NameLate { host: target.host.clone(), deadline }))
+                    .map_err(unreachable);
+            };
             poll::wait(&mut [shared.waker.watch()], left)?;
         }
     }
@@ -198,22 +192,6 @@ pub(super) fn websocket(socket: Socket, read: Vec<u8>) -> WebSocket<Socket> {
         .max_frame_size(Some(LOG_FRAME_BYTES))
         .max_message_size(Some(LOG_SERVER_MESSAGE_BYTES));
     WebSocket::from_partially_read(socket, read, Role::Client, Some(config))
-}
-
-/// Tries each address of `host` until one connects.
-fn first_that_answers(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(tcp) => return Ok(tcp),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
 }
 
 /// Whether the answer is an upgrade that belongs to our key, and to which dialect.

@@ -5,14 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use crate::limits::{LOG_SILENCE, LOG_WRITE_STALL};
+use crate::os::net;
 
 /// What ended a connection, or kept it from coming up.
 #[derive(Debug)]
 pub(super) enum LinkError {
-    /// The name does not resolve, or nobody listens.
-    Unreachable { authority: String, source: io::Error },
-    /// Resolving and connecting took longer than this.
-    ConnectTimeout { authority: String, wait: Duration },
+    /// No address within `limits::LOG_CONNECT`, or no answer from one.
+    Unreachable { authority: String, source: Box<net::Error> },
     /// TLS and the upgrade took longer than this.
     HandshakeTimeout(Duration),
     /// The server answered the upgrade with this status.
@@ -45,8 +44,9 @@ impl LinkError {
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable { authority, source } => write!(f, "cannot reach {authority}: {source}"),
-            Self::ConnectTimeout { authority, wait } => write!(f, "{authority} was not reached within {wait:?}"),
+            Self::Unreachable { authority, source } => {
+                write!(f, "cannot reach {authority}: {source}; check api.wsEndpoint and that the backend runs")
+            }
             Self::HandshakeTimeout(wait) => write!(f, "the server did not finish the handshake within {wait:?}"),
             Self::Refused(status @ (401 | 403)) => {
                 write!(f, "the backend refused the token with status {status}: check api.token or api.tokenFile")
@@ -73,7 +73,8 @@ impl fmt::Display for LinkError {
 impl std::error::Error for LinkError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unreachable { source, .. } | Self::Io(source) => Some(source),
+            Self::Unreachable { source, .. } => Some(source.as_ref()),
+            Self::Io(source) => Some(source),
             Self::Protocol(source) => Some(source),
             _ => None,
         }

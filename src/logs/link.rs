@@ -29,7 +29,7 @@ use crate::os::{poll, pulse, random};
 pub(super) type OnEvent = Box<dyn Fn(ServerEvent) + Send>;
 
 /// Connects, streams, and connects again, until the agent stops.
-pub(super) fn run(shared: &Shared, mut dialer: Dialer, on_event: &OnEvent) {
+pub(super) fn run(shared: &Shared, dialer: Dialer, on_event: &OnEvent) {
     let mut failures = 0;
     // Batches are numbered over all connections, so that a late acknowledgement cannot mean another batch.
     let mut batch = 0;

@@ -14,6 +14,34 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 #[cfg(test)]
 use crate::os::{ahead, sim};
 
+/// When something must be over, and the name of the limit that says so.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    pub at: Instant,
+    pub limit: &'static str,
+    /// The limit's whole length, for messages.
+    pub length: Duration,
+}
+
+impl Deadline {
+    /// `length` from now, called `limit` in errors.
+    pub fn after(length: Duration, limit: &'static str) -> Self {
+        Self { at: now() + length, limit, length }
+    }
+
+    /// The earlier of the two.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        if other.at < self.at { other } else { self }
+    }
+
+    /// What is left; `None` when it has passed.
+    pub fn left(&self) -> Option<Duration> {
+        let left = self.at.saturating_duration_since(now());
+        (!left.is_zero()).then_some(left)
+    }
+}
+
 /// The monotonic clock.
 pub fn now() -> Instant {
     #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod device;
 pub mod disk;
 pub mod files;
 pub mod local;
+pub mod names;
 pub mod net;
 pub mod notify;
 pub mod owner;

@@ -239,7 +239,7 @@ fn api_versions_are_negotiated() {
 }
 
 /// Passes a TCP port on to the engine's socket until the test ends.
-fn tcp_engine() -> u16 {
+pub fn tcp_engine() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("address").port();
     std::thread::spawn(move || {

@@ -89,8 +89,21 @@ pub fn job(language: &str, script: &str) -> Value {
 
 /// The binary under test: cargo's, or the one in `CRONIUM_TEST_AGENT`, such as a static one from `dist/`.
 pub fn binary() -> Command {
+    binary_behind(&[])
+}
+
+/// The same, started by a program that ends in executing its last arguments.
+pub fn binary_behind(before: &[&str]) -> Command {
     let program = std::env::var_os("CRONIUM_TEST_AGENT");
-    let mut command = Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_cronium-agent").into()));
+    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_cronium-agent").into());
+    let mut command = match before {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    };
     // Nothing of the tester's own environment reaches it.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -137,6 +150,22 @@ impl Agent {
     }
 
     pub fn start_in(folder: Arc<Folder>, id: &str, url: &str, token: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_by(binary(), folder, id, url, token, settings)
+    }
+
+    /// Starts one by another command line; see [`binary_behind`].
+    pub fn start_behind(before: &[&str], url: &str, token: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_by(binary_behind(before), Arc::new(Folder::new()), &unique("agent"), url, token, settings)
+    }
+
+    fn start_by(
+        mut command: Command,
+        folder: Arc<Folder>,
+        id: &str,
+        url: &str,
+        token: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         require_engine();
         let mut pairs = vec![
             ("api.endpoint", url),
@@ -146,7 +175,6 @@ impl Agent {
             // A test's own settings come last: the last of a key wins.
         ];
         pairs.extend_from_slice(settings);
-        let mut command = binary();
         // The token goes by the environment: arguments are public.
         command.arg("run").env("CRONIUM_API_TOKEN", token);
         Self::launch(folder, id, command, &pairs)

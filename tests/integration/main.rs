@@ -23,6 +23,8 @@ mod cli;
 mod compose;
 /// The operator's socket: status and cancel against a running agent.
 mod control;
+/// Connects that are never answered: a frozen engine, a dead IPv6 address, a name server that says nothing.
+mod dial;
 /// Is this host fit? The real proofs, each of them broken on purpose, and Podman.
 mod doctor;
 /// An engine that lies, stalls or is not there.

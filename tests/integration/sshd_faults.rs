@@ -101,6 +101,19 @@ impl Network {
         ip(&format!("-n {0} link set {0}p down", self.name)).expect("cut");
     }
 
+    /// An IPv6 address at the far end that swallows packets: nobody has the station that they are sent to.
+    pub fn dead_address(&self) -> String {
+        let n: u16 = self.name.trim_start_matches("crt-").parse().expect("a number");
+        let net = format!("2001:db8:{n:x}:");
+        for step in [
+            format!("addr add {net}:1/64 dev {} nodad", self.name),
+            format!("neigh replace {net}:2 lladdr 02:00:00:00:00:01 dev {} nud permanent", self.name),
+        ] {
+            ip(&step).unwrap_or_else(|error| panic!("ip {step}: {error}"));
+        }
+        format!("{net}:2")
+    }
+
     pub fn restore(&self) {
         ip(&format!("-n {0} link set {0}p up", self.name)).expect("restore");
     }

@@ -159,6 +159,30 @@ fn threads(source: &Source) -> Vec<String> {
     each(&source.product, &["thread::spawn", "thread::Builder", "thread::scope"], "use os::threads::spawn")
 }
 
+/// What connects or looks a name up, with the file that may.
+const CONNECTS: &[(&str, &str)] = &[
+    ("TcpStream::connect", "os/net.rs"),
+    ("connect_timeout", "os/net.rs"),
+    ("UnixStream::connect", "os/net.rs"),
+    ("UnixStream::connect_addr", "os/net.rs"),
+    ("libc::connect", "os/net.rs"),
+    ("to_socket_addrs", "os/names.rs"),
+    ("ToSocketAddrs", "os/names.rs"),
+    ("getaddrinfo", "os/names.rs"),
+    // ureq's own; api/dial.rs has others in their place.
+    ("new_agent", "nobody"),
+    ("new_with_config", "nobody"),
+    ("new_with_defaults", "nobody"),
+    ("DefaultConnector", "nobody"),
+    ("DefaultResolver", "nobody"),
+    ("TcpConnector", "nobody"),
+];
+
+fn connects(source: &Source) -> Vec<String> {
+    let away = CONNECTS.iter().filter(|(_, home)| *home != source.path);
+    away.flat_map(|(needle, _)| each(&source.product, &[needle], "use os::net, or os::names for a name")).collect()
+}
+
 fn leftovers(source: &Source) -> Vec<String> {
     let code = if source.module() == "cli" { "" } else { &source.code };
     let mut faults = each(code, &["println!", "eprintln!", "print!", "eprint!"], "only the command line prints");
@@ -265,6 +289,21 @@ fn threads_come_from_one_helper() {
 }
 
 #[test]
+fn connections_are_made_in_one_place() {
+    check(
+        connects,
+        &[
+            ("docker/a.rs", "fn a() { TcpStream::connect(b) }"),
+            ("logs/a.rs", "fn a() { std::net::TcpStream::connect_timeout(b, c) }"),
+            ("jobs/a.rs", "fn a() { UnixStream::connect(b) }"),
+            ("cli/a.rs", "use std::net::ToSocketAddrs as _;"),
+            ("os/net.rs", "fn a() { (b, c).to_socket_addrs() }"),
+            ("api/a.rs", "fn a() { config.new_agent() }"),
+        ],
+    );
+}
+
+#[test]
 fn nothing_prints_exits_or_is_unfinished() {
     check(
         leftovers,
@@ -361,6 +400,7 @@ fn nothing_lies_about_at_the_top() {
         "build.rs",
         "configs",
         "deny.toml",
+        "docs",
         "runtime-images",
         "rustfmt.toml",
         "scripts",

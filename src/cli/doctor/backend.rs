@@ -1,9 +1,7 @@
 //! The way to the backend, step by step, so that the step which fails has a line of its own: name, TLS, an answer, the
 //! token, the clock. Nothing is claimed and nothing is changed there.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::sync::mpsc::sync_channel;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::report::Check;
@@ -12,7 +10,7 @@ use crate::cli::version::VERSION;
 use crate::config::types::{Api, Tls};
 use crate::limits;
 use crate::logs;
-use crate::os::{stop::Stop, threads};
+use crate::os::{clock::Deadline, names, stop::Stop};
 use crate::wire::time::rfc3339;
 use crate::wire::x509::Certificate;
 
@@ -107,37 +105,22 @@ pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
 
 /// Finds the host's addresses.
 fn resolve(target: &Target) -> (Check, Vec<SocketAddr>) {
-    resolve_by(target, limits::DOCTOR_DNS, |host, port| (host, port).to_socket_addrs().map(Iterator::collect))
-}
-
-/// The same, on a thread of its own: the C library's resolver cannot be interrupted.
-fn resolve_by(
-    target: &Target,
-    limit: Duration,
-    resolver: impl FnOnce(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + 'static,
-) -> (Check, Vec<SocketAddr>) {
     if let Ok(address) = target.host.parse::<IpAddr>() {
         let addresses = vec![SocketAddr::new(address, target.port)];
         return (Check::ok(DNS, format!("api.endpoint is an address, {address}: no name to resolve")), addresses);
     }
-    let (sender, answer) = sync_channel(1);
-    let (host, port) = (target.host.clone(), target.port);
     let begun = Instant::now();
-    let started = threads::spawn("doctor-dns", move || drop(sender.send(resolver(&host, port))));
-    let hint = "check the name in api.endpoint and this host's resolver (/etc/resolv.conf, resolvectl query)";
-    let failed = |what: String| (Check::fail(DNS, format!("{}: {what}", target.host), hint), Vec::new());
-    if let Err(error) = started {
-        return failed(format!("cannot start a thread: {error}"));
-    }
-    match answer.recv_timeout(limit) {
-        Ok(Ok(found)) if !found.is_empty() => {
+    let deadline = Deadline::after(limits::DOCTOR_DNS, "limits::DOCTOR_DNS");
+    match names::OWN.find(&target.host, target.port, deadline) {
+        Ok(found) => {
             let shown: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
             let took = begun.elapsed().as_millis();
             (Check::ok(DNS, format!("{} is {}, in {took} ms", target.host, shown.join(", "))), found)
         }
-        Ok(Ok(_)) => failed("the name has no address".to_owned()),
-        Ok(Err(error)) => failed(error.to_string()),
-        Err(_) => failed(format!("no answer within {limit:?} (limits::DOCTOR_DNS)")),
+        Err(error) => {
+            let hint = "check the name in api.endpoint and this host's resolver (/etc/resolv.conf, resolvectl query)";
+            (Check::fail(DNS, error.to_string(), hint), Vec::new())
+        }
     }
 }
 
@@ -235,6 +218,7 @@ mod tests {
     use crate::api::certificate::Chain;
     use crate::api::testing::{Act, Server};
     use crate::cli::doctor::report::Grade;
+    use crate::os::threads;
 
     #[test]
     fn endpoints_are_taken_apart() {
@@ -318,17 +302,5 @@ mod tests {
             drop(over);
             server.expect("a thread").join_within(Duration::from_secs(5));
         }
-    }
-
-    #[test]
-    fn a_resolver_that_does_not_answer_is_left_to_itself() {
-        let (over, ended) = channel::<()>();
-        let (check, addresses) = resolve_by(&target("http://backend.example"), WAIT, move |_, port| {
-            let _ = ended.recv_timeout(Duration::from_secs(3));
-            Ok(vec![SocketAddr::new([127, 0, 0, 1].into(), port)])
-        });
-        assert!(check.grade == Grade::Fail && addresses.is_empty(), "{check:?}");
-        assert!(check.measured.contains("no answer within 100ms (limits::DOCTOR_DNS)"), "{check:?}");
-        drop(over);
     }
 }

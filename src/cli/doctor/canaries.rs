@@ -4,7 +4,7 @@
 //! the same code. What is proven of them holds for jobs. Several run side by side; each ends within a limit, at a signal
 //! too, and at the end the engine is asked whether one is left.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -22,10 +22,11 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::{Control, End, Executor as _, Reaper, Task};
 use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
 use crate::limits;
+use crate::os::clock::Deadline;
 use crate::os::pulse::Pulse;
-use crate::os::random;
 use crate::os::signals::Signals;
 use crate::os::threads;
+use crate::os::{net, random};
 use crate::policy::stop::{Pace, Reason};
 use crate::secret::Secret;
 use crate::verdict::Cause;
@@ -330,7 +331,8 @@ fn locks(config: &Config, outside: Option<SocketAddr>) -> Canary {
 
 /// Whether this host reaches the canary that listens.
 fn knock(address: IpAddr, port: u16) -> bool {
-    TcpStream::connect_timeout(&SocketAddr::new(address, port), limits::DOCTOR_REACH).is_ok()
+    let deadline = Deadline::after(limits::DOCTOR_REACH, "limits::DOCTOR_REACH");
+    net::connect(&[SocketAddr::new(address, port)], deadline).is_ok()
 }
 
 /// Removes what a doctor who was killed has left.

@@ -1,6 +1,6 @@
 //! Canaries against an engine that is silent, or that does not end them.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::*;

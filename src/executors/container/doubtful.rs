@@ -82,7 +82,10 @@ mod tests {
     #[test]
     fn a_refusal_leaves_nothing_open_and_a_lost_answer_does() {
         let refused = |status| Error::Refused { doing: "create".into(), status, message: "no".into() };
-        let absent = Error::Connect { endpoint: "unix:///x".into(), source: std::io::ErrorKind::NotFound.into() };
+        let absent = Error::Connect {
+            endpoint: "unix:///x".into(),
+            source: Box::new(crate::os::net::Error::Unix(std::io::ErrorKind::NotFound.into())),
+        };
         for (error, open) in
             [(refused(404), false), (refused(409), false), (refused(500), true), (lost(), true), (absent, false)]
         {

@@ -4,7 +4,7 @@
 //! Runs on the thread that keeps the session afterwards.
 
 use std::io::Read as _;
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::TcpStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use crate::executors::ssh::keys::{self, KeyInfo};
 use crate::job::Server;
 use crate::limits;
 use crate::metrics;
-use crate::os::net;
+use crate::os::clock::Deadline;
+use crate::os::{names, net};
 use crate::secret::Secret;
 use crate::wire::kexinit::{Decoder, Offer};
 
@@ -106,17 +107,21 @@ impl Dial<'_> {
         Error::Timeout { server: self.shown(), step, limit, after: self.wait() }
     }
 
+    /// Name and connection, in one limit for both.
     fn connect(&self) -> Result<TcpStream, Error> {
         self.begin(Step::Resolve);
-        let host = (self.server.host.as_str(), self.server.port);
-        let addresses: Vec<_> = host.to_socket_addrs().map_err(|error| self.broken(Step::Resolve, error))?.collect();
-        self.begin(Step::Connect);
-        let tcp = net::connect(&addresses, Instant::now() + self.wait()).map_err(|error| match error.kind() {
-            std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => self.timeout(Step::Connect),
-            _ => self.broken(Step::Connect, error),
+        let deadline = Deadline::after(self.wait(), "ssh.connectionPool.connectionTimeout");
+        let found = names::SERVERS.find(&self.server.host, self.server.port, deadline);
+        let addresses = found.map_err(|error| match error {
+            // The server had no part in it.
+            net::Error::NameBusy { .. } => Error::Local { server: self.shown(), what: error.to_string() },
+            _ => self.broken(Step::Resolve, error),
         })?;
-        // A line of output is worth more than a full packet.
-        let _ = tcp.set_nodelay(true);
+        self.begin(Step::Connect);
+        let tcp = net::connect(&addresses, deadline).map_err(|error| {
+            let hint = if error.is_late() { "; is the host up, and the port open to this agent?" } else { "" };
+            self.broken(Step::Connect, format!("{error}{hint}"))
+        })?;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).socket = tcp.try_clone().ok();
         Ok(tcp)
     }

@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Failed, Request, SOCKET, too_long};
 use crate::limits;
-use crate::os::local::{self, PATH_MAX};
+use crate::os::clock::Deadline;
+use crate::os::local::PATH_MAX;
+use crate::os::net;
 
 /// Why there is no answer, or not the one that was asked for.
 #[derive(Debug)]
@@ -18,7 +20,7 @@ pub enum AskError {
     /// The kernel takes no path as long as this.
     TooLong(PathBuf),
     /// Nobody listens there.
-    NoAgent { path: PathBuf, source: io::Error },
+    NoAgent { path: PathBuf, source: Box<net::Error> },
     /// This user may not.
     Denied(PathBuf),
     /// Connected, and then nothing more within the limit.
@@ -56,7 +58,7 @@ impl fmt::Display for AskError {
 impl std::error::Error for AskError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NoAgent { source, .. } => Some(source),
+            Self::NoAgent { source, .. } => Some(source.as_ref()),
             _ => None,
         }
     }
@@ -70,10 +72,11 @@ pub fn ask<T: DeserializeOwned>(dir: &Path, request: &Request) -> Result<(String
         return Err(AskError::TooLong(path));
     }
     let wait = limits::CONTROL_WAIT;
-    let stream = local::connect(&path, wait).map_err(|source| match source.kind() {
+    let deadline = Deadline::after(wait, "limits::CONTROL_WAIT");
+    let stream = net::unix(&path, deadline).map_err(|source| match source.kind() {
         ErrorKind::PermissionDenied => AskError::Denied(path.clone()),
         ErrorKind::TimedOut => AskError::Silent { path: path.clone(), wait },
-        _ => AskError::NoAgent { path: path.clone(), source },
+        _ => AskError::NoAgent { path: path.clone(), source: Box::new(source) },
     })?;
     let broken = |why: String| AskError::Broken { path: path.clone(), why };
     let text = exchange(stream, request, Instant::now() + wait).map_err(|error| match error.kind() {

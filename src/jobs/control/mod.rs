@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 pub use self::answer::Desk;
 pub use self::ask::{AskError, ask};
 use crate::limits;
+use crate::os::clock::Deadline;
 use crate::os::local::{self, PATH_MAX};
+use crate::os::net;
 use crate::os::threads::{self, Ended, Thread};
 
 /// The socket's name in `state.dir`.
@@ -174,7 +176,9 @@ fn listen(dir: &Path, path: &Path) -> Result<UnixListener, ControlError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("look at")(error)),
         Ok(data) if !data.file_type().is_socket() => return Err(ControlError::NoSocket(path.to_owned())),
-        Ok(_) => match local::connect(path, limits::CONTROL_WAIT).map_err(|error| error.kind()) {
+        Ok(_) => match net::unix(path, Deadline::after(limits::CONTROL_WAIT, "limits::CONTROL_WAIT"))
+            .map_err(|error| error.kind())
+        {
             Ok(_) | Err(io::ErrorKind::TimedOut) => return Err(ControlError::InUse(path.to_owned())),
             Err(_) => log::debug!("{} is of an agent that is gone; replacing it", path.display()),
         },

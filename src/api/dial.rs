@@ -1,0 +1,181 @@
+//! The backend's connections, under ureq: names and connects are the agent's own, as everywhere (`os::names`,
+//! `os::net`); HTTP, TLS and the way through a proxy stay ureq's.
+//!
+//! ureq lets its parts be replaced, but does not promise them to a later minor version (docs/decisions/ureq-parts.md).
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
+    time,
+};
+use ureq::{Agent, Error, Timeout};
+
+use crate::limits;
+use crate::os::clock::{self, Deadline};
+use crate::os::{names, net, poll, pulse};
+
+/// An agent whose connections are made here. The limits' names are for errors.
+pub(super) fn agent(config: Config, limits: Limits) -> Agent {
+    let connector = ().chain(ConnectProxyConnector::default()).chain(Tcp(limits)).chain(RustlsConnector::default());
+    Agent::with_parts(config, connector, Names(limits))
+}
+
+/// The limits of name and connection, each with its length.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) resolve: (Duration, &'static str),
+    pub(super) connect: (Duration, &'static str),
+}
+
+/// When `timeout`, asked for at `from`, is over, and what it is called.
+fn deadline(timeout: &NextTimeout, from: Instant, limits: Limits) -> Deadline {
+    let left = if timeout.after.is_not_happening() { limits.connect.0 } else { *timeout.after };
+    let (length, limit) = match timeout.reason {
+        Timeout::Resolve => limits.resolve,
+        Timeout::Connect => limits.connect,
+        _ => (left, "api.timeout"),
+    };
+    Deadline { at: from + left, limit, length }
+}
+
+/// Carried through ureq as one of its own errors, and found again by `error::sort`.
+fn carried(error: net::Error) -> Error {
+    Error::Io(io::Error::new(error.kind(), error))
+}
+
+/// Looks names up.
+#[derive(Debug)]
+struct Names(Limits);
+
+impl Resolver for Names {
+    fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
+        let standard = match uri.scheme_str() {
+            Some("https") => 443,
+            _ => 80,
+        };
+        let port = uri.port_u16().unwrap_or(standard);
+        let found = names::OWN.find(host, port, deadline(&timeout, clock::now(), self.0)).map_err(carried)?;
+        let mut addresses = self.empty();
+        for address in found.into_iter().take(limits::CONNECT_ADDRESSES) {
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+}
+
+/// Opens sockets.
+#[derive(Debug)]
+struct Tcp(Limits);
+
+impl<In: Transport> Connector<In> for Tcp {
+    type Out = Box<dyn Transport>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        if let Some(through_proxy) = chained {
+            return Ok(Some(Box::new(through_proxy)));
+        }
+        if details.addrs.is_empty() {
+            let what = "the environment names a proxy that is not spoken to (SOCKS): only http proxies are";
+            return Err(Error::Io(io::Error::new(ErrorKind::NotFound, what)));
+        }
+        let from = match details.now {
+            time::Instant::Exact(at) => at,
+            _ => clock::now(),
+        };
+        let deadline = deadline(&details.timeout, from, self.0);
+        let socket = net::connect(&details.addrs, deadline).map_err(carried)?;
+        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        Ok(Some(Box::new(Socket { socket, buffers, connected_by: deadline.at })))
+    }
+}
+
+/// A connection as ureq uses it: every read and write has a limit.
+struct Socket {
+    socket: TcpStream,
+    buffers: LazyBuffers,
+    /// When TLS and the proxy's answer must be there: their reads and writes count to the connect.
+    connected_by: Instant,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Socket").field(&self.socket).finish()
+    }
+}
+
+impl Socket {
+    /// When the exchange that begins now must be over.
+    fn until(&self, timeout: &NextTimeout) -> Option<Instant> {
+        if timeout.after.is_not_happening() {
+            return None;
+        }
+        let until = clock::now() + *timeout.after;
+        Some(if timeout.reason == Timeout::Connect { until.min(self.connected_by) } else { until })
+    }
+}
+
+/// What is left until then, as the kernel takes it.
+fn left(until: Option<Instant>, reason: Timeout) -> Result<Option<Duration>, Error> {
+    pulse::touch();
+    let Some(until) = until else { return Ok(None) };
+    match until.saturating_duration_since(clock::now()) {
+        Duration::ZERO => Err(Error::Timeout(reason)),
+        left => Ok(Some(left.max(limits::SOCKET_WAIT_LEAST))),
+    }
+}
+
+/// Whether a bounded read or write is only to be done again; the clock says whether there is time.
+fn again(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let until = self.until(&timeout);
+        let mut rest = &self.buffers.output()[..amount];
+        while !rest.is_empty() {
+            self.socket.set_write_timeout(left(until, timeout.reason)?)?;
+            match self.socket.write(rest) {
+                Ok(0) => return Err(Error::Io(ErrorKind::WriteZero.into())),
+                Ok(n) => rest = &rest[n..],
+                Err(error) if again(&error) => {}
+                Err(error) => return Err(Error::Io(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let until = self.until(&timeout);
+        loop {
+            self.socket.set_read_timeout(left(until, timeout.reason)?)?;
+            match self.socket.read(self.buffers.input_append_buf()) {
+                Ok(n) => {
+                    self.buffers.input_appended(n);
+                    return Ok(n > 0);
+                }
+                Err(error) if again(&error) => {}
+                Err(error) => return Err(Error::Io(error)),
+            }
+        }
+    }
+
+    /// An idle connection has nothing to say; what can be read is its end, or what nobody asked for.
+    fn is_open(&mut self) -> bool {
+        let mut watch = [poll::Watch::new(self.socket.as_fd(), false)];
+        poll::wait(&mut watch, Duration::ZERO).is_ok() && !watch[0].readable()
+    }
+}
