@@ -344,6 +344,18 @@ pub fn ssh_breaker(server: &str, state: u8) {
     });
 }
 
+/// A server's circuit breaker is no longer kept, so it is no longer shown.
+pub fn ssh_breaker_forgotten(server: &str) {
+    BREAKERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|(name, _)| name != server);
+}
+
+/// How many breakers of servers whose names begin like this are in the table.
+#[cfg(test)]
+pub(crate) fn ssh_breakers_like(begin: &str) -> usize {
+    let table = BREAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    table.iter().filter(|(name, _)| name.starts_with(begin)).count()
+}
+
 /// Whether the agent claims jobs. `health::Board` calls this.
 pub fn agent_ready(ready: bool) {
     CELLS.ready.set(i64::from(ready));

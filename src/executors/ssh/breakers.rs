@@ -72,7 +72,9 @@ impl Breakers {
     pub fn admit(&self, server: &Server) -> Result<Pass, Error> {
         let (address, now) = (server.address(), Instant::now());
         let mut all = self.lock();
-        make_room(&mut all, &address, now);
+        if let Some(gone) = make_room(&mut all, &address, now) {
+            metrics::ssh_breaker_forgotten(&gone);
+        }
         if !all.contains_key(&address) {
             metrics::ssh_breaker(&address, 0);
         }
@@ -127,16 +129,16 @@ impl Breakers {
     }
 }
 
-/// Forgets the closed breaker that was unused for longest, when there are too many.
-fn make_room(all: &mut BTreeMap<String, Entry>, wanted: &str, now: Instant) {
+/// Forgets the closed breaker that was unused for longest, or an open one, when there are too many; whose it was.
+fn make_room(all: &mut BTreeMap<String, Entry>, wanted: &str, now: Instant) -> Option<String> {
     if all.len() < limits::SSH_BREAKERS || all.contains_key(wanted) {
-        return;
+        return None;
     }
     let closed = all.iter().filter(|(_, entry)| entry.breaker.state(now) == State::Closed);
     let oldest = closed.min_by_key(|(_, entry)| entry.used).or_else(|| all.iter().min_by_key(|(_, entry)| entry.used));
-    if let Some(oldest) = oldest.map(|(server, _)| server.clone()) {
-        all.remove(&oldest);
-    }
+    let oldest = oldest.map(|(server, _)| server.clone())?;
+    all.remove(&oldest);
+    Some(oldest)
 }
 
 /// A change goes to the log and to the metrics.
@@ -194,5 +196,31 @@ mod tests {
         }
         assert_eq!(breakers.lock().len(), limits::SSH_BREAKERS);
         assert!(breakers.admit(&server("a")).is_err(), "the open one was kept");
+    }
+
+    #[test]
+    fn a_breaker_that_was_forgotten_while_open_leaves_the_metrics_too() {
+        let settings = Settings {
+            enabled: true,
+            failure_threshold: 1,
+            success_threshold: 1,
+            timeout: Duration::from_secs(60),
+            half_open_requests: 1,
+        };
+        let breakers = Breakers::new(settings);
+        for n in 0..limits::SSH_BREAKERS + 300 {
+            let dead = server(&format!("forgotten-{n}"));
+            let pass = breakers.admit(&dead).expect("closed");
+            breakers.record(&dead, pass, false);
+        }
+        assert_eq!(breakers.tripped().len(), limits::SSH_BREAKERS);
+        assert_eq!(metrics::ssh_breakers_like("forgotten-"), limits::SSH_BREAKERS);
+        // Those that are kept still change there.
+        let kept = format!("forgotten-{}", limits::SSH_BREAKERS + 299);
+        assert_eq!(metrics::ssh_breakers_like(&kept), 1);
+        for (server, _) in breakers.lock().iter() {
+            metrics::ssh_breaker_forgotten(server);
+        }
+        assert_eq!(metrics::ssh_breakers_like("forgotten-"), 0);
     }
 }
