@@ -3,6 +3,7 @@
 //! Every call has a connection of its own: on a Unix socket that costs 30 µs, and no call can ever read the rest of
 //! another call's answer.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::time::Instant;
@@ -121,18 +122,24 @@ pub fn write_within(conn: &mut Conn, mut bytes: &[u8], doing: &str, deadline: De
 
 /// Appends what one read gives: `Some(0)` at the end of the stream, `None` when nothing came within one tick.
 fn read_tick(conn: &mut Conn, into: &mut Vec<u8>, doing: &str, deadline: Deadline) -> Result<Option<usize>, Error> {
-    let mut piece = [0; limits::DOCKER_READ];
+    thread_local! {
+        /// Filled with zeros once a thread, not once a read.
+        static PIECE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
     let left = deadline.left().ok_or_else(|| timeout(doing, deadline))?;
     let broke = |source| Error::Io { doing: doing.to_owned(), source };
     conn.set_read_timeout(left.min(limits::FOLLOW_TICK)).map_err(broke)?;
-    match conn.read(&mut piece) {
-        Ok(n) => {
-            into.extend_from_slice(&piece[..n]);
-            Ok(Some(n))
+    PIECE.with_borrow_mut(|piece| {
+        piece.resize(limits::DOCKER_READ, 0);
+        match conn.read(piece) {
+            Ok(n) => {
+                into.extend_from_slice(&piece[..n]);
+                Ok(Some(n))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted || is_timeout(&error) => Ok(None),
+            Err(error) => Err(broke(error)),
         }
-        Err(error) if error.kind() == std::io::ErrorKind::Interrupted || is_timeout(&error) => Ok(None),
-        Err(error) => Err(broke(error)),
-    }
+    })
 }
 
 /// Appends what one read gives; 0 at the end of the stream.

@@ -7,12 +7,33 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::owner;
+
 /// The files of one container.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     folders: Folders,
-    /// `/proc/<pid>/net/dev` of the container's first process.
-    network: PathBuf,
+    first: First,
+}
+
+/// The container's first process, whose network is the container's: its number, and when it started. Once it has ended,
+/// another process may have the number.
+#[derive(Debug, Clone)]
+struct First {
+    pid: i64,
+    started: u64,
+}
+
+impl First {
+    fn of(pid: i64) -> Option<Self> {
+        Some(Self { pid, started: owner::started(pid)? })
+    }
+
+    /// A file of it below `/proc`. The look comes after the reading: what still is this process was so before.
+    fn read(&self, file: &str) -> Option<String> {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid)).ok()?;
+        (owner::started(self.pid) == Some(self.started)).then_some(text)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -39,9 +60,9 @@ pub struct Reading {
 impl Cgroup {
     /// The groups of process `pid`, if they are those of container `id`.
     pub fn of(pid: i64, id: &str) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let folders = folders(&text, id, Path::new("/sys/fs/cgroup"))?;
-        Some(Self { folders, network: format!("/proc/{pid}/net/dev").into() })
+        let first = First::of(pid)?;
+        let folders = folders(&first.read("cgroup")?, id, Path::new("/sys/fs/cgroup"))?;
+        Some(Self { folders, first })
     }
 
     /// Reads what can be read.
@@ -74,7 +95,7 @@ impl Cgroup {
                 }
             }
         };
-        if let Some((rx, tx)) = fs::read_to_string(&self.network).ok().as_deref().and_then(net_dev) {
+        if let Some((rx, tx)) = self.first.read("net/dev").as_deref().and_then(net_dev) {
             (reading.network_rx, reading.network_tx) = (Some(rx), Some(tx));
         }
         reading
@@ -85,6 +106,11 @@ impl Cgroup {
 /// outlives the group, whose own count is gone when its last process is.
 pub fn host_oom_kills() -> Option<u64> {
     keyed(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
+}
+
+/// Whether a count rose between two looks. Where one of them saw nothing, nobody knows, and that counts as no.
+pub fn rose(before: Option<u64>, after: Option<u64>) -> bool {
+    matches!((before, after), (Some(before), Some(after)) if after > before)
 }
 
 /// Finds the folders from the text of `/proc/<pid>/cgroup`; only those that name the container count.
@@ -172,6 +198,30 @@ mod tests {
         }
         assert!(folders("0::/user.slice\n", "abc", root).is_none());
         assert!(folders("5:memory:/docker/other\n", "abc", root).is_none());
+    }
+
+    #[test]
+    fn a_process_that_has_anothers_number_tells_nothing_of_it() {
+        let pid = i64::from(std::process::id());
+        let own = First::of(pid).expect("this process");
+        let before = First { pid, started: own.started - 1 };
+        assert_eq!(before.read("net/dev"), None, "its number was given again");
+        let read = |first| Cgroup { folders: Folders::V2("/nowhere".into()), first }.read();
+        assert!(read(own).network_rx.is_some());
+        assert_eq!((read(before.clone()).network_rx, read(before).network_tx), (None, None));
+    }
+
+    #[test]
+    fn a_count_rose_when_both_looks_saw_it() {
+        for (before, after, want) in [
+            (Some(3), Some(4), true),
+            (Some(3), Some(3), false),
+            (None, Some(4), false),
+            (Some(3), None, false),
+            (None, None, false),
+        ] {
+            assert_eq!(rose(before, after), want, "{before:?} {after:?}");
+        }
     }
 
     #[test]

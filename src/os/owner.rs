@@ -81,6 +81,11 @@ fn space(kind: &str) -> Option<String> {
     fs::read_link(format!("/proc/self/ns/{kind}")).ok()?.into_os_string().into_string().ok()
 }
 
+/// When a process started, in ticks since the boot; `None` when there is none of this number.
+pub(super) fn started(pid: i64) -> Option<u64> {
+    stat(&format!("/proc/{pid}/stat")).map(|(_, started)| started)
+}
+
 /// State and start of a process, fields 3 and 22 of proc(5). The second field is the program's name in parentheses and may
 /// itself hold spaces and parentheses.
 fn stat(path: &str) -> Option<(char, u64)> {

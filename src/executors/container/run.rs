@@ -253,7 +253,7 @@ impl Base {
         meter.look(&self.shared.docker);
         let waited = self.wait_for_end(&mut followed, output);
         let (usage, reading) = meter.finish();
-        followed.host_killed = self.host_oom_kills() > killed_before;
+        followed.host_killed = crate::os::cgroup::rose(killed_before, self.host_oom_kills());
         if self.control.is_left() {
             self.container.leave();
             return End::Left;
