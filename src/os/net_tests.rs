@@ -24,7 +24,10 @@ pub(crate) struct Frozen {
 
 impl Frozen {
     pub(crate) fn listen() -> Self {
-        let path = std::env::temp_dir().join(format!("cronium-frozen-{}.sock", random::hex(6)));
+        Self::listen_at(std::env::temp_dir().join(format!("cronium-frozen-{}.sock", random::hex(6))))
+    }
+
+    pub(crate) fn listen_at(path: PathBuf) -> Self {
         let listener = UnixListener::bind(&path).expect("a socket");
         // SAFETY: takes two numbers; the descriptor is open.
         let shortened = unsafe { libc::listen(listener.as_raw_fd(), 1) };

@@ -1,5 +1,5 @@
 //! From an address to an authenticated SSH session: resolve, connect, shake hands, check the host key, log in. Each
-//! step is bounded by `ssh.connectionPool.connectionTimeout` and named in its error.
+//! step is bounded by `ssh.connectionPool.connectionTimeout`, resolve and connect together, and named in its error.
 //!
 //! Runs on the thread that keeps the session afterwards.
 

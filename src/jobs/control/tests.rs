@@ -14,6 +14,7 @@ use crate::job::{Id, Kind};
 use crate::jobs::poller::Slots;
 use crate::jobs::running::{Note, Running, Step};
 use crate::logs::ConnectionState;
+use crate::os::net::tests::Frozen;
 use crate::os::random;
 use crate::policy::breaker::State;
 
@@ -358,4 +359,17 @@ fn an_agent_that_says_nothing_or_nonsense_is_named() {
     assert!(matches!(error, AskError::Silent { .. }), "{error:?}");
     assert!(begun.elapsed() < limits::CONTROL_WAIT + Duration::from_millis(900), "{:?}", begun.elapsed());
     thread.join_within(Duration::from_secs(10));
+}
+
+#[test]
+fn an_agent_that_takes_no_connection_is_silent_and_its_socket_is_in_use() {
+    let scratch = Scratch::new();
+    let frozen = Frozen::listen_at(scratch.0.join(SOCKET));
+    let begun = Instant::now();
+    let error = ask::<Status>(&scratch.0, &Request::Status).expect_err("nobody takes it");
+    assert!(matches!(error, AskError::Silent { .. }) && error.to_string().contains("limits::CONTROL_WAIT"), "{error}");
+    let error = start(&scratch.0, Desk::new(sources(&Running::new()))).err();
+    assert!(matches!(error, Some(ControlError::InUse(_))), "{error:?}");
+    assert!(begun.elapsed() < limits::CONTROL_WAIT * 3, "{:?}", begun.elapsed());
+    drop(frozen);
 }
