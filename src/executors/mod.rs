@@ -15,10 +15,14 @@ use crate::job::{Id, Job, Output, Server};
 use crate::secret::Secret;
 use crate::verdict::Outcome;
 
+pub mod complaint;
 pub mod container;
 pub mod control;
 pub mod ending;
+pub mod interpreter;
+pub mod names;
 pub mod reaper;
+pub mod shebang;
 pub mod shell;
 pub mod ssh;
 

@@ -1,14 +1,21 @@
 //! What the programs have in common that carry a script to a shell, in a container or on a server: the checks, the
-//! quoting, the here-documents, and the variables that no shell can export.
+//! quoting, the here-documents, and the last step, which becomes the script's interpreter.
+//!
+//! The rules of such a program:
+//! - It says nothing on stderr but its own words: file descriptor 2 is `/dev/null` until the last step.
+//! - It ends in one way, by becoming the interpreter. Any other end is a setup failure with [`SETUP_FAILED`] and a
+//!   [`complaint`](crate::executors::complaint), never the script's exit code.
+//! - Variables and functions of image or login change nothing in it: it drops what could.
 
 use std::fmt;
 
+pub use crate::executors::complaint::{SETUP_FAILED, complaint};
+pub(in crate::executors) use crate::executors::complaint::{any_complaint, keep_tail};
+use crate::executors::names::is_owned;
+use crate::executors::shebang::Shebang;
 use crate::job::{Language, Script};
 use crate::limits;
 use crate::secret::Secret;
-
-/// The exit code with which a program says that the script could not be started.
-pub const SETUP_FAILED: i64 = 125;
 
 /// Why a job cannot be written as a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +30,8 @@ pub enum ProgramError {
     EnvironmentTooLarge(usize),
     /// The working directory is not below the container's workspace.
     Directory(String),
+    /// Variables that the script's interpreter sets itself.
+    Owned(Vec<String>),
 }
 
 impl fmt::Display for ProgramError {
@@ -41,6 +50,11 @@ impl fmt::Display for ProgramError {
             Self::Directory(dir) => {
                 write!(f, "the working directory {dir:?} is not below /workspace; give a relative path without \"..\"")
             }
+            Self::Owned(names) => write!(
+                f,
+                "Bash sets {} itself, so that the job's value would not reach the script; give the variable another name",
+                names.join(", ")
+            ),
         }
     }
 }
@@ -70,48 +84,98 @@ pub(in crate::executors) fn check(script: &Script, variables: &[(String, Secret)
     if total > limits::ENVIRONMENT_MAX {
         return Err(ProgramError::EnvironmentTooLarge(total));
     }
-    Ok(())
+    let owned = |name: &&String| is_owned(script.language, name);
+    let shebang = Shebang::of(text(script)).unwrap_or_default();
+    let names = variables.iter().map(|(name, _)| name).chain(shebang.variables.iter().map(|(name, _)| name));
+    let owned: Vec<String> = names.filter(owned).cloned().collect();
+    if owned.is_empty() { Ok(()) } else { Err(ProgramError::Owned(owned)) }
 }
 
-/// The ways to find the interpreter, as one shell command.
-pub(in crate::executors) fn candidates(language: Language) -> &'static str {
-    match language {
+/// The script's text without a byte-order mark, which no interpreter but Python takes for none.
+pub(in crate::executors) fn text(script: &Script) -> &str {
+    script.content.strip_prefix('\u{feff}').unwrap_or(&script.content)
+}
+
+/// The ways to find the interpreter, as one shell command. A version that the `#!` line names comes first.
+pub(in crate::executors) fn candidates(script: &Script) -> String {
+    let usual = match script.language {
         Language::Bash => "command -v bash",
         Language::Python => "command -v python3 || command -v python",
         Language::Node => "command -v node || command -v nodejs",
+    };
+    match version(script) {
+        Some(version) => format!("command -v {version} || {usual}"),
+        None => usual.to_owned(),
     }
 }
 
-/// The shell function `f`, which says why the script cannot be started, and ends.
-pub(in crate::executors) fn complain(nonce: &str) -> String {
-    format!("f() {{ printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {SETUP_FAILED}; }}")
+/// The version of the interpreter that the `#!` line asks for, where it is of the job's language.
+fn version(script: &Script) -> Option<String> {
+    let shebang = Shebang::of(text(script)).filter(|shebang| shebang.language() == Some(script.language))?;
+    shebang.version().map(str::to_owned)
 }
 
-/// What the program itself said when it could not start the script, found at the end of its stderr.
-pub fn complaint(nonce: &str, stderr_tail: &[u8]) -> Option<String> {
-    let tail = String::from_utf8_lossy(stderr_tail);
-    let mark = format!("cronium setup {nonce}: ");
-    tail.lines().rev().find_map(|line| line.strip_prefix(&mark).map(str::to_owned))
+/// What the script's `#!` line asks for and does not get, a sentence each.
+pub(in crate::executors) fn notes(script: &Script) -> Vec<String> {
+    let Some(shebang) = Shebang::of(text(script)) else { return Vec::new() };
+    let language = script.language.as_str();
+    if shebang.language() != Some(script.language) {
+        return vec![format!(
+            "the script's #! line names {:?}, but the job's type is {language}: {language} runs it",
+            shebang.program
+        )];
+    }
+    let ignored = |word: &String| format!("the script's #! line asks env for {word:?}, which is not done");
+    shebang.ignored.iter().map(ignored).collect()
 }
 
-/// Keeps the last `limits::STDERR_TAIL` bytes.
-pub(in crate::executors) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
-    let bytes = &bytes[bytes.len().saturating_sub(limits::STDERR_TAIL)..];
-    let surplus = (tail.len() + bytes.len()).saturating_sub(limits::STDERR_TAIL);
-    tail.drain(..surplus.min(tail.len()));
-    tail.extend_from_slice(bytes);
+/// What may have led a script of this text into its failure, to be put behind the verdict's sentence; or nothing.
+pub(in crate::executors) fn hint(script: &Script) -> String {
+    let text = text(script);
+    if script.language == Language::Bash && text.contains("\r\n") {
+        return "; its lines end in CR LF, and Bash takes each CR for a part of its line: save it with LF alone"
+            .to_owned();
+    }
+    let foreign = Shebang::of(text).filter(|shebang| shebang.language() != Some(script.language));
+    let language = script.language.as_str();
+    foreign.map_or(String::new(), |shebang| {
+        format!("; its #! line names {:?}, but the job's type is {language}, and {language} ran it", shebang.program)
+    })
+}
+
+/// The first lines of every program. They drop what image or login could change it by (functions under the names that
+/// it uses, variables that lead `cd` and shells elsewhere, tracing), silence stderr, and set the shell function `f`, which
+/// says why the script cannot be started, and ends. `f` is also called when the shell itself ends before its time.
+pub(in crate::executors) fn guard(nonce: &str) -> String {
+    format!(
+        "exec 3>&2 2>/dev/null\n\
+         set +efuvxC\n\
+         unset -f [ cat cd chmod command cut date df echo env exec exit export grep head id kill mkdir mkfifo mv printf \
+         read rm script set setsid sh shopt sleep sort tail test times tr trap true umask wait wc unset\n\
+         f() {{ trap - 0; {{ printf 'cronium setup {nonce}: %s\\n' \"$1\" >&3; }} 2>/dev/null || \
+         printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {SETUP_FAILED}; }}\n\
+         trap 'f \"its shell ended before the script began\"' 0\n\
+         unset {DROPPED}"
+    )
+}
+
+/// Variables of an image or a login that change where `cd` goes, what shells read first, or what tools print. A job's own
+/// value of one arrives.
+const DROPPED: &str = "CDPATH ENV BASH_ENV IFS GLOBIGNORE POSIXLY_CORRECT GREP_OPTIONS";
+
+/// Complains unless the file that a shell variable names looks like a program: for any other a shell would stand in, run
+/// it as a script of its own, and give a success for an empty one.
+pub(in crate::executors) fn demand_program(variable: &str) -> String {
+    format!(
+        "[ ! -r \"${variable}\" ] || {{ read -r cronium_m <\"${variable}\"; case $cronium_m in ?ELF*|'#!'*) ;; \
+         *) f \"${variable} is no program\";; esac; unset cronium_m; }}"
+    )
 }
 
 /// The C library's words for ENOSPC, which every interpreter passes on.
 pub(in crate::executors) fn tells_of_full_device(stderr: &[u8]) -> bool {
     let text = String::from_utf8_lossy(stderr);
     text.contains("No space left on device") || text.contains("ENOSPC")
-}
-
-/// The same for a program whose nonce is not at hand: one that another agent wrote.
-pub(in crate::executors) fn any_complaint(stderr_tail: &[u8]) -> Option<String> {
-    let tail = String::from_utf8_lossy(stderr_tail);
-    tail.lines().rev().find_map(|line| Some(line.strip_prefix("cronium setup ")?.split_once(": ")?.1.to_owned()))
 }
 
 /// The script's file.
@@ -123,26 +187,9 @@ pub fn file_name(language: Language) -> &'static str {
     }
 }
 
-/// Whether a shell can export a variable of this name. Bash, where it serves as `sh`, has some that are read-only.
-pub(in crate::executors) fn is_exportable(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    let rest = bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let read_only = ["UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"].contains(&name);
-    first && rest && !read_only
-}
-
 /// `text` as one word of shell.
 pub(in crate::executors) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn hex(text: &str) -> String {
-    use fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 /// Writes a shell program line by line.
@@ -168,68 +215,5 @@ impl Writer {
             self.text.push(b'\n');
         }
         self.line(&delimiter);
-    }
-
-    /// Exports what a shell can export.
-    pub(in crate::executors) fn exports(&mut self, variables: &[&(String, Secret)]) {
-        for (name, value) in variables {
-            self.line(&format!("export {name}={}", quote(value.expose())));
-        }
-    }
-
-    /// The line that becomes the interpreter, after what it needs for variables whose names no shell can export. The
-    /// positional parameters are, there as here, the interpreter, an empty one, and the folder of the script: names such
-    /// as `i` may be the job's own variables.
-    pub(in crate::executors) fn become_interpreter(&mut self, language: Language, odd: &[&(String, Secret)]) -> String {
-        let file = format!("\"$3\"/{}", file_name(language));
-        if odd.is_empty() {
-            return format!("exec \"$1\" {file} </dev/null");
-        }
-        let each = |write: fn(&str, &str) -> String| -> String {
-            odd.iter().map(|(name, value)| write(&hex(name), &hex(value.expose()))).collect()
-        };
-        let helper = "\"$3\"/.cronium-environment";
-        match language {
-            Language::Python => {
-                let set = each(|n, v| format!("os.environb[bytes.fromhex('{n}')]=bytes.fromhex('{v}')\n"));
-                let code = format!("import os,sys\nos.unlink(sys.argv[0])\n{set}os.execv(sys.argv[1],sys.argv[1:])\n");
-                self.file(helper, &code);
-                format!("exec \"$1\" {helper} \"$1\" {file} </dev/null")
-            }
-            Language::Node => {
-                let set = each(|n, v| format!("process.env[u('{n}')]=u('{v}')\n"));
-                let head = "require('fs').unlinkSync(__filename)\nconst u=h=>Buffer.from(h,'hex').toString()\n";
-                self.file(&format!("{helper}.js"), &format!("{head}{set}"));
-                format!("exec \"$1\" -r {helper}.js {file} </dev/null")
-            }
-            Language::Bash => {
-                let set = each(|n, v| format!("$ENV{{pack('H*','{n}')}}=pack('H*','{v}');\n"));
-                self.file(helper, &format!("unlink $0;\n{set}exec {{$ARGV[0]}} @ARGV;\n"));
-                let names: Vec<&str> = odd.iter().map(|(name, _)| name.as_str()).collect();
-                let note = quote(&format!("cronium: left out, since there is no perl to pass them: {names:?}"));
-                self.line(&format!(
-                    "p=$(command -v perl) && set -- \"$1\" \"$p\" \"$3\" || {{ rm -f {helper}; echo {note} >&2; }}"
-                ));
-                // Quoted throughout: IFS may be one of the job's variables.
-                format!("[ -z \"$2\" ] || exec \"$2\" {helper} \"$1\" {file} </dev/null\nexec \"$1\" {file} </dev/null")
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tail_is_kept_and_bounded() {
-        let mut tail = Vec::new();
-        for n in 0..2000u32 {
-            keep_tail(&mut tail, format!("line {n}\n").as_bytes());
-            assert!(tail.len() <= limits::STDERR_TAIL);
-        }
-        assert!(tail.ends_with(b"line 1999\n"));
-        keep_tail(&mut tail, &vec![b'x'; limits::STDERR_TAIL * 3]);
-        assert_eq!(tail, vec![b'x'; limits::STDERR_TAIL]);
     }
 }

@@ -43,6 +43,8 @@ mod install;
 mod janitor;
 /// The main job in three languages, and what a script sees.
 mod jobs;
+/// How a script is started: variables, first lines, images that are in the way.
+mod jobs_start;
 /// Every limit, by a script that tries to break it.
 mod limits;
 /// Lines: order, number, loss, latency, memory.

@@ -53,16 +53,16 @@ const HOMES: &[(&str, &[&str])] = &[
 
 /// Who may see what a [`Secret`](cronium_agent::secret::Secret) holds, and what for.
 const EXPOSERS: &[&str] = &[
-    "api/answer.rs",                  // takes the token out of a backend's error text
-    "api/client.rs",                  // the Authorization header
-    "config/checks.rs",               // is the token usable in a header?
-    "docker/images.rs",               // the header of a registry's login
-    "executors/container/program.rs", // the environment's way into the container's stdin
-    "executors/ssh/keys.rs",          // which kind of key is it?
-    "executors/ssh/dial.rs",          // key, passphrase and password of a server's login
-    "executors/shell.rs",             // the same, for containers and servers
-    "logs/dial.rs",                   // the upgrade's Authorization header
-    "logs/mod.rs",                    // is the token usable in a header?
+    "api/answer.rs",         // takes the token out of a backend's error text
+    "api/client.rs",         // the Authorization header
+    "config/checks.rs",      // is the token usable in a header?
+    "docker/images.rs",      // the header of a registry's login
+    "executors/ssh/keys.rs", // which kind of key is it?
+    "executors/ssh/dial.rs", // key, passphrase and password of a server's login
+    "executors/interpreter.rs",
+    "executors/shell.rs", // the same, for containers and servers
+    "logs/dial.rs",       // the upgrade's Authorization header
+    "logs/mod.rs",        // is the token usable in a header?
 ];
 
 /// Functions that may be longer than [`FUNCTION_MAX`]; tests, which are tables, are not counted.

@@ -66,6 +66,7 @@ impl Adopted {
             image: facts.image.clone(),
             network: String::new(),
             nonce: String::new(),
+            hint: String::new(),
             ended_by: ended_late(&found.state, facts.timeout),
         };
         Ok(Self { base, left, ended: !found.state.running })

@@ -1,9 +1,9 @@
 //! From the evidence to the verdict: pure, so that every ending can be tested without a container.
 
+use crate::executors::complaint::SETUP_FAILED;
 use crate::executors::container::resources::bytes;
 use crate::executors::control::Signal;
 use crate::executors::ending::{signal_name, stopped};
-use crate::executors::shell::SETUP_FAILED;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};
 
@@ -11,7 +11,7 @@ use crate::verdict::{Cause, Phase, Verdict};
 #[derive(Debug, Default)]
 pub struct Evidence {
     pub exit_code: i64,
-    /// The program was seen to start: the exit code is the script's.
+    /// The script was seen to start: the exit code is its own, unless there is a complaint.
     pub started: bool,
     /// Why the engine was out of reach, or its stream broke, if that was so.
     pub away: Option<String>,
@@ -30,11 +30,17 @@ pub struct Evidence {
     pub disk_limit: u64,
     /// The program's own words, when it could not start the script.
     pub complaint: Option<String>,
+    /// The last line on stderr: of a shell that never started the script, its own.
+    pub last_line: String,
+    /// What the script's text may have led it into, as the end of a sentence.
+    pub hint: String,
     /// The engine's own error.
     pub engine_error: String,
     pub image: String,
     /// Whether the script's last words on stderr speak of a full device.
     pub no_space: bool,
+    /// Whether they speak of a file in `/tmp` that could not be executed.
+    pub noexec: bool,
     /// Whether they speak of a refused fork: the kernel's own count may have been read a moment too early.
     pub no_fork: bool,
 }
@@ -60,8 +66,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     if evidence.exit_code == SETUP_FAILED
         && let Some(complaint) = &evidence.complaint
     {
-        let message = format!("the script could not be started in image {}: {complaint}", evidence.image);
-        return Verdict::infrastructure(Phase::Setup, message);
+        return could_not_start(evidence, complaint);
     }
     if evidence.exit_code == 0 {
         let message = format!("the script ended with exit code 0{}", hints(evidence));
@@ -108,9 +113,27 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     }
 }
 
-/// The verdict on a container that ended without a word of the program: its exit code is not the script's.
+fn could_not_start(evidence: &Evidence, complaint: &str) -> Verdict {
+    let message = format!("the script could not be started in image {}: {complaint}", evidence.image);
+    Verdict::infrastructure(Phase::Setup, message)
+}
+
+/// The verdict on a container that ended without the word that the script starts: its exit code is not the script's.
 fn never_started(evidence: &Evidence) -> Verdict {
+    if let Some(complaint) = &evidence.complaint {
+        return could_not_start(evidence, complaint);
+    }
     let code = evidence.exit_code;
+    let out_of_memory = evidence.oom_killed || evidence.oom_kills.is_some_and(|n| n > 0) || evidence.host_killed;
+    if out_of_memory && code == KILLED {
+        let message = format!(
+            "the kernel ended the container at its memory limit of {} before the script started (exit code 137); \
+             raise the job's memory limit",
+            bytes(evidence.memory_limit)
+        );
+        return Verdict { phase: Phase::Setup, cause: Cause::Memory(evidence.memory_limit), exit_code: 137, message };
+    }
+    let said = if evidence.last_line.is_empty() { String::new() } else { format!(", saying {:?}", evidence.last_line) };
     let message = match &evidence.away {
         Some(error) => format!(
             "the connection to the container broke before the script was seen to start, so that it is not known whether \
@@ -120,7 +143,8 @@ fn never_started(evidence: &Evidence) -> Verdict {
             format!("the engine could not run the container: {}", evidence.engine_error)
         }
         None => format!(
-            "the container of image {} ended with exit code {code} before the script started; does it have a /bin/sh?",
+            "the container of image {} ended with exit code {code} before the script started{said}; does it have a \
+             /bin/sh?",
             evidence.image
         ),
     };
@@ -142,6 +166,12 @@ fn hints(evidence: &Evidence) -> String {
             "; its last words speak of a refused fork: it has a limit of {} processes",
             evidence.pids_limit
         ));
+    }
+    if evidence.noexec && evidence.exit_code != 0 {
+        text.push_str("; nothing in /tmp can be executed: put programs into $TMPDIR or /workspace");
+    }
+    if evidence.exit_code != 0 {
+        text.push_str(&evidence.hint);
     }
     if evidence.no_space && evidence.exit_code != 0 {
         text.push_str("; its last words speak of a full device: the disk limit is ");
@@ -228,6 +258,30 @@ mod tests {
                 "image x:1: no python",
             ),
             (evidence(125), Status::Failed, "script", 125, "exit code 125"),
+            (
+                Evidence { started: false, complaint: Some("no python".into()), image: "x:1".into(), ..evidence(125) },
+                Status::Failed,
+                "infrastructure",
+                125,
+                "image x:1: no python",
+            ),
+            (
+                Evidence { started: false, oom_killed: true, ..evidence(137) },
+                Status::Failed,
+                "memory",
+                137,
+                "64 MiB before the script started",
+            ),
+            (
+                Evidence { started: false, last_line: "sh: no".into(), ..evidence(2) },
+                Status::Failed,
+                "infrastructure",
+                125,
+                "before the script started, saying \"sh: no\"; does it have",
+            ),
+            (Evidence { hint: "; CR".into(), ..evidence(2) }, Status::Failed, "script", 2, "exit code 2; CR"),
+            (Evidence { hint: "; CR".into(), ..evidence(0) }, Status::Completed, "success", 0, "exit code 0"),
+            (Evidence { noexec: true, ..evidence(126) }, Status::Failed, "script", 126, "put programs into $TMPDIR"),
             (
                 Evidence { away: Some("gone".into()), ..evidence(143) },
                 Status::Failed,

@@ -33,7 +33,7 @@ use crate::executors::container::run::{Base, Container, Ready};
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
-use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task};
+use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task, shell};
 use crate::job::{Language, Output};
 use crate::os::owner::Owner;
 use crate::os::random;
@@ -165,7 +165,7 @@ impl Shared {
     ) -> Result<Ready, Error> {
         let limits = &self.settings.limits;
         let (resources, notes) = resources::effective(&task.job.resources, &self.settings.defaults, limits);
-        notes.iter().for_each(|note| output.system(note));
+        notes.iter().chain(&shell::notes(&task.job.script)).for_each(|note| output.system(note));
         let timeout = task.timeout(&self.jobs, output);
         let image = self.image(task.job.script.language).to_owned();
         let network = self.network()?;
@@ -201,6 +201,7 @@ impl Shared {
             image,
             network,
             nonce,
+            hint: shell::hint(&task.job.script),
             ended_by: None,
         };
         Ok(Ready { attached, base, program, deadline })

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use crate::docker::{Deadline, Error};
 use crate::executors::container::run::{Base, Followed};
-use crate::executors::shell;
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::wire::frames;
@@ -145,8 +144,7 @@ impl Base {
                 first.take(bytes, &mut passed, output, &mut |bytes, passed, output| {
                     let bytes = passed.over(stream, bytes);
                     followed.taken[1] += bytes.len() as u64;
-                    shell::keep_tail(&mut followed.stderr_tail, bytes);
-                    output.bytes(stream, bytes);
+                    followed.stderr.take(bytes, &base.nonce, &mut |bytes| output.bytes(stream, bytes));
                 });
             });
             output.settle();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::types::ResourceSet;
 use crate::docker::containers::{Attached, Inspect, Piece, short};
 use crate::docker::{self, Deadline, Error};
+use crate::executors::complaint::{Stderr, complaint};
 use crate::executors::container::Shared;
 use crate::executors::container::judge::{Evidence, judge};
 use crate::executors::container::marker::Marker;
@@ -97,6 +98,8 @@ pub(in crate::executors::container) struct Base {
     pub(in crate::executors::container) network: String,
     /// The program's random word.
     pub(in crate::executors::container) nonce: String,
+    /// What the script's text may lead it into, for the verdict on its failure; empty where the text is not at hand.
+    pub(in crate::executors::container) hint: String,
     /// Why an earlier agent ended it, and with what, where this one finds it ended.
     pub(in crate::executors::container) ended_by: Option<(Reason, Signal)>,
 }
@@ -115,7 +118,7 @@ pub(in crate::executors::container) struct Ready {
 #[derive(Default)]
 pub(in crate::executors::container) struct Followed {
     /// The end of stderr, for the program's own words and for hints.
-    pub(in crate::executors::container) stderr_tail: Vec<u8>,
+    pub(in crate::executors::container) stderr: Stderr,
     /// Why the stream ended before the container did, if it did.
     pub(in crate::executors::container) broke: Option<Error>,
     /// Bytes of stdout and stderr that have come.
@@ -193,8 +196,7 @@ impl Ready {
                         }
                         marker.take(bytes, &mut |bytes| {
                             followed.taken[1] += bytes.len() as u64;
-                            shell::keep_tail(&mut followed.stderr_tail, bytes);
-                            output.bytes(stream, bytes);
+                            followed.stderr.take(bytes, self.program.nonce(), &mut |bytes| output.bytes(stream, bytes));
                         });
                     });
                     followed.started = marker.is_seen();
@@ -258,6 +260,8 @@ impl Base {
             self.container.leave();
             return End::Left;
         }
+        followed.stderr.finish(&mut |bytes| output.bytes(Stream::Stderr, bytes));
+        output.settle();
         let execution = Span { started: execution.0, length: execution.1.elapsed() };
 
         let cleanup = (SystemTime::now(), Instant::now());
@@ -374,11 +378,14 @@ impl Base {
             memory_limit: self.resources.memory,
             pids_limit: self.resources.pids,
             disk_limit: self.resources.disk,
-            complaint: shell::complaint(&self.nonce, &followed.stderr_tail),
+            complaint: complaint(&self.nonce, followed.stderr.tail()),
             engine_error: found.state.error.clone(),
             image: self.image.clone(),
-            no_space: shell::tells_of_full_device(&followed.stderr_tail),
-            no_fork: tells_of_refused_fork(&followed.stderr_tail),
+            no_space: shell::tells_of_full_device(followed.stderr.tail()),
+            noexec: tells_of_noexec(followed.stderr.tail()),
+            last_line: followed.stderr.last_line(),
+            hint: self.hint.clone(),
+            no_fork: tells_of_refused_fork(followed.stderr.tail()),
         }
     }
 
@@ -394,6 +401,12 @@ impl Base {
         };
         Verdict::infrastructure(Phase::Execution, told)
     }
+}
+
+/// The C library's words for EACCES, in a line about a file in `/tmp`.
+fn tells_of_noexec(stderr: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(stderr);
+    text.lines().any(|line| line.contains("/tmp/") && (line.contains("ermission denied") || line.contains("EACCES")))
 }
 
 /// The C library's words for EAGAIN where they are about a process or thread.

@@ -74,8 +74,10 @@ impl Spec<'_> {
             // The whole command: a shell that waits for the program on its stdin.
             "Entrypoint": ["/bin/sh", "-s"],
             "Cmd": [],
-            // For the init process alone: TERM goes to the script and to what it started. The program unsets it.
-            "Env": ["TINI_KILL_PROCESS_GROUP=1"],
+            // The first is for the init process alone: TERM goes to the script and to what it started. The program unsets
+            // it. A name alone takes the image's variable away: with these, Bash as /bin/sh would print the program, or
+            // not start.
+            "Env": ["TINI_KILL_PROCESS_GROUP=1", "SHELLOPTS", "BASHOPTS", "POSIXLY_CORRECT"],
             "User": format!("{uid}:{gid}"),
             "WorkingDir": WORKSPACE,
             "Labels": labels(self.job, self.execution, self.agent, self.owner),

@@ -22,7 +22,8 @@
 //! programs speak on both streams in lines that begin with `cronium` and hold the program's random nonce; what comes
 //! before them (greetings of the login shell) is not the script's.
 
-use crate::executors::shell::{self, ProgramError, Writer, candidates, check, file_name, is_exportable, quote};
+use crate::executors::interpreter::{Start, Words};
+use crate::executors::shell::{self, ProgramError, Writer, candidates, check, demand_program, file_name, quote};
 use crate::job::{Language, Script};
 use crate::limits;
 use crate::secret::Secret;
@@ -71,7 +72,7 @@ pub fn start(
     if let Some(stale) = stale {
         w.line(&format!("rm -rf -- {}", quote(stale)));
     }
-    interpreter(&mut w, script.language, &place.shell);
+    interpreter(&mut w, script, &place.shell);
     w.line("command -v setsid >/dev/null || f 'it has no setsid command, which util-linux and busybox have'");
     if place.pty {
         w.line("command -v script >/dev/null || f 'it has no script command, which ssh.execution.ptyMode needs'");
@@ -82,7 +83,7 @@ pub fn start(
     w.line(&format!("m=$( {{ {files}; }} 2>&1) || f \"cannot write in $d: $m\""));
     w.line("{ read -r b </proc/sys/kernel/random/boot_id && echo \"$b\" >boot; } 2>/dev/null");
     let file = format!("\"$d\"/{}", file_name(script.language));
-    w.file(&file, &script.content);
+    w.file(&file, shell::text(script));
     let mut run = Writer { text: Vec::new(), delimiter: format!("CRONIUM_RUN_{nonce}") };
     run_file(&mut run, place, script, variables, &directory, nonce);
     w.file("run", &String::from_utf8_lossy(&run.text));
@@ -192,8 +193,8 @@ fn folder(w: &mut Writer) {
     w.line("mkdir work || f \"cannot make a folder in $d\"");
 }
 
-fn interpreter(w: &mut Writer, language: Language, shell: &str) {
-    let program = match language {
+fn interpreter(w: &mut Writer, script: &Script, shell: &str) {
+    let program = match script.language {
         Language::Bash => {
             w.line(&format!(
                 "i={}; [ -x \"$i\" ] || f \"$i not found there (ssh.execution.defaultShell)\"",
@@ -204,7 +205,8 @@ fn interpreter(w: &mut Writer, language: Language, shell: &str) {
         Language::Python => "python3 (or python)",
         Language::Node => "node (or nodejs)",
     };
-    w.line(&format!("i=$({}) || f \"{program} not found on its PATH ($PATH)\"", candidates(language)));
+    w.line(&format!("i=$({}) || f \"{program} not found on its PATH ($PATH)\"", candidates(script)));
+    w.line(&demand_program("i"));
 }
 
 /// The file `run`: nothing of it can be seen from outside the folder, and it is gone before the script begins.
@@ -216,11 +218,9 @@ fn run_file(
     directory: &str,
     nonce: &str,
 ) {
-    let (exported, odd): (Vec<_>, Vec<_>) = variables.iter().partition(|(name, _)| is_exportable(name));
     run.line("rm -f run; { read -r i; read -r u; } <how; umask \"$u\"");
-    run.line(&shell::complain(nonce));
     run.line(&format!("set -- \"$i\" '' {}", quote(&place.directory())));
-    let start = run.become_interpreter(script.language, &odd);
+    run.line(&shell::guard(nonce));
     run.line("cd work || f 'cannot enter the working directory'");
     let word = quote(directory);
     if directory.starts_with('/') {
@@ -229,8 +229,7 @@ fn run_file(
         run.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
     }
     run.line("export PYTHONUNBUFFERED=1");
-    run.exports(&exported);
-    run.line(&start);
+    Start { script, variables, words: Words { nonce, ..Words::default() } }.write(run);
 }
 
 /// The file `supervise`. A full disk costs the output's rest, not the script: then the pipes are read into nothing.
