@@ -277,7 +277,8 @@ pub trait Output {
     fn system(&mut self, text: &str);
     /// What comes now is a copy whose beginning is lost: a place in it that was remembered is of no use.
     fn lost_beginning(&mut self) {}
-    /// Nothing more is at hand right now: what was given so far should be on its way.
+    /// Nothing more is at hand right now: what was given so far should be on its way. Said again with each
+    /// `limits::FOLLOW_TICK` of silence.
     fn settle(&mut self);
 }
 

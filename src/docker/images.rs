@@ -99,7 +99,7 @@ impl Told<'_> {
                 self.layers.take(line).map(|message| Error::Pull { image: self.image.to_owned(), message })
             }
             // It may have been the one that says why the pull failed.
-            Line::Cut { .. } => Some(self.babble()),
+            Line::Cut { .. } | Line::Last { .. } => Some(self.babble()),
         };
         self.failure = self.failure.take().or(failure);
     }

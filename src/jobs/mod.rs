@@ -18,4 +18,5 @@ pub mod several;
 mod sim;
 pub mod slots;
 pub mod strays;
+mod unfinished;
 pub mod worker;

@@ -10,8 +10,9 @@ use std::time::SystemTime;
 
 use crate::job::{Output, Stream};
 use crate::jobs::journal::Delivered;
+use crate::jobs::unfinished::Unfinished;
 use crate::limits;
-use crate::logs::{Flushed, JobStream, Mark};
+use crate::logs::{Flushed, JobStream, Mark, Origin};
 use crate::metrics;
 use crate::os::clock;
 use crate::wire::capture::Capture;
@@ -27,6 +28,7 @@ struct Channel {
     skip: u64,
     /// Bytes up to the end of the last whole line.
     passed: u64,
+    unfinished: Unfinished,
 }
 
 /// The output of one job.
@@ -35,6 +37,8 @@ pub struct JobOutput {
     live: JobStream,
     system_lines: u64,
     progress: Arc<Progress>,
+    /// Servers of several whose lines go through this output.
+    parts: u32,
     /// Said before whatever comes next.
     announced: Option<&'static str>,
 }
@@ -43,34 +47,53 @@ pub struct JobOutput {
 #[derive(Debug, Default)]
 pub struct Progress {
     mark: Mark,
-    /// Places at line ends, oldest first, each with the number of the last line before it.
-    places: Mutex<VecDeque<Delivered>>,
+    /// Where its lines come from: 0 is the job, others are its servers.
+    part: u32,
+    /// Places at line ends, oldest first, each with how many lines were taken before it.
+    places: Mutex<VecDeque<(u64, Delivered)>>,
 }
 
 impl Progress {
+    fn from(mark: Mark, part: u32, delivered: Delivered) -> Self {
+        let progress = Self { mark, part, places: Mutex::new(VecDeque::from([(0, delivered)])) };
+        for (stream, sequence) in [Stream::Stdout, Stream::Stderr].into_iter().zip(delivered.open) {
+            if sequence > 0 {
+                progress.mark.keep_open(progress.origin(stream), sequence);
+            }
+        }
+        progress
+    }
+
     /// The latest place up to which all lines have arrived; without a live log, up to which all were read.
     pub fn delivered(&self) -> Delivered {
-        let (_, arrived) = self.mark.numbers();
+        let arrived = self.mark.numbers().arrived;
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        while places.len() > 1 && (!self.mark.is_live() || places[1].sequence <= arrived) {
+        while places.len() > 1 && (!self.mark.is_live() || places[1].0 <= arrived) {
             places.pop_front();
         }
-        places.front().copied().unwrap_or_default()
+        places.front().map(|(_, place)| *place).unwrap_or_default()
     }
 
     /// The last number given to a live line.
     pub fn given(&self) -> u64 {
-        self.mark.numbers().0
+        self.mark.numbers().sequence
     }
 
-    /// Notes a place in the output of one server of several, whose lines share the numbers of the job's.
-    pub fn note_part(&self, stdout: u64, stderr: u64, lines: u64) {
-        let (sequence, live) = (self.mark.numbers().0, self.mark.is_live());
-        self.note(Delivered { stdout, stderr, lines, sequence, live });
+    /// What `stream` of it is to the live log.
+    pub fn origin(&self, stream: Stream) -> Origin {
+        Origin { part: self.part, stream }
+    }
+
+    /// Notes the place after so many bytes and lines.
+    pub fn note_at(&self, stdout: u64, stderr: u64, lines: u64) {
+        let origins = [self.origin(Stream::Stdout), self.origin(Stream::Stderr)];
+        let (numbers, open) = self.mark.numbers_and_open(origins);
+        let (sequence, live) = (numbers.sequence, self.mark.is_live());
+        self.note((numbers.taken, Delivered { stdout, stderr, lines, sequence, live, open }));
     }
 
     /// Notes a place. Where there are many, every other is let go: a coarser place only means more lines sent twice.
-    fn note(&self, place: Delivered) {
+    fn note(&self, place: (u64, Delivered)) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if places.back().is_some_and(|last| *last == place) {
             return;
@@ -113,11 +136,12 @@ impl JobOutput {
             lines,
             skip,
             passed: skip,
+            unfinished: Unfinished::default(),
         };
         let channels =
             [channel(Stream::Stdout, delivered.stdout, delivered.lines), channel(Stream::Stderr, delivered.stderr, 0)];
-        let progress = Progress { mark: live.mark(), places: Mutex::new(VecDeque::from([delivered])) };
-        Self { channels, live, system_lines: 0, progress: Arc::new(progress), announced: None }
+        let progress = Arc::new(Progress::from(live.mark(), 0, delivered));
+        Self { channels, live, system_lines: 0, progress, parts: 0, announced: None }
     }
 
     /// How far it has come, for others.
@@ -126,9 +150,19 @@ impl JobOutput {
     }
 
     /// Places for one server of several whose lines go through this output; `delivered` is the first.
-    pub fn part(&self, delivered: Delivered) -> Arc<Progress> {
-        let places = Mutex::new(VecDeque::from([delivered]));
-        Arc::new(Progress { mark: self.progress.mark.clone(), places })
+    pub fn part(&mut self, delivered: Delivered) -> Arc<Progress> {
+        self.parts += 1;
+        Arc::new(Progress::from(self.progress.mark.clone(), self.parts, delivered))
+    }
+
+    /// Whole lines of such a server.
+    pub fn lines_of(&mut self, part: &Progress, stream: Stream, data: &[u8]) {
+        self.take(part.origin(stream), data);
+    }
+
+    /// What there is of a line of such a server that has not ended. Whether it was taken.
+    pub fn partial_of(&mut self, part: &Progress, stream: Stream, text: &[u8]) -> bool {
+        self.live.partial(part.origin(stream), text, clock::wall())
     }
 
     /// A line of the agent's own that is said as soon as anything else comes of the script, and never if nothing does: a
@@ -155,8 +189,9 @@ impl JobOutput {
             let (live, lines, stream) = (&mut self.live, &mut channel.lines, channel.stream);
             channel.splitter.finish(&mut |line| {
                 *lines += 1;
-                pass_on(live, stream, line, at);
+                pass_on(live, stream.into(), line, at);
             });
+            channel.unfinished = Unfinished::default();
         }
         self.settle();
     }
@@ -179,22 +214,28 @@ impl JobOutput {
     }
 }
 
-/// One line to the live log; a cut line carries a marker that says how much is missing.
-fn pass_on(live: &mut JobStream, stream: Stream, line: Line<'_>, at: SystemTime) {
+/// One line to the live log; a cut line carries a marker that says how much is missing, in its place.
+fn pass_on(live: &mut JobStream, origin: Origin, line: Line<'_>, at: SystemTime) {
     match line {
-        Line::Whole(bytes) => live.line(stream, bytes, at),
+        Line::Whole(bytes) => live.line(origin, bytes, at),
         Line::Cut { kept, dropped } => {
             let mut text = kept.to_vec();
             text.extend_from_slice(format!(" […{dropped} bytes of this line were left out]").as_bytes());
-            live.line(stream, &text, at);
+            live.line(origin, &text, at);
+        }
+        Line::Last { kept, dropped } => {
+            let mut text = format!("[…{dropped} bytes of this line were left out] ").into_bytes();
+            text.extend_from_slice(kept);
+            live.line(origin, &text, at);
         }
     }
 }
 
-impl Output for JobOutput {
-    fn bytes(&mut self, stream: Stream, data: &[u8]) {
+impl JobOutput {
+    /// Bytes of the job's script, or whole lines of one of its servers.
+    fn take(&mut self, origin: Origin, data: &[u8]) {
         self.say_announced();
-        let channel = match stream {
+        let channel = match origin.stream {
             Stream::Stdout => &mut self.channels[0],
             Stream::Stderr => &mut self.channels[1],
             // The engine's own words about the stream.
@@ -208,11 +249,21 @@ impl Output for JobOutput {
             channel.passed = channel.capture.total() - (data.len() - end - 1) as u64;
         }
         let at = clock::wall();
+        let before = channel.lines;
         let (live, lines) = (&mut self.live, &mut channel.lines);
         channel.splitter.feed(data, &mut |line| {
             *lines += 1;
-            pass_on(live, stream, line, at);
+            pass_on(live, origin, line, at);
         });
+        if !data.is_empty() {
+            channel.unfinished.fed(&channel.splitter, channel.lines > before);
+        }
+    }
+}
+
+impl Output for JobOutput {
+    fn bytes(&mut self, stream: Stream, data: &[u8]) {
+        self.take(stream.into(), data);
     }
 
     fn system(&mut self, text: &str) {
@@ -233,14 +284,12 @@ impl Output for JobOutput {
 
     fn settle(&mut self) {
         self.live.settle();
+        for channel in &mut self.channels {
+            let (live, origin) = (&mut self.live, channel.stream.into());
+            channel.unfinished.show(&channel.splitter, |text| live.partial(origin, &text, clock::wall()));
+        }
         let [stdout, stderr] = &self.channels;
-        self.progress.note(Delivered {
-            stdout: stdout.passed,
-            stderr: stderr.passed,
-            lines: stdout.lines + stderr.lines,
-            sequence: self.progress.mark.numbers().0,
-            live: self.progress.mark.is_live(),
-        });
+        self.progress.note_at(stdout.passed, stderr.passed, stdout.lines + stderr.lines);
     }
 }
 
@@ -301,7 +350,7 @@ mod tests {
     fn the_places_are_bounded() {
         let progress = Progress::default();
         for n in 0..10 * limits::PROGRESS_PLACES as u64 {
-            progress.note(Delivered { stdout: n, sequence: n, ..Delivered::default() });
+            progress.note((n, Delivered { stdout: n, sequence: n, ..Delivered::default() }));
             assert!(progress.places.lock().expect("lock").len() <= limits::PROGRESS_PLACES);
         }
         assert_eq!(progress.delivered().stdout, 10 * limits::PROGRESS_PLACES as u64 - 1);

@@ -18,6 +18,11 @@ pub const LOG_OUT_HIGH: usize = 128 * 1024;
 /// `status` messages that wait to be sent; more are left out, they are only for display.
 pub const LOG_STATUS_QUEUE: usize = 256;
 
+/// A line that its script has not ended is shown live when something of it was new for so long: with
+/// [`FOLLOW_TICK`](super::FOLLOW_TICK), at most a second after the last byte.
+pub const LOG_PARTIAL_AFTER: Duration = Duration::from_millis(500);
+/// Most bytes of a line that are shown before it ends, the last of them: each time all of them are sent again.
+pub const LOG_PARTIAL_BYTES: usize = 4 * 1024;
 /// Most time that a job may have saved up for waiting on the live log; it starts with this much.
 pub const LOG_WAIT_CAP: Duration = Duration::from_millis(500);
 /// A job earns one part in this many of its running time for waiting.

@@ -147,7 +147,7 @@ fn lines_are_gathered_up_to_a_number_and_a_size() {
     let log = LogStreamer(Some(Arc::new(shared("ws://127.0.0.1:1/"))));
     let open = || log.open(&Id::parse("job_1").expect("an id"));
     let mut job = open();
-    let handed_over = |job: &super::JobStream| job.mark().numbers().0;
+    let handed_over = |job: &super::JobStream| job.mark().numbers().sequence;
     for _ in 1..LOG_LOCAL_LINES {
         job.line(Stream::Stdout, b"x", SystemTime::now());
     }

@@ -9,6 +9,20 @@ use std::time::{Instant, SystemTime};
 use crate::job::Stream;
 use crate::limits::{LOG_JOB_BYTES, LOG_LINE_OVERHEAD};
 
+/// Where a line comes from: each has at most one line that it has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// 0 is the job, others are its servers.
+    pub part: u32,
+    pub stream: Stream,
+}
+
+impl From<Stream> for Origin {
+    fn from(stream: Stream) -> Self {
+        Self { part: 0, stream }
+    }
+}
+
 /// A line as it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Line<'a> {
@@ -16,16 +30,32 @@ pub(super) struct Line<'a> {
     pub at: SystemTime,
     pub stream: Stream,
     pub text: &'a [u8],
+    /// It has not ended: it comes again with the same sequence.
+    pub partial: bool,
+}
+
+/// How far a job's lines have come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// The last sequence that was given.
+    pub sequence: u64,
+    /// Lines taken, left-out ones too. A partial line is none yet.
+    pub taken: u64,
+    /// How many of those, from the first on, have arrived or were left out.
+    pub arrived: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     sequence: u64,
+    /// Lines taken before it.
+    order: u64,
     at: SystemTime,
     /// Counted from the job's first byte, so that it stays true when the block is moved up.
     offset: u64,
     length: usize,
-    stream: Stream,
+    origin: Origin,
+    partial: bool,
 }
 
 /// See the module's text.
@@ -41,6 +71,10 @@ pub(super) struct Buffer {
     sent: usize,
     most_lines: usize,
     last_sequence: u64,
+    /// Lines taken, left-out ones too.
+    taken: u64,
+    /// The sequences that partial lines were sent with: the line that ends there gets the same.
+    open: Vec<(Origin, u64)>,
     /// Lines were left out, and are until half of the buffer is free again.
     leaving_out: bool,
     /// Left out and not yet said in a `system` line.
@@ -62,6 +96,8 @@ impl Buffer {
             sent: 0,
             most_lines: most_lines.max(1),
             last_sequence: 0,
+            taken: 0,
+            open: Vec::new(),
             leaving_out: false,
             untold: 0,
             dropped: 0,
@@ -75,10 +111,30 @@ impl Buffer {
         self.last_sequence = sequence;
     }
 
-    /// The last number that was given, and the one up to which every line has arrived or was left out.
-    pub(super) fn numbers(&self) -> (u64, u64) {
-        let arrived = self.entries.front().map_or(self.last_sequence, |entry| entry.sequence - 1);
-        (self.last_sequence, arrived)
+    /// How far the lines have come.
+    pub(super) fn numbers(&self) -> Numbers {
+        let arrived = self.entries.front().map_or(self.taken, |entry| entry.order);
+        Numbers { sequence: self.last_sequence, taken: self.taken, arrived }
+    }
+
+    /// The sequence that is kept for the unfinished line of `origin`, if there is one.
+    pub(super) fn open_at(&self, origin: Origin) -> Option<u64> {
+        self.open.iter().find(|(of, _)| *of == origin).map(|(_, sequence)| *sequence)
+    }
+
+    /// An earlier agent has sent a partial line of `origin` with this sequence.
+    pub(super) fn keep_open(&mut self, origin: Origin, sequence: u64) {
+        self.open.push((origin, sequence));
+    }
+
+    /// The sequence of a line that has ended.
+    fn sequence_of(&mut self, origin: Origin) -> u64 {
+        // Nearly always there is none.
+        if let Some(at) = self.open.iter().position(|(of, _)| *of == origin) {
+            return self.open.swap_remove(at).1;
+        }
+        self.last_sequence += 1;
+        self.last_sequence
     }
 
     /// Bytes held, each line with its overhead.
@@ -109,27 +165,50 @@ impl Buffer {
     }
 
     /// Takes a line and gives it the next sequence.
-    pub(super) fn push(&mut self, stream: Stream, text: &[u8], at: SystemTime, now: Instant) {
-        self.push_all(text, std::iter::once((stream, at, text.len())), now);
+    pub(super) fn push(&mut self, origin: impl Into<Origin>, text: &[u8], at: SystemTime, now: Instant) {
+        self.push_all(text, std::iter::once((origin.into(), at, text.len())), now);
+    }
+
+    /// Takes what there is of a line that has not ended, and keeps a sequence for it. Whether it did: it does not while the
+    /// last of that line has not arrived, so that there is one of them at most, nor where there is no room.
+    pub(super) fn push_partial(&mut self, origin: Origin, text: &[u8], at: SystemTime, now: Instant) -> bool {
+        let waits = self.entries.iter().any(|entry| entry.partial && entry.origin == origin);
+        if waits || !self.has_room(text.len()) {
+            return false;
+        }
+        let sequence = self.sequence_of(origin);
+        self.open.push((origin, sequence));
+        let offset = self.append(text);
+        let (length, order) = (text.len(), self.taken);
+        self.entries.push_back(Entry { sequence, order, at, offset, length, origin, partial: true });
+        self.waiting_since.get_or_insert(now);
+        true
+    }
+
+    /// Puts text behind the rest; its offset.
+    fn append(&mut self, text: &[u8]) -> u64 {
+        if self.dead > 0 && self.dead >= self.text.len() - self.dead {
+            self.text.drain(..self.dead);
+            self.base += self.dead as u64;
+            self.dead = 0;
+        }
+        let offset = self.base + self.text.len() as u64;
+        self.text.extend_from_slice(text);
+        offset
     }
 
     /// Takes lines, each with its length, whose texts follow each other in `text`.
     pub(super) fn push_all(
         &mut self,
         text: &[u8],
-        lines: impl Iterator<Item = (Stream, SystemTime, usize)>,
+        lines: impl Iterator<Item = (Origin, SystemTime, usize)>,
         now: Instant,
     ) {
-        if self.dead > 0 && self.dead >= self.text.len() - self.dead {
-            self.text.drain(..self.dead);
-            self.base += self.dead as u64;
-            self.dead = 0;
-        }
-        let mut offset = self.base + self.text.len() as u64;
-        self.text.extend_from_slice(text);
-        for (stream, at, length) in lines {
-            self.last_sequence += 1;
-            self.entries.push_back(Entry { sequence: self.last_sequence, at, offset, length, stream });
+        let mut offset = self.append(text);
+        for (origin, at, length) in lines {
+            let (sequence, order) = (self.sequence_of(origin), self.taken);
+            self.entries.push_back(Entry { sequence, order, at, offset, length, origin, partial: false });
+            self.taken += 1;
             offset += length as u64;
         }
         self.waiting_since.get_or_insert(now);
@@ -137,9 +216,10 @@ impl Buffer {
 
     /// Leaves a line of `length` bytes out: its sequence is used up. The following lines are left out as well until half
     /// of the buffer is free, unless this one could never have fitted.
-    pub(super) fn leave_out(&mut self, length: usize) {
+    pub(super) fn leave_out(&mut self, origin: Origin, length: usize) {
         self.leaving_out |= length + LOG_LINE_OVERHEAD <= LOG_JOB_BYTES;
-        self.last_sequence += 1;
+        self.sequence_of(origin);
+        self.taken += 1;
         self.untold += 1;
         self.dropped += 1;
     }
@@ -195,7 +275,8 @@ impl Buffer {
         self.entries.range(self.sent..).take(n).map(|entry| {
             let start = usize::try_from(entry.offset - self.base).unwrap_or(0);
             let text = &self.text[start..start + entry.length];
-            Line { sequence: entry.sequence, at: entry.at, stream: entry.stream, text }
+            let (sequence, at, stream, partial) = (entry.sequence, entry.at, entry.origin.stream, entry.partial);
+            Line { sequence, at, stream, text, partial }
         })
     }
 
@@ -211,9 +292,9 @@ impl Buffer {
         let n = n.min(self.sent);
         for entry in self.entries.drain(..n) {
             self.dead += entry.length;
+            self.delivered += u64::from(!entry.partial);
         }
         self.sent -= n;
-        self.delivered += n as u64;
         let freed = before - self.weight();
         if self.leaving_out && self.half_empty() {
             self.leaving_out = false;
@@ -230,7 +311,7 @@ impl Buffer {
 
     /// Gives up what is held; answers how many lines that were.
     pub(super) fn discard(&mut self) -> u64 {
-        let n = self.entries.len() as u64;
+        let n = self.entries.iter().filter(|entry| !entry.partial).count() as u64;
         self.base += self.text.len() as u64;
         self.text = Vec::new();
         self.entries = VecDeque::new();
@@ -250,138 +331,5 @@ impl Buffer {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-
-    fn texts(buffer: &Buffer, n: usize) -> Vec<(u64, String)> {
-        buffer.next(n).map(|l| (l.sequence, String::from_utf8_lossy(l.text).into_owned())).collect()
-    }
-
-    #[test]
-    fn a_long_stream_keeps_order_numbers_and_a_small_block() {
-        let now = Instant::now();
-        let mut buffer = Buffer::new(100);
-        let mut seen = 0;
-        for n in 1..=50_000u64 {
-            assert!(buffer.has_room(20));
-            buffer.push(Stream::Stdout, format!("line {n}").as_bytes(), UNIX_EPOCH, now);
-            if n % 7 == 0 {
-                let k = buffer.batch(50, 1000);
-                for (sequence, text) in texts(&buffer, k) {
-                    seen += 1;
-                    assert_eq!((sequence, text), (seen, format!("line {seen}")));
-                }
-                buffer.mark_sent(k, now);
-                buffer.release(k, UNIX_EPOCH, now);
-            }
-        }
-        assert!(buffer.text.capacity() < 16 * 1024, "{}", buffer.text.capacity());
-        assert_eq!(buffer.delivered() + buffer.unsent() as u64, 50_000);
-    }
-
-    #[test]
-    fn both_bounds_hold() {
-        let now = Instant::now();
-        let mut buffer = Buffer::new(3);
-        for _ in 0..3 {
-            assert!(buffer.has_room(1));
-            buffer.push(Stream::Stderr, b"x", UNIX_EPOCH, now);
-        }
-        assert!(!buffer.has_room(1));
-        let mut buffer = Buffer::new(1_000_000);
-        while buffer.has_room(1000) {
-            buffer.push(Stream::Stderr, &[b'x'; 1000], UNIX_EPOCH, now);
-        }
-        assert!(buffer.weight() <= LOG_JOB_BYTES && buffer.weight() > LOG_JOB_BYTES - 1100);
-        assert!(!Buffer::new(3).has_room(LOG_JOB_BYTES));
-        assert!(!Buffer::new(3).may_wait(LOG_JOB_BYTES));
-    }
-
-    #[test]
-    fn lines_that_come_together_are_taken_as_one_after_the_other() {
-        let now = Instant::now();
-        let (mut together, mut each) = (Buffer::new(5), Buffer::new(5));
-        let pieces: [&[(Stream, &str)]; 2] =
-            [&[(Stream::Stdout, "one"), (Stream::Stderr, ""), (Stream::Stdout, "three")], &[(Stream::System, "four")]];
-        for lines in pieces {
-            let text: String = lines.iter().map(|(_, text)| *text).collect();
-            let ends = lines.iter().map(|(stream, text)| (*stream, UNIX_EPOCH, text.len()));
-            together.push_all(text.as_bytes(), ends, now);
-            for (stream, text) in lines {
-                each.push(*stream, text.as_bytes(), UNIX_EPOCH, now);
-            }
-            assert!(together.next(9).eq(each.next(9)) && together.unsent() == each.unsent());
-            for buffer in [&mut together, &mut each] {
-                buffer.mark_sent(2, now);
-                buffer.release(2, UNIX_EPOCH, now);
-            }
-        }
-        assert!(together.is_empty() && each.is_empty());
-        for buffer in [&mut together, &mut each] {
-            buffer.push(Stream::Stdout, b"five", UNIX_EPOCH, now);
-            assert_eq!(texts(buffer, 9), [(5, "five".to_owned())]);
-        }
-        assert!(together.has_room_for(4, 8) && !together.has_room_for(5, 8), "five lines are the most");
-        let rest = LOG_JOB_BYTES - 4 - 2 * LOG_LINE_OVERHEAD;
-        assert!(together.has_room_for(1, rest) && !together.has_room_for(1, rest + 1));
-    }
-
-    #[test]
-    fn left_out_lines_keep_their_numbers_and_are_told_once_half_is_free() {
-        let now = Instant::now();
-        let mut buffer = Buffer::new(4);
-        for n in 1..=4 {
-            buffer.push(Stream::Stdout, format!("{n}").as_bytes(), UNIX_EPOCH, now);
-        }
-        for _ in 5..=9 {
-            buffer.leave_out(1);
-        }
-        buffer.mark_sent(4, now);
-        buffer.release(1, UNIX_EPOCH, now);
-        assert!(!buffer.has_room(1), "three of four are still held");
-        assert_eq!(buffer.unsent(), 0);
-        buffer.release(1, UNIX_EPOCH, now);
-        let told = texts(&buffer, 9);
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].0, 10);
-        assert!(told[0].1.starts_with("5 lines were left out of the live stream"), "{}", told[0].1);
-        assert!(buffer.has_room(1));
-        assert_eq!((buffer.dropped(), buffer.delivered()), (5, 2));
-    }
-
-    #[test]
-    fn a_lost_connection_sends_the_same_lines_again() {
-        let now = Instant::now();
-        let mut buffer = Buffer::new(10);
-        for n in 1..=6 {
-            buffer.push(Stream::Stdout, format!("{n}").as_bytes(), UNIX_EPOCH, now);
-        }
-        buffer.mark_sent(5, now);
-        buffer.release(2, UNIX_EPOCH, now);
-        assert_eq!((buffer.in_flight(), buffer.unsent()), (3, 1));
-        buffer.rewind(now);
-        let again: Vec<u64> = buffer.next(9).map(|l| l.sequence).collect();
-        assert_eq!(again, [3, 4, 5, 6]);
-        assert_eq!(buffer.release(9, UNIX_EPOCH, now), 0, "nothing is in flight, so nothing can have arrived");
-        assert_eq!(buffer.discard(), 4);
-        assert!(buffer.is_empty() && buffer.waiting_since().is_none());
-    }
-
-    #[test]
-    fn a_batch_is_bounded_by_lines_and_bytes_but_never_empty() {
-        let now = Instant::now();
-        let mut buffer = Buffer::new(10);
-        assert_eq!(buffer.batch(5, 100), 0);
-        buffer.push(Stream::Stdout, &[b'x'; 500], UNIX_EPOCH, now);
-        assert_eq!(buffer.batch(5, 100), 1);
-        for _ in 0..4 {
-            buffer.push(Stream::Stdout, &[b'x'; 40], UNIX_EPOCH, now);
-        }
-        buffer.mark_sent(1, now);
-        assert_eq!(buffer.batch(5, 100), 2);
-        assert_eq!(buffer.batch(1, 100), 1);
-        assert_eq!(buffer.batch(9, 1000), 4);
-    }
-}
+#[path = "buffer_tests.rs"]
+mod tests;

@@ -62,7 +62,7 @@ fn fields(out: &mut Vec<u8>, head: &mut Head, line: &Line<'_>) {
     json::string(out, line.text);
     out.extend_from_slice(b",\"sequence\":");
     json::number(out, line.sequence);
-    out.push(b'}');
+    out.extend_from_slice(if line.partial { b",\"partial\":true}" } else { b"}" });
 }
 
 /// One message of the dialect without subprotocol.
@@ -135,8 +135,9 @@ mod tests {
     #[test]
     fn both_dialects_say_what_the_contract_says() {
         let at = UNIX_EPOCH + Duration::new(1_705_314_600, 7);
-        let first = Line { sequence: 1, at, stream: Stream::Stdout, text: b"a \"b\"" };
-        let second = Line { sequence: 2, at: at + Duration::from_secs(61), stream: Stream::System, text: b"\xff" };
+        let first = Line { sequence: 1, at, stream: Stream::Stdout, text: b"a \"b\"", partial: false };
+        let at_second = at + Duration::from_secs(61);
+        let second = Line { sequence: 2, at: at_second, stream: Stream::System, text: b"\xff", partial: false };
         let (mut out, mut head) = (Vec::new(), Head::default());
         line(&mut out, &mut head, "j", &first);
         let entry = json!({"timestamp": "2024-01-15T10:30:00.000000007Z", "stream": "stdout", "line": "a \"b\"", "sequence": 1});
@@ -146,13 +147,14 @@ mod tests {
         out.clear();
         // The same time of another stream, and another time of the same.
         let third = Line { sequence: 3, stream: Stream::Stderr, text: b"", ..second };
-        let fourth = Line { sequence: 4, at, ..third };
+        let fourth = Line { sequence: 4, at, partial: true, ..third };
         batch(&mut out, &mut head, "j", 9, [first, second, third, fourth].into_iter());
         let other = json!({"timestamp": "2024-01-15T10:31:01.000000007Z", "stream": "system", "line": "\u{FFFD}", "sequence": 2});
         let mut third = other.clone();
         (third["stream"], third["line"], third["sequence"]) = (json!("stderr"), json!(""), json!(3));
         let mut fourth = third.clone();
         (fourth["timestamp"], fourth["sequence"]) = (entry["timestamp"].clone(), json!(4));
+        fourth["partial"] = json!(true);
         let entries = [entry, other, third, fourth];
         let want = json!({"type": "logs", "payload": {"batch": 9, "jobId": "j", "entries": entries}});
         assert_eq!(read(&out), want);

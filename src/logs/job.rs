@@ -3,10 +3,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Numbers, Origin};
 use super::patience::Patience;
-use super::{Flushed, Shared};
-use crate::job::{Id, Stream};
+use super::{Dialect, Flushed, Shared};
+use crate::job::Id;
 use crate::limits::{LOG_FINISH_STALL, LOG_LOCAL_BYTES, LOG_LOCAL_LINES};
 use crate::metrics;
 
@@ -112,10 +112,23 @@ impl Job {
 pub struct Mark(Option<Arc<Job>>);
 
 impl Mark {
-    /// The last number given to a line, and the one up to which every line has arrived or was left out. Without a live
-    /// log both are 0.
-    pub fn numbers(&self) -> (u64, u64) {
-        self.0.as_ref().map_or((0, 0), |job| job.lock().buffer.numbers())
+    /// The numbers of its lines. Without a live log all are 0.
+    pub fn numbers(&self) -> Numbers {
+        self.0.as_ref().map_or_else(Numbers::default, |job| job.lock().buffer.numbers())
+    }
+
+    /// The same, and the sequences that are kept for the unfinished lines of these two; 0 where there is none.
+    pub fn numbers_and_open(&self, origins: [Origin; 2]) -> (Numbers, [u64; 2]) {
+        let Some(job) = &self.0 else { return Default::default() };
+        let inner = job.lock();
+        (inner.buffer.numbers(), origins.map(|origin| inner.buffer.open_at(origin).unwrap_or(0)))
+    }
+
+    /// An earlier agent sent a partial line of `origin` with this sequence.
+    pub fn keep_open(&self, origin: Origin, sequence: u64) {
+        if let Some(job) = &self.0 {
+            job.lock().buffer.keep_open(origin, sequence);
+        }
     }
 
     /// Whether there is a live log.
@@ -130,7 +143,7 @@ pub struct JobStream {
     /// `None` when there is no live log.
     live: Option<(Arc<Shared>, Arc<Job>)>,
     text: Vec<u8>,
-    lines: Vec<(Stream, SystemTime, usize)>,
+    lines: Vec<(Origin, SystemTime, usize)>,
 }
 
 impl JobStream {
@@ -145,15 +158,33 @@ impl JobStream {
 
     /// Adds one line, without its newline. Cheap: it is gathered here, and handed over with every 64th line, every 16
     /// KiB and with [`JobStream::settle`]; only then may this wait, within the bound that the module states.
-    pub fn line(&mut self, stream: Stream, line: &[u8], at: SystemTime) {
+    pub fn line(&mut self, origin: impl Into<Origin>, line: &[u8], at: SystemTime) {
         if self.live.is_none() {
             return;
         }
         self.text.extend_from_slice(line);
-        self.lines.push((stream, at, line.len()));
+        self.lines.push((origin.into(), at, line.len()));
         if self.lines.len() >= LOG_LOCAL_LINES || self.text.len() >= LOG_LOCAL_BYTES {
             self.settle();
         }
+    }
+
+    /// Whether the server can replace a line that was sent before it ended.
+    pub fn shows_partial_lines(&self) -> bool {
+        let shows = |shared: &Shared| shared.connected() && shared.state().told.dialect == Some(Dialect::V2);
+        self.live.as_ref().is_some_and(|(shared, _)| shows(shared))
+    }
+
+    /// Shows what there is of a line that has not ended; the next line of `origin` replaces it. Whether there was room: this
+    /// never waits, as there will be more of it.
+    pub fn partial(&mut self, origin: Origin, text: &[u8], at: SystemTime) -> bool {
+        self.settle();
+        let Some((shared, job)) = self.live.as_ref().filter(|_| self.shows_partial_lines()) else { return false };
+        let taken = job.lock().buffer.push_partial(origin, text, at, Instant::now());
+        if taken {
+            shared.waker.wake();
+        }
+        taken
     }
 
     /// Hands over what was gathered, and wakes the sender. Numbers are given here, in the order of the calls.
@@ -170,15 +201,15 @@ impl JobStream {
         if inner.buffer.has_room_for(self.lines.len(), self.text.len()) {
             inner.buffer.push_all(&self.text, self.lines.drain(..), now);
         }
-        for (stream, at, length) in self.lines.drain(..) {
+        for (origin, at, length) in self.lines.drain(..) {
             let text = &self.text[start..start + length];
             start += length;
             let has_room;
             (inner, has_room) = job.room_for(inner, length, shared);
             if has_room {
-                inner.buffer.push(stream, text, at, now);
+                inner.buffer.push(origin, text, at, now);
             } else {
-                inner.buffer.leave_out(length);
+                inner.buffer.leave_out(origin, length);
                 dropped += 1;
             }
         }

@@ -267,7 +267,8 @@ impl<'a> Link<'a> {
                 self.flights.push_back(Flight { mark: self.batch, job: Arc::clone(job), lines, arrived: false });
             }
             Dialect::Lines => {
-                for line in inner.buffer.next(lines) {
+                // This dialect knows no replacing: a line comes when it has ended.
+                for line in inner.buffer.next(lines).filter(|line| !line.partial) {
                     self.text.clear();
                     encode::line(&mut self.text, &mut self.head, job.id.as_str(), &line);
                     self.write_text()?;

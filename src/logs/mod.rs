@@ -14,6 +14,9 @@
 //! A line stays in its job's buffer until it is acknowledged (`cronium.logs.v2`), or until the kernel has taken it
 //! (the dialect without subprotocol, which cannot know more). After a lost connection the rest is sent again, with the
 //! same sequences.
+//!
+//! A line that is long in coming is shown before it ends (`cronium.logs.v2` only): with `"partial": true`, and once more,
+//! with the same sequence, when there is more of it or it has ended. A partial line is never waited for nor counted.
 
 #[cfg(test)]
 mod bound_tests;
@@ -37,6 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+pub use self::buffer::{Numbers, Origin};
 pub use self::encode::Dialect;
 pub use self::job::JobStream;
 pub use self::job::Mark;

@@ -84,7 +84,7 @@ impl Capture {
     /// times the room.
     ///
     /// When something was left out, head and tail are cut at the ends of lines where that costs no more than half of them,
-    /// else between characters, and a line between them counts the bytes and the ends of lines that are missing.
+    /// else at a `\r`, so that no state of a progress bar is torn, else between characters, and a line between them counts the bytes and the ends of lines that are missing.
     pub fn into_text(mut self) -> String {
         let (mut missing, mut lines_missing) = (0, 0);
         let mut from = 0;
@@ -93,7 +93,7 @@ impl Capture {
             lines_missing = self.lines_gone;
             let head_end = end_of_head(&self.head);
             let tail = &*self.tail.make_contiguous();
-            from = start_of_tail(tail, self.before_tail == Some(b'\n'));
+            from = start_of_tail(tail, self.before_tail);
             // What is cut off here counts too.
             missing += (self.head.len() - head_end + from) as u64;
             lines_missing += lines::newlines(&self.head[head_end..]) + lines::newlines(&tail[..from]);
@@ -121,16 +121,25 @@ fn growth(length: usize, coming: usize, capacity: usize, max: usize) -> usize {
 
 fn end_of_head(head: &[u8]) -> usize {
     match head.iter().rposition(|&byte| byte == b'\n') {
-        Some(at) if at + 1 >= head.len() / 2 => at + 1,
+        Some(at) if at + 1 >= head.len() / 2 => return at + 1,
+        _ => {}
+    }
+    match head.iter().rposition(|&byte| byte == b'\r') {
+        Some(at) if at >= head.len() / 2 => at,
         _ => lines::whole_characters(head),
     }
 }
 
-fn start_of_tail(tail: &[u8], starts_with_line: bool) -> usize {
-    if starts_with_line {
+fn start_of_tail(tail: &[u8], before: Option<u8>) -> usize {
+    if before == Some(b'\n') {
         return 0;
     }
     match lines::newline(tail) {
+        Some(at) if at < tail.len() / 2 => return at + 1,
+        _ if before == Some(b'\r') => return 0,
+        _ => {}
+    }
+    match tail.iter().position(|&byte| byte == b'\r') {
         Some(at) if at < tail.len() / 2 => at + 1,
         // The rest of a character whose start is gone: at most three bytes.
         _ => tail.iter().take(3).take_while(|&&byte| matches!(byte, 0x80..=0xBF)).count(),
@@ -195,6 +204,9 @@ mod tests {
             (8, "01€3456789😀", "01\n[... 10 bytes, 0 lines left out ...]\n😀"),
             (10, "01😀3456789€89", "01\n[... 11 bytes, 0 lines left out ...]\n€89"),
             (8, "😀56789😀9", "😀\n[... 9 bytes, 0 lines left out ...]\n9"),
+            // Between two states of a bar.
+            (20, "\r 10%\r 20%\r 30%\r 40%\r 50%\r 60%", "\r 10%\n[... 16 bytes, 0 lines left out ...]\n 50%\r 60%"),
+            (12, " 10%\r 20%\r 30%\r", " 10%\n[... 6 bytes, 0 lines left out ...]\n 30%\r"),
             // A line's end would cost more than half of a side.
             (16, "a\n34567890123456789\n", "a\n345678\n[... 4 bytes, 0 lines left out ...]\n3456789\n"),
         ] {
@@ -213,9 +225,9 @@ mod tests {
             usize::try_from(seed >> 33).expect("31 bits") % below
         };
         for round in 0..3000 {
-            let alphabet: [&[u8]; 8] =
-                [b"\n", b"\r\n", b"x", "ä".as_bytes(), "😀".as_bytes(), b"\0", b"\xff", b"a longer line\n"];
-            let known = if round % 2 == 0 { 5 } else { 8 };
+            let alphabet: [&[u8]; 9] =
+                [b"\n", b"\r\n", b"x", "ä".as_bytes(), "😀".as_bytes(), b"\r", b"\0", b"\xff", b"a longer line\n"];
+            let known = if round % 2 == 0 { 6 } else { 9 };
             let input: Vec<u8> = (0..random(40)).flat_map(|_| alphabet[random(known)]).copied().collect();
             let max = random(input.len() + 5);
             let (mut pieces, mut rest) = (Vec::new(), &input[..]);
@@ -236,16 +248,19 @@ mod tests {
         }
         let (room, tail_at) = (max / 2, input.len() - (max - max / 2));
         let line_starts = || (1..=input.len()).filter(|&at| input[at - 1] == b'\n');
+        let returns = || (1..=input.len()).filter(|&at| input[at - 1] == b'\r');
         let is_boundary = |at: usize| at == input.len() || !(0x80..0xC0).contains(&input[at]);
         let unfinished = |at: usize| {
             std::str::from_utf8(&input[at..room]).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
         };
         let head_end = line_starts()
             .rfind(|&at| at <= room && at >= room / 2)
+            .or_else(|| (room / 2..room).rfind(|&at| input[at] == b'\r'))
             .or_else(|| (room.saturating_sub(3)..room).find(|&at| input[at] >= 0xC0 && unfinished(at)))
             .unwrap_or(room);
         let tail_from = line_starts()
             .find(|&at| at >= tail_at && (at == tail_at || at - tail_at <= (input.len() - tail_at) / 2))
+            .or_else(|| returns().find(|&at| at >= tail_at && at - tail_at <= (input.len() - tail_at) / 2))
             .or_else(|| (tail_at..input.len().min(tail_at + 3)).find(|&at| is_boundary(at)))
             .unwrap_or(input.len().min(tail_at + 3));
         let left_out = &input[head_end..tail_from];

@@ -16,16 +16,28 @@ pub enum Line<'a> {
         /// How many bytes of the line followed.
         dropped: u64,
     },
+    /// It was too long, and `\r` started it anew again and again, as a progress bar does.
+    Last {
+        /// What a terminal shows at the end: the last text between two `\r`, not cut inside a UTF-8 character.
+        kept: &'a [u8],
+        /// How many other bytes the line had.
+        dropped: u64,
+    },
 }
 
-/// Splits at `\n`, strips one `\r` before it. A `\r` elsewhere stays; an empty line is a line.
+/// Splits at `\n`, strips one `\r` before it. A `\r` elsewhere stays, unless the line is too long: then only the text after
+/// the last `\r` matters. An empty line is a line.
 #[derive(Debug)]
 pub struct Splitter {
     max_line: usize,
-    /// The start of the unfinished line, at most `max_line` bytes.
+    /// At most `max_line` bytes of the unfinished line: its start, or that of the text after a `\r`.
     held: Vec<u8>,
-    /// Bytes of the unfinished line that did not fit.
+    /// Bytes of the unfinished line before those.
+    before: u64,
+    /// Bytes of the unfinished line after those, which did not fit.
     dropped: u64,
+    /// The last byte that did not fit is `\r`.
+    returned: bool,
     /// The unfinished line ends in a `\r` that is not in `held`: it may turn out to belong to the line's end.
     carriage_return: bool,
 }
@@ -33,7 +45,7 @@ pub struct Splitter {
 impl Splitter {
     /// A splitter that keeps `max_line` bytes of a line.
     pub fn new(max_line: usize) -> Self {
-        Self { max_line, held: Vec::new(), dropped: 0, carriage_return: false }
+        Self { max_line, held: Vec::new(), before: 0, dropped: 0, returned: false, carriage_return: false }
     }
 
     /// Hands the lines that end in `bytes` to `sink` and keeps the start of the last.
@@ -42,7 +54,8 @@ impl Splitter {
             let line = &bytes[..end];
             bytes = &bytes[end + 1..];
             if self.is_between_lines() {
-                sink(cut(line.strip_suffix(b"\r").unwrap_or(line), self.max_line, 0));
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
+                sink(if line.len() <= self.max_line { Line::Whole(line) } else { cut(line, self.max_line, 0, 0) });
             } else {
                 self.hold(line);
                 // It belonged to the line's end.
@@ -63,11 +76,23 @@ impl Splitter {
 
     /// Whether the unfinished line is longer than what is kept of one.
     pub fn is_too_long(&self) -> bool {
+        self.before > 0 || self.dropped > 0
+    }
+
+    /// Whether [`Splitter::shown`] lacks the end of what a terminal shows.
+    pub fn is_cut(&self) -> bool {
         self.dropped > 0
     }
 
-    fn is_between_lines(&self) -> bool {
-        self.held.is_empty() && self.dropped == 0 && !self.carriage_return
+    /// Whether no line is unfinished.
+    pub fn is_between_lines(&self) -> bool {
+        self.held.is_empty() && self.before == 0 && self.dropped == 0 && !self.carriage_return
+    }
+
+    /// What a terminal shows of the unfinished line: its text after the last `\r`, as far as that is held.
+    pub fn shown(&self) -> &[u8] {
+        let (_, shown) = last_text(&self.held);
+        &shown[..whole_characters(shown)]
     }
 
     /// Adds a piece, without `\n`, to the unfinished line.
@@ -87,7 +112,10 @@ impl Splitter {
         }
     }
 
-    fn append(&mut self, piece: &[u8]) {
+    fn append(&mut self, mut piece: &[u8]) {
+        if self.held.len() + piece.len() > self.max_line {
+            piece = self.write_over(piece);
+        }
         let fits = piece.len().min(self.max_line - self.held.len());
         let needed = self.held.len() + fits;
         if needed > self.held.capacity() {
@@ -99,21 +127,52 @@ impl Splitter {
         self.dropped += (piece.len() - fits) as u64;
     }
 
+    /// Gives up what a terminal no longer shows, so that the rest of `piece`, which is returned, may fit.
+    fn write_over<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
+        let returned = if self.dropped > 0 { self.returned } else { self.held.last() == Some(&b'\r') };
+        self.returned = piece.last() == Some(&b'\r');
+        let (at, shown) = last_text(piece);
+        if !shown.is_empty() && (at > 0 || returned) {
+            self.before += self.held.len() as u64 + self.dropped + at as u64;
+            self.held.clear();
+            self.dropped = 0;
+            return &piece[at..];
+        }
+        // Once something did not fit, what is held is one text already.
+        if self.dropped == 0 {
+            let (at, _) = last_text(&self.held);
+            self.held.drain(..at);
+            self.before += at as u64;
+        }
+        piece
+    }
+
     fn emit(&mut self, sink: &mut dyn FnMut(Line<'_>)) {
-        sink(cut(&self.held, self.max_line, self.dropped));
+        let all = self.before == 0 && self.dropped == 0;
+        sink(if all { Line::Whole(&self.held) } else { cut(&self.held, self.max_line, self.before, self.dropped) });
         self.held.clear();
-        self.dropped = 0;
+        (self.before, self.dropped) = (0, 0);
     }
 }
 
-/// The line whose start is `line` and of which `dropped` more bytes are gone.
-fn cut(line: &[u8], max_line: usize, dropped: u64) -> Line<'_> {
-    if line.len() <= max_line && dropped == 0 {
-        return Line::Whole(line);
+/// A line that is too long: `held`, with `before` more bytes before it and `after` more behind it.
+fn cut(held: &[u8], max_line: usize, before: u64, after: u64) -> Line<'_> {
+    let (at, shown) = last_text(held);
+    // A line of nothing but `\r` shows nothing: its start is as good as its end.
+    let text = if shown.is_empty() { held } else { shown };
+    let mut kept = &text[..text.len().min(max_line)];
+    if kept.len() < text.len() || after > 0 {
+        kept = &kept[..whole_characters(kept)];
     }
-    let kept = &line[..line.len().min(max_line)];
-    let kept = &kept[..whole_characters(kept)];
-    Line::Cut { kept, dropped: dropped + (line.len() - kept.len()) as u64 }
+    let dropped = before + held.len() as u64 + after - kept.len() as u64;
+    if before + at as u64 > 0 { Line::Last { kept, dropped } } else { Line::Cut { kept, dropped } }
+}
+
+/// The last text between two `\r` that is not empty, and where it starts.
+fn last_text(bytes: &[u8]) -> (usize, &[u8]) {
+    let end = bytes.iter().rposition(|&byte| byte != b'\r').map_or(0, |last| last + 1);
+    let start = bytes[..end].iter().rposition(|&byte| byte == b'\r').map_or(0, |at| at + 1);
+    (start, &bytes[start..end])
 }
 
 /// The length of `bytes` without the start of a UTF-8 character at its end, if there is one.
@@ -172,7 +231,7 @@ mod tests {
         let (mut splitter, mut lines) = (Splitter::new(max_line), Lines::new());
         let mut sink = |line: Line<'_>| match line {
             Line::Whole(line) => lines.push((line.to_vec(), 0)),
-            Line::Cut { kept, dropped } => {
+            Line::Cut { kept, dropped } | Line::Last { kept, dropped } => {
                 assert!(dropped > 0, "a cut that dropped nothing");
                 lines.push((kept.to_vec(), dropped));
             }
@@ -217,7 +276,7 @@ mod tests {
         for (max_line, input, expected) in [
             (4, &b"1234\r\n12345\n1234"[..], &[("1234", 0), ("1234", 1), ("1234", 0)][..]),
             (4, b"1234\r", &[("1234", 1)]),
-            (4, b"123\r56\n", &[("123\r", 2)]),
+            (4, b"123\r56\n", &[("56", 4)]),
             (4, b"1234567890\r\nab\n", &[("1234", 6), ("ab", 0)]),
             (0, b"\r\n\nabc\r\nx", &[("", 0), ("", 0), ("", 3), ("", 1)]),
             // "ä" has two bytes, "€" three, "😀" four.
@@ -232,6 +291,76 @@ mod tests {
             );
         }
         check(4, b"\x80\x80\x80\x80\x80\n\xff\xff\xff\xff\xff", &vec![(vec![0x80; 4], 1), (vec![0xff; 4], 1)]);
+    }
+
+    #[test]
+    fn of_a_long_line_that_is_written_over_the_last_state_is_kept() {
+        for (input, expected) in [
+            // Both ways to draw a bar: the `\r` first, or last.
+            ("\r 10%\r 20%\r 30%", (" 30%", 11)),
+            (" 10%\r 20%\r 30%\r", (" 30%", 11)),
+            (" 10%\r 20%\r 30%\r\r\r\n", (" 30%", 12)),
+            ("\r 10%\r 20%\r\n", (" 20%", 6)),
+            // What fits is as it was.
+            ("\r1%\r2%\n", ("\r1%\r2%", 0)),
+            // The last state may be too long itself, and the one before it.
+            ("\r1%\rdone, at last", ("done, at", 9)),
+            ("a state that is too long\r99%\n", ("99%", 25)),
+            ("\r1%\r\r\r\r\r\r\r\r", ("1%", 9)),
+            ("\r\r\r\r\r\r\r\r\r\r", ("\r\r\r\r\r\r\r\r", 2)),
+            ("12345678\r", ("12345678", 1)),
+        ] {
+            check(8, input.as_bytes(), &vec![(expected.0.as_bytes().to_vec(), expected.1)]);
+        }
+        let kinds = |input: &[u8]| {
+            let (mut splitter, mut last) = (Splitter::new(8), Vec::new());
+            let mut sink = |line: Line<'_>| last.push(matches!(line, Line::Last { .. }));
+            splitter.feed(input, &mut sink);
+            splitter.finish(&mut sink);
+            last
+        };
+        assert_eq!(kinds(b"123456789\r\r\n\r1%\r2%\r3%\n12345678\r\n"), [false, true, false]);
+    }
+
+    #[test]
+    fn a_bar_that_is_drawn_for_hours_takes_no_more_room_than_a_line() {
+        let mut splitter = Splitter::new(64);
+        for n in 0..100_000 {
+            splitter.feed(format!("\r{n:>10} of 100000").as_bytes(), &mut |_| panic!("no line has ended"));
+            assert!(splitter.held.capacity() <= 64);
+            assert_eq!(splitter.shown(), format!("{n:>10} of 100000").as_bytes());
+        }
+        let mut ended = 0;
+        splitter.feed(b"\n", &mut |line| {
+            ended += 1;
+            assert_eq!(line, Line::Last { kept: b"     99999 of 100000", dropped: 2_100_000 - 20 });
+        });
+        assert!(ended == 1 && splitter.is_between_lines());
+    }
+
+    #[test]
+    fn what_is_shown_of_an_unfinished_line_is_what_a_terminal_shows() {
+        for (input, shown) in [
+            ("", ""),
+            ("one\n", ""),
+            ("one\ntwo", "two"),
+            ("...\r", "..."),
+            ("10%\r20%\r\r", "20%"),
+            ("\r", ""),
+            ("a text that does not fit", "a text t"),
+            ("12345678\rab", "ab"),
+        ] {
+            for at in 0..=input.len() {
+                let mut splitter = Splitter::new(8);
+                for part in [&input[..at], &input[at..]] {
+                    splitter.feed(part.as_bytes(), &mut |_| {});
+                }
+                assert_eq!(splitter.shown(), shown.as_bytes(), "{input:?}, split at {at}");
+            }
+        }
+        let mut splitter = Splitter::new(8);
+        splitter.feed("10 €".as_bytes().strip_suffix(b"\xac").expect("a piece"), &mut |_| {});
+        assert_eq!(splitter.shown(), b"10 ", "no half character");
     }
 
     #[test]
@@ -266,8 +395,10 @@ mod tests {
         let mut lines: Vec<&str> = parts.into_iter().map(|line| line.strip_suffix('\r').unwrap_or(line)).collect();
         lines.extend((!last.is_empty()).then_some(last));
         let keep = |line: &str| {
-            let kept = (0..=max_line.min(line.len())).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0);
-            (line.as_bytes()[..kept].to_vec(), (line.len() - kept) as u64)
+            let last = || line.split('\r').rfind(|text| !text.is_empty()).unwrap_or(line);
+            let text = if line.len() > max_line { last() } else { line };
+            let kept = (0..=max_line.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+            (text.as_bytes()[..kept].to_vec(), (line.len() - kept) as u64)
         };
         lines.into_iter().map(keep).collect()
     }

@@ -49,6 +49,7 @@ mod jobs_start;
 mod limits;
 /// Lines: order, number, loss, latency, memory.
 mod lines;
+mod progress;
 mod registry;
 /// SIGHUP: what takes effect, what waits for a restart, what is refused.
 mod reload;

@@ -217,7 +217,7 @@ impl Ready {
                         return followed;
                     }
                 }
-                Ok(Piece::Quiet) => {}
+                Ok(Piece::Quiet) => output.settle(),
                 Err(error) => {
                     followed.broke = Some(error);
                     return followed;

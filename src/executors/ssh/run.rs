@@ -350,7 +350,7 @@ impl<'a> Run<'a> {
                     // Told to end before it was seen to start: from now on there is somebody to tell.
                     self.control.set_target(Arc::new(Wished(self.wisher.clone())));
                 }
-                Next::Quiet => {}
+                Next::Quiet => output.settle(),
             }
         }
     }

@@ -144,6 +144,10 @@ pub struct Delivered {
     pub sequence: u64,
     /// Whether there is a live log for them.
     pub live: bool,
+    /// The numbers with which the unfinished lines of stdout and stderr were shown; 0: not shown. An agent before 0.2 wrote
+    /// none.
+    #[serde(default)]
+    pub open: [u64; 2],
 }
 
 /// A job that ended.

@@ -90,7 +90,7 @@ pub(in crate::jobs) fn entry(job: &str, stage: Stage) -> Entry {
 }
 
 pub(in crate::jobs) fn started() -> Stage {
-    let delivered = Delivered { stdout: 5_000_000_000, stderr: 7, lines: 9, sequence: 11, live: true };
+    let delivered = Delivered { stdout: 5_000_000_000, stderr: 7, lines: 9, sequence: 11, live: true, open: [0, 11] };
     Stage::Started(Started {
         id: Some("0123abc".into()),
         started_ms: 1_705_314_601_000,
@@ -455,7 +455,7 @@ fn no_field_can_hold_a_secret() {
     }
     let allowed = "Container Ended Servers Started Waiting attempts boot_id claimed_ms complete cpu cpu_seconds deadline_ms \
                    delivered directory disk execution exit_code host id image job kind language lines live memory \
-                   message name part pids place port reason record recorded remains report sequence server_id since_ms \
+                   message name open part pids place port reason record recorded remains report sequence server_id since_ms \
                    stage started_ms status stderr stdout timeout_ms timeout_name update user";
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>().join(" "), allowed);
 }

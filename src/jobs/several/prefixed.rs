@@ -6,6 +6,7 @@ use super::Group;
 use crate::job::{Output, Stream};
 use crate::jobs::journal::Delivered;
 use crate::jobs::output::{Collected, Progress};
+use crate::jobs::unfinished::Unfinished;
 use crate::limits;
 use crate::verdict::Outcome;
 use crate::wire::capture::Capture;
@@ -20,6 +21,7 @@ struct Channel {
     skip: u64,
     /// Bytes up to the end of the last whole line.
     passed: u64,
+    unfinished: Unfinished,
 }
 
 pub(super) struct Prefixed<'a> {
@@ -33,16 +35,20 @@ pub(super) struct Prefixed<'a> {
 impl<'a> Prefixed<'a> {
     /// `delivered` is how far an earlier agent came with it; all of it will come once more, from the beginning.
     pub(super) fn new(name: &str, group: &'a Group, max_output: usize, delivered: Delivered) -> Self {
+        let prefix = format!("[{name}] ");
+        // With prefix and mark it is no longer than the longest line, so that it is not cut twice.
+        let room = limits::LINE_MAX.saturating_sub(prefix.len() + MARK_MAX);
         let channel = |stream, skip| Channel {
             stream,
             kept: Capture::new(max_output),
-            splitter: Splitter::new(limits::LINE_MAX),
+            splitter: Splitter::new(room),
             skip,
             passed: skip,
+            unfinished: Unfinished::default(),
         };
         let channels = [channel(Stream::Stdout, delivered.stdout), channel(Stream::Stderr, delivered.stderr)];
         let progress = group.output().part(delivered);
-        Self { prefix: format!("[{name}] "), group, channels, lines: 0, progress }
+        Self { prefix, group, channels, lines: 0, progress }
     }
 
     /// How far it has come, for the journal.
@@ -59,7 +65,8 @@ impl<'a> Prefixed<'a> {
                 *lines += 1;
                 write(&mut text, prefix, line);
             });
-            self.group.output().bytes(channel.stream, &text);
+            channel.unfinished = Unfinished::default();
+            self.group.output().lines_of(&self.progress, channel.stream, &text);
         }
         self.system(&outcome.verdict.to_string());
         self.settle();
@@ -78,6 +85,7 @@ impl Output for Prefixed<'_> {
     fn bytes(&mut self, stream: Stream, data: &[u8]) {
         let channel = &mut self.channels[usize::from(stream != Stream::Stdout)];
         channel.kept.push(data);
+        let before = self.lines;
         let (prefix, lines) = (&self.prefix, &mut self.lines);
         let mut split = |channel: &mut Channel, data: &[u8]| {
             let mut text = Vec::with_capacity(data.len() * 2);
@@ -98,7 +106,10 @@ impl Output for Prefixed<'_> {
         if let Some(end) = rest.iter().rposition(|&b| b == b'\n') {
             channel.passed = channel.kept.total() - (rest.len() - end - 1) as u64;
         }
-        self.group.output().bytes(stream, &text);
+        self.group.output().lines_of(&self.progress, stream, &text);
+        if !rest.is_empty() {
+            channel.unfinished.fed(&channel.splitter, self.lines > before);
+        }
     }
 
     fn system(&mut self, text: &str) {
@@ -108,22 +119,31 @@ impl Output for Prefixed<'_> {
     fn settle(&mut self) {
         let mut output = self.group.output();
         output.settle();
+        for channel in &mut self.channels {
+            let (prefix, progress) = (self.prefix.as_bytes(), &self.progress);
+            let show = |text: Vec<u8>| output.partial_of(progress, channel.stream, &[prefix, &text].concat());
+            channel.unfinished.show(&channel.splitter, show);
+        }
         // Under the same lock, so that every line before this place has a number that is given by now.
         let [stdout, stderr] = &self.channels;
-        self.progress.note_part(stdout.passed, stderr.passed, self.lines);
+        self.progress.note_at(stdout.passed, stderr.passed, self.lines);
     }
 }
+
+/// Longest mark of a line that was cut.
+const MARK_MAX: usize = 80;
 
 fn write(text: &mut Vec<u8>, prefix: &str, line: Line<'_>) {
     text.extend_from_slice(prefix.as_bytes());
     match line {
         Line::Whole(bytes) => text.extend_from_slice(bytes),
         Line::Cut { kept, dropped } => {
-            // Room for prefix and mark within the longest line, so that it is not cut twice.
-            let mark = format!(" […{dropped} bytes of this line were left out]");
-            let room = limits::LINE_MAX.saturating_sub(prefix.len() + mark.len());
-            text.extend_from_slice(&kept[..kept.len().min(room)]);
-            text.extend_from_slice(mark.as_bytes());
+            text.extend_from_slice(kept);
+            text.extend_from_slice(format!(" […{dropped} bytes of this line were left out]").as_bytes());
+        }
+        Line::Last { kept, dropped } => {
+            text.extend_from_slice(format!("[…{dropped} bytes of this line were left out] ").as_bytes());
+            text.extend_from_slice(kept);
         }
     }
     text.push(b'\n');

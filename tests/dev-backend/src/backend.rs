@@ -366,6 +366,12 @@ impl DevBackend {
             .unwrap_or_default()
     }
 
+    /// The lines of a job that were shown and have not ended.
+    pub fn partial_lines(&self, job: &str) -> Vec<Line> {
+        let lines = lock(&self.shared.lines);
+        lines.get(job).map(|lines| lines.partial().cloned().collect()).unwrap_or_default()
+    }
+
     /// Sums over all of a job's lines.
     pub fn line_sums(&self, job: &str) -> Option<JobLines> {
         lock(&self.shared.lines).get(job).cloned()

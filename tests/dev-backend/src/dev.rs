@@ -115,7 +115,7 @@ fn jobs(shared: &Shared) -> Value {
 fn lines(shared: &Shared, head: &Head, id: &str) -> Outcome {
     let (from, limit) = (number(head, "from", 0)?, number(head, "limit", LINES_A_PAGE)?.min(LINES_A_PAGE));
     let page = lock(&shared.lines).get(id).map(|lines| lines.page(from, limit));
-    Ok(page.unwrap_or_else(|| json!({"count": 0, "next": 0, "lines": []})))
+    Ok(page.unwrap_or_else(|| json!({"count": 0, "next": 0, "lines": [], "partial": []})))
 }
 
 fn lines_summary(shared: &Shared) -> Value {

@@ -10,6 +10,8 @@ use crate::time;
 /// Ranges of missing numbers that are remembered; past this, late lines count as duplicates.
 const MISSING_RANGES: usize = 10_000;
 const LATENCY_SAMPLES: usize = 1 << 20;
+/// Lines of a job that have not ended, of which the last state is kept.
+const PARTIAL_LINES: usize = 10_000;
 
 /// One line as received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,10 +36,16 @@ pub struct JobLines {
     pub duplicates: u64,
     /// Came later than a line with a higher number, but did come.
     pub out_of_order: u64,
+    /// Times that a line came before it had ended. It is none of the lines counted here until it has.
+    pub partials: u64,
+    /// Lines that came in the place of partial ones.
+    pub replaced: u64,
     /// See [`checksum`], over each line: stdout, stderr, system.
     pub checksums: [u64; 3],
     pub counts: [u64; 3],
     missing: BTreeMap<u64, u64>,
+    /// Lines that have not ended, by their numbers.
+    partial: BTreeMap<u64, Line>,
     head: Vec<Line>,
     tail: VecDeque<Line>,
     latencies: Vec<u32>,
@@ -71,9 +79,12 @@ impl JobLines {
             last: 0,
             duplicates: 0,
             out_of_order: 0,
+            partials: 0,
+            replaced: 0,
             checksums: [checksum_start(); 3],
             counts: [0; 3],
             missing: BTreeMap::new(),
+            partial: BTreeMap::new(),
             head: Vec::new(),
             tail: VecDeque::new(),
             latencies: Vec::new(),
@@ -82,14 +93,11 @@ impl JobLines {
 
     /// Takes one line; false when it was had before.
     pub(crate) fn add(&mut self, stream: usize, text: &str, sequence: u64, received: i128) -> bool {
-        if sequence == self.last + 1 {
-            self.last = sequence;
-        } else if !self.place(sequence) {
-            self.duplicates += 1;
+        // Nearly always there are no partial lines.
+        if !self.partial.is_empty() && self.partial.remove(&sequence).is_some() {
+            self.replaced += 1;
+        } else if !self.number(sequence) {
             return false;
-        }
-        if self.count == 0 {
-            self.first = sequence;
         }
         self.count += 1;
         self.bytes += text.len() as u64;
@@ -97,6 +105,36 @@ impl JobLines {
         self.checksums[stream] = checksum(self.checksums[stream], text.as_bytes());
         self.sample(text, received);
         self.store(stream, text, sequence, received);
+        true
+    }
+
+    /// Takes a line that has not ended, in the place of what was known of it; false when its whole was had before.
+    pub(crate) fn add_partial(&mut self, stream: usize, text: &str, sequence: u64, received: i128) -> bool {
+        let known = self.partial.contains_key(&sequence);
+        if !known && (self.partial.len() >= PARTIAL_LINES || !self.number(sequence)) {
+            return false;
+        }
+        self.partials += 1;
+        self.partial.insert(sequence, Line { sequence, stream: STREAMS[stream], text: text.to_owned(), received });
+        true
+    }
+
+    /// The lines that have not ended, as they were last shown.
+    pub fn partial(&self) -> impl Iterator<Item = &Line> {
+        self.partial.values()
+    }
+
+    /// Takes a number; false when it was had before.
+    fn number(&mut self, sequence: u64) -> bool {
+        if self.count == 0 && self.partial.is_empty() {
+            self.first = sequence;
+        }
+        if sequence == self.last + 1 {
+            self.last = sequence;
+        } else if !self.place(sequence) {
+            self.duplicates += 1;
+            return false;
+        }
         true
     }
 
@@ -174,7 +212,11 @@ impl JobLines {
             })
             .collect();
         let next = lines.last().and_then(|line| line["index"].as_u64()).map_or(from.min(self.count), |at| at + 1);
-        json!({"count": self.count, "next": next, "lines": lines})
+        let partial: Vec<Value> = self
+            .partial()
+            .map(|line| json!({"sequence": line.sequence, "stream": line.stream, "line": line.text}))
+            .collect();
+        json!({"count": self.count, "next": next, "lines": lines, "partial": partial})
     }
 
     pub fn summary(&self) -> Value {
@@ -185,7 +227,8 @@ impl JobLines {
             })
             .collect();
         json!({"count": self.count, "bytes": self.bytes, "first": self.first, "last": self.last, "gaps": self.gaps(),
-               "duplicates": self.duplicates, "outOfOrder": self.out_of_order, "streams": per_stream,
+               "duplicates": self.duplicates, "outOfOrder": self.out_of_order,
+               "partials": self.partials, "replaced": self.replaced, "streams": per_stream,
                "stored": self.head.len() + self.tail.len()})
     }
 
@@ -227,6 +270,29 @@ mod tests {
             let got = (lines.count, lines.gaps(), lines.duplicates, lines.out_of_order);
             assert_eq!(got, (count, gaps, duplicates, late), "{sequences:?}");
         }
+    }
+
+    #[test]
+    fn a_partial_line_is_replaced_and_counts_once_it_has_ended() {
+        let mut lines = JobLines::new(10);
+        let shown =
+            |lines: &JobLines| lines.partial().map(|line| (line.sequence, line.text.clone())).collect::<Vec<_>>();
+        assert!(lines.add_partial(0, "1", 1, 0));
+        assert_eq!((lines.count, lines.first, lines.last, lines.gaps()), (0, 1, 1, 0));
+        assert!(lines.add(1, "error", 2, 0) && lines.add_partial(0, "1..", 1, 0));
+        assert_eq!(shown(&lines), [(1, "1..".to_owned())]);
+        assert!(lines.add(0, "1..2", 1, 0) && lines.add(0, "next", 3, 0));
+        assert!(shown(&lines).is_empty());
+        assert_eq!((lines.count, lines.first, lines.last, lines.partials, lines.replaced), (3, 1, 3, 2, 1));
+        assert_eq!((lines.gaps(), lines.duplicates, lines.out_of_order), (0, 0, 0));
+        let sum = ["1..2", "next"].iter().fold(checksum_start(), |sum, line| checksum(sum, line.as_bytes()));
+        assert_eq!(lines.checksums[0], sum, "what was shown before is in no sum");
+        // After a lost connection both may come once more: a whole line stays.
+        assert!(!lines.add_partial(0, "1..", 1, 0) && !lines.add(0, "1..2", 1, 0));
+        assert_eq!((lines.count, lines.duplicates, shown(&lines).len()), (3, 2, 0));
+        // One ahead of the others opens a gap, as any line does.
+        assert!(lines.add_partial(0, "5", 5, 0));
+        assert_eq!((lines.gaps(), lines.summary()["gaps"].as_u64()), (1, Some(1)));
     }
 
     #[test]

@@ -177,6 +177,8 @@ struct Entry<'a> {
     #[serde(borrow)]
     timestamp: Cow<'a, str>,
     sequence: u64,
+    #[serde(default)]
+    partial: bool,
 }
 
 #[derive(Deserialize)]
@@ -209,7 +211,8 @@ struct Payload<'a> {
 
 fn plain(shared: &Shared, text: &str) -> Result<(), String> {
     let line: PlainLine<'_> = serde_json::from_str(text).map_err(|error| format!("no line: {error}"))?;
-    let entry = Entry { stream: line.stream, line: line.line, timestamp: line.timestamp, sequence: line.sequence };
+    let (stream, timestamp, sequence) = (line.stream, line.timestamp, line.sequence);
+    let entry = Entry { stream, line: line.line, timestamp, sequence, partial: false };
     take(shared, &line.job_id, &[entry])
 }
 
@@ -272,7 +275,9 @@ fn take(shared: &Shared, job: &str, entries: &[Entry<'_>]) -> Result<(), String>
             }
             right = &entry.timestamp;
         }
-        if lines.add(stream, &entry.line, entry.sequence, received) && shared.watched() {
+        if entry.partial {
+            lines.add_partial(stream, &entry.line, entry.sequence, received);
+        } else if lines.add(stream, &entry.line, entry.sequence, received) && shared.watched() {
             shared.emit(&Event::Line { job, stream: STREAMS[stream], text: &entry.line });
         }
     }
