@@ -9,7 +9,7 @@ ARG BASE=alpine:3.22
 FROM ${BASE} AS build
 LABEL cronium.stage=build
 COPY prepare.sh /run/prepare.sh
-RUN sh /run/prepare.sh bash coreutils perl curl jq tini ca-certificates -- sh bash perl curl jq tini \
+RUN sh /run/prepare.sh bash coreutils perl curl jq tini tzdata ca-certificates -- sh bash perl curl jq tini \
     && rm -f /run/prepare.sh
 
 FROM scratch

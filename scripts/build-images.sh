@@ -108,6 +108,7 @@ for name in apk apt apt-get dpkg npm npx corepack pip pip3; do
 done
 for name in sh tini $1; do command -v "$name" >/dev/null || echo "missing: $name"; done
 [ -s /etc/ssl/certs/ca-certificates.crt ] || echo "missing: certificates"
+[ "$(TZ=Europe/Berlin date -d @0 +%H)" = 01 ] || echo "missing: time zones"
 [ "$(stat -c %u:%g /workspace)" = 1000:1000 ] || echo "/workspace is not the runner's"
 CHECK
     ) || { warn "the image does not start"; return 1; }

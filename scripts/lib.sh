@@ -255,7 +255,7 @@ our_leftovers() {
 # --- Debian trees, for machines without a registry (run as root) ---------------------------------------------------
 
 # What each of them has; more is the caller's to add.
-COMMON_PACKAGES=(tini ca-certificates)
+COMMON_PACKAGES=(tini tzdata ca-certificates)
 
 # The address that this machine's apt uses for its own release: the only mirror that is known to be reachable.
 mirror_of() {

@@ -188,6 +188,17 @@ impl Server {
     }
 }
 
+/// Whether `text` can be a name or an address of a host: nothing in it can surprise a resolver, a log or known_hosts.
+pub fn is_host(text: &str) -> bool {
+    let sound = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:%".contains(&b));
+    !text.is_empty() && text.len() <= 255 && sound && !text.starts_with('-')
+}
+
+/// Whether `text` can be the name of a user on a server.
+pub fn is_user(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 255 && !text.chars().any(char::is_control)
+}
+
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Server({} as {})", self.shown(), self.user)

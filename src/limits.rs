@@ -69,6 +69,8 @@ pub const COPY_FILE_MIB: u64 = 16;
 pub const COPY_FILES: u64 = 2;
 /// Largest script that is taken, in bytes.
 pub const SCRIPT_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a script that is too large are counted up to here, for the message of `exec`: a pipe may never end.
+pub const SCRIPT_COUNTED: u64 = 1024 * 1024 * 1024;
 /// Largest environment of a job, all names and values, in bytes (the kernel's own cap on one string is 128 KiB).
 pub const ENVIRONMENT_MAX: usize = 1024 * 1024;
 /// Largest value of one environment variable, with its name, in bytes (the kernel's MAX_ARG_STRLEN less one).

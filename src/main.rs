@@ -71,9 +71,9 @@ fn run(common: Common, signals: &Signals) -> u8 {
 fn validate(common: Common, explain: bool) -> u8 {
     let options = cli::validate::Options { config: common.config, overrides: common.overrides, explain };
     let outcome = cli::validate::validate(&options, &process_env);
-    show(&outcome.stdout);
+    let shown = show(&outcome.stdout);
     print_stderr(&outcome.stderr);
-    outcome.code
+    if outcome.code == exit::OK { shown } else { outcome.code }
 }
 
 fn exec(common: Common, request: cli::exec::Request, signals: &Signals) -> u8 {
@@ -122,9 +122,15 @@ fn sources(common: Common, need_backend: bool) -> Sources<'static> {
 
 fn show(text: &str) -> u8 {
     use std::io::Write as _;
-    // A reader that has gone away (`| head`) is no failure.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
-    exit::OK
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // A reader that has gone away (`| head`) is no failure.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write standard output: {error}"));
+            exit::FAILED
+        }
+        _ => exit::OK,
+    }
 }
 
 fn complain(text: &str) {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{Raw, number, object, plain, shown, sort_of, text};
-use crate::job::{BadServer, Server};
+use crate::job::{BadServer, Server, is_host, is_user};
 use crate::limits;
 use crate::secret::Secret;
 
@@ -104,13 +104,11 @@ fn server(raw: &RawValue, path: &str, outer_id: Option<String>) -> Result<Server
     let details: Details<'_> = object(raw, path)?;
     let host = text(details.host.ok_or(format!("{path}.host is missing"))?, &format!("{path}.host"))?;
     let host = host.trim().trim_start_matches('[').trim_end_matches(']').to_owned();
-    // What can stand in a name or an address; nothing of it can then surprise a resolver, a log or known_hosts.
-    let sound = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:%".contains(&b)) && !host.starts_with('-');
-    if host.is_empty() || host.len() > 255 || !sound {
+    if !is_host(&host) {
         return Err(format!("{path}.host is {}, no name or address of a host", shown(&host)));
     }
     let user = text(details.username.ok_or(format!("{path}.username is missing"))?, &format!("{path}.username"))?;
-    if user.is_empty() || user.len() > 255 || user.chars().any(char::is_control) {
+    if !is_user(&user) {
         return Err(format!("{path}.username is empty or no name of a user"));
     }
     let secret = |raw: Raw<'_>, name: &str| -> Result<Option<Secret>, String> {

@@ -1,19 +1,19 @@
 //! `exec`: one script, the same executors, no backend. The way to try a script, or the agent, by hand.
 
-use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::io::Write as _;
 use std::time::Duration;
 
+use crate::cli::script::{self, Terminal};
 use crate::cli::{UsageError, exit};
-use crate::config::types::{Config, Network, NetworkMode};
-use crate::config::value;
+use crate::config::types::{Config, NetworkMode};
+use crate::config::{self, schema};
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::{End, Executor, Reaper, Task};
-use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Server, Stream};
+use crate::job::{Id, Job, Kind, Language, Resources, Script, Server, is_host, is_user};
 use crate::limits;
 use crate::os::pulse::Pulse;
 use crate::os::signals::Signals;
@@ -29,7 +29,7 @@ pub struct Request {
     pub timeout: Option<Duration>,
     pub memory: Option<u64>,
     pub cpu: Option<f64>,
-    pub network: Option<String>,
+    pub network: Option<NetworkMode>,
     /// `user@host[:port]`: run there, not in a container.
     pub server: Option<(String, String, u16)>,
     /// A file with the private key for it.
@@ -54,37 +54,40 @@ impl Request {
                     })?);
             }
             "env" => {
-                let pair = value
-                    .split_once('=')
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .or_else(|| std::env::var(&value).ok().map(|found| (value.clone(), found)))
-                    .filter(|(name, _)| !name.is_empty());
-                let (name, value) = pair.ok_or_else(|| {
-                    UsageError("-e takes NAME=VALUE, or the NAME of a variable that is set here".to_owned())
-                })?;
-                self.environment.push((name, Secret::new(value)));
+                let variable = variable(&value)?;
+                self.environment.retain(|(name, _)| *name != variable.0);
+                self.environment.push(variable);
+                if self.environment.len() > limits::JOB_ENVIRONMENT_MAX {
+                    return Err(UsageError(format!("-e: at most {} variables", limits::JOB_ENVIRONMENT_MAX)));
+                }
             }
             "timeout" => {
-                self.timeout =
-                    Some(read("--timeout", &value, value::parse_duration, "a time such as 500ms, 30s or 5m")?);
+                let config = checked("--timeout", &value, "a time such as 30s or 5m", "jobs.defaultTimeout")?;
+                self.timeout = Some(config.jobs.default_timeout);
             }
             "memory" => {
-                self.memory = Some(read("--memory", &value, value::parse_size, "a size such as 256MB or 1GiB")?);
+                let key = "container.resources.defaults.memory";
+                self.memory =
+                    Some(checked("--memory", &value, "a size such as 256MB or 1GiB", key)?.container.defaults.memory);
             }
             "cpu" => {
-                let cores = |text: &str| text.parse::<f64>().ok().filter(|n| *n > 0.0 && n.is_finite());
-                self.cpu = Some(read("--cpu", &value, cores, "a number of cores such as 0.5")?);
+                let key = "container.resources.defaults.cpu";
+                self.cpu = Some(checked("--cpu", &value, "a number of cores such as 0.5", key)?.container.defaults.cpu);
             }
             "server" => {
                 let (user, address) = value
                     .rsplit_once('@')
-                    .filter(|(user, _)| !user.is_empty())
+                    .filter(|(user, _)| is_user(user))
                     .ok_or_else(|| UsageError(format!("--server takes user@host or user@host:port, not {value:?}")))?;
                 let (host, port) = address_of(address)?;
                 self.server = Some((user.to_owned(), host, port));
             }
+            "identity" if value.is_empty() => return Err(UsageError("--identity needs the path of a file".to_owned())),
             "identity" => self.identity = Some(value),
-            _ => self.network = Some(value),
+            _ => {
+                let config = checked("--network", &value, "a network for a job", "container.network.mode")?;
+                self.network = Some(config.container.network.mode);
+            }
         }
         Ok(())
     }
@@ -93,6 +96,9 @@ impl Request {
     pub(in crate::cli) fn complete(self) -> Result<Self, UsageError> {
         if self.file.is_empty() {
             return Err(UsageError("exec needs a FILE, or - for a script on standard input".to_owned()));
+        }
+        if self.identity.is_some() && self.server.is_none() {
+            return Err(UsageError("--identity is the key for --server user@host, which is not given".to_owned()));
         }
         if self.server.is_some() && self.identity.is_none() {
             return Err(UsageError("exec --server needs --identity FILE, the private key to log in with".to_owned()));
@@ -117,40 +123,47 @@ pub(in crate::cli) fn address_of(text: &str) -> Result<(String, u16), UsageError
         },
     };
     let port = port.map_or(Ok(22), |port| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong))?;
-    if host.is_empty() || host.starts_with('-') { Err(wrong()) } else { Ok((host.to_owned(), port)) }
+    if is_host(host) { Ok((host.to_owned(), port)) } else { Err(wrong()) }
 }
 
-fn read<T>(flag: &str, text: &str, parse: fn(&str) -> Option<T>, allowed: &str) -> Result<T, UsageError> {
-    parse(text).ok_or_else(|| UsageError(format!("{flag} {text:?} is not {allowed}")))
+/// The value of a flag, read as the configuration's `key` is: what is refused there is refused here.
+fn checked(flag: &str, text: &str, what: &str, key: &str) -> Result<Config, UsageError> {
+    let mut config = config::defaults();
+    let wrong = |allowed: &str| UsageError(format!("{flag} {text:?} is not {what}; allowed: {allowed}"));
+    if text.is_empty() {
+        return Err(wrong("something"));
+    }
+    schema::set(&mut config, key, text).map_err(|allowed| wrong(&allowed))?;
+    Ok(config)
 }
 
-/// Lines to stdout and stderr as they come, byte for byte; the agent's own words to stderr.
-struct Terminal;
-
-impl Output for Terminal {
-    #[allow(clippy::print_stderr)]
-    fn bytes(&mut self, stream: Stream, data: &[u8]) {
-        // A reader that has gone away does not end the script: its verdict is still wanted.
-        let _ = match stream {
-            Stream::Stdout => std::io::stdout().lock().write_all(data),
-            Stream::Stderr | Stream::System => std::io::stderr().lock().write_all(data),
-        };
+/// `NAME=VALUE`, or the `NAME` of a variable of this process.
+fn variable(text: &str) -> Result<(String, Secret), UsageError> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None if text.is_empty() => (text, String::new()),
+        None => match std::env::var(text) {
+            Ok(value) => (text, value),
+            Err(std::env::VarError::NotPresent) => {
+                return Err(UsageError(format!(
+                    "-e {text}: the variable {text} is not set here; set it, or give {text}=VALUE"
+                )));
+            }
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(UsageError(format!("-e {text}: the value of the variable {text} is not UTF-8 text")));
+            }
+        },
+    };
+    if name.is_empty() {
+        return Err(UsageError("-e takes NAME=VALUE, or the NAME of a variable that is set here".to_owned()));
     }
-
-    #[allow(clippy::print_stderr)]
-    fn system(&mut self, text: &str) {
-        eprintln!("cronium-agent: {text}");
-    }
-
-    fn settle(&mut self) {
-        let _ = std::io::stdout().lock().flush();
-    }
+    Ok((name.to_owned(), Secret::new(value)))
 }
 
 /// Runs the script; gives the program's exit code.
 #[allow(clippy::print_stderr)]
 pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
-    let (content, language) = match load(&request) {
+    let (content, language) = match script::load(&request.file, request.language) {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("cronium-agent: {error}");
@@ -161,8 +174,8 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
     if request.server.is_some() {
         return ended(on_server(&config, request, content, language, signals));
     }
-    if let Some(name) = &request.network {
-        config.container.network = network(name, &config.container.network);
+    if let Some(mode) = &request.network {
+        config.container.network.mode = mode.clone();
     }
     let docker = docker::Client::new(&config.container.docker);
     if let Err(error) = docker.ping() {
@@ -176,13 +189,24 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
     ended(in_container(&config, request, content, language, docker, signals))
 }
 
+/// How it ended, and which stream did not take all of its output, if so.
+type Ended = (Outcome, Option<(&'static str, std::io::Error)>);
+
 /// Shows the verdict; gives the program's exit code.
 #[allow(clippy::print_stderr)]
-fn ended(result: Result<Outcome, String>) -> u8 {
+fn ended(result: Result<Ended, String>) -> u8 {
     match result {
-        Ok(outcome) => {
-            eprintln!("cronium-agent: {}", outcome.verdict);
-            exit_code(&outcome.verdict)
+        Ok((outcome, lost)) => {
+            let mut code = exit_code(&outcome.verdict);
+            let mut told = writeln!(std::io::stderr(), "cronium-agent: {}", outcome.verdict).is_ok();
+            if let Some((stream, error)) = &lost {
+                let words = "some of the script's output is lost: cannot write";
+                told = writeln!(std::io::stderr(), "cronium-agent: {words} {stream}: {error}").is_ok() && told;
+            }
+            if code == exit::OK && (lost.is_some() || !told) {
+                code = exit::FAILED;
+            }
+            code
         }
         Err(error) => {
             eprintln!("cronium-agent: {error}");
@@ -198,7 +222,7 @@ fn in_container(
     language: Language,
     docker: docker::Client,
     signals: &Signals,
-) -> Result<Outcome, String> {
+) -> Result<Ended, String> {
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
     // What an earlier one has left that was killed; whoever asks for this script does not wait for more than a look.
     Janitor::of_exec(docker.clone()).round(&|_, _| false);
@@ -217,7 +241,7 @@ fn on_server(
     content: String,
     language: Language,
     signals: &Signals,
-) -> Result<Outcome, String> {
+) -> Result<Ended, String> {
     let (Some((user, host, port)), Some(identity)) = (request.server.clone(), request.identity.clone()) else {
         return Err("--server and --identity belong together".to_owned());
     };
@@ -248,7 +272,7 @@ pub(in crate::cli) fn no_thread(error: std::io::Error) -> String {
 }
 
 /// The way that every job goes, with a signal to this command as the cancel.
-fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Signals) -> Result<Outcome, String> {
+fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Signals) -> Result<Ended, String> {
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).map_err(no_thread)?;
     let pace = Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
     let control = reaper.control(pace);
@@ -256,8 +280,9 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
     let _watch = signals
         .on_termination(move || on_signal.request(Reason::Cancelled("a signal to this command")))
         .map_err(no_thread)?;
-    let outcome = match executor.prepare(task, &control, &mut Terminal) {
-        Ok(ready) => match ready.run(task, &mut Terminal) {
+    let mut terminal = Terminal::default();
+    let outcome = match executor.prepare(task, &control, &mut terminal) {
+        Ok(ready) => match ready.run(task, &mut terminal) {
             End::Outcome(outcome, _) => *outcome,
             End::Left | End::NeverRan(_) => {
                 return Err("the script was left to itself, which nobody asked for".to_owned());
@@ -267,7 +292,7 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
     };
     reaper.stop();
     reaper_thread.join_within(limits::THREAD_JOIN_WAIT);
-    Ok(outcome)
+    Ok((outcome, terminal.finish()))
 }
 
 fn task(request: Request, content: String, language: Language, server: Option<Server>) -> Task {
@@ -289,57 +314,6 @@ fn task(request: Request, content: String, language: Language, server: Option<Se
     Task { job: std::sync::Arc::new(job), server, execution: id(format!("exec-{word}-1")) }
 }
 
-fn network(name: &str, configured: &Network) -> Network {
-    let mode = match name {
-        "isolated" => NetworkMode::Isolated,
-        "none" => NetworkMode::None,
-        "bridge" => NetworkMode::Bridge,
-        name => NetworkMode::Named(name.to_owned()),
-    };
-    Network { mode, ..configured.clone() }
-}
-
-/// The script's text, and its language: as given, by the file's ending, or by its first line.
-fn load(request: &Request) -> Result<(String, Language), String> {
-    let shown = if request.file == "-" { "standard input" } else { &request.file };
-    let mut bytes = Vec::new();
-    let cap = limits::SCRIPT_MAX as u64 + 1;
-    let result = if request.file == "-" {
-        std::io::stdin().lock().take(cap).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(&request.file).and_then(|file| file.take(cap).read_to_end(&mut bytes))
-    };
-    result.map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let content = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text"))?;
-    let language = request
-        .language
-        .or_else(|| by_ending(&request.file))
-        .or_else(|| by_first_line(&content))
-        .ok_or_else(|| format!("cannot tell the language of {shown}: give --lang bash, python or node"))?;
-    Ok((content, language))
-}
-
-fn by_ending(file: &str) -> Option<Language> {
-    match Path::new(file).extension()?.to_str()? {
-        "sh" | "bash" => Some(Language::Bash),
-        "py" => Some(Language::Python),
-        "js" | "cjs" | "mjs" => Some(Language::Node),
-        _ => None,
-    }
-}
-
-fn by_first_line(content: &str) -> Option<Language> {
-    let line = content.lines().next()?.strip_prefix("#!")?;
-    let program = line.split_whitespace().find(|word| !word.ends_with("/env") && !word.starts_with('-'))?;
-    let name = program.rsplit('/').next()?;
-    match name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.') {
-        "bash" | "sh" | "dash" | "ash" => Some(Language::Bash),
-        "python" => Some(Language::Python),
-        "node" | "nodejs" => Some(Language::Node),
-        _ => None,
-    }
-}
-
 /// The script's own exit code, or the one that stands for how it ended.
 fn exit_code(verdict: &Verdict) -> u8 {
     match verdict.cause {
@@ -356,22 +330,6 @@ mod tests {
     use crate::verdict::Phase;
 
     #[test]
-    fn languages_by_ending_and_first_line() {
-        assert_eq!(by_ending("a/b.py"), Some(Language::Python));
-        assert_eq!(by_ending("a.b/c"), None);
-        for (line, want) in [
-            ("#!/bin/sh", Some(Language::Bash)),
-            ("#!/usr/bin/env python3.11", Some(Language::Python)),
-            ("#!/usr/bin/env -S node --x", Some(Language::Node)),
-            ("#!/usr/bin/perl", None),
-            ("echo", None),
-            ("", None),
-        ] {
-            assert_eq!(by_first_line(line), want, "{line}");
-        }
-    }
-
-    #[test]
     fn addresses_of_servers() {
         for (text, want) in [
             ("h", Some(("h", 22))),
@@ -384,6 +342,9 @@ mod tests {
             (":22", None),
             ("-oX", None),
             ("[::1]x", None),
+            ("h*", None),
+            ("a,b", None),
+            ("a b", None),
         ] {
             let read = address_of(text).ok();
             assert_eq!(read.as_ref().map(|(host, port)| (host.as_str(), *port)), want, "{text}");

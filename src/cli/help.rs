@@ -90,7 +90,7 @@ Usage: cronium-agent exec [FLAGS] FILE
 Runs one script in a container, or on a server, as a job of the backend would run. Its lines go to stdout and stderr as they
 come; the verdict is the last line on stderr. No backend and no configuration file is needed.
 
-  --lang LANG        bash, python or node; else by the file's ending or its #! line
+  --lang LANG        bash, python or node; else by the file's ending or its #! line (.mjs: a module of Node.js)
   -e, --env K=V      a variable of the script; -e K passes this shell's value (not shown in `ps`)
   --timeout TIME     such as 30s or 5m (default: jobs.defaultTimeout)
   --memory SIZE      such as 256MB (default: container.resources.defaults.memory)
@@ -99,8 +99,12 @@ come; the verdict is the last line on stderr. No backend and no configuration fi
   --identity FILE    the private key to log in with; its passphrase is read from CRONIUM_EXEC_PASSPHRASE
   --network MODE     isolated, none, bridge or a network's name (default: container.network.mode)
 
+What the configuration refuses is refused here: no script shares the host's network, or that of another container.
+SIGINT, SIGTERM and SIGHUP end script and container.
+
 Exit codes: the script's own; 124 it ran longer than --timeout, 137 it was killed at its memory limit,
-125 it could not be run; 2 bad usage, 3 the container engine cannot be reached.
+125 it could not be run; 1 it ended with 0, but some of its output could not be written; 2 bad usage,
+3 the container engine cannot be reached.
 ";
 
 const KNOWN_HOSTS: &str = "\

@@ -7,6 +7,7 @@ pub mod gc;
 pub mod help;
 pub mod known_hosts;
 pub mod reload;
+pub mod script;
 pub mod status;
 pub mod validate;
 pub mod version;

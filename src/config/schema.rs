@@ -346,6 +346,12 @@ pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
     super::keys_agent::KEYS.iter().chain(super::keys_container::KEYS).chain(super::keys_rest::KEYS)
 }
 
+/// Gives one key a value, with the checks of a configuration; the error is what is allowed.
+pub fn set(config: &mut Config, path: &str, text: &str) -> Result<(), String> {
+    let key = key(path).ok_or_else(|| format!("there is no key {path}"))?;
+    key.field.put(config, &Given::Text(text.to_owned()))
+}
+
 /// The key at `path`, exactly.
 pub fn key(path: &str) -> Option<&'static Key> {
     keys().find(|key| key.path == path)

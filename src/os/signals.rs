@@ -20,9 +20,11 @@ pub enum Signal {
 #[derive(Debug)]
 pub struct Signals {
     set: libc::sigset_t,
+    /// SIGHUP was ignored when the program was started, as `nohup` does it.
+    hang_up_ignored: bool,
 }
 
-/// A thread that waits for SIGTERM and SIGINT; dropping this ends it.
+/// A thread that waits for the end that a signal asks for; dropping this ends it.
 #[derive(Debug)]
 pub struct Watch {
     stop: Stop,
@@ -43,7 +45,7 @@ impl Signals {
             libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
             set
         };
-        Self { set }
+        Self { set, hang_up_ignored: is_ignored(libc::SIGHUP) }
     }
 
     /// Waits at most `wait` for the next signal.
@@ -51,14 +53,17 @@ impl Signals {
         wait_for(&self.set, wait)
     }
 
-    /// Calls `act` at each SIGTERM or SIGINT, on a thread of its own, for as long as the [`Watch`] lives.
+    /// Calls `act` at each SIGTERM, SIGINT or SIGHUP, on a thread of its own, for as long as the [`Watch`] lives: for a
+    /// command that a person waits for. A SIGHUP that was ignored when the program was started stays so.
     pub fn on_termination(&self, act: impl Fn() + Send + 'static) -> std::io::Result<Watch> {
-        let (stop, set) = (Stop::new(), self.set);
+        let (stop, set, hang_up_ignored) = (Stop::new(), self.set, self.hang_up_ignored);
         let own = stop.clone();
         let thread = threads::spawn("signals", move || {
             while !own.is_set() {
-                if wait_for(&set, limits::SIGNAL_TICK) == Some(Signal::Terminate) {
-                    act();
+                match wait_for(&set, limits::SIGNAL_TICK) {
+                    Some(Signal::Terminate) => act(),
+                    Some(Signal::Reload) if !hang_up_ignored => act(),
+                    _ => {}
                 }
             }
         })?;
@@ -72,6 +77,15 @@ impl Drop for Watch {
         if let Some(thread) = self.thread.take() {
             thread.join_within(limits::THREAD_JOIN_WAIT);
         }
+    }
+}
+
+/// Whether this program ignores the signal.
+fn is_ignored(number: libc::c_int) -> bool {
+    // SAFETY: `sigaction` is plain data that the call fills in; a null new action changes nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(number, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line as a person uses it: exec, validate, version, help, and what a slip of the finger is told.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,31 @@ use crate::harness::{Folder, binary, docker, eventually, require_engine, shared,
 
 /// Runs the binary to its end in an empty folder.
 fn run(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
+    run_with(arguments, environment, Stdio::piped(), input)
+}
+
+/// The same with this standard output.
+fn run_with(arguments: &[&str], environment: &[(&str, &str)], stdout: Stdio, input: &str) -> Output {
     let folder = Folder::new();
     let mut command = binary();
     command.args(arguments).envs(environment.iter().copied()).current_dir(folder.path()).env("HOME", folder.path());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary");
+    let pid = child.id();
     let _ = child.stdin.take().expect("stdin").write_all(input.as_bytes());
-    child.wait_with_output().expect("its output")
+    let output = child.wait_with_output().expect("its output");
+    if arguments.first() == Some(&"exec") && output.status.code() != Some(2) {
+        nothing_is_left_of(pid);
+    }
+    output
+}
+
+/// No container of the `exec` that had this number is in the engine. Other people's may be.
+fn nothing_is_left_of(pid: u32) {
+    let format = "{{.ID}} {{.Label \"cronium.owner\"}}";
+    let of = ["ps", "-a", "--filter", "label=cronium.agent.id=exec", "--format", format];
+    let own = format!("/{pid}/");
+    eventually("nothing is left", || !docker(&of).lines().any(|line| line.contains(&own)));
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -78,7 +96,6 @@ fn exec_ends_with_the_code_that_says_why() {
     check(&run(&["exec", "/no/such/file.sh"], &[], ""), 2, "", "cannot read /no/such/file.sh");
     check(&run(&["exec", "-"], &[], "echo"), 2, "", "--lang");
     check(&run(&["exec", "--timeout", "soon", "x.sh"], &[], ""), 2, "", "\"soon\" is not a time");
-    eventually("nothing is left", || docker(&["ps", "-aq", "--filter", "label=cronium.agent.id=exec"]).is_empty());
 }
 
 #[test]
@@ -88,7 +105,7 @@ fn exec_shows_lines_as_they_come_and_a_signal_stops_the_container() {
     let word = unique("sleeper");
     let folder = Folder::new();
     let script = file(&folder, "a.sh", &format!("echo {word}; sleep 100"));
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP"] {
         let mut child = binary()
             .args(["exec", script.to_str().expect("text")])
             .current_dir(folder.path())
@@ -102,12 +119,184 @@ fn exec_shows_lines_as_they_come_and_a_signal_stops_the_container() {
         let begun = Instant::now();
         let pid = child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().expect("kill").success());
+        let number = child.id();
         let output = child.wait_with_output().expect("its end");
+        nothing_is_left_of(number);
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         assert!(text(&output.stderr).contains("cancelled by a signal"), "{}", text(&output.stderr));
         assert_eq!(output.status.code(), Some(143));
     }
-    eventually("nothing is left", || docker(&["ps", "-aq", "--filter", "label=cronium.agent.id=exec"]).is_empty());
+}
+
+#[test]
+fn exec_lives_on_after_a_hang_up_that_nohup_has_it_ignore() {
+    let _machine = shared();
+    require_engine();
+    let word = unique("sleeper");
+    let agent = binary();
+    let mut child = Command::new("nohup")
+        .arg(agent.get_program())
+        .args(["exec", "--lang", "bash", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("nohup");
+    let script = format!("echo {word}; sleep 2; echo over");
+    child.stdin.take().expect("stdin").write_all(script.as_bytes()).expect("write");
+    let mut out = BufReader::new(child.stdout.take().expect("stdout"));
+    let mut first = String::new();
+    out.read_line(&mut first).expect("a line");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill").success());
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("the rest");
+    assert_eq!((rest.as_str(), child.wait().expect("its end").code()), ("over\n", Some(0)));
+}
+
+#[test]
+fn exec_refuses_what_the_configuration_refuses_and_says_what_is_meant() {
+    let long = "x".repeat(101);
+    for (flags, words) in [
+        (&["--network", "host"][..], "jobs never share the host's own network"),
+        (&["--network", "default"], "jobs never share"),
+        (&["--network", "container:abc"], "isolated, none, bridge, or the name of a network"),
+        (&["--network", "a b"], "or the name of a network"),
+        (&["--network", &long], "or the name of a network"),
+        (&["--network", ""], "--network \"\""),
+        (&["--timeout", "0"], "--timeout \"0\" is not a time"),
+        (&["--timeout", "0s"], "from 1s"),
+        (&["--timeout", "999999h"], "to 720h"),
+        (&["--memory", "1"], "from 6MB"),
+        (&["--memory", "0"], "--memory \"0\" is not a size"),
+        (&["--memory", "99999TB"], "to 64TB"),
+        (&["--cpu", "0"], "--cpu \"0\" is not a number of cores"),
+        (&["--cpu", "-1"], "from 0.01"),
+        (&["--cpu", "inf"], "to 1024"),
+        (&["--cpu", "nan"], "to 1024"),
+        (&["--identity", "/key"], "--identity is the key for --server"),
+        (&["--server", "u@h"], "needs --identity"),
+        (&["--server", "u@h", "--identity", ""], "--identity needs the path of a file"),
+        (&["--server", "u@h*", "--identity", "/k"], "is not host or host:port"),
+        (&["--server", "@h", "--identity", "/k"], "takes user@host"),
+        (&["--server", "u@h", "--identity", "/k", "--memory", "64MB"], "are for containers"),
+        (&["-e", "NO_SUCH_VARIABLE_HERE"], "the variable NO_SUCH_VARIABLE_HERE is not set here"),
+        (&["-e", "=x"], "-e takes NAME=VALUE"),
+        (&["-e", ""], "-e takes NAME=VALUE"),
+        (&["--lang", "perl"], "\"perl\" is not known"),
+        (&["--set", "container.security.user=root"], "container.security.user"),
+        (&["--set", "container.images.bash=a b"], "container.images.bash"),
+    ] {
+        let arguments: Vec<&str> = ["exec"].iter().chain(flags).chain(&["x.sh"]).copied().collect();
+        let output = run(&arguments, &[], "");
+        let errors = text(&output.stderr);
+        assert_eq!((output.status.code(), errors.contains(words)), (Some(2), true), "{flags:?}: {errors}");
+    }
+}
+
+#[test]
+fn exec_says_that_output_is_lost() {
+    let _machine = shared();
+    require_engine();
+    let arguments = ["exec", "--lang", "bash", "-"];
+    for (script, code) in [("echo a", 1), ("echo a; exit 3", 3), ("true", 0)] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        let output = run_with(&arguments, &[], full.into(), script);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{errors}");
+        let told = errors.contains("output is lost: cannot write standard output: No space left on device");
+        assert_eq!(told, script != "true", "{errors}");
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = run_with(&arguments, &[], writer.into(), "echo a; echo b >&2; exit 0");
+    let errors = text(&output.stderr);
+    assert_eq!((output.status.code(), errors.contains("output is lost")), (Some(1), true), "{errors}");
+    assert!(errors.contains("b\n") && errors.contains("completed (success)"), "{errors}");
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    for arguments in [&["version"][..], &["--help"], &["validate", "--set", "api.endpoint=http://localhost:1"]] {
+        let output = run_with(arguments, &[("CRONIUM_API_TOKEN", "x")], full().into(), "");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&output.stderr).contains("cannot write standard output"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn exec_tells_the_size_of_a_script_that_is_too_large() {
+    let folder = Folder::new();
+    let max = 16 * 1024 * 1024;
+    let large = "#".repeat(max + 12_345);
+    let path = file(&folder, "a.sh", &large);
+    let words = format!("has {} bytes, at most {max} are taken", max + 12_345);
+    let output = run(&["exec", path.to_str().expect("text")], &[], "");
+    assert_eq!(
+        (output.status.code(), text(&output.stderr).contains(&words)),
+        (Some(2), true),
+        "{}",
+        text(&output.stderr)
+    );
+    let output = run(&["exec", "--lang", "bash", "-"], &[], &large);
+    let words = format!("standard input {words}");
+    assert_eq!(
+        (output.status.code(), text(&output.stderr).contains(&words)),
+        (Some(2), true),
+        "{}",
+        text(&output.stderr)
+    );
+    // What never ends is not counted to its end.
+    let zero = std::fs::File::open("/dev/zero").expect("/dev/zero");
+    let output = binary().args(["exec", "--lang", "bash", "-"]).stdin(zero).output().expect("the binary");
+    assert!(text(&output.stderr).contains("has 1 GiB or more"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn exec_says_which_scripts_are_not_run() {
+    let folder = Folder::new();
+    for (name, content, words) in [
+        (
+            "a.pl",
+            "print 1",
+            "is a script for perl by its ending, and perl is not run: bash, python and node scripts are run",
+        ),
+        ("plain", "#!/usr/bin/perl -w\nprint 1", "is a script for perl by its #! line, and perl is not run"),
+        ("b", "#!/usr/bin/env ruby\nputs 1", "ruby is not run"),
+        ("c.php", "<?php", "php is not run"),
+        ("d.ts", "let a: number", "typescript is not run"),
+        ("e.txt", "hello", "give --lang"),
+    ] {
+        let output = run(&["exec", file(&folder, name, content).to_str().expect("text")], &[], "");
+        let errors = text(&output.stderr);
+        assert_eq!((output.status.code(), errors.contains(words)), (Some(2), true), "{errors}");
+    }
+}
+
+#[test]
+fn exec_runs_modules_and_honours_the_first_line() {
+    let _machine = shared();
+    require_engine();
+    let folder = Folder::new();
+    let at = |name: &str, content: &str| file(&folder, name, content).display().to_string();
+    let verdict = "cronium-agent: completed (success)";
+    check(
+        &run(&["exec", &at("a.mjs", "console.log(this, typeof require)")], &[], ""),
+        0,
+        "undefined undefined\n",
+        verdict,
+    );
+    check(
+        &run(&["exec", &at("b.mjs", "import os from 'os'\nconsole.log(await typeof os)")], &[], ""),
+        0,
+        "object\n",
+        verdict,
+    );
+    check(&run(&["exec", &at("c.cjs", "console.log(typeof require)")], &[], ""), 0, "function\n", verdict);
+    check(&run(&["exec", &at("d", "\u{feff}#!/usr/bin/env python3\nprint(1)")], &[], ""), 0, "1\n", verdict);
+    check(&run(&["exec", &at("e.sh", "#!/bin/bash -e\nfalse\necho on")], &[], ""), 1, "", "exit code 1");
+    let foreign = run(&["exec", &at("f.sh", "#!/usr/bin/perl\nuse strict;")], &[], "");
+    assert!(text(&foreign.stderr).contains("#! line names \"perl\", but the job's type is bash: bash runs it"));
+    let twice = run(&["exec", "--lang", "bash", "-e", "A=1", "-e", "A=2", "-"], &[], "echo $A");
+    check(&twice, 0, "2\n", verdict);
+    check(&run(&["exec", "--lang", "bash", "-e", "RANDOM=1", "-"], &[], "echo"), 125, "", "Bash sets RANDOM itself");
 }
 
 const BROKEN: &str = "\

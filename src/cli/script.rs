@@ -1,0 +1,169 @@
+//! The script that `exec` was given: its text, its size, its language.
+
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::path::Path;
+
+use crate::executors::container::resources::bytes;
+use crate::executors::shebang::Shebang;
+use crate::job::Language;
+use crate::limits;
+
+/// What can be run, for messages.
+const RUN: &str = "bash, python and node scripts are run";
+
+/// The text and the language of the script in `file`, or on standard input where that is `-`. The language is the one
+/// that was asked for, else that of the file's ending or of the first line.
+pub fn load(file: &str, language: Option<Language>) -> Result<(String, Language), String> {
+    let shown = if file == "-" { "standard input" } else { file };
+    let unreadable = |error: std::io::Error| format!("cannot read {shown}: {error}");
+    let content = if file == "-" {
+        read(std::io::stdin().lock(), shown)?
+    } else {
+        let file = File::open(file).map_err(unreadable)?;
+        let size = file.metadata().ok().filter(std::fs::Metadata::is_file).map_or(0, |data| data.len());
+        if size > limits::SCRIPT_MAX as u64 {
+            return Err(too_large(shown, &format!("{size} bytes")));
+        }
+        read(file, shown)?
+    };
+    let content = String::from_utf8(content).map_err(|_| format!("{shown} is not UTF-8 text"))?;
+    let mut content = content.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(content);
+    let language = match language.or_else(|| by_ending(file)) {
+        Some(language) => language,
+        None => by_first_line(&content, shown)?,
+    };
+    if language == Language::Node && file.ends_with(".mjs") {
+        // Says to Node.js that it is a module, whatever else it holds.
+        content.push_str("\nexport {};\n");
+    }
+    Ok((content, language))
+}
+
+fn read(mut from: impl Read, shown: &str) -> Result<Vec<u8>, String> {
+    let unreadable = |error: std::io::Error| format!("cannot read {shown}: {error}");
+    let mut content = Vec::new();
+    from.by_ref().take(limits::SCRIPT_MAX as u64 + 1).read_to_end(&mut content).map_err(unreadable)?;
+    if content.len() <= limits::SCRIPT_MAX {
+        return Ok(content);
+    }
+    let had = content.len() as u64;
+    let rest = std::io::copy(&mut from.take(limits::SCRIPT_COUNTED - had), &mut std::io::sink()).map_err(unreadable)?;
+    let size = had + rest;
+    let size = if size < limits::SCRIPT_COUNTED { format!("{size} bytes") } else { format!("{} or more", bytes(size)) };
+    Err(too_large(shown, &size))
+}
+
+fn too_large(shown: &str, size: &str) -> String {
+    format!("{shown} has {size}, at most {} are taken", limits::SCRIPT_MAX)
+}
+
+fn by_ending(file: &str) -> Option<Language> {
+    match Path::new(file).extension()?.to_str()? {
+        "sh" | "bash" => Some(Language::Bash),
+        "py" => Some(Language::Python),
+        "js" | "cjs" | "mjs" => Some(Language::Node),
+        _ => None,
+    }
+}
+
+/// The language that the `#!` line names; the error says what is there instead.
+fn by_first_line(content: &str, shown: &str) -> Result<Language, String> {
+    if let Some(shebang) = Shebang::of(content) {
+        return shebang.language().ok_or_else(|| {
+            let name = &shebang.program;
+            format!("{shown} is a script for {name} by its #! line, and {name} is not run: {RUN}")
+        });
+    }
+    let ending = Path::new(shown).extension().and_then(|ending| ending.to_str());
+    let other = match ending.unwrap_or_default() {
+        "pl" | "pm" => "perl",
+        "rb" => "ruby",
+        "php" => "php",
+        "ts" | "mts" | "cts" => "typescript",
+        "lua" => "lua",
+        "ps1" => "powershell",
+        "zsh" => "zsh",
+        "fish" => "fish",
+        _ => return Err(format!("cannot tell the language of {shown}: give --lang bash, python or node")),
+    };
+    Err(format!("{shown} is a script for {other} by its ending, and {other} is not run: {RUN}"))
+}
+
+/// The terminal as a job's output: lines to stdout and stderr as they come, byte for byte; the agent's own words to
+/// stderr. What could not be written is remembered.
+#[derive(Debug, Default)]
+pub struct Terminal {
+    lost: Option<(&'static str, std::io::Error)>,
+}
+
+impl Terminal {
+    /// Writes what is still held; the first stream that did not take all, and why.
+    pub fn finish(mut self) -> Option<(&'static str, std::io::Error)> {
+        self.flush();
+        self.lost
+    }
+
+    fn flush(&mut self) {
+        let result = std::io::stdout().lock().flush();
+        self.note("standard output", result);
+    }
+
+    /// A reader that has gone away does not end the script: its verdict is still wanted.
+    fn note(&mut self, stream: &'static str, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            self.lost.get_or_insert((stream, error));
+        }
+    }
+}
+
+impl crate::job::Output for Terminal {
+    fn bytes(&mut self, stream: crate::job::Stream, data: &[u8]) {
+        match stream {
+            crate::job::Stream::Stdout => {
+                let result = std::io::stdout().lock().write_all(data);
+                self.note("standard output", result);
+            }
+            crate::job::Stream::Stderr | crate::job::Stream::System => {
+                let result = std::io::stderr().lock().write_all(data);
+                self.note("standard error", result);
+            }
+        }
+    }
+
+    fn system(&mut self, text: &str) {
+        let result = writeln!(std::io::stderr().lock(), "cronium-agent: {text}");
+        self.note("standard error", result);
+    }
+
+    fn settle(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn languages_by_ending_and_first_line() {
+        assert_eq!(by_ending("a/b.py"), Some(Language::Python));
+        assert_eq!(by_ending("a.b/c"), None);
+        for (line, want) in [
+            ("#!/bin/sh", Ok(Language::Bash)),
+            ("#!/usr/bin/env python3.11", Ok(Language::Python)),
+            ("#!/usr/bin/env -S node --x", Ok(Language::Node)),
+            ("#!/usr/bin/perl -w", Err("perl is not run: bash, python and node scripts are run")),
+            ("#!/usr/bin/env ruby", Err("ruby is not run")),
+            ("echo", Err("--lang")),
+            ("", Err("--lang")),
+        ] {
+            let found = by_first_line(line, "x");
+            match want {
+                Ok(language) => assert_eq!(found, Ok(language), "{line}"),
+                Err(words) => assert!(found.as_ref().is_err_and(|error| error.contains(words)), "{line}: {found:?}"),
+            }
+        }
+        assert!(by_first_line("", "a.php").is_err_and(|error| error.contains("php is not run")));
+    }
+}
