@@ -137,6 +137,24 @@ pub const SSH_NOISE: usize = 64 * 1024;
 pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
 /// The server kills what is left of a stopped job, and looks again, for so many tenths of a second.
 pub const SSH_LEFTOVERS: u32 = 30;
+/// Characters of what a program on a server says when it could not start the script.
+pub const SSH_WHY: usize = 1000;
+/// A follower on a server waits so many tenths of a second for a start that is on its way before it claims that the
+/// script has not begun, and
+pub const SSH_CLAIM: u32 = 50;
+/// so many for the number of a script that has begun.
+pub const SSH_PID: u32 = 150;
+/// One stream of a session has spoken: the other one speaks within this time, or it does not arrive.
+pub const SSH_BOTH_STREAMS: Duration = Duration::from_secs(5);
+/// A program on a server has ended, and something else holds its session open: what it said last gets so long to arrive.
+pub const SSH_SETTLE: Duration = Duration::from_millis(300);
+/// A session that is silent for this time has its program look whether it missed the script's end.
+pub const SSH_LOOK: Duration = Duration::from_secs(15);
+/// After a limit has passed and its server did not end the script, its own record of the end is asked for once more: the
+/// longest that this may take.
+pub const SSH_LAST_LOOK: Duration = Duration::from_secs(10);
+/// How long it may take to find out whether a script was started, when nothing was heard of that in time.
+pub const SSH_FIND_OUT: Duration = Duration::from_secs(40);
 /// Servers that are told apart in metrics and have a circuit breaker of their own name there.
 pub const SSH_BREAKERS_SHOWN: usize = 200;
 /// Servers that `/health` names whose breakers are not closed.

@@ -109,7 +109,7 @@ pub(super) static KEYS: &[Key] = &[
         |c| &mut c.ssh.connection_timeout,
     ),
     text("ssh.execution.defaultShell", "/bin/bash", remote_path, |c| &mut c.ssh.default_shell),
-    text("ssh.execution.tempDir", "/tmp/cronium", remote_path, |c| &mut c.ssh.temp_dir),
+    text("ssh.execution.tempDir", "/tmp/cronium-{uid}", remote_path, |c| &mut c.ssh.temp_dir),
     truth("ssh.execution.cleanupAfter", "true", |c| &mut c.ssh.cleanup_after),
     truth("ssh.execution.ptyMode", "false", |c| &mut c.ssh.pty_mode),
     duration("ssh.execution.reconnectTimeout", "5m", SECOND, DAY_LONG, |c| &mut c.ssh.reconnect_timeout),

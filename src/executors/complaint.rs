@@ -18,11 +18,6 @@ pub fn complaint(nonce: &str, stderr_tail: &[u8]) -> Option<String> {
     find(stderr_tail, |line| line.strip_prefix(&format!("cronium setup {nonce}: ")))
 }
 
-/// The same for a program whose nonce is not at hand: one that another agent wrote.
-pub(in crate::executors) fn any_complaint(stderr_tail: &[u8]) -> Option<String> {
-    find(stderr_tail, |line| Some(line.strip_prefix("cronium setup ")?.split_once(": ")?.1))
-}
-
 fn find(stderr_tail: &[u8], why: impl Fn(&str) -> Option<&str>) -> Option<String> {
     let tail = String::from_utf8_lossy(stderr_tail);
     let lines: Vec<&str> = tail.lines().collect();
@@ -193,7 +188,6 @@ mod tests {
         let tail = b"sh: 9: exec: /x: Argument list too long\ncronium setup 00ff: cannot start /x:\n";
         let want = "cannot start /x: sh: 9: exec: /x: Argument list too long";
         assert_eq!(complaint("00ff", tail).as_deref(), Some(want));
-        assert_eq!(any_complaint(tail).as_deref(), Some(want));
         assert_eq!(complaint("00ff", b"cronium setup 00ff: cannot start /x:\n").as_deref(), Some("cannot start /x"));
         assert_eq!(complaint("00fe", tail), None);
     }

@@ -25,7 +25,7 @@ const KEPT_BY_SHELLS: [&str; 17] = [
 ];
 
 /// The beginnings of further such names: what a later Bash adds begins so too.
-const KEPT_PREFIXES: [&str; 3] = ["BASH", "COMP_", "EPOCH"];
+const KEPT_PREFIXES: [&str; 4] = ["BASH", "COMP_", "EPOCH", "cronium_"];
 
 /// What a Bash script reads from Bash itself, whatever its environment says.
 const OWNED_BY_BASH: [&str; 30] = [

@@ -9,8 +9,8 @@
 
 use std::fmt;
 
+pub(in crate::executors) use crate::executors::complaint::keep_tail;
 pub use crate::executors::complaint::{SETUP_FAILED, complaint};
-pub(in crate::executors) use crate::executors::complaint::{any_complaint, keep_tail};
 use crate::executors::names::is_owned;
 use crate::executors::shebang::Shebang;
 use crate::job::{Language, Script};
@@ -143,25 +143,33 @@ pub(in crate::executors) fn hint(script: &Script) -> String {
     })
 }
 
-/// The first lines of every program. They drop what image or login could change it by (functions under the names that
-/// it uses, variables that lead `cd` and shells elsewhere, tracing), silence stderr, and set the shell function `f`, which
-/// says why the script cannot be started, and ends. `f` is also called when the shell itself ends before its time.
+/// The first lines of every program of ours: they drop what image or login could change it by. The options come first, since
+/// with them nothing after them could be trusted; then functions under the names that it uses; then variables.
+pub(in crate::executors) fn clean() -> String {
+    format!("set +aefuvxC\nunset -f {COMMANDS}\nunset {DROPPED}")
+}
+
+/// [`clean`], and what else begins a program that has the script's stderr: it silences stderr, and sets the shell function
+/// `f`, which says why the script cannot be started, and ends. `f` is also called when the shell itself ends before its time.
 pub(in crate::executors) fn guard(nonce: &str) -> String {
     format!(
         "exec 3>&2 2>/dev/null\n\
-         set +efuvxC\n\
-         unset -f [ cat cd chmod command cut date df echo env exec exit export grep head id kill mkdir mkfifo mv printf \
-         read rm script set setsid sh shopt sleep sort tail test times tr trap true umask wait wc unset\n\
+         {}\n\
          f() {{ trap - 0; {{ printf 'cronium setup {nonce}: %s\\n' \"$1\" >&3; }} 2>/dev/null || \
          printf 'cronium setup {nonce}: %s\\n' \"$1\" >&2; exit {SETUP_FAILED}; }}\n\
-         trap 'f \"its shell ended before the script began\"' 0\n\
-         unset {DROPPED}"
+         trap 'f \"its shell ended before the script began\"' 0",
+        clean()
     )
 }
 
-/// Variables of an image or a login that change where `cd` goes, what shells read first, or what tools print. A job's own
-/// value of one arrives.
-const DROPPED: &str = "CDPATH ENV BASH_ENV IFS GLOBIGNORE POSIXLY_CORRECT GREP_OPTIONS";
+/// Commands of ours that a function could hide.
+const COMMANDS: &str = "[ cat cd chmod command cut date df echo env exec exit export grep head id kill ls mkdir mkfifo mv \
+     printf pwd read rm script set setsid sh shopt sleep sort tail tee test times tr trap true umask wait wc unset";
+
+/// Variables of an image or a login that change where `cd` goes, what shells read first, or what tools print. The script
+/// does not get them either: for it they would be as surprising. A job's own value of one arrives.
+const DROPPED: &str = "CDPATH ENV BASH_ENV IFS GLOBIGNORE POSIXLY_CORRECT PS4 GREP_OPTIONS GREP_COLOR GREP_COLORS TIME_STYLE \
+     QUOTING_STYLE BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE LS_BLOCK_SIZE";
 
 /// Complains unless the file that a shell variable names looks like a program: for any other a shell would stand in, run
 /// it as a script of its own, and give a success for an empty one.

@@ -61,17 +61,23 @@ mod security;
 mod shutdown;
 /// Jobs on servers: scripts, lines, directories.
 mod ssh;
+/// How a session can end, and what may be said of the script then.
+mod ssh_endings;
 /// What is left on a server when a script has ended, and an agent that is killed then.
 mod ssh_ends;
 /// Jobs on servers whose connection breaks, or whose host goes, hangs or lies.
 mod ssh_faults;
 /// Host keys, client keys, passwords, ciphers.
 mod ssh_hosts;
+/// Signals, variables and terminal of a script on a server, whatever the login's files say.
+mod ssh_house;
 /// What bounds a session on a server.
 mod ssh_limits;
 /// One job on several servers.
 mod ssh_multi;
 mod ssh_multi_restart;
+/// The place of the jobs' folders on a server, for which another user races.
+mod ssh_place;
 /// The connections to a server that jobs share.
 mod ssh_pool;
 /// Where the parts come from: bill of materials, licences, sources.

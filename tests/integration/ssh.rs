@@ -431,19 +431,15 @@ fn two_users_of_one_server_share_the_default_place_and_see_nothing_of_each_other
     let _machine = shared();
     let place = Folder::new();
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o1777)).expect("mode");
-    let shared_dir = place.path().join("cronium");
+    let shared_dir = place.path().join("cronium-{uid}");
     let setting = [("ssh.execution.tempDir", shared_dir.to_str().expect("text"))];
     let rigs = [Rig::start(&setting), Rig::start(&setting)];
-    let script = "cd ..; ls */* 2>/dev/null | wc -l; sleep 1";
+    let script = "echo begun; sleep 2; cd ../../..; ls -d cronium-* | wc -l; ls cronium-*/* 2>/dev/null | grep -c exec-; sleep 1";
     let ids = rigs.each_ref().map(|rig| rig.begin(rig.job("BASH", script)));
     for (rig, id) in rigs.iter().zip(&ids) {
         let row = finished(&rig.backend, id);
-        assert_eq!(row.exit_code, Some(0), "{}", rig.said(&row));
+        assert_eq!((stdout(&row), row.exit_code), ("begun\n2\n0\n", Some(0)), "{}", rig.said(&row));
     }
-    assert_eq!(
-        list(&shared_dir).iter().filter(|path| path.is_dir() && path.to_string_lossy().contains("exec-")).count(),
-        0
-    );
     for rig in rigs {
         rig.stop();
     }

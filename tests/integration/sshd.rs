@@ -32,6 +32,8 @@ pub struct Options<'a> {
     pub password: bool,
     /// The user's login shell.
     pub shell: &'a str,
+    /// What `/bin/sh` is there, a path of this machine; none: what it is here.
+    pub sh: Option<&'a str>,
     /// The only programs that a session finds, by name; none: the usual path.
     pub programs: Option<&'a [&'a str]>,
     /// Where it listens, unless it has a network of its own.
@@ -47,6 +49,7 @@ impl Default for Options<'_> {
             config: &[],
             password: false,
             shell: "/bin/bash",
+            sh: None,
             programs: None,
             address: "127.0.0.1",
             network: false,
@@ -72,7 +75,9 @@ pub struct Sshd {
     pub host: String,
     /// Its only user.
     pub user: String,
-    uid: u32,
+    pub uid: u32,
+    /// See [`Options::sh`].
+    sh: Option<String>,
     /// A key that is let in.
     pub key: Key,
     pub network: Option<Network>,
@@ -98,6 +103,7 @@ impl Sshd {
             host,
             user,
             uid,
+            sh: options.sh.map(str::to_owned),
             key,
             network,
             disk: None,
@@ -253,6 +259,15 @@ impl Sshd {
             Some(network) => {
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net=/run/netns/{}", network.name)).arg(SSHD);
+                command
+            }
+            // Its own mounts, in which another program stands where `/bin/sh` points to.
+            None if self.sh.is_some() => {
+                let place = fs::canonicalize("/bin/sh").expect("/bin/sh");
+                let mount = "mount --bind \"$0\" \"$1\" && shift && exec \"$@\"";
+                let mut command = Command::new("unshare");
+                command.args(["-m", "/bin/sh", "-c", mount, self.sh.as_deref().unwrap_or_default()]);
+                command.arg(place).arg(SSHD);
                 command
             }
             None => Command::new(SSHD),

@@ -3,20 +3,23 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::executors::control::Signal;
 use crate::executors::ending::seconds;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::judge::Ending;
+use crate::executors::ssh::listen::Heard;
 use crate::executors::ssh::preamble::{Preamble, Word};
 use crate::executors::ssh::remote;
-use crate::executors::ssh::run::{Heard, Run, Stop};
+use crate::executors::ssh::run::{Run, Stop};
 use crate::job::Output;
 use crate::limits;
 use crate::verdict::{Phase, Verdict};
 
 impl Run<'_> {
-    /// What is left of the output, and how the script ended. The session waits for what is to become of the folder.
-    pub(in crate::executors::ssh) fn collect(&mut self, output: &mut dyn Output) -> Result<Ending, Stop> {
-        let kill = self.wanted.is_some();
+    /// What is left of the output, and how the script ended; none where the server says that it still runs. The session
+    /// waits for what is to become of the folder.
+    pub(in crate::executors::ssh) fn collect(&mut self, output: &mut dyn Output) -> Result<Option<Ending>, Stop> {
+        let kill = self.wanted.is_some() || self.control.reason().is_some();
         self.over = Some((SystemTime::now(), Instant::now()));
         let mut asked_again = false;
         loop {
@@ -26,7 +29,15 @@ impl Run<'_> {
             match self.receive(&session, &nonce, limits::SSH_COLLECT_SILENCE, output) {
                 Ok(ending) => {
                     self.waiting = Some(session);
-                    return Ok(ending);
+                    if ending.killed {
+                        self.sent = Some(Signal::Kill);
+                    }
+                    return Ok(Some(ending));
+                }
+                Err(Heard::Word(Word::Running)) => {
+                    self.over = None;
+                    self.pause();
+                    return Ok(None);
                 }
                 Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
                 Err(Heard::Broken(error)) => self.lost(&error, output),
@@ -55,11 +66,14 @@ impl Run<'_> {
         output: &mut dyn Output,
     ) -> Result<Ending, Heard> {
         let mut preamble = Preamble::new(nonce);
-        let mut until = Instant::now() + silence;
+        let last = self.last_look;
+        let soon =
+            |silence| last.map_or(Instant::now() + silence, |until: Instant| until.min(Instant::now() + silence));
+        let mut until = soon(silence);
         loop {
             match session.next(&self.wishes, limits::FOLLOW_TICK) {
                 Next::Event(Event::Bytes(stream, bytes)) => {
-                    until = Instant::now() + silence;
+                    until = soon(silence);
                     self.bytes(&mut preamble, stream, &bytes, output);
                 }
                 Next::Event(Event::End(status)) => {

@@ -35,7 +35,9 @@ struct Open {
     link: Arc<Link>,
     /// What did not fit into the queue.
     held: Option<Event>,
-    /// The program has ended; only what is held is still to be handed over.
+    /// When its program was seen to have ended while something else still holds the session open.
+    exited: Option<Instant>,
+    /// The session has ended; only what is held is still to be handed over.
     over: bool,
     /// The job has gone: nobody reads any more, and the session is closed at this moment at the latest.
     leaving: Option<Instant>,
@@ -169,7 +171,16 @@ impl Driver {
         let made = made.and_then(|mut channel| channel.exec(command).map(|()| channel));
         match made {
             Ok(channel) => {
-                self.open.push(Open { id, channel, events, link, held: None, over: false, leaving: None });
+                self.open.push(Open {
+                    id,
+                    channel,
+                    events,
+                    link,
+                    held: None,
+                    exited: None,
+                    over: false,
+                    leaving: None,
+                });
                 let _ = opened.send(Ok(()));
                 Ok(())
             }
@@ -248,8 +259,11 @@ impl Driver {
             let mut streams = [Stream::Stdout, Stream::Stderr].into_iter();
             let read = streams.try_fold(false, |any, stream| Ok(open.read(stream, buffer)? || any));
             match read {
-                Ok(true) => turn = Turn::Moved,
-                Ok(false) if open.channel.eof() => {
+                Ok(true) => {
+                    turn = Turn::Moved;
+                    open.exited = None;
+                }
+                Ok(false) if open.channel.eof() || open.has_exited() => {
                     let status = self.end(at)?;
                     let open = &mut self.open[at];
                     open.over = true;
@@ -269,13 +283,12 @@ impl Driver {
         Ok(turn)
     }
 
-    /// Closes a session whose program has ended; its exit status.
+    /// Closes a session whose program has ended; its exit status. libssh2 tells 0 also where none came, so that 0 is none.
     fn end(&mut self, at: usize) -> Result<Option<i32>, Error> {
         self.session.set_blocking(true);
         let channel = &mut self.open[at].channel;
         let closed = channel.close().and_then(|()| channel.wait_close());
-        let signal = channel.exit_signal().ok().and_then(|signal| signal.exit_signal);
-        let status = channel.exit_status().ok().filter(|_| signal.is_none());
+        let status = channel.exit_status().ok().filter(|&status| status != 0);
         match closed {
             Err(error) if is_timeout(&error) => Err(self.broken(Step::Talk, &error)),
             _ => Ok(status),
@@ -302,7 +315,9 @@ impl Driver {
         if self.open.iter().any(more) {
             return Ok(true);
         }
-        let wait = limits::SSH_TICK.min(self.times.check).min(self.times.idle);
+        let ending = self.open.iter().any(|open| open.exited.is_some());
+        let tick = if ending { limits::SSH_SETTLE } else { limits::SSH_TICK };
+        let wait = tick.min(self.times.check).min(self.times.idle);
         let mut watches = vec![self.connection.waker.watch()];
         if listening {
             watches.push(Watch::new(self.socket.as_fd(), false));
@@ -328,6 +343,19 @@ impl Driver {
 }
 
 impl Open {
+    /// Whether its program ended some time ago, as its exit status or signal says, though the session did not: a process
+    /// that a file of the login's started holds the streams open.
+    fn has_exited(&mut self) -> bool {
+        let said = |channel: &ssh2::Channel| {
+            channel.exit_status().is_ok_and(|status| status != 0)
+                || channel.exit_signal().is_ok_and(|signal| signal.exit_signal.is_some())
+        };
+        if self.exited.is_none() && said(&self.channel) {
+            self.exited = Some(Instant::now());
+        }
+        self.exited.is_some_and(|at| at.elapsed() >= limits::SSH_SETTLE)
+    }
+
     /// Tries to hand over what was held back; whether it still is.
     fn is_stuck(&mut self) -> bool {
         let Some(event) = self.held.take() else { return false };

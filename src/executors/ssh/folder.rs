@@ -8,7 +8,7 @@ use crossbeam_channel::never;
 use crate::executors::ssh::Shared;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::pool::Wish;
-use crate::executors::ssh::remote;
+use crate::executors::ssh::remote::{self, PROVEN, Place};
 use crate::job::Server;
 use crate::limits;
 use crate::os::pulse;
@@ -20,7 +20,9 @@ use crate::policy::backoff::{Backoff, Growth};
 pub(in crate::executors::ssh) struct Folder {
     pub(in crate::executors::ssh) shared: Arc<Shared>,
     pub(in crate::executors::ssh) server: Server,
-    pub(in crate::executors::ssh) directory: String,
+    pub(in crate::executors::ssh) place: Place,
+    /// Its name, and those under which starts were claimed.
+    pub(in crate::executors::ssh) names: Vec<String>,
     /// Its program has handed over everything and waits for a word; it ends and keeps the folder when the session does.
     /// `None` for the folder of an earlier agent.
     pub(in crate::executors::ssh) session: Option<Session>,
@@ -49,10 +51,10 @@ impl Drop for Folder {
             session.send(b"done\n".to_vec());
             hear(&session, Instant::now() + self.shared.jobs.cleanup_timeout)
         });
-        // A server that is slow is asked no second time.
-        let gone = heard == Heard::Gone || (heard == Heard::Unsure && self.sweep());
+        // That session knows of one folder. A server that is slow is asked no second time.
+        let gone = (heard == Heard::Gone && self.names.len() == 1) || (heard != Heard::Late && self.sweep());
         if !gone {
-            log::warn!("{} is left behind on {}", self.directory, self.server.shown());
+            log::warn!("{} is left behind on {}", self.place.directory(), self.server.shown());
         }
     }
 }
@@ -69,7 +71,7 @@ impl Folder {
         while tries < limits::REMOVE_ATTEMPTS {
             match self.shared.pool.session(&wish) {
                 Ok((session, _)) => {
-                    session.send(remote::remove(std::slice::from_ref(&self.directory)));
+                    session.send(remote::remove(&self.place, &self.names, &random::hex(16)));
                     match hear(&session, until) {
                         Heard::Gone => return true,
                         Heard::Unsure => tries += 1,
@@ -97,7 +99,7 @@ fn hear(session: &Session, until: Instant) -> Heard {
     loop {
         let wait = limits::FOLLOW_TICK.min(until.saturating_duration_since(Instant::now()));
         match session.next(&never(), wait) {
-            Next::Event(Event::End(Some(0))) => return Heard::Gone,
+            Next::Event(Event::End(Some(PROVEN))) => return Heard::Gone,
             Next::Event(Event::End(_)) => return Heard::Unsure,
             Next::Event(Event::Broken(error)) => {
                 log::info!("{error}; a job's folder is still to be removed");

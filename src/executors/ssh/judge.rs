@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::executors::control::Signal;
 use crate::executors::ending::{ended_in_time, signal_name, stopped};
-use crate::executors::shell::SETUP_FAILED;
+use crate::limits;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};
 
@@ -17,6 +17,10 @@ pub struct Ending {
     pub sizes: [u64; 2],
     /// Processes of a stopped script that could not be killed.
     pub left: u32,
+    /// Whether the script ran when its end was asked for, and was killed then.
+    pub killed: bool,
+    /// What `run` said when it could not become the interpreter.
+    pub why: Option<String>,
     /// Kilobytes left on the file system of the job's folder.
     pub free: Option<u64>,
     /// Whether the server has been up since the script's start.
@@ -33,17 +37,21 @@ pub struct Ending {
 impl Ending {
     /// Reads `out=1 err=2 left=0 free=9 boot=same pid=7 code=0 kept=0,0 cpu=0m0.1s+0m0.2s`; what is missing stays unknown.
     pub fn read(text: &str) -> Self {
-        let mut ending = Self::default();
+        let (text, why) = text.split_once(" why=").unwrap_or((text, ""));
+        let why = why.trim().trim_end_matches(':');
+        let why = (!why.is_empty()).then(|| why.chars().take(limits::SSH_WHY).collect());
+        let mut ending = Self { why, ..Self::default() };
         for (name, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
             match name {
                 "out" => ending.sizes[0] = value.parse().unwrap_or(0),
                 "err" => ending.sizes[1] = value.parse().unwrap_or(0),
                 "left" => ending.left = value.parse().unwrap_or(0),
+                "killed" => ending.killed = value == "1",
                 "free" => ending.free = value.parse().ok(),
                 "boot" => ending.same_boot = value == "same",
                 "code" => ending.code = value.parse().ok(),
-                // 143: closed by the supervisor, since a process that was left in the background held it open.
-                "kept" => ending.output_lost = value.split(',').any(|code| !matches!(code, "0" | "143")),
+                // 129: closed by the supervisor, since a process that was left in the background held it open.
+                "kept" => ending.output_lost = value.split(',').any(|code| !matches!(code, "0" | "129")),
                 "cpu" => ending.cpu_seconds = value.split('+').filter_map(minutes).sum(),
                 "from" => ending.span[0] = value.parse().ok(),
                 "to" => ending.span[1] = value.parse().ok(),
@@ -81,7 +89,9 @@ pub fn ended_late(ending: &Ending, (after, limit): (Duration, &'static str)) -> 
 /// `0m1.25s` in seconds.
 fn minutes(text: &str) -> Option<f64> {
     let (minutes, seconds) = text.strip_suffix('s')?.split_once('m')?;
-    Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?)
+    let time = minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?;
+    // What is not a time of this world is no time: a record could not hold it.
+    (0.0..1e10).contains(&time).then_some(time)
 }
 
 /// What is known when a script has ended.
@@ -94,8 +104,6 @@ pub struct Evidence {
     /// Why the agent told it to end, and the last signal that reached the server for that.
     pub reason: Option<Reason>,
     pub sent: Option<Signal>,
-    /// `run`'s own words, when it could not become the interpreter.
-    pub complaint: Option<String>,
     /// Whether the script's last words on stderr speak of a full device.
     pub no_space: bool,
 }
@@ -113,7 +121,9 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         return verdict;
     }
     let Some(code) = ending.code else {
-        let message = if ending.same_boot {
+        let message = if ending.left > 0 {
+            format!("the script on {server} could not be ended: its end is unknown{hints}")
+        } else if ending.same_boot {
             format!(
                 "the script on {server} is over, but its end was not recorded: somebody killed the process that waits \
                  for it, or the server ran out of memory; its exit code is unknown{hints}"
@@ -123,13 +133,9 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         };
         return Verdict::infrastructure(Phase::Execution, message);
     };
-    if i64::from(code) == SETUP_FAILED
-        && let Some(complaint) = &evidence.complaint
-    {
-        return Verdict::infrastructure(
-            Phase::Setup,
-            format!("the script could not be started on {server}: {complaint}"),
-        );
+    if let Some(why) = &ending.why {
+        let message = format!("the script could not be started on {server}: {why}");
+        return Verdict::infrastructure(Phase::Setup, message);
     }
     if code == 0 && ending.output_lost {
         // A success would say that what was printed is all there is.
@@ -185,11 +191,13 @@ mod tests {
 
     #[test]
     fn the_status_line_is_read_with_distrust() {
-        let line = "out=12 err=3 left=1 free=900 boot=same pid=77 code=3 kept=0,143 cpu=1m0.5s+0m0.25s from=8 to=9";
+        let line = "out=12 err=3 left=1 free=900 boot=same pid=77 code=3 kept=0,129 cpu=1m0.5s+0m0.25s from=8 to=9 why=cannot enter: no";
         let want = Ending {
             code: Some(3),
             sizes: [12, 3],
             left: 1,
+            killed: false,
+            why: Some("cannot enter: no".to_owned()),
             free: Some(900),
             same_boot: true,
             output_lost: false,
@@ -198,7 +206,13 @@ mod tests {
             pid: Some(77),
         };
         assert_eq!(Ending::read(line), want);
+        let long = Ending::read(&format!("code=125 why={}", "x".repeat(limits::SSH_WHY * 2)));
+        assert_eq!(long.why.map(|why| why.len()), Some(limits::SSH_WHY));
         assert!(Ending::read("kept=0,1").output_lost);
+        for hostile in ["infm1s", "0minfs", "0mNaNs", "-1m0s", "0m-1s", "1e308m0s"] {
+            let seconds = Ending::read(&format!("cpu={hostile}+{hostile}")).cpu_seconds;
+            assert!(seconds == 0.0, "{hostile}: {seconds}");
+        }
         assert_eq!(Ending::read("out=x err=-1 boot=other none code= =7"), Ending::default());
     }
 
@@ -228,6 +242,7 @@ mod tests {
             let ending = Ending { code: Some(code), span: [Some(10), Some(10 + seconds)], ..Ending::default() };
             Evidence { ending, reason: timeout.clone(), sent: Some(Signal::Term), ..with(None) }
         };
+        let code = |code| Ending { code: Some(code), same_boot: true, ..Ending::default() };
         let full = Ending { code: Some(1), output_lost: true, ..Ending::default() };
         let lost = Ending { code: Some(0), output_lost: true, ..Ending::default() };
         let table = [
@@ -240,7 +255,7 @@ mod tests {
             (with(Some(137)), Status::Failed, "signal", 137, "SIGKILL"),
             (with(Some(125)), Status::Failed, "script", 125, "exit code 125"),
             (
-                Evidence { complaint: Some("no such folder".into()), ..with(Some(125)) },
+                Evidence { ending: Ending { why: Some("no such folder".into()), ..code(125) }, ..with(None) },
                 Status::Failed,
                 "infrastructure",
                 125,

@@ -13,9 +13,11 @@ pub mod driver;
 pub mod error;
 pub mod folder;
 pub mod hosts;
+pub mod house;
 pub mod judge;
 pub mod keys;
 pub mod known_hosts;
+pub mod listen;
 pub mod pool;
 pub mod preamble;
 pub mod remote;
@@ -118,18 +120,11 @@ impl Executor for SshExecutor {
         let Some(server) = task.server.clone() else {
             return Err(Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()));
         };
-        let (temp_dir, name) = facts.place.rsplit_once('/').unwrap_or(("", &facts.place));
         let shared = self.now();
-        let settings = &shared.settings;
         Ok(Box::new(Adopted {
             shared: Arc::clone(&shared),
             server,
-            place: Place {
-                temp_dir: temp_dir.to_owned(),
-                name: name.to_owned(),
-                shell: settings.default_shell.clone(),
-                pty: settings.pty_mode,
-            },
+            place: Place::of(&facts.place, &shared.settings),
             control: Arc::clone(control),
             timeout: facts.timeout,
             left,
@@ -137,8 +132,9 @@ impl Executor for SshExecutor {
     }
 
     fn remains(&self, server: &Server, place: &str) -> Remains {
-        let (server, directory) = (server.clone(), place.to_owned());
-        Remains::of(Folder { shared: self.now(), server, directory, session: None })
+        let (shared, server) = (self.now(), server.clone());
+        let place = Place::of(place, &shared.settings);
+        Remains::of(Folder { shared, server, names: vec![place.name.clone()], place, session: None })
     }
 
     fn prepare(
@@ -160,26 +156,30 @@ impl Executor for SshExecutor {
             pty: shared.settings.pty_mode,
         };
         let nonce = random::hex(16);
-        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce, None)
+        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce)
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let timeout = task.timeout(&shared.jobs, output);
         output.settle();
         let until = begun.1 + shared.jobs.setup_timeout;
         let wish = Wish { server: &server, gated: true, until, wanted: &|| control.reason().is_none() };
         match shared.pool.session(&wish) {
-            Ok((session, warm)) => Ok(Box::new(Ready {
-                shared: Arc::clone(shared),
-                session,
-                warm,
-                server,
-                place,
-                nonce,
-                program,
-                control: Arc::clone(control),
-                timeout,
-                until,
-                begun,
-            })),
+            Ok((session, warm)) => {
+                // It answers while the backend does; the script follows when it has.
+                session.send(house::begin(&place, &nonce));
+                Ok(Box::new(Ready {
+                    shared: Arc::clone(shared),
+                    session,
+                    warm,
+                    server,
+                    place,
+                    nonce,
+                    program,
+                    control: Arc::clone(control),
+                    timeout,
+                    until,
+                    begun,
+                }))
+            }
             Err(error) => Err(early(setup_verdict(&error, control))),
         }
     }

@@ -63,13 +63,19 @@ impl Host {
         let script = Script { language: Language::Bash, content: text.to_owned(), working_directory: String::new() };
         let mut variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
         variables.push(("CRONIUM_EXECUTION_ID".to_owned(), Secret::new(self.execution.as_str())));
-        self.run(&start(&self.place, &self.execution, &script, &variables, NONCE, None).expect("a program"))
+        self.begin(&script, &variables)
+    }
+
+    fn begin(&self, script: &Script, variables: &[(String, Secret)]) -> Run {
+        let program = start(&self.place, &self.execution, script, variables, NONCE).expect("a program");
+        self.run(&[house::begin(&self.place, NONCE), program].concat())
     }
 
     fn collect(&self, taken: [u64; 2], kill: bool) -> (String, String, String) {
         let mut run = self.run(&collect(&self.place, &self.execution, NONCE, taken, kill));
-        let status = run.line_of_err();
-        run.started();
+        let status = run.word();
+        assert_eq!(run.line(), status, "a word comes on both streams");
+        run.followed();
         run.say("done\n");
         let (out, err) = run.rest();
         assert!(!std::path::Path::new(&self.place.directory()).exists());
@@ -97,11 +103,24 @@ impl Run {
         line
     }
 
+    /// The first line on stderr after the shell got ready, which it says on both streams.
+    fn word(&mut self) -> String {
+        let (out, err) = (self.line(), self.line_of_err());
+        assert!(out.starts_with("cronium ready 00ff 1 /"), "{out}");
+        assert!(err.starts_with("cronium ready 00ff 2 /"), "{err}");
+        self.line_of_err()
+    }
+
     fn started(&mut self) {
-        let mut line = String::new();
-        self.out.read_line(&mut line).expect("a line");
-        assert_eq!(line, "cronium follow 00ff\n");
-        assert_eq!(self.line_of_err(), "cronium follow 00ff\n");
+        assert_eq!(self.word(), "cronium follow 00ff 2\n");
+        assert_eq!(self.line(), "cronium follow 00ff 1\n");
+    }
+
+    fn followed(&mut self) {
+        assert_eq!(
+            (self.line().as_str(), self.line_of_err().as_str()),
+            ("cronium follow 00ff 1\n", "cronium follow 00ff 2\n")
+        );
     }
 
     fn line(&mut self) -> String {
@@ -252,8 +271,10 @@ fn what_cannot_be_killed_is_counted_after_so_many_looks() {
         // A shell in which nothing can be killed and no time passes.
         let odd = format!("kill() {{ :; }}; sleep() {{ echo >>{}; }}\n", quote(&looks));
         let program = collect(&host.place, &host.execution, NONCE, [pid.len() as u64, 0], true);
-        let mut run = host.run(&[odd.as_bytes(), &program].concat());
-        let status = run.line_of_err();
+        // They would be taken away by what comes first.
+        let begins = house::begin(&host.place, NONCE).len();
+        let mut run = host.run(&[&program[..begins], odd.as_bytes(), &program[begins..]].concat());
+        let status = run.word();
         run.stdin = None;
         run.rest();
         let count = std::fs::read_to_string(&looks).expect("looks").lines().count();
@@ -272,16 +293,17 @@ fn without_a_word_everything_stays_for_the_next_that_asks() {
         // Another look may find another number of free blocks.
         let told =
             |status: String| status.split(' ').filter(|word| !word.starts_with("free=")).collect::<Vec<_>>().join(" ");
-        let before = told(first.line_of_err());
-        first.started();
+        let before = told(first.word());
+        first.line();
+        first.followed();
         // The agent is killed.
         first.stdin = None;
         assert_eq!(first.rest(), ("out\n".to_owned(), "err\n".to_owned()));
         let (after, out, err) = host.collect([0, 0], false);
         assert_eq!((told(after), out.as_str(), err.as_str()), (before, "out\n", "err\n"), "{:?}", host.shell);
         // What is gone already is no failure.
-        let mut gone = host.run(&remove(&[host.place.directory()]));
-        assert_eq!(gone.child.wait().expect("an end").code(), Some(0));
+        let mut gone = host.run(&remove(&host.place, std::slice::from_ref(&host.place.name), NONCE));
+        assert_eq!(gone.child.wait().expect("an end").code(), Some(PROVEN));
     }
 }
 
@@ -301,19 +323,20 @@ fn a_terminal_can_be_had() {
 fn what_is_not_there_is_told() {
     for mut host in Host::all(false) {
         let mut run = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], false));
-        assert_eq!(run.line_of_err(), "cronium vanished 00ff\n");
+        assert_eq!(run.word(), "cronium vanished 00ff \n");
         let mut run = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], true));
-        assert_eq!(run.line_of_err(), "cronium unstarted 00ff\n");
+        assert_eq!(run.word(), "cronium unstarted 00ff \n");
         // Now a start that comes late finds the folder taken.
         let mut run = host.start("echo never", &[]);
-        let said = run.line_of_err();
+        let said = run.word();
         assert!(said.starts_with("cronium setup 00ff: cannot make a folder for the job:"), "{said}");
         host.place.shell = "/nowhere/bash".to_owned();
         host.place.name.push('x');
         let script = Script { language: Language::Node, content: String::new(), working_directory: String::new() };
-        let program = start(&host.place, &host.execution, &script, &[], NONCE, None).expect("a program");
-        let mut run = host.run(&[b"command() { return 1; }\n", program.as_slice()].concat());
-        let said = run.line_of_err();
+        let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+        let without = b"command() { return 1; }\n".to_vec();
+        let mut run = host.run(&[house::begin(&host.place, NONCE), without, program].concat());
+        let said = run.word();
         assert!(said.contains("node (or nodejs) not found on its PATH"), "{said}");
         run.rest();
         assert!(!std::path::Path::new(&host.place.directory()).exists(), "a folder is left behind");
@@ -328,7 +351,7 @@ fn a_reboot_is_told_from_a_script_that_has_ended() {
         let directory = host.place.directory();
         std::fs::write(format!("{directory}/boot"), "another\n").expect("write");
         let mut again = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], false));
-        assert_eq!(again.line_of_err(), "cronium rebooted 00ff\n");
+        assert_eq!(again.word(), "cronium rebooted 00ff \n");
         run.say("KILL\n");
         run.rest();
     }
@@ -338,11 +361,92 @@ fn a_reboot_is_told_from_a_script_that_has_ended() {
 fn half_a_start_never_runs() {
     let host = Host::all(false).remove(0);
     let script = Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
-    let whole = start(&host.place, &host.execution, &script, &[], NONCE, None).expect("a program");
+    let whole = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
     for cut in (0..whole.len() - 2).step_by(97).chain([whole.len() - 3]) {
-        let mut run = host.run(&whole[..cut]);
+        let mut run = host.run(&[&house::begin(&host.place, NONCE), &whole[..cut]].concat());
         run.stdin = None;
         run.rest();
-        assert!(!std::path::Path::new(&host.place.temp_dir).exists(), "after {cut} bytes");
+        assert!(!std::path::Path::new(&host.place.directory()).exists(), "after {cut} bytes");
+    }
+}
+
+#[test]
+fn a_start_that_comes_late_finds_that_a_follower_has_claimed_it() {
+    for host in Host::all(false) {
+        let script =
+            Script { language: Language::Bash, content: "echo ran".to_owned(), working_directory: String::new() };
+        let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+        // It has its folder, and then takes longer than a follower waits.
+        let slow = format!("mkfifo() {{ sleep {}; command mkfifo \"$@\"; }}\n", limits::SSH_CLAIM / 10 + 3);
+        let mut late = host.run(&[house::begin(&host.place, NONCE), slow.into_bytes(), program].concat());
+        until("the folder", || std::path::Path::new(&host.place.directory()).exists());
+        let mut claims = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], true));
+        assert_eq!(claims.word(), "cronium unstarted 00ff \n", "{:?}", host.shell);
+        assert_eq!(late.word(), "cronium unstarted 00ff \n", "{:?}", host.shell);
+        assert!(!std::path::Path::new(&format!("{}/pid", host.place.directory())).exists());
+    }
+}
+
+#[test]
+fn a_start_of_which_nothing_shows_whether_it_began_is_called_lost() {
+    let host = Host::all(false).remove(0);
+    let directory = host.place.directory();
+    std::fs::create_dir_all(&directory).expect("folder");
+    std::fs::write(format!("{directory}/begun"), "").expect("write");
+    let begun = Instant::now();
+    let mut run = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], true));
+    assert_eq!(run.word(), "cronium lost 00ff \n");
+    assert!(begun.elapsed() >= Duration::from_secs(u64::from(limits::SSH_PID) / 10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_script_that_runs_has_no_end_to_collect_and_its_folder_cannot_be_removed() {
+    for host in Host::all(false) {
+        let mut run = host.start("echo begun; sleep 20", &[]);
+        run.started();
+        run.line();
+        let mut asks = host.run(&collect(&host.place, &host.execution, NONCE, [0, 0], false));
+        assert_eq!(asks.word(), "cronium running 00ff \n", "{:?}", host.shell);
+        let mut removes = host.run(&remove(&host.place, std::slice::from_ref(&host.place.name), NONCE));
+        assert_eq!(removes.child.wait().expect("an end").code(), Some(SAID), "{:?}", host.shell);
+        assert!(std::path::Path::new(&host.place.directory()).exists());
+        let (status, ..) = host.collect([6, 0], true);
+        assert!(status.contains(" killed=1 ") && status.contains("code=137"), "{status}");
+    }
+}
+
+#[test]
+fn processes_of_another_job_whose_name_goes_on_are_left_alone() {
+    for host in Host::all(false) {
+        let mut other = Command::new("sleep")
+            .arg("60")
+            .env("CRONIUM_EXECUTION_ID", format!("{}0", host.execution))
+            .spawn()
+            .expect("sleep");
+        let mut run = host.start("sleep 60 & exit 0", &[]);
+        run.started();
+        run.rest();
+        let (status, ..) = host.collect([0, 0], true);
+        assert!(status.contains(" left=0 "), "{status}");
+        assert!(other.try_wait().expect("wait").is_none(), "{:?}: a process of another job was killed", host.shell);
+        other.kill().expect("kill");
+        other.wait().expect("wait");
+    }
+}
+
+#[test]
+fn words_of_the_run_file_are_told_and_are_not_in_the_output() {
+    for host in Host::all(false) {
+        let content = "echo ran".to_owned();
+        let script = Script { language: Language::Bash, content, working_directory: "/nowhere/at all".to_owned() };
+        let mut run = host.begin(&script, &[]);
+        run.started();
+        let (out, err) = run.rest();
+        let (status, more, more_err) = host.collect([out.len() as u64, err.len() as u64], false);
+        assert_eq!((out + &more, err + &more_err), (String::new(), String::new()), "{:?}", host.shell);
+        assert!(
+            status.contains(" code=125 ") && status.contains(" why=cannot enter the working directory"),
+            "{status}"
+        );
     }
 }

@@ -6,22 +6,26 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender};
 
-use crate::executors::control::{Signal, Target};
+use crate::executors::control::Signal;
 use crate::executors::ending::{seconds, setup_verdict};
 use crate::executors::ssh::Shared;
-use crate::executors::ssh::connection::{Event, Next, Session};
+use crate::executors::ssh::connection::Session;
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::folder::Folder;
+use crate::executors::ssh::house;
+use crate::executors::ssh::judge::Ending;
+use crate::executors::ssh::listen::{Heard, Wished, wishes};
 use crate::executors::ssh::pool::Wish;
-use crate::executors::ssh::preamble::{Preamble, Word};
+use crate::executors::ssh::preamble::Word;
 use crate::executors::ssh::remote::{self, Place};
 use crate::executors::ssh::words::rounded;
-use crate::executors::{Control, End, Facts, Prepared, Remains, Task, shell};
-use crate::job::{Output, Server, Stream};
+use crate::executors::{Control, End, Facts, Prepared, Remains, Task};
+use crate::job::{Output, Server};
 use crate::limits;
 use crate::metrics;
+use crate::os::pulse;
 use crate::os::random;
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::stop::Reason;
@@ -44,39 +48,17 @@ pub(in crate::executors::ssh) struct Ready {
     pub(in crate::executors::ssh) begun: (SystemTime, Instant),
 }
 
-/// What the reaper signals: the worker, which passes it on over its own session.
-struct Wished(Sender<Signal>);
-
-/// The way of a job's signals to its worker.
-fn wishes() -> (Sender<Signal>, Receiver<Signal>) {
-    bounded(limits::SSH_WISHES)
-}
-
-impl Target for Wished {
-    fn signal(&self, signal: Signal) -> Result<(), String> {
-        // A queue of wishes that nobody has taken yet needs no further one.
-        match self.0.try_send(signal) {
-            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
-            Err(TrySendError::Disconnected(_)) => Err("the job's worker is gone".to_owned()),
-        }
-    }
-}
-
-/// How one session came to its end.
-pub(in crate::executors::ssh) enum Heard {
-    /// The remote program ended after it had followed the script: the script is over.
-    Over,
-    /// It said why there is nothing to follow.
-    Word(Word),
-    /// It ended without a word of its own.
-    Mute(Option<i32>),
-    Broken(Error),
-    /// The server does not end the script, or the agent cannot reach it to do so.
-    GivenUp,
-    /// `jobs.setupTimeout` is over and nothing was heard.
-    Late,
-    /// The agent ends.
-    Left,
+/// How far a start has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::executors::ssh) enum Start {
+    /// The script waits until the server's shell is ready for it.
+    Waits(Vec<u8>),
+    /// It was sent; whether it begins shows on this session.
+    Sent,
+    /// Another session finds out whether it began.
+    Asked,
+    /// It was seen to run, by this agent or by an earlier one.
+    Seen,
 }
 
 /// What is known of a script that was sent off.
@@ -97,6 +79,13 @@ pub(in crate::executors::ssh) struct Run<'a> {
     /// Bytes of stdout and stderr that were handed on.
     pub(in crate::executors::ssh) taken: [u64; 2],
     pub(in crate::executors::ssh) stderr_tail: Vec<u8>,
+    pub(in crate::executors::ssh) start: Start,
+    /// A silent session is asked for an end that it missed after this time.
+    pub(in crate::executors::ssh) look: Duration,
+    /// Sessions in a row that ended without a proof and without output, and since when.
+    pub(in crate::executors::ssh) cuts: (u32, Instant),
+    /// The server had its chance to end the script: until then it is asked once more how the script ended.
+    pub(in crate::executors::ssh) last_look: Option<Instant>,
     /// When the script was seen to run.
     pub(in crate::executors::ssh) started: Option<(SystemTime, Instant)>,
     pub(in crate::executors::ssh) setup: Option<Span>,
@@ -132,7 +121,7 @@ impl Prepared for Ready {
             let verdict = setup_verdict(&Error::Stopped { server: server.shown() }, &control);
             return End::Outcome(Box::new(run.outcome(verdict, None, warm)), Remains::nothing());
         }
-        session.send(program);
+        run.start = Start::Waits(program);
         run.see_through(Some((session, nonce)), warm, output)
     }
 }
@@ -206,6 +195,10 @@ impl<'a> Run<'a> {
             sent: None,
             taken: [0, 0],
             stderr_tail: Vec::new(),
+            start: Start::Seen,
+            look: limits::SSH_LOOK,
+            cuts: (0, Instant::now()),
+            last_look: None,
             started: None,
             setup: None,
             starts: 1,
@@ -221,13 +214,13 @@ impl<'a> Run<'a> {
 
     /// Follows, collects, judges. Without a session, one is sought for a script that runs already.
     fn see_through(&mut self, session: Option<(Session, String)>, warm: bool, output: &mut dyn Output) -> End {
-        let session = match session {
-            Some(session) => Ok(session),
-            None => self.follow_again(output),
-        };
-        let ended = session.and_then(|session| self.follow(session, output)).and_then(|()| self.collect(output));
+        let ended = self.see_its_end(session, output);
         if self.control.is_left() {
-            return End::Left;
+            return match self.start {
+                // It never left this agent.
+                Start::Waits(_) => End::NeverRan(Remains::nothing()),
+                _ => End::Left,
+            };
         }
         self.control.end();
         match ended {
@@ -244,9 +237,45 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The script's end as the server recorded it.
+    fn see_its_end(&mut self, session: Option<(Session, String)>, output: &mut dyn Output) -> Result<Ending, Stop> {
+        let mut session = session.map_or_else(|| self.follow_again(output), Ok);
+        loop {
+            let ended = session.and_then(|session| self.follow(session, output)).and_then(|()| self.collect(output));
+            match ended {
+                Ok(Some(ending)) => return Ok(ending),
+                // What said that it is over was wrong.
+                Ok(None) => session = self.follow_again(output),
+                Err(stop) => return self.look_once_more(stop, output),
+            }
+        }
+    }
+
+    /// A server that could not be told to end the script may be in reach again, and may know the script's own end.
+    fn look_once_more(&mut self, stop: Stop, output: &mut dyn Output) -> Result<Ending, Stop> {
+        let asks = self.control.is_given_up() && self.started.is_some() && self.last_look.is_none();
+        if !asks || !matches!(stop, Stop::Because(_)) {
+            return Err(stop);
+        }
+        self.last_look = Some(Instant::now() + limits::SSH_LAST_LOOK);
+        match self.collect(output) {
+            Ok(Some(ending)) => Ok(ending),
+            _ => Err(stop),
+        }
+    }
+
     fn folder(&mut self) -> Folder {
         let (shared, server) = (Arc::clone(self.shared), self.server.clone());
-        Folder { shared, server, directory: self.place.directory(), session: self.waiting.take() }
+        // Each start that was claimed has a folder of its own, so that one that comes late finds it taken.
+        let mut names = vec![self.place.name.clone()];
+        names.extend(self.names().filter(|name| self.starts > 1 && *name != self.place.name));
+        Folder { shared, server, place: self.place.clone(), names, session: self.waiting.take() }
+    }
+
+    /// The names of all folders that starts of this job may have.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let first = self.task.execution.to_string();
+        (1..=limits::SSH_STARTS).map(move |n| if n == 1 { first.clone() } else { format!("{first}.{n}") })
     }
 
     /// A session that follows the script from the byte where its output was.
@@ -257,134 +286,109 @@ impl<'a> Run<'a> {
     }
 
     /// Follows the script to its end, over as many connections as it takes.
-    fn follow(&mut self, (mut session, mut nonce): (Session, String), output: &mut dyn Output) -> Result<(), Stop> {
+    fn follow(&mut self, mut session: (Session, String), output: &mut dyn Output) -> Result<(), Stop> {
         loop {
-            let heard = self.listen(&session, &nonce, output);
+            let heard = self.listen(&session.0, &session.1, output);
             drop(session);
-            match heard {
+            session = match heard {
                 Heard::Over => return Ok(()),
                 Heard::Word(Word::Over(status)) => {
                     self.found_over(&status);
                     return Ok(());
                 }
                 Heard::Left => return Err(Stop::Left),
-                Heard::GivenUp if self.started.is_some() => return Ok(()),
-                Heard::GivenUp => {
-                    return Err(self.setup_failed("the server did not say whether it started".to_owned()).into());
+                Heard::GivenUp if self.started.is_some() => {
+                    self.last_look = Some(Instant::now() + limits::SSH_LAST_LOOK);
+                    return Ok(());
                 }
-                Heard::Word(Word::Unstarted) if self.adopted => {
-                    (session, nonce) = self.next_name(output)?;
-                    continue;
-                }
-                Heard::Word(Word::Unstarted) if self.started.is_none() => {
-                    (session, nonce) = self.start_again(output)?;
-                    continue;
-                }
-                Heard::Word(word) => return Err(self.verdict_of(word).into()),
-                Heard::Mute(status) if self.started.is_none() => return Err(self.mute(status).into()),
-                Heard::Late => {
-                    let what = format!(
-                        "no word of the script within {} (jobs.setupTimeout)",
-                        seconds(self.shared.jobs.setup_timeout)
-                    );
-                    return Err(self.setup_failed(what).into());
-                }
-                // Somebody killed the follower on the server; the script need not be over.
-                Heard::Mute(_) => {}
-                Heard::Broken(error) => self.lost(&error, output),
-            }
-            (session, nonce) = self.follow_again(output)?;
+                heard if matches!(self.start, Start::Waits(_)) => self.not_sent(heard, output)?,
+                heard if self.started.is_none() => self.sent(heard, output)?,
+                heard => self.running(heard, output)?,
+            };
         }
     }
 
-    /// Reads one session to its end.
-    pub(in crate::executors::ssh) fn listen(
-        &mut self,
-        session: &Session,
-        nonce: &str,
-        output: &mut dyn Output,
-    ) -> Heard {
-        let mut preamble = Preamble::new(nonce);
-        let mut sent_here = None;
-        loop {
-            if self.control.is_left() {
-                return Heard::Left;
+    /// Goes on after a session that ended before the script was sent: it cannot have begun.
+    fn not_sent(&mut self, heard: Heard, output: &mut dyn Output) -> Result<(Session, String), Stop> {
+        let why = match heard {
+            Heard::Broken(error) if error.is_passing() && Instant::now() < self.until => {
+                output.system(&format!("{error}; the script was not sent yet; connecting again"));
+                output.settle();
+                return self.back(output, |run, nonce| house::begin(&run.place, nonce));
             }
-            if preamble.is_over() && self.wanted > sent_here {
-                sent_here = self.wanted;
-                self.sent = self.sent.max(self.wanted);
-                let word = if self.wanted == Some(Signal::Kill) { "KILL\n" } else { "TERM\n" };
-                session.send(word.as_bytes().to_vec());
+            Heard::Broken(error) => error.to_string(),
+            Heard::Word(Word::Setup(why)) => why,
+            Heard::Mute(status) => return Err(self.mute(status).into()),
+            Heard::Streams(which) => self.login_files(which),
+            Heard::Late => {
+                let limit = seconds(self.shared.jobs.setup_timeout);
+                format!("the server's shell did not get ready for it within {limit} (jobs.setupTimeout)")
             }
-            match session.next(&self.wishes, limits::FOLLOW_TICK) {
-                Next::Wish(signal) => {
-                    self.wanted = self.wanted.max(Some(signal));
-                    if signal == Signal::Kill {
-                        // Each KILL goes out: the first may have come before its victim was born.
-                        sent_here = None;
-                    }
-                }
-                Next::Event(Event::Bytes(stream, bytes)) => {
-                    self.bytes(&mut preamble, stream, &bytes, output);
-                    if !session.has_more() {
-                        output.settle();
-                    }
-                    if self.started.is_none() && preamble.is_over() {
-                        self.starts_now(self.timeout.0);
-                    }
-                }
-                Next::Event(Event::End(status)) => {
-                    return match preamble.word() {
-                        _ if preamble.is_over() => Heard::Over,
-                        Some(word) => Heard::Word(word.clone()),
-                        None => {
-                            self.note_noise(&preamble);
-                            Heard::Mute(status)
-                        }
-                    };
-                }
-                Next::Event(Event::Broken(error)) => return Heard::Broken(error),
-                Next::Quiet if self.control.is_given_up() => return Heard::GivenUp,
-                Next::Quiet if self.started.is_none() && Instant::now() >= self.until => return Heard::Late,
-                Next::Quiet if self.started.is_none() && self.control.reason().is_some() => {
-                    // Told to end before it was seen to start: from now on there is somebody to tell.
-                    self.control.set_target(Arc::new(Wished(self.wisher.clone())));
-                }
-                Next::Quiet => output.settle(),
+            _ => "the server's shell said something else".to_owned(),
+        };
+        Err(self.setup_failed(why).into())
+    }
+
+    /// Goes on after a session on which the script was sent and not seen to begin, or which asked for that.
+    fn sent(&mut self, heard: Heard, output: &mut dyn Output) -> Result<(Session, String), Stop> {
+        match heard {
+            Heard::Word(Word::Setup(why)) if self.start == Start::Sent => Err(self.setup_failed(why).into()),
+            Heard::Word(Word::Unstarted) => self.start_again(output),
+            Heard::Broken(error) => {
+                self.lost(&error, output);
+                self.start = Start::Asked;
+                self.follow_again(output)
             }
+            // Nothing says that it did not begin. A claim of its folder proves that, or finds it.
+            _ if self.start == Start::Sent => {
+                self.start = Start::Asked;
+                self.until = Instant::now() + limits::SSH_FIND_OUT;
+                self.follow_again(output)
+            }
+            heard => Err(self.start_unknown(&heard).into()),
         }
     }
 
-    /// Hands on what is the script's.
-    pub(in crate::executors::ssh) fn bytes(
-        &mut self,
-        preamble: &mut Preamble,
-        stream: Stream,
-        bytes: &[u8],
-        output: &mut dyn Output,
-    ) {
-        let (taken, tail) = (&mut self.taken[usize::from(stream != Stream::Stdout)], &mut self.stderr_tail);
-        preamble.take(stream, bytes, &mut |bytes| {
-            *taken += bytes.len() as u64;
-            if stream == Stream::Stderr {
-                shell::keep_tail(tail, bytes);
+    /// Goes on after a session that followed a running script and did not see its end.
+    fn running(&mut self, heard: Heard, output: &mut dyn Output) -> Result<(Session, String), Stop> {
+        match heard {
+            Heard::Word(Word::Unstarted) if self.adopted => return self.next_name(output),
+            Heard::Word(word) => return Err(self.verdict_of(word).into()),
+            Heard::Streams(which) => return Err(self.end_unknown(&self.login_files(which)).into()),
+            Heard::Broken(error) => self.lost(&error, output),
+            Heard::Mute(status)
+                if self.cuts.0 > 0 && self.cuts.1.elapsed() > self.shared.settings.reconnect_timeout =>
+            {
+                return Err(self.mute(status).into());
             }
-            output.bytes(stream, bytes);
-        });
+            // Somebody ended the follower on the server, or the server closed its silent session.
+            _ => self.pause(),
+        }
+        self.follow_again(output)
+    }
+
+    /// Waits before the next session where one after the other ends at once.
+    pub(in crate::executors::ssh) fn pause(&mut self) {
+        let backoff =
+            Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
+        if self.cuts.0 == 0 {
+            self.cuts.1 = Instant::now();
+        }
+        self.cuts.0 += 1;
+        if self.cuts.0 > 1 {
+            pulse::touch();
+            std::thread::sleep(backoff.delay(self.cuts.0, 0.5 + random::unit() / 2.0));
+        }
     }
 
     /// The script was seen to run: from here on its time counts, and a cancel finds somebody to tell.
     pub(in crate::executors::ssh) fn starts_now(&mut self, left: Duration) {
         self.setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         self.started = Some((SystemTime::now(), Instant::now()));
+        self.start = Start::Seen;
         let (after, limit) = self.timeout;
         self.control.set_deadline(Instant::now() + left, Reason::Timeout { limit, after });
         self.control.set_target(Arc::new(Wished(self.wisher.clone())));
-    }
-
-    fn note_noise(&mut self, preamble: &Preamble) {
-        let noise = preamble.noise();
-        shell::keep_tail(&mut self.stderr_tail, noise.as_bytes());
     }
 
     /// A connection broke: said once a time, in the job's own log.
@@ -403,13 +407,15 @@ impl<'a> Run<'a> {
     ) -> Result<(Session, String), Stop> {
         let begun = Instant::now();
         let patience = self.shared.settings.reconnect_timeout;
+        let last = self.last_look;
+        let until = last.unwrap_or(begun + patience);
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
         let mut failures = 0;
         loop {
             let control = self.control;
-            let wanted = || !control.is_left() && !control.is_given_up() && begun.elapsed() < patience;
-            let wish = Wish { server: self.server, gated: false, until: begun + patience, wanted: &wanted };
+            let wanted = || !control.is_left() && (last.is_some() || !control.is_given_up()) && Instant::now() < until;
+            let wish = Wish { server: self.server, gated: false, until, wanted: &wanted };
             let error = match self.shared.pool.session(&wish) {
                 Ok((session, _)) => {
                     if self.host_key.is_empty() {
@@ -447,8 +453,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The start's answer was lost and the script is known not to have begun: starts it under another name, so that what
-    /// may still be on its way can never run beside it.
+    /// The script is known not to have begun: starts it under another name, so that what may still be on its way can
+    /// never run beside it.
     fn start_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
         self.starts += 1;
         if self.starts > limits::SSH_STARTS {
@@ -457,15 +463,14 @@ impl<'a> Run<'a> {
                 .into());
         }
         output.system("the script had not begun when the connection broke; starting it now");
-        let claimed = self.place.directory();
         self.place.name = format!("{}.{}", self.task.execution, self.starts);
-        self.back(output, |run, nonce| {
-            let (variables, execution) = (run.task.variables(), run.task.execution.as_str());
-            // It was written once before, so that it can be written. The claimed folder goes when the new one is there:
-            // until then a late start is found out by its name.
-            let script = &run.task.job.script;
-            remote::start(&run.place, execution, script, &variables, nonce, Some(&claimed)).unwrap_or_default()
-        })
+        self.until = self.until.max(Instant::now() + limits::SSH_FIND_OUT);
+        let (session, nonce) = self.back(output, |run, nonce| house::begin(&run.place, nonce))?;
+        let (variables, execution) = (self.task.variables(), self.task.execution.as_str());
+        // It was written once before, so that it can be written.
+        let program = remote::start(&self.place, execution, &self.task.job.script, &variables, &nonce);
+        self.start = Start::Waits(program.unwrap_or_default());
+        Ok((session, nonce))
     }
 
     /// An earlier agent may have started the script under another name, see [`Run::start_again`]: the next one is looked
@@ -473,16 +478,8 @@ impl<'a> Run<'a> {
     fn next_name(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
         self.starts += 1;
         if self.starts > limits::SSH_STARTS {
-            let mut place = self.place.clone();
-            let names = (2..=limits::SSH_STARTS).map(|n| format!("{}.{n}", self.task.execution));
-            let folders: Vec<String> = std::iter::once(self.task.execution.to_string())
-                .chain(names)
-                .map(|name| {
-                    place.name = name;
-                    place.directory()
-                })
-                .collect();
-            let (session, nonce) = self.back(output, |_, _| remote::remove(&folders))?;
+            let names: Vec<String> = self.names().collect();
+            let (session, nonce) = self.back(output, |run, nonce| remote::remove(&run.place, &names, nonce))?;
             self.listen(&session, &nonce, output);
             return Err(Stop::NeverRan);
         }

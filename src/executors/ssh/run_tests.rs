@@ -4,9 +4,12 @@ use std::thread;
 
 use super::*;
 use crate::executors::Reaper;
+use crate::executors::control::Target as _;
 use crate::executors::ssh::SshExecutor;
+use crate::executors::ssh::connection::Event;
 use crate::executors::ssh::connection::tests::{idle, session};
-use crate::job::{Id, Job, Kind, Language, Resources, Script};
+use crate::executors::ssh::preamble::Preamble;
+use crate::job::{Id, Job, Kind, Language, Resources, Script, Stream};
 use crate::os::pulse::Pulse;
 use crate::policy::stop::Pace;
 use crate::verdict::Phase;
@@ -111,6 +114,64 @@ fn a_script_that_ran_is_not_told_as_one_that_could_not_be_started() {
         run.starts_now(Duration::from_secs(60));
         let verdict = run.mute(None);
         assert_eq!(verdict.phase, Phase::Execution);
-        assert!(verdict.message.contains("was ended there by a signal: the script's end is unknown"), "{verdict}");
+        assert!(
+            verdict.message.contains("came to its end there without an exit status: the script's end is unknown"),
+            "{verdict}"
+        );
+    });
+}
+
+#[test]
+fn a_last_look_at_a_server_that_is_away_ends_in_time() {
+    with_run(|run| {
+        run.starts_now(Duration::from_secs(60));
+        run.last_look = Some(Instant::now() + Duration::from_millis(300));
+        let begun = Instant::now();
+        let words = said(run.collect(&mut Nowhere));
+        assert!(words.contains("its end is unknown"), "{words}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn whether_a_script_was_started_is_asked_for_a_bounded_time_and_then_called_unknown() {
+    let (connection, _driver) = idle();
+    let (session, _events) = session(&connection);
+    with_run(|run| {
+        run.start = Start::Asked;
+        run.until = Instant::now() + Duration::from_millis(200);
+        let heard = run.listen(&session, "00ff", &mut Nowhere);
+        assert!(matches!(heard, Heard::Late), "it was waited for");
+        let words = said(run.sent(heard, &mut Nowhere));
+        assert!(words.contains("whether it ran there is unknown"), "{words}");
+    });
+}
+
+#[test]
+fn a_script_that_was_not_sent_is_told_as_not_started_whatever_its_session_said() {
+    for heard in [Heard::Late, Heard::Mute(None), Heard::Streams("stderr"), Heard::Word(Word::Setup("no".into()))] {
+        with_run(|run| {
+            run.start = Start::Waits(Vec::new());
+            run.until = Instant::now();
+            let words = said(run.not_sent(heard, &mut Nowhere));
+            assert!(words.contains("could not be started"), "{words}");
+        });
+    }
+}
+
+#[test]
+fn the_end_of_a_session_is_the_end_of_a_script_only_with_its_proof() {
+    with_run(|run| {
+        let mut preamble = Preamble::new("00ff");
+        for (stream, number) in [(Stream::Stdout, 1), (Stream::Stderr, 2)] {
+            preamble.take(stream, format!("cronium follow 00ff {number}\n").as_bytes(), &mut |_| panic!("nothing yet"));
+        }
+        for status in [None, Some(1), Some(137), Some(143), Some(remote::SAID)] {
+            assert!(matches!(run.ended(&preamble, status, Duration::ZERO), Heard::Cut), "{status:?}");
+        }
+        assert!(matches!(run.ended(&preamble, Some(remote::PROVEN), Duration::ZERO), Heard::Over));
+        // A server that closes what is silent for 6 s is asked sooner from then on.
+        run.ended(&preamble, None, Duration::from_secs(6));
+        assert_eq!(run.look, Duration::from_secs(3));
     });
 }

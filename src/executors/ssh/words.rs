@@ -6,6 +6,7 @@ use crate::executors::ending::{seconds, stopped};
 use crate::executors::shell;
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::judge::{self, Ending, Evidence, judge};
+use crate::executors::ssh::listen::Heard;
 use crate::executors::ssh::preamble::Word;
 use crate::executors::ssh::remote;
 use crate::executors::ssh::run::{Run, Unknown};
@@ -18,14 +19,12 @@ impl Run<'_> {
             Some((reason, signal)) => (Some(reason.clone()), Some(*signal)),
             None => (self.control.reason(), self.sent),
         };
-        let nonce_free = shell::any_complaint(&self.stderr_tail);
         judge(&Evidence {
             server: self.server.shown(),
             temp_dir: self.place.temp_dir.clone(),
             ending: ending.clone(),
             reason,
             sent,
-            complaint: nonce_free,
             no_space: shell::tells_of_full_device(&self.stderr_tail),
         })
     }
@@ -43,9 +42,12 @@ impl Run<'_> {
     pub(in crate::executors::ssh) fn verdict_of(&self, word: Word) -> Unknown {
         let (server, directory) = (self.server.shown(), self.place.directory());
         let message = match word {
-            Word::Setup(why) => return self.setup_failed(why),
+            Word::Setup(why) => return self.end_unknown(&why),
+            Word::Lost => return self.start_unknown(&Heard::Word(Word::Lost)),
             Word::Rebooted => judge::rebooted(&server),
-            Word::Vanished | Word::Unstarted | Word::Status(_) | Word::Over(_) => judge::vanished(&server, &directory),
+            Word::Vanished | Word::Unstarted | Word::Running | Word::Status(_) | Word::Over(_) => {
+                judge::vanished(&server, &directory)
+            }
         };
         Box::new(Verdict::infrastructure(Phase::Execution, message))
     }
@@ -58,15 +60,53 @@ impl Run<'_> {
         Box::new(Verdict::infrastructure(Phase::Setup, message))
     }
 
+    /// The script was sent, and nothing shows whether it began.
+    pub(in crate::executors::ssh) fn start_unknown(&self, heard: &Heard) -> Unknown {
+        let server = self.server.shown();
+        let why = match heard {
+            Heard::Word(Word::Setup(why)) => why.clone(),
+            Heard::Word(Word::Lost) => format!("{} is there, without a sign of the script", self.place.directory()),
+            Heard::Word(Word::Rebooted) => "it was restarted meanwhile".to_owned(),
+            Heard::Word(_) => format!("{} is not there any more", self.place.directory()),
+            Heard::Streams(which) => self.login_files(which),
+            Heard::Mute(_) | Heard::Cut => "its shell ended without a word".to_owned(),
+            _ => "it says nothing".to_owned(),
+        };
+        let message = format!(
+            "the script was sent to {server}, and whether it ran there is unknown: {why}; look at {} there",
+            self.place.directory()
+        );
+        Box::new(Verdict::infrastructure(Phase::Execution, message))
+    }
+
+    /// The script ran, and its end cannot be had.
+    pub(in crate::executors::ssh) fn end_unknown(&self, why: &str) -> Unknown {
+        let message = format!(
+            "the script ran on {}, and how it ended cannot be asked: {why}; its end is unknown, and it may still run",
+            self.server.shown()
+        );
+        Box::new(Verdict::infrastructure(Phase::Execution, message))
+    }
+
+    /// Why a session is of no use on which a stream does not arrive.
+    pub(in crate::executors::ssh) fn login_files(&self, which: &str) -> String {
+        format!(
+            "{which} of a session as {} does not arrive as it should: a file that the login reads, such as .bashrc, \
+             redirects it. Let that file do so only where the shell is interactive (case $- in *i*)",
+            self.server.user
+        )
+    }
+
     /// The server's shell ended without a word of our program.
     pub(in crate::executors::ssh) fn mute(&self, status: Option<i32>) -> Unknown {
-        let status = status.map_or_else(|| "by a signal".to_owned(), |code| format!("with exit code {code}"));
+        let status =
+            status.map_or_else(|| "without an exit status".to_owned(), |code| format!("with exit code {code}"));
         let noise = String::from_utf8_lossy(&self.stderr_tail);
         let noise = noise.lines().last().unwrap_or_default();
         let said = if noise.is_empty() { String::new() } else { format!(", saying {noise:?}") };
         if self.started.is_some() {
             let message = format!(
-                "the program that asked {} how the script ended was ended there {status}{said}: the script's end is unknown",
+                "the program that asked {} how the script ended came to its end there {status}{said}: the script's end is unknown",
                 self.server.shown()
             );
             return Box::new(Verdict::infrastructure(Phase::Execution, message));
