@@ -80,6 +80,8 @@ mod ssh_multi_restart;
 mod ssh_place;
 /// The connections to a server that jobs share.
 mod ssh_pool;
+/// How a script is started on a server: variables, first lines, interpreters that cannot be started.
+mod ssh_start;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
 /// The agent on a host that systemd booted.

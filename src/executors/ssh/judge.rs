@@ -106,6 +106,8 @@ pub struct Evidence {
     pub sent: Option<Signal>,
     /// Whether the script's last words on stderr speak of a full device.
     pub no_space: bool,
+    /// What the script's text may have led it into, as the end of a sentence.
+    pub hint: String,
 }
 
 /// Says how the script ended.
@@ -177,6 +179,9 @@ fn hints(evidence: &Evidence) -> String {
         text.push_str(&format!("; {server} could not keep all of its output in {temp_dir}: no space left there"));
     } else if evidence.no_space && ending.code != Some(0) {
         text.push_str(&format!("; its last words speak of a full device on {server}"));
+    }
+    if ending.code.is_some_and(|code| code != 0) {
+        text.push_str(&evidence.hint);
     }
     if ending.left > 0 {
         text.push_str(&format!("; {} processes of it are still there and could not be killed", ending.left));

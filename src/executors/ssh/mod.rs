@@ -35,7 +35,7 @@ use crate::executors::ssh::folder::Folder;
 use crate::executors::ssh::pool::{Pool, Wish};
 use crate::executors::ssh::remote::Place;
 use crate::executors::ssh::run::{Adopted, Ready};
-use crate::executors::{Control, Executor, Facts, Lost, Prepared, Remains, Task};
+use crate::executors::{Control, Executor, Facts, Lost, Prepared, Remains, Task, shell};
 use crate::job::{Output, Server};
 use crate::os::random;
 use crate::policy::breaker;
@@ -159,6 +159,7 @@ impl Executor for SshExecutor {
         let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce)
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let timeout = task.timeout(&shared.jobs, output);
+        shell::notes(&task.job.script).iter().for_each(|note| output.system(note));
         output.settle();
         let until = begun.1 + shared.jobs.setup_timeout;
         let wish = Wish { server: &server, gated: true, until, wanted: &|| control.reason().is_none() };

@@ -237,7 +237,7 @@ fn interpreter(w: &mut Writer, script: &Script, shell: &str) {
                 "i={}; [ -x \"$i\" ] || f \"$i not found there (ssh.execution.defaultShell)\"",
                 quote(shell)
             ));
-            return;
+            return w.line(&demand_program("i"));
         }
         Language::Python => "python3 (or python)",
         Language::Node => "node (or nodejs)",

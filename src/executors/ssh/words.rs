@@ -26,6 +26,7 @@ impl Run<'_> {
             reason,
             sent,
             no_space: shell::tells_of_full_device(&self.stderr_tail),
+            hint: shell::hint(&self.task.job.script),
         })
     }
 
