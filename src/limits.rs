@@ -29,6 +29,14 @@ pub const DOCKER_READ: usize = 64 * 1024;
 pub const DOCKER_ANSWER: usize = 4 * 1024 * 1024;
 /// Characters of the engine's own words that are kept in an error.
 pub const ENGINE_MESSAGE: usize = 500;
+/// Bytes of one text in an engine's answer that are kept: an id, a name, words.
+pub const ENGINE_TEXT: usize = 4096;
+/// Texts of one list in an engine's answer that are kept: names, warnings, options. Labels of one container too.
+pub const ENGINE_LIST: usize = 64;
+/// Containers of one list: three times what [`DOCKER_ANSWER`] has room for as the engine describes them.
+pub const ENGINE_ROWS: usize = 10_000;
+/// Bytes that the rows of such a list may take in memory: with the answer itself, twice [`DOCKER_ANSWER`].
+pub const ENGINE_ROWS_HELD: usize = DOCKER_ANSWER - 64 * 1024;
 /// Layers of one pull that are told apart in its progress.
 pub const PULL_LAYERS: usize = 512;
 /// Longest line of a pull's progress that is read.
@@ -223,6 +231,19 @@ pub const ANSWER_MAX: usize = 1 << 20;
 /// Rows of one queue answer that are looked at; the agent never asks for more than its 100 workers.
 pub const QUEUE_ROWS_MAX: usize = 1000;
 
+/// Bytes that the jobs of one queue answer may take in memory, together: with the answer itself, not more than twice
+/// [`QUEUE_ANSWER_MAX`]. Rows beyond it are left out, and go back to the queue as claims that nobody knows of.
+pub const QUEUE_HELD_MAX: usize = 30 << 20;
+
+/// Bytes that script, variables and servers of one job may take; a script has [`SCRIPT_MAX`] at most.
+pub const QUEUE_ROW_MAX: usize = 24 << 20;
+
+/// Bytes of a job's working directory: the kernel's longest path.
+pub const JOB_FOLDER_MAX: usize = 4096;
+
+/// The smallest share of a core that a job gets: the engine takes one that rounds to nothing for no limit at all.
+pub const CPU_LEAST: f64 = 0.01;
+
 /// Unusable rows of one queue answer that are described one by one; the rest is counted.
 pub const UNUSABLE_ROWS_SHOWN: usize = 10;
 
@@ -327,6 +348,9 @@ pub const CONFIG_FILE_MAX: usize = 1024 * 1024;
 
 /// Bytes of all keys and values after YAML aliases were resolved, which may repeat a text many times.
 pub const CONFIG_TREE_MAX: usize = 4 * 1024 * 1024;
+
+/// Brackets that may be open at once in the configuration file, those in texts included. A complete one has two.
+pub const CONFIG_DEPTH_MAX: usize = 100;
 
 /// Bytes of one value after `${VAR}` was expanded: the most that one environment variable holds.
 pub const CONFIG_VALUE_MAX: usize = 128 * 1024;

@@ -137,7 +137,7 @@ impl Worker {
     /// The whole life of a job. `None` when it turned out not to be ours to run or to report.
     fn run_job(&self, job: Job, execution: Id, token: &Token) -> Option<Verdict> {
         let shop = &self.shop;
-        log::info!("claimed: {} script, attempt {}", job.script.language.as_str(), job.attempts + 1);
+        log::info!("claimed: {} script, attempt {}", job.script.language.as_str(), job.attempts.saturating_add(1));
         let (executor, server) = match (job.kind, job.servers.as_slice()) {
             (Kind::Container, _) => (&shop.containers, None),
             (Kind::Ssh, [Ok(server)]) => (&shop.servers, Some(server.clone())),

@@ -85,7 +85,7 @@ impl Cgroup {
             Folders::V2(folder) => {
                 let io = io_v2(&text(folder, "io.stat"));
                 Reading {
-                    cpu_nanos: keyed(&text(folder, "cpu.stat"), "usage_usec").map(|micros| micros * 1000),
+                    cpu_nanos: keyed(&text(folder, "cpu.stat"), "usage_usec").map(|micros| micros.saturating_mul(1000)),
                     memory_peak: number(folder, "memory.peak").or_else(|| number(folder, "memory.current")),
                     disk_read: io.map(|(read, _)| read),
                     disk_write: io.map(|(_, write)| write),

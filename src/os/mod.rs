@@ -9,6 +9,8 @@ pub mod clock;
 pub mod device;
 pub mod disk;
 pub mod files;
+#[cfg(test)]
+pub(crate) mod heap_tests;
 pub mod local;
 pub mod names;
 pub mod net;

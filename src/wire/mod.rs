@@ -1,5 +1,8 @@
 //! Bytes to values and back: no I/O, no clock, no thread. Every decoder here is tested at every split of its input.
 
+pub mod amount;
+#[cfg(test)]
+mod any_input_tests;
 pub mod capture;
 pub mod chunked;
 pub mod crc32;
@@ -9,5 +12,9 @@ pub mod json;
 pub mod kexinit;
 pub mod lines;
 pub mod prometheus;
+#[cfg(test)]
+#[path = "random_tests.rs"]
+pub(crate) mod random;
+pub mod scan;
 pub mod time;
 pub mod x509;

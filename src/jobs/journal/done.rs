@@ -462,4 +462,21 @@ mod tests {
         let jobs = scratch.open(now);
         assert_eq!((jobs.lookup(&id(3)), jobs.lookup(&id(4))), (None, Some(done(4, now))));
     }
+
+    #[test]
+    fn any_ending_is_read_as_it_was_written_and_any_line_does_no_harm() {
+        let mut random = crate::wire::random::Random::new(17);
+        let parts: [&[u8]; 8] = [b"a", b"\"", b"\\", b"\n", b"\0", b"\x7f", "\u{2028}".as_bytes(), "🦀".as_bytes()];
+        for n in 0..2000 {
+            let message = String::from_utf8(random.text(&parts, 60)).expect("text");
+            let whole = [0, u64::from(u32::MAX), 1 << 63, u64::MAX][n % 4];
+            let ended = Done { message, attempts: u32::MAX, exit_code: i32::MIN, ..done(n, whole) };
+            let mut line = encode(&ended);
+            assert_eq!(decode(&line).as_ref(), Some(&ended));
+            let at = random.below(line.len());
+            line[at] ^= 1 << random.below(8);
+            // A digit of the checksum may be in upper case.
+            assert!(decode(&line).is_none_or(|found| found == ended), "{}", line.escape_ascii());
+        }
+    }
 }
