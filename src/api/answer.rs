@@ -1,16 +1,13 @@
 //! What the backend answers, read with distrust: a wrong part costs that part alone, and nothing grows without a cap.
 
-use std::fmt;
 use std::time::SystemTime;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
-use serde_json::Value;
-use serde_json::value::RawValue;
-
+use super::job_row;
+use super::json::object;
 use crate::job::{Claim, Id};
 use crate::limits;
 use crate::secret::Secret;
+use crate::wire::scan::{Items, Json};
 use crate::wire::time::parse_rfc3339;
 
 /// The queue's answer.
@@ -48,119 +45,107 @@ pub struct HeartbeatAnswer {
     pub cancel_jobs: Vec<Id>,
 }
 
-/// The items of an array up to a cap, and how many came after it.
-struct Capped<'a> {
-    items: Vec<&'a RawValue>,
-    left_out: usize,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Capped<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Items;
-        impl<'de> Visitor<'de> for Items {
-            type Value = Capped<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut all = Capped { items: Vec::new(), left_out: 0 };
-                while all.items.len() < limits::QUEUE_ROWS_MAX {
-                    match seq.next_element()? {
-                        Some(item) => all.items.push(item),
-                        None => return Ok(all),
-                    }
-                }
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    all.left_out += 1;
-                }
-                Ok(all)
-            }
-        }
-        from.deserialize_seq(Items)
-    }
-}
-
 /// Reads `{"jobs":[…],"metadata"?:{"nextPollAfter"?}}`.
 pub(super) fn queue(body: &[u8]) -> Result<Queue, String> {
-    #[derive(Deserialize)]
-    struct Answer<'a> {
-        #[serde(borrow)]
-        jobs: Option<&'a RawValue>,
-        #[serde(borrow)]
-        metadata: Option<&'a RawValue>,
-    }
-    let answer: Answer<'_> = parse(body)?;
+    let frame = Json::outline(body).map_err(|why| why.to_string())?;
+    let [jobs, metadata] = object(frame, "the answer", ["jobs", "metadata"])?;
     let mut queue = Queue::default();
     // Some servers write an empty list as null; `count` tells nothing that the list does not.
-    if let Some(jobs) = answer.jobs {
-        let rows: Capped<'_> = serde_json::from_str(jobs.get()).map_err(|_| "\"jobs\" is no array".to_owned())?;
-        for (index, row) in rows.items.iter().enumerate() {
-            match super::job_row::read(row) {
-                Ok(claim) => queue.claims.push(claim),
-                Err(why) if queue.unusable.len() < limits::UNUSABLE_ROWS_SHOWN => {
-                    queue.unusable.push(format!("row {index}: {why}"));
-                }
-                Err(_) if queue.unusable.len() == limits::UNUSABLE_ROWS_SHOWN => {
-                    queue.unusable.push("more rows without a usable id".to_owned());
-                }
-                Err(_) => {}
-            }
-        }
-        if rows.left_out > 0 {
-            let most = limits::QUEUE_ROWS_MAX;
-            queue.unusable.push(format!("{} rows beyond the {most} that are read of one answer", rows.left_out));
-        }
+    if let Some(jobs) = jobs {
+        rows(jobs.items().ok_or("\"jobs\" is no array")?, &mut queue);
     }
-    queue.next_poll_after = answer.metadata.and_then(next_poll_after);
+    let next = metadata.and_then(|metadata| metadata.field("nextPollAfter"));
+    queue.next_poll_after = next.and_then(|next| parse_rfc3339(&next.text(TIME).ok()?));
     Ok(queue)
 }
 
-fn next_poll_after(metadata: &RawValue) -> Option<SystemTime> {
-    let metadata: Value = serde_json::from_str(metadata.get()).ok()?;
-    parse_rfc3339(metadata.get("nextPollAfter")?.as_str()?)
+/// Bytes of a moment as text.
+const TIME: usize = 64;
+
+/// Reads the rows as far as they can be told apart. A bad one costs itself alone.
+fn rows(items: Items<'_>, queue: &mut Queue) {
+    let mut held = 0;
+    let (mut beyond, mut too_much) = (0, 0);
+    for (index, row) in items.enumerate() {
+        let claim = match row {
+            Ok(_) if index >= limits::QUEUE_ROWS_MAX => {
+                beyond += 1;
+                continue;
+            }
+            Ok(row) => job_row::read(row),
+            Err(why) => Err(format!("{why} of the list, so that no row from here on can be read")),
+        };
+        match claim {
+            Ok(claim) => {
+                let size = job_row::held(&claim);
+                if held + size > limits::QUEUE_HELD_MAX {
+                    too_much += 1;
+                } else {
+                    held += size;
+                    queue.claims.push(claim);
+                }
+            }
+            Err(why) if queue.unusable.len() < limits::UNUSABLE_ROWS_SHOWN => {
+                queue.unusable.push(format!("row {index}: {why}"));
+            }
+            Err(_) if queue.unusable.len() == limits::UNUSABLE_ROWS_SHOWN => {
+                queue.unusable.push("more rows without a usable id".to_owned());
+            }
+            Err(_) => {}
+        }
+    }
+    if beyond > 0 {
+        let most = limits::QUEUE_ROWS_MAX;
+        queue.unusable.push(format!("{beyond} rows beyond the {most} that are read of one answer"));
+    }
+    if too_much > 0 {
+        let most = limits::QUEUE_HELD_MAX;
+        queue.unusable.push(format!("{too_much} rows beyond the {most} bytes that the jobs of one answer may take"));
+    }
+}
+
+/// The first rows of a list, up to the cap, and whether these are all.
+fn list(body: &[u8]) -> Result<(Vec<Json<'_>>, bool), String> {
+    let frame = Json::outline(body).map_err(|why| why.to_string())?;
+    let items = frame.items().ok_or_else(|| format!("found {} where an array must be", frame.sort()))?;
+    let mut all = Vec::new();
+    for item in items {
+        match item {
+            Ok(item) if all.len() < limits::QUEUE_ROWS_MAX => all.push(item),
+            // What follows cannot be told apart, or is too much.
+            Ok(_) | Err(_) => return Ok((all, false)),
+        }
+    }
+    Ok((all, true))
 }
 
 /// Reads the array of rows that are this agent's.
 pub(super) fn orphans(body: &[u8]) -> Result<Orphans, String> {
-    #[derive(Deserialize)]
-    struct Row {
-        id: Value,
-        #[serde(default)]
-        status: Value,
-    }
-    let rows: Capped<'_> = parse(body)?;
-    let whole = rows.items.len() < limits::ORPHANED_LIST_MAX;
-    let usable = rows.items.iter().filter_map(|row| {
-        let row: Row = serde_json::from_str(row.get()).ok()?;
-        let id = Id::parse(row.id.as_str()?).ok()?;
-        Some(OrphanRow { id, status: row.status.as_str().unwrap_or_default().to_owned() })
-    });
-    let usable: Vec<_> = usable.collect();
+    let (rows, all) = list(body)?;
+    let whole = all && rows.len() < limits::ORPHANED_LIST_MAX;
+    let usable: Vec<_> = rows.iter().filter_map(|row| orphan_row(*row)).collect();
     // A row that cannot be read may be any job's, so the list no longer proves that one is missing.
-    let whole = whole && usable.len() == rows.items.len();
+    let whole = whole && usable.len() == rows.len();
     Ok(Orphans { rows: usable, whole })
+}
+
+fn orphan_row(row: Json<'_>) -> Option<OrphanRow> {
+    let [id, status] = row.fields(["id", "status"]).ok()?;
+    let id = Id::parse(&id?.text(crate::job::ID_MAX).ok()?).ok()?;
+    Some(OrphanRow { id, status: status.and_then(|status| status.beginning(crate::job::ID_MAX)).unwrap_or_default() })
 }
 
 /// One job of the same list as it was handed out, where its row still tells that; nothing may depend on it. Read by
 /// itself: the list is asked for often, and the payloads of a hundred rows are large.
 pub(super) fn orphan(body: &[u8], job: &Id) -> Option<Claim> {
-    #[derive(Deserialize)]
-    struct Row<'a> {
-        id: Value,
-        #[serde(borrow)]
-        payload: Option<&'a RawValue>,
-    }
-    let rows: Capped<'_> = parse(body).ok()?;
-    let row = rows.items.iter().find_map(|row| {
-        let row: Row<'_> = serde_json::from_str(row.get()).ok()?;
-        (row.id.as_str() == Some(job.as_str())).then_some(row)
-    })?;
-    let mut payload: Value = serde_json::from_str(row.payload?.get()).ok()?;
+    let (rows, _) = list(body).ok()?;
+    let payload = rows.iter().find_map(|row| {
+        let [id, payload] = row.fields(["id", "payload"]).ok()?;
+        id?.is(job.as_str()).then_some(payload)
+    })??;
     // The payload is the row of the queue, or that without its id.
-    let members = payload.as_object_mut().filter(|members| members.contains_key("execution"))?;
-    members.insert("id".to_owned(), Value::String(job.to_string()));
-    let raw = serde_json::value::to_raw_value(&payload).ok()?;
-    super::job_row::read(&raw).ok()
+    payload.field("execution")?;
+    Some(job_row::read_as(job.clone(), payload))
 }
 
 /// Reads a heartbeat's answer; an empty one asks for nothing.
@@ -168,55 +153,50 @@ pub(super) fn heartbeat(body: &[u8]) -> Result<HeartbeatAnswer, String> {
     if body.is_empty() {
         return Ok(HeartbeatAnswer::default());
     }
-    #[derive(Deserialize)]
-    struct Answer<'a> {
-        #[serde(borrow, rename = "cancelJobs")]
-        cancel_jobs: Option<&'a RawValue>,
-    }
-    let answer: Answer<'_> = parse(body)?;
-    let Some(list) = answer.cancel_jobs else { return Ok(HeartbeatAnswer::default()) };
-    let Ok(list) = serde_json::from_str::<Capped<'_>>(list.get()) else {
+    let answer = Json::strict(body).map_err(|why| why.to_string())?;
+    let [list] = object(answer, "the answer", ["cancelJobs"])?;
+    let Some(list) = list else { return Ok(HeartbeatAnswer::default()) };
+    let Some(items) = list.items() else {
         log::warn!("the heartbeat's answer has a \"cancelJobs\" that is no array; it is ignored");
         return Ok(HeartbeatAnswer::default());
     };
-    let ids = list.items.iter().filter_map(|id| Id::parse(&serde_json::from_str::<String>(id.get()).ok()?).ok());
+    let ids = items.map_while(Result::ok).take(limits::QUEUE_ROWS_MAX);
+    let ids = ids.filter_map(|id| Id::parse(&id.text(crate::job::ID_MAX).ok()?).ok());
     Ok(HeartbeatAnswer { cancel_jobs: ids.collect() })
-}
-
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
-    // The library's text names a place and a type, and could quote a value: only the place is passed on.
-    serde_json::from_slice(body).map_err(|e| match e.classify() {
-        serde_json::error::Category::Data => format!("unexpected JSON at line {} column {}", e.line(), e.column()),
-        serde_json::error::Category::Eof => format!("the JSON ends too early, after {} bytes", body.len()),
-        _ => format!("no JSON at line {} column {}", e.line(), e.column()),
-    })
 }
 
 /// The message and details of an error answer, in either of the contract's two shapes, or the start of any other text.
 pub(super) fn error_text(body: &[u8], token: &Secret) -> (String, Option<String>) {
     let clean = |text: &str| tidy(text, token);
-    let Ok(Value::Object(answer)) = serde_json::from_slice::<Value>(body) else {
-        return (clean(&String::from_utf8_lossy(&body[..body.len().min(4 * limits::ERROR_TEXT_MAX)])), None);
+    let part = |of: Json<'_>, name| of.field(name).and_then(|value| value.beginning(WORDS)).map(|text| clean(&text));
+    let Some(answer) = Json::outline(body).ok().filter(|answer| answer.sort() == "an object") else {
+        return (clean(&String::from_utf8_lossy(&body[..body.len().min(WORDS)])), None);
     };
-    let details = answer.get("details").and_then(Value::as_str).map(clean);
-    let message = match answer.get("error") {
-        Some(Value::String(text)) => clean(text),
-        Some(Value::Object(error)) => {
-            let part = |name| error.get(name).and_then(Value::as_str).map(clean);
-            match (part("message"), part("code")) {
-                (Some(message), Some(code)) => format!("{message} [{code}]"),
-                (Some(text), None) | (None, Some(text)) => text,
-                (None, None) => String::new(),
-            }
-        }
-        _ => answer.get("message").and_then(Value::as_str).map(clean).unwrap_or_default(),
+    let message = match answer.field("error") {
+        Some(error) if error.sort() == "an object" => match (part(error, "message"), part(error, "code")) {
+            (Some(message), Some(code)) => format!("{message} [{code}]"),
+            (message, code) => message.or(code).unwrap_or_default(),
+        },
+        Some(error) => error.beginning(WORDS).map(|text| clean(&text)).unwrap_or_default(),
+        None => part(answer, "message").unwrap_or_default(),
     };
-    (message, details)
+    (message, part(answer, "details"))
 }
+
+/// Bytes of an error's words that are looked at: a token in them becomes shorter.
+const WORDS: usize = 16 * limits::ERROR_TEXT_MAX;
 
 /// One line of at most [`limits::ERROR_TEXT_MAX`] characters, without the token should the backend quote it.
 fn tidy(text: &str, token: &Secret) -> String {
-    let text = if token.is_empty() { text.to_owned() } else { text.replace(token.expose(), "***") };
+    let cut = text.len() >= WORDS - 4;
+    let mut text = if token.is_empty() { text.to_owned() } else { text.replace(token.expose(), "***") };
+    if cut {
+        // Where the end fell in the middle of the token, its beginning goes too.
+        let whole = token.expose();
+        let mut begun = whole.char_indices().map(|(at, _)| &whole[..at]);
+        let begun = begun.rfind(|begun| text.ends_with(begun)).map_or(0, str::len);
+        text.truncate(text.len() - begun);
+    }
     let mut line: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(limits::ERROR_TEXT_MAX).collect();
     line.truncate(line.trim_end().len());
@@ -255,9 +235,11 @@ mod tests {
             (r#"{"jobs":{}}"#, Err("\"jobs\" is no array")),
             (r#"{"jobs":"secret-text"}"#, Err("\"jobs\" is no array")),
             (r#"{"jobs":[{"id":"a""#, Err("the JSON ends too early, after 18 bytes")),
-            ("<html>", Err("no JSON at line 1 column 1")),
+            ("<html>", Err("no JSON at byte 0")),
             ("", Err("the JSON ends too early, after 0 bytes")),
-            ("\"secret-text\"", Err("unexpected JSON at line 1 column 13")),
+            ("\"secret-text\"", Err("the answer must be an object, found text")),
+            (r#"{"jobs":[]} x"#, Err("no JSON at byte 12")),
+            (r#"{"jobs":[],"jobs":[]}"#, Err("jobs is given twice in the answer")),
         ] {
             assert_eq!(queue(body.as_bytes()).map(|q| q.next_poll_after), want.map_err(str::to_owned), "{body}");
         }
@@ -331,6 +313,16 @@ mod tests {
             ("", "", None),
         ] {
             assert_eq!(error_text(body.as_bytes(), &token), (message.to_owned(), details.map(str::to_owned)), "{body}");
+        }
+        // Wherever the end of what is read falls in the token, and however much shorter the text becomes.
+        let many = "t0k3n-".repeat(40);
+        for spaces in 0..many.len() {
+            let body = " ".repeat(spaces) + &many.repeat(40);
+            let json = serde_json::json!({ "error": body }).to_string();
+            for text in [body.as_bytes(), json.as_bytes()] {
+                let (message, _) = error_text(text, &Secret::new(many.clone()));
+                assert!(!message.contains("t0k3n"), "{message}");
+            }
         }
         let long = "ä".repeat(9000);
         assert_eq!(error_text(long.as_bytes(), &token).0.chars().count(), limits::ERROR_TEXT_MAX);

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::os::clock;
 use crate::verdict::{Span, Status, Timings, Usage};
+use crate::wire::amount;
 use crate::wire::time::rfc3339;
 
 /// The one terminal report of a job.
@@ -149,7 +150,7 @@ impl Serialize for Metrics<'_> {
             disk_write: u64,
         }
         let (body, usage) = (self.0, &self.0.usage);
-        let peak_cpu = if usage.peak_cpu_percent.is_finite() { usage.peak_cpu_percent } else { 0.0 };
+        let peak_cpu = amount::sound(usage.peak_cpu_percent);
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("startTime", &time(body.started))?;
         map.serialize_entry("endTime", &time(body.ended))?;

@@ -4,141 +4,138 @@
 //! to change. A reason never quotes a value: it may be a secret. Unknown keys are ignored. A row whose id can be used
 //! always becomes a claim, since a job that nobody answers for would stay claimed for ever.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
-use super::json::{Raw, integer, number, object, plain, shown, sort_of, text};
+use super::json::{Raw, integer, number, object, plain, shown, text};
 use super::server_row::servers;
-use crate::job::{Claim, Id, Job, Kind, Language, Resources, Script};
+use crate::job::{Claim, Id, IdError, Job, Kind, Language, Resources, Script};
 use crate::limits;
 use crate::secret::Secret;
+use crate::wire::amount;
+use crate::wire::scan::{FieldsError, Json, TextError};
 
-#[derive(Deserialize)]
-struct Row<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Raw<'a>,
-    #[serde(borrow)]
-    priority: Raw<'a>,
-    #[serde(borrow)]
-    attempts: Raw<'a>,
-    #[serde(borrow)]
-    execution: Raw<'a>,
-    #[serde(borrow)]
-    metadata: Raw<'a>,
-}
+/// Bytes of a word such as a type.
+const WORD: usize = 100;
+/// Bytes of a text whose own limit is looked at later, with better words.
+const ANY: usize = limits::QUEUE_ROW_MAX;
 
-#[derive(Deserialize)]
-struct Execution<'a> {
-    #[serde(borrow)]
-    target: Raw<'a>,
-    #[serde(borrow)]
-    script: Raw<'a>,
-    #[serde(borrow)]
-    http: Raw<'a>,
-    #[serde(borrow)]
-    environment: Raw<'a>,
-    #[serde(borrow)]
-    timeout: Raw<'a>,
-    #[serde(borrow)]
-    resources: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-struct Target<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ScriptRow<'a> {
-    #[serde(borrow, rename = "type")]
-    language: Raw<'a>,
-    #[serde(borrow)]
-    content: Raw<'a>,
-    #[serde(borrow)]
-    working_directory: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ResourceRow<'a> {
-    #[serde(borrow)]
-    cpu_limit: Raw<'a>,
-    #[serde(borrow)]
-    memory_limit: Raw<'a>,
-    #[serde(borrow)]
-    disk_limit: Raw<'a>,
-    #[serde(borrow)]
-    pids_limit: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata<'a> {
-    #[serde(borrow)]
-    event_id: Raw<'a>,
-    #[serde(borrow)]
-    original_type: Raw<'a>,
+/// What is told of a job beside what it is to do. For messages only, so a wrong one is no reason to refuse a job.
+#[derive(Default)]
+struct About {
+    event_id: Option<String>,
+    original_type: Option<String>,
 }
 
 /// Reads one row; an error says why it has no usable id.
-pub(super) fn read(row: &RawValue) -> Result<Claim, String> {
-    #[derive(Deserialize)]
-    struct OnlyId<'a> {
-        #[serde(borrow)]
-        id: Raw<'a>,
-    }
-    let only: OnlyId<'_> = serde_json::from_str(row.get()).map_err(|_| format!("{}, no usable id", sort_of(row)))?;
-    let id = only.id.ok_or("no id")?;
-    let id: String = serde_json::from_str(id.get()).map_err(|_| format!("its id is {}, not text", sort_of(id)))?;
-    let id = Id::parse(&id).map_err(|e| e.to_string())?;
+pub(super) fn read(row: Json<'_>) -> Result<Claim, String> {
+    let [id] = row.fields(["id"]).map_err(|error| match error {
+        FieldsError::NotAnObject => format!("{}, no usable id", row.sort()),
+        FieldsError::Twice(_) => "its id is given twice, so that there is no usable id".to_owned(),
+        FieldsError::Missing(what) | FieldsError::TooMuch(what) => format!("no id: {what}"),
+        FieldsError::Broken(why) => why.to_string(),
+    })?;
+    let id = id.ok_or("no id")?;
+    let text = id.text(crate::job::ID_MAX).map_err(|error| match error {
+        TextError::NotText => format!("its id is {}, not text", id.sort()),
+        TextError::TooLong(length) => IdError::TooLong(length).to_string(),
+        TextError::NoUnicode => "its id holds what is no Unicode character".to_owned(),
+    })?;
+    Ok(read_as(Id::parse(&text).map_err(|e| e.to_string())?, row))
+}
+
+/// Reads one row whose id is known.
+pub(super) fn read_as(id: Id, row: Json<'_>) -> Claim {
     let mut kind = Kind::Container;
-    Ok(match job(&id, row, &mut kind) {
+    let sound = row.check().map_err(|why| format!("the job's row cannot be read: {why}"));
+    match sound.and_then(|()| job(&id, row, &mut kind)) {
+        Ok(job) if cost(&job) > limits::QUEUE_ROW_MAX => {
+            let most = limits::QUEUE_ROW_MAX;
+            let reason = format!("script, variables and servers of the job need more than {most} bytes");
+            Claim::Refuse { id, kind, reason }
+        }
         Ok(job) => Claim::Run(Box::new(job)),
         Err(reason) => Claim::Refuse { id, kind, reason },
-    })
+    }
+}
+
+/// About how much memory a claim holds.
+pub(super) fn held(claim: &Claim) -> usize {
+    match claim {
+        Claim::Run(job) => cost(job),
+        Claim::Refuse { reason, .. } => size_of::<Claim>() + reason.len(),
+    }
+}
+
+fn cost(job: &Job) -> usize {
+    // What an allocation costs beside its bytes.
+    const BLOCK: usize = 32;
+    let secret = |secret: &Option<Secret>| secret.as_ref().map_or(0, |secret| BLOCK + secret.len());
+    let variables: usize = job
+        .environment
+        .iter()
+        .map(|(name, value)| size_of::<(String, Secret)>() + 2 * BLOCK + name.len() + value.len())
+        .sum();
+    let servers: usize = job
+        .servers
+        .iter()
+        .map(|server| {
+            let held = match server {
+                Ok(server) => {
+                    let secrets = secret(&server.private_key) + secret(&server.passphrase) + secret(&server.password);
+                    server.name.len() + server.host.len() + server.user.len() + secrets
+                }
+                Err(bad) => bad.name.len() + bad.why.len(),
+            };
+            size_of::<Result<crate::job::Server, crate::job::BadServer>>() + 4 * BLOCK + crate::job::ID_MAX + held
+        })
+        .sum();
+    size_of::<Job>() + job.script.content.len() + job.script.working_directory.len() + variables + servers
 }
 
 /// Reads the rest of the row. `kind` is set as soon as it is known, so that a refusal has it too.
-fn job(id: &Id, row: &RawValue, kind: &mut Kind) -> Result<Job, String> {
-    let row: Row<'_> = object(row, "the job")?;
-    let metadata = row.metadata.and_then(|m| serde_json::from_str::<Metadata<'_>>(m.get()).ok());
-    // The two are for messages only, so a wrong one is no reason to refuse a job.
-    let original_type = metadata.as_ref().and_then(|m| text(m.original_type?, "").ok());
-    let event_id = metadata.as_ref().and_then(|m| event_id(m.event_id?));
-    let declared = row.kind.map(job_kind).transpose()?;
-    *kind = declared.unwrap_or(Kind::Container);
-    let execution: Execution<'_> = object(row.execution.ok_or("the job has no execution")?, "execution")?;
-    if server_target(&execution)? {
+fn job(id: &Id, row: Json<'_>, kind: &mut Kind) -> Result<Job, String> {
+    let [declared, priority, attempts, execution, metadata] =
+        object(row, "the job", ["type", "priority", "attempts", "execution", "metadata"])?;
+    let About { event_id, original_type } = metadata.map(about).unwrap_or_default();
+    *kind = declared.map_or(Ok(Kind::Container), job_kind)?;
+    let execution = execution.ok_or("the job has no execution")?;
+    let [target, script, http, variables, limit, wishes] =
+        object(execution, "execution", ["target", "script", "http", "environment", "timeout", "resources"])?;
+    if target.map_or(Ok(false), is_server)? {
         *kind = Kind::Ssh;
     }
-    let script = script(&execution, original_type.as_deref())?;
+    let script = read_script(script, http, original_type.as_deref())?;
     let servers = match *kind {
         Kind::Container => Vec::new(),
-        Kind::Ssh => servers(execution.target, row.metadata)?,
+        Kind::Ssh => servers(target, metadata)?,
     };
     Ok(Job {
         id: id.clone(),
         kind: *kind,
         servers,
-        priority: row.priority.map_or(Ok(0), |raw| integer(raw, "priority"))?,
-        attempts: u32::try_from(row.attempts.map_or(Ok(0), |raw| integer(raw, "attempts"))?.max(0)).unwrap_or(u32::MAX),
+        priority: priority.map_or(Ok(0), |raw| integer(raw, "priority"))?,
+        attempts: u32::try_from(attempts.map_or(Ok(0), |raw| integer(raw, "attempts"))?.max(0)).unwrap_or(u32::MAX),
         script,
-        environment: execution.environment.map_or(Ok(Vec::new()), environment)?,
-        timeout: execution.timeout.map_or(Ok(None), timeout)?,
-        resources: execution.resources.map_or(Ok(Resources::default()), resources)?,
+        environment: variables.map_or(Ok(Vec::new()), environment)?,
+        timeout: limit.map_or(Ok(None), timeout)?,
+        resources: wishes.map_or(Ok(Resources::default()), resources)?,
         event_id,
         original_type,
     })
 }
 
-fn job_kind(raw: &RawValue) -> Result<Kind, String> {
-    match text(raw, "type")?.to_ascii_lowercase().as_str() {
+fn about(metadata: Json<'_>) -> About {
+    let Ok([event_id, original_type]) = metadata.fields(["eventId", "originalType"]) else { return About::default() };
+    let event_id = event_id.and_then(|raw| match raw.sort() {
+        "text" => raw.beginning(WORD),
+        "a number" => std::str::from_utf8(raw.bytes()).ok().filter(|digits| digits.len() <= WORD).map(str::to_owned),
+        _ => None,
+    });
+    About { event_id, original_type: original_type.and_then(|raw| raw.text(WORD).ok()) }
+}
+
+fn job_kind(raw: Json<'_>) -> Result<Kind, String> {
+    match text(raw, "type", WORD)?.to_ascii_lowercase().as_str() {
         "container" => Ok(Kind::Container),
         "ssh" => Ok(Kind::Ssh),
         other => Err(format!("type is {}; this agent knows container and ssh", shown(other))),
@@ -146,10 +143,9 @@ fn job_kind(raw: &RawValue) -> Result<Kind, String> {
 }
 
 /// Whether the job wants to run on a server of its own.
-fn server_target(execution: &Execution<'_>) -> Result<bool, String> {
-    let Some(target) = execution.target else { return Ok(false) };
-    let target: Target<'_> = object(target, "execution.target")?;
-    let kind = target.kind.map_or(Ok("local".to_owned()), |raw| text(raw, "execution.target.type"))?;
+fn is_server(target: Json<'_>) -> Result<bool, String> {
+    let [kind] = object(target, "execution.target", ["type"])?;
+    let kind = kind.map_or(Ok("local".to_owned()), |raw| text(raw, "execution.target.type", WORD))?;
     match kind.to_ascii_lowercase().as_str() {
         "local" => Ok(false),
         "server" => Ok(true),
@@ -157,89 +153,67 @@ fn server_target(execution: &Execution<'_>) -> Result<bool, String> {
     }
 }
 
-fn script(execution: &Execution<'_>, original_type: Option<&str>) -> Result<Script, String> {
+fn read_script(script: Raw<'_>, http: Raw<'_>, original_type: Option<&str>) -> Result<Script, String> {
     if let Some(other @ ("HTTP_REQUEST" | "TOOL_ACTION")) = original_type {
         return Err(format!("this is a job of type {other}; this agent runs scripts only"));
     }
-    let Some(raw) = execution.script else {
-        let hint =
-            if execution.http.is_some() { " (it describes an HTTP request; this agent runs scripts only)" } else { "" };
+    let Some(raw) = script else {
+        let hint = if http.is_some() { " (it describes an HTTP request; this agent runs scripts only)" } else { "" };
         return Err(format!("the job has no script{hint}"));
     };
-    let row: ScriptRow<'_> = object(raw, "execution.script")?;
-    let language = text(row.language.ok_or("execution.script.type is missing")?, "execution.script.type")?;
+    let [language, content, folder] = object(raw, "execution.script", ["type", "content", "workingDirectory"])?;
+    let language = text(language.ok_or("execution.script.type is missing")?, "execution.script.type", WORD)?;
     let language = Language::parse(&language).ok_or_else(|| {
         format!("execution.script.type is {}; this agent runs BASH, PYTHON and NODEJS", shown(&language))
     })?;
-    let content = text(row.content.ok_or("execution.script.content is missing")?, "execution.script.content")?;
-    let working_directory =
-        row.working_directory.map_or(Ok(String::new()), |raw| text(raw, "execution.script.workingDirectory"))?;
+    let content = text(content.ok_or("execution.script.content is missing")?, "execution.script.content", ANY)?;
+    let path = "execution.script.workingDirectory";
+    let working_directory = folder.map_or(Ok(String::new()), |raw| text(raw, path, limits::JOB_FOLDER_MAX))?;
     Ok(Script { language, content, working_directory })
 }
 
-/// An object's members in the order in which they were written.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut all = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    if all.len() > limits::JOB_ENVIRONMENT_MAX {
-                        // One above the limit is enough to refuse; the rest must still be read past.
-                        continue;
-                    }
-                    all.push(member);
-                }
-                Ok(Members(all))
-            }
-        }
-        from.deserialize_map(Each)
+fn environment(raw: Json<'_>) -> Result<Vec<(String, Secret)>, String> {
+    let path = "execution.environment";
+    let members = raw.members().ok_or_else(|| format!("{path} must be an object, found {}", raw.sort()))?;
+    let count = members.clone().count();
+    if count > limits::JOB_ENVIRONMENT_MAX {
+        return Err(format!("{path} has more than {} variables", limits::JOB_ENVIRONMENT_MAX));
     }
-}
-
-fn environment(raw: &RawValue) -> Result<Vec<(String, Secret)>, String> {
-    let members: Members<'_> = object(raw, "execution.environment")?;
-    if members.0.len() > limits::JOB_ENVIRONMENT_MAX {
-        return Err(format!("execution.environment has more than {} variables", limits::JOB_ENVIRONMENT_MAX));
-    }
-    let mut variables = Vec::with_capacity(members.0.len());
-    for (name, raw) in members.0 {
+    let mut variables = Vec::with_capacity(count);
+    for member in members {
+        let (name, raw) = member.map_err(|why| format!("{path} cannot be read: {why}"))?;
+        let name = text(name, "a name in execution.environment", ANY)?;
         if name.is_empty() || name.contains(['=', '\0']) {
             let why = "variable names must not be empty or hold = or NUL";
-            return Err(format!("execution.environment has the name {}; {why}", shown(&name)));
+            return Err(format!("{path} has the name {}; {why}", shown(&name)));
         }
-        let Some(value) = variable(raw).map_err(|why| format!("execution.environment.{} {why}", plain(&name)))? else {
-            continue;
-        };
-        variables.push((name, value));
+        if let Some(value) = variable(raw, &name)? {
+            variables.push((name, value));
+        }
     }
     Ok(variables)
 }
 
 /// A variable's value as text; `None` for null.
-fn variable(raw: &RawValue) -> Result<Option<Secret>, String> {
-    let value = match raw.get().as_bytes().first() {
-        Some(b'n') => return Ok(None),
-        Some(b'"') => serde_json::from_str::<String>(raw.get()).map_err(|_| "is no valid text".to_owned())?,
-        Some(b'{' | b'[') => return Err(format!("must be text, a number or a boolean, found {}", sort_of(raw))),
+fn variable(raw: Json<'_>, name: &str) -> Result<Option<Secret>, String> {
+    let path = || format!("execution.environment.{}", plain(name));
+    let value = match raw.sort() {
+        "null" => return Ok(None),
+        "text" => text(raw, &path(), ANY)?,
+        found @ ("an object" | "an array") => {
+            return Err(format!("{} must be text, a number or a boolean, found {found}", path()));
+        }
         // A number or a boolean is its own text.
-        _ => raw.get().to_owned(),
+        _ => String::from_utf8_lossy(raw.bytes()).into_owned(),
     };
     if value.contains('\0') {
-        return Err("holds a NUL byte, which no environment can hold".into());
+        return Err(format!("{} holds a NUL byte, which no environment can hold", path()));
     }
     Ok(Some(Secret::new(value)))
 }
 
 /// Nanoseconds from 10⁹ on, seconds below; 0 is no timeout of its own.
-fn timeout(raw: &RawValue) -> Result<Option<Duration>, String> {
+fn timeout(raw: Json<'_>) -> Result<Option<Duration>, String> {
     let path = "execution.timeout";
     let value = number(raw, path)?;
     if value < 0.0 {
@@ -252,32 +226,29 @@ fn timeout(raw: &RawValue) -> Result<Option<Duration>, String> {
     }
 }
 
-fn resources(raw: &RawValue) -> Result<Resources, String> {
-    let row: ResourceRow<'_> = object(raw, "execution.resources")?;
+fn resources(raw: Json<'_>) -> Result<Resources, String> {
+    let [cpu, memory, disk, pids] =
+        object(raw, "execution.resources", ["cpuLimit", "memoryLimit", "diskLimit", "pidsLimit"])?;
     // Zero is how some backends write "not given".
     let amount = |raw: Raw<'_>, name: &str| -> Result<Option<f64>, String> {
         let Some(raw) = raw else { return Ok(None) };
         let path = format!("execution.resources.{name}");
         let value = number(raw, &path)?;
-        if value < 0.0 { Err(format!("{path} is negative")) } else { Ok(Some(value).filter(|v| *v > 0.0)) }
+        if value < 0.0 {
+            Err(format!("{path} is negative"))
+        } else {
+            Ok(Some(amount::sound(value)).filter(|v| *v > 0.0))
+        }
     };
-    // A float to an integer saturates, and the configured limits cap it afterwards.
+    // An amount is far below the largest u64, and the configured limits cap it afterwards.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = |raw, name| Ok::<_, String>(amount(raw, name)?.map(|value| value.ceil() as u64));
     Ok(Resources {
-        cpu: amount(row.cpu_limit, "cpuLimit")?,
-        memory: whole(row.memory_limit, "memoryLimit")?,
-        disk: whole(row.disk_limit, "diskLimit")?,
-        pids: whole(row.pids_limit, "pidsLimit")?,
+        cpu: amount(cpu, "cpuLimit")?,
+        memory: whole(memory, "memoryLimit")?,
+        disk: whole(disk, "diskLimit")?,
+        pids: whole(pids, "pidsLimit")?,
     })
-}
-
-fn event_id(raw: &RawValue) -> Option<String> {
-    match raw.get().as_bytes().first()? {
-        b'"' => serde_json::from_str(raw.get()).ok(),
-        b'-' | b'0'..=b'9' => Some(raw.get().to_owned()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,7 @@ fn valid() -> Value {
 }
 
 fn claim(row: &str) -> Result<Claim, String> {
-    let raw: Box<RawValue> = serde_json::from_str(row).expect("JSON");
-    read(&raw)
+    read(Json::outline(row.as_bytes()).expect("JSON"))
 }
 
 /// `valid()` with `value` at `path`; without a value the key is taken out.
@@ -145,6 +144,11 @@ fn refusals_name_the_kind_or_the_path() {
         ("/execution", None, vec!["no execution"]),
         ("/execution/script/content", None, vec!["execution.script.content is missing"]),
         ("/execution/script/content", Some(json!(7)), vec!["execution.script.content must be text, found a number"]),
+        (
+            "/execution/script/workingDirectory",
+            Some(json!("x".repeat(limits::JOB_FOLDER_MAX + 1))),
+            vec!["execution.script.workingDirectory has 4097 bytes"],
+        ),
         ("/execution/script/type", Some(json!("RUBY")), vec!["\"RUBY\"", "BASH, PYTHON and NODEJS"]),
         ("/execution/script/type", None, vec!["execution.script.type is missing"]),
         ("/execution/script", Some(json!(["BASH", "x"])), vec!["execution.script must be an object"]),
@@ -174,6 +178,39 @@ fn refusals_name_the_kind_or_the_path() {
     let nan = valid().to_string().replace("0.5", "\"NaN\"");
     assert!(refusal(&nan).1.contains("cpuLimit must be a number"));
     assert!(refusal(r#"{"id":"a","type":"ssh","type":"ssh"}"#).1.contains("given twice"));
+}
+
+#[test]
+fn wishes_are_finite_and_not_negative() {
+    let wishes =
+        |value: &str| run(&serde_json::from_str(&valid().to_string().replace("0.5", value)).expect("JSON")).resources;
+    for (text, want) in [
+        ("0", None),
+        ("-0", None),
+        ("-0.0", None),
+        ("1e-320", Some(1e-320)),
+        ("0.02", Some(0.02)),
+        ("4294967295", Some(4_294_967_295.0)),
+        ("18446744073709551615", Some(amount::MOST)),
+        ("1e308", Some(amount::MOST)),
+    ] {
+        assert_eq!(wishes(text).cpu, want, "{text}");
+    }
+    for (path, value, want) in [
+        ("memoryLimit", json!(1e308), 1 << 53),
+        ("memoryLimit", json!(u64::MAX), 1 << 53),
+        ("diskLimit", json!(0.1), 1),
+        ("pidsLimit", json!(4_294_967_295_u64), 4_294_967_295),
+    ] {
+        let got = run(&with(&format!("/execution/resources/{path}"), Some(value))).resources;
+        assert!([got.memory, got.disk, got.pids].contains(&Some(want)), "{path}: {got:?}");
+    }
+    for text in ["-1", "1e999", "-1e999", "\"inf\"", "\"NaN\"", "[1]", "true"] {
+        let (_, reason) = refusal(&valid().to_string().replace("0.5", text));
+        assert!(reason.starts_with("execution.resources.cpuLimit "), "{text}: {reason}");
+    }
+    assert_eq!(run(&with("/attempts", Some(json!(4_294_967_295_u64)))).attempts, u32::MAX);
+    assert_eq!(run(&with("/attempts", Some(json!(u64::MAX)))).attempts, u32::MAX);
 }
 
 #[test]

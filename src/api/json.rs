@@ -1,54 +1,45 @@
 //! Reads JSON values one by one, and names a wrong one by its path, never by its value: that may be a secret.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use crate::wire::scan::{FieldsError, Json, TextError};
 
 /// A value that may be missing or null.
-pub(super) type Raw<'a> = Option<&'a RawValue>;
+pub(super) type Raw<'a> = Option<Json<'a>>;
 
-/// An object's members into `T`.
-pub(super) fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue, path: &str) -> Result<T, String> {
-    // A derived type would also be read from an array, field by field; nobody means that.
-    if !raw.get().starts_with('{') {
-        return Err(format!("{path} must be an object, found {}", sort_of(raw)));
-    }
-    serde_json::from_str(raw.get()).map_err(|_| format!("{path} is no object that can be read (a key given twice?)"))
+/// An object's members of these names.
+pub(super) fn object<'a, const N: usize>(
+    raw: Json<'a>,
+    path: &str,
+    names: [&'static str; N],
+) -> Result<[Raw<'a>; N], String> {
+    raw.fields(names).map_err(|error| match error {
+        FieldsError::NotAnObject => format!("{path} must be an object, found {}", raw.sort()),
+        FieldsError::Twice(name) => format!("{name} is given twice in {path}"),
+        FieldsError::Missing(name) => format!("{path}.{name} is missing"),
+        FieldsError::TooMuch(limit) => format!("{path} is more than {limit} allows"),
+        FieldsError::Broken(why) => format!("{path} cannot be read: {why}"),
+    })
 }
 
-/// A text.
-pub(super) fn text(raw: &RawValue, path: &str) -> Result<String, String> {
-    serde_json::from_str(raw.get()).map_err(|_| format!("{path} must be text, found {}", sort_of(raw)))
+/// A text of at most `most` bytes.
+pub(super) fn text(raw: Json<'_>, path: &str, most: usize) -> Result<String, String> {
+    raw.text(most).map_err(|error| match error {
+        TextError::NotText => format!("{path} must be text, found {}", raw.sort()),
+        TextError::TooLong(length) => format!("{path} has {length} bytes, at most {most} are taken"),
+        TextError::NoUnicode => format!("{path} holds what is no Unicode character (half of a UTF-16 pair?)"),
+    })
 }
 
 /// A finite number.
-pub(super) fn number(raw: &RawValue, path: &str) -> Result<f64, String> {
-    let value: Option<f64> = serde_json::from_str(raw.get()).ok();
-    value.filter(|v| v.is_finite()).ok_or_else(|| match sort_of(raw) {
+pub(super) fn number(raw: Json<'_>, path: &str) -> Result<f64, String> {
+    raw.number().ok_or_else(|| match raw.sort() {
         "a number" => format!("{path} is too large"),
         other => format!("{path} must be a number, found {other}"),
     })
 }
 
 /// A number without its fraction.
-pub(super) fn integer(raw: &RawValue, path: &str) -> Result<i64, String> {
-    if let Ok(exact) = serde_json::from_str(raw.get()) {
-        return Ok(exact);
-    }
-    // Saturates, which keeps the order.
-    #[allow(clippy::cast_possible_truncation)]
-    number(raw, path).map(|value| value as i64)
-}
-
-/// The sort of a JSON value, for messages.
-pub(super) fn sort_of(raw: &RawValue) -> &'static str {
-    match raw.get().as_bytes().first() {
-        Some(b'n') => "null",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'"') => "text",
-        Some(b'[') => "an array",
-        Some(b'{') => "an object",
-        _ => "a number",
-    }
+pub(super) fn integer(raw: Json<'_>, path: &str) -> Result<i64, String> {
+    raw.whole().ok_or_else(|| number(raw, path).err().unwrap_or_else(|| format!("{path} is too large")))
 }
 
 /// A short word from outside, quoted, for messages.

@@ -7,6 +7,8 @@
 
 mod answer;
 mod body;
+#[cfg(test)]
+mod bounds_tests;
 pub mod certificate;
 mod client;
 mod clock;

@@ -2,141 +2,98 @@
 //!
 //! One wrong server of several costs that server alone; a wrong only one costs the job.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
-use super::json::{Raw, number, object, plain, shown, sort_of, text};
+use super::json::{Raw, number, object, plain, shown, text};
 use crate::job::{BadServer, Server, is_host, is_user};
 use crate::limits;
 use crate::secret::Secret;
+use crate::wire::scan::Json;
 
 const SSH_PORT: u16 = 22;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Target<'a> {
-    #[serde(borrow)]
-    server_id: Raw<'a>,
-    #[serde(borrow)]
-    server_details: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Several<'a> {
-    #[serde(borrow)]
-    multi_server: Raw<'a>,
-    #[serde(borrow)]
-    servers: Raw<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Details<'a> {
-    #[serde(borrow)]
-    id: Raw<'a>,
-    #[serde(borrow)]
-    name: Raw<'a>,
-    #[serde(borrow)]
-    host: Raw<'a>,
-    #[serde(borrow)]
-    port: Raw<'a>,
-    #[serde(borrow)]
-    username: Raw<'a>,
-    #[serde(borrow)]
-    private_key: Raw<'a>,
-    #[serde(borrow)]
-    passphrase: Raw<'a>,
-    #[serde(borrow)]
-    password: Raw<'a>,
-}
+/// Bytes of a host, a user or a name that are read.
+const NAME: usize = 1024;
 
 /// All servers of a job of kind `ssh`, in the backend's order.
 pub(super) fn servers(target: Raw<'_>, metadata: Raw<'_>) -> Result<Vec<Result<Server, BadServer>>, String> {
     if let Some(list) = several(metadata)? {
-        if list.is_empty() {
+        let items = list.items().ok_or("metadata.servers is no array that can be read")?;
+        // Counted before anything is kept of them.
+        let count = items.clone().count();
+        if count == 0 {
             return Err("metadata.servers is empty: the job has no server to run on".into());
         }
-        if list.len() > limits::SSH_SERVERS_MAX {
-            return Err(format!(
-                "metadata.servers has {} servers, at most {} are taken",
-                list.len(),
-                limits::SSH_SERVERS_MAX
-            ));
+        if count > limits::SSH_SERVERS_MAX {
+            return Err(format!("metadata.servers has {count} servers, at most {} are taken", limits::SSH_SERVERS_MAX));
         }
-        let each = |(at, raw): (usize, &RawValue)| {
-            let path = format!("metadata.servers[{at}]");
-            server(raw, &path, None).map_err(|why| unusable(raw, at, why))
-        };
-        return Ok(list.into_iter().enumerate().map(each).collect());
+        let mut all = Vec::with_capacity(count);
+        for (at, raw) in items.enumerate() {
+            let raw = raw.map_err(|why| format!("metadata.servers cannot be read: {why}"))?;
+            all.push(server(raw, &format!("metadata.servers[{at}]"), None).map_err(|why| unusable(raw, at, why)));
+        }
+        return Ok(all);
     }
     let path = "execution.target.serverDetails";
-    let target: Option<Target<'_>> = target.map(|raw| object(raw, "execution.target")).transpose()?;
-    let details = target.as_ref().and_then(|target| target.server_details).ok_or(format!("{path} is missing"))?;
-    let id = target.and_then(|target| target.server_id).and_then(id);
-    Ok(vec![Ok(server(details, path, id)?)])
+    let fields = target.map(|raw| object(raw, "execution.target", ["serverId", "serverDetails"])).transpose()?;
+    let [outer_id, details] = fields.unwrap_or_default();
+    let details = details.ok_or(format!("{path} is missing"))?;
+    Ok(vec![Ok(server(details, path, outer_id.and_then(id))?)])
 }
 
 /// The list of a multi-server job; none for any other.
-fn several<'a>(metadata: Raw<'a>) -> Result<Option<Vec<&'a RawValue>>, String> {
-    let Some(metadata) = metadata else { return Ok(None) };
-    let Ok(Several { multi_server, servers }) = serde_json::from_str::<Several<'a>>(metadata.get()) else {
-        return Ok(None);
-    };
-    match (servers, multi_server.is_some_and(|raw| raw.get() == "true")) {
-        (Some(list), _) if list.get().starts_with('[') => serde_json::from_str(list.get())
-            .map(Some)
-            .map_err(|_| "metadata.servers is no array that can be read".to_owned()),
-        (Some(other), true) => Err(format!("metadata.servers must be an array, found {}", sort_of(other))),
+fn several(metadata: Raw<'_>) -> Result<Raw<'_>, String> {
+    let Some(metadata) = metadata.filter(|raw| raw.sort() == "an object") else { return Ok(None) };
+    let [multi_server, servers] = object(metadata, "metadata", ["multiServer", "servers"])?;
+    match (servers, multi_server.is_some_and(Json::is_true)) {
+        (Some(list), _) if list.sort() == "an array" => Ok(Some(list)),
+        (Some(other), true) => Err(format!("metadata.servers must be an array, found {}", other.sort())),
         (None, true) => Err("metadata.servers is missing from a multi-server job".into()),
         _ => Ok(None),
     }
 }
 
-fn unusable(raw: &RawValue, at: usize, why: String) -> BadServer {
-    let details: Option<Details<'_>> = serde_json::from_str(raw.get()).ok();
-    let name = details.as_ref().and_then(|d| text(d.name?, "").ok()).filter(|name| !name.is_empty());
+fn unusable(raw: Json<'_>, at: usize, why: String) -> BadServer {
+    let name = raw.field("name").and_then(|name| name.beginning(NAME)).filter(|name| !name.is_empty());
     let name = name.map_or_else(|| format!("server {}", at + 1), |name| plain(&name));
-    BadServer { id: details.and_then(|d| d.id).and_then(id), name, why }
+    BadServer { id: raw.field("id").and_then(id), name, why }
 }
 
-fn server(raw: &RawValue, path: &str, outer_id: Option<String>) -> Result<Server, String> {
-    let details: Details<'_> = object(raw, path)?;
-    let host = text(details.host.ok_or(format!("{path}.host is missing"))?, &format!("{path}.host"))?;
+fn server(raw: Json<'_>, path: &str, outer_id: Option<String>) -> Result<Server, String> {
+    let names = ["id", "name", "host", "port", "username", "privateKey", "passphrase", "password"];
+    let [own_id, name, host, port_raw, user, private_key, passphrase, password] = object(raw, path, names)?;
+    let host = text(host.ok_or(format!("{path}.host is missing"))?, &format!("{path}.host"), NAME)?;
     let host = host.trim().trim_start_matches('[').trim_end_matches(']').to_owned();
     if !is_host(&host) {
         return Err(format!("{path}.host is {}, no name or address of a host", shown(&host)));
     }
-    let user = text(details.username.ok_or(format!("{path}.username is missing"))?, &format!("{path}.username"))?;
+    let user = text(user.ok_or(format!("{path}.username is missing"))?, &format!("{path}.username"), NAME)?;
     if !is_user(&user) {
         return Err(format!("{path}.username is empty or no name of a user"));
     }
     let secret = |raw: Raw<'_>, name: &str| -> Result<Option<Secret>, String> {
         let Some(raw) = raw else { return Ok(None) };
-        let value = text(raw, &format!("{path}.{name}"))?;
+        let value = text(raw, &format!("{path}.{name}"), limits::PRIVATE_KEY_MAX)?;
         if value.contains('\0') {
             return Err(format!("{path}.{name} holds a NUL byte"));
         }
         Ok(Some(value).filter(|value| !value.is_empty()).map(Secret::new))
     };
-    let name = details.name.and_then(|raw| text(raw, "").ok()).filter(|name| !name.trim().is_empty());
+    let name = name.and_then(|raw| raw.beginning(NAME)).filter(|name| !name.trim().is_empty());
     Ok(Server {
-        id: details.id.and_then(id).or(outer_id),
+        id: own_id.and_then(id).or(outer_id),
         name: name.map_or_else(|| host.clone(), |name| plain(name.trim())),
-        port: details.port.map_or(Ok(SSH_PORT), |raw| port(raw, &format!("{path}.port")))?,
+        port: port_raw.map_or(Ok(SSH_PORT), |raw| port(raw, &format!("{path}.port")))?,
         user,
-        private_key: secret(details.private_key, "privateKey")?,
-        passphrase: secret(details.passphrase, "passphrase")?,
-        password: secret(details.password, "password")?,
+        private_key: secret(private_key, "privateKey")?,
+        passphrase: secret(passphrase, "passphrase")?,
+        password: secret(password, "password")?,
         host,
     })
 }
 
 /// A number or its text, as backends differ.
-fn port(raw: &RawValue, path: &str) -> Result<u16, String> {
-    let value = match text(raw, path) {
-        Ok(text) => text.trim().parse::<u16>().ok(),
-        Err(_) => {
+fn port(raw: Json<'_>, path: &str) -> Result<u16, String> {
+    let value = match raw.sort() {
+        "text" => raw.text(NAME).ok().and_then(|text| text.trim().parse::<u16>().ok()),
+        _ => {
             let value = number(raw, path)?;
             // Whole and in range, or it is no port.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -146,9 +103,12 @@ fn port(raw: &RawValue, path: &str) -> Result<u16, String> {
     value.filter(|port| *port > 0).ok_or_else(|| format!("{path} is no port from 1 to 65535"))
 }
 
-fn id(raw: &RawValue) -> Option<String> {
-    let id = text(raw, "").unwrap_or_else(|_| raw.get().to_owned());
-    (!id.is_empty() && id.len() <= crate::job::ID_MAX).then_some(id)
+fn id(raw: Json<'_>) -> Option<String> {
+    let id = match raw.sort() {
+        "text" => raw.text(crate::job::ID_MAX).ok()?,
+        _ => std::str::from_utf8(raw.bytes()).ok().filter(|id| id.len() <= crate::job::ID_MAX)?.to_owned(),
+    };
+    (!id.is_empty()).then_some(id)
 }
 
 #[cfg(test)]
@@ -158,9 +118,8 @@ mod tests {
 
     fn read(target: &Value, metadata: &Value) -> Result<Vec<Result<Server, BadServer>>, String> {
         let (target, metadata) = (target.to_string(), metadata.to_string());
-        let raw = |text: &str| -> Box<RawValue> { serde_json::from_str(text).expect("JSON") };
-        let (target, metadata) = (raw(&target), raw(&metadata));
-        servers(Some(&target), Some(&metadata))
+        let raw = |text| Json::strict(str::as_bytes(text)).expect("JSON");
+        servers(Some(raw(&target)), Some(raw(&metadata)))
     }
 
     fn details() -> Value {
@@ -230,9 +189,6 @@ mod tests {
         assert!(bad[0].why.contains("metadata.servers[1].host is missing"));
         assert_eq!(bad[1].name, "server 3");
         let empty = json!({"multiServer": true, "servers": []});
-        assert!(
-            super::servers(None, Some(&serde_json::from_str::<Box<RawValue>>(&empty.to_string()).expect("JSON")))
-                .is_err()
-        );
+        assert!(super::servers(None, Some(Json::strict(empty.to_string().as_bytes()).expect("JSON"))).is_err());
     }
 }

@@ -298,9 +298,20 @@ fn read_capped(body: &mut ureq::Body, limit: usize, sort: impl Fn(ureq::Error) -
     if body.content_length().is_some_and(|n| n > cap) {
         return Err(Problem::TooLarge { limit });
     }
-    let mut bytes = Vec::new();
-    body.as_reader().take(cap.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| sort(e.into()))?;
-    if bytes.len() > limit { Err(Problem::TooLarge { limit }) } else { Ok(bytes) }
+    let (mut bytes, mut reader) = (Vec::new(), body.as_reader());
+    loop {
+        // Doubling, as `Vec` does it, would take twice the limit for an answer just above half of it.
+        let more = bytes.len().max(limits::API_BUFFER).min(limit + 1 - bytes.len());
+        bytes.reserve_exact(more);
+        let wanted = u64::try_from(more).unwrap_or(u64::MAX);
+        let read = reader.by_ref().take(wanted).read_to_end(&mut bytes).map_err(|e| sort(e.into()))?;
+        if bytes.len() > limit {
+            return Err(Problem::TooLarge { limit });
+        }
+        if read < more {
+            return Ok(bytes);
+        }
+    }
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3): seconds or a date, capped at [`limits::RETRY_AFTER_MAX`].

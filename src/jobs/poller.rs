@@ -171,6 +171,10 @@ impl Poller {
         for why in &queue.unusable {
             log::warn!("the backend handed out a job that cannot even be reported: {why}");
         }
+        if !queue.unusable.is_empty() {
+            // Those of them that the backend lists by their ids can be given back.
+            self.strays.suspect();
+        }
         let at = clock::now();
         let mut claims = queue.claims;
         if self.config.now().jobs.queue_strategy == QueueStrategy::Priority {

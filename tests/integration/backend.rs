@@ -324,3 +324,39 @@ fn every_request_says_who_asks_and_connections_are_kept() {
     }
     assert_eq!(backend.problems(), Vec::<String>::new());
 }
+
+/// Answers of the largest length that are of no use: what a reader that builds trees would take ten times for.
+#[test]
+fn the_largest_answers_stay_within_the_memory_of_the_pod() {
+    const LARGEST: usize = 32 << 20;
+    let _machine = shared();
+    let pod = include_str!("../../configs/kubernetes/daemonset.yaml");
+    let limit = pod.split_once("limits: {memory: ").and_then(|(_, rest)| rest.split_once("Mi}")).expect("a limit").0;
+    let limit_kb = limit.parse::<u64>().expect("MiB") * 1024;
+    let filled = |begin: &str, part: &str, end: &str| {
+        let count = (LARGEST - begin.len() - end.len()) / part.len();
+        body(format!("{begin}{}{end}", part.repeat(count)))
+    };
+    let script = r#""script":{"type":"sh","content":"true"}"#;
+    let target = format!(r#""execution":{{"target":{{"type":"server"}},{script}}},"metadata":{{"servers":["#);
+    let backend = quiet();
+    let always = |path: &str, action| Fault { path: Some(path.to_owned()), action, ..Fault::default() };
+    let list = filled(r#"[{"id":"x","status":["#, "[],", r#"0],"payload":{"execution":[0]}}]"#);
+    backend.set_faults(vec![
+        fault("/jobs/queue", 1, filled(&format!(r#"{{"jobs":[{{"id":"huge",{target}"#), "0,", "0]}}]}")),
+        fault("/jobs/queue", 1, filled(r#"{"metadata":["#, "{},", "0]}")),
+        fault("/jobs/queue", 1, filled(r#"{"jobs":["#, r#"{"id":["a"]},"#, "0]}")),
+        always("/jobs/orphaned", list),
+    ]);
+    let agent = Agent::start(&backend, &[("jobs.pollInterval", "100ms"), ("jobs.maxPollInterval", "100ms")]);
+    let polls = || requests(&backend, "/jobs/queue").len();
+    let looks = || requests(&backend, "/jobs/orphaned").len();
+    eventually("the answers were read", || polls() > 4 && looks() > 2);
+    let most = agent.memory_kb("VmHWM");
+    assert!(most < limit_kb, "{} MiB with answers of {} MiB, the pod has {limit}", most >> 10, LARGEST >> 20);
+    assert!(agent.log().contains("servers, at most 200 are taken"));
+    // It works as before.
+    backend.set_faults(Vec::new());
+    assert_eq!(stdout(&finish(&backend, job("BASH", "echo still here"))), "still here\n");
+    agent.stop();
+}
