@@ -15,6 +15,7 @@ use crate::limits;
 use crate::metrics::{self, DockerOperation};
 use crate::wire::chunked;
 use crate::wire::http1::{self, BodyLength, ResponseHead};
+use crate::wire::scan::Json;
 
 /// A request: the operation for the metrics, and what goes on the wire.
 #[derive(Debug)]
@@ -157,10 +158,15 @@ fn timeout(doing: &str, deadline: Deadline) -> Error {
 
 /// Reads the body to its end, and turns a status of 400 or more into the engine's own words.
 pub fn read_whole(request: &Request<'_>, opened: Opened, deadline: Deadline) -> Result<Answer, Error> {
-    let mut body = Vec::new();
+    let mut body: Vec<u8> = Vec::new();
     let head = stream_body(opened, &request.doing, deadline, &mut |piece| {
-        if body.len() + piece.len() > request.cap {
+        let needed = body.len() + piece.len();
+        if needed > request.cap {
             return Err(Error::TooLarge { doing: request.doing.clone(), cap: request.cap });
+        }
+        if needed > body.capacity() {
+            // Doubling, as `Vec` does it, would pass the cap.
+            body.reserve_exact(needed.max(body.capacity() * 2).min(request.cap) - body.len());
         }
         body.extend_from_slice(piece);
         Ok(())
@@ -224,14 +230,10 @@ pub fn stream_body(
 
 /// The `message` of the engine's error body, or the body's beginning.
 fn engine_message(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        message: String,
-    }
-    let text = match serde_json::from_slice::<Body>(body) {
-        Ok(body) => body.message,
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
+    let message = Json::outline(body).ok().and_then(|answer| answer.field("message"));
+    let text = message
+        .and_then(|message| message.beginning(limits::ENGINE_TEXT))
+        .unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(limits::ENGINE_TEXT)]).into_owned());
     let text = text.trim();
     let end = text.char_indices().nth(limits::ENGINE_MESSAGE).map_or(text.len(), |(i, _)| i);
     text[..end].replace(['\n', '\r'], " ")

@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Deserialize;
-
 use crate::config::types::{Docker, DockerEndpoint};
 use crate::docker::call::{self, Answer, Opened, Request};
 use crate::docker::conn::{Deadline, endpoint_name};
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::DockerOperation;
+use crate::wire::scan::{FieldsError, Json};
 
 /// The oldest API that has all that is used here (1.41: Docker 20.10, Podman 4).
 pub const OLDEST: &str = "1.41";
@@ -35,58 +34,74 @@ struct Told {
 }
 
 /// What `GET /version` says of the engine.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct EngineVersion {
     /// Of the engine, such as `20.10.24`.
-    #[serde(rename = "Version", default)]
     pub version: String,
     /// The newest API that it speaks, such as `1.41`.
-    #[serde(rename = "ApiVersion", default)]
     pub api: String,
     /// The oldest one.
-    #[serde(rename = "MinAPIVersion", default)]
     pub oldest_api: String,
 }
 
 /// What `GET /info` says that is used here. A flag that the engine does not tell is `None`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default)]
 pub struct EngineInfo {
     /// Where the engine keeps its data, on its own host.
-    #[serde(rename = "DockerRootDir", default)]
     pub root: String,
     /// Containers that run, of whoever's.
-    #[serde(rename = "ContainersRunning", default)]
     pub running: u64,
-    #[serde(rename = "ServerVersion", default)]
     pub version: String,
     /// The storage driver, such as `overlay2`.
-    #[serde(rename = "Driver", default)]
     pub storage: String,
     /// The log driver of containers that name none.
-    #[serde(rename = "LoggingDriver", default)]
     pub logging: String,
     /// `cgroupfs` or `systemd`; `none` where the engine sets no limits.
-    #[serde(rename = "CgroupDriver", default)]
     pub cgroup_driver: String,
     /// `1` or `2`; Podman does not tell.
-    #[serde(rename = "CgroupVersion", default)]
     pub cgroup_version: Option<String>,
     /// Such as `name=seccomp,profile=default`, `name=apparmor`, `name=rootless`, `name=userns`.
-    #[serde(rename = "SecurityOptions", default)]
     pub security: Option<Vec<String>>,
     /// Whether the kernel limits memory, swap, cores and processes of a container.
-    #[serde(rename = "MemoryLimit", default)]
     pub memory_limit: Option<bool>,
-    #[serde(rename = "SwapLimit", default)]
     pub swap_limit: Option<bool>,
-    #[serde(rename = "CpuCfsQuota", default)]
     pub cpu_limit: Option<bool>,
-    #[serde(rename = "PidsLimit", default)]
     pub pids_limit: Option<bool>,
-    #[serde(rename = "KernelVersion", default)]
     pub kernel: String,
-    #[serde(rename = "OperatingSystem", default)]
     pub system: String,
+}
+
+impl EngineInfo {
+    fn read(answer: Json<'_>) -> Result<Self, FieldsError> {
+        let [root, running, version, storage, logging, system, kernel] = answer.fields([
+            "DockerRootDir",
+            "ContainersRunning",
+            "ServerVersion",
+            "Driver",
+            "LoggingDriver",
+            "OperatingSystem",
+            "KernelVersion",
+        ])?;
+        let [driver, cgroup_version, security] = answer.fields(["CgroupDriver", "CgroupVersion", "SecurityOptions"])?;
+        let [memory, swap, cpu, pids] = answer.fields(["MemoryLimit", "SwapLimit", "CpuCfsQuota", "PidsLimit"])?;
+        let truth = |value: Option<Json<'_>>| value.filter(|value| value.sort() == "a boolean").map(Json::is_true);
+        Ok(Self {
+            root: words(root),
+            running: running.and_then(Json::count).unwrap_or(0),
+            version: words(version),
+            storage: words(storage),
+            logging: words(logging),
+            cgroup_driver: words(driver),
+            cgroup_version: cgroup_version.map(|value| words(Some(value))),
+            security: security.map(list),
+            memory_limit: truth(memory),
+            swap_limit: truth(swap),
+            cpu_limit: truth(cpu),
+            pids_limit: truth(pids),
+            kernel: words(kernel),
+            system: words(system),
+        })
+    }
 }
 
 impl Client {
@@ -153,14 +168,19 @@ impl Client {
 
     /// What the engine says of itself.
     pub fn info(&self) -> Result<EngineInfo, Error> {
-        let answer = self.get(DockerOperation::Info, "ask the engine about itself", "/info")?;
-        parse("ask the engine about itself", &answer.body)
+        let doing = "ask the engine about itself";
+        parse(doing, &self.get(DockerOperation::Info, doing, "/info")?.body, EngineInfo::read)
     }
 
     /// Which engine it is, and which versions of the API it speaks.
     pub fn version(&self) -> Result<EngineVersion, Error> {
         let doing = "ask the engine for its version";
-        parse(doing, &self.get(DockerOperation::Info, doing, "/version")?.body)
+        let names = ["Version", "ApiVersion", "MinAPIVersion"];
+        let [version, api, oldest_api] =
+            parse(doing, &self.get(DockerOperation::Info, doing, "/version")?.body, |json| {
+                Ok(json.fields(names)?.map(words))
+            })?;
+        Ok(EngineVersion { version, api, oldest_api })
     }
 
     /// A call without a body whose answer is read whole, under [`limits::DOCKER_QUICK`].
@@ -214,9 +234,34 @@ pub(in crate::docker) fn work() -> Deadline {
     Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK")
 }
 
-/// Reads an answer's JSON.
-pub(in crate::docker) fn parse<'a, T: Deserialize<'a>>(doing: &str, body: &'a [u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| Error::Protocol { doing: doing.to_owned(), what: error.to_string() })
+/// Reads an answer's JSON with `read`, which takes of it what is needed and no more.
+pub(in crate::docker) fn parse<'a, T>(
+    doing: &str,
+    body: &'a [u8],
+    read: impl FnOnce(Json<'a>) -> Result<T, FieldsError>,
+) -> Result<T, Error> {
+    let broken = |what| Error::Protocol { doing: doing.to_owned(), what };
+    let answer = Json::strict(body).map_err(|why| broken(why.to_string()))?;
+    read(answer).map_err(|error| {
+        broken(match error {
+            FieldsError::NotAnObject => format!("found {} where an object must be", answer.sort()),
+            FieldsError::Twice(name) => format!("{name} is given twice"),
+            FieldsError::Missing(name) => format!("{name} is missing or no value that can be used"),
+            FieldsError::TooMuch(limit) => format!("there is more in it than {limit} allows"),
+            FieldsError::Broken(why) => why.to_string(),
+        })
+    })
+}
+
+/// The engine's words, cut; empty for what is no text.
+pub(in crate::docker) fn words(value: Option<Json<'_>>) -> String {
+    value.and_then(|value| value.beginning(limits::ENGINE_TEXT)).unwrap_or_default()
+}
+
+/// The texts of a list, cut, and not more than a number of them.
+pub(in crate::docker) fn list(value: Json<'_>) -> Vec<String> {
+    let items = value.items().into_iter().flatten().map_while(Result::ok).take(limits::ENGINE_LIST);
+    items.filter_map(|item| item.beginning(limits::ENGINE_TEXT)).collect()
 }
 
 /// `1.41` as (1, 41), to be compared; anything else as (0, 0).

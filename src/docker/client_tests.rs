@@ -39,7 +39,12 @@ fn is_asked_for(limit: Duration, name: &str, answer: &str, call: impl Fn(&Client
 #[test]
 fn an_engine_that_does_not_answer_from_memory_is_given_up() {
     let call = |docker: &Client| docker.inspect("abc", false).map(drop);
-    is_asked_for(limits::DOCKER_QUICK, "limits::DOCKER_QUICK", r#"{"Id":"abc","State":{}}"#, call);
+    is_asked_for(
+        limits::DOCKER_QUICK,
+        "limits::DOCKER_QUICK",
+        r#"{"Id":"abc","State":{"Running":true,"ExitCode":0}}"#,
+        call,
+    );
 }
 
 #[test]
@@ -141,7 +146,7 @@ fn a_pull_whose_line_has_no_end_is_broken_off() {
         let line = format!("{{\"error\":\"{}\"}}\n", "x".repeat(length - frame));
         let (_, result) = pull([chunked(&line), b"0\r\n\r\n".to_vec()].concat());
         match result {
-            Err(Error::Pull { message, .. }) => assert!(whole && message.len() == length - frame),
+            Err(Error::Pull { message, .. }) => assert!(whole && message.len() == limits::ENGINE_TEXT, "{length}"),
             Err(Error::Protocol { what, .. }) => assert!(!whole && what.contains("limits::PULL_LINE"), "{what}"),
             other => panic!("{length}: {other:?}"),
         }
@@ -176,4 +181,147 @@ fn a_pull_that_says_nothing_any_more_is_given_up() {
     });
     let error = result.expect_err("it hangs");
     assert!(matches!(error, Error::Timeout { limit: "limits::PULL_SILENCE", .. }), "{error}");
+}
+
+#[test]
+fn an_engine_that_ends_a_pull_without_the_image_has_not_pulled_it() {
+    let progress = "{\"status\":\"Downloading\",\"progressDetail\":{\"current\":1,\"total\":-1},\"id\":\"l1\"}\n";
+    for (lines, has, want) in [
+        (progress, 200, Ok(())),
+        (progress, 404, Err("does not have the image")),
+        ("", 404, Err("does not have the image")),
+        ("what is that\n", 404, Err("it said: what is that")),
+        ("what is that\n", 200, Ok(())),
+        ("{\"error\":\"boom\",\"progressDetail\":{\"total\":-1}}\n", 200, Err("boom")),
+        ("{\"errorDetail\":{\"message\":\"boom\"}}\n", 200, Err("boom")),
+        // The last line has no end.
+        ("{\"errorDetail\":{\"message\":\"boom\"}}", 200, Err("boom")),
+    ] {
+        let stream = if lines.is_empty() {
+            b"HTTP/1.1 200 OK\r\n\r\n".to_vec()
+        } else {
+            [chunked(lines), b"0\r\n\r\n".to_vec()].concat()
+        };
+        let engine = Engine::start(move |call| match call {
+            "GET /images/a/b/json" => Act::Answer(has, "{}".to_owned()),
+            _ => Act::Raw(stream.clone()),
+        });
+        let result = engine.client().pull("a/b", None, far(), &mut |_| true);
+        match (&result, want) {
+            (Ok(()), Ok(())) => {}
+            (Err(error @ Error::Pull { .. }), Err(part)) => {
+                assert!(error.to_string().contains(part), "{lines}: {error}")
+            }
+            _ => panic!("{lines} {has}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_wait_that_speaks_of_an_error_gives_no_exit_code() {
+    for (answer, want) in [
+        (r#"{"StatusCode":7}"#, Ok(7)),
+        (r#"{"StatusCode":7,"Error":null}"#, Ok(7)),
+        (r#"{"StatusCode":0,"Error":{"Message":"boom"}}"#, Err("boom")),
+        (r#"{"StatusCode":0,"Error":"boom"}"#, Err("boom")),
+        (r#"{"StatusCode":0,"Error":{}}"#, Err("gave no exit code")),
+        (r#"{"StatusCode":null}"#, Err("no exit code")),
+        (r#"{"StatusCode":"0"}"#, Err("no exit code")),
+        ("{}", Err("no exit code")),
+        ("[]", Err("an object must be")),
+    ] {
+        let engine = Engine::start(move |_| Act::Answer(200, answer.to_owned()));
+        match (engine.client().wait("abc", far()), want) {
+            (Ok(code), Ok(want)) => assert_eq!(code, want, "{answer}"),
+            (Err(Error::Protocol { what, .. }), Err(part)) => assert!(what.contains(part), "{answer}: {what}"),
+            (result, _) => panic!("{answer}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn whether_a_container_runs_is_never_guessed() {
+    for (state, want) in [
+        (r#"{"Running":true,"ExitCode":0}"#, Some((true, 0))),
+        (r#"{"Running":false,"ExitCode":137,"OOMKilled":7,"Error":[]}"#, Some((false, 137))),
+        (r#"{"ExitCode":0}"#, None),
+        (r#"{"Running":null,"ExitCode":0}"#, None),
+        (r#"{"Running":0,"ExitCode":0}"#, None),
+        (r#"{"Running":false}"#, None),
+        (r#"{"Running":false,"ExitCode":"0"}"#, None),
+        (r#"{"Running":false,"Running":true,"ExitCode":0}"#, None),
+        ("{}", None),
+        ("null", None),
+    ] {
+        let answer = format!(r#"{{"Id":"abc","State":{state}}}"#);
+        let engine = Engine::start(move |_| Act::Answer(200, answer.clone()));
+        let found = engine.client().inspect("abc", false);
+        assert_eq!(found.as_ref().ok().map(|found| (found.state.running, found.state.exit_code)), want, "{state}");
+        assert!(want.is_some() || matches!(found, Err(Error::Protocol { .. })), "{found:?}");
+    }
+}
+
+#[test]
+fn a_container_that_was_made_has_its_id_whatever_the_warnings_are() {
+    for warnings in ["null", "[]", r#"["a","b"]"#, r#""a""#, "7", r#"[{"a":1}]"#] {
+        let answer = format!(r#"{{"Id":"abc","Warnings":{warnings}}}"#);
+        let engine = Engine::start(move |_| Act::Answer(201, answer.clone()));
+        assert_eq!(engine.client().create("x", b"{}", far()).expect(warnings), "abc");
+    }
+}
+
+/// `begin`, as many of `part` as the cap of an answer has room for, `end`.
+fn filled(begin: &str, part: &str, end: &str) -> Vec<u8> {
+    let count = (limits::DOCKER_ANSWER - begin.len() - end.len() - 1) / part.len();
+    format!("{begin}{}1{end}", part.repeat(count)).into_bytes()
+}
+
+#[test]
+fn no_answer_of_the_engine_costs_more_than_twice_its_limit() {
+    use crate::os::heap_tests::peak;
+    for (begin, part, end) in [
+        ("[", "0,", "]"),
+        (r#"{"Id":"a","State":"#, "[", "}"),
+        (r#"{"Id":"a","State":{"Running":true,"ExitCode":0,"Error":""#, r"\n", "\"}}"),
+        (r#"{"Warnings":["#, r#""","#, r#"],"Id":"a"}"#),
+        (r#"{"SecurityOptions":["#, r#""","#, "]}"),
+        (r#"{"networks":{"#, r#""a":{},"#, r#""b":7}}"#),
+        (r#"{"blkio_stats":{"io_service_bytes_recursive":["#, r#"{},"#, "]}}"),
+        (r#"[{"Id":"a","Names":["#, r#""a","#, "]}]"),
+        (r#"[{"Id":"a","Labels":{"#, r#""cronium.a":"","#, r#""b":""}}]"#),
+        (r"[", r#"{"Id":""},"#, "]"),
+        (r"[", r#"{"Id":"a","Labels":{"cronium.a":"","cronium.b":"","cronium.c":""}},"#, "]"),
+        (r#"{"message":""#, r"\n", "\"}"),
+    ] {
+        for status in [200, 500] {
+            let body = filled(begin, part, end);
+            let engine = Engine::start(move |_| Act::Answer(status, String::from_utf8(body.clone()).expect("text")));
+            let docker = engine.client();
+            let calls: [&dyn Fn(); 5] = [
+                &|| drop(docker.inspect("abc", true)),
+                &|| drop(docker.list(&[])),
+                &|| drop(docker.create("x", b"{}", far())),
+                &|| drop(docker.info()),
+                &|| drop(docker.wait("abc", far())),
+            ];
+            for (n, call) in calls.into_iter().enumerate() {
+                let ((), most) = peak(call);
+                // The answer's bytes are among them.
+                let slack = 2 * limits::DOCKER_READ + 64 * 1024;
+                assert!(most <= 2 * limits::DOCKER_ANSWER + slack, "{begin} {status} call {n}: {} KiB", most >> 10);
+            }
+        }
+    }
+}
+
+#[test]
+fn of_more_containers_than_are_taken_none_is_forgotten() {
+    for (count, good) in [(limits::ENGINE_ROWS, true), (limits::ENGINE_ROWS + 1, false)] {
+        let rows = vec![r#"{"Id":"a"}"#; count].join(",");
+        let engine = Engine::start(move |_| Act::Answer(200, format!("[{rows}]")));
+        match engine.client().list(&[]) {
+            Ok(rows) => assert_eq!((good, rows.len()), (true, count)),
+            Err(error) => assert!(!good && error.to_string().contains("limits::ENGINE_ROWS"), "{error}"),
+        }
+    }
 }

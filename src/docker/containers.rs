@@ -1,44 +1,57 @@
 //! The life of one container, call by call. What goes into it is decided in `executors::container`.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::docker::call::{self, Request};
-use crate::docker::client::{Client, encode, parse, quick, work};
+use crate::docker::client::{Client, encode, list, parse, quick, words, work};
 use crate::docker::conn::{Conn, Deadline, is_timeout};
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::DockerOperation;
+use crate::wire::scan::{FieldsError, Json};
 use crate::wire::time::parse_rfc3339;
 
+/// How the names of this agent's labels begin. Others stand on a container too: those of its image.
+const LABELS: &str = "cronium.";
+
 /// What `inspect` says about how a container stands.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct State {
-    #[serde(rename = "Running", default)]
     pub running: bool,
-    #[serde(rename = "Status", default)]
     pub status: String,
     /// Process id on the engine's host; 0 when it does not run.
-    #[serde(rename = "Pid", default)]
     pub pid: i64,
-    #[serde(rename = "ExitCode", default)]
     pub exit_code: i64,
-    #[serde(rename = "OOMKilled", default)]
     pub oom_killed: bool,
     /// The engine's own error, when it could not start or end the container.
-    #[serde(rename = "Error", default)]
     pub error: String,
     /// RFC 3339, by the engine's clock; the year 1 where it has not happened.
-    #[serde(rename = "StartedAt", default)]
     pub started_at: String,
     /// See `started_at`.
-    #[serde(rename = "FinishedAt", default)]
     pub finished_at: String,
 }
 
 impl State {
+    /// Whether a container runs is never guessed: a job's end follows from it.
+    fn read(state: Json<'_>) -> Result<Self, FieldsError> {
+        let [running, status, pid, exit_code] = state.fields(["Running", "Status", "Pid", "ExitCode"])?;
+        let [oom_killed, error, started_at, finished_at] =
+            state.fields(["OOMKilled", "Error", "StartedAt", "FinishedAt"])?;
+        let running = running.filter(|value| value.sort() == "a boolean").ok_or(FieldsError::Missing("Running"))?;
+        Ok(Self {
+            running: running.is_true(),
+            status: words(status),
+            pid: pid.and_then(Json::whole).unwrap_or(0),
+            exit_code: exit_code.and_then(Json::whole).ok_or(FieldsError::Missing("ExitCode"))?,
+            oom_killed: oom_killed.is_some_and(Json::is_true),
+            error: words(error),
+            started_at: words(started_at),
+            finished_at: words(finished_at),
+        })
+    }
+
     /// How long it ran, by the engine's clock; `None` while it runs and where the engine does not tell.
     pub fn ran_for(&self) -> Option<Duration> {
         if self.running {
@@ -49,33 +62,85 @@ impl State {
 }
 
 /// The parts of `inspect` that are used.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Inspect {
-    #[serde(rename = "Id", default)]
     pub id: String,
-    #[serde(rename = "State")]
     pub state: State,
     /// Bytes in the writable layer; only when it was asked for.
-    #[serde(rename = "SizeRw", default)]
     pub layer: Option<i64>,
 }
 
+impl Inspect {
+    fn read(found: Json<'_>) -> Result<Self, FieldsError> {
+        let [id, state, layer] = found.fields(["Id", "State", "SizeRw"])?;
+        let state = State::read(state.ok_or(FieldsError::Missing("State"))?)?;
+        Ok(Self { id: words(id), state, layer: layer.and_then(Json::whole) })
+    }
+}
+
 /// A row of the list of containers.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Row {
-    #[serde(rename = "Id")]
     pub id: String,
-    #[serde(rename = "Labels", default)]
-    pub labels: std::collections::BTreeMap<String, String>,
+    /// This agent's own.
+    pub labels: BTreeMap<String, String>,
     /// Each with a slash before it.
-    #[serde(rename = "Names", default)]
     pub names: Vec<String>,
     /// Such as `running` or `exited`.
-    #[serde(rename = "State", default)]
     pub state: String,
     /// When it was made, in seconds since 1970 by the engine's clock; 0 when the engine does not say.
-    #[serde(rename = "Created", default)]
     pub created: i64,
+}
+
+impl Row {
+    fn read(row: Json<'_>) -> Result<Self, FieldsError> {
+        let [id, labels, names, state, created] = row.fields(["Id", "Labels", "Names", "State", "Created"])?;
+        let mut own = BTreeMap::new();
+        for member in labels.and_then(Json::members).into_iter().flatten() {
+            let (name, value) = member.map_err(FieldsError::Broken)?;
+            let name = name.beginning(limits::ENGINE_TEXT).filter(|name| name.starts_with(LABELS));
+            if let Some(name) = name
+                && own.len() < limits::ENGINE_LIST
+            {
+                own.insert(name, words(Some(value)));
+            }
+        }
+        Ok(Self {
+            id: id.and_then(|id| id.text(limits::ENGINE_TEXT).ok()).ok_or(FieldsError::Missing("Id"))?,
+            labels: own,
+            names: names.map(list).unwrap_or_default(),
+            state: words(state),
+            created: created.and_then(Json::whole).unwrap_or(0),
+        })
+    }
+
+    /// All rows, or an error: what is not in the list counts as gone.
+    fn all(rows: Json<'_>) -> Result<Vec<Self>, FieldsError> {
+        let items = rows.items().ok_or(FieldsError::Missing("the list"))?;
+        if items.clone().count() > limits::ENGINE_ROWS {
+            return Err(FieldsError::TooMuch("limits::ENGINE_ROWS"));
+        }
+        let (mut all, mut held) = (Vec::with_capacity(items.clone().count()), 0);
+        for row in items {
+            let row = Self::read(row.map_err(FieldsError::Broken)?)?;
+            held += row.held();
+            if held > limits::ENGINE_ROWS_HELD {
+                return Err(FieldsError::TooMuch("limits::ENGINE_ROWS_HELD"));
+            }
+            all.push(row);
+        }
+        Ok(all)
+    }
+
+    /// About how much memory it holds.
+    fn held(&self) -> usize {
+        // What an entry of the map and its two texts cost beside their bytes.
+        const LABEL: usize = 112;
+        let labels: usize = self.labels.iter().map(|(name, value)| LABEL + name.len() + value.len()).sum();
+        let node = if self.labels.is_empty() { 0 } else { 512 };
+        let names: usize = self.names.iter().map(|name| 56 + name.len()).sum();
+        size_of::<Self>() + node + labels + names + self.id.len() + self.state.len()
+    }
 }
 
 /// The three streams of a container, attached before it was started so that no byte is missed.
@@ -101,25 +166,20 @@ pub enum Piece {
 impl Client {
     /// Makes a container called `name` from a create body; gives its id.
     pub fn create(&self, name: &str, body: &[u8], deadline: Deadline) -> Result<String, Error> {
-        #[derive(Deserialize)]
-        struct Created {
-            #[serde(rename = "Id")]
-            id: String,
-            #[serde(rename = "Warnings", default)]
-            warnings: Option<Vec<String>>,
-        }
         let doing = format!("create container {name}");
         let path = format!("/containers/create?name={}", encode(name));
         let deadline = work().or(deadline);
         let answer = self.send(DockerOperation::Create, &doing, "POST", &path, Some(body), deadline)?;
-        let created: Created = parse(&doing, &answer.body)?;
-        if created.id.is_empty() || !created.id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        let [id, warnings] = parse(&doing, &answer.body, |created| created.fields(["Id", "Warnings"]))?;
+        let id = words(id);
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(Error::Protocol { doing, what: "the new container's id is no id".to_owned() });
         }
-        for warning in created.warnings.unwrap_or_default() {
+        // Of whatever form: the container exists, and its id is what counts.
+        for warning in warnings.map(list).unwrap_or_default() {
             log::warn!("the engine warns about container {name}: {warning}");
         }
-        Ok(created.id)
+        Ok(id)
     }
 
     /// Attaches to all three streams.
@@ -153,15 +213,17 @@ impl Client {
 
     /// Waits until the container does not run any more, at most `deadline`; gives its exit code.
     pub fn wait(&self, id: &str, deadline: Deadline) -> Result<i64, Error> {
-        #[derive(Deserialize)]
-        struct Waited {
-            #[serde(rename = "StatusCode")]
-            code: i64,
-        }
         let doing = format!("wait for container {}", short(id));
         let path = format!("/containers/{id}/wait");
         let answer = self.send(DockerOperation::Wait, &doing, "POST", &path, None, deadline)?;
-        parse::<Waited>(&doing, &answer.body).map(|waited| waited.code)
+        let [code, error] = parse(&doing, &answer.body, |waited| waited.fields(["StatusCode", "Error"]))?;
+        if let Some(error) = error {
+            // The code beside it says nothing.
+            let message = words(error.field("Message").or(Some(error)));
+            return Err(Error::Protocol { doing, what: format!("the engine gave no exit code: {message}") });
+        }
+        code.and_then(Json::whole)
+            .ok_or_else(|| Error::Protocol { doing, what: "there is no exit code in it".to_owned() })
     }
 
     /// How the container stands; with `size`, how much is in its writable layer too (the engine counts files for it).
@@ -169,7 +231,7 @@ impl Client {
         let doing = format!("inspect container {}", short(id));
         let path = format!("/containers/{id}/json{}", if size { "?size=1" } else { "" });
         let answer = self.get(DockerOperation::Inspect, &doing, &path)?;
-        parse(&doing, &answer.body)
+        parse(&doing, &answer.body, Inspect::read)
     }
 
     /// Sends a signal to the container's first process. That it does not run any more is no error.
@@ -249,7 +311,7 @@ impl Client {
         let filters = serde_json::json!({ "label": labels }).to_string();
         let path = format!("/containers/json?all=1&filters={}", encode(&filters));
         let answer = self.get(DockerOperation::List, "list containers", &path)?;
-        parse("list containers", &answer.body)
+        parse("list containers", &answer.body, Row::all)
     }
 }
 

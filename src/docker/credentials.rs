@@ -3,33 +3,16 @@
 //! The file is read at each pull, since tokens in it are renewed by others. Helpers (`credsStore`) are programs and are
 //! not run: an entry must hold `auth`, or `username` and `password`, or `identitytoken`.
 
-use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde::Deserialize;
 
 use crate::docker::error::Error;
+use crate::limits;
 use crate::secret::Secret;
-
-#[derive(Deserialize, Default)]
-struct File {
-    #[serde(default)]
-    auths: BTreeMap<String, Entry>,
-}
-
-#[derive(Deserialize, Default)]
-struct Entry {
-    #[serde(default)]
-    auth: String,
-    #[serde(default)]
-    username: String,
-    #[serde(default)]
-    password: String,
-    #[serde(default)]
-    identitytoken: String,
-}
+use crate::wire::scan::Json;
 
 /// The registry that an image's name points to, as in the reference grammar: a first part with a dot, a colon or
 /// `localhost` is a host, anything else is Docker Hub.
@@ -43,30 +26,58 @@ pub fn registry_of(image: &str) -> &str {
 /// The value of `X-Registry-Auth` for `image`; `None` when the file has nothing for its registry.
 pub fn header_for(file: &Path, image: &str) -> Result<Option<Secret>, Error> {
     let failed = |what: String| Error::Credentials { path: file.display().to_string(), what };
-    let text = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
-    // serde_json's messages can hold a piece of the input: say only where.
-    let parsed: File = serde_json::from_slice(&text).map_err(|error| {
-        failed(format!("no valid JSON of this form at line {} column {}", error.line(), error.column()))
-    })?;
+    let text = read(file).map_err(failed)?;
+    // Where it is wrong, and nothing of what stands there.
+    let parsed = Json::strict(&text).map_err(|why| failed(format!("no valid JSON: {why}")))?;
+    let wrong = |what: &str| failed(format!("{what} is not of the form that docker login writes"));
+    let [auths] = parsed.fields(["auths"]).map_err(|_| wrong("the file"))?;
+    let Some(auths) = auths else { return Ok(None) };
     let registry = registry_of(image);
-    let Some((key, entry)) = parsed.auths.iter().find(|(key, _)| same_registry(key, registry)) else {
-        return Ok(None);
-    };
-    let (username, password) = if entry.auth.is_empty() {
-        (entry.username.clone(), entry.password.clone())
+    let mut found = None;
+    for member in auths.members().ok_or_else(|| wrong("auths"))? {
+        let (key, entry) = member.map_err(|_| wrong("auths"))?;
+        let key = key.text(limits::ENGINE_TEXT).map_err(|_| wrong("a name in auths"))?;
+        if same_registry(&key, registry) {
+            found = Some((key, entry));
+            break;
+        }
+    }
+    let Some((key, entry)) = found else { return Ok(None) };
+    let [auth, username, password, token] = entry
+        .fields(["auth", "username", "password", "identitytoken"])
+        .map_err(|_| wrong(&format!("auths.{key}")))?
+        .map(|value| value.map_or(Ok(String::new()), |value| value.text(limits::CONFIG_FILE_MAX)));
+    let text = |value: Result<String, _>, name: &str| value.map_err(|_| wrong(&format!("auths.{key}.{name}")));
+    let (auth, token) = (text(auth, "auth")?, text(token, "identitytoken")?);
+    let (username, password) = if auth.is_empty() {
+        (text(username, "username")?, text(password, "password")?)
     } else {
-        let pair = STANDARD.decode(entry.auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let pair = STANDARD.decode(auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let pair = pair.ok_or_else(|| failed(format!("auths.{key}.auth is no base64 text")))?;
         let (user, password) =
             pair.split_once(':').ok_or_else(|| failed(format!("auths.{key}.auth holds no user:password")))?;
         (user.to_owned(), password.trim_end_matches('\0').to_owned())
     };
-    let body = if entry.identitytoken.is_empty() {
+    let body = if token.is_empty() {
         serde_json::json!({ "username": username, "password": password, "serveraddress": registry })
     } else {
-        serde_json::json!({ "identitytoken": entry.identitytoken, "serveraddress": registry })
+        serde_json::json!({ "identitytoken": token, "serveraddress": registry })
     };
     Ok(Some(Secret::new(URL_SAFE.encode(body.to_string()))))
+}
+
+/// The file, up to [`limits::CONFIG_FILE_MAX`].
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    let most = limits::CONFIG_FILE_MAX;
+    let open = std::fs::File::open(file).map_err(|error| error.to_string())?;
+    // A device or a pipe would never end.
+    if !open.metadata().is_ok_and(|about| about.is_file()) {
+        return Err("it is not a regular file".to_owned());
+    }
+    let mut text = Vec::new();
+    let wanted = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    open.take(wanted).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() > most { Err(format!("it is larger than {most} bytes (limits::CONFIG_FILE_MAX)")) } else { Ok(text) }
 }
 
 /// Whether a key of `auths` (`https://index.docker.io/v1/`, `host:5000`, `https://host/v2`) means this registry.
@@ -119,6 +130,10 @@ mod tests {
         let error = header(r#"{"auths":{"a.b":{"auth":"hunter2!"}}}"#, "a.b/c").expect_err("must fail");
         assert!(error.contains("no base64") && !error.contains("hunter2"), "{error}");
         let error = header(r#"{"auths":{"a.b":"hunter2"}}"#, "a.b/c").expect_err("must fail");
-        assert!(error.contains("line 1") && !error.contains("hunter2"), "{error}");
+        assert!(error.contains("auths.a.b is not") && !error.contains("hunter2"), "{error}");
+        let error = header(r#"{"auths":{"a.b":hunter2}}"#, "a.b/c").expect_err("must fail");
+        assert!(error.contains("no JSON at byte") && !error.contains("hunter2"), "{error}");
+        let error = header(&" ".repeat(crate::limits::CONFIG_FILE_MAX + 1), "a.b/c").expect_err("must fail");
+        assert!(error.contains("limits::CONFIG_FILE_MAX"), "{error}");
     }
 }

@@ -1,16 +1,15 @@
 //! Pulling an image: the engine does it, and tells how it goes in a stream of JSON lines.
 //!
 //! The status of the answer is 200 before anything was pulled, so that an error may come as a line in the stream: a
-//! pull has succeeded only when the stream has ended without one.
+//! pull has succeeded only when the stream has ended without one and the engine has the image. A line that cannot be
+//! read may have been the error.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use serde::Deserialize;
-
 use crate::docker::call::{self, Request};
-use crate::docker::client::{Client, encode};
+use crate::docker::client::{Client, encode, words};
 use crate::docker::conn::Deadline;
 use crate::docker::credentials;
 use crate::docker::error::Error;
@@ -18,6 +17,7 @@ use crate::limits;
 use crate::metrics::{self, DockerOperation};
 use crate::os::clock;
 use crate::wire::lines::{Line, Splitter};
+use crate::wire::scan::Json;
 
 /// How far a pull is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,24 +28,14 @@ pub struct Progress {
     pub bytes: (u64, u64),
 }
 
-#[derive(Deserialize)]
-struct Event {
-    #[serde(default)]
-    status: String,
-    #[serde(default)]
-    id: String,
-    #[serde(rename = "progressDetail", default)]
-    detail: Option<Detail>,
-    #[serde(default)]
-    error: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-struct Detail {
-    #[serde(default)]
-    current: u64,
-    #[serde(default)]
-    total: u64,
+/// What one line of a pull's stream says beside its progress.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Progress,
+    /// The engine's error.
+    Failure(String),
+    /// What it is cannot be told; its beginning.
+    Unread(String),
 }
 
 /// What is known of each layer of a pull under way.
@@ -53,26 +43,38 @@ struct Detail {
 struct Layers(BTreeMap<String, (u64, u64, bool)>);
 
 impl Layers {
-    /// Takes one line of the stream; gives the engine's error if the line is one.
-    fn take(&mut self, line: &[u8]) -> Option<String> {
-        let event: Event = serde_json::from_slice(line).ok()?;
-        if event.error.is_some() {
-            return event.error;
+    /// Takes one line of the stream.
+    fn take(&mut self, line: &[u8]) -> Said {
+        if line.trim_ascii().is_empty() {
+            return Said::Progress;
         }
-        let named = !event.id.is_empty() && !event.status.starts_with("Pulling from");
-        if named && (self.0.contains_key(&event.id) || self.0.len() < limits::PULL_LAYERS) {
-            let layer = self.0.entry(event.id).or_default();
-            match event.status.as_str() {
-                "Downloading" => {
-                    let detail = event.detail.unwrap_or_default();
-                    (layer.0, layer.1) = (detail.current, detail.total);
-                }
+        let event = Json::strict(line).ok();
+        let Some((event, mut members)) = event.and_then(|event| Some((event, event.members()?))) else {
+            return Said::Unread(beginning(line));
+        };
+        // Members are looked at one by one: an error that is given twice is one too.
+        if members.any(|member| member.is_ok_and(|(name, value)| is_failure(name, value))) {
+            return Said::Failure(failure(event));
+        }
+        self.note(event);
+        Said::Progress
+    }
+
+    /// Takes the progress of one layer, as far as it can be read: it is for show.
+    fn note(&mut self, event: Json<'_>) {
+        let Ok([id, status, detail]) = event.fields(["id", "status", "progressDetail"]) else { return };
+        let (id, status) = (words(id), words(status));
+        let named = !id.is_empty() && !status.starts_with("Pulling from");
+        if named && (self.0.contains_key(&id) || self.0.len() < limits::PULL_LAYERS) {
+            let layer = self.0.entry(id).or_default();
+            let count = |name| detail.and_then(|detail| detail.field(name)).and_then(Json::count).unwrap_or(0);
+            match status.as_str() {
+                "Downloading" => (layer.0, layer.1) = (count("current"), count("total")),
                 "Download complete" => layer.0 = layer.1,
                 "Pull complete" | "Already exists" => (layer.0, layer.2) = (layer.1, true),
                 _ => {}
             }
         }
-        None
     }
 
     fn progress(&self) -> Progress {
@@ -84,24 +86,56 @@ impl Layers {
     }
 }
 
+/// Whether a member says that the pull failed, whatever the form of its value.
+fn is_failure(name: Json<'_>, value: Json<'_>) -> bool {
+    (name.is("error") || name.is("errorDetail")) && !value.is_null() && !value.is("")
+}
+
+/// The engine's words for an error, in whatever form it gives them.
+fn failure(event: Json<'_>) -> String {
+    let text = |value: Json<'_>| Some(words(Some(value))).filter(|words| !words.trim().is_empty());
+    let [error, detail] = ["error", "errorDetail"].map(|name| {
+        let value = event.field(name);
+        value.and_then(|value| text(value).or_else(|| text(value.field("message")?)))
+    });
+    error.or(detail).unwrap_or_else(|| format!("the engine gives no reason: {}", beginning(event.bytes())))
+}
+
+/// The beginning of a line, for a message.
+fn beginning(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&line[..line.len().min(limits::ENGINE_MESSAGE)]);
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// What the stream of a pull has told so far.
 struct Told<'a> {
     image: &'a str,
     layers: Layers,
     /// The first.
     failure: Option<Error>,
+    /// The first line that could not be read.
+    unread: Option<String>,
 }
 
 impl Told<'_> {
     fn take(&mut self, line: Line<'_>) {
         let failure = match line {
-            Line::Whole(line) => {
-                self.layers.take(line).map(|message| Error::Pull { image: self.image.to_owned(), message })
-            }
+            Line::Whole(line) => match self.layers.take(line) {
+                Said::Progress => None,
+                Said::Failure(message) => Some(self.failed(message)),
+                Said::Unread(line) => {
+                    self.unread.get_or_insert(line);
+                    None
+                }
+            },
             // It may have been the one that says why the pull failed.
             Line::Cut { .. } | Line::Last { .. } => Some(self.babble()),
         };
         self.failure = self.failure.take().or(failure);
+    }
+
+    fn failed(&self, message: String) -> Error {
+        Error::Pull { image: self.image.to_owned(), message }
     }
 
     fn babble(&self) -> Error {
@@ -183,7 +217,7 @@ impl Client {
     ) -> Result<(), Error> {
         let doing = request.doing.clone();
         let opened = self.open(request, deadline)?;
-        let mut told = Told { image, layers: Layers::default(), failure: None };
+        let mut told = Told { image, layers: Layers::default(), failure: None, unread: None };
         let mut lines = Splitter::new(limits::PULL_LINE);
         let mut heard = clock::now();
         call::stream_body(opened, &doing, deadline, &mut |piece| {
@@ -200,7 +234,17 @@ impl Client {
             if watch(&told.layers.progress()) { Ok(()) } else { Err(Error::Stopped { doing: doing.clone() }) }
         })?;
         lines.finish(&mut |line| told.take(line));
-        told.failure.map_or(Ok(()), Err)
+        if let Some(failure) = told.failure.take() {
+            return Err(failure);
+        }
+        if let Some(line) = &told.unread {
+            log::warn!("the engine says what is not understood while it pulls image {image}: {line}");
+        }
+        if self.has_image(image)? {
+            return Ok(());
+        }
+        let unread = told.unread.as_ref().map(|line| format!("; it said: {line}")).unwrap_or_default();
+        Err(told.failed(format!("the engine ended the pull without an error and does not have the image{unread}")))
     }
 }
 
@@ -229,13 +273,38 @@ mod tests {
             r#"{"status":"Pulling fs layer","progressDetail":{},"id":"l1"}"#,
             r#"{"status":"Downloading","progressDetail":{"current":10,"total":100},"id":"l1"}"#,
             r#"{"status":"Already exists","progressDetail":{},"id":"l2"}"#,
-            "no json",
+            r#"{"status":"Downloading","progressDetail":{"current":-1,"total":1e999},"id":"l3"}"#,
+            r#"{"status":7,"progressDetail":[],"id":null,"error":null,"errorDetail":null}"#,
+            r#"{"id":"l4","id":"l4","error":""}"#,
+            " ",
         ] {
-            assert_eq!(layers.take(line.as_bytes()), None, "{line}");
+            assert_eq!(layers.take(line.as_bytes()), Said::Progress, "{line}");
         }
-        assert_eq!(layers.progress(), Progress { layers: (1, 2), bytes: (10, 100) });
-        let error = layers.take(br#"{"errorDetail":{"message":"boom"},"error":"boom"}"#);
-        assert_eq!(error.as_deref(), Some("boom"));
+        assert_eq!(layers.progress(), Progress { layers: (1, 3), bytes: (10, 100) });
+        for line in ["no json", "[]", "7", "{", "{\"error\":\"x\"", "{\"status\":\"\u{1}\"}"] {
+            assert!(matches!(layers.take(line.as_bytes()), Said::Unread(_)), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_whatever_its_form() {
+        for (line, want) in [
+            (r#"{"errorDetail":{"message":"boom"},"error":"boom"}"#, "boom"),
+            (r#"{"error":"boom","progressDetail":{"current":1,"total":-1}}"#, "boom"),
+            (r#"{"error":"boom","status":7,"id":{}}"#, "boom"),
+            (r#"{"errorDetail":{"message":"boom"}}"#, "boom"),
+            (r#"{"errorDetail":{"code":1,"message":"boom"},"error":null}"#, "boom"),
+            (r#"{"errorDetail":{"message":"boom"},"error":""}"#, "boom"),
+            (r#"{"errorDetail":"boom"}"#, "boom"),
+            (r#"{"error":{"message":"boom"}}"#, "boom"),
+            (r#"{"\u0065rror":"boom"}"#, "boom"),
+            (r#"{"error":"boom\ud800"}"#, "boom\u{fffd}"),
+            (r#"{"error":"boom","error":"bang"}"#, r#"the engine gives no reason: {"error":"boom","error":"bang"}"#),
+            (r#"{"error":true}"#, r#"the engine gives no reason: {"error":true}"#),
+            (r#"{"errorDetail":{"code":7}}"#, r#"the engine gives no reason: {"errorDetail":{"code":7}}"#),
+        ] {
+            assert_eq!(Layers::default().take(line.as_bytes()), Said::Failure(want.to_owned()), "{line}");
+        }
     }
 
     #[test]

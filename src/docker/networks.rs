@@ -3,13 +3,10 @@
 //! A network of its own for each job would cost 80 ms to make, 200 ms to remove, and the engine's address pools end
 //! at about thirty. One bridge with `enable_icc=false` keeps jobs apart as well: neither ping nor TCP passes between two.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
-
-use crate::docker::client::{Client, encode, parse, work};
+use crate::docker::client::{Client, encode, parse, words, work};
 use crate::docker::error::Error;
 use crate::metrics::DockerOperation;
+use crate::wire::scan::Json;
 
 const ICC: &str = "com.docker.network.bridge.enable_icc";
 
@@ -32,16 +29,6 @@ impl Bridge {
             (true, true) => "cronium-shared-internal",
         }
     }
-}
-
-#[derive(Deserialize)]
-struct Found {
-    #[serde(rename = "Driver", default)]
-    driver: String,
-    #[serde(rename = "Internal", default)]
-    internal: bool,
-    #[serde(rename = "Options", default)]
-    options: Option<BTreeMap<String, String>>,
 }
 
 impl Client {
@@ -88,15 +75,16 @@ impl Client {
         let name = bridge.name();
         let doing = format!("look at network {name}");
         let answer = self.get(DockerOperation::Network, &doing, &format!("/networks/{}", encode(name)))?;
-        let found: Found = parse(&doing, &answer.body)?;
-        let icc = found.options.unwrap_or_default().get(ICC).is_none_or(|value| value != "false");
-        if found.driver == "bridge" && found.internal == bridge.internal && icc == bridge.icc {
+        let names = ["Driver", "Internal", "Options"];
+        let [driver, internal, options] = parse(&doing, &answer.body, |found| found.fields(names))?;
+        let (driver, internal) = (words(driver), internal.is_some_and(Json::is_true));
+        let icc = options.and_then(|options| options.field(ICC)).is_none_or(|value| !value.is("false"));
+        if driver == "bridge" && internal == bridge.internal && icc == bridge.icc {
             return Ok(());
         }
         let what = format!(
-            "it is a {} network with internal={} and {ICC}={icc}, not what this agent made; remove it \
-             (docker network rm {name}) or set container.network.mode to a network of your own",
-            found.driver, found.internal
+            "it is a {driver} network with internal={internal} and {ICC}={icc}, not what this agent made; remove it \
+             (docker network rm {name}) or set container.network.mode to a network of your own"
         );
         Err(Error::Unfit { doing, what })
     }

@@ -174,11 +174,8 @@ mod tests {
     use crate::docker::testing::{Act, Engine, done};
 
     fn row(labels: &[(&str, &str)], created: i64) -> Row {
-        let labels: std::collections::BTreeMap<_, _> = labels.iter().copied().collect();
-        let row = serde_json::json!({
-            "Id": "abc", "Names": ["/cronium-x"], "State": "exited", "Created": created, "Labels": labels,
-        });
-        serde_json::from_value(row).expect("a row")
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Row { id: "abc".into(), names: vec!["/cronium-x".into()], state: "exited".into(), created, labels }
     }
 
     const OURS: [(&str, &str); 4] = [

@@ -2,6 +2,7 @@
 
 use crate::config::types::ResourceSet;
 use crate::job::Resources;
+use crate::limits::CPU_LEAST;
 
 /// The resources of a job, and a sentence for each wish that was cut down.
 pub fn effective(wish: &Resources, defaults: &ResourceSet, limits: &ResourceSet) -> (ResourceSet, Vec<String>) {
@@ -16,7 +17,8 @@ pub fn effective(wish: &Resources, defaults: &ResourceSet, limits: &ResourceSet)
     let memory = whole("memory", wish.memory, defaults.memory, limits.memory, bytes);
     let disk = whole("disk", wish.disk, defaults.disk, limits.disk, bytes);
     let pids = whole("pids", wish.pids, defaults.pids, limits.pids, |n| n.to_string());
-    let asked = wish.cpu.filter(|&n| n > 0.0).unwrap_or(defaults.cpu);
+    // The engine takes a share that rounds to nothing for no limit at all.
+    let asked = wish.cpu.filter(|&n| n > 0.0).unwrap_or(defaults.cpu).max(CPU_LEAST);
     if asked > limits.cpu {
         notes.push(format!("cpu: the job asks for {asked} cores, the limit is {}", limits.cpu));
     }
@@ -102,6 +104,16 @@ mod tests {
         for disk in [0, 1, 7, 1 << 30] {
             let (workspace, tmp) = tmpfs_sizes(disk);
             assert_eq!(workspace + tmp, disk);
+        }
+    }
+
+    #[test]
+    fn a_wish_for_next_to_nothing_is_not_one_for_everything() {
+        for (cpu, want) in
+            [(1e-320, CPU_LEAST), (1e-10, CPU_LEAST), (0.02, 0.02), (0.0, 0.5), (-1.0, 0.5), (f64::NAN, 0.5)]
+        {
+            let (set, _) = effective(&Resources { cpu: Some(cpu), ..Resources::default() }, &DEFAULTS, &DEFAULTS);
+            assert_eq!(set.cpu, want, "{cpu}");
         }
     }
 }

@@ -6,8 +6,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-
 use crate::docker;
 use crate::executors::Control;
 use crate::executors::reaper::Bell;
@@ -18,6 +16,8 @@ use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::policy::stop::Reason;
 use crate::verdict::Usage;
+use crate::wire::amount;
+use crate::wire::scan::Json;
 
 /// The handle to the thread.
 #[derive(Debug, Clone)]
@@ -52,54 +52,37 @@ struct State {
     ended: bool,
 }
 
-/// The parts of the engine's statistics that are used.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Stats {
-    cpu_stats: CpuStats,
-    memory_stats: MemoryStats,
-    blkio_stats: BlkioStats,
-    networks: Option<std::collections::BTreeMap<String, NetworkStats>>,
+/// Reads the engine's statistics. A counter that is missing or no number costs that counter alone.
+fn statistics(body: &[u8]) -> Option<Reading> {
+    let stats = Json::strict(body).ok()?;
+    let at = |path: &[&'static str]| path.iter().try_fold(stats, |value, name| value.field(name));
+    let count = |path| at(path).and_then(Json::count);
+    let sum = |counts: &mut dyn Iterator<Item = u64>| counts.fold(0, u64::saturating_add);
+    let moved = |operation: &str| {
+        let rows = at(&["blkio_stats", "io_service_bytes_recursive"])?.items()?.map_while(Result::ok);
+        let mut of = rows.filter_map(|row| {
+            let word = row.field("op")?.beginning(WORD)?;
+            word.eq_ignore_ascii_case(operation).then(|| row.field("value")?.count())?
+        });
+        Some(sum(&mut of))
+    };
+    let network = |name: &'static str| {
+        let networks = at(&["networks"])?.members()?.map_while(Result::ok);
+        Some(sum(&mut networks.filter_map(|(_, network)| network.field(name)?.count())))
+    };
+    Some(Reading {
+        cpu_nanos: count(&["cpu_stats", "cpu_usage", "total_usage"]),
+        memory_peak: count(&["memory_stats", "max_usage"]).max(count(&["memory_stats", "usage"])),
+        disk_read: moved("read"),
+        disk_write: moved("write"),
+        network_rx: network("rx_bytes"),
+        network_tx: network("tx_bytes"),
+        ..Reading::default()
+    })
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct CpuStats {
-    cpu_usage: CpuUsage,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct CpuUsage {
-    total_usage: u64,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct MemoryStats {
-    usage: u64,
-    max_usage: u64,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct BlkioStats {
-    io_service_bytes_recursive: Option<Vec<BlkioRow>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct BlkioRow {
-    op: String,
-    value: u64,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct NetworkStats {
-    rx_bytes: u64,
-    tx_bytes: u64,
-}
+/// Bytes of the name of an operation.
+const WORD: usize = 16;
 
 impl Sampler {
     /// Starts the thread.
@@ -212,20 +195,9 @@ impl Meter {
     }
 
     fn ask_engine(&self, docker: &docker::Client) {
-        let stats = docker.stats(&self.container).ok().and_then(|body| serde_json::from_slice::<Stats>(&body).ok());
-        let Some(stats) = stats else { return };
-        let rows = stats.blkio_stats.io_service_bytes_recursive.unwrap_or_default();
-        let sum = |op: &str| rows.iter().filter(|row| row.op.eq_ignore_ascii_case(op)).map(|row| row.value).sum();
-        let networks = stats.networks.unwrap_or_default();
-        self.take(Reading {
-            cpu_nanos: Some(stats.cpu_stats.cpu_usage.total_usage),
-            memory_peak: Some(stats.memory_stats.max_usage.max(stats.memory_stats.usage)),
-            disk_read: Some(sum("read")),
-            disk_write: Some(sum("write")),
-            network_rx: Some(networks.values().map(|n| n.rx_bytes).sum()),
-            network_tx: Some(networks.values().map(|n| n.tx_bytes).sum()),
-            ..Reading::default()
-        });
+        if let Some(reading) = docker.stats(&self.container).ok().and_then(|body| statistics(&body)) {
+            self.take(reading);
+        }
     }
 
     /// Counters only grow: the larger of two looks is the later one, and a failed look takes nothing away.
@@ -237,7 +209,7 @@ impl Meter {
                 let passed = now.duration_since(at).as_secs_f64();
                 if passed > 0.01 {
                     #[allow(clippy::cast_precision_loss)]
-                    let percent = cpu.saturating_sub(before) as f64 / 1e7 / passed;
+                    let percent = amount::sound(cpu.saturating_sub(before) as f64 / 1e7 / passed);
                     state.peak_cpu = state.peak_cpu.max(percent);
                     state.last = Some((now, cpu));
                 }
@@ -282,7 +254,7 @@ impl Meter {
         let reading = state.reading;
         #[allow(clippy::cast_precision_loss)]
         let usage = Usage {
-            cpu_seconds: reading.cpu_nanos.unwrap_or(0) as f64 / 1e9,
+            cpu_seconds: amount::sound(reading.cpu_nanos.unwrap_or(0) as f64 / 1e9),
             peak_cpu_percent: state.peak_cpu,
             peak_memory: reading.memory_peak.unwrap_or(0),
             network_rx: reading.network_rx.unwrap_or(0),
@@ -291,5 +263,39 @@ impl Meter {
             disk_write: reading.disk_write.unwrap_or(0),
         };
         (usage, reading)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_read_with_distrust() {
+        let whole = Reading {
+            cpu_nanos: Some(5),
+            memory_peak: Some(9),
+            disk_read: Some(11),
+            disk_write: Some(u64::MAX),
+            network_rx: Some(3),
+            network_tx: Some(4),
+            ..Reading::default()
+        };
+        let text = r#"{"cpu_stats":{"cpu_usage":{"total_usage":5}},"memory_stats":{"usage":9,"max_usage":7},
+            "blkio_stats":{"io_service_bytes_recursive":[{"op":"Read","value":10},{"op":"read","value":1},
+                {"op":"Write","value":18446744073709551615},{"op":"write","value":1},{"op":7},7]},
+            "networks":{"eth0":{"rx_bytes":1,"tx_bytes":4},"eth1":{"rx_bytes":2,"tx_bytes":-1},"eth2":null}}"#;
+        assert_eq!(statistics(text.as_bytes()), Some(whole));
+        // One wrong number is one number less.
+        for (from, to, want) in [
+            ("\"total_usage\":5", "\"total_usage\":1e999", Reading { cpu_nanos: None, ..whole }),
+            ("\"total_usage\":5", "\"total_usage\":-5", Reading { cpu_nanos: None, ..whole }),
+            ("{\"usage\":9,\"max_usage\":7}", "null", Reading { memory_peak: None, ..whole }),
+            ("\"usage\":9", "\"usage\":0.5", Reading { memory_peak: Some(7), ..whole }),
+        ] {
+            assert_eq!(statistics(text.replace(from, to).as_bytes()), Some(want), "{to}");
+        }
+        assert_eq!(statistics(b"{}"), Some(Reading::default()));
+        assert_eq!((statistics(b"[]"), statistics(b"{")), (Some(Reading::default()), None));
     }
 }
