@@ -3,60 +3,75 @@
 //! The YAML reader gives values without their lines, and a message without a line makes a person search. This scan over
 //! the text knows block style by its indentation; what stands inside `{…}` is reported at the key that the braces belong to.
 
-/// A key of the file, or the nearest enclosing one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spot {
-    /// The names from the top, joined by `.`.
-    pub(super) path: String,
-    /// From 1.
-    pub(super) line: usize,
-    /// Of the key's first character, from 1.
-    pub(super) column: usize,
-}
+use std::collections::BTreeMap;
 
-/// All keys of a block-style text, in its order.
-pub(super) fn scan(text: &str) -> Vec<Spot> {
-    let mut spots = Vec::new();
-    let mut open: Vec<(usize, String)> = Vec::new();
-    let mut skip = Skip::Nothing;
-    for (index, line) in text.lines().enumerate() {
-        let body = line.trim_start_matches(' ');
-        let indent = line.len() - body.len();
-        if skip.swallows(indent, body) {
-            continue;
+/// Longest name that is a key's, with room for a mistyped one. What is longer cannot be one, and a path is made of it for
+/// each key below.
+const NAME: usize = 200;
+
+/// Where the keys of a file stand: by path, the names from the top joined by `.`, the line and the column of each.
+#[derive(Debug, Default)]
+pub(super) struct Spots(BTreeMap<String, Vec<(usize, usize)>>);
+
+impl Spots {
+    /// All keys of a block-style text.
+    pub(super) fn scan(text: &str) -> Self {
+        let mut spots = BTreeMap::<String, Vec<_>>::new();
+        // Indentation of each open section, and how long its path is.
+        let mut open: Vec<(usize, usize)> = Vec::new();
+        let mut path = String::new();
+        let mut skip = Skip::Nothing;
+        for (index, line) in text.lines().enumerate() {
+            let body = line.trim_start_matches(' ');
+            let indent = line.len() - body.len();
+            if skip.swallows(indent, body) {
+                continue;
+            }
+            if body.is_empty() || body.starts_with(['#', '%']) || body.starts_with("- ") || body == "-" {
+                continue;
+            }
+            let body = match body.strip_prefix("---") {
+                Some(after) if indent == 0 && after.trim_start().is_empty() => continue,
+                _ => body,
+            };
+            let Some((name, value)) = split_key(body) else { continue };
+            while open.last().is_some_and(|(above, _)| *above >= indent) {
+                open.pop();
+            }
+            path.truncate(open.last().map_or(0, |(_, length)| *length));
+            // No key is as deep or as long, and no message names it.
+            if path.len() + name.len() < NAME {
+                if !path.is_empty() {
+                    path.push('.');
+                }
+                path.push_str(name);
+                spots.entry(path.clone()).or_default().push((index + 1, indent + 1));
+            }
+            open.push((indent, path.len()));
+            skip = Skip::after(value, indent);
         }
-        if body.is_empty() || body.starts_with(['#', '%']) || body.starts_with("- ") || body == "-" {
-            continue;
-        }
-        let body = match body.strip_prefix("---") {
-            Some(after) if indent == 0 && after.trim_start().is_empty() => continue,
-            _ => body,
-        };
-        let Some((name, value)) = split_key(body) else { continue };
-        while open.last().is_some_and(|(above, _)| *above >= indent) {
-            open.pop();
-        }
-        let mut path: Vec<&str> = open.iter().map(|(_, name)| name.as_str()).collect();
-        path.push(name);
-        spots.push(Spot { path: path.join("."), line: index + 1, column: indent + 1 });
-        open.push((indent, name.to_owned()));
-        skip = Skip::after(value, indent);
+        Self(spots)
     }
-    spots
-}
 
-/// The line and column of the `nth` (from 0) key at `path`, else of the nearest key around it.
-pub(super) fn find(spots: &[Spot], path: &str, nth: usize) -> Option<(usize, usize)> {
-    let mut path = path;
-    let mut nth = nth;
-    loop {
-        let mut here = spots.iter().filter(|spot| spot.path == path);
-        // A second time that the scan did not see is inside braces: the first is the best that is known.
-        if let Some(spot) = here.clone().nth(nth).or_else(|| here.next()) {
-            return Some((spot.line, spot.column));
+    /// Whether a key stands at `path`.
+    #[cfg(test)]
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+
+    /// The line and column of the `nth` (from 0) key at `path`, else of the nearest key around it.
+    pub(super) fn find(&self, path: &str, nth: usize) -> Option<(usize, usize)> {
+        let mut path = path;
+        let mut nth = nth;
+        loop {
+            // A second time that the scan did not see is inside braces: the first is the best that is known.
+            let here = self.0.get(path).and_then(|here| here.get(nth).or_else(|| here.first()));
+            if here.is_some() {
+                return here.copied();
+            }
+            path = path.rsplit_once('.')?.0;
+            nth = 0;
         }
-        path = path.rsplit_once('.')?.0;
-        nth = 0;
     }
 }
 
@@ -151,7 +166,7 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
-    use super::{find, scan};
+    use super::Spots;
 
     const TEXT: &str = "\
 # jobs: no
@@ -186,7 +201,7 @@ end:
 
     #[test]
     fn keys_are_found_where_they_stand() {
-        let spots = scan(TEXT);
+        let spots = Spots::scan(TEXT);
         let table = [
             ("jobs", 0, Some((3, 1))),
             ("jobs.maxConcurrent", 0, Some((5, 3))),
@@ -209,16 +224,29 @@ end:
             ("nowhere.x.y", 0, None),
         ];
         for (path, nth, expected) in table {
-            assert_eq!(find(&spots, path, nth), expected, "{path} {nth}");
+            assert_eq!(spots.find(path, nth), expected, "{path} {nth}");
         }
     }
 
     #[test]
     fn any_cut_of_a_text_is_scanned_without_harm() {
+        let all = |text: &str| Spots::scan(text).0.into_values().flatten().collect::<Vec<_>>();
         for end in 0..=TEXT.len() {
-            assert!(scan(&TEXT[..end]).iter().all(|spot| spot.line <= 28));
+            assert!(all(&TEXT[..end]).iter().all(|(line, _)| *line <= 28));
         }
         let deep = "a:\n".repeat(1000) + &"\"'[{".repeat(1000);
-        assert_eq!(scan(&deep).len(), 1000);
+        assert_eq!(all(&deep).len(), 1000);
+    }
+
+    #[test]
+    fn the_memory_for_places_does_not_grow_with_the_square_of_the_text() {
+        let long = |half: usize| format!("{}:\n{}", "x".repeat(half), " a:\n".repeat(half / 4));
+        let stairs = |steps: usize| (0..steps).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>();
+        for (small, large) in [(long(20_000), long(80_000)), (stairs(400), stairs(800))] {
+            let cost = |text: &str| Spots::scan(text).0.iter().map(|(path, at)| path.len() + at.len()).sum::<usize>();
+            // The text is four times as long.
+            let (a, b) = (cost(&small), cost(&large));
+            assert!(b < 8 * a.max(1000), "{} to {} bytes: {a} to {b}", small.len(), large.len());
+        }
     }
 }

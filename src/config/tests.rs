@@ -153,10 +153,10 @@ fn the_example_holds_every_key_and_only_defaults() {
     assert_eq!(example.warnings, Vec::new());
     // Without the marks, the commented keys stand where they belong.
     let bare: String = text.lines().map(|line| line.replacen("# ", "", 1) + "\n").collect();
-    let spots = super::locate::scan(&bare);
+    let spots = super::locate::Spots::scan(&bare);
     for key in keys().filter(|key| key.path != "features.*") {
         let path = key.path.trim_end_matches(".*");
-        assert!(spots.iter().any(|spot| spot.path == path), "{path} is not in the example");
+        assert!(spots.has(path), "{path} is not in the example");
     }
 }
 
@@ -313,4 +313,66 @@ fn the_shown_configuration_reads_back_equal() {
     let loaded = file(text).expect("valid");
     let again = file(&to_yaml(&loaded, true)).expect("reads back");
     assert_eq!(effective(&loaded.config), effective(&again.config));
+}
+
+/// What a person may type as a path or a name, read, shown and read again.
+#[test]
+fn any_configuration_that_is_shown_reads_back_equal() {
+    let mut random = crate::wire::random::Random::new(13);
+    let parts = [
+        "a", "/", "\u{7f}", "\u{1b}", "\u{85}", "\u{2028}", "$", "$$", "\"", "'", "\\", "\n", "\t", ": ", " #", "ü",
+        "🦀", "-", ",",
+    ]
+    .map(str::as_bytes);
+    let mut read = 0;
+    for _ in 0..300 {
+        let mut text = || String::from_utf8(random.text(&parts, 8)).expect("text");
+        let (name, tag, dir, hosts) = (text(), text(), text(), text());
+        let quoted =
+            |text: &str| serde_json::Value::from(text.replace('$', "$$")).to_string().replace('\u{7f}', "\\x7f");
+        let quoted = |text: &str| quoted(text).replace('\u{85}', "\\x85").replace('\u{2028}', "\\u2028");
+        let given = format!(
+            "api: {{endpoint: 'http://h', token: t}}\norchestrator: {{name: {}, tags: [{}]}}\nstate: {{dir: {}}}\n\
+             ssh: {{security: {{knownHostsFile: {}}}}}\n",
+            quoted(&name),
+            quoted(&tag),
+            quoted(&format!("/x{dir}")),
+            quoted(&format!("/y{hosts}")),
+        );
+        let Ok(loaded) = file(&given) else { continue };
+        read += 1;
+        for explain in [false, true] {
+            let shown = to_yaml(&loaded, explain);
+            let again = file(&shown).unwrap_or_else(|problems| panic!("{given}\n{shown}\n{problems}"));
+            let plain = |loaded: &Loaded| {
+                let all = effective(&loaded.config);
+                all.into_iter().filter(|(_, value)| *value != Shown::Secret).collect::<Vec<_>>()
+            };
+            assert_eq!(plain(&again), plain(&loaded), "{given}");
+        }
+    }
+    assert!(read > 20, "{read}");
+}
+
+/// A file of another program, as large as may be, is refused soon.
+#[test]
+fn many_unknown_keys_cost_no_more_than_their_number() {
+    let took = |keys: usize| {
+        let text: String = (0..keys).map(|n| format!("maxConcurren{n}: 1\n")).collect();
+        let once = || {
+            let begun = std::time::Instant::now();
+            let problems = file(&text).expect_err("unknown keys");
+            assert!(
+                problems.0.len() >= keys && problems.0[0].text.starts_with("unknown key"),
+                "{}",
+                problems.0[0].text
+            );
+            begun.elapsed()
+        };
+        // The best of a few, on a machine with other work.
+        (0..4).map(|_| once()).min().unwrap_or_default().max(std::time::Duration::from_millis(20))
+    };
+    let (small, large) = (took(2_500), took(20_000));
+    // Eight times as many: with the square it would be 64 times.
+    assert!(large < small * 30, "{small:?} to {large:?}");
 }

@@ -36,14 +36,18 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos(u64::try_from(nanos).ok()?))
 }
 
-/// Writes a duration as [`parse_duration`] reads it; whole milliseconds, which is all that the units can say.
+/// Writes a duration as [`parse_duration`] reads it, to the nanosecond.
 pub fn show_duration(duration: Duration) -> String {
     let mut nanos = duration.as_nanos();
     let mut out = String::new();
     for (unit, size) in TIMES {
         let count = nanos / size;
         nanos %= size;
-        if count > 0 {
+        // The smallest unit takes the rest as a fraction.
+        if unit == "ms" && nanos > 0 {
+            let fraction = format!("{nanos:06}");
+            out.push_str(&format!("{count}.{}{unit}", fraction.trim_end_matches('0')));
+        } else if count > 0 {
             out.push_str(&format!("{count}{unit}"));
         }
     }
@@ -158,6 +162,24 @@ mod tests {
         for millis in [0, 1, 999, 1000, 1500, 60_000, 3_600_000, 5_400_000, 86_400_001] {
             let duration = Duration::from_millis(millis);
             assert_eq!(parse_duration(&show_duration(duration)), Some(duration));
+        }
+        for nanos in [1, 10, 999_999, 1_000_001, 100_000, 1_500_000_000, 3_600_000_000_001, u64::MAX] {
+            let duration = Duration::from_nanos(nanos);
+            assert_eq!(parse_duration(&show_duration(duration)), Some(duration), "{nanos}");
+        }
+        let mut random = crate::wire::random::Random::new(2);
+        for _ in 0..3000 {
+            let wide = |random: &mut crate::wire::random::Random| {
+                let high = random.below(1 << 30) as u64;
+                (high << 34 | random.below(1 << 30) as u64) >> random.below(64)
+            };
+            let (duration, size) = (Duration::from_nanos(wide(&mut random)), wide(&mut random));
+            assert_eq!(parse_duration(&show_duration(duration)), Some(duration));
+            assert_eq!(parse_size(&show_size(size)), Some(size));
+            let text =
+                random.text(&[b"1", b"0", b".", b"h", b"m", b"s", b"ms", b"GB", b"k", b" ", b"-", b"9999999999"], 6);
+            let text = String::from_utf8(text).expect("text");
+            let _ = (parse_duration(&text), parse_size(&text));
         }
         for bytes in [0, 1, 1023, 1024, 1025, 4 << 20, 3 << 29, u64::MAX] {
             assert_eq!(parse_size(&show_size(bytes)), Some(bytes));

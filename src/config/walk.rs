@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::locate::{self, Spot};
+use super::locate::Spots;
 use super::problem::{Origin, Problem, ProblemKind, Warning, quote};
 use super::schema::{Field, Given, Key, key, keys};
 use super::yaml::Node;
+use crate::limits::CONFIG_PROBLEMS_MAX;
 use crate::policy::expand::expand;
 use crate::policy::suggest::nearest;
 
@@ -32,7 +33,7 @@ impl Walk<'_> {
     /// Reads the whole tree.
     pub(super) fn run(&self, root: &Node) -> FromFile {
         let mut out = FromFile::default();
-        let spots = locate::scan(self.text);
+        let spots = Spots::scan(self.text);
         match root {
             Node::Null => {}
             Node::Map(entries) => self.section("", entries, &spots, &mut out),
@@ -46,12 +47,12 @@ impl Walk<'_> {
         out
     }
 
-    fn section(&self, above: &str, entries: &[(String, Node)], spots: &[Spot], out: &mut FromFile) {
+    fn section(&self, above: &str, entries: &[(String, Node)], spots: &Spots, out: &mut FromFile) {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, node) in entries {
             let count = seen.entry(name).and_modify(|count| *count += 1).or_insert(0);
             let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
-            let origin = Origin::File { path: self.path.to_owned(), place: locate::find(spots, &path, *count) };
+            let origin = Origin::File { path: self.path.to_owned(), place: spots.find(&path, *count) };
             if *count > 0 {
                 let text = "this key was given before, in the same section; keep one".to_owned();
                 let problem =
@@ -63,7 +64,7 @@ impl Walk<'_> {
         }
     }
 
-    fn entry(&self, path: &str, name: &str, node: &Node, origin: Origin, spots: &[Spot], out: &mut FromFile) {
+    fn entry(&self, path: &str, name: &str, node: &Node, origin: Origin, spots: &Spots, out: &mut FromFile) {
         let dotted = name.contains('.');
         let real = PATH_ALIASES.iter().find(|(alias, _)| *alias == path).map_or(path, |(_, real)| real);
         if let Some(key) = key(real).filter(|_| !dotted) {
@@ -100,7 +101,8 @@ impl Walk<'_> {
             kind: ProblemKind::UnknownKey,
             key: shown_name(path),
             origin: Some(origin),
-            text: unknown(path),
+            // To look for what was meant costs more than all else, and only so many problems are listed.
+            text: if out.problems.len() < CONFIG_PROBLEMS_MAX { unknown(path) } else { "unknown key".to_owned() },
         });
     }
 

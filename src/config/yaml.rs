@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::limits::CONFIG_TREE_MAX;
+use crate::limits::{CONFIG_DEPTH_MAX, CONFIG_TREE_MAX};
 
 /// A value of the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +50,10 @@ pub(super) struct SyntaxError {
 /// Reads the one document of `text`; an empty text is [`Node::Null`].
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(place) = too_deep(text) {
+        let text = format!("nested deeper than {CONFIG_DEPTH_MAX} levels (limits::CONFIG_DEPTH_MAX)");
+        return Err(SyntaxError { place: Some(place), text });
+    }
     let mut found = None;
     for document in serde_yaml::Deserializer::from_str(text) {
         if found.is_some() {
@@ -62,6 +66,25 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
         found = Some(Grow(&budget).deserialize(document).map_err(|error| explain(text, &error))?);
     }
     Ok(found.unwrap_or(Node::Null))
+}
+
+/// Line and column from which on the nesting may be too deep. The reader's time grows with the square of how many brackets
+/// are open, so they are counted before it begins: all of them, also those in texts, which no sound file has as many of.
+fn too_deep(text: &str) -> Option<(usize, usize)> {
+    let mut open = 0usize;
+    for (index, line) in text.lines().enumerate() {
+        for (column, byte) in line.bytes().enumerate() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if open > CONFIG_DEPTH_MAX {
+                return Some((index + 1, column + 1));
+            }
+        }
+    }
+    None
 }
 
 /// The line of the `---` that follows content.
@@ -237,13 +260,74 @@ mod tests {
             laughs.push_str(&format!("a{level}: &a{level} [{previous}]\n"));
         }
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(1_000));
-        let deep = "[".repeat(100_000);
-        let wide = "{a: ".repeat(20_000);
         let started = std::time::Instant::now();
-        for text in [laughs, long, deep, wide] {
+        for text in [laughs, long, "- ".repeat(100_000)] {
             parse(&text).expect_err("a limit must end this");
         }
         assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn brackets_are_counted_before_they_are_read() {
+        let nested = |levels: usize| format!("a: {}{}", "[".repeat(levels), "]".repeat(levels));
+        let most = crate::limits::CONFIG_DEPTH_MAX;
+        parse(&nested(most)).expect("as deep as may be");
+        let error = parse(&nested(most + 1)).expect_err("one deeper");
+        assert!(error.text.contains("limits::CONFIG_DEPTH_MAX"), "{}", error.text);
+        assert_eq!(error.place, Some((1, 4 + most)));
+        // Each of these took minutes.
+        let started = std::time::Instant::now();
+        for part in ["[", "{a: ", "[?", "[a,", "\n[", "{\"", "- [", "\"]\",["] {
+            parse(&part.repeat(crate::limits::CONFIG_FILE_MAX / part.len())).expect_err(part);
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn any_text_is_read_without_harm() {
+        let mut random = crate::wire::random::Random::new(5);
+        let alphabet: Vec<&[u8]> = [
+            "a",
+            ": ",
+            "\n",
+            "\n  ",
+            "- ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ", ",
+            "\"",
+            "'",
+            "|\n ",
+            ">\n ",
+            "&a ",
+            "*a ",
+            "!!int ",
+            "!x ",
+            "#",
+            "---\n",
+            "? ",
+            "%YAML 1.2\n",
+            "\\x41",
+            "~",
+            "0x7",
+            "1e999",
+            ".inf",
+            "-.nan",
+            "12345678901234567890123",
+            "\u{85}",
+            "\u{feff}",
+            "\t",
+            "ü",
+        ]
+        .map(str::as_bytes)
+        .to_vec();
+        for _ in 0..3000 {
+            let text = String::from_utf8(random.text(&alphabet, 30)).expect("text");
+            let _ = parse(&text);
+            let _ = crate::config::locate::Spots::scan(&text).find("a.a", 1);
+        }
     }
 
     #[test]

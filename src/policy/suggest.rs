@@ -6,6 +6,10 @@ const LONGEST: usize = 80;
 /// The nearest of `known`, when it is near enough to be what was meant: a third of the letters may differ, casing does
 /// not count. The first wins when several are equally near.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Before anything is made of it; a letter has four bytes at most.
+    if typed.len() > 4 * LONGEST {
+        return None;
+    }
     let typed_folded = fold(typed);
     if typed_folded.is_empty() || typed_folded.len() > LONGEST {
         return None;
