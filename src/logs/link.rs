@@ -5,8 +5,6 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tungstenite::Message;
 use tungstenite::protocol::WebSocket;
 use tungstenite::protocol::frame::Frame;
@@ -18,12 +16,13 @@ use super::error::LinkError;
 use super::job::Job;
 use super::socket::Socket;
 use super::{ServerEvent, Shared};
-use crate::job::Id;
+use crate::job::{ID_MAX, Id};
 use crate::limits::{
     LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH, LOG_OUT_MOST, LOG_PING,
     LOG_READ_TURN, LOG_SILENCE, LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL, PULSE_SLICE,
 };
 use crate::os::{poll, pulse, random};
+use crate::wire::scan::Json;
 
 /// Told what the server says; called on this thread.
 pub(super) type OnEvent = Box<dyn Fn(ServerEvent) + Send>;
@@ -123,24 +122,35 @@ struct Link<'a> {
     warned: bool,
 }
 
-/// The server's envelope; `payload` is read when its type is known.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
+/// What the server says.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Ack(u64),
+    Event(ServerEvent),
+    /// Of a type that this version does not know.
+    Other,
+    /// What is wrong with it.
+    Unusable(&'static str),
 }
 
-#[derive(Deserialize)]
-struct Ack {
-    batch: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Cancel {
-    job_id: String,
+/// Reads a server's message: its `type`, and of its `payload` what that type needs.
+fn hear(text: &[u8]) -> Heard {
+    let fields = Json::strict(text).ok().and_then(|message| message.fields(["type", "payload"]).ok());
+    let Some([Some(kind), payload]) = fields else { return Heard::Unusable("a message that is no JSON envelope") };
+    if kind.is("ack") {
+        let batch = payload.and_then(|payload| payload.field("batch")).and_then(Json::count);
+        batch.map_or(Heard::Unusable("an ack without a batch number"), Heard::Ack)
+    } else if kind.is("cancel") {
+        let id = payload.and_then(|payload| payload.field("jobId")).and_then(|id| id.text(ID_MAX).ok());
+        let id = id.and_then(|id| Id::parse(&id).ok());
+        id.map_or(Heard::Unusable("a cancel without a job's id"), |id| Heard::Event(ServerEvent::Cancel(id)))
+    } else if kind.is("jobs") {
+        Heard::Event(ServerEvent::JobsQueued)
+    } else if kind.sort() == "text" {
+        Heard::Other
+    } else {
+        Heard::Unusable("a message that is no JSON envelope")
+    }
 }
 
 impl<'a> Link<'a> {
@@ -368,21 +378,11 @@ impl<'a> Link<'a> {
 
     /// Acts on a server's message. What cannot be read is ignored: the live log is for show, and must not break.
     fn heard(&mut self, text: &str) {
-        let Ok(Envelope { kind, payload }) = serde_json::from_str::<Envelope<'_>>(text) else {
-            return self.warn_once("a message that is no JSON envelope");
-        };
-        let payload = payload.map_or("{}", RawValue::get);
-        match kind.as_str() {
-            "ack" => match serde_json::from_str(payload) {
-                Ok(Ack { batch }) => self.acknowledged(batch),
-                Err(_) => self.warn_once("an ack without a batch number"),
-            },
-            "cancel" => match serde_json::from_str(payload).map(|Cancel { job_id }| Id::parse(&job_id)) {
-                Ok(Ok(id)) => (self.on_event)(ServerEvent::Cancel(id)),
-                _ => self.warn_once("a cancel without a job's id"),
-            },
-            "jobs" => (self.on_event)(ServerEvent::JobsQueued),
-            _ => log::debug!("live log: a message of an unknown type is ignored"),
+        match hear(text.as_bytes()) {
+            Heard::Ack(batch) => self.acknowledged(batch),
+            Heard::Event(event) => (self.on_event)(event),
+            Heard::Other => log::debug!("live log: a message of an unknown type is ignored"),
+            Heard::Unusable(what) => self.warn_once(what),
         }
     }
 

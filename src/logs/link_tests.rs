@@ -118,3 +118,51 @@ fn lines_go_at_once_when_quiet_and_in_batches_when_not() {
         assert_eq!(due(unsent, quiet, urgent, full, ms(age), flush), want, "{unsent} {quiet} {urgent} {age}");
     }
 }
+
+#[test]
+fn a_servers_message_is_read_with_distrust() {
+    let cancel = |id: &str| Heard::Event(ServerEvent::Cancel(Id::parse(id).expect("an id")));
+    let no_envelope = || Heard::Unusable("a message that is no JSON envelope");
+    let no_batch = || Heard::Unusable("an ack without a batch number");
+    let no_id = || Heard::Unusable("a cancel without a job's id");
+    for (text, want) in [
+        (r#"{"type":"ack","payload":{"batch":7}}"#, Heard::Ack(7)),
+        (r#"{"payload":{"x":[[]],"batch":18446744073709551615},"type":"\u0061ck"}"#, Heard::Ack(u64::MAX)),
+        (r#"{"type":"ack","payload":{"batch":-1}}"#, no_batch()),
+        (r#"{"type":"ack","payload":{"batch":1e999}}"#, no_batch()),
+        (r#"{"type":"ack","payload":{"batch":1,"batch":2}}"#, no_batch()),
+        (r#"{"type":"ack","payload":[7]}"#, no_batch()),
+        (r#"{"type":"ack"}"#, no_batch()),
+        (r#"{"type":"cancel","payload":{"jobId":"a"}}"#, cancel("a")),
+        (r#"{"type":"cancel","payload":{"jobId":"../a"}}"#, no_id()),
+        (r#"{"type":"cancel","payload":{"jobId":7}}"#, no_id()),
+        (r#"{"type":"jobs"}"#, Heard::Event(ServerEvent::JobsQueued)),
+        (r#"{"type":"jobs","payload":null}"#, Heard::Event(ServerEvent::JobsQueued)),
+        (r#"{"type":"later","payload":[]}"#, Heard::Other),
+        (r#"{"type":7}"#, no_envelope()),
+        (r#"{"type":"jobs","type":"jobs"}"#, no_envelope()),
+        (r#"{"type":"jobs""#, no_envelope()),
+        ("[]", no_envelope()),
+        ("", no_envelope()),
+    ] {
+        assert_eq!(hear(text.as_bytes()), want, "{text}");
+    }
+}
+
+#[test]
+fn a_message_of_the_largest_length_costs_little() {
+    use crate::limits::LOG_SERVER_MESSAGE_BYTES;
+    use crate::os::heap_tests::peak;
+    for (begin, part, end) in [
+        (r#"{"type":"ack","payload":["#, "0,", "0]}"),
+        (r#"{"type":"cancel","payload":{"jobId":["#, "{},", "0]}}"),
+        (r#"{"type":"cancel","payload":{"jobId":""#, r"\n", "\"}}"),
+        (r#"{"type":""#, r"\n", "\"}"),
+        ("", "[", ""),
+    ] {
+        let count = (LOG_SERVER_MESSAGE_BYTES - begin.len() - end.len()) / part.len();
+        let text = format!("{begin}{}{end}", part.repeat(count));
+        let (_, most) = peak(|| hear(text.as_bytes()));
+        assert!(most < 64 * 1024, "{begin}: {most} bytes");
+    }
+}

@@ -8,6 +8,7 @@
 //! A line that cannot be read is skipped and reported; it never makes the file unreadable. Certificates are not
 //! supported: `@cert-authority` lines are counted, so that it can be said why a host is unknown.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -122,13 +123,9 @@ impl KnownHosts {
 
     /// The types of the keys that this host is known by, in the file's order, each once: what to ask the host for first.
     pub fn types_for(&self, host: &str, port: u16) -> Vec<String> {
-        let mut types: Vec<String> = Vec::new();
-        for entry in self.of(host, port).filter(|entry| !entry.revoked) {
-            if !types.contains(&entry.key_type) {
-                types.push(entry.key_type.clone());
-            }
-        }
-        types
+        let mut seen = BTreeSet::new();
+        let known = self.of(host, port).filter(|entry| !entry.revoked);
+        known.filter(|entry| seen.insert(&entry.key_type)).map(|entry| entry.key_type.clone()).collect()
     }
 
     /// Lines that were left out.

@@ -303,3 +303,29 @@ fn many_append_at_once_and_nothing_is_torn_or_doubled() {
     assert_eq!(text.lines().count(), ROUNDS * (THREADS + 1), "each line once");
     assert!(text.lines().all(|line| line.ends_with(&"x".repeat(500))));
 }
+
+/// A file of the largest size with a type of its own on each line must not cost minutes.
+#[test]
+fn the_types_of_a_host_are_found_in_one_pass() {
+    let file = |lines: usize| {
+        let entry = |n: usize| {
+            let name = format!("t{n:06}");
+            let blob = [&8u32.to_be_bytes()[..3], &[7], name.as_bytes()].concat();
+            line("web", 22, &name, &blob)
+        };
+        KnownHosts::parse(&(0..lines).map(|n| entry(n) + "\n").collect::<String>())
+    };
+    let took = |lines: usize| {
+        let all = file(lines);
+        let once = || {
+            let begun = std::time::Instant::now();
+            assert_eq!(all.types_for("web", 22).len(), lines);
+            begun.elapsed()
+        };
+        // The best of a few, on a machine with other work.
+        (0..5).map(|_| once()).min().unwrap_or_default().max(std::time::Duration::from_millis(10))
+    };
+    let (small, large) = (took(4_000), took(32_000));
+    // Eight times as many: with the square it would be 64 times.
+    assert!(large < small * 30, "{small:?} to {large:?}");
+}

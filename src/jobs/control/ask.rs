@@ -13,6 +13,7 @@ use crate::limits;
 use crate::os::clock::Deadline;
 use crate::os::local::PATH_MAX;
 use crate::os::net;
+use crate::wire::scan::Json;
 
 /// Why there is no answer, or not the one that was asked for.
 #[derive(Debug)]
@@ -85,13 +86,16 @@ pub fn ask<T: DeserializeOwned>(dir: &Path, request: &Request) -> Result<(String
     })?;
     let not_json = |error: serde_json::Error| broken(format!("it is not the JSON that was expected: {error}"));
     // A failure has its `ok` false; without the word it is no answer of an agent's.
-    let head: serde_json::Value = serde_json::from_str(&text).map_err(not_json)?;
-    match head.get("ok").and_then(serde_json::Value::as_bool) {
-        Some(true) => serde_json::from_value(head).map(|answer| (text, answer)).map_err(not_json),
-        Some(false) => {
-            serde_json::from_value(head).map_err(not_json).and_then(|f: Failed| Err(AskError::Refused(f.error)))
+    let head = Json::strict(text.as_bytes()).map_err(|why| broken(why.to_string()))?;
+    match head.field("ok").map(Json::bytes) {
+        Some(b"true") => {
+            let answer = serde_json::from_str(&text).map_err(not_json)?;
+            Ok((text, answer))
         }
-        None => Err(broken("it does not say whether it is ok".to_owned())),
+        Some(b"false") => {
+            serde_json::from_str(&text).map_err(not_json).and_then(|f: Failed| Err(AskError::Refused(f.error)))
+        }
+        _ => Err(broken("it does not say whether it is ok".to_owned())),
     }
 }
 
