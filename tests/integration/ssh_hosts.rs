@@ -98,6 +98,7 @@ fn known_hosts_are_read_as_openssh_writes_them() {
         ("lines that make no sense", format!("nonsense\n{name} ssh-ed25519 !!!\n@what {name} x y\n{name} {key}\n")),
         ("an authority of another host", format!("@cert-authority *.example {FOREIGN}\n{name} {key}\n")),
         ("line ends of Windows", format!("# x\r\n{name} {key}\r\n")),
+        ("a mark before the first line", format!("\u{feff}{name} {key}\n")),
     ] {
         fs::write(&rig.known_hosts, text).expect("write");
         let row = rig.bash("echo fine");

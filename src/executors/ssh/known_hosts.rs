@@ -3,14 +3,16 @@
 //! Ours and not libssh2's reader, since an operator must be told the line that a key differs from, and since that one
 //! knows neither patterns, nor `@revoked`, nor several keys of one host. Names are compared as OpenSSH does: without regard
 //! to case, a port other than 22 as `[host]:port`, `*` and `?` in a pattern, `!` before a name that is excluded. Unlike
-//! OpenSSH's client, a host at another port is not also looked up by its plain name.
+//! OpenSSH's client, a host at another port is not also looked up by its plain name, and an IPv6 address is found by any of
+//! its spellings.
 //!
 //! A line that cannot be read is skipped and reported; it never makes the file unreadable. Certificates are not
-//! supported: `@cert-authority` lines are counted, so that it can be said why a host is unknown.
+//! supported: `@cert-authority` lines are kept, so that it can be said why a host is unknown.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::Ipv6Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -67,21 +69,24 @@ struct Entry {
 pub struct KnownHosts {
     entries: Vec<Entry>,
     skipped: Vec<Skipped>,
-    authorities: usize,
+    /// Lines of certificate authorities, which are not supported, and the names that they are for.
+    authorities: Vec<(usize, Names)>,
 }
 
 impl KnownHosts {
     /// Reads a file's text.
     pub fn parse(text: &str) -> Self {
         let mut all = Self::default();
+        // Editors of other systems begin a file with a mark, which is no part of a name.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (line, text) in (1..).zip(text.lines()) {
             let text = text.trim_matches([' ', '\t', '\r']);
             if text.is_empty() || text.starts_with('#') {
                 continue;
             }
             match entry(line, text) {
-                Ok(Some(entry)) => all.entries.push(entry),
-                Ok(None) => all.authorities += 1,
+                Ok(Line::Key(entry)) => all.entries.push(entry),
+                Ok(Line::Authority(names)) => all.authorities.push((line, names)),
                 Err(why) => all.skipped.push(Skipped { line, why }),
             }
         }
@@ -135,7 +140,14 @@ impl KnownHosts {
 
     /// `@cert-authority` lines, which are not supported.
     pub fn authorities(&self) -> usize {
-        self.authorities
+        self.authorities.len()
+    }
+
+    /// The first `@cert-authority` line for this host, which is not supported.
+    pub fn authority_for(&self, host: &str, port: u16) -> Option<usize> {
+        let spellings = spellings(host, port);
+        let means = |names: &Names| spellings.iter().any(|name| names.hold(name));
+        self.authorities.iter().find(|(_, names)| means(names)).map(|(line, _)| *line)
     }
 
     /// Keys that were read, revoked ones included.
@@ -149,8 +161,8 @@ impl KnownHosts {
     }
 
     fn of(&self, host: &str, port: u16) -> impl Iterator<Item = &Entry> {
-        let name = host_name(host, port);
-        self.entries.iter().filter(move |entry| entry.names.hold(&name))
+        let spellings = spellings(host, port);
+        self.entries.iter().filter(move |entry| spellings.iter().any(|name| entry.names.hold(name)))
     }
 }
 
@@ -170,19 +182,27 @@ impl Names {
     }
 }
 
-/// One line that is neither empty nor a comment; nothing for a certificate authority.
-fn entry(line: usize, text: &str) -> Result<Option<Entry>, &'static str> {
+enum Line {
+    Key(Entry),
+    Authority(Names),
+}
+
+/// One line that is neither empty nor a comment.
+fn entry(line: usize, text: &str) -> Result<Line, &'static str> {
     let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
     let mut next = |why| words.next().ok_or(why);
     let mut first = next("it is empty")?;
-    let mut revoked = false;
+    let (mut revoked, mut authority) = (false, false);
     if first.starts_with('@') {
         match first {
             "@revoked" => revoked = true,
-            "@cert-authority" => return Ok(None),
+            "@cert-authority" => authority = true,
             _ => return Err("its marker is neither @revoked nor @cert-authority"),
         }
         first = next("it ends after its marker")?;
+    }
+    if authority {
+        return names(first).map(Line::Authority);
     }
     let (key_type, key) = (next("it has no key")?, next("it has no key after its type")?);
     if key_type.starts_with(|c: char| c.is_ascii_digit()) {
@@ -192,7 +212,10 @@ fn entry(line: usize, text: &str) -> Result<Option<Entry>, &'static str> {
     if type_of(&blob) != Some(key_type) {
         return Err("its key is of another type than it says");
     }
-    Ok(Some(Entry { line, revoked, names: names(first)?, key_type: key_type.to_owned(), blob }))
+    if key_type.contains("-cert-v") {
+        return Err("it holds a certificate, where the host's plain key belongs");
+    }
+    Ok(Line::Key(Entry { line, revoked, names: names(first)?, key_type: key_type.to_owned(), blob }))
 }
 
 fn names(text: &str) -> Result<Names, &'static str> {
@@ -206,7 +229,8 @@ fn names(text: &str) -> Result<Names, &'static str> {
     }
     let pattern = |text: &str| {
         let excluded = text.strip_prefix('!');
-        (excluded.is_some(), excluded.unwrap_or(text).to_ascii_lowercase())
+        let name = excluded.unwrap_or(text).to_ascii_lowercase();
+        (excluded.is_some(), canonical(&name).unwrap_or(name))
     };
     Ok(Names::Patterns(text.split(',').map(pattern).filter(|(_, text)| !text.is_empty()).collect()))
 }
@@ -254,6 +278,22 @@ pub fn host_name(host: &str, port: u16) -> String {
     if port == SSH_PORT { host } else { format!("[{host}]:{port}") }
 }
 
+/// The names to look a host up by: as it is given, and an IPv6 address also in its one canonical form.
+fn spellings(host: &str, port: u16) -> Vec<String> {
+    let given = host_name(host, port);
+    let canonical = canonical(&given).filter(|name| *name != given);
+    std::iter::once(given).chain(canonical).collect()
+}
+
+/// The canonical form (RFC 5952) of a name in lower case that is an IPv6 address, with or without a port.
+fn canonical(name: &str) -> Option<String> {
+    let address = |text: &str| text.parse::<Ipv6Addr>().ok();
+    match name.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((inside, port)) => address(inside).map(|address| format!("[{address}]{port}")),
+        None => address(name).map(|address| address.to_string()),
+    }
+}
+
 /// The line that makes this key known, without its end.
 pub fn line(host: &str, port: u16, key_type: &str, blob: &[u8]) -> String {
     format!("{} {key_type} {}", host_name(host, port), STANDARD.encode(blob))
@@ -272,7 +312,8 @@ pub fn append(path: &Path, line: &str) -> io::Result<()> {
     // The lock ends when the file is closed.
     file.lock()?;
     let before = contents(&file)?;
-    if before.split(|&byte| byte == b'\n').any(|other| other == line.as_bytes()) {
+    let known = before.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&before);
+    if known.split(|&byte| byte == b'\n').any(|other| other.trim_ascii() == line.as_bytes()) {
         return Ok(());
     }
     let start = if before.last().is_none_or(|&byte| byte == b'\n') { "" } else { "\n" };

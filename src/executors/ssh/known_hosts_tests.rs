@@ -15,6 +15,7 @@ fn blob(key_type: &str, body: &[u8]) -> Vec<u8> {
 const ED: &str = "ssh-ed25519";
 const RSA: &str = "ssh-rsa";
 const EC: &str = "ecdsa-sha2-nistp256";
+const CERT: &str = "ssh-ed25519-cert-v01@openssh.com";
 
 /// `{ed1}` and the like become a type and its key, as they stand in a line.
 fn fill(text: &str) -> String {
@@ -58,6 +59,14 @@ fn which_names_mean_a_host() {
         ("::1", "::1", 22, true),
         ("[::1]:2222", "::1", 2222, true),
         ("[FE80::1]:2222", "fe80::1", 2222, true),
+        ("2001:DB8:0:0::1", "2001:db8::1", 22, true),
+        ("2001:db8::1", "2001:0db8:0000::0001", 22, true),
+        ("[2001:db8:0::1]:2222", "2001:DB8::1", 2222, true),
+        ("2001:db8::1", "2001:db8::2", 22, false),
+        ("*,!2001:db8:0::1", "2001:db8::1", 22, false),
+        ("fe80::1%eth0", "fe80::1%eth0", 22, true),
+        (&hashed("2001:db8:0::1"), "2001:db8:0::1", 22, true),
+        (&hashed("2001:db8::1"), "2001:db8:0::1", 22, true),
         ("*", "anything", 22, true),
         ("*", "anything", 2222, true),
         ("*.example", "a.b.example", 22, true),
@@ -128,6 +137,10 @@ fn what_a_file_says_of_a_key() {
         ("@revoked *,!web {ed1}\nweb {ed1}", ED, b'1', Check::Known { line: 2 }),
         ("@cert-authority * {ed1}", ED, b'1', Check::Unknown),
         ("junk\nweb ssh-ed25519\nweb {ed1}", ED, b'1', Check::Known { line: 3 }),
+        ("\u{feff}web {ed1}", ED, b'1', Check::Known { line: 1 }),
+        ("\u{feff}# a comment\r\nweb {ed1}\r\n", ED, b'1', Check::Known { line: 2 }),
+        ("web {ed1} \t \r\nweb {rsa1}\t", RSA, b'1', Check::Known { line: 2 }),
+        ("web {ed2}\nweb {rsa1}\nweb {ed1}", ED, b'1', Check::Known { line: 3 }),
     ] {
         assert_eq!(check(text, "web", 22, key_type, number), want, "{text:?} {key_type} {number}");
     }
@@ -140,7 +153,10 @@ fn types_are_in_the_order_of_the_file() {
     assert_eq!(all.types_for("web", 22), [EC, ED]);
     assert_eq!(all.types_for("web", 2222), [RSA]);
     assert_eq!(all.types_for("other", 22), [""; 0]);
-    assert_eq!((all.len(), all.authorities(), all.skipped()), (5, 1, &[][..]));
+    assert_eq!((all.len(), all.skipped()), (5, &[][..]));
+    assert_eq!((all.authority_for("web", 22), all.authority_for("web", 2222)), (Some(6), Some(6)));
+    let some = KnownHosts::parse(&fill("@cert-authority *.example,!bad.example {ed1}"));
+    assert_eq!((some.authority_for("a.example", 22), some.authority_for("bad.example", 22)), (Some(1), None));
 }
 
 #[test]
@@ -153,6 +169,8 @@ fn lines_that_cannot_be_read_are_skipped_and_told() {
         (&fill("web {ed1}").replace(" ssh-ed25519 ", " ssh-rsa "), "another type"),
         ("web 1024 35 1234567890", "protocol 1"),
         ("@trusted web {ed1}", "marker"),
+        ("@cert-authority", "after its marker"),
+        (&format!("web {CERT} {}", STANDARD.encode(blob(CERT, b"x"))), "certificate"),
         ("@revoked", "after its marker"),
         ("|2|AAAA|AAAA {ed1}", "form |1|"),
         ("|1|AAAA {ed1}", "form |1|"),
@@ -237,6 +255,51 @@ fn lines_are_what_ssh_keygen_finds_hashes_and_prints() {
     agrees();
 }
 
+/// Files as they come, and hosts that are looked up in them: ours finds the lines that `ssh-keygen -F` finds.
+#[test]
+fn ssh_keygen_finds_the_same_lines() {
+    let folder = Folder::new("same");
+    for kind in ["ed25519", "ecdsa"] {
+        folder.keygen(&["-q", "-t", kind, "-N", "", "-f", kind]);
+    }
+    let key = |kind: &str| folder.read(&format!("{kind}.pub")).split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let (ed, ec) = (key("ed25519"), key("ecdsa"));
+    let blob = STANDARD.decode(ed.split(' ').nth(1).expect("a key")).expect("base64");
+    std::fs::write(folder.0.join("hashed"), format!("web {ed}\n[web]:2222 {ed}\n")).expect("written");
+    folder.keygen(&["-q", "-H", "-f", "hashed"]);
+    let hashed = folder.read("hashed");
+    for (what, text) in [
+        ("line ends of Windows", format!("other {ed}\r\nweb {ed}\r\n")),
+        ("blanks at the end", format!("web {ed}  \t\n")),
+        ("blanks at the start", format!(" \tweb {ed}\n")),
+        ("a comment after the key", format!("web {ed} root@web # the old one\n")),
+        ("hashed and plain", format!("{hashed}web {ed}\n[web]:2222,other {ed}\n")),
+        ("port 22 in brackets", format!("[web]:22 {ed}\n")),
+        ("large letters", format!("WEB {ed}\n[Web]:2222 {ed}\n")),
+        ("twice the same", format!("web {ed}\nweb {ed}\n")),
+        ("no last line feed", format!("other {ed}\nweb {ed}")),
+        ("an address of version six", format!("::1 {ed}\n[::1]:2222 {ed}\n2001:db8::1 {ed}\n")),
+        ("a pattern and its exception", format!("*,!other {ed}\n")),
+        ("several kinds", format!("web {ec}\nweb {ed}\n")),
+        ("lines that make no sense", format!("#web {ed}\nweb\n\nweb {ed}\n")),
+    ] {
+        std::fs::write(folder.0.join("known"), &text).expect("written");
+        for (host, port) in
+            [("web", 22), ("WEB", 22), ("web", 2222), ("other", 22), ("::1", 22), ("::1", 2222), ("2001:db8::1", 22)]
+        {
+            // It ends with 1 where it finds nothing.
+            let mut command = Command::new("ssh-keygen");
+            command.args(["-f", "known", "-F", &host_name(host, port)]).current_dir(&folder.0);
+            let found = String::from_utf8(command.output().expect("ssh-keygen").stdout).expect("text");
+            let theirs = found.lines().filter(|line| line.starts_with("# Host ")).count();
+            let all = KnownHosts::parse(&text);
+            assert_eq!(all.of(host, port).count(), theirs, "{what}: {host} {port}: {found}");
+            let known = matches!(all.check(host, port, ED, &blob), Check::Known { .. });
+            assert_eq!(known, found.contains(&ed), "{what}: {host} {port}: {found}");
+        }
+    }
+}
+
 #[test]
 fn appending() {
     let folder = Folder::new("append");
@@ -252,6 +315,14 @@ fn appending() {
     append(&path, "two").expect("it is there already");
     append(&path, "thre").expect("a part of another line is another line");
     assert_eq!(read(), "one\ntwo\nthree\nthre\n");
+    // Line ends of Windows, a mark before the first line, blanks: the same line all the same.
+    std::fs::write(&path, "\u{feff}one\r\ntwo \r\nthree").expect("written");
+    for line in ["one", "two", "three"] {
+        append(&path, line).expect("it is there already");
+    }
+    assert_eq!(read(), "\u{feff}one\r\ntwo \r\nthree");
+    append(&path, "four").expect("appended");
+    assert_eq!(read(), "\u{feff}one\r\ntwo \r\nthree\nfour\n");
     for bad in ["", "a\nb", "a\n", "a\r", "a\0b"] {
         let error = append(&path, bad).expect_err("not one line");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad:?}");
