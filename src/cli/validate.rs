@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::types::Ssh;
 use crate::config::{Sources, load, show};
-use crate::executors::ssh::dial;
+use crate::executors::ssh::algorithms;
 
 /// Exit code of a bad configuration.
 const BAD_CONFIGURATION: u8 = 2;
@@ -46,7 +46,7 @@ fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
         }
         Ok(loaded) => {
             let mut stderr = String::new();
-            match algorithms(&loaded.config.ssh) {
+            match unknown_algorithms(&loaded.config.ssh) {
                 Ok(warnings) => warnings.iter().for_each(|text| stderr.push_str(&format!("warning: {text}\n"))),
                 Err(problem) => {
                     let stderr = format!("{problem}\nconfiguration is not valid: 1 problem\n");
@@ -69,8 +69,8 @@ fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
 
 /// Compares the allowed algorithms with what the linked SSH library has: a list of which it has nothing lets no
 /// connection come about; a name that it does not have is a warning.
-fn algorithms(ssh: &Ssh) -> Result<Vec<String>, String> {
-    let (ciphers, exchanges) = dial::supported();
+fn unknown_algorithms(ssh: &Ssh) -> Result<Vec<String>, String> {
+    let (ciphers, exchanges) = algorithms::supported();
     let mut warnings = Vec::new();
     for (key, allowed, supported) in [
         ("ssh.security.allowedCiphers", &ssh.allowed_ciphers, ciphers),

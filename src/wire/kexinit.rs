@@ -231,7 +231,7 @@ impl Decoder {
 }
 
 /// ASCII to show: anything else becomes `?`.
-fn printable(bytes: &[u8]) -> String {
+pub fn printable(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '?' }).collect()
 }
 

@@ -8,9 +8,10 @@ use std::net::TcpStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ssh2::{HostKeyType, KeyboardInteractivePrompt, MethodType, Prompt};
+use ssh2::{HostKeyType, KeyboardInteractivePrompt, Prompt};
 
 use crate::config::types::Ssh as Settings;
+use crate::executors::ssh::algorithms::{self, Algorithms};
 use crate::executors::ssh::connection::{is_timeout, millis};
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
@@ -21,7 +22,7 @@ use crate::metrics;
 use crate::os::clock::Deadline;
 use crate::os::{names, net};
 use crate::secret::Secret;
-use crate::wire::kexinit::{Decoder, Offer};
+use crate::wire::kexinit::{Decoder, Offer, printable};
 
 /// The way to one server.
 pub struct Dial<'a> {
@@ -72,8 +73,8 @@ impl Dial<'_> {
         let socket = self.connect()?;
         metrics::ssh_connected(begun.elapsed());
         let begun = Instant::now();
-        let (session, host_key) = self.shake(&socket)?;
-        self.login(&session, key)?;
+        let (session, socket, host_key) = self.shake(socket)?;
+        self.login(&session, &socket, key)?;
         metrics::ssh_handshake(begun.elapsed());
         Ok(Reached { session, socket, host_key })
     }
@@ -81,7 +82,7 @@ impl Dial<'_> {
     /// The host key alone: its type as in known_hosts, and the key.
     pub fn host_key(&self) -> Result<(String, Vec<u8>), Error> {
         let socket = self.connect()?;
-        let session = self.agree(&socket, &[])?;
+        let session = self.agree(&socket, algorithms::host_keys_first(&[]), true)?;
         self.key_of(&session)
     }
 
@@ -126,67 +127,73 @@ impl Dial<'_> {
         Ok(tcp)
     }
 
-    /// Handshake and host key.
-    fn shake(&self, socket: &TcpStream) -> Result<(ssh2::Session, String), Error> {
-        let known = self.hosts.types_for(self.server).map_err(|what| self.refused(what))?;
-        let session = self.agree(socket, &known)?;
-        let (kind, key) = self.key_of(&session)?;
-        let fingerprint = self.hosts.check(self.server, &kind, &key).map_err(|what| self.refused(what))?;
-        Ok((session, format!("{kind} {fingerprint}")))
+    /// Handshake and host key. Of several keys by which the file knows the server one that fits is enough: where the first
+    /// that is shown does not, the server is asked for the others.
+    fn shake(&self, socket: TcpStream) -> Result<(ssh2::Session, TcpStream, String), Error> {
+        let mut known = self.hosts.types_for(self.server).map_err(|what| self.refused(what))?;
+        let (mut socket, mut host_keys) = (socket, algorithms::host_keys_first(&known));
+        let mut refusal: Option<Error> = None;
+        loop {
+            let session = match self.agree(&socket, host_keys, refusal.is_none()) {
+                Ok(session) => session,
+                // What the server did not want to show at the second try is not what is wrong with it.
+                Err(error) => return Err(refusal.unwrap_or(error)),
+            };
+            let (kind, key) = self.key_of(&session)?;
+            let refused = match self.hosts.check(self.server, &kind, &key) {
+                Ok(fingerprint) => return Ok((session, socket, format!("{kind} {fingerprint}"))),
+                Err(refused) => refused,
+            };
+            known.retain(|other| *other != kind);
+            host_keys = algorithms::host_keys_of(&known);
+            let ask_again = refused.another_may_fit && !host_keys.is_empty();
+            let first = refusal.get_or_insert_with(|| self.refused(refused.what)).clone();
+            if !ask_again {
+                return Err(first);
+            }
+            socket = self.connect()?;
+        }
     }
 
     fn refused(&self, what: String) -> Error {
         Error::HostKey { server: self.shown(), what }
     }
 
-    /// A session with keys exchanged; host keys of the types in `known` are asked for first.
-    fn agree(&self, socket: &TcpStream, known: &[String]) -> Result<ssh2::Session, Error> {
+    /// A session with keys exchanged; the server shows its host key by one of these algorithms. Why there is nothing in
+    /// common is only found out where that is to be told: it takes another connection.
+    fn agree(&self, socket: &TcpStream, host_keys: Vec<String>, tell: bool) -> Result<ssh2::Session, Error> {
         self.begin(Step::Handshake);
         let local = |error: &dyn std::fmt::Display| Error::Local { server: self.shown(), what: error.to_string() };
         let mut session = ssh2::Session::new().map_err(|error| local(&error))?;
         session.set_timeout(millis(self.wait()));
-        self.prefer(&session, known)?;
+        let ours = Algorithms::new(self.settings, host_keys);
+        let nothing = |what| Error::NothingInCommon { server: self.shown(), what };
+        ours.prefer(&session).map_err(nothing)?;
         session.set_tcp_stream(socket.try_clone().map_err(|error| local(&error))?);
-        match session.handshake() {
-            Ok(()) => Ok(session),
-            Err(error) if is_timeout(&error) => Err(self.timeout(Step::Handshake)),
-            // KEX_FAILURE, METHOD_NONE, METHOD_NOT_SUPPORTED, and what libssh2 says when the server gave up.
-            Err(error) if matches!(error.code(), ssh2::ErrorCode::Session(-5 | -8 | -17 | -33)) => {
-                let what = match self.offer() {
-                    Ok(offer) => self.compare(&offer),
-                    Err(_) => None,
-                };
-                match what {
-                    Some(what) => Err(Error::NothingInCommon { server: self.shown(), what }),
-                    None => Err(self.broken(Step::Handshake, error.message())),
-                }
-            }
-            Err(error) => Err(self.broken(Step::Handshake, error.message())),
+        let error = match session.handshake() {
+            Ok(()) => return Ok(session),
+            Err(error) if is_timeout(&error) => return Err(self.timeout(Step::Handshake)),
+            Err(error) => error,
+        };
+        // KEX_FAILURE, KEY_EXCHANGE_FAILURE, METHOD_NONE, METHOD_NOT_SUPPORTED.
+        let explain = tell && matches!(error.code(), ssh2::ErrorCode::Session(-5 | -8 | -17 | -33));
+        if explain && let Some(what) = self.offer().ok().and_then(|offer| ours.compare(&offer)) {
+            return Err(nothing(what));
         }
+        Err(self.failed(Step::Handshake, &session, socket, &error))
     }
 
-    /// Tells libssh2 what is allowed, and which host keys are wanted first.
-    fn prefer(&self, session: &ssh2::Session, known: &[String]) -> Result<(), Error> {
-        let settings = self.settings;
-        let mut wishes = Vec::new();
-        if !settings.allowed_ciphers.is_empty() {
-            wishes.push((MethodType::CryptCs, settings.allowed_ciphers.join(",")));
-            wishes.push((MethodType::CryptSc, settings.allowed_ciphers.join(",")));
+    /// What an error of libssh2 means that is neither a timeout nor an answer of the server.
+    fn failed(&self, step: Step, session: &ssh2::Session, socket: &TcpStream, error: &ssh2::Error) -> Error {
+        if !is_cut(error, socket) {
+            return self.broken(step, error.message());
         }
-        if !settings.allowed_key_exchanges.is_empty() {
-            wishes.push((MethodType::Kex, settings.allowed_key_exchanges.join(",")));
+        let greeting = session.banner_bytes().unwrap_or_default();
+        if step == Step::Handshake && !greeting.starts_with(b"SSH-") {
+            let said = printable(&greeting[..greeting.len().min(limits::KEX_DESCRIPTION_MAX)]);
+            return Error::TurnedAway { server: self.shown(), said };
         }
-        if !known.is_empty() {
-            let supported = session.supported_algs(MethodType::HostKey).unwrap_or_default();
-            wishes.push((MethodType::HostKey, host_key_order(known, &supported).join(",")));
-        }
-        for (kind, list) in wishes {
-            session.method_pref(kind, &list).map_err(|error| Error::NothingInCommon {
-                server: self.shown(),
-                what: format!("this agent supports none of {list}: {}", error.message()),
-            })?;
-        }
-        Ok(())
+        Error::Cut { server: self.shown(), step, what: error.message().to_owned() }
     }
 
     fn key_of(&self, session: &ssh2::Session) -> Result<(String, Vec<u8>), Error> {
@@ -225,43 +232,6 @@ impl Dial<'_> {
         }
     }
 
-    /// The first sort of algorithm in which nothing is in common.
-    fn compare(&self, offer: &Offer) -> Option<String> {
-        let settings = self.settings;
-        let session = ssh2::Session::new().ok()?;
-        let own = |kind, allowed: &[String]| -> Vec<String> {
-            let supported = session.supported_algs(kind).unwrap_or_default();
-            let all = supported.iter().map(|name| (*name).to_owned());
-            all.filter(|name| allowed.is_empty() || allowed.contains(name)).collect()
-        };
-        let sorts = [
-            (
-                "key exchange",
-                "ssh.security.allowedKeyExchanges",
-                own(MethodType::Kex, &settings.allowed_key_exchanges),
-                &offer.kex,
-            ),
-            ("host key", "known_hosts", own(MethodType::HostKey, &[]), &offer.host_keys),
-            (
-                "cipher",
-                "ssh.security.allowedCiphers",
-                own(MethodType::CryptCs, &settings.allowed_ciphers),
-                &offer.ciphers_client_to_server,
-            ),
-            (
-                "cipher",
-                "ssh.security.allowedCiphers",
-                own(MethodType::CryptSc, &settings.allowed_ciphers),
-                &offer.ciphers_server_to_client,
-            ),
-        ];
-        sorts.iter().find(|(.., ours, theirs)| !theirs.iter().any(|name| ours.contains(name))).map(
-            |(sort, key, ours, theirs)| {
-                format!("{sort}: the server offers {}, this agent has {} ({key})", theirs.join(","), ours.join(","))
-            },
-        )
-    }
-
     /// The key's text as libssh2 takes it.
     fn readable(&self, key: &Secret) -> Result<(Secret, KeyInfo), Error> {
         let unusable = |what: String| Error::Key { server: self.shown(), what };
@@ -273,18 +243,18 @@ impl Dial<'_> {
         Ok((text, info))
     }
 
-    fn login(&self, session: &ssh2::Session, key: Option<(Secret, KeyInfo)>) -> Result<(), Error> {
+    fn login(&self, session: &ssh2::Session, socket: &TcpStream, key: Option<(Secret, KeyInfo)>) -> Result<(), Error> {
         self.begin(Step::Authenticate);
         let server = self.server;
         let mut tried = Vec::new();
         if let Some((key, info)) = &key {
-            match self.with_key(session, key, info)? {
+            match self.with_key(session, socket, key, info)? {
                 None => return Ok(()),
                 Some(why) => tried.push(format!("the private key was refused ({why})")),
             }
         }
         match (&server.password, self.settings.allow_passwords) {
-            (Some(password), true) => match self.with_password(session, password)? {
+            (Some(password), true) => match self.with_password(session, socket, password)? {
                 None => return Ok(()),
                 Some(why) => tried.push(format!("the password was refused ({why})")),
             },
@@ -301,33 +271,59 @@ impl Dial<'_> {
     }
 
     /// `None` when it let us in, otherwise why not.
-    fn with_key(&self, session: &ssh2::Session, text: &Secret, info: &KeyInfo) -> Result<Option<String>, Error> {
+    fn with_key(
+        &self,
+        session: &ssh2::Session,
+        socket: &TcpStream,
+        text: &Secret,
+        info: &KeyInfo,
+    ) -> Result<Option<String>, Error> {
         let unusable = |what: String| Error::Key { server: self.shown(), what };
         let passphrase = self.server.passphrase.as_ref().map(Secret::expose);
-        match session.userauth_pubkey_memory(&self.server.user, None, text.expose(), passphrase) {
-            Ok(()) => Ok(None),
-            Err(error) if is_timeout(&error) => Err(self.timeout(Step::Authenticate)),
-            Err(error) => match error.code() {
-                // FILE, KEYFILE_AUTH_FAILED: libssh2 could not read the key.
-                ssh2::ErrorCode::Session(-16 | -48) => {
-                    let hint = if info.encrypted { "; is the passphrase right?" } else { "" };
-                    Err(unusable(format!("libssh2 cannot read this {} key in {} form{hint}", info.kind, info.format)))
-                }
-                ssh2::ErrorCode::Session(-18 | -19) => Ok(Some(error.message().to_owned())),
-                _ if info.encrypted && error.message().contains("key") => {
-                    Err(unusable(format!("{}; is the passphrase right?", error.message())))
-                }
-                _ if !session.authenticated() && error.message().to_ascii_lowercase().contains("key") => {
-                    Err(unusable(format!("{} ({} key in {} form)", error.message(), info.kind, info.format)))
-                }
-                _ => Err(self.broken(Step::Authenticate, error.message())),
-            },
+        let error = match session.userauth_pubkey_memory(&self.server.user, None, text.expose(), passphrase) {
+            Ok(()) => return Ok(None),
+            Err(error) if is_timeout(&error) => return Err(self.timeout(Step::Authenticate)),
+            Err(error) => error,
+        };
+        let words = error.message();
+        match error.code() {
+            // FILE, KEYFILE_AUTH_FAILED: libssh2 could not read the key.
+            ssh2::ErrorCode::Session(-16 | -48) => {
+                let hint = if info.encrypted { "; is the passphrase right?" } else { "" };
+                Err(unusable(format!("libssh2 cannot read this {} key in {} form{hint}", info.kind, info.format)))
+            }
+            // It waited for an answer that did not come: the server went away.
+            ssh2::ErrorCode::Session(-19) if words.starts_with("Waiting for") => {
+                Err(Error::Cut { server: self.shown(), step: Step::Authenticate, what: words.to_owned() })
+            }
+            ssh2::ErrorCode::Session(-18 | -19) => Ok(Some(words.to_owned())),
+            // METHOD_NONE.
+            ssh2::ErrorCode::Session(-17) => {
+                Err(Error::NothingInCommon { server: self.shown(), what: algorithms::no_signature() })
+            }
+            _ if is_cut(&error, socket) => Err(self.failed(Step::Authenticate, session, socket, &error)),
+            _ if info.encrypted && words.contains("key") => Err(unusable(format!("{words}; is the passphrase right?"))),
+            _ if !session.authenticated() && words.to_ascii_lowercase().contains("key") => {
+                Err(unusable(format!("{words} ({} key in {} form)", info.kind, info.format)))
+            }
+            _ => Err(self.broken(Step::Authenticate, words)),
         }
     }
 
-    fn with_password(&self, session: &ssh2::Session, password: &Secret) -> Result<Option<String>, Error> {
+    fn with_password(
+        &self,
+        session: &ssh2::Session,
+        socket: &TcpStream,
+        password: &Secret,
+    ) -> Result<Option<String>, Error> {
         let user = &self.server.user;
-        let methods = session.auth_methods(user).unwrap_or_default().to_owned();
+        let cut = |error: &ssh2::Error| self.failed(Step::Authenticate, session, socket, error);
+        let methods = match session.auth_methods(user) {
+            Err(error) if is_timeout(&error) => return Err(self.timeout(Step::Authenticate)),
+            Err(error) if is_cut(&error, socket) => return Err(cut(&error)),
+            Err(_) if session.authenticated() => return Ok(None),
+            methods => methods.unwrap_or_default().to_owned(),
+        };
         let mut why = "the server takes no passwords".to_owned();
         for method in ["password", "keyboard-interactive"] {
             if !methods.split(',').any(|offered| offered == method) {
@@ -340,11 +336,25 @@ impl Dial<'_> {
             match tried {
                 Ok(()) => return Ok(None),
                 Err(error) if is_timeout(&error) => return Err(self.timeout(Step::Authenticate)),
+                Err(error) if is_cut(&error, socket) => return Err(cut(&error)),
                 Err(error) => why = error.message().to_owned(),
             }
         }
         Ok(Some(why))
     }
+}
+
+/// Whether the other side closed the connection, by the error or by the socket: SOCKET_SEND, SOCKET_DISCONNECT and
+/// SOCKET_RECV of libssh2, which also has other errors for it. Nothing is read from the session after this.
+fn is_cut(error: &ssh2::Error, socket: &TcpStream) -> bool {
+    let gone = || {
+        let _ = socket.set_nonblocking(true);
+        match socket.peek(&mut [0; 1]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    };
+    matches!(error.code(), ssh2::ErrorCode::Session(-7 | -13 | -43)) || gone()
 }
 
 /// Answers each hidden prompt with the password, and every other with nothing.
@@ -356,46 +366,7 @@ impl KeyboardInteractivePrompt for Answer<'_> {
     }
 }
 
-/// The algorithms that sign with keys of the known types first, then all others.
-fn host_key_order(known: &[String], supported: &[&'static str]) -> Vec<String> {
-    let signs = |kind: &str, algorithm: &str| match kind {
-        "ssh-rsa" => matches!(algorithm, "rsa-sha2-512" | "rsa-sha2-256" | "ssh-rsa"),
-        kind => algorithm == kind,
-    };
-    let (mut first, mut rest) = (Vec::new(), Vec::new());
-    for kind in known {
-        first.extend(supported.iter().filter(|name| signs(kind, name)).map(|name| (*name).to_owned()));
-    }
-    rest.extend(supported.iter().map(|name| (*name).to_owned()).filter(|name| !first.contains(name)));
-    first.extend(rest);
-    first
-}
-
 /// The linked libraries, for `version`, by the versions of the crates that bring their sources.
 pub fn library() -> String {
     format!("libssh2-sys {}, openssl-src {}", env!("CRONIUM_BUILD_LIBSSH2"), env!("CRONIUM_BUILD_OPENSSL"))
-}
-
-/// What the linked libssh2 can do: ciphers and key exchanges, for `validate`.
-pub fn supported() -> (Vec<&'static str>, Vec<&'static str>) {
-    let Ok(session) = ssh2::Session::new() else { return (Vec::new(), Vec::new()) };
-    let list = |kind| session.supported_algs(kind).unwrap_or_default();
-    (list(MethodType::CryptCs), list(MethodType::Kex))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_known_is_asked_for_first_and_the_rest_is_still_asked_for() {
-        let supported = ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256", "ssh-rsa"];
-        let order = |known: &[&str]| {
-            host_key_order(&known.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>(), &supported).join(" ")
-        };
-        let rest = "ssh-ed25519 rsa-sha2-512 rsa-sha2-256 ssh-rsa";
-        assert_eq!(order(&["ecdsa-sha2-nistp256"]), format!("ecdsa-sha2-nistp256 {rest}"));
-        assert_eq!(order(&["ssh-rsa"]), "rsa-sha2-512 rsa-sha2-256 ssh-rsa ssh-ed25519 ecdsa-sha2-nistp256");
-        assert_eq!(order(&["unknown"]), supported.join(" "));
-    }
 }

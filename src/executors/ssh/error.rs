@@ -38,7 +38,12 @@ pub enum Error {
     Timeout { server: String, step: Step, limit: &'static str, after: Duration },
     /// The network or the other side broke it off.
     Broken { server: String, step: Step, what: String },
-    /// No cipher, key exchange or host key in common.
+    /// The server closed the connection before its greeting, perhaps with a line of text: too many connections that have
+    /// not logged in yet, a client that is penalised, or no SSH server.
+    TurnedAway { server: String, said: String },
+    /// The server closed the connection in the middle of a step.
+    Cut { server: String, step: Step, what: String },
+    /// No algorithm of some class in common.
     NothingInCommon { server: String, what: String },
     /// The host key was refused.
     HostKey { server: String, what: String },
@@ -52,6 +57,10 @@ pub enum Error {
     BreakerOpen { server: String, failures: u32, retry_in: Duration },
     /// All connections are taken and none came free in time.
     Busy { server: String, after: Duration },
+    /// Others logged in all the time, as many at once as the server takes, and no turn came in time.
+    NoTurn { server: String, at_once: usize, after: Duration },
+    /// Several tries, and why there is no further one.
+    GaveUp { server: String, tries: u32, turned_away: u32, after: Duration, why: String, last: Box<Error> },
     /// The job was told to end meanwhile.
     Stopped { server: String },
     /// The agent has no thread or descriptor for it.
@@ -61,14 +70,36 @@ pub enum Error {
 impl Error {
     /// Whether it says that server or network are out of order: what the circuit breaker counts.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Broken { .. })
+        matches!(self, Self::Timeout { .. } | Self::Broken { .. } | Self::TurnedAway { .. } | Self::Cut { .. })
     }
 
-    /// Whether the same may go well a moment later.
+    /// Whether the same may go well a moment later, for a job whose script runs already.
     pub fn is_passing(&self) -> bool {
-        !matches!(self, Self::NothingInCommon { .. } | Self::HostKey { .. } | Self::Login { .. } | Self::Key { .. })
+        match self {
+            Self::NothingInCommon { .. } | Self::HostKey { .. } | Self::Login { .. } | Self::Key { .. } => false,
+            Self::GaveUp { last, .. } => last.is_passing(),
+            _ => true,
+        }
+    }
+
+    /// Whether a job that has not begun tries again. A server that does not answer is asked again only where it let others
+    /// in meanwhile (`others_pass`): then it is slow, otherwise it is away, and each further try would hold a worker for
+    /// as long as the first.
+    pub fn is_worth_a_try(&self, others_pass: bool) -> bool {
+        match self {
+            Self::TurnedAway { .. } | Self::Cut { .. } | Self::Broken { step: Step::Connect, .. } => true,
+            // What glibc and musl call EAI_AGAIN; std hands on the words alone.
+            Self::Broken { step: Step::Resolve, what, .. } => {
+                what.contains("Temporary failure in name resolution") || what.contains("Try again")
+            }
+            Self::Timeout { .. } => others_pass,
+            _ => false,
+        }
     }
 }
+
+/// What may close connections before the greeting.
+const LOOK_AT: &str = "see MaxStartups and, from OpenSSH 9.8 on, PerSourcePenalties in its sshd_config";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,6 +114,16 @@ impl fmt::Display for Error {
                 write!(f, "cannot resolve the name of {server}: {what}; check the server's host")
             }
             Self::Broken { server, step, what } => write!(f, "cannot {} {server}: {what}", step.doing()),
+            Self::TurnedAway { server, said } => {
+                write!(f, "{server} closed the connection before its SSH greeting")?;
+                if !said.is_empty() {
+                    write!(f, ", saying {said:?}")?;
+                }
+                write!(f, "; is it an SSH server, and does it take more logins at once? {LOOK_AT}")
+            }
+            Self::Cut { server, step, what } => {
+                write!(f, "cannot {} {server}: it closed the connection ({what})", step.doing())
+            }
             Self::NothingInCommon { server, what } => {
                 write!(f, "no algorithm in common with {server}: {what}")
             }
@@ -94,15 +135,28 @@ impl fmt::Display for Error {
             }
             Self::BreakerOpen { server, failures, retry_in } => write!(
                 f,
-                "the circuit breaker of {server} is open after {failures} failed connections in a row; the next trial is \
-                 in {} (ssh.circuitBreaker.timeout)",
-                seconds(Duration::from_secs(retry_in.as_secs() + u64::from(retry_in.subsec_nanos() > 0)))
+                "the circuit breaker of {server} is open after {failures} failures in a row; the next trial is in {} \
+                 (ssh.circuitBreaker.timeout)",
+                whole(*retry_in)
             ),
             Self::Busy { server, after } => write!(
                 f,
                 "all connections to {server} were taken for {} (ssh.connectionPool.maxPerServer)",
                 seconds(*after)
             ),
+            Self::NoTurn { server, at_once, after } => write!(
+                f,
+                "no turn to log in to {server} came for {}: it takes {at_once} logins at once; raise MaxStartups in its \
+                 sshd_config",
+                seconds(*after)
+            ),
+            Self::GaveUp { server, tries, turned_away, after, why, last } => {
+                write!(f, "cannot reach {server}: {tries} {} in {}, the last: {last}", plural(*tries), whole(*after))?;
+                if *turned_away > 0 && !matches!(**last, Self::TurnedAway { .. }) {
+                    write!(f, "; {turned_away} of them were closed before the SSH greeting: {LOOK_AT}")?;
+                }
+                write!(f, "; {why}")
+            }
             Self::Stopped { server } => write!(f, "the job was told to end before it reached {server}"),
             Self::Local { server, what } => write!(f, "this agent cannot reach out to {server}: {what}"),
         }
@@ -110,3 +164,12 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Whole seconds, rounded up.
+fn whole(length: Duration) -> String {
+    seconds(Duration::from_secs(length.as_secs() + u64::from(length.subsec_nanos() > 0)))
+}
+
+fn plural(tries: u32) -> &'static str {
+    if tries == 1 { "try" } else { "tries" }
+}

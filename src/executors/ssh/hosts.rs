@@ -9,6 +9,20 @@ use crate::config::types::Ssh as Settings;
 use crate::executors::ssh::known_hosts::{self, Check, KnownHosts};
 use crate::job::Server;
 
+/// A host key that is not trusted.
+#[derive(Debug)]
+pub struct Refused {
+    pub what: String,
+    /// The file knows another key of this type: one of another type may still be right.
+    pub another_may_fit: bool,
+}
+
+impl From<String> for Refused {
+    fn from(what: String) -> Self {
+        Self { what, another_may_fit: false }
+    }
+}
+
 /// The known hosts of an agent.
 #[derive(Debug)]
 pub struct Hosts {
@@ -38,36 +52,48 @@ impl Hosts {
     }
 
     /// Whether the key is the server's; its fingerprint if so, and why not otherwise.
-    pub fn check(&self, server: &Server, kind: &str, key: &[u8]) -> Result<String, String> {
+    pub fn check(&self, server: &Server, kind: &str, key: &[u8]) -> Result<String, Refused> {
         let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let (host, port, file) = (&server.host, server.port, self.file.display());
         let (fingerprint, line) = (known_hosts::fingerprint(key), known_hosts::line(host, port, kind, key));
-        match self.read()?.check(host, port, kind, key) {
-            Check::Known { .. } => Ok(fingerprint),
+        let all = self.read()?;
+        Err(match all.check(host, port, kind, key) {
+            Check::Known { .. } => return Ok(fingerprint),
             Check::Revoked { line } => {
-                Err(format!("{fingerprint} is marked @revoked in line {line} of {file}: do not connect to this host"))
+                format!("{fingerprint} is marked @revoked in line {line} of {file}: do not connect to this host").into()
             }
-            Check::Mismatch { line, known_type, known_fingerprint, offered_fingerprint } => Err(format!(
-                "it shows {offered_fingerprint} ({kind}), but line {line} of {file} knows {known_fingerprint} \
-                 ({known_type}); somebody may be in between, or the host was set up anew: ask its administrator, then \
-                 replace that line"
-            )),
-            Check::OtherTypes(known) => Err(format!(
+            Check::Mismatch { line, known_type, known_fingerprint, offered_fingerprint } => Refused {
+                what: format!(
+                    "it shows {offered_fingerprint} ({kind}), but line {line} of {file} knows {known_fingerprint} \
+                     ({known_type}); somebody may be in between, or the host was set up anew: ask its administrator, then \
+                     replace that line"
+                ),
+                another_may_fit: true,
+            },
+            Check::OtherTypes(known) => format!(
                 "it shows a {kind} key {fingerprint}, of which {file} knows nothing, while it knows {}; if it is right, add \
                  this line: {line}",
                 known.iter().map(|(at, kind)| format!("{kind} in line {at}")).collect::<Vec<_>>().join(", ")
-            )),
-            Check::Unknown if self.strict => Err(format!(
-                "it shows {fingerprint} ({kind}), which {file} does not know; if it is right, add this line: {line} (or \
-                 run: cronium-agent known-hosts add {})",
-                known_hosts::host_name(host, port)
-            )),
+            )
+            .into(),
+            Check::Unknown if self.strict => {
+                let authority = all.authority_for(host, port).map(|at| {
+                    format!("; line {at} trusts a certificate authority for it, which this agent does not use")
+                });
+                format!(
+                    "it shows {fingerprint} ({kind}), which {file} does not know{}; if it is right, add this line: {line} (or \
+                     run: cronium-agent known-hosts add {})",
+                    authority.unwrap_or_default(),
+                    known_hosts::host_name(host, port)
+                )
+                .into()
+            }
             Check::Unknown => {
                 known_hosts::append(&self.file, &line)
                     .map_err(|error| format!("its first key {fingerprint} cannot be recorded in {file}: {error}"))?;
                 log::warn!("first contact with {}: recorded {kind} {fingerprint} in {file}", server.shown());
-                Ok(fingerprint)
+                return Ok(fingerprint);
             }
-        }
+        })
     }
 }

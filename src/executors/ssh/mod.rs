@@ -5,6 +5,7 @@
 //! follows its output, comes back when the connection breaks, and collects what is left at the end. What happens on the
 //! server is in `remote.rs`.
 
+pub mod algorithms;
 pub mod breakers;
 pub mod collect;
 pub mod connection;

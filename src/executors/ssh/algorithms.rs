@@ -1,0 +1,283 @@
+//! Which algorithms are spoken: a list of ours for every class. The library's own defaults are used nowhere: they hold
+//! SHA-1, CBC, MD5 and host certificates, and change with its version.
+//!
+//! `ssh.security.allowedCiphers` and `allowedKeyExchanges` replace the list of their class. The others are fixed.
+
+use ssh2::MethodType;
+
+use crate::config::types::Ssh as Settings;
+use crate::wire::kexinit::Offer;
+
+/// No SHA-1, no group of less than 2048 bits. libssh2 adds `kex-strict-c-v00@openssh.com` and `ext-info-c` to any list.
+const KEX: &[&str] = &[
+    "mlkem768x25519-sha256",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group-exchange-sha256",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group18-sha512",
+    "diffie-hellman-group14-sha256",
+];
+/// Plain keys alone: a certificate is no key that `known_hosts` could name. No DSA, no RSA with SHA-1.
+const HOST_KEYS: &[&str] = &[
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+/// GCM first: with a server that has no strict key exchange it is not open to the attack called Terrapin.
+const CIPHERS: &[&str] = &[
+    "aes256-gcm@openssh.com",
+    "aes128-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes256-ctr",
+    "aes192-ctr",
+    "aes128-ctr",
+];
+const MACS: &[&str] =
+    &["hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512"];
+const COMPRESSION: &[&str] = &["none"];
+/// How an RSA key signs. The other kinds of keys have one way each.
+const SIGNATURES: &[&str] = &["rsa-sha2-512", "rsa-sha2-256"];
+
+/// What libssh2 counts among key exchanges, and is none.
+const NO_EXCHANGES: &[&str] = &["ext-info-c", "kex-strict-c-v00@openssh.com"];
+/// How the names of certificates end.
+const CERTIFICATE: &str = "-cert-v01@openssh.com";
+
+/// A list for each class, in the order in which they are preferred.
+#[derive(Debug)]
+pub struct Algorithms {
+    kex: Vec<String>,
+    host_keys: Vec<String>,
+    ciphers: Vec<String>,
+}
+
+impl Algorithms {
+    /// As `ssh.security` allows; host keys as the caller wants them, see [`host_keys_first`].
+    pub fn new(settings: &Settings, host_keys: Vec<String>) -> Self {
+        let given = |list: &[String], ours: &[&str]| if list.is_empty() { owned(ours) } else { list.to_vec() };
+        Self {
+            kex: given(&settings.allowed_key_exchanges, KEX),
+            host_keys,
+            ciphers: given(&settings.allowed_ciphers, CIPHERS),
+        }
+    }
+
+    /// Tells libssh2; the error names the list of which it has nothing.
+    pub fn prefer(&self, session: &ssh2::Session) -> Result<(), String> {
+        let (macs, compression, signatures) = (owned(MACS), owned(COMPRESSION), owned(SIGNATURES));
+        for (kind, list) in [
+            (MethodType::Kex, &self.kex),
+            (MethodType::HostKey, &self.host_keys),
+            (MethodType::CryptCs, &self.ciphers),
+            (MethodType::CryptSc, &self.ciphers),
+            (MethodType::MacCs, &macs),
+            (MethodType::MacSc, &macs),
+            (MethodType::CompCs, &compression),
+            (MethodType::CompSc, &compression),
+            (MethodType::SignAlgo, &signatures),
+        ] {
+            let list = list.join(",");
+            session
+                .method_pref(kind, &list)
+                .map_err(|error| format!("this agent supports none of {list}: {}", error.message()))?;
+        }
+        Ok(())
+    }
+
+    /// The first class in which a server that offers this has nothing in common with us, in words.
+    pub fn compare(&self, offer: &Offer) -> Option<String> {
+        let (macs, compression) = (owned(MACS), owned(COMPRESSION));
+        let (key, cipher, fixed) =
+            ("ssh.security.allowedKeyExchanges", "ssh.security.allowedCiphers", "fixed, no key changes it");
+        let out = (&offer.ciphers_client_to_server, &offer.ciphers_server_to_client);
+        // These ciphers bring a check of their own.
+        let needs_mac = |theirs: &[String]| first(&self.ciphers, theirs).is_none_or(|name| !name.contains("-gcm"));
+        [
+            ("key exchange", key, &self.kex, &offer.kex, true),
+            ("host key", fixed, &self.host_keys, &offer.host_keys, true),
+            ("cipher (client to server)", cipher, &self.ciphers, out.0, true),
+            ("cipher (server to client)", cipher, &self.ciphers, out.1, true),
+            ("MAC (client to server)", fixed, &macs, &offer.macs_client_to_server, needs_mac(out.0)),
+            ("MAC (server to client)", fixed, &macs, &offer.macs_server_to_client, needs_mac(out.1)),
+            ("compression (client to server)", fixed, &compression, &offer.compression_client_to_server, true),
+            ("compression (server to client)", fixed, &compression, &offer.compression_server_to_client, true),
+        ]
+        .into_iter()
+        .find(|(.., ours, theirs, needed)| *needed && first(ours, theirs).is_none())
+        .map(|(class, key, ours, theirs, _)| nothing(class, key, ours, theirs))
+    }
+}
+
+/// The words for a class in which nothing is in common.
+fn nothing(class: &str, key: &str, ours: &[String], theirs: &[String]) -> String {
+    let plain: Vec<&str> = theirs.iter().filter_map(|name| name.strip_suffix(CERTIFICATE)).collect();
+    if class == "host key" && !theirs.is_empty() && plain.len() == theirs.len() {
+        return format!(
+            "host key: the server offers certificates alone ({}), and this agent takes plain host keys; have its sshd_config \
+             offer them as well: HostKeyAlgorithms {},{}",
+            theirs.join(","),
+            theirs.join(","),
+            plain.join(",")
+        );
+    }
+    let theirs = if theirs.is_empty() { "nothing".to_owned() } else { theirs.join(",") };
+    format!("{class}: the server offers {theirs}; this agent allows {} ({key}); none is in both", ours.join(","))
+}
+
+/// What is agreed on: the first of ours that the server has.
+fn first<'a>(ours: &'a [String], theirs: &[String]) -> Option<&'a String> {
+    ours.iter().find(|name| theirs.contains(name))
+}
+
+/// The words for an RSA key whose signatures the server does not take.
+pub fn no_signature() -> String {
+    format!("signature: this agent signs with an RSA key as {}, and the server takes neither", SIGNATURES.join(","))
+}
+
+/// All host keys, those of the known types first.
+pub fn host_keys_first(known: &[String]) -> Vec<String> {
+    let mut all = host_keys_of(known);
+    let rest: Vec<String> = owned(HOST_KEYS).into_iter().filter(|name| !all.contains(name)).collect();
+    all.extend(rest);
+    all
+}
+
+/// The algorithms by which keys of these types are shown, and no others.
+pub fn host_keys_of(known: &[String]) -> Vec<String> {
+    let shows = |kind: &str, name: &str| if kind == "ssh-rsa" { name.starts_with("rsa-") } else { name == kind };
+    known
+        .iter()
+        .flat_map(|kind| HOST_KEYS.iter().filter(|name| shows(kind, name)))
+        .map(|&name| name.to_owned())
+        .collect()
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// What the linked libssh2 can do, whether we use it or not: ciphers and key exchanges, for `validate`.
+pub fn supported() -> (Vec<&'static str>, Vec<&'static str>) {
+    let Ok(session) = ssh2::Session::new() else { return (Vec::new(), Vec::new()) };
+    let list = |kind| session.supported_algs(kind).unwrap_or_default();
+    let mut exchanges = list(MethodType::Kex);
+    exchanges.retain(|name| !NO_EXCHANGES.contains(name));
+    (list(MethodType::CryptCs), exchanges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_is_asked_for_first_and_the_rest_is_still_asked_for() {
+        let order = |known: &[&str]| host_keys_first(&owned(known)).join(" ");
+        let (curves, rsa) =
+            ("ecdsa-sha2-nistp256 ecdsa-sha2-nistp384 ecdsa-sha2-nistp521", "rsa-sha2-512 rsa-sha2-256");
+        assert_eq!(order(&[]), format!("ssh-ed25519 {curves} {rsa}"));
+        assert_eq!(order(&["ssh-rsa"]), format!("{rsa} ssh-ed25519 {curves}"));
+        assert_eq!(order(&["unknown", "ssh-dss"]), HOST_KEYS.join(" "));
+        assert!(order(&["ecdsa-sha2-nistp384", "ssh-ed25519"]).starts_with("ecdsa-sha2-nistp384 ssh-ed25519 ecdsa"));
+        assert_eq!(host_keys_of(&owned(&["ssh-rsa", "ssh-dss"])).join(" "), rsa);
+    }
+
+    #[test]
+    fn each_list_is_known_to_the_library_and_holds_nothing_weak() {
+        let session = ssh2::Session::new().expect("a session");
+        for (kind, list) in [
+            (MethodType::Kex, KEX),
+            (MethodType::HostKey, HOST_KEYS),
+            (MethodType::CryptCs, CIPHERS),
+            (MethodType::MacCs, MACS),
+            (MethodType::CompCs, COMPRESSION),
+        ] {
+            let supported = session.supported_algs(kind).expect("a list");
+            for name in list {
+                assert!(supported.contains(name), "{name} is not in {supported:?}");
+            }
+        }
+        for name in [KEX, HOST_KEYS, CIPHERS, MACS, COMPRESSION, SIGNATURES].concat() {
+            for weak in
+                ["sha1", "md5", "cbc", "3des", "arcfour", "dss", "group1-", "ripemd", "cert", "zlib", "ext-info"]
+            {
+                assert!(!name.contains(weak) && name != "ssh-rsa", "{name}");
+            }
+        }
+        assert!(supported().1.iter().all(|name| !name.contains("ext-info") && !name.contains("strict")));
+    }
+
+    #[test]
+    fn the_class_in_which_nothing_is_in_common_is_told() {
+        let all = |names: &[&str]| owned(names);
+        let good = Offer {
+            version: String::new(),
+            kex: all(&["other", "curve25519-sha256"]),
+            host_keys: all(&["ssh-ed25519"]),
+            ciphers_client_to_server: all(&["aes256-ctr"]),
+            ciphers_server_to_client: all(&["aes256-ctr"]),
+            macs_client_to_server: all(&["hmac-sha2-256"]),
+            macs_server_to_client: all(&["hmac-sha2-256"]),
+            compression_client_to_server: all(&["none"]),
+            compression_server_to_client: all(&["none"]),
+        };
+        let settings = crate::config::defaults().ssh;
+        let ours = Algorithms::new(&settings, host_keys_first(&[]));
+        assert_eq!(ours.compare(&good), None);
+        let sha1 = all(&["hmac-sha1"]);
+        for (offer, words) in [
+            (Offer { kex: all(&["k"]), ..good.clone() }, "key exchange: the server offers k; this agent allows mlkem"),
+            (
+                Offer { host_keys: all(&["ssh-rsa"]), ..good.clone() },
+                "host key: the server offers ssh-rsa; this agent allows ssh-e",
+            ),
+            (
+                Offer { ciphers_client_to_server: all(&["x"]), ..good.clone() },
+                "cipher (client to server): the server offers x;",
+            ),
+            (
+                Offer { ciphers_server_to_client: vec![], ..good.clone() },
+                "cipher (server to client): the server offers nothing;",
+            ),
+            (
+                Offer { macs_client_to_server: sha1.clone(), ..good.clone() },
+                "MAC (client to server): the server offers hmac-sha1;",
+            ),
+            (
+                Offer { macs_server_to_client: sha1.clone(), ..good.clone() },
+                "MAC (server to client): the server offers hmac-sha1;",
+            ),
+            (
+                Offer { compression_client_to_server: all(&["zlib"]), ..good.clone() },
+                "compression (client to server): the server",
+            ),
+            (
+                Offer { compression_server_to_client: all(&["zlib"]), ..good.clone() },
+                "compression (server to client): the server",
+            ),
+            (
+                Offer { host_keys: all(&["ssh-ed25519-cert-v01@openssh.com"]), ..good.clone() },
+                "HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com,ssh-ed25519",
+            ),
+        ] {
+            let said = ours.compare(&offer).expect(words);
+            assert!(said.contains(words), "{said}");
+        }
+        // A cipher with a check of its own needs no MAC.
+        let gcm = all(&["aes128-gcm@openssh.com"]);
+        let sealed = Offer {
+            ciphers_client_to_server: gcm.clone(),
+            ciphers_server_to_client: gcm,
+            macs_client_to_server: sha1.clone(),
+            macs_server_to_client: sha1,
+            ..good
+        };
+        assert_eq!(ours.compare(&sealed), None);
+    }
+}
