@@ -135,7 +135,17 @@ pub const SSH_WRITE: usize = 32 * 1024;
 pub const SSH_TICK: Duration = Duration::from_secs(1);
 /// A session whose job is gone gets so long to end by itself.
 pub const SSH_CLOSE: Duration = Duration::from_secs(5);
-/// First and longest pause between two tries to come back to a server.
+/// Logins to one server that may be under way at once. sshd turns some away from the tenth on that has not logged in yet
+/// (`MaxStartups 10:30:100`), those of other clients included.
+pub const SSH_DIALS: usize = 4;
+/// Successful logins after which one more at once is tried, where the server had taken fewer.
+pub const SSH_DIALS_GROW: usize = 8;
+/// Servers of which it is kept how many logins they take at once.
+pub const SSH_PACES: usize = 1000;
+/// Failed connections to one server within this time count as one for its circuit breaker: longer than the first pauses
+/// between the tries of jobs that failed together.
+pub const SSH_MOMENT: Duration = Duration::from_secs(1);
+/// First and longest pause between two tries to come back to a server, and to reach it first.
 pub const SSH_BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// See [`SSH_BACKOFF_FIRST`].
 pub const SSH_BACKOFF_MOST: Duration = Duration::from_secs(10);

@@ -1,8 +1,9 @@
 //! A circuit breaker: a server that cannot be reached costs a few attempts, then none until it had time to recover.
 //!
-//! Closed lets everybody through and counts connection failures in a row. At the threshold it opens and refuses until
-//! its timeout is over. Then it is half-open: a few trials at once find out, enough successes close it, one failure
-//! opens it again. Only the caller knows what is a failure of the infrastructure; a script's exit code is none.
+//! Closed lets everybody through and counts connection failures in a row: moments, not attempts. Attempts that overlapped,
+//! or failed within [`Settings::moment`] of each other, failed for the same reason and count once, so that one hiccup which
+//! meets forty jobs is one failure. At the threshold it opens and refuses until its timeout is over. Then it is half-open: a few
+//! trials at once find out, enough successes close it, one failure opens it again. Only the caller knows what is a failure of the infrastructure; a script's exit code is none.
 //!
 //! Whoever was let through holds a [`Pass`] and comes back with it. Two things can go wrong with that, and neither may
 //! disturb the count:
@@ -23,8 +24,10 @@ use std::time::{Duration, Instant};
 pub struct Settings {
     /// Switched off, it lets everybody through and stays closed.
     pub enabled: bool,
-    /// Failures in a row that open it.
+    /// Moments of failure in a row that open it.
     pub failure_threshold: u32,
+    /// Failures within this time of a counted one are the same moment's.
+    pub moment: Duration,
     /// Successful trials that close it.
     pub success_threshold: u32,
     /// How long it stays open.
@@ -65,6 +68,7 @@ pub struct Transition {
 #[must_use = "an attempt's result is given back with its pass"]
 pub struct Pass {
     era: u64,
+    at: Instant,
     began: Option<Transition>,
     /// Held for its count alone; a pass of a closed breaker has none.
     _slot: Option<Arc<()>>,
@@ -109,8 +113,10 @@ pub struct Breaker {
     phase: Phase,
     /// Grows by one with each change of state.
     era: u64,
-    /// In a row; trials that failed go on counting, closing starts over.
+    /// Moments in a row; trials that failed go on counting, closing starts over.
     failures: u32,
+    /// When the last of them was counted.
+    counted: Option<Instant>,
     /// Each trial under way holds a clone.
     slots: Arc<()>,
 }
@@ -118,16 +124,24 @@ pub struct Breaker {
 impl Breaker {
     /// Closed.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, phase: Phase::Closed, era: 0, failures: 0, slots: Arc::new(()) }
+        Self { settings, phase: Phase::Closed, era: 0, failures: 0, counted: None, slots: Arc::new(()) }
+    }
+
+    /// What [`Self::admit`] would refuse at `now` since the breaker is open; changes nothing.
+    pub fn look(&self, now: Instant) -> Option<Refused> {
+        match self.phase {
+            Phase::Open { until } if now < until => Some(self.refuse(State::Open, until)),
+            _ => None,
+        }
     }
 
     /// Asks to make one attempt at `now`.
     pub fn admit(&mut self, now: Instant) -> Result<Pass, Refused> {
+        if let Some(refused) = self.look(now) {
+            return Err(refused);
+        }
         let mut began = None;
-        if let Phase::Open { until } = self.phase {
-            if now < until {
-                return Err(self.refuse(State::Open, until));
-            }
+        if matches!(self.phase, Phase::Open { .. }) {
             // A place is free here: whoever opened the breaker has given up its own, and nobody was let in since.
             began = Some(self.turn(Phase::HalfOpen { successes: 0 }));
         }
@@ -135,7 +149,7 @@ impl Breaker {
         if trial && !self.has_slot() {
             return Err(self.refuse(State::HalfOpen, now + self.settings.timeout));
         }
-        Ok(Pass { era: self.era, began, _slot: trial.then(|| Arc::clone(&self.slots)) })
+        Ok(Pass { era: self.era, at: now, began, _slot: trial.then(|| Arc::clone(&self.slots)) })
     }
 
     /// An attempt's result. A change of state that it made, if any; nothing for a pass of an earlier era.
@@ -143,17 +157,18 @@ impl Breaker {
         if !self.settings.enabled || pass.era != self.era {
             return None;
         }
-        if !success {
+        if !success && !self.is_same_moment(pass.at, now) {
             self.failures = self.failures.saturating_add(1);
+            self.counted = Some(now);
         }
         match &mut self.phase {
-            Phase::Closed if success => self.failures = 0,
+            Phase::Closed if success => (self.failures, self.counted) = (0, None),
             Phase::Closed if self.failures < self.settings.failure_threshold.max(1) => {}
             Phase::HalfOpen { successes } if success => {
                 *successes = successes.saturating_add(1);
                 if *successes >= self.settings.success_threshold.max(1) {
                     let change = self.turn(Phase::Closed);
-                    self.failures = 0;
+                    (self.failures, self.counted) = (0, None);
                     return Some(change);
                 }
             }
@@ -189,6 +204,12 @@ impl Breaker {
         Arc::strong_count(&self.slots) - 1
     }
 
+    /// Whether an attempt that began at `began` and failed at `now` failed with the one that was counted last. What is
+    /// counted so does not move that moment: attempts that follow each other closely cannot make it last.
+    fn is_same_moment(&self, began: Instant, now: Instant) -> bool {
+        self.counted.is_some_and(|counted| began < counted || now < counted + self.settings.moment)
+    }
+
     fn has_slot(&self) -> bool {
         self.trials() < usize::try_from(self.settings.half_open_requests.max(1)).unwrap_or(usize::MAX)
     }
@@ -221,6 +242,7 @@ mod tests {
     const SETTINGS: Settings = Settings {
         enabled: true,
         failure_threshold: 3,
+        moment: Duration::ZERO,
         success_threshold: 2,
         timeout: Duration::from_secs(10),
         half_open_requests: 2,
@@ -297,7 +319,10 @@ mod tests {
             ("new", "closed a? b? c? d? closed"),
             ("failures in a row open it", "a? a- closed a? a- closed a? a->open open a!10"),
             ("a success starts the count over", "a? a- a? a- a? a+ a? a- a? a- closed a? a->open"),
-            ("failures of concurrent attempts count", "a? b? c? a- b- c->open"),
+            ("attempts that overlapped fail once", "a? b? c? @1 a- b- c- closed d? d- closed d? d->open"),
+            ("also the one that took longest", "@0 a? b? @1 a- @9 b- closed c? c- closed c? c->open"),
+            ("and not those that began after it", "@0 a? @1 a- b? c? @3 b- closed c- d? @4 d->open"),
+            ("a success between them starts over", "@0 a? b? @1 a- b- c? c+ @2 d? d- e? e- closed f? f->open"),
             ("open to its very end", "OPENED @9 open a!10 a!10 @10 half a?>half"),
             ("half-open by time alone", "OPENED @500 half half a?>half half"),
             ("enough successes close it", "OPENED @10 a?>half a+ half a? a+>closed closed"),
@@ -306,6 +331,22 @@ mod tests {
             ("successes do not outlive a failure", "OPENED @10 a?>half a+ a? a->open @20 a?>half a+ half a? a+>closed"),
         ] {
             play(SETTINGS, name, &script.replace("OPENED", OPENED));
+        }
+    }
+
+    #[test]
+    fn a_burst_is_one_moment_and_moments_do_not_grow_together() {
+        let settings = Settings { moment: Duration::from_secs(2), ..SETTINGS };
+        for (name, script) in [
+            ("a burst one after the other", "@0 a? a- b? b- c? c- @1 d? d- closed"),
+            ("three moments", "@0 a? a- @1 b? b- @2 c? c- @3 d? d- closed @4 e? e->open"),
+            ("a steady stream opens it all the same", "@0 a? a- @1 a? a- @2 a? a- @3 a? a- @4 a? a->open"),
+            (
+                "a trial that fails opens it within the same moment",
+                "@0 a? a- @2 a? a- @4 a? a->open @14 a?>half a->open",
+            ),
+        ] {
+            play(settings, name, script);
         }
     }
 

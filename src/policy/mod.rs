@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod breaker;
 pub mod expand;
+pub mod pace;
 pub mod poll;
 pub mod rate;
 pub mod stop;

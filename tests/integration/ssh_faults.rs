@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::{eventually, finish, finished, free_port, report, shared, stderr, stdout, unique};
 use crate::ssh::{all_numbered, numbered};
 use crate::ssh_rig::{HOST, Rig, has_words};
-use crate::sshd::{Sshd, silent_host};
+use crate::sshd::{Options, Sshd, silent_host};
 
 /// Prints numbered lines on both streams and notes in a file that it ran.
 fn counting(count: u32, pause: f32) -> String {
@@ -289,6 +289,8 @@ fn worker_was_held(row: &JobRow) -> Duration {
 }
 
 const TWO_SECONDS: (&str, &str) = ("ssh.connectionPool.connectionTimeout", "2s");
+/// How long a server is tried that refuses or closes connections.
+const FOUR_SECONDS: (&str, &str) = ("jobs.setupTimeout", "4s");
 
 #[test]
 fn a_frozen_server_holds_a_worker_no_longer_than_allowed() {
@@ -338,7 +340,7 @@ fn serve(act: fn(std::net::TcpStream)) -> u16 {
 #[test]
 fn hosts_that_say_nothing_or_nonsense_hold_no_worker() {
     let _machine = shared();
-    let rig = Rig::start(&[TWO_SECONDS]);
+    let rig = Rig::start(&[TWO_SECONDS, FOUR_SECONDS]);
     let (_listener, silent) = silent_host();
     let banner_only = serve(|mut stream| {
         let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
@@ -380,7 +382,7 @@ fn hosts_that_say_nothing_or_nonsense_hold_no_worker() {
 #[test]
 fn a_refused_connection_and_a_name_that_nobody_knows_are_told() {
     let _machine = shared();
-    let rig = Rig::start(&[TWO_SECONDS]);
+    let rig = Rig::start(&[TWO_SECONDS, FOUR_SECONDS]);
     let with = |field: &str, value: Value| {
         let mut job = rig.job("BASH", "echo ran");
         job["execution"]["target"]["serverDetails"][field] = value;
@@ -444,11 +446,10 @@ fn a_breaker_opens_fails_at_once_and_closes_again() {
     let closed = rig.metric(STATE);
 
     rig.sshd.stop();
-    for _ in 0..3 {
-        let row = rig.refused(rig.job("BASH", "echo ran"), &["refused", HOST]);
-        assert!(!rig.said(&row).to_lowercase().contains("breaker is open"), "too early: {}", rig.said(&row));
-    }
+    let waiting = rig.queue(rig.job("BASH", "echo waited"));
+    eventually("it opens", || rig.metric(STATE) == 2.0);
     let opened = Instant::now();
+    has_words(&rig.agent.log(), &["opens: 3 failures in a row"]);
     rig.sshd.start_again();
     let before = rig.sshd.accepted();
     let row = rig.refused(rig.job("BASH", "echo ran"), &["breaker", "open", HOST]);
@@ -457,19 +458,41 @@ fn a_breaker_opens_fails_at_once_and_closes_again() {
     assert_eq!(rig.sshd.accepted(), before, "the server was asked all the same");
     assert_ne!(rig.metric(STATE), closed);
     assert!(rig.agent.get("/health").1.contains("breaker"), "{}", rig.agent.get("/health").1);
-    has_words(&rig.agent.log(), &["breaker"]);
 
-    std::thread::sleep(Duration::from_secs(5).saturating_sub(opened.elapsed()) + Duration::from_millis(500));
-    assert_eq!(stdout(&rig.bash("echo one")), "one\n", "half-open");
+    // A job that had tried before waits for the trial.
+    let row = finished(&rig.backend, &waiting);
+    assert_eq!((stdout(&row), row.claims), ("waited\n", 1), "half-open: {}", rig.said(&row));
+    assert!(opened.elapsed() >= Duration::from_secs(4), "it did not wait: {:?}", opened.elapsed());
     assert_eq!(stdout(&rig.bash("echo two")), "two\n", "half-open, or closed");
     assert_eq!(rig.metric(STATE), closed);
     rig.stop();
 }
 
 #[test]
+fn a_job_that_waits_for_a_breakers_trial_fails_with_it() {
+    let _machine = shared();
+    let settings = [
+        ("ssh.circuitBreaker.failureThreshold", "2"),
+        ("ssh.circuitBreaker.timeout", "3s"),
+        ("ssh.circuitBreaker.halfOpenRequests", "1"),
+    ];
+    let mut rig = Rig::start(&settings);
+    rig.sshd.stop();
+    let row = rig.refused(rig.job("BASH", "echo ran"), &["tries in", "Connection refused", "circuit breaker", HOST]);
+    let held = worker_was_held(&row);
+    assert!((Duration::from_secs(3)..Duration::from_secs(10)).contains(&held), "{held:?}");
+    // Those who come now hold no worker.
+    let row = rig.refused(rig.job("BASH", "echo ran"), &["circuit breaker", "is open"]);
+    assert!(worker_was_held(&row) < Duration::from_secs(1), "{:?}", worker_was_held(&row));
+    rig.sshd.start_again();
+    rig.leave();
+}
+
+#[test]
 fn a_breaker_that_is_switched_off_or_of_another_server_stops_nothing() {
     let _machine = shared();
-    let mut rig = Rig::start(&[("ssh.circuitBreaker.enabled", "false"), ("ssh.circuitBreaker.failureThreshold", "1")]);
+    let one = ("ssh.circuitBreaker.failureThreshold", "1");
+    let mut rig = Rig::start(&[("ssh.circuitBreaker.enabled", "false"), one, FOUR_SECONDS]);
     rig.sshd.stop();
     for _ in 0..2 {
         rig.refused(rig.job("BASH", "echo ran"), &["refused"]);
@@ -477,7 +500,7 @@ fn a_breaker_that_is_switched_off_or_of_another_server_stops_nothing() {
     rig.sshd.start_again();
     assert_eq!(stdout(&rig.bash("echo fine")), "fine\n");
     rig.stop();
-    let rig = Rig::start(&[("ssh.circuitBreaker.failureThreshold", "1")]);
+    let rig = Rig::start(&[one, FOUR_SECONDS]);
     let mut elsewhere = rig.job("BASH", "echo ran");
     elsewhere["execution"]["target"]["serverDetails"]["port"] = json!(free_port());
     rig.refused(elsewhere, &["refused"]);
@@ -488,7 +511,8 @@ fn a_breaker_that_is_switched_off_or_of_another_server_stops_nothing() {
 #[test]
 fn keys_that_are_not_let_in_open_no_breaker_for_those_that_are() {
     let _machine = shared();
-    let rig = Rig::start(&[("ssh.circuitBreaker.failureThreshold", "2")]);
+    let sshd = Sshd::start(&Options { forgiving: true, ..Options::default() });
+    let rig = Rig::with(sshd, &[("ssh.circuitBreaker.failureThreshold", "2")]);
     let stranger = crate::sshd::make_key(&rig.sshd.path(""), "stranger", &["-t", "ed25519"], "");
     for _ in 0..3 {
         let mut job = rig.job("BASH", "echo ran");

@@ -170,7 +170,8 @@ fn when_all_fail_the_job_failed_and_timed_out_only_when_all_did() {
 #[test]
 fn a_bad_entry_and_a_host_that_is_away_fail_alone() {
     let _machine = shared();
-    let mut three = Three::start(&[]);
+    // A host that is away is tried for as long as this.
+    let mut three = Three::start(&[("jobs.setupTimeout", "5s")]);
     let broken: [(&str, Value); 6] = [
         ("port", json!(0)),
         ("port", json!("not a port")),

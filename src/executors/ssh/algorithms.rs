@@ -97,7 +97,7 @@ impl Algorithms {
         let (key, cipher, fixed) =
             ("ssh.security.allowedKeyExchanges", "ssh.security.allowedCiphers", "fixed, no key changes it");
         let out = (&offer.ciphers_client_to_server, &offer.ciphers_server_to_client);
-        // These ciphers bring a check of their own.
+        // These ciphers check what they carry.
         let needs_mac = |theirs: &[String]| first(&self.ciphers, theirs).is_none_or(|name| !name.contains("-gcm"));
         [
             ("key exchange", key, &self.kex, &offer.kex, true),
@@ -269,7 +269,7 @@ mod tests {
             let said = ours.compare(&offer).expect(words);
             assert!(said.contains(words), "{said}");
         }
-        // A cipher with a check of its own needs no MAC.
+        // A cipher that checks what it carries needs no MAC.
         let gcm = all(&["aes128-gcm@openssh.com"]);
         let sealed = Offer {
             ciphers_client_to_server: gcm.clone(),

@@ -5,11 +5,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use crate::executors::ssh::error::Error;
 use crate::job::Server;
 use crate::limits;
 use crate::metrics;
-use crate::policy::breaker::{Breaker, Pass, Settings, State, Transition};
+use crate::policy::breaker::{Breaker, Pass, Refused, Settings, State, Transition};
 
 /// Shared by clones.
 #[derive(Clone)]
@@ -68,8 +67,13 @@ impl Breakers {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the server's breaker is open now; changes nothing.
+    pub fn look(&self, server: &Server) -> Option<Refused> {
+        self.lock().get(&server.address()).and_then(|entry| entry.breaker.look(Instant::now()))
+    }
+
     /// Asks to connect.
-    pub fn admit(&self, server: &Server) -> Result<Pass, Error> {
+    pub fn admit(&self, server: &Server) -> Result<Pass, Refused> {
         let (address, now) = (server.address(), Instant::now());
         let mut all = self.lock();
         if let Some(gone) = make_room(&mut all, &address, now) {
@@ -83,17 +87,7 @@ impl Breakers {
         entry.used = now;
         let result = entry.breaker.admit(now);
         drop(all);
-        match result {
-            Ok(pass) => {
-                self.tell(&address, pass.transition());
-                Ok(pass)
-            }
-            Err(refused) => Err(Error::BreakerOpen {
-                server: server.shown(),
-                failures: refused.failures,
-                retry_in: refused.retry_at.saturating_duration_since(now),
-            }),
-        }
+        result.inspect(|pass| self.tell(&address, pass.transition()))
     }
 
     /// Says what came of it: `false` only where server or network are out of order.
@@ -145,7 +139,7 @@ fn make_room(all: &mut BTreeMap<String, Entry>, wanted: &str, now: Instant) -> O
 fn tell(server: &str, transition: Option<Transition>) {
     let Some(Transition { from, to, failures }) = transition else { return };
     match to {
-        State::Open => log::error!("the circuit breaker of {server} opens: {failures} failed connections in a row"),
+        State::Open => log::error!("the circuit breaker of {server} opens: {failures} failures in a row"),
         State::HalfOpen => log::warn!("the circuit breaker of {server} lets a trial through"),
         State::Closed => log::info!("the circuit breaker of {server} closes again (it was {from})"),
     }
@@ -181,15 +175,22 @@ mod tests {
     #[test]
     fn each_server_has_its_own_and_the_number_is_bounded() {
         let timeout = Duration::from_secs(60);
-        let settings =
-            Settings { enabled: true, failure_threshold: 2, success_threshold: 1, timeout, half_open_requests: 1 };
+        let settings = Settings {
+            enabled: true,
+            failure_threshold: 2,
+            moment: Duration::ZERO,
+            success_threshold: 1,
+            timeout,
+            half_open_requests: 1,
+        };
         let breakers = Breakers::new(settings);
         for _ in 0..2 {
             let pass = breakers.admit(&server("a")).expect("closed");
             breakers.record(&server("a"), pass, false);
         }
-        let error = breakers.admit(&server("a")).expect_err("open");
-        assert!(error.to_string().contains("a:22 is open after 2 failed connections"), "{error}");
+        let refused = breakers.admit(&server("a")).expect_err("open");
+        assert_eq!((refused.failures, breakers.look(&server("a"))), (2, Some(refused)));
+        assert_eq!(breakers.look(&server("b")), None);
         assert_eq!(breakers.tripped().len(), 1);
         for n in 0..limits::SSH_BREAKERS + 10 {
             drop(breakers.admit(&server(&format!("h{n}"))).expect("closed"));
@@ -203,6 +204,7 @@ mod tests {
         let settings = Settings {
             enabled: true,
             failure_threshold: 1,
+            moment: Duration::ZERO,
             success_threshold: 1,
             timeout: Duration::from_secs(60),
             half_open_requests: 1,

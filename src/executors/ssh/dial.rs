@@ -119,9 +119,9 @@ impl Dial<'_> {
             _ => self.broken(Step::Resolve, error),
         })?;
         self.begin(Step::Connect);
-        let tcp = net::connect(&addresses, deadline).map_err(|error| {
-            let hint = if error.is_late() { "; is the host up, and the port open to this agent?" } else { "" };
-            self.broken(Step::Connect, format!("{error}{hint}"))
+        let tcp = net::connect(&addresses, deadline).map_err(|error| match error.is_late() {
+            true => Error::Silent { server: self.shown(), what: error.to_string() },
+            false => self.broken(Step::Connect, error),
         })?;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).socket = tcp.try_clone().ok();
         Ok(tcp)

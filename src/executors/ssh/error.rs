@@ -36,6 +36,8 @@ impl Step {
 pub enum Error {
     /// The step took longer than its limit, `ssh.connectionPool.connectionTimeout` or the one that is named.
     Timeout { server: String, step: Step, limit: &'static str, after: Duration },
+    /// No address of the server answered in time.
+    Silent { server: String, what: String },
     /// The network or the other side broke it off.
     Broken { server: String, step: Step, what: String },
     /// The server closed the connection before its greeting, perhaps with a line of text: too many connections that have
@@ -70,7 +72,8 @@ pub enum Error {
 impl Error {
     /// Whether it says that server or network are out of order: what the circuit breaker counts.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Broken { .. } | Self::TurnedAway { .. } | Self::Cut { .. })
+        let silent = matches!(self, Self::Timeout { .. } | Self::Silent { .. });
+        silent || matches!(self, Self::Broken { .. } | Self::TurnedAway { .. } | Self::Cut { .. })
     }
 
     /// Whether the same may go well a moment later, for a job whose script runs already.
@@ -92,7 +95,7 @@ impl Error {
             Self::Broken { step: Step::Resolve, what, .. } => {
                 what.contains("Temporary failure in name resolution") || what.contains("Try again")
             }
-            Self::Timeout { .. } => others_pass,
+            Self::Timeout { .. } | Self::Silent { .. } => others_pass,
             _ => false,
         }
     }
@@ -110,6 +113,9 @@ impl fmt::Display for Error {
                 step.doing(),
                 seconds(*after)
             ),
+            Self::Silent { server, what } => {
+                write!(f, "cannot connect to {server}: {what}; is the host up, and the port open to this agent?")
+            }
             Self::Broken { server, step: Step::Resolve, what } => {
                 write!(f, "cannot resolve the name of {server}: {what}; check the server's host")
             }

@@ -64,7 +64,7 @@ impl Folder {
     fn sweep(&self) -> bool {
         let until = Instant::now() + self.shared.jobs.cleanup_timeout;
         let wanted = || Instant::now() < until;
-        let wish = Wish { server: &self.server, gated: false, until, wanted: &wanted };
+        let wish = Wish { server: &self.server, until, wanted: &wanted };
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
         let (mut tries, mut failures) = (0, 0);

@@ -23,6 +23,7 @@ pub mod pool;
 pub mod preamble;
 pub mod remote;
 pub mod run;
+pub mod tries;
 pub mod words;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -38,6 +39,7 @@ use crate::executors::ssh::remote::Place;
 use crate::executors::ssh::run::{Adopted, Ready};
 use crate::executors::{Control, Executor, Facts, Lost, Prepared, Remains, Task, shell};
 use crate::job::{Output, Server};
+use crate::limits;
 use crate::os::random;
 use crate::policy::breaker;
 use crate::verdict::{Outcome, Verdict};
@@ -64,6 +66,7 @@ impl SshExecutor {
         let breakers = Breakers::new(breaker::Settings {
             enabled: settings.breaker_enabled,
             failure_threshold: settings.failure_threshold,
+            moment: limits::SSH_MOMENT,
             success_threshold: settings.success_threshold,
             timeout: settings.breaker_timeout,
             half_open_requests: settings.half_open_requests,
@@ -163,8 +166,12 @@ impl Executor for SshExecutor {
         shell::notes(&task.job.script).iter().for_each(|note| output.system(note));
         output.settle();
         let until = begun.1 + shared.jobs.setup_timeout;
-        let wish = Wish { server: &server, gated: true, until, wanted: &|| control.reason().is_none() };
-        match shared.pool.session(&wish) {
+        let wish = Wish { server: &server, until, wanted: &|| control.reason().is_none() };
+        let mut say = |text: &str| {
+            output.system(text);
+            output.settle();
+        };
+        match shared.pool.first_session(&wish, &mut say) {
             Ok((session, warm)) => {
                 // It answers while the backend does; the script follows when it has.
                 session.send(house::begin(&place, &nonce));

@@ -3,6 +3,9 @@
 //! A job asks for a session. It gets one on a connection that is there and has a seat free, or a new connection is made,
 //! at most `maxPerServer` for each, or it waits. A connection that turns out to be dead when a session is asked of it is
 //! given up and another is made: it costs the job time and nothing else.
+//!
+//! Logins to one server are paced, over all credentials (`policy/pace.rs`): sshd turns connections away while too many others
+//! have not logged in yet. A job that has not begun tries again what may pass (`tries.rs`).
 
 use std::collections::BTreeMap;
 use std::net::Shutdown;
@@ -20,12 +23,14 @@ use crate::executors::ssh::driver::Driver;
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
 use crate::executors::ssh::remote;
+use crate::executors::ssh::tries::{Failure, Tries};
 use crate::job::Server;
 use crate::limits;
 use crate::os::pulse;
 use crate::os::random;
 use crate::os::threads::{self, Thread};
 use crate::policy::breaker::Pass;
+use crate::policy::pace::{self, End, Pace};
 use crate::secret::Secret;
 
 /// Whom a connection is for. The credential is only known by its digest, which is salted anew in each process.
@@ -46,6 +51,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Inner {
     entries: BTreeMap<Key, Entry>,
+    /// By `host:port`.
+    paces: BTreeMap<String, Pace>,
     threads: Vec<Thread>,
     stopped: bool,
 }
@@ -66,12 +73,35 @@ struct Shared {
 /// How a session is asked for.
 pub struct Wish<'a> {
     pub server: &'a Server,
-    /// Whether the circuit breaker may refuse it. A job that runs already must come back to its server.
-    pub gated: bool,
     /// Until when a seat is waited for.
     pub until: Instant,
     /// Whether the session is still wanted.
     pub wanted: &'a dyn Fn() -> bool,
+}
+
+/// Leave for one login to a server.
+struct Ticket {
+    key: Key,
+    address: String,
+    began: Instant,
+}
+
+/// Why there is no such leave now.
+enum Held {
+    /// As many connections as are allowed.
+    Connections,
+    /// As many logins at once as the server takes.
+    Logins(usize),
+}
+
+/// Why a login came to nothing.
+enum Missed {
+    /// The circuit breaker let it not begin.
+    Refused,
+    Failed {
+        error: Error,
+        trial: bool,
+    },
 }
 
 impl Pool {
@@ -97,42 +127,115 @@ impl Pool {
         Key { host: server.host.clone(), port: server.port, user: server.user.clone(), credential }
     }
 
-    /// A session with a waiting shell on the server, and whether its connection was there before.
+    /// A session with a waiting shell on the server, and whether its connection was there before. For a job whose script
+    /// runs there: the circuit breaker is not asked, and an error is the caller's to judge.
     pub fn session(&self, wish: &Wish<'_>) -> Result<(Session, bool), Error> {
+        self.seek(wish, None, &mut |_| {})
+    }
+
+    /// The same for a job that has not begun: passing errors are tried again until `wish.until`, as far as the circuit
+    /// breaker lets it. What is tried again is said once.
+    pub fn first_session(&self, wish: &Wish<'_>, say: &mut dyn FnMut(&str)) -> Result<(Session, bool), Error> {
+        self.seek(wish, Some(Tries::new(wish.server, Instant::now(), wish.until)), say)
+    }
+
+    fn seek(
+        &self,
+        wish: &Wish<'_>,
+        mut tries: Option<Tries<'_>>,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(Session, bool), Error> {
         let (server, begun) = (wish.server, Instant::now());
         let key = self.key(server);
-        let mut fresh = None;
+        let (mut fresh, mut turn) = (None, Held::Connections);
         loop {
             if !(wish.wanted)() {
                 return Err(Error::Stopped { server: server.shown() });
             }
-            if let Some((connection, seat)) = self.seat(&key) {
-                let is_fresh = fresh.as_ref().is_some_and(|made| Arc::ptr_eq(made, &connection));
-                match connection.open(seat, remote::COMMAND) {
-                    Ok(session) => {
-                        if !is_fresh {
-                            self.0.breakers.served(server);
+            if let Some(found) = self.open_on_a_seat(&key, server, fresh.as_ref())? {
+                return Ok(found);
+            }
+            let may_try = match &mut tries {
+                Some(tries) => tries.may_try(self.0.breakers.look(server), Instant::now())?,
+                None => true,
+            };
+            if may_try {
+                match self.may_dial(&key, server) {
+                    Ok(ticket) => match self.try_once(ticket, wish, tries.as_mut(), say)? {
+                        Some(connection) => {
+                            fresh = Some(connection);
+                            continue;
                         }
-                        return Ok((session, !is_fresh));
-                    }
-                    Err(Error::Full { .. }) if !connection.is_closed() => continue,
-                    Err(error) if is_fresh => return Err(error),
-                    Err(error) => {
-                        log::info!("a connection that was kept is of no use any more: {error}");
-                        connection.abort();
-                        continue;
-                    }
+                        None => turn = Held::Connections,
+                    },
+                    Err(held) => turn = held,
                 }
             }
-            if self.may_dial(&key) {
-                fresh = Some(self.dial(&key, wish)?);
-                continue;
-            }
-            if Instant::now() >= wish.until {
-                return Err(Error::Busy { server: server.shown(), after: begun.elapsed() });
+            let now = Instant::now();
+            if now >= wish.until {
+                let (server, after) = (server.shown(), begun.elapsed());
+                return Err(tries.and_then(|tries| tries.over(now)).unwrap_or(match turn {
+                    Held::Connections => Error::Busy { server, after },
+                    Held::Logins(at_once) => Error::NoTurn { server, at_once, after },
+                }));
             }
             pulse::touch();
             std::thread::sleep(limits::SSH_SEAT_LOOK);
+        }
+    }
+
+    /// A session on a connection that is there; nothing when none has a seat free. `fresh` is the connection that was
+    /// made for this job: an error on it is the job's, one on another costs that connection.
+    fn open_on_a_seat(
+        &self,
+        key: &Key,
+        server: &Server,
+        fresh: Option<&Arc<Connection>>,
+    ) -> Result<Option<(Session, bool)>, Error> {
+        while let Some((connection, seat)) = self.seat(key) {
+            let is_fresh = fresh.is_some_and(|made| Arc::ptr_eq(made, &connection));
+            match connection.open(seat, remote::COMMAND) {
+                Ok(session) => {
+                    if !is_fresh {
+                        self.0.breakers.served(server);
+                    }
+                    return Ok(Some((session, !is_fresh)));
+                }
+                Err(Error::Full { .. }) if !connection.is_closed() => {}
+                Err(error) if is_fresh => return Err(error),
+                Err(error) => {
+                    log::info!("a connection that was kept is of no use any more: {error}");
+                    connection.abort();
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// One login; nothing where it came to nothing and the job is to wait and look again.
+    fn try_once(
+        &self,
+        ticket: Ticket,
+        wish: &Wish<'_>,
+        tries: Option<&mut Tries<'_>>,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Option<Arc<Connection>>, Error> {
+        let (began, address) = (ticket.began, ticket.address.clone());
+        match (self.dial(ticket, wish, tries.is_some()), tries) {
+            (Ok(connection), _) => Ok(Some(connection)),
+            // All trials are under way, and their outcome is this job's too; or it opened since, which the next look finds.
+            (Err(Missed::Refused), _) => Ok(None),
+            (Err(Missed::Failed { error: error @ Error::Stopped { .. }, .. }), _) => Err(error),
+            (Err(Missed::Failed { error, .. }), None) => Err(error),
+            (Err(Missed::Failed { error, trial }), Some(tries)) => {
+                let others_pass = self.lock().paces.get(&address).is_some_and(|pace| pace.passed_since(began));
+                let failure = Failure { error, trial, others_pass };
+                if let Some(told) = tries.failed(failure, Instant::now(), random::unit())? {
+                    log::warn!("{told}");
+                    say(&told);
+                }
+                Ok(None)
+            }
         }
     }
 
@@ -145,33 +248,64 @@ impl Pool {
     }
 
     /// Counts one more connection in the making, if there may be one.
-    fn may_dial(&self, key: &Key) -> bool {
+    fn may_dial(&self, key: &Key, server: &Server) -> Result<Ticket, Held> {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         inner.entries.retain(|other, entry| {
             entry.connections.retain(|connection| !connection.is_closed());
             other == key || entry.dialing > 0 || !entry.connections.is_empty()
         });
         inner.threads.retain(|thread| !thread.is_finished());
-        let room = make_room(&inner.entries);
-        let stopped = inner.stopped || !room;
+        if !make_room(&inner.entries) || inner.stopped {
+            return Err(Held::Connections);
+        }
         let entry = inner.entries.entry(key.clone()).or_default();
-        let free = entry.connections.len() + entry.dialing < self.0.settings.max_per_server;
-        entry.dialing += usize::from(free && !stopped);
-        free && !stopped
+        if entry.connections.len() + entry.dialing >= self.0.settings.max_per_server {
+            return Err(Held::Connections);
+        }
+        let address = server.address();
+        let pace = pace_of(&mut inner.paces, &address);
+        if !pace.begin() {
+            return Err(Held::Logins(pace.limit()));
+        }
+        entry.dialing += 1;
+        Ok(Ticket { key: key.clone(), address, began: Instant::now() })
     }
 
     /// Makes a connection on a thread of its own, which then serves it.
-    fn dial(&self, key: &Key, wish: &Wish<'_>) -> Result<Arc<Connection>, Error> {
+    fn dial(&self, ticket: Ticket, wish: &Wish<'_>, gated: bool) -> Result<Arc<Connection>, Missed> {
         let server = wish.server;
-        let pass = if wish.gated { self.0.breakers.admit(server).map(Some) } else { Ok(None) };
-        let pass = pass.inspect_err(|_| self.dialed(key, None))?;
+        let pass = match gated.then(|| self.0.breakers.admit(server)).transpose() {
+            Ok(pass) => pass,
+            Err(_) => {
+                self.dialed(&ticket, None, End::Other);
+                return Err(Missed::Refused);
+            }
+        };
+        let trial = pass.as_ref().is_some_and(Pass::is_trial);
+        self.dialed_by_a_thread(ticket, wish, pass).map_err(|error| Missed::Failed { error, trial })
+    }
+
+    fn dialed_by_a_thread(
+        &self,
+        ticket: Ticket,
+        wish: &Wish<'_>,
+        pass: Option<Pass>,
+    ) -> Result<Arc<Connection>, Error> {
+        let (server, began, ticket) = (wish.server, ticket.began, Arc::new(ticket));
         let progress = Arc::new(Mutex::new(Progress::new()));
         let (tell, told) = bounded(1);
         let thread = {
-            let (pool, key, server, progress) = (self.clone(), key.clone(), server.clone(), Arc::clone(&progress));
+            let (pool, ticket, server, progress) =
+                (self.clone(), Arc::clone(&ticket), server.clone(), Arc::clone(&progress));
             threads::spawn("ssh-connection", move || {
                 let made = pool.reach(&server, &progress, pass);
-                pool.dialed(&key, made.as_ref().ok().map(|(connection, _)| connection));
+                let end = match &made {
+                    Ok(_) => End::Passed,
+                    Err(Error::TurnedAway { .. }) => End::TurnedAway,
+                    Err(_) => End::Other,
+                };
+                pool.dialed(&ticket, made.as_ref().ok().map(|(connection, _)| connection), end);
                 // The credential is not kept beyond this.
                 drop((server, progress));
                 match made {
@@ -186,7 +320,7 @@ impl Pool {
         match thread {
             Ok(thread) => self.lock().threads.push(thread),
             Err(error) => {
-                self.dialed(key, None);
+                self.dialed(&ticket, None, End::Other);
                 return Err(Error::Local { server: server.shown(), what: error.to_string() });
             }
         }
@@ -200,6 +334,11 @@ impl Pool {
                 }
                 Err(RecvTimeoutError::Timeout) if !(wish.wanted)() => {
                     return Err(Error::Stopped { server: server.shown() });
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= wish.until => {
+                    let step = progress.lock().unwrap_or_else(PoisonError::into_inner).step;
+                    let (limit, after) = ("jobs.setupTimeout", rounded(began.elapsed()));
+                    return Err(Error::Timeout { server: server.shown(), step, limit, after });
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(step) = overdue(&progress, self.0.settings.connection_timeout) {
@@ -238,10 +377,10 @@ impl Pool {
     }
 
     /// A connection in the making has come to its end, one way or the other.
-    fn dialed(&self, key: &Key, made: Option<&Arc<Connection>>) {
+    fn dialed(&self, ticket: &Ticket, made: Option<&Arc<Connection>>, end: End) {
         let mut inner = self.lock();
         let stopped = inner.stopped;
-        let entry = inner.entries.entry(key.clone()).or_default();
+        let entry = inner.entries.entry(ticket.key.clone()).or_default();
         entry.dialing = entry.dialing.saturating_sub(1);
         if let Some(connection) = made {
             if stopped {
@@ -249,6 +388,7 @@ impl Pool {
             }
             entry.connections.push(Arc::clone(connection));
         }
+        pace_of(&mut inner.paces, &ticket.address).end(ticket.began, end, Instant::now());
     }
 
     /// The host key that a server shows, whether trusted or not: its type and the key.
@@ -278,6 +418,25 @@ impl Pool {
             thread.join_within(wait);
         }
     }
+}
+
+/// What is known of a server's pace. Where too many are known, those of which nothing is left to know make room, then
+/// others that nobody logs in to.
+fn pace_of<'a>(paces: &'a mut BTreeMap<String, Pace>, address: &str) -> &'a mut Pace {
+    if paces.len() >= limits::SSH_PACES && !paces.contains_key(address) {
+        paces.retain(|_, pace| !pace.is_forgettable());
+        let idle = paces.iter().find(|(_, pace)| pace.is_idle()).map(|(address, _)| address.clone());
+        if let Some(idle) = idle.filter(|_| paces.len() >= limits::SSH_PACES) {
+            paces.remove(&idle);
+        }
+    }
+    let settings = pace::Settings { most: limits::SSH_DIALS, grow_after: limits::SSH_DIALS_GROW };
+    paces.entry(address.to_owned()).or_insert_with(|| Pace::new(settings))
+}
+
+/// Whole milliseconds.
+fn rounded(length: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Whether one more connection may be made; asks the idle ones to go when there are too many.
@@ -312,80 +471,5 @@ fn overdue(progress: &Mutex<Progress>, limit: Duration) -> Option<Step> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read as _;
-    use std::net::{TcpListener, TcpStream};
-
-    use super::*;
-    use crate::executors::ssh::connection::tests::{idle, session};
-    use crate::policy::breaker;
-
-    fn pool() -> Pool {
-        let config = crate::config::defaults();
-        let timeout = Duration::from_secs(1);
-        let settings = breaker::Settings {
-            enabled: false,
-            failure_threshold: 1,
-            success_threshold: 1,
-            timeout,
-            half_open_requests: 1,
-        };
-        Pool::new(config.ssh, Breakers::new(settings))
-    }
-
-    fn key(host: &str) -> Key {
-        Key { host: host.to_owned(), port: 22, user: String::new(), credential: Vec::new() }
-    }
-
-    #[test]
-    fn connections_of_all_servers_are_bounded_and_idle_ones_make_room() {
-        let ((unused, _one), (used, _other)) = (idle(), idle());
-        let _session = session(&used);
-        let with = |dialing| {
-            let connections = vec![Arc::clone(&unused), Arc::clone(&used)];
-            BTreeMap::from([
-                (key("a"), Entry { connections, dialing: 0 }),
-                (key("b"), Entry { connections: Vec::new(), dialing }),
-            ])
-        };
-        assert!(make_room(&with(limits::SSH_CONNECTIONS - 3)));
-        assert!(!unused.is_closed());
-        assert!(!make_room(&with(limits::SSH_CONNECTIONS - 2)));
-        assert!(unused.is_closed() && !used.is_closed());
-    }
-
-    #[test]
-    fn a_step_that_outlasts_its_limit_is_broken_off_from_outside() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let limit = Duration::from_secs(1);
-        let late = |step, over: Duration| {
-            let socket = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
-            let (mut peer, _) = listener.accept().expect("the other end");
-            peer.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
-            let since = Instant::now().checked_sub(limit + over).expect("a host that is up for some seconds");
-            let found = overdue(&Mutex::new(Progress { step, since, socket: socket.try_clone().ok() }), limit);
-            assert_eq!(peer.read(&mut [0; 1]).is_ok(), found.is_some(), "the socket is shut down, or it is not");
-            found
-        };
-        // It keeps its limit by itself, a little late on a host that is busy.
-        assert_eq!(late(Step::Handshake, limits::SSH_OVERDUE / 2), None);
-        assert_eq!(late(Step::Handshake, limits::SSH_OVERDUE + Duration::from_millis(1)), Some(Step::Handshake));
-        // The C library's resolver keeps no limit.
-        assert_eq!(late(Step::Resolve, Duration::from_millis(1)), Some(Step::Resolve));
-    }
-
-    #[test]
-    fn the_end_waits_for_a_connections_thread_and_no_longer_than_allowed() {
-        let pool = pool();
-        let (release, held) = bounded::<()>(0);
-        let thread = threads::spawn("ssh-connection", move || {
-            let _ = held.recv_timeout(Duration::from_secs(10));
-        });
-        pool.lock().threads.push(thread.expect("a thread"));
-        let begun = Instant::now();
-        pool.stop_within(Duration::from_millis(50));
-        let took = begun.elapsed();
-        assert!((Duration::from_millis(50)..Duration::from_secs(5)).contains(&took), "{took:?}");
-        drop(release);
-    }
-}
+#[path = "pool_tests.rs"]
+mod tests;

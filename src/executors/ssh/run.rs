@@ -415,7 +415,7 @@ impl<'a> Run<'a> {
         loop {
             let control = self.control;
             let wanted = || !control.is_left() && (last.is_some() || !control.is_given_up()) && Instant::now() < until;
-            let wish = Wish { server: self.server, gated: false, until, wanted: &wanted };
+            let wish = Wish { server: self.server, until, wanted: &wanted };
             let error = match self.shared.pool.session(&wish) {
                 Ok((session, _)) => {
                     if self.host_key.is_empty() {
