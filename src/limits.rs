@@ -75,6 +75,9 @@ pub const TMPFS_INODES: u64 = 200_000;
 pub const COPY_FILE_MIB: u64 = 16;
 /// See [`COPY_FILE_MIB`].
 pub const COPY_FILES: u64 = 2;
+/// Bytes of output in a copy that has lost its beginning, from which on the script is known to have begun. A copy turns
+/// over after [`COPY_FILE_MIB`] of JSON, which are 229,000 bytes at least; a shell without its program says a few words.
+pub const COPY_TURNED_OVER: u64 = 64 * 1024;
 /// Largest script that is taken, in bytes.
 pub const SCRIPT_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a script that is too large are counted up to here, for the message of `exec`: a pipe may never end.
@@ -441,12 +444,18 @@ pub const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 pub const STRAY_LOOK: Duration = Duration::from_secs(10);
 /// Largest file of the journal: `jobs.maxOutput` at its most (64 MB) three times, stdout being in two bodies.
 pub const JOURNAL_FILE_MAX: usize = 256 << 20;
+/// Longest wait for another write of the same job's entry. A disk under load takes seconds for a large report.
+pub const JOURNAL_TURN: Duration = Duration::from_secs(60);
 /// Bytes that a probe of the journal writes: more than one block, so that a full file system refuses it.
 pub const JOURNAL_PROBE: usize = 16 * 1024;
 /// A lock that is held is tried so many times again, since somebody may only look who holds it, and
 pub const LOCK_LOOKS: u32 = 5;
 /// so long after each other.
 pub const LOCK_LOOK: Duration = Duration::from_millis(20);
+/// Links on the way to `state.dir`: as many as the kernel follows.
+pub const PATH_LINKS: u32 = 40;
+/// Bytes of the file that holds the agent's id, which has 100 at most.
+pub const AGENT_ID_FILE: u64 = 4096;
 /// Files that are kept aside; the oldest gives way.
 pub const ASIDE_FILES: usize = 100;
 /// Bytes of them, all together: as much as the largest file of the journal.

@@ -1,12 +1,13 @@
 //! Who this agent is towards the backend: configured, or made once and kept, so that its jobs are found again after a
 //! restart.
 
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::Path;
 
 use crate::job::Id;
+use crate::limits;
+use crate::os::files::{self, Folder};
+use crate::os::private::{self, Refused};
 use crate::os::random;
 
 const FILE: &str = "agent-id";
@@ -17,16 +18,15 @@ pub fn resolve(configured: &str, state_dir: &Path) -> Result<String, String> {
         return Id::parse(configured).map(|id| id.to_string()).map_err(|error| format!("orchestrator.id: {error}"));
     }
     let path = state_dir.join(FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => match Id::parse(text.trim()) {
+    if let Some(text) = read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))? {
+        match Id::parse(text.trim()) {
             Ok(id) => return Ok(id.to_string()),
             Err(error) => log::warn!("{} holds no agent id ({error}); making a new one", path.display()),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        }
     }
     let id = format!("agent-{}", random::hex(8));
-    keep(&path, &id).map_err(|error| {
+    let kept = Folder::existing(state_dir).and_then(|folder| folder.write(FILE, &[format!("{id}\n").as_bytes()]));
+    kept.map_err(|error| {
         format!("cannot write {}: {error}; make state.dir writable, or set orchestrator.id", path.display())
     })?;
     log::info!("this agent's id is {id}, kept in {}", path.display());
@@ -39,39 +39,41 @@ pub fn known(configured: &str, state_dir: &Path) -> Result<Option<String>, Strin
         return resolve(configured, state_dir).map(Some);
     }
     let path = state_dir.join(FILE);
-    match fs::read_to_string(&path) {
+    match read(&path) {
         // What is no id would be replaced at the next start.
-        Ok(text) => Ok(Id::parse(text.trim()).ok().map(|id| id.to_string())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(text) => Ok(text.and_then(|text| Id::parse(text.trim()).ok()).map(|id| id.to_string())),
         Err(error) => Err(format!("cannot read {}: {error}; run this as the agent's user", path.display())),
     }
 }
 
-/// Makes the state folder, readable by nobody else; an existing one is made so.
+/// Makes the state folder, which nobody else may read, change or replace; an existing one of this user's own is made so.
 pub fn prepare_state(dir: &Path) -> Result<(), String> {
-    let failed = |error: std::io::Error| {
-        format!("cannot prepare state.dir {}: {error}; choose another with state.dir", dir.display())
-    };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    let mode = fs::metadata(dir).map_err(failed)?.permissions().mode() & 0o777;
-    if mode != 0o700 {
+    let refused =
+        |why: Refused| format!("cannot use state.dir {}: {why}; or set another with state.dir", dir.display());
+    if let (_, Some(mode)) = private::prepare(dir).map_err(refused)? {
         log::warn!("state.dir {} had mode {mode:o}; it is 700 now", dir.display());
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Written beside and renamed, so that a crash leaves the old file or the new one.
-fn keep(path: &Path, id: &str) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(format!("{id}\n").as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
+/// What the file holds; `None` where there is none.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    match files::read_small(path, limits::AGENT_ID_FILE) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Neither text nor a link is an id; what is there instead is replaced, as other nonsense is.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge) => {
+            Ok(Some(String::new()))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -87,6 +89,10 @@ mod tests {
         assert_eq!(known("auto", &dir), Ok(None));
         let second = resolve("auto", &dir).expect("id");
         assert_ne!(first, second);
+        // More than an id can be, in a file that was one.
+        fs::write(dir.join(FILE), format!("{second}{}", " ".repeat(5000))).expect("write");
+        assert_eq!(known("auto", &dir), Ok(None));
+        assert_ne!(resolve("auto", &dir).expect("id"), second);
         assert_eq!(resolve("edge-7", &dir), Ok("edge-7".to_owned()));
         assert!(resolve("a b", &dir).is_err());
         fs::remove_dir_all(&dir).expect("remove");

@@ -26,7 +26,7 @@ use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Board, Component, Reason};
-use crate::jobs::adopt;
+use crate::jobs::adopt::Adopter;
 use crate::jobs::control;
 use crate::jobs::crew::Crew;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
@@ -66,8 +66,8 @@ struct Agent {
     containers: ContainerExecutor,
     outbox: Outbox,
     scribe: Scribe,
-    /// Jobs of an earlier run, each on a thread of its own, which ends with it.
-    adopted: Vec<Thread>,
+    /// Of jobs of an earlier run.
+    adopter: Adopter,
     /// Ends the poller.
     no_more_claims: Stop,
     slots: Slots,
@@ -208,16 +208,17 @@ impl Parts {
         }
     }
 
-    fn monitor(&self, config: &Live, id: &str) -> Monitor {
+    fn monitor(&self, config: &Live, id: &str, adopter: Adopter) -> Monitor {
         let (running, journal, outbox) = (self.running.clone(), self.journal.clone(), self.outbox.clone());
+        let adopt = Box::new(move |lost| adopter.of_containers(lost));
         Monitor::new(
             config,
             id,
             self.docker.clone(),
-            (self.containers.clone(), self.servers.clone(), self.running.clone()),
+            (self.containers.clone(), self.servers.clone()),
             (self.client.separate(), self.streamer.clone()),
             Arc::clone(&self.board),
-            Books { running, journal, outbox, strays: self.strays.clone() },
+            Books { running, journal, outbox, strays: self.strays.clone(), adopt },
         )
     }
 
@@ -257,11 +258,12 @@ impl Agent {
         let control = open_control(&config.state.dir, parts.sources(&id))?;
         let poll_wait = longest_call(&config);
         let live = Live::new(config);
-        let mut monitor = parts.monitor(&live, &id);
         let shop = parts.shop(&live);
+        let adopter = Adopter::new(&shop, &parts.slots);
+        let mut monitor = parts.monitor(&live, &id, adopter.clone());
 
         // What an earlier run began is in hand before anything else is claimed or cleaned up.
-        let adopted = adopt::all(&shop, &parts.slots, std::mem::take(&mut parts.open));
+        adopter.of_journal(std::mem::take(&mut parts.open));
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first();
         let looking = parts.pulses.part("monitor", poll_wait.max(limits::DOCKER_WORK) + limits::PULSE_ROOM);
@@ -297,7 +299,7 @@ impl Agent {
             containers: parts.containers,
             outbox: parts.outbox,
             scribe: parts.scribe,
-            adopted,
+            adopter,
             no_more_claims,
             slots: parts.slots,
             poll_wait,
@@ -367,11 +369,11 @@ impl Agent {
             match config.jobs.on_shutdown {
                 OnShutdown::Leave => {
                     log::warn!("leaving {count} jobs that still run to the next start (jobs.onShutdown: leave)");
-                    self.running.leave_all("the agent's shutdown");
+                    self.running.leave_all();
                 }
                 OnShutdown::Cancel => {
                     log::warn!("cancelling {count} jobs that still run (jobs.onShutdown: cancel)");
-                    self.running.cancel_all("the agent's shutdown");
+                    self.running.stop_all("the agent's shutdown");
                 }
             }
             match self.wait_for_jobs(signals, limits::CANCEL_WAIT) {
@@ -389,9 +391,7 @@ impl Agent {
         self.poller.join_within(self.poll_wait);
         self.all.set();
         self.crew.join(limits::THREAD_JOIN_WAIT);
-        for job in self.adopted {
-            job.join_within(limits::THREAD_JOIN_WAIT);
-        }
+        self.adopter.join(limits::THREAD_JOIN_WAIT);
         self.servers.stop();
         self.outbox.stop();
         self.scribe.stop();

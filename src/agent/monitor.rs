@@ -18,7 +18,7 @@ use crate::health::{Board, Component, DetailValue, Reason, Status};
 use crate::job::Id;
 use crate::jobs::journal::Journal;
 use crate::jobs::outbox::Outbox;
-use crate::jobs::recover::Recovery;
+use crate::jobs::recover::{Lost, Recovery};
 use crate::jobs::running::Running;
 use crate::jobs::strays::Strays;
 use crate::limits;
@@ -36,6 +36,8 @@ pub struct Books {
     pub outbox: Outbox,
     /// Claims whose answer was lost.
     pub strays: Strays,
+    /// Goes on with jobs whose page is lost.
+    pub adopt: Box<dyn Fn(Vec<Lost>) + Send>,
 }
 
 impl Books {
@@ -45,6 +47,13 @@ impl Books {
         let in_hand = self.running.ids();
         in_hand.into_iter().chain(self.outbox.ids()).collect()
     }
+
+    /// Whether somebody still needs the containers of this job: it is in hand, or its page waits for the next start. In
+    /// this order: a page is there until the job has been reported.
+    fn needs(&self, job: &Id) -> bool {
+        let written = self.journal.has(job);
+        self.running.get(job).is_some() || (written && !self.outbox.holds(job))
+    }
 }
 
 /// What is looked at.
@@ -52,7 +61,6 @@ pub struct Monitor {
     docker: docker::Client,
     containers: ContainerExecutor,
     servers: SshExecutor,
-    running: Running,
     janitor: Janitor,
     /// When the janitor looks next.
     next_round: Instant,
@@ -78,7 +86,7 @@ impl Monitor {
         config: &Live,
         agent: &str,
         docker: docker::Client,
-        (containers, servers, running): (ContainerExecutor, SshExecutor, Running),
+        (containers, servers): (ContainerExecutor, SshExecutor),
         (client, streamer): (api::Client, LogStreamer),
         board: Arc<Board>,
         books: Books,
@@ -89,7 +97,6 @@ impl Monitor {
             docker,
             containers,
             servers,
-            running,
             janitor,
             next_round: Instant::now(),
             client,
@@ -158,7 +165,7 @@ impl Monitor {
             return;
         }
         self.next_round = Instant::now() + limits::JANITOR_EVERY;
-        self.janitor.round(&|job, _| self.running.ids().contains(job));
+        self.janitor.round(&|job, _| self.books.needs(job));
     }
 
     /// Not before recovery, which gives back what an earlier run had claimed.
@@ -176,16 +183,17 @@ impl Monitor {
             return;
         }
         let (docker, client) = (&self.docker, &self.client);
-        let Books { running, outbox, .. } = &self.books;
+        let Books { running, outbox, journal, .. } = &self.books;
         // In this order: a job goes from the one to the other, and into the outbox before it leaves the registry.
         let in_hand = running.ids();
         let reported: BTreeSet<Id> = outbox.ids().into_iter().collect();
         let known: BTreeSet<Id> = in_hand.into_iter().chain(reported.iter().cloned()).collect();
-        let (agent, max_output) = (self.agent.as_str(), self.config.now().jobs.max_output);
-        let recovery =
-            Recovery { engine: docker, client, agent, max_output, outbox, known: &known, reported: &reported };
-        match recovery.run() {
-            Ok(()) => {
+        let (agent, max_timeout) = (self.agent.as_str(), self.config.now().jobs.max_timeout);
+        let done = |job: &Id| journal.done().lookup(job);
+        let (engine, done, known, reported) = (docker, &done, &known, &reported);
+        match (Recovery { engine, client, agent, max_timeout, outbox, done, known, reported }).run() {
+            Ok(lost) => {
+                (self.books.adopt)(lost);
                 self.recovered = true;
                 self.board.clear(Reason::Starting);
             }
@@ -404,16 +412,45 @@ mod tests {
             Outbox::start(journal.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
         let running = Running::new();
         let strays = Strays::new(config.api.timeout);
-        let books = Books { running: running.clone(), journal, outbox: outbox.clone(), strays };
+        let adopt = Box::new(|_| {});
+        let books = Books { running, journal, outbox: outbox.clone(), strays, adopt };
         let servers = SshExecutor::new(&config);
         let (live, streamer) = (Live::new(config), LogStreamer::disabled());
-        let executors = (containers, servers, running);
+        let executors = (containers, servers);
         let monitor = Monitor::new(&live, "a", docker, executors, (client, streamer), Arc::clone(board), books);
         let end = move || {
             outbox.stop();
             sampler.stop();
         };
         (monitor, [sampling, offering], end)
+    }
+
+    #[test]
+    fn the_containers_of_a_job_are_needed_while_it_is_in_hand_or_waits_for_the_next_start() {
+        use crate::jobs::journal::tests::{ended, entry, id};
+        let dir = std::env::temp_dir().join(format!("cronium-needs-{}", crate::os::random::hex(6)));
+        std::fs::create_dir(&dir).expect("a folder");
+        let (board, stop) = (Arc::new(Board::new()), Stop::new());
+        let (monitor, helpers, end) = monitor(&dir, &board, &stop);
+        let books = &monitor.books;
+        assert!(!books.needs(&id("nobodys")));
+        let token = books.running.claim(&id("runs")).expect("free");
+        assert!(books.needs(&id("runs")));
+        drop(token);
+        assert!(!books.needs(&id("runs")));
+        // As one whose thread could not be started.
+        books.journal.put(&entry("waits", crate::jobs::journal::Stage::Intent)).expect("put");
+        assert!(books.needs(&id("waits")));
+        // On disk, and offered to a backend that is away: its container was to be removed before.
+        books.outbox.report(entry("ended", ended(1, ""))).expect("kept");
+        assert!(books.journal.has(&id("ended")) && !books.needs(&id("ended")));
+        stop.set();
+        end();
+        for thread in helpers {
+            assert_eq!(thread.join_within(Duration::from_secs(10)), threads::Ended::Returned);
+        }
+        drop(monitor);
+        std::fs::remove_dir_all(dir).expect("removed");
     }
 
     #[test]

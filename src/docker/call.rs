@@ -67,6 +67,16 @@ pub fn exchange(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Dead
 
 /// Sends the request and reads the answer's head.
 pub fn open(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline) -> Result<Opened, Error> {
+    open_while(endpoint, request, deadline, &mut || true)
+}
+
+/// The same for as long as `wanted` says so: the engine gives no head of a pull before the registry has answered.
+pub fn open_while(
+    endpoint: &DockerEndpoint,
+    request: &Request<'_>,
+    deadline: Deadline,
+    wanted: &mut dyn FnMut() -> bool,
+) -> Result<Opened, Error> {
     let mut conn = Conn::open(endpoint, deadline)?;
     send(&mut conn, request, deadline)?;
     let mut rest = Vec::new();
@@ -77,12 +87,14 @@ pub fn open(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline
                 rest.drain(..used);
                 return Ok(Opened { head, conn, rest });
             }
-            Ok(None) => {
-                if read_some(&mut conn, &mut rest, &request.doing, deadline)? == 0 {
+            Ok(None) => match read_tick(&mut conn, &mut rest, &request.doing, deadline)? {
+                Some(0) => {
                     let what = "the connection ended before the answer's head did".to_owned();
                     return Err(Error::Protocol { doing: request.doing.clone(), what });
                 }
-            }
+                None if !wanted() => return Err(Error::Stopped { doing: request.doing.clone() }),
+                Some(_) | None => {}
+            },
             Err(error) => return Err(Error::Protocol { doing: request.doing.clone(), what: error.to_string() }),
         }
     }
@@ -141,15 +153,6 @@ fn read_tick(conn: &mut Conn, into: &mut Vec<u8>, doing: &str, deadline: Deadlin
             Err(error) => Err(broke(error)),
         }
     })
-}
-
-/// Appends what one read gives; 0 at the end of the stream.
-fn read_some(conn: &mut Conn, into: &mut Vec<u8>, doing: &str, deadline: Deadline) -> Result<usize, Error> {
-    loop {
-        if let Some(n) = read_tick(conn, into, doing, deadline)? {
-            return Ok(n);
-        }
-    }
 }
 
 fn timeout(doing: &str, deadline: Deadline) -> Error {

@@ -211,9 +211,19 @@ impl Client {
     }
 
     /// A call of which only the head is read here: attach, pull.
-    pub(in crate::docker) fn open(&self, mut request: Request<'_>, deadline: Deadline) -> Result<Opened, Error> {
+    pub(in crate::docker) fn open(&self, request: Request<'_>, deadline: Deadline) -> Result<Opened, Error> {
+        self.open_while(request, deadline, &mut || true)
+    }
+
+    /// The same for as long as `wanted` says so.
+    pub(in crate::docker) fn open_while(
+        &self,
+        mut request: Request<'_>,
+        deadline: Deadline,
+        wanted: &mut dyn FnMut() -> bool,
+    ) -> Result<Opened, Error> {
         request.target = format!("/v{}{}", self.api_version()?, request.target);
-        let opened = call::open(&self.endpoint, &request, deadline)?;
+        let opened = call::open_while(&self.endpoint, &request, deadline, wanted)?;
         if opened.head.status >= 400 {
             // Gives the error with the engine's words.
             call::read_whole(&request, opened, deadline)?;

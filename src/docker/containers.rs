@@ -65,6 +65,8 @@ impl State {
 #[derive(Debug, Clone)]
 pub struct Inspect {
     pub id: String,
+    /// The labels that it was made with.
+    pub labels: BTreeMap<String, String>,
     pub state: State,
     /// Bytes in the writable layer; only when it was asked for.
     pub layer: Option<i64>,
@@ -72,10 +74,26 @@ pub struct Inspect {
 
 impl Inspect {
     fn read(found: Json<'_>) -> Result<Self, FieldsError> {
-        let [id, state, layer] = found.fields(["Id", "State", "SizeRw"])?;
+        let [id, config, state, layer] = found.fields(["Id", "Config", "State", "SizeRw"])?;
+        let [all] = config.map_or(Ok([None]), |config| config.fields(["Labels"]))?;
         let state = State::read(state.ok_or(FieldsError::Missing("State"))?)?;
-        Ok(Self { id: words(id), state, layer: layer.and_then(Json::whole) })
+        Ok(Self { id: words(id), labels: labels(all)?, state, layer: layer.and_then(Json::whole) })
     }
+}
+
+/// The labels that are this agent's own.
+fn labels(all: Option<Json<'_>>) -> Result<BTreeMap<String, String>, FieldsError> {
+    let mut own = BTreeMap::new();
+    for member in all.and_then(Json::members).into_iter().flatten() {
+        let (name, value) = member.map_err(FieldsError::Broken)?;
+        let name = name.beginning(limits::ENGINE_TEXT).filter(|name| name.starts_with(LABELS));
+        if let Some(name) = name
+            && own.len() < limits::ENGINE_LIST
+        {
+            own.insert(name, words(Some(value)));
+        }
+    }
+    Ok(own)
 }
 
 /// A row of the list of containers.
@@ -94,20 +112,10 @@ pub struct Row {
 
 impl Row {
     fn read(row: Json<'_>) -> Result<Self, FieldsError> {
-        let [id, labels, names, state, created] = row.fields(["Id", "Labels", "Names", "State", "Created"])?;
-        let mut own = BTreeMap::new();
-        for member in labels.and_then(Json::members).into_iter().flatten() {
-            let (name, value) = member.map_err(FieldsError::Broken)?;
-            let name = name.beginning(limits::ENGINE_TEXT).filter(|name| name.starts_with(LABELS));
-            if let Some(name) = name
-                && own.len() < limits::ENGINE_LIST
-            {
-                own.insert(name, words(Some(value)));
-            }
-        }
+        let [id, all, names, state, created] = row.fields(["Id", "Labels", "Names", "State", "Created"])?;
         Ok(Self {
             id: id.and_then(|id| id.text(limits::ENGINE_TEXT).ok()).ok_or(FieldsError::Missing("Id"))?,
-            labels: own,
+            labels: labels(all)?,
             names: names.map(list).unwrap_or_default(),
             state: words(state),
             created: created.and_then(Json::whole).unwrap_or(0),
@@ -172,9 +180,7 @@ impl Client {
         let answer = self.send(DockerOperation::Create, &doing, "POST", &path, Some(body), deadline)?;
         let [id, warnings] = parse(&doing, &answer.body, |created| created.fields(["Id", "Warnings"]))?;
         let id = words(id);
-        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(Error::Protocol { doing, what: "the new container's id is no id".to_owned() });
-        }
+        check_id(&doing, &id)?;
         // Of whatever form: the container exists, and its id is what counts.
         for warning in warnings.map(list).unwrap_or_default() {
             log::warn!("the engine warns about container {name}: {warning}");
@@ -231,7 +237,9 @@ impl Client {
         let doing = format!("inspect container {}", short(id));
         let path = format!("/containers/{id}/json{}", if size { "?size=1" } else { "" });
         let answer = self.get(DockerOperation::Inspect, &doing, &path)?;
-        parse(&doing, &answer.body, Inspect::read)
+        let found = parse(&doing, &answer.body, Inspect::read)?;
+        check_id(&doing, &found.id)?;
+        Ok(found)
     }
 
     /// Sends a signal to the container's first process. That it does not run any more is no error.
@@ -311,8 +319,18 @@ impl Client {
         let filters = serde_json::json!({ "label": labels }).to_string();
         let path = format!("/containers/json?all=1&filters={}", encode(&filters));
         let answer = self.get(DockerOperation::List, "list containers", &path)?;
-        parse("list containers", &answer.body, Row::all)
+        let rows = parse("list containers", &answer.body, Row::all)?;
+        rows.iter().try_for_each(|row| check_id("list containers", &row.id))?;
+        Ok(rows)
     }
+}
+
+/// An id becomes part of a path, and what has none is nothing that could be removed.
+fn check_id(doing: &str, id: &str) -> Result<(), Error> {
+    if !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Ok(());
+    }
+    Err(Error::Protocol { doing: doing.to_owned(), what: "a container's id is no id".to_owned() })
 }
 
 impl Attached {

@@ -216,7 +216,7 @@ impl Client {
         watch: &mut dyn FnMut(&Progress) -> bool,
     ) -> Result<(), Error> {
         let doing = request.doing.clone();
-        let opened = self.open(request, deadline)?;
+        let opened = self.open_while(request, deadline, &mut || watch(&Progress::default()))?;
         let mut told = Told { image, layers: Layers::default(), failure: None, unread: None };
         let mut lines = Splitter::new(limits::PULL_LINE);
         let mut heard = clock::now();

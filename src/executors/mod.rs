@@ -94,11 +94,21 @@ pub enum End {
     NeverRan(Remains),
 }
 
-/// What is still there of a script that has ended, a container or a folder on a server, for whoever has to look at it
-/// after a crash. Dropping this removes it, which comes after the outcome was written to disk: until then it is the only
-/// witness.
+/// What is still there of a script that has ended, a container or a folder on a server. Until the outcome is on disk it is
+/// the only witness, so dropping this, which removes it, comes after that. The report does not wait for the removal.
 #[derive(Default)]
-pub struct Remains(Option<Box<dyn Send>>);
+pub struct Remains(Option<Box<dyn Leftover>>);
+
+/// A thing that is removed when it is dropped.
+pub trait Leftover: Send {
+    /// The outcome is on disk: asks for the removal, where that can be done without waiting for it.
+    fn ask(&mut self) {}
+}
+
+/// A leftover that is removed by its drop alone.
+struct Plain<T>(#[allow(dead_code)] T);
+
+impl<T: Send> Leftover for Plain<T> {}
 
 impl Remains {
     /// Nothing is left.
@@ -108,12 +118,24 @@ impl Remains {
 
     /// `thing` is removed when it is dropped.
     pub fn of(thing: impl Send + 'static) -> Self {
-        Self(Some(Box::new(thing)))
+        Self(Some(Box::new(Plain(thing))))
+    }
+
+    /// The same, where its removal can be asked for beforehand.
+    pub fn asked_for(leftover: impl Leftover + 'static) -> Self {
+        Self(Some(Box::new(leftover)))
     }
 
     /// Whether anything is left.
     pub fn is_something(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// See [`Leftover::ask`].
+    pub fn ask(&mut self) {
+        if let Some(leftover) = &mut self.0 {
+            leftover.ask();
+        }
     }
 }
 

@@ -62,9 +62,15 @@ impl Reaper {
 
     /// Watches one more job; `pace` is how hard it is ended.
     pub fn control(&self, pace: Pace) -> Arc<Control> {
-        let control = Arc::new(Control::new(pace, self.bell.clone()));
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&control));
+        let control = Control::new();
+        self.watch(&control, pace);
         control
+    }
+
+    /// The same for a job that has its handle already.
+    pub fn watch(&self, control: &Arc<Control>, pace: Pace) {
+        control.watched_by(self.bell.clone(), pace);
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(control));
     }
 
     /// Ends the thread; jobs that still run are not watched any more.

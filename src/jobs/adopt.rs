@@ -1,11 +1,12 @@
 //! What the journal says of jobs that an earlier agent began: each is found again, gone on with, and reported.
 //!
-//! A job whose page says `Intent` never started and goes back to the queue. One that was started is looked for where it
+//! A job whose page is lost is taken in hand by what its container tells ([`crate::jobs::recover`]), and goes the same
+//! way. A job whose page says `Intent` never started and goes back to the queue. One that was started is looked for where it
 //! runs: a container by its name in the engine, a script on a server by its folder there, for which the backend must
 //! still tell how to log in. It keeps its deadline: time in which no agent lived counts. Each has a thread of its own,
 //! `job-adopted`, so that no worker waits for a server that is away.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::types::ResourceSet;
@@ -16,10 +17,11 @@ use crate::jobs::ledger::{Ledger, boot_id};
 use crate::jobs::outbox::Tried;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
+use crate::jobs::recover::Lost as LostPage;
 use crate::jobs::report;
 use crate::jobs::running::{Note, Step, Token};
 use crate::jobs::several;
-use crate::jobs::worker::{Workshop, broken, conclude, control_of, guarded, unrun};
+use crate::jobs::worker::{Reported, Workshop, broken, conclude, guarded, unrun, watched};
 use crate::limits;
 use crate::metrics;
 use crate::os::clock;
@@ -27,23 +29,61 @@ use crate::os::threads::{self, Thread};
 use crate::telemetry;
 use crate::verdict::{Phase, Verdict};
 
-/// Starts a thread for each job of the journal that had not ended.
-pub fn all(shop: &Arc<Workshop>, slots: &Slots, entries: Vec<Entry>) -> Vec<Thread> {
-    let mut threads = Vec::new();
-    for entry in entries {
-        let Some(token) = shop.running.claim(&entry.job) else { continue };
+/// Takes jobs of an earlier run in hand; shared by clones.
+#[derive(Clone)]
+pub struct Adopter {
+    shop: Arc<Workshop>,
+    slots: Slots,
+    threads: Arc<Mutex<Vec<Thread>>>,
+}
+
+/// Where a job of an earlier run is known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Journal,
+    /// Its page is lost; whether its report may have been sent.
+    Container {
+        doubted: bool,
+    },
+}
+
+impl Adopter {
+    /// Nothing is in hand yet.
+    pub fn new(shop: &Arc<Workshop>, slots: &Slots) -> Self {
+        Self { shop: Arc::clone(shop), slots: slots.clone(), threads: Arc::default() }
+    }
+
+    /// Starts a thread for each job of the journal that had not ended.
+    pub fn of_journal(&self, entries: Vec<Entry>) {
+        entries.into_iter().for_each(|entry| self.take(entry, Known::Journal));
+    }
+
+    /// The same for jobs whose page is lost and that their containers tell of.
+    pub fn of_containers(&self, lost: Vec<LostPage>) {
+        lost.into_iter().for_each(|LostPage { page, doubted }| self.take(page, Known::Container { doubted }));
+    }
+
+    fn take(&self, entry: Entry, known: Known) {
+        let Some(token) = self.shop.running.claim(&entry.job) else { return };
         // More than there are workers when there are fewer now: then the poller waits until all have ended.
-        let slot = slots.busy();
-        let (job, own) = (entry.job.clone(), Arc::clone(shop));
-        match threads::spawn("job-adopted", move || one(&own, entry, &token, slot)) {
-            Ok(thread) => threads.push(thread),
+        let slot = self.slots.busy();
+        let (job, own) = (entry.job.clone(), Arc::clone(&self.shop));
+        match threads::spawn("job-adopted", move || one(&own, entry, known, token, slot)) {
+            Ok(thread) => self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
             Err(error) => log::error!("job {job} of an earlier run waits for the next start: {error}"),
         }
     }
-    threads
+
+    /// Waits for the threads, for each at most so long.
+    pub fn join(&self, wait: Duration) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            thread.join_within(wait);
+        }
+    }
 }
 
-fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
+fn one(shop: &Arc<Workshop>, mut entry: Entry, known: Known, token: Token, _slot: Option<Busy>) {
     let _context = telemetry::context(&entry.job, &entry.execution);
     let _watched = shop.watched("adopted job");
     let begun = clock::now();
@@ -52,21 +92,33 @@ fn one(shop: &Arc<Workshop>, entry: Entry, token: &Token, _slot: Option<Busy>) {
     token.note(Note::Execution(entry.execution.clone()));
     token.note(Note::Place(place_of(&entry)));
     token.step(Step::Running);
+    let clamped = entry.clamp_deadlines(now_ms());
+    if clamped {
+        log::warn!("by this host's clock the job had longer than its whole time limit, which begins anew now");
+    }
+    if (clamped || known != Known::Journal)
+        && let Err(error) = shop.journal.put(&entry)
+    {
+        log::error!("the job goes on without its page in the journal: {error}");
+    }
     metrics::jobs_active(1);
-    let verdict = match entry.stage.clone() {
-        Stage::Started(started) => go_on(shop, entry, started, token),
+    let reported = match entry.stage.clone() {
+        Stage::Started(started) => go_on(shop, entry, started, known, &token),
         Stage::Intent => {
-            give_back(shop, &entry, token);
+            give_back(shop, &entry, &token);
             None
         }
         Stage::Ended(_) => {
-            clear(shop, entry, token);
-            None
+            metrics::jobs_active(-1);
+            return clear(shop, entry, token);
         }
     };
     metrics::jobs_active(-1);
-    if let Some(verdict) = verdict {
+    if let Some(Reported { verdict, left }) = reported {
         metrics::job_finished(kind, &verdict, clock::since(begun));
+        // As a worker does: the report is on its way, and the job may be handed out once more.
+        drop(token);
+        left.clear(&shop.outbox);
     }
 }
 
@@ -88,7 +140,7 @@ impl Waits {
 
 /// A job that never started: what was made of it is removed, then it goes back to the queue.
 fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
-    let control = control_of(shop, token);
+    let control = watched(shop, token);
     let (task, facts) = (task_of(entry, None), facts_of(entry, None));
     // A script on a server whose page says `Intent` was never sent there.
     let in_engine = entry.kind == Kind::Container;
@@ -114,26 +166,30 @@ fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
     shop.journal.remove(&entry.job);
 }
 
-/// A job whose report is on disk, and of which folders may be left on servers: they go before the report does, since the
-/// backend tells no login of a job that was reported.
-fn clear(shop: &Workshop, entry: Entry, token: &Token) {
+/// A job whose report is on disk, and of which folders may be left on servers. How to log in there the backend tells only
+/// of a job that it does not know the report of: it is asked first, then the report goes, and the folders with it.
+fn clear(shop: &Workshop, entry: Entry, token: Token) {
     token.step(Step::Reporting);
-    if shop.journal.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
-        return shop.journal.forget(&entry.job);
-    }
-    let control = control_of(shop, token);
+    let control = watched(shop, &token);
     let asked = asked(shop, &entry, || control.is_left());
-    control.end();
     let Some(job) = asked else { return };
+    let mut folders = Vec::new();
     if let Place::Servers(pages) = &entry.place {
         let each = pages.iter().enumerate();
         for (server, directory) in each.filter_map(|(at, page)| several::remains_of(job.as_deref(), at, page)) {
             log::warn!("an earlier run of this agent had not removed {directory} on {}", server.shown());
-            drop(shop.servers.remains(&server, &directory));
+            folders.push(shop.servers.remains(&server, &directory));
         }
     }
+    let remains = Remains::of(folders);
+    if shop.journal.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
+        drop(remains);
+        return shop.journal.forget(&entry.job);
+    }
     // It may have been sent before: the backend is asked for that.
-    report::deliver(&shop.outbox, entry.without_remains(), Tried::lost(), || ());
+    let left = report::deliver(&shop.outbox, entry, Tried::lost(), remains);
+    drop(token);
+    left.clear(&shop.outbox);
 }
 
 /// What the backend tells of a job that this agent has, logins among it, none of which is in the journal. The outer
@@ -155,12 +211,15 @@ pub(in crate::jobs) fn asked(shop: &Workshop, entry: &Entry, is_left: impl Fn() 
 }
 
 /// Goes on with a job that was started.
-fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) -> Option<Verdict> {
+fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, known: Known, token: &Token) -> Option<Reported> {
     if matches!(&entry.place, Place::Servers(pages) if pages.len() != 1 || pages[0].part != Part::OfJob) {
         return several::go_on(shop, entry, &started, token);
     }
-    log::warn!("an earlier run of this agent had started the job; going on with it");
-    let control = control_of(shop, token);
+    let lost = if known == Known::Journal { "" } else { ", whose page in the journal is lost" };
+    log::warn!("an earlier run of this agent had started the job{lost}; going on with it");
+    let control = watched(shop, token);
+    // It began under an earlier agent. Where this one ends already, it is left as it is.
+    let _ = control.begin();
     let live = shop.streamer.open_after(&entry.job, started.delivered.sequence);
     let mut output = JobOutput::resume(shop.config.now().jobs.max_output, live, started.delivered);
     let found = find(shop, &entry, &started, &control);
@@ -170,10 +229,17 @@ fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, token: &Token) ->
     };
     let task = task_of(&entry, server);
     let ledger = Arc::new(Ledger::found(&shop.journal, entry, output.progress()));
+    if known == (Known::Container { doubted: true }) {
+        ledger.doubt();
+    }
     let end = match found {
         Ok((prepared, _)) => {
             shop.scribe.keep(&ledger);
-            output.announce("the agent was restarted; going on with the script");
+            // Without its page, lines are numbered from 1 again: those that were sent before keep their numbers only if
+            // no other line comes before them.
+            if known == Known::Journal {
+                output.announce("the agent was restarted; going on with the script");
+            }
             let run = guarded(|| prepared.run(&task, &mut output));
             run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
         }
@@ -217,7 +283,6 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
         Missing::Unknown(Verdict::infrastructure(Phase::Execution, words))
     };
     let facts = facts_of(entry, Some(started));
-    let left = Duration::from_millis(started.deadline_ms.saturating_sub(now_ms()));
     let mut waits = Waits::default();
     loop {
         let server = match entry.kind {
@@ -227,7 +292,7 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
         let executor = if entry.kind == Kind::Container { &shop.containers } else { &shop.servers };
         let found = server.and_then(|server| {
             let task = task_of(entry, server.clone());
-            executor.adopt(&task, &facts, left, control).map(|prepared| (prepared, server))
+            executor.adopt(&task, &facts, started.left(now_ms()), control).map(|prepared| (prepared, server))
         });
         match found {
             Ok(found) => return Ok(found),
@@ -284,6 +349,8 @@ fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
     let after = Duration::from_millis(started.map_or(0, |started| started.timeout_ms));
     let name = several::limit_name(started.map_or("", |started| started.timeout_name.as_str()));
     let (place, image, limits) = match &entry.place {
+        // Without limits: a container of an agent that did not write them on it.
+        Place::Container(page) if page.memory == 0 => (page.name.clone(), page.image.clone(), None),
         Place::Container(page) => {
             let limits = ResourceSet {
                 cpu: page.cpu,

@@ -4,6 +4,8 @@
 //! The thread lives as long as the job and is joined before the job's report is sent, so that the backend sees the calls
 //! of a job in order.
 
+use std::time::Duration;
+
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api;
@@ -57,11 +59,13 @@ pub struct Errands {
 
 impl Errands {
     /// Begins with the acknowledgement at once. A job on several servers has a record for each, which are not made here.
+    /// `setup` is `jobs.setupTimeout`: the script starts within it, or not at all.
     pub fn start(
         client: api::Client,
         job: &Id,
         execution: &Id,
         record: Option<Record>,
+        setup: Duration,
         stop: Stop,
     ) -> std::io::Result<Self> {
         let (tell, acknowledged) = bounded(1);
@@ -78,8 +82,8 @@ impl Errands {
             if let Some(record) = record {
                 record.create(&client, &job);
             }
-            // An error means that the job never started.
-            if clock::receive(&started, limits::ACKNOWLEDGE_WAIT * 1000).is_ok()
+            // An error means that the job has not started.
+            if clock::receive(&started, setup + limits::ACKNOWLEDGE_WAIT).is_ok()
                 && !stop.is_set()
                 && let Err(error) = client.status_running(&job, Some("the script is running"))
             {
@@ -120,12 +124,13 @@ fn acknowledge(client: &api::Client, job: &Id) -> Acknowledged {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
     use crate::api::Problem;
     use crate::api::testing::{NoAnswer, Scripted};
     use crate::os::sim::Sim;
+
+    const SETUP: Duration = Duration::from_secs(60);
 
     /// A backend that lets each call hang for an hour, but for the first few, which it answers.
     #[derive(Debug)]
@@ -153,7 +158,7 @@ mod tests {
             let client = api::Client::scripted(Stop::new(), Arc::new(backend));
             let (job, execution) = (Id::parse("job-1").expect("id"), Id::parse("exec-1").expect("id"));
             let record = Some(Record::new(&execution, None));
-            act(sim, Errands::start(client, &job, &execution, record, Stop::new()).expect("a thread"));
+            act(sim, Errands::start(client, &job, &execution, record, SETUP, Stop::new()).expect("a thread"));
             sim.kill();
             while sim.alive() > 0 {
                 sim.pause(Duration::from_secs(1));
@@ -166,6 +171,20 @@ mod tests {
         errands(0, |sim, errands| {
             assert!(matches!(errands.acknowledged(), Acknowledged::Unknown(_)));
             assert_eq!(sim.elapsed(), limits::ACKNOWLEDGE_WAIT);
+        });
+    }
+
+    #[test]
+    fn a_start_that_does_not_come_is_waited_for_within_a_bound() {
+        errands(usize::MAX, |sim, errands| {
+            assert_eq!(errands.acknowledged(), Acknowledged::Ours);
+            let begun = sim.elapsed();
+            while sim.alive() > 0 {
+                sim.pause(Duration::from_secs(1));
+                assert!(sim.elapsed() - begun < (SETUP + limits::ACKNOWLEDGE_WAIT) * 2);
+            }
+            assert!(sim.elapsed() - begun >= SETUP + limits::ACKNOWLEDGE_WAIT);
+            drop(errands);
         });
     }
 

@@ -1,37 +1,41 @@
 //! What an earlier run of this agent left behind that the journal does not know: containers that still carry its id,
 //! and jobs that the backend still counts as its own. That is a journal that was lost or could not be written.
 //!
-//! Done once, before the first claim. A job that never started goes back to the queue. One that started is reported:
-//! with its exit code and output where its container has ended, and as failed with an unknown end where that cannot be
-//! known. Nothing is run a second time, and no container is left. (What the journal knows is in `adopt`.)
+//! Done once, before the first claim. A container says on its labels what is needed to go on with its job: a page is
+//! written from them, and the job is adopted as if it had never been lost, since no second judge could know more. Of a
+//! job without a container nothing is known: one that had started is reported as failed with an unknown end, one that
+//! had not goes back to the queue. Nothing is run a second time, and no container is left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::api;
-use crate::docker::containers::State;
-use crate::docker::{self, Deadline};
-use crate::executors::container::spec;
-use crate::job::{Id, Kind, Stream};
-use crate::jobs::journal::{Ended, Entry, Place, Stage, now_ms};
+use crate::docker;
+use crate::docker::containers::{Row, State};
+use crate::executors::Remains;
+use crate::executors::container::labels::{self, Told};
+use crate::executors::container::spec::container_name;
+use crate::job::{Id, Kind};
+use crate::jobs::journal::{Container, Delivered, Done, Ended, Entry, Place, Stage, Started, now_ms};
 use crate::jobs::ledger;
 use crate::jobs::outbox::{Outbox, Tried};
 use crate::jobs::output::Collected;
 use crate::jobs::report;
 use crate::jobs::worker::unrun;
-use crate::limits;
 use crate::logs::Flushed;
-use crate::verdict::{Cause, Phase, Verdict};
-use crate::wire::capture::Capture;
-use crate::wire::frames;
+use crate::verdict::{Phase, Verdict};
+use crate::wire::time::parse_rfc3339;
 
 /// What recovery works with.
 pub struct Recovery<'a> {
     pub engine: &'a dyn Engine,
     pub client: &'a api::Client,
     pub agent: &'a str,
-    /// `jobs.maxOutput`.
-    pub max_output: usize,
+    /// `jobs.maxTimeout`: no label gives a job more time.
+    pub max_timeout: Duration,
     pub outbox: &'a Outbox,
+    /// How a job ended that was reported within the last day.
+    pub done: &'a dyn Fn(&Id) -> Option<Done>,
     /// The jobs that are in hand, or whose report waits, since before the backend is asked: a job that ends between its
     /// answer and a later look would be reported a second time.
     pub known: &'a BTreeSet<Id>,
@@ -41,54 +45,49 @@ pub struct Recovery<'a> {
 
 /// A container of an earlier run.
 #[derive(Debug)]
-pub struct Left {
+pub struct Found {
     /// The engine's id of it.
     pub id: String,
+    /// The name by which it is found again.
+    pub name: String,
     pub state: State,
-    pub job: Option<Id>,
-    pub execution: Option<Id>,
+    /// When it was made: seconds since 1970 by the engine's clock.
+    pub created: i64,
+    pub told: Told,
+}
+
+/// A job whose page is lost.
+#[derive(Debug)]
+pub struct Lost {
+    /// As its container tells it.
+    pub page: Entry,
+    /// Its report may have been sent: its container had ended, or the backend did not say that it still waits.
+    pub doubted: bool,
 }
 
 /// What recovery asks of the engine.
 pub trait Engine {
-    /// All containers that carry this agent's id.
-    fn left_by(&self, agent: &str) -> Result<Vec<Left>, String>;
-    /// The engine's own copy of a container's output, at most `most` bytes of each stream, head and tail; what cannot be
-    /// read is left out.
-    fn output(&self, id: &str, most: usize) -> (String, String);
+    /// All containers that carry this agent's id. `most` is the longest time limit that is believed.
+    fn left_by(&self, agent: &str, most: Duration) -> Result<Vec<Found>, String>;
     fn remove(&self, id: &str) -> Result<(), String>;
 }
 
 impl Engine for docker::Client {
-    fn left_by(&self, agent: &str) -> Result<Vec<Left>, String> {
-        let labels = ["cronium.managed=true".to_owned(), format!("cronium.agent.id={agent}")];
-        let rows = self.list(&labels).map_err(|error| error.to_string())?;
+    fn left_by(&self, agent: &str, most: Duration) -> Result<Vec<Found>, String> {
+        let rows = self.list(&labels::of_agent(agent)).map_err(|error| error.to_string())?;
         // An agent may have been given the name that stands on the containers of `exec`.
-        let own = rows.into_iter().filter(|row| !row.labels.contains_key(spec::OWNER));
-        let left = own.filter_map(|row| {
-            // One that went away meanwhile.
-            let state = self.inspect(&row.id, false).ok()?.state;
-            let label = |name: &str| row.labels.get(name).and_then(|text| Id::parse(text).ok());
-            let (job, execution) = (label("cronium.job.id"), label("cronium.execution.id"));
-            Some(Left { id: row.id, state, job, execution })
-        });
-        Ok(left.collect())
-    }
-
-    fn output(&self, id: &str, most: usize) -> (String, String) {
-        let mut kept = [Capture::new(most), Capture::new(most)];
-        let mut decoder = frames::Decoder::new();
-        let deadline = Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK");
-        let read = self.logs(id, deadline, &mut |piece| {
-            // A frame that makes no sense ends the output; what came before it is kept.
-            let _ = decoder.feed(piece, &mut |stream, bytes| kept[usize::from(stream != Stream::Stdout)].push(bytes));
-            Ok(())
-        });
-        if let Err(error) = read {
-            log::warn!("{error}");
+        let own = rows.into_iter().filter(|row| !row.labels.contains_key(labels::OWNER));
+        let mut all = Vec::new();
+        for row in own {
+            match self.inspect(&row.id, false) {
+                Ok(found) => all.push(of_row(row, found.state, most)),
+                // It went away meanwhile.
+                Err(error) if error.status() == Some(404) => {}
+                // One that cannot be looked at may run: nothing is said of its job before.
+                Err(error) => return Err(error.to_string()),
+            }
         }
-        let [stdout, stderr] = kept;
-        (stdout.into_text(), stderr.into_text())
+        Ok(all)
     }
 
     fn remove(&self, id: &str) -> Result<(), String> {
@@ -96,61 +95,64 @@ impl Engine for docker::Client {
     }
 }
 
+fn of_row(row: Row, state: State, most: Duration) -> Found {
+    let told = Told::read(&row.labels, most);
+    let name = told.execution.as_ref().map(container_name);
+    // A name that is not the one we gave is not believed: it becomes part of a path.
+    let name = name.filter(|name| row.names.iter().any(|there| there.trim_start_matches('/') == name));
+    Found { name: name.unwrap_or_else(|| row.id.clone()), id: row.id, state, created: row.created, told }
+}
+
 impl Recovery<'_> {
-    /// Cleans up. An error means that engine or backend did not answer: to be tried again before anything is claimed.
-    pub fn run(&self) -> Result<(), String> {
-        let left = self.engine.left_by(self.agent)?;
+    /// Cleans up; the jobs to go on with. An error means that engine or backend did not answer: to
+    /// be tried again before anything is claimed.
+    pub fn run(&self) -> Result<Vec<Lost>, String> {
+        let mut left = self.engine.left_by(self.agent, self.max_timeout)?;
         let orphans = self.client.orphaned().map_err(|error| error.to_string())?;
         let unknown = orphans.rows.into_iter().filter(|row| !self.known.contains(&row.id));
         let mut waiting: BTreeMap<Id, String> = unknown.map(|row| (row.id, row.status)).collect();
-        for left in left {
-            match &left.job {
+        // Of several attempts at one job, the last is the one that counts.
+        left.sort_by_key(|found| std::cmp::Reverse(found.created));
+        let mut lost: Vec<Lost> = Vec::new();
+        for found in left {
+            let Some(job) = found.told.job.clone() else {
+                self.remove(&found);
+                continue;
+            };
+            if self.known.contains(&job) {
                 // The agent was killed after it had written the report, and before it had removed the container.
-                Some(job) if self.reported.contains(job) && !left.state.running => {
-                    self.remove(&left);
-                    continue;
+                if self.reported.contains(&job) && !found.state.running {
+                    self.remove(&found);
                 }
-                Some(job) if self.known.contains(job) => continue,
-                _ => {}
+                continue;
             }
-            let awaited = left.job.as_ref().is_some_and(|job| waiting.remove(job).is_some());
-            self.settle_container(&left, awaited);
+            let taken = lost.iter().any(|other| other.page.job == job);
+            let awaited = waiting.remove(&job).is_some();
+            // A list that is cut says nothing of those that are not on it.
+            let may_be = !orphans.whole && (self.done)(&job).is_none_or(|done| done.attempts < found.told.attempts);
+            if !taken && (awaited || may_be) {
+                let doubted = !awaited || !found.state.running;
+                lost.push(Lost { page: page(&job, &found, self.max_timeout), doubted });
+            } else {
+                self.remove(&found);
+            }
         }
         for (job, status) in waiting {
             if status == "running" {
-                let words = "the agent was restarted while the job ran, and nothing of it is left in the engine: its \
-                             end is unknown";
-                let verdict = Verdict::infrastructure(Phase::Execution, words);
-                self.report(&job, None, verdict, Default::default(), || ());
+                let words = "the agent was restarted while the job ran, and nothing of it is left in the engine or in the \
+                             agent's journal: its end is unknown";
+                self.report(&job, Verdict::infrastructure(Phase::Execution, words));
             } else {
                 self.give_back(&job);
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
-    /// Reports what is known of a container's job, if the backend waits for it, and removes the container.
-    fn settle_container(&self, left: &Left, awaited: bool) {
-        let Some(job) = left.job.as_ref().filter(|_| awaited) else { return self.remove(left) };
-        if left.state.status == "created" {
-            self.remove(left);
-            return self.give_back(job);
-        }
-        let output = self.engine.output(&left.id, self.max_output);
-        let execution = left.execution.as_ref();
-        if left.state.running {
-            // What it does until it is ended is not in the report.
-            self.remove(left);
-            return self.report(job, execution, judge(&left.state), output, || ());
-        }
-        // Until the report is on disk, the container is the only witness of an end.
-        self.report(job, execution, judge(&left.state), output, || self.remove(left));
-    }
-
-    fn remove(&self, left: &Left) {
-        let shown = docker::containers::short(&left.id);
-        match self.engine.remove(&left.id) {
-            Ok(()) => log::warn!("removed container {shown} of an earlier run (it was {})", left.state.status),
+    fn remove(&self, found: &Found) {
+        let shown = docker::containers::short(&found.id);
+        match self.engine.remove(&found.id) {
+            Ok(()) => log::warn!("removed container {shown} of an earlier run (it was {})", found.state.status),
             Err(error) => log::error!("container {shown} of an earlier run is left behind: {error}"),
         }
     }
@@ -162,64 +164,110 @@ impl Recovery<'_> {
         }
     }
 
-    /// As every report: on disk first, then to the backend for as long as it takes. `safe` is called in between.
-    fn report(
-        &self,
-        job: &Id,
-        execution: Option<&Id>,
-        verdict: Verdict,
-        (stdout, stderr): (String, String),
-        safe: impl FnOnce(),
-    ) {
+    /// As every report: on disk first, then to the backend for as long as it takes.
+    fn report(&self, job: &Id, verdict: Verdict) {
         log::warn!("job {job} of an earlier run: {verdict}");
-        let collected = Collected { stdout, stderr, ..Collected::default() };
-        let report = report::write(execution.is_some(), &unrun(verdict), (collected, Flushed::default()));
-        let page = ledger::blank(job, execution.unwrap_or(job), Kind::Container, 0, None, Place::Nowhere);
+        let report = report::write(false, &unrun(verdict), (Collected::default(), Flushed::default()));
+        let page = ledger::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
-        report::deliver(self.outbox, Entry { stage, ..page }, Tried::default(), safe);
+        report::deliver(self.outbox, Entry { stage, ..page }, Tried::default(), Remains::nothing()).clear(self.outbox);
     }
 }
 
-/// What the state of a container that nobody watched tells of its job.
-fn judge(state: &State) -> Verdict {
-    if state.running || state.status == "paused" || state.status == "restarting" {
-        let words = "the agent was restarted while the script ran; the script was stopped, and what it had done by then \
-                     is not known";
-        return Verdict::infrastructure(Phase::Execution, words);
+/// The page of a job as its container tells it. A container of an agent before 0.2 tells no time limit: its job may run for
+/// as long as any may.
+fn page(job: &Id, found: &Found, max_timeout: Duration) -> Entry {
+    let told = &found.told;
+    let execution = told.execution.as_ref().unwrap_or(job);
+    let limits = told.limits;
+    let place = Place::Container(Container {
+        name: found.name.clone(),
+        image: String::new(),
+        memory: limits.map_or(0, |set| set.memory),
+        pids: limits.map_or(0, |set| set.pids),
+        disk: limits.map_or(0, |set| set.disk),
+        cpu: limits.map_or(0.0, |set| set.cpu),
+    });
+    let mut page = ledger::blank(job, execution, Kind::Container, told.attempts, told.language, place);
+    if found.state.status == "created" {
+        return page;
     }
-    let exit_code = i32::try_from(state.exit_code).unwrap_or(i32::MAX);
-    let memory = if state.oom_killed { ", OOMKilled=true" } else { "" };
-    let message = format!("the script ended with exit code {exit_code}{memory} while the agent was away");
-    let cause = if exit_code == 0 { Cause::Success } else { Cause::Exit };
-    Verdict { phase: Phase::Execution, cause, exit_code, message }
+    let (after, name) = told.timeout.clone().unwrap_or_else(|| (max_timeout, "jobs.maxTimeout".to_owned()));
+    let timeout_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    let began = parse_rfc3339(&found.state.started_at).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let started_ms = began.and_then(|at| u64::try_from(at.as_millis()).ok()).unwrap_or_else(now_ms);
+    page.stage = Stage::Started(Started {
+        id: Some(found.id.clone()),
+        started_ms,
+        deadline_ms: started_ms.saturating_add(timeout_ms),
+        timeout_name: name,
+        timeout_ms,
+        boot_id: ledger::boot_id(),
+        delivered: Delivered::default(),
+    });
+    page
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn state(status: &str, running: bool, exit_code: i64) -> State {
-        State {
-            running,
-            status: status.to_owned(),
-            pid: 0,
-            exit_code,
-            oom_killed: false,
-            error: String::new(),
-            started_at: String::new(),
-            finished_at: String::new(),
+    const MOST: Duration = Duration::from_secs(3600);
+
+    fn found(status: &str, labels: &[(&str, &str)], started_at: &str) -> Found {
+        let row = serde_json::json!({
+            "Id": "abc", "Names": ["/cronium-exec-j-1"], "Created": 7,
+            "Labels": labels.iter().copied().collect::<BTreeMap<_, _>>(),
+        });
+        let state = serde_json::json!({ "Status": status, "Running": status == "running", "StartedAt": started_at });
+        let row = serde_json::from_value(row).expect("a row");
+        of_row(row, serde_json::from_value(state).expect("a state"), MOST)
+    }
+
+    fn page_of(found: &Found) -> Entry {
+        page(found.told.job.as_ref().expect("a job"), found, MOST)
+    }
+
+    fn started(found: &Found) -> Started {
+        match page_of(found).stage {
+            Stage::Started(started) => started,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const IDS: [(&str, &str); 2] = [("cronium.job.id", "j"), ("cronium.execution.id", "exec-j-1")];
+    const LIMIT: [(&str, &str); 2] = [("cronium.timeout.ms", "5000"), ("cronium.timeout.name", "jobs.defaultTimeout")];
+
+    #[test]
+    fn a_page_is_made_of_what_the_container_tells() {
+        let all = [&IDS[..], &LIMIT[..], &[("cronium.job.attempts", "3")]].concat();
+        let found = found("running", &all, "1970-01-01T00:01:40Z");
+        let page = page_of(&found);
+        assert_eq!((page.execution.as_str(), page.attempts), ("exec-j-1", 3));
+        assert!(matches!(&page.place, Place::Container(page) if page.name == "cronium-exec-j-1"));
+        let started = started(&found);
+        assert_eq!((started.started_ms, started.deadline_ms, started.timeout_ms), (100_000, 105_000, 5_000));
+        assert_eq!(started.timeout_name, "jobs.defaultTimeout");
+        assert_eq!((started.left(101_000), started.left(0)), (Duration::from_secs(4), Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn one_that_was_not_started_is_given_back_and_one_of_an_earlier_version_may_run_as_long_as_any() {
+        assert_eq!(page_of(&found("created", &IDS, "0001-01-01T00:00:00Z")).stage, Stage::Intent);
+        for began in ["1970-01-01T00:01:40Z", "", "NaN", "-5"] {
+            let started = started(&found("exited", &IDS, began));
+            assert_eq!((started.timeout_ms, started.timeout_name.as_str()), (3_600_000, "jobs.maxTimeout"), "{began}");
+            assert!(started.left(now_ms()) <= MOST);
         }
     }
 
     #[test]
-    fn an_end_is_told_only_where_it_is_known() {
-        assert_eq!(judge(&state("exited", false, 0)).reason(), "success");
-        assert_eq!(
-            (judge(&state("exited", false, 3)).reason(), judge(&state("exited", false, 3)).exit_code),
-            ("script", 3)
-        );
-        let running = judge(&state("running", true, 0));
-        assert_eq!(running.reason(), "infrastructure");
-        assert!(running.message.contains("not known"));
+    fn a_name_that_is_not_ours_is_no_path() {
+        let mut labels = IDS;
+        labels[1].1 = "exec-other-1";
+        assert_eq!(found("running", &labels, "").name, "abc");
+        labels[1].1 = "../../networks";
+        let found = found("running", &labels, "");
+        assert_eq!((found.name.as_str(), page_of(&found).execution.as_str()), ("abc", "j"));
     }
 }

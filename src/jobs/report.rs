@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
+use crate::executors::Remains;
 use crate::job::Id;
 use crate::jobs::journal::{Entry, Report};
 use crate::jobs::outbox::{Handed, Outbox, Tried};
@@ -40,16 +41,46 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) 
     }
 }
 
-/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes. `safe` is
-/// called in between: what remains of the script may go then.
-pub fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, safe: impl FnOnce()) {
-    match outbox.report_after(entry, tried, safe) {
+/// What is left of a job whose report was handed over.
+#[must_use = "what is left is removed by `clear`"]
+pub struct Left {
+    remains: Remains,
+    /// Job and execution of a page that names folders on servers.
+    page: Option<(Id, Id)>,
+}
+
+impl Left {
+    /// Removes it. That may take a while: the report is on its way, and the job is not in hand any more.
+    pub fn clear(self, outbox: &Outbox) {
+        drop(self.remains);
+        if let Some((job, execution)) = self.page {
+            outbox.cleared(&job, &execution);
+        }
+    }
+}
+
+/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes. What remains of the
+/// script is asked to go in between, and removed by the caller: the report does not wait for it. A disk that does not take
+/// the page is the exception: the next agent would find what remains, not know of the report, and send another.
+pub fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut remains: Remains) -> Left {
+    let page = entry.has_remains().then(|| (entry.job.clone(), entry.execution.clone()));
+    let handed = outbox.report_after(entry, tried, |on_disk| {
+        if on_disk {
+            remains.ask();
+        } else {
+            drop(std::mem::take(&mut remains));
+        }
+    });
+    // Where the outbox could not keep it, the page is the only copy.
+    let page = page.filter(|_| handed.is_ok());
+    match handed {
         Ok(Handed::Delivered(_)) => log::info!("reported"),
         // The outbox has said why.
         Ok(Handed::Waiting(_)) => {}
         Ok(Handed::SetAside(why)) => log::error!("the backend refuses the report for good, it is set aside: {why}"),
         Err(refused) => log::error!("the result is lost: {refused}"),
     }
+    Left { remains, page }
 }
 
 fn update(outcome: &Outcome, output: &Collected, metadata: &[(&str, String)]) -> String {

@@ -2,22 +2,18 @@
 //!
 //! A job is in the registry from the moment it is claimed until its worker drops the [`Token`], on whatever path, a
 //! panic included. The same id cannot be entered twice, so that a job which the backend hands out again while it runs
-//! is not run again. A cancel that comes before the job can be stopped is kept and carried out as soon as it can.
-//! The worker notes how far a job has come, for the operator's `status`.
+//! is not run again. Each job has its [`Control`] from then on, so that a cancel and the agent's end reach it wherever it
+//! is. The worker notes how far a job has come, for the operator's `status`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::executors::Control;
 use crate::job::{Id, Kind};
 use crate::os::clock;
-
-/// Stops one job; is told who wants that.
-pub type Cancel = Arc<dyn Fn(&'static str) + Send + Sync>;
-
-/// Leaves one job's script to the next agent.
-pub type Leave = Arc<dyn Fn() + Send + Sync>;
+use crate::policy::stop::Reason;
 
 /// The registry, shared by clones.
 #[derive(Clone, Default)]
@@ -25,17 +21,19 @@ pub struct Running(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    jobs: Mutex<BTreeMap<Id, Entry>>,
+    jobs: Mutex<Jobs>,
     changed: Condvar,
 }
 
+#[derive(Default)]
+struct Jobs {
+    entries: BTreeMap<Id, Entry>,
+    /// The agent ends: what is claimed from here on does not begin.
+    ending: bool,
+}
+
 struct Entry {
-    cancel: Option<Cancel>,
-    leave: Option<Leave>,
-    /// Who cancelled it before it could be stopped.
-    pending: Option<&'static str>,
-    /// Who cancelled it first.
-    cancelled_by: Option<&'static str>,
+    control: Arc<Control>,
     claimed: Instant,
     step: Step,
     step_since: Instant,
@@ -95,10 +93,7 @@ pub struct InHand {
 impl Entry {
     fn new(now: Instant) -> Self {
         Self {
-            cancel: None,
-            leave: None,
-            pending: None,
-            cancelled_by: None,
+            control: Control::new(),
             claimed: now,
             step: Step::Claimed,
             step_since: now,
@@ -127,7 +122,10 @@ impl Entry {
             age: now.saturating_duration_since(self.claimed),
             in_step: now.saturating_duration_since(self.step_since),
             place: self.place.clone(),
-            cancelled_by: self.cancelled_by,
+            cancelled_by: match self.control.reason() {
+                Some(Reason::Cancelled(who)) => Some(who),
+                _ => None,
+            },
         }
     }
 }
@@ -137,6 +135,7 @@ impl Entry {
 pub struct Token {
     running: Running,
     id: Id,
+    control: Arc<Control>,
 }
 
 impl Running {
@@ -148,21 +147,26 @@ impl Running {
     /// Enters a job; `None` when it is in already.
     pub fn claim(&self, id: &Id) -> Option<Token> {
         let mut jobs = self.lock();
-        if jobs.contains_key(id) {
+        if jobs.entries.contains_key(id) {
             return None;
         }
-        jobs.insert(id.clone(), Entry::new(clock::now()));
-        Some(Token { running: self.clone(), id: id.clone() })
+        let entry = Entry::new(clock::now());
+        let control = Arc::clone(&entry.control);
+        if jobs.ending {
+            control.leave();
+        }
+        jobs.entries.insert(id.clone(), entry);
+        Some(Token { running: self.clone(), id: id.clone(), control })
     }
 
     /// The ids of all jobs in hand, in order.
     pub fn ids(&self) -> Vec<Id> {
-        self.lock().keys().cloned().collect()
+        self.lock().entries.keys().cloned().collect()
     }
 
     /// Notes something about a job; nothing happens when it is not in hand.
     pub fn note(&self, id: &Id, note: Note) {
-        if let Some(entry) = self.lock().get_mut(id) {
+        if let Some(entry) = self.lock().entries.get_mut(id) {
             entry.note(note, clock::now());
         }
     }
@@ -170,88 +174,52 @@ impl Running {
     /// All jobs in hand as they are now, in the order of their ids.
     pub fn list(&self) -> Vec<InHand> {
         let now = clock::now();
-        self.lock().iter().map(|(id, entry)| entry.shown(id, now)).collect()
+        self.lock().entries.iter().map(|(id, entry)| entry.shown(id, now)).collect()
     }
 
     /// One job as it is now; `None` when it is not in hand.
     pub fn get(&self, id: &Id) -> Option<InHand> {
-        self.lock().get(id).map(|entry| entry.shown(id, clock::now()))
+        self.lock().entries.get(id).map(|entry| entry.shown(id, clock::now()))
     }
 
     /// How many jobs are in hand.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().entries.len()
     }
 
     /// Whether no job is in hand.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    /// Says how a job is stopped. A cancel that came before is carried out now, on this thread.
-    pub fn set_cancel(&self, id: &Id, cancel: Cancel) {
-        let pending = match self.lock().get_mut(id) {
-            Some(entry) => {
-                entry.cancel = Some(Arc::clone(&cancel));
-                entry.pending.take()
-            }
-            None => return,
-        };
-        // Outside the lock: the hook may look into the registry itself.
-        if let Some(who) = pending {
-            cancel(who);
-        }
+        self.lock().entries.is_empty()
     }
 
     /// Cancels a job on behalf of `who`; false when it is not in hand.
     pub fn cancel(&self, id: &Id, who: &'static str) -> bool {
-        let cancel = match self.lock().get_mut(id) {
-            None => return false,
-            Some(entry) => {
-                entry.cancelled_by.get_or_insert(who);
-                if entry.cancel.is_none() {
-                    // The first one to ask is the one who is named.
-                    entry.pending.get_or_insert(who);
-                }
-                entry.cancel.clone()
-            }
-        };
-        if let Some(cancel) = cancel {
-            cancel(who);
-        }
+        let Some(control) = self.lock().entries.get(id).map(|entry| Arc::clone(&entry.control)) else { return false };
+        control.request(Reason::Cancelled(who));
         true
     }
 
-    /// Says how a job is left to the next agent.
-    pub fn set_leave(&self, id: &Id, leave: Leave) {
-        if let Some(entry) = self.lock().get_mut(id) {
-            entry.leave = Some(leave);
-        }
+    /// The agent ends: every script goes on without it, and no other begins.
+    pub fn leave_all(&self) {
+        self.end_all().iter().for_each(|control| control.leave());
     }
 
-    /// Leaves every job in hand that can be left; the others are cancelled on behalf of `who`.
-    pub fn leave_all(&self, who: &'static str) {
-        for id in self.ids() {
-            let leave = self.lock().get(&id).and_then(|entry| entry.leave.clone());
-            match leave {
-                Some(leave) => leave(),
-                None => drop(self.cancel(&id, who)),
-            }
-        }
+    /// The agent ends, and every script with it, on behalf of `who`; no other begins.
+    pub fn stop_all(&self, who: &'static str) {
+        self.end_all().iter().for_each(|control| control.stop(who));
     }
 
-    /// Cancels every job in hand.
-    pub fn cancel_all(&self, who: &'static str) {
-        for id in self.ids() {
-            self.cancel(&id, who);
-        }
+    fn end_all(&self) -> Vec<Arc<Control>> {
+        let mut jobs = self.lock();
+        jobs.ending = true;
+        jobs.entries.values().map(|entry| Arc::clone(&entry.control)).collect()
     }
 
     /// Waits at most `wait` until no job is in hand; whether that came about.
     pub fn wait_until_empty(&self, wait: Duration) -> bool {
         let until = clock::now() + wait;
         let mut jobs = self.lock();
-        while !jobs.is_empty() {
+        while !jobs.entries.is_empty() {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return false;
@@ -261,7 +229,7 @@ impl Running {
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -270,6 +238,11 @@ impl Token {
     /// The job's id.
     pub fn id(&self) -> &Id {
         &self.id
+    }
+
+    /// By which the job is ended or left.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
     }
 
     /// The job has come to this step.
@@ -285,7 +258,8 @@ impl Token {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.running.lock().remove(&self.id);
+        self.control.end();
+        self.running.lock().entries.remove(&self.id);
         self.running.0.changed.notify_all();
     }
 }
@@ -309,13 +283,6 @@ mod tests {
 
     fn id(text: &str) -> Id {
         Id::parse(text).expect("an id")
-    }
-
-    /// A hook that writes down who called it.
-    fn hook() -> (Cancel, Arc<Mutex<Vec<&'static str>>>) {
-        let calls = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&calls);
-        (Arc::new(move |who| kept.lock().expect("lock").push(who)), calls)
     }
 
     #[test]
@@ -347,20 +314,55 @@ mod tests {
     #[test]
     fn a_cancel_reaches_the_job_whenever_it_comes() {
         let running = Running::new();
-        let (cancel, calls) = hook();
         assert!(!running.cancel(&id("a"), "nobody"));
-        running.set_cancel(&id("a"), Arc::clone(&cancel));
         let token = running.claim(&id("a")).expect("free");
-        assert!(running.cancel(&id("a"), "early"));
-        assert!(running.cancel(&id("a"), "second"));
-        assert!(calls.lock().expect("lock").is_empty());
-        running.set_cancel(&id("a"), cancel);
-        assert_eq!(*calls.lock().expect("lock"), ["early"]);
-        running.cancel_all("late");
-        assert_eq!(*calls.lock().expect("lock"), ["early", "late"]);
+        assert!(running.cancel(&id("a"), "early") && running.cancel(&id("a"), "second"));
+        assert_eq!(token.control().reason(), Some(Reason::Cancelled("early")));
+        assert!(!token.control().is_wanted() && !token.control().is_given_back());
         drop(token);
         assert!(!running.cancel(&id("a"), "too late"));
-        assert_eq!(calls.lock().expect("lock").len(), 2);
+    }
+
+    /// One that was claimed, one that runs, one that was cancelled before, one that is claimed while the agent ends.
+    fn at_the_end(end: impl FnOnce(&Running)) -> Vec<(bool, bool, Option<Reason>)> {
+        let running = Running::new();
+        let claim = |name| running.claim(&id(name)).expect("free");
+        let mut tokens = vec![claim("claimed"), claim("runs"), claim("cancelled")];
+        assert!(tokens[1].control().begin());
+        running.cancel(&id("cancelled"), "user");
+        end(&running);
+        tokens.push(claim("late"));
+        assert!(tokens.iter().all(|token| !token.control().is_wanted()));
+        let seen = tokens.iter().map(|token| token.control());
+        seen.map(|control| (control.begin(), control.is_given_back(), control.reason())).collect()
+    }
+
+    #[test]
+    fn at_the_agents_end_what_has_not_begun_is_given_back_and_never_cancelled() {
+        let (back, user) = ((false, true, None), (false, false, Some(Reason::Cancelled("user"))));
+        let left = at_the_end(Running::leave_all);
+        assert_eq!(left, [back.clone(), (false, false, None), user.clone(), back.clone()]);
+        let stopped = at_the_end(|running| running.stop_all("the shutdown"));
+        assert_eq!(stopped, [back.clone(), (true, false, Some(Reason::Cancelled("the shutdown"))), user, back]);
+    }
+
+    #[test]
+    fn what_is_asked_of_a_job_is_asked_of_each_of_its_servers() {
+        let running = Running::new();
+        let token = running.claim(&id("a")).expect("free");
+        let (one, two) = (token.control().part(), token.control().part());
+        assert!(one.begin());
+        running.stop_all("the shutdown");
+        let three = token.control().part();
+        for part in [&one, &two, &three] {
+            assert_eq!((part.reason(), part.is_left()), (Some(Reason::Cancelled("the shutdown")), false));
+        }
+        let other = Running::new();
+        let token = other.claim(&id("b")).expect("free");
+        let part = token.control().part();
+        other.stop_all("the shutdown");
+        assert!(!part.begin() && !token.control().part().begin(), "none has begun, and none does");
+        assert!(token.control().is_given_back());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! beside it on a thread of the job's own ([`Errands`]): the container is made while the backend acknowledges, and it
 //! is started only once it has.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -23,7 +24,7 @@ use crate::jobs::ledger::{self, Ledger, Scribe};
 use crate::jobs::outbox::Outbox;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::Claimed;
-use crate::jobs::report;
+use crate::jobs::report::{self, Left};
 use crate::jobs::running::{Note, Running, Step, Token};
 use crate::jobs::several;
 use crate::limits;
@@ -33,7 +34,7 @@ use crate::os::clock;
 use crate::os::pulse::{self, Entered, Pulses};
 use crate::os::stop::Stop;
 use crate::os::threads::panic_text;
-use crate::policy::stop::{Pace, Reason};
+use crate::policy::stop::Pace;
 use crate::telemetry;
 use crate::verdict::{Cause, Outcome, Phase, Timings, Usage, Verdict};
 
@@ -59,6 +60,12 @@ impl Workshop {
     /// This thread, which sees a job or one server of a job through, is watched as `name` until the guard is dropped.
     pub fn watched(&self, name: &'static str) -> Entered {
         self.pulses.part(name, longest_silence(&self.config.now())).enter()
+    }
+
+    /// The calls to the backend that a job's worker does not wait for.
+    pub(in crate::jobs) fn errands(&self, job: &Id, execution: &Id, record: Option<Record>) -> io::Result<Errands> {
+        let setup = self.config.now().jobs.setup_timeout;
+        Errands::start(self.client.clone(), job, execution, record, setup, self.stop.clone())
     }
 
     /// Tells who watches the job live that it runs, or how it ended. Only for show: the report counts.
@@ -106,7 +113,7 @@ impl Worker {
     }
 
     fn take(&self, claimed: Claimed) {
-        // The slot and the token are given back when the job is reported, whatever happened.
+        // The token is given back when the job is reported, the slot when nothing of it is left; whatever happened.
         let Claimed { claim, token, slot: _slot, at } = claimed;
         let execution = execution_id(claim.id());
         let _context = telemetry::context(claim.id(), &execution);
@@ -121,7 +128,7 @@ impl Worker {
         token.note(Note::Kind(kind));
         token.note(Note::Execution(execution.clone()));
         metrics::jobs_active(1);
-        let verdict = match claim {
+        let reported = match claim {
             Claim::Run(job) => match self.shop.journal.done().lookup(&job.id) {
                 Some(done) if done.attempts >= job.attempts => self.repeat(&job, &execution, &done),
                 _ => self.run_job(*job, execution, &token),
@@ -129,13 +136,15 @@ impl Worker {
             Claim::Refuse { id, reason, kind } => self.refuse(&id, &execution, kind, reason),
         };
         metrics::jobs_active(-1);
-        if let Some(verdict) = verdict {
-            metrics::job_finished(kind, &verdict, clock::since(at));
-        }
+        let Some(Reported { verdict, left }) = reported else { return };
+        metrics::job_finished(kind, &verdict, clock::since(at));
+        // The backend has the report, and may hand the job out once more: it is not in hand any longer.
+        drop(token);
+        left.clear(&self.shop.outbox);
     }
 
     /// The whole life of a job. `None` when it turned out not to be ours to run or to report.
-    fn run_job(&self, job: Job, execution: Id, token: &Token) -> Option<Verdict> {
+    fn run_job(&self, job: Job, execution: Id, token: &Token) -> Option<Reported> {
         let shop = &self.shop;
         log::info!("claimed: {} script, attempt {}", job.script.language.as_str(), job.attempts.saturating_add(1));
         let (executor, server) = match (job.kind, job.servers.as_slice()) {
@@ -145,10 +154,13 @@ impl Worker {
         };
         let task = Task { job: Arc::new(job), server, execution };
         let (id, execution) = (&task.job.id, &task.execution);
-        let control = control_of(shop, token);
+        let control = watched(shop, token);
+        if control.is_given_back() {
+            return stopping(shop, id);
+        }
         let mut output = JobOutput::new(shop.config.now().jobs.max_output, shop.streamer.open(id));
         let record = Record::new(execution, task.server.as_ref());
-        let errands = match Errands::start(shop.client.clone(), id, execution, Some(record), shop.stop.clone()) {
+        let errands = match shop.errands(id, execution, Some(record)) {
             Ok(errands) => errands,
             Err(error) => {
                 log::error!("cannot start a thread for the job: {error}; giving it back");
@@ -195,6 +207,7 @@ impl Worker {
         }
         let end = match prepared {
             Ok(Ok(ready)) => begin(shop, ready, &task, (&ledger, &errands, token), &mut output),
+            Ok(Err(_)) if control.is_given_back() => End::NeverRan(Remains::nothing()),
             Ok(Err(outcome)) => End::Outcome(outcome, Remains::nothing()),
             Err(panic) => End::Outcome(Box::new(broken(panic)), Remains::nothing()),
         };
@@ -204,10 +217,10 @@ impl Worker {
     }
 
     /// Reports a job that cannot be run as it was sent.
-    fn refuse(&self, id: &Id, execution: &Id, kind: Kind, reason: String) -> Option<Verdict> {
+    fn refuse(&self, id: &Id, execution: &Id, kind: Kind, reason: String) -> Option<Reported> {
         log::warn!("refused: {reason}");
         let record = Some(Record::new(execution, None));
-        let errands = Errands::start(self.shop.client.clone(), id, execution, record, self.shop.stop.clone());
+        let errands = self.shop.errands(id, execution, record);
         match errands.map(|errands| (errands.acknowledged(), errands.finish()).0) {
             Ok(Acknowledged::Ours) => {}
             Ok(Acknowledged::NotOurs(why) | Acknowledged::Unknown(why)) => {
@@ -227,10 +240,10 @@ impl Worker {
     }
 
     /// Tells the backend once more how a job ended that it hands out again: it is not run a second time.
-    fn repeat(&self, job: &Job, execution: &Id, done: &Done) -> Option<Verdict> {
+    fn repeat(&self, job: &Job, execution: &Id, done: &Done) -> Option<Reported> {
         let shop = &self.shop;
         log::warn!("the job was finished before as {}; it is reported so again and not run", done.status);
-        let errands = Errands::start(shop.client.clone(), &job.id, execution, None, shop.stop.clone());
+        let errands = shop.errands(&job.id, execution, None);
         let ours = errands.map(|errands| (errands.acknowledged(), errands.finish()).0);
         if !matches!(ours, Ok(Acknowledged::Ours)) {
             log::warn!("not reporting the job again: {ours:?}");
@@ -274,15 +287,29 @@ fn begin(
         .unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
 }
 
-/// The job's handle for ending it, known to the reaper and to whoever may cancel or leave it.
-pub(in crate::jobs) fn control_of(shop: &Workshop, token: &Token) -> Arc<Control> {
-    let grace = shop.config.now().jobs.stop_grace;
-    let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
-    let control = shop.reaper.control(pace);
-    let (cancelled, left) = (Arc::clone(&control), Arc::clone(&control));
-    shop.running.set_leave(token.id(), Arc::new(move || left.leave()));
-    shop.running.set_cancel(token.id(), Arc::new(move |who| cancelled.request(Reason::Cancelled(who))));
+/// A job that was reported.
+pub(in crate::jobs) struct Reported {
+    pub(in crate::jobs) verdict: Verdict,
+    pub(in crate::jobs) left: Left,
+}
+
+/// The job's handle for ending it, at which the reaper looks from now on.
+pub(in crate::jobs) fn watched(shop: &Workshop, token: &Token) -> Arc<Control> {
+    let control = Arc::clone(token.control());
+    shop.reaper.watch(&control, pace(&shop.config.now()));
     control
+}
+
+/// How hard jobs are ended.
+pub(in crate::jobs) fn pace(config: &Config) -> Pace {
+    Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE }
+}
+
+/// Gives back a job of which nothing was done, since the agent ends.
+pub(in crate::jobs) fn stopping(shop: &Workshop, job: &Id) -> Option<Reported> {
+    log::warn!("the agent ends before the job has begun; giving it back");
+    report::give_back(&shop.client, job, "the agent is stopping");
+    None
 }
 
 /// From a run's end to its report; `None` where the script goes on without this agent.
@@ -292,7 +319,7 @@ pub(in crate::jobs) fn conclude(
     end: End,
     mut output: JobOutput,
     errands: Option<Errands>,
-) -> Option<Verdict> {
+) -> Option<Reported> {
     let outcome = match end {
         End::Outcome(outcome, remains) => Some((outcome, remains)),
         End::Left => None,
@@ -330,8 +357,8 @@ pub(in crate::jobs) fn conclude(
     count_phases(&outcome.timings);
     let report = report::write(true, &outcome, collected);
     let page = ledger.end(report, remains.is_something());
-    report::deliver(&shop.outbox, page, ledger.tried(), || drop(remains));
-    Some(outcome.verdict)
+    let left = report::deliver(&shop.outbox, page, ledger.tried(), remains);
+    Some(Reported { verdict: outcome.verdict, left })
 }
 
 /// Calls `act`; a panic in it becomes its text.

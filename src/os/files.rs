@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits;
 use crate::os::clock;
+use crate::os::private::{self, Refused};
 
 /// What the names of files begin with that are still being written. No name given to [`Folder::write`] may.
 pub const UNFINISHED: &str = ".new-";
@@ -21,17 +22,20 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder with mode 0700 unless it is there, and opens it. An existing one is made so.
+    /// Makes the folder with mode 0700 unless it is there, and opens it. An existing one of this user's own is made so, one
+    /// of somebody else's is refused. The folders on the way are [`private::prepare`]'s matter.
     pub fn open(path: &Path) -> io::Result<Self> {
-        match fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let handle = File::open(path)?;
-        let permissions = handle.metadata()?.permissions();
-        if permissions.mode() & 0o777 != 0o700 {
-            handle.set_permissions(fs::Permissions::from_mode(0o700))?;
-        }
+        private::make(path, path.parent().unwrap_or(Path::new("/")))?;
+        Self::existing(path)
+    }
+
+    /// The same without making it.
+    pub fn existing(path: &Path) -> io::Result<Self> {
+        let opened = private::open(path).map_err(|refused| match refused {
+            Refused::Io { error, .. } => error,
+            refused => io::Error::new(io::ErrorKind::PermissionDenied, refused),
+        });
+        let (handle, _) = opened?;
         Ok(Self { path: path.to_owned(), handle, counter: AtomicU64::new(0) })
     }
 
@@ -47,6 +51,8 @@ impl Folder {
         clock::disk()?;
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let beside = self.path.join(format!("{UNFINISHED}{number}"));
+        // The rest of an earlier write under this number.
+        let _ = fs::remove_file(&beside);
         let written = write_new(&beside, parts).and_then(|()| {
             clock::step("rename");
             fs::rename(&beside, self.path.join(name))
@@ -87,12 +93,48 @@ impl Folder {
     }
 }
 
+/// A file that is not there yet, and no link to another one.
 fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     for part in parts {
         file.write_all(part)?;
     }
     file.sync_all()
+}
+
+/// Opens a file to append to it, and no link to another one; it is made (0600) if need be.
+pub fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// Reads a small file, and no link to another one; longer than `most` is an error.
+pub fn read_small(path: &Path, most: u64) -> io::Result<String> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let mut text = String::new();
+    file.take(most + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
+    }
+    Ok(text)
+}
+
+/// Opens a file that this program writes for others to read, such as a log. It may be a link of this user's or root's; one
+/// of somebody else's would have the agent write where they want.
+pub fn append_through_own_links(path: &Path, mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(mode);
+    let direct = options.clone().custom_flags(libc::O_NOFOLLOW).open(path);
+    match direct {
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            let owner = fs::symlink_metadata(path)?.uid();
+            if owner != 0 && owner != crate::os::local::own_uid()? {
+                let words = format!("it is a link that user {owner} made: name the file itself");
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
+            }
+            options.open(path)
+        }
+        result => result,
+    }
 }
 
 /// Holds a file for this process until it is dropped or the process ends, in whatever way. The file says who holds it.
@@ -111,7 +153,7 @@ impl Lock {
     /// Takes the lock on the file at `path`, which is made (0600) if need be; does not wait.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         // What is held is open for reading: a file system without writers can be made read-only.
         let file = options.open(path).and_then(|_| File::open(path)).map_err(LockError::Io)?;
         let mut looks = limits::LOCK_LOOKS;
@@ -160,6 +202,8 @@ fn pid_in(file: File) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+
     use super::*;
     use crate::os::ahead::Ahead;
     use crate::os::{random, threads};
@@ -188,6 +232,33 @@ mod tests {
         folder.remove("a").expect("gone already");
         let left: Vec<_> = fs::read_dir(&path).expect("list").map(|e| e.expect("entry").file_name()).collect();
         assert_eq!(left, ["b"]);
+        fs::remove_dir_all(&path).expect("remove");
+    }
+
+    #[test]
+    fn no_link_is_written_through_but_ones_own() {
+        let path = scratch();
+        let folder = Folder::open(&path).expect("open");
+        let target = path.join("target");
+        fs::write(&target, "kept").expect("write");
+        let link = |name: &str, owner: u32| {
+            symlink(&target, path.join(name)).expect("a link");
+            lchown(path.join(name), Some(owner), Some(owner)).expect("root may");
+            path.join(name)
+        };
+        // What a file is written to before it has its name.
+        link(&format!("{UNFINISHED}0"), 0);
+        folder.write("a", &[b"new"]).expect("write");
+        let log = link("log", 65_534);
+        assert!(append_through_own_links(&log, 0o640).expect_err("theirs").to_string().contains("user 65534"));
+        assert!(append(&log).is_err() && read_small(&log, 10).is_err());
+        assert!(matches!(Lock::take(&link("lock", 0)), Err(LockError::Io(_))));
+        assert_eq!(fs::read_to_string(&target).expect("read"), "kept");
+        append_through_own_links(&link("own", 0), 0o640).and_then(|mut file| file.write_all(b"!")).expect("ours");
+        assert_eq!(read_small(&target, 5).expect("read"), "kept!");
+        assert!(read_small(&target, 4).is_err());
+        symlink(&path, path.join("round")).expect("a link");
+        assert!(Folder::open(&path.join("round")).is_err(), "the folder itself");
         fs::remove_dir_all(&path).expect("remove");
     }
 

@@ -17,6 +17,7 @@ pub mod net;
 pub mod notify;
 pub mod owner;
 pub mod poll;
+pub mod private;
 pub mod proc;
 pub mod pulse;
 pub mod random;

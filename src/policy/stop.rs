@@ -28,7 +28,7 @@ pub enum Action {
 }
 
 /// The times between the steps.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
     /// From TERM to KILL.
     pub grace: Duration,
@@ -59,6 +59,11 @@ impl Plan {
     /// A container without a deadline yet.
     pub fn new(pace: Pace) -> Self {
         Self { pace, deadline: None, reason: None, step: Step::Running }
+    }
+
+    /// The times between the steps from now on.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     /// The script has begun: from `at` on, `reason` ends it.

@@ -4,13 +4,13 @@
 //! written to the file goes to stderr, and the trouble is said once until it is over.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::limits;
+use crate::os::files;
 
 /// The mode of a new log file: for the owner, and for a group that may read.
 const MODE: u32 = 0o640;
@@ -153,7 +153,7 @@ impl Rotating {
 
 impl Open {
     fn at(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
+        let file = files::append_through_own_links(path, MODE)?;
         let meta = file.metadata()?;
         Ok(Self { file, size: meta.len(), regular: meta.is_file() })
     }

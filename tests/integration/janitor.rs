@@ -231,6 +231,9 @@ fn a_running_agent_removes_what_was_left_behind_and_not_its_jobs() {
     let in_hand = agent.containers().pop().expect("a container");
     let (old, young) = (Container::of(&agent.id, "job-old", &[]), Container::of(&agent.id, "job-young", &[]));
     let foreign = Container::of(&unique("other"), "job-foreign", &[]);
+    // One whose job is in the journal and in no thread's hands: the next start goes on with it.
+    let waits = Container::of(&agent.id, "job-waits", &[]);
+    std::fs::write(agent.state().join("jobs/job-waits.job"), "a page").expect("a page");
     let label = |container: &str, name: &str| {
         docker(&["inspect", "--format", &format!("{{{{index .Config.Labels \"{name}\"}}}}"), container])
             .trim()
@@ -238,7 +241,7 @@ fn a_running_agent_removes_what_was_left_behind_and_not_its_jobs() {
     };
     let names = ["cronium.managed", "cronium.agent.id", "cronium.job.id", "cronium.execution.id"];
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
-    let rows: Vec<_> = [(&in_hand, 1), (&foreign.0, 1), (&young.0, now), (&old.0, 1)]
+    let rows: Vec<_> = [(&in_hand, 1), (&foreign.0, 1), (&waits.0, 1), (&young.0, now), (&old.0, 1)]
         .into_iter()
         .map(|(container, created)| {
             let labels: serde_json::Map<_, _> =
@@ -256,6 +259,6 @@ fn a_running_agent_removes_what_was_left_behind_and_not_its_jobs() {
     }
     eventually("the metric", || agent.metric("cronium_janitor_removed_total") == Some(1.0));
     assert!(agent.log().contains("of job job-old, left behind"), "{}", agent.log());
-    assert!(young.is_there() && foreign.is_there());
+    assert!(young.is_there() && foreign.is_there() && waits.is_there());
     assert!(agent.containers().contains(&in_hand) && backend.job(&id).expect("row").exit_code.is_none());
 }

@@ -49,6 +49,8 @@ mod jobs_start;
 mod limits;
 /// Lines: order, number, loss, latency, memory.
 mod lines;
+/// A journal that lost a page, a clock that was wrong, an engine that is slow to remove.
+mod lost;
 mod progress;
 mod registry;
 /// SIGHUP: what takes effect, what waits for a restart, what is refused.
@@ -84,6 +86,8 @@ mod ssh_place;
 mod ssh_pool;
 /// How a script is started on a server: variables, first lines, interpreters that cannot be started.
 mod ssh_start;
+/// Whose `state.dir` may be, and where.
+mod state_dir;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
 /// The agent on a host that systemd booted.

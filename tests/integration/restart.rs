@@ -11,7 +11,7 @@ use crate::harness::{
 use crate::ssh_rig::Rig;
 
 /// A script that prints numbered lines for some seconds, and a word that is another in each run.
-const COUNT: &str = "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; for n in $(seq 1 60); do echo \"line $n\"; \
+pub const COUNT: &str = "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; for n in $(seq 1 60); do echo \"line $n\"; \
                      [ $((n % 7)) = 0 ] && echo \"error $n\" >&2; sleep 0.05; done; exit 7";
 
 fn counted() -> String {
@@ -19,7 +19,7 @@ fn counted() -> String {
 }
 
 /// The script ran once, all of its output is in the result, and every line was live, none with two numbers' texts.
-fn whole(backend: &DevBackend, row: &JobRow) {
+pub fn whole(backend: &DevBackend, row: &JobRow) {
     let (first, rest) = stdout(row).split_once('\n').expect("lines");
     assert!(first.starts_with("run "), "{first}");
     assert_eq!((rest, row.exit_code), (counted().as_str(), Some(7)), "{}", stderr(row));

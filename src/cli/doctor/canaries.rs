@@ -17,7 +17,7 @@ use crate::config::types::{Config, DockerEndpoint, PullPolicy, ResourceSet};
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
-use crate::executors::container::spec;
+use crate::executors::container::labels;
 use crate::executors::container::usage::Sampler;
 use crate::executors::{Control, End, Executor as _, Reaper, Task};
 use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
@@ -348,14 +348,14 @@ fn sweep(docker: &docker::Client) {
 /// Asks the engine whether a canary of this run is left.
 fn left_behind(docker: &docker::Client, word: &str) -> Check {
     let name = proofs::CLEANUP;
-    let rows = match docker.list(&spec::labels_of(AGENT)) {
+    let rows = match docker.list(&labels::of_agent(AGENT)) {
         Ok(rows) => rows,
         Err(error) => return Check::unknown(name, error.to_string()),
     };
     let ours = format!("{AGENT}-{word}-");
     let left: Vec<String> = rows
         .into_iter()
-        .filter(|row| row.labels.get(spec::JOB).is_some_and(|job| job.starts_with(&ours)))
+        .filter(|row| row.labels.get(labels::JOB).is_some_and(|job| job.starts_with(&ours)))
         .map(|row| docker::containers::short(&row.id).to_owned())
         .collect();
     if left.is_empty() {

@@ -169,7 +169,7 @@ fn what_another_doctor_left_is_removed_when_it_is_old_enough() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let row = |id: &str, job: &str, age: Duration| {
         let labels = serde_json::json!({
-            spec::MANAGED: "true", spec::AGENT: AGENT, spec::JOB: job, spec::EXECUTION: format!("{job}-1"),
+            labels::MANAGED: "true", labels::AGENT: AGENT, labels::JOB: job, labels::EXECUTION: format!("{job}-1"),
         });
         serde_json::json!({ "Id": id, "Created": now - age.as_secs(), "Labels": labels })
     };

@@ -11,6 +11,7 @@ use crate::config::{Loaded, Origin};
 use crate::executors::container::resources::bytes;
 use crate::executors::ssh::known_hosts::KnownHosts;
 use crate::limits;
+use crate::os::private::{self, Refused};
 use crate::os::{disk, random};
 
 pub(super) const NAMES: [&str; 3] = [STATE, STATE_DISK, KNOWN_HOSTS];
@@ -76,6 +77,13 @@ fn try_writing(folder: &Path) -> std::io::Result<()> {
 fn state_dir(dir: &Path) -> Check {
     let (folder, shown) = (nearest(dir), dir.display());
     let there = folder == dir;
+    if let Err(refused) = private::look(dir) {
+        let measured = format!("an agent of {} does not use {shown}: {refused}", user());
+        let hint = "state.dir has to belong to the agent's user, where nobody else may rename; run this as that user";
+        // That of an agent of another user, whose host is looked at by root.
+        let is_anothers = matches!(&refused, Refused::Foreign { path, .. } if path == dir);
+        return if is_anothers { Check::warn(STATE, measured, hint) } else { Check::fail(STATE, measured, hint) };
+    }
     if let Err(error) = try_writing(&folder) {
         let what = if there { String::new() } else { format!(", and {} is the nearest folder", folder.display()) };
         let missing = if there { "" } else { " does not exist" };

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::docker::containers::State;
-use crate::executors::container::Shared;
+use crate::executors::complaint::complaint;
 use crate::executors::container::run::{Base, Container, Followed};
+use crate::executors::container::{Shared, labels};
 use crate::executors::control::Signal;
 use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
 use crate::job::Output;
@@ -50,7 +51,7 @@ impl Adopted {
             }
             Err(error) => return Err(Lost::OutOfReach(error.to_string())),
         };
-        let container = Container::new(shared.docker.clone(), found.id);
+        let container = Container::new(shared.docker.clone(), found.id.clone());
         if found.state.status == "created" {
             return Err(Lost::NeverStarted(Remains::of(container)));
         }
@@ -65,7 +66,7 @@ impl Adopted {
             name: facts.place.clone(),
             image: facts.image.clone(),
             network: String::new(),
-            nonce: String::new(),
+            nonce: labels::nonce(&found.labels).unwrap_or_default().to_owned(),
             hint: String::new(),
             ended_by: ended_late(&found.state, facts.timeout),
         };
@@ -89,6 +90,8 @@ impl Prepared for Adopted {
             && followed.broke.is_none()
             && !self.base.control.is_left()
             && !self.base.control.is_given_up()
+            // Its own words why the script could not be started are an end.
+            && complaint(&self.base.nonce, followed.stderr.tail()).is_none()
             // Where the engine does not say so, it is not taken for that.
             && self.base.runs().is_ok_and(|runs| !runs)
         {

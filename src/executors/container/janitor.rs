@@ -1,22 +1,26 @@
 //! Finds containers that are ours and nobody's, and removes them: whatever went wrong before, nothing of it stays.
 //!
-//! Ours is what carries this agent's label. Nobody's is what belongs to no job in hand and is older than a grace. Every
-//! container of the agent's is made after its job was taken in hand, so that a look at the engine first and at the jobs
-//! in hand after it cannot take a new job's container for a left one.
+//! Ours is what carries this agent's label. Nobody's is what belongs to no job of the agent's and is older than a grace.
+//! Every container of the agent's is made after its job was entered among them, so that a look at the engine first and at
+//! the jobs after it cannot take a new job's container for a left one. A container has the age that the engine's clock
+//! tells, or the time since it was first seen here, where that is longer: a clock that was ahead keeps none for years.
 //!
 //! Besides, what an `exec` has left that was killed: its containers name the process whose they are, and only where this
 //! host can tell for certain that the process is gone is its container nobody's. No job and no agent comes back to it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::docker::containers::{Row, short};
 use crate::docker::{self, Error};
-use crate::executors::container::spec;
+use crate::executors::container::labels;
 use crate::job::Id;
+use crate::os::clock;
 use crate::os::owner::{Owner, Seen};
 use crate::{limits, metrics};
 
-/// Says whether a job with this execution is in hand. Asked after the engine has answered.
+/// Says whether a job with this execution is one of the agent's. Asked after the engine has answered.
 pub type InUse<'a> = &'a dyn Fn(&Id, &Id) -> bool;
 
 /// Looks for containers of one agent.
@@ -26,6 +30,8 @@ pub struct Janitor {
     /// `None` for one that looks only for what an `exec` has left.
     agent: Option<String>,
     grace: Duration,
+    /// When each container that is there was first seen.
+    seen: Mutex<BTreeMap<String, Instant>>,
 }
 
 /// A container of this agent's.
@@ -39,7 +45,7 @@ pub struct Found {
     pub execution: Option<Id>,
     /// The engine's word, such as `running` or `exited`.
     pub state: String,
-    /// Since its creation, by both clocks; zero when the engine's is ahead of ours.
+    /// Since its creation by both clocks, or since it was first seen, whichever is longer.
     pub age: Duration,
     /// It is that of an `exec`.
     pub of_exec: bool,
@@ -48,7 +54,7 @@ pub struct Found {
 /// Whose a container is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Its job is in hand.
+    /// Its job is one of the agent's.
     InUse,
     /// Younger than the grace.
     Young,
@@ -59,12 +65,12 @@ pub enum Fate {
 impl Janitor {
     /// A janitor for `agent`'s containers that are older than `grace`.
     pub fn new(docker: docker::Client, agent: &str, grace: Duration) -> Self {
-        Self { docker, agent: Some(agent.to_owned()), grace }
+        Self { docker, agent: Some(agent.to_owned()), grace, seen: Mutex::default() }
     }
 
     /// One that looks only for what an `exec` has left.
     pub fn of_exec(docker: docker::Client) -> Self {
-        Self { docker, agent: None, grace: Duration::ZERO }
+        Self { docker, agent: None, grace: Duration::ZERO, seen: Mutex::default() }
     }
 
     /// All containers of this agent's, with what is to become of each; then those that an `exec` has left.
@@ -72,19 +78,31 @@ impl Janitor {
         let now = SystemTime::now();
         let mut all = Vec::new();
         if let Some(agent) = &self.agent {
-            let rows = self.docker.list(&spec::labels_of(agent))?;
-            let found = rows.into_iter().filter_map(|row| ours(row, agent, now));
-            all.extend(found.map(|found| {
+            let rows = self.docker.list(&labels::of_agent(agent))?;
+            let found: Vec<Found> = rows.into_iter().filter_map(|row| ours(row, agent, now)).collect();
+            let found = self.with_time_seen(found, clock::now());
+            all.extend(found.into_iter().map(|found| {
                 let fate = fate(&found, self.grace, in_use);
                 (found, fate)
             }));
         }
         if let Some(here) = Owner::this_process() {
-            let rows = self.docker.list(&spec::labels_of(spec::EXEC))?;
+            let rows = self.docker.list(&labels::of_agent(labels::EXEC))?;
             let left = rows.into_iter().filter_map(|row| left_by_exec(row, &here, now));
             all.extend(left.map(|found| (found, Fate::Nobodys)));
         }
         Ok(all)
+    }
+
+    fn with_time_seen(&self, mut all: Vec<Found>, now: Instant) -> Vec<Found> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *seen);
+        for found in &mut all {
+            let first = before.get(&found.id).copied().unwrap_or(now);
+            found.age = found.age.max(now.saturating_duration_since(first));
+            seen.insert(found.id.clone(), first);
+        }
+        all
     }
 
     /// The containers that are to be removed.
@@ -131,8 +149,8 @@ impl Janitor {
 fn ours(row: Row, agent: &str, now: SystemTime) -> Option<Found> {
     let label = |name: &str| row.labels.get(name).map(String::as_str);
     // An agent may have been given the name that stands on the containers of `exec`.
-    let others = label(spec::AGENT) != Some(agent) || row.labels.contains_key(spec::OWNER);
-    if label(spec::MANAGED) != Some("true") || others {
+    let others = label(labels::AGENT) != Some(agent) || row.labels.contains_key(labels::OWNER);
+    if label(labels::MANAGED) != Some("true") || others {
         return None;
     }
     Some(found(row, now))
@@ -141,15 +159,15 @@ fn ours(row: Row, agent: &str, now: SystemTime) -> Option<Found> {
 /// The row as a container of an `exec` that certainly does not run any more.
 fn left_by_exec(row: Row, here: &Owner, now: SystemTime) -> Option<Found> {
     let label = |name: &str| row.labels.get(name).map(String::as_str);
-    let owner: Owner = label(spec::OWNER)?.parse().ok()?;
-    let of_exec = label(spec::MANAGED) == Some("true") && label(spec::AGENT) == Some(spec::EXEC);
+    let owner: Owner = label(labels::OWNER)?.parse().ok()?;
+    let of_exec = label(labels::MANAGED) == Some("true") && label(labels::AGENT) == Some(labels::EXEC);
     (of_exec && owner.seen_by(here) == Seen::Gone).then(|| Found { of_exec, ..found(row, now) })
 }
 
 fn found(row: Row, now: SystemTime) -> Found {
     let label = |name: &str| row.labels.get(name).map(String::as_str);
     let id = |name: &str| label(name).and_then(|text| Id::parse(text).ok());
-    let (job, execution) = (id(spec::JOB), id(spec::EXECUTION));
+    let (job, execution) = (id(labels::JOB), id(labels::EXECUTION));
     // Without a time it is as if it were made now.
     let created = u64::try_from(row.created).ok().filter(|at| *at > 0);
     let created = created.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at)));
@@ -172,6 +190,7 @@ fn fate(found: &Found, grace: Duration, in_use: InUse<'_>) -> Fate {
 mod tests {
     use super::*;
     use crate::docker::testing::{Act, Engine, done};
+    use crate::os::ahead::Ahead;
 
     fn row(labels: &[(&str, &str)], created: i64) -> Row {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -253,6 +272,26 @@ mod tests {
         ] {
             assert_eq!(fate(&found, grace, in_use), expected, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_container_from_the_future_is_as_old_as_the_time_for_which_it_was_seen() {
+        let labels: BTreeMap<_, _> = OURS.into_iter().collect();
+        let far = 32_503_680_000_i64;
+        let rows = serde_json::json!([{ "Id": "left", "Created": far, "Labels": labels }]).to_string();
+        Ahead::run(|ahead| {
+            let engine = Engine::start(move |call| match call.starts_with("GET /containers/json") {
+                true => Act::Answer(200, rows.clone()),
+                false => done(),
+            });
+            let janitor = Janitor::new(engine.client(), "a1", limits::JANITOR_GRACE);
+            for (pass, removed) in [(Duration::ZERO, 0), (limits::JANITOR_GRACE / 2, 0), (limits::JANITOR_GRACE / 2, 1)]
+            {
+                ahead.put(pass);
+                janitor.round(&|_, _| false);
+                assert_eq!(engine.count("DELETE /containers/left"), removed, "after {:?}", ahead.by());
+            }
+        });
     }
 
     #[test]

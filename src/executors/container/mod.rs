@@ -9,6 +9,7 @@ pub mod adopted;
 pub mod doubtful;
 pub mod janitor;
 pub mod judge;
+pub mod labels;
 pub mod marker;
 pub mod program;
 pub mod pulls;
@@ -27,6 +28,7 @@ use crate::docker::networks::Bridge;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::adopted::Adopted;
 use crate::executors::container::doubtful::Doubtful;
+use crate::executors::container::labels::Labels;
 use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::run::{Base, Container, Ready};
@@ -82,7 +84,7 @@ impl ContainerExecutor {
 
     /// The executor of `exec`, to whose containers no agent comes back: they are this process's.
     pub fn of_this_process(docker: docker::Client, config: &Config, sampler: Sampler) -> Self {
-        let this = Self::new(docker, config, spec::EXEC, sampler);
+        let this = Self::new(docker, config, labels::EXEC, sampler);
         let mut shared = this.shared.write().unwrap_or_else(PoisonError::into_inner);
         *shared = Arc::new(Shared { owner: Owner::this_process(), ..Shared::clone(&shared) });
         drop(shared);
@@ -172,10 +174,17 @@ impl Shared {
         let device = self.device(&resources)?;
         let spec = Spec {
             image: &image,
-            job: &task.job.id,
-            execution: &task.execution,
-            agent: &self.agent,
-            owner: self.owner.as_ref(),
+            labels: Labels {
+                job: &task.job.id,
+                execution: &task.execution,
+                agent: &self.agent,
+                owner: self.owner.as_ref(),
+                attempts: task.job.attempts,
+                language: task.job.script.language,
+                timeout,
+                resources: &resources,
+                nonce: program.nonce(),
+            },
             resources: &resources,
             security: &self.settings.security,
             network: &network,

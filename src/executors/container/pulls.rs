@@ -124,12 +124,12 @@ impl Pulls {
                 flight.state.lock().unwrap_or_else(PoisonError::into_inner).0 = progress.clone();
                 flight.changed.notify_all();
                 told.tell(progress, output);
-                control.reason().is_none()
+                control.is_wanted()
             });
             match result {
                 Err(error) if attempt < limits::PULL_ATTEMPTS && is_worth_a_retry(&error) => {
                     let delay = limits::PULL_DELAY * attempt;
-                    if deadline.left().is_none_or(|left| left < delay) || control.reason().is_some() {
+                    if deadline.left().is_none_or(|left| left < delay) || !control.is_wanted() {
                         return Err(error);
                     }
                     log::warn!("pull of {image}, attempt {attempt} of {}: {error}", limits::PULL_ATTEMPTS);
@@ -166,7 +166,7 @@ impl Pulls {
                 }
                 None => {}
             }
-            if control.reason().is_some() {
+            if !control.is_wanted() {
                 return Err(Error::Stopped { doing });
             }
             let Some(left) = deadline.left() else {

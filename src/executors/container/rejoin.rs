@@ -8,10 +8,12 @@
 //! The copy is capped and turns over: where its beginning is gone, the program's first word is missing, and the output is
 //! told that its place in the copy is lost.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::docker::{Deadline, Error};
+use crate::executors::container::marker::Marker;
 use crate::executors::container::run::{Base, Followed};
 use crate::job::{Output, Stream};
 use crate::limits;
@@ -126,27 +128,22 @@ impl Base {
         on: bool,
         output: &mut dyn Output,
     ) {
-        let (mut first, mut decoder) = (First::default(), frames::Decoder::new());
-        let mut passed = Passed(followed.taken);
+        let nonce = Some(self.nonce.as_str()).filter(|nonce| !nonce.is_empty());
+        let mut copy = Copy {
+            marker: Marker::new(nonce),
+            nonce: self.nonce.clone(),
+            passed: Passed(followed.taken),
+            bytes: [0; 2],
+            lost: false,
+        };
+        let mut decoder = frames::Decoder::new();
         let (base, control) = (&*self, Arc::clone(&self.control));
         let gone = || Error::Stopped { doing: "follow the container".to_owned() };
         let mut sink = |piece: &[u8]| {
             if control.is_left() || control.is_given_up() {
                 return Err(gone());
             }
-            let fed = decoder.feed(piece, &mut |stream, bytes| {
-                if stream != Stream::Stderr {
-                    first.other_came(bytes.len(), &mut passed, output);
-                    let bytes = passed.over(stream, bytes);
-                    followed.taken[0] += bytes.len() as u64;
-                    return output.bytes(stream, bytes);
-                }
-                first.take(bytes, &mut passed, output, &mut |bytes, passed, output| {
-                    let bytes = passed.over(stream, bytes);
-                    followed.taken[1] += bytes.len() as u64;
-                    followed.stderr.take(bytes, &base.nonce, &mut |bytes| output.bytes(stream, bytes));
-                });
-            });
+            let fed = decoder.feed(piece, &mut |stream, bytes| copy.take(stream, bytes, followed, output));
             output.settle();
             fed.map_err(|error| base.nonsense(error.to_string()))
         };
@@ -158,12 +155,11 @@ impl Base {
         } else {
             self.shared.docker.logs(id, Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK"), &mut sink)
         };
-        // A copy whose beginning is lost belongs to a script that printed a lot: it was started.
-        followed.started |= first.nonce.is_some() || first.lost;
+        followed.started |= copy.shows_a_start();
         followed.missed = false;
         followed.broke = read.err().filter(|error| !matches!(error, Error::Stopped { .. }));
-        if let Some(nonce) = first.nonce {
-            self.nonce = nonce;
+        if let Some(nonce) = copy.marker.nonce() {
+            self.nonce = nonce.to_owned();
         }
     }
 
@@ -189,60 +185,54 @@ impl Passed {
     }
 }
 
-/// The program's first word, whatever its nonce is.
-#[derive(Default)]
-struct First {
-    line: Vec<u8>,
-    nonce: Option<String>,
-    /// Bytes of stdout before it: the engine copies both streams side by side.
-    before: usize,
-    /// The copy begins with something else.
+/// The engine's copy as it is read.
+struct Copy {
+    marker: Marker,
+    /// The one that it should have; empty where it is not known.
+    nonce: String,
+    passed: Passed,
+    /// Bytes of stdout and stderr that were read of it.
+    bytes: [u64; 2],
+    /// It begins with something else than the program's first word.
     lost: bool,
 }
 
-type Sink<'a> = dyn FnMut(&[u8], &mut Passed, &mut dyn Output) + 'a;
-
-const WORD: &[u8] = b"cronium ready ";
-/// The word, 32 characters of nonce, and some room.
-const WORD_MAX: usize = 64;
-
-impl First {
-    /// So much of stdout came: the word, which is the very first of all, must have come before, or nearly so.
-    fn other_came(&mut self, bytes: usize, passed: &mut Passed, output: &mut dyn Output) {
-        self.before = self.before.saturating_add(bytes);
-        if self.nonce.is_none() && !self.lost && self.before > limits::DOCKER_READ {
-            self.lose(passed, output);
+impl Copy {
+    fn take(&mut self, stream: Stream, bytes: &[u8], followed: &mut Followed, output: &mut dyn Output) {
+        let of = usize::from(stream == Stream::Stderr);
+        self.bytes[of] += bytes.len() as u64;
+        let bytes = match stream {
+            Stream::Stderr => self.marker.take(bytes),
+            _ => Cow::Borrowed(bytes),
+        };
+        // The word, which is the very first of all, comes before stdout or nearly so: the engine copies both side by side.
+        let overdue = !self.marker.is_seen() && self.bytes[0] > limits::DOCKER_READ as u64;
+        if !self.lost && (self.marker.is_missed() || overdue) {
+            self.lost = true;
+            let held = self.marker.give_up();
+            // Nobody knows where in the output this copy begins: all of it counts as new, from its own beginning.
+            let read = if of == 0 { bytes.len() as u64 } else { 0 };
+            (self.passed, followed.taken) = (Passed([0; 2]), [self.bytes[0] - read, 0]);
+            output.lost_beginning();
+            self.hand_on(Stream::Stderr, &held, followed, output);
         }
+        self.hand_on(stream, &bytes, followed, output);
     }
 
-    fn lose(&mut self, passed: &mut Passed, output: &mut dyn Output) {
-        self.lost = true;
-        *passed = Passed([0, 0]);
-        output.lost_beginning();
+    fn hand_on(&mut self, stream: Stream, bytes: &[u8], followed: &mut Followed, output: &mut dyn Output) {
+        let bytes = self.passed.over(stream, bytes);
+        followed.taken[usize::from(stream == Stream::Stderr)] += bytes.len() as u64;
+        if stream != Stream::Stderr {
+            return output.bytes(stream, bytes);
+        }
+        let nonce = self.marker.nonce().unwrap_or(&self.nonce);
+        followed.stderr.take(bytes, nonce, &mut |bytes| output.bytes(stream, bytes));
     }
 
-    fn take(&mut self, bytes: &[u8], passed: &mut Passed, output: &mut dyn Output, sink: &mut Sink<'_>) {
-        if self.nonce.is_some() || self.lost {
-            return sink(bytes, passed, output);
-        }
-        self.line.extend_from_slice(bytes);
-        let common = self.line.len().min(WORD.len());
-        let end = self.line.iter().position(|&b| b == b'\n');
-        if self.line[..common] == WORD[..common] && end.is_none() && self.line.len() < WORD_MAX {
-            return;
-        }
-        let line = std::mem::take(&mut self.line);
-        match end.filter(|&end| end > WORD.len() && line.starts_with(WORD)) {
-            Some(end) => {
-                self.nonce = Some(String::from_utf8_lossy(&line[WORD.len()..end]).into_owned());
-                // Also where nothing follows yet: it shows that the program has come.
-                sink(&line[end + 1..], passed, output);
-            }
-            None => {
-                self.lose(passed, output);
-                sink(&line, passed, output);
-            }
-        }
+    /// Whether the script has begun. A copy turns over when a lot was printed, which only a script does; a few words of a
+    /// shell that never had the whole program are no start.
+    fn shows_a_start(&self) -> bool {
+        self.marker.is_seen() || self.lost && self.bytes.iter().sum::<u64>() >= limits::COPY_TURNED_OVER
     }
 }
 
@@ -264,6 +254,12 @@ mod tests {
         fn settle(&mut self) {}
     }
 
+    fn copy(taken: [u64; 2]) -> (Copy, Followed, Kept) {
+        let (marker, nonce) = (Marker::new(None), String::new());
+        let copy = Copy { marker, nonce, passed: Passed(taken), bytes: [0; 2], lost: false };
+        (copy, Followed { taken, ..Followed::default() }, Kept::default())
+    }
+
     #[test]
     fn the_first_word_is_taken_out_at_every_split_and_missed_where_it_is_not() {
         for (input, through, nonce, lost) in [
@@ -274,14 +270,13 @@ mod tests {
             (b"cronium ready", b"", None, false),
         ] {
             for split in 0..=input.len() {
-                let (mut first, mut kept, mut passed) = (First::default(), Kept::default(), Passed([0, 0]));
+                let (mut copy, mut followed, mut kept) = copy([0; 2]);
                 for part in [&input[..split], &input[split..]] {
-                    first.take(part, &mut passed, &mut kept, &mut |bytes, _, output| {
-                        output.bytes(Stream::Stderr, bytes);
-                    });
+                    copy.take(Stream::Stderr, part, &mut followed, &mut kept);
                 }
                 assert_eq!((kept.0.as_slice(), kept.1), (through, lost), "split at {split}");
-                assert_eq!(first.nonce.as_deref(), nonce, "split at {split}");
+                assert_eq!(copy.marker.nonce(), nonce, "split at {split}");
+                assert_eq!(copy.shows_a_start(), nonce.is_some(), "a few words are no start");
             }
         }
     }
@@ -301,11 +296,25 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_beginning_passes_nothing_over() {
-        let (mut first, mut kept, mut passed) = (First::default(), Kept::default(), Passed([9, 9]));
-        first.take(b"in the middle\n", &mut passed, &mut kept, &mut |bytes, passed, output| {
-            output.bytes(Stream::Stderr, passed.over(Stream::Stderr, bytes));
-        });
-        assert_eq!((kept.0.as_slice(), kept.1, passed.0), (&b"in the middle\n"[..], true, [0, 0]));
+    fn a_lost_beginning_passes_nothing_over_and_its_bytes_are_counted_anew() {
+        let (mut copy, mut followed, mut kept) = copy([9, 9]);
+        copy.take(Stream::Stderr, b"in the middle\n", &mut followed, &mut kept);
+        copy.take(Stream::Stdout, b"and on\n", &mut followed, &mut kept);
+        assert_eq!((kept.0.as_slice(), kept.1, copy.passed.0), (&b"in the middle\nand on\n"[..], true, [0, 0]));
+        assert_eq!(followed.taken, [7, 14]);
+    }
+
+    #[test]
+    fn a_copy_that_turned_over_shows_that_the_script_ran() {
+        let (mut copy, mut followed, mut kept) = copy([0; 2]);
+        assert!(copy.marker.take(b"cronium r").is_empty());
+        let piece = vec![b'x'; limits::DOCKER_READ];
+        while !copy.shows_a_start() {
+            assert!(copy.bytes[0] < 2 * limits::COPY_TURNED_OVER);
+            copy.take(Stream::Stdout, &piece, &mut followed, &mut kept);
+        }
+        assert!(copy.lost && kept.1);
+        assert_eq!(followed.taken[1], 9, "what was held back for the word is not lost");
+        assert_eq!(kept.0.len() as u64, followed.taken[0] + followed.taken[1]);
     }
 }

@@ -96,7 +96,7 @@ pub(in crate::executors::container) struct Base {
     pub(in crate::executors::container) name: String,
     pub(in crate::executors::container) image: String,
     pub(in crate::executors::container) network: String,
-    /// The program's random word.
+    /// The program's random word; empty where it is not known.
     pub(in crate::executors::container) nonce: String,
     /// What the script's text may lead it into, for the verdict on its failure; empty where the text is not at hand.
     pub(in crate::executors::container) hint: String,
@@ -141,12 +141,12 @@ impl Prepared for Ready {
     }
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
-        if self.base.control.is_left() {
-            return End::NeverRan(Remains::of(self));
-        }
         if self.base.control.reason().is_some() {
             let outcome = self.base.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
             return End::Outcome(outcome, Remains::of(self));
+        }
+        if !self.base.control.begin() {
+            return End::NeverRan(Remains::of(self));
         }
         if let Err(error) = self.base.shared.docker.start(self.base.container.id(), self.deadline) {
             return End::Outcome(self.base.never_ran(&error), Remains::of(self));
@@ -179,7 +179,7 @@ impl Ready {
     fn follow(&mut self, output: &mut dyn Output) -> Followed {
         let mut buffer = vec![0; limits::DOCKER_READ];
         let mut frames = frames::Decoder::new();
-        let mut marker = Marker::new(self.program.nonce());
+        let mut marker = Marker::new(Some(self.program.nonce()));
         let mut followed = Followed::default();
         let mut heard = Instant::now();
         loop {
@@ -194,10 +194,9 @@ impl Ready {
                             followed.taken[0] += bytes.len() as u64;
                             return output.bytes(stream, bytes);
                         }
-                        marker.take(bytes, &mut |bytes| {
-                            followed.taken[1] += bytes.len() as u64;
-                            followed.stderr.take(bytes, self.program.nonce(), &mut |bytes| output.bytes(stream, bytes));
-                        });
+                        let bytes = marker.take(bytes);
+                        followed.taken[1] += bytes.len() as u64;
+                        followed.stderr.take(&bytes, self.program.nonce(), &mut |bytes| output.bytes(stream, bytes));
                     });
                     followed.started = marker.is_seen();
                     output.settle();

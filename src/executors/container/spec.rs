@@ -1,26 +1,22 @@
 //! The engine's create request: every line here is a promise about what a script can and cannot do.
 //!
-//! It holds nothing of the job but its ids: no script text and no environment value, since the engine keeps this on its
-//! disk and shows it to whoever may ask it.
+//! It holds nothing of the job but its ids, its limits and its start's random word: no script text and no environment
+//! value, since the engine keeps this on its disk and shows it to all who may use it.
 
 use serde_json::{Value, json};
 
 use crate::config::types::{ResourceSet, Seccomp, Security};
+use crate::executors::container::labels::Labels;
 use crate::executors::container::program::WORKSPACE;
 use crate::executors::container::resources::tmpfs_sizes;
 use crate::job::Id;
 use crate::limits;
-use crate::os::owner::Owner;
 
 /// What a container is made from.
 #[derive(Debug)]
 pub struct Spec<'a> {
     pub image: &'a str,
-    pub job: &'a Id,
-    pub execution: &'a Id,
-    pub agent: &'a str,
-    /// The process whose the container is, where no agent will come back to it.
-    pub owner: Option<&'a Owner>,
+    pub labels: Labels<'a>,
     pub resources: &'a ResourceSet,
     pub security: &'a Security,
     /// The engine's `NetworkMode`.
@@ -35,34 +31,6 @@ pub struct Spec<'a> {
 /// The container's name: one for each execution, in the characters that the engine allows.
 pub fn container_name(execution: &Id) -> String {
     format!("cronium-{}", execution.as_str().replace(':', "-"))
-}
-
-/// The names of the labels: `true` on every container of an agent's, and whose it is.
-pub const MANAGED: &str = "cronium.managed";
-/// See [`MANAGED`].
-pub const AGENT: &str = "cronium.agent.id";
-/// See [`MANAGED`].
-pub const JOB: &str = "cronium.job.id";
-/// See [`MANAGED`].
-pub const EXECUTION: &str = "cronium.execution.id";
-
-/// The process whose a container is, on those of `exec` alone: without it nobody has a use for the container.
-pub const OWNER: &str = "cronium.owner";
-/// What stands for an agent's id on the containers of `exec`.
-pub const EXEC: &str = "exec";
-
-/// The labels by which the agent finds its containers again.
-pub fn labels(job: &Id, execution: &Id, agent: &str, owner: Option<&Owner>) -> Value {
-    let mut labels = json!({ MANAGED: "true", JOB: job.as_str(), EXECUTION: execution.as_str(), AGENT: agent });
-    if let Some(owner) = owner {
-        labels[OWNER] = json!(owner.to_string());
-    }
-    labels
-}
-
-/// What every container of this agent's carries, as [`crate::docker::Client::list`] takes it.
-pub fn labels_of(agent: &str) -> [String; 2] {
-    [format!("{MANAGED}=true"), format!("{AGENT}={agent}")]
 }
 
 impl Spec<'_> {
@@ -80,7 +48,7 @@ impl Spec<'_> {
             "Env": ["TINI_KILL_PROCESS_GROUP=1", "SHELLOPTS", "BASHOPTS", "POSIXLY_CORRECT"],
             "User": format!("{uid}:{gid}"),
             "WorkingDir": WORKSPACE,
-            "Labels": labels(self.job, self.execution, self.agent, self.owner),
+            "Labels": self.labels.json(),
             "OpenStdin": true,
             "StdinOnce": true,
             "AttachStdin": true,
@@ -178,7 +146,10 @@ fn nano_cpus(cores: f64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::job::Language;
 
     fn body(readonly: bool, device: Option<&str>) -> Value {
         body_for(readonly, device, false)
@@ -203,12 +174,21 @@ mod tests {
             readonly_rootfs: readonly,
             seccomp: Seccomp::Profile { path: "/x".into(), json: "{}".into() },
         };
-        Spec {
-            image: "cronium/runner:bash-alpine",
-            job: &id("job_1"),
-            execution: &id("exec-job_1-5"),
+        let (job, execution) = (id("job_1"), id("exec-job_1-5"));
+        let labels = Labels {
+            job: &job,
+            execution: &execution,
             agent: "agent-1",
             owner: None,
+            attempts: 0,
+            language: Language::Bash,
+            timeout: (Duration::from_secs(60), "jobs.defaultTimeout"),
+            resources: &resources,
+            nonce: "00ff",
+        };
+        Spec {
+            image: "cronium/runner:bash-alpine",
+            labels,
             resources: &resources,
             security: &security,
             network: "cronium-isolated",
@@ -243,7 +223,7 @@ mod tests {
         );
         assert_eq!(host["Binds"], Value::Null);
         assert_eq!(body["Labels"]["cronium.execution.id"], "exec-job_1-5");
-        assert_eq!(body["Labels"][OWNER], Value::Null, "an agent comes back to its containers");
+        assert_eq!(body["Labels"]["cronium.timeout.ms"], "60000");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::never;
 
+use crate::executors::Leftover;
 use crate::executors::ssh::Shared;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::pool::Wish;
@@ -26,6 +27,8 @@ pub(in crate::executors::ssh) struct Folder {
     /// Its program has handed over everything and waits for a word; it ends and keeps the folder when the session does.
     /// `None` for the folder of an earlier agent.
     pub(in crate::executors::ssh) session: Option<Session>,
+    /// That program has its word already.
+    pub(in crate::executors::ssh) asked: bool,
 }
 
 /// How a program ended that was to take a folder away.
@@ -37,20 +40,29 @@ enum Heard {
     Late,
 }
 
+impl Leftover for Folder {
+    /// The word is on its way at once; the server does the rest by itself.
+    fn ask(&mut self) {
+        let word: &[u8] = if self.shared.settings.cleanup_after { b"done\n" } else { b"keep\n" };
+        if let Some(session) = self.session.as_ref().filter(|_| !self.asked) {
+            session.send(word.to_vec());
+            self.asked = true;
+        }
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
+        self.ask();
         let session = self.session.take();
         if !self.shared.settings.cleanup_after {
             if let Some(session) = session {
-                session.send(b"keep\n".to_vec());
                 hear(&session, Instant::now() + self.shared.jobs.cleanup_timeout);
             }
             return;
         }
-        let heard = session.map_or(Heard::Unsure, |session| {
-            session.send(b"done\n".to_vec());
-            hear(&session, Instant::now() + self.shared.jobs.cleanup_timeout)
-        });
+        let until = Instant::now() + self.shared.jobs.cleanup_timeout;
+        let heard = session.map_or(Heard::Unsure, |session| hear(&session, until));
         // That session knows of one folder. A server that is slow is asked no second time.
         let gone = (heard == Heard::Gone && self.names.len() == 1) || (heard != Heard::Late && self.sweep());
         if !gone {

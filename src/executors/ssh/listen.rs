@@ -140,6 +140,9 @@ impl Run<'_> {
             if self.control.reason().is_some() {
                 return Some(Heard::Unwanted);
             }
+            if !self.control.begin() {
+                return Some(Heard::Left);
+            }
             if let Start::Waits(program) = std::mem::replace(&mut self.start, Start::Sent) {
                 session.send(program);
             }

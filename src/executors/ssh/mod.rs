@@ -138,7 +138,8 @@ impl Executor for SshExecutor {
     fn remains(&self, server: &Server, place: &str) -> Remains {
         let (shared, server) = (self.now(), server.clone());
         let place = Place::of(place, &shared.settings);
-        Remains::of(Folder { shared, server, names: vec![place.name.clone()], place, session: None })
+        let (names, session) = (vec![place.name.clone()], None);
+        Remains::asked_for(Folder { shared, server, names, place, session, asked: false })
     }
 
     fn prepare(
@@ -166,7 +167,7 @@ impl Executor for SshExecutor {
         shell::notes(&task.job.script).iter().for_each(|note| output.system(note));
         output.settle();
         let until = begun.1 + shared.jobs.setup_timeout;
-        let wish = Wish { server: &server, until, wanted: &|| control.reason().is_none() };
+        let wish = Wish { server: &server, until, wanted: &|| control.is_wanted() };
         let mut say = |text: &str| {
             output.system(text);
             output.settle();

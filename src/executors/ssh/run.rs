@@ -114,9 +114,6 @@ impl Prepared for Ready {
         let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
         run.begun = begun;
         run.host_key = session.connection().host_key.clone();
-        if control.is_left() {
-            return End::NeverRan(Remains::nothing());
-        }
         if control.reason().is_some() {
             let verdict = setup_verdict(&Error::Stopped { server: server.shown() }, &control);
             return End::Outcome(Box::new(run.outcome(verdict, None, warm)), Remains::nothing());
@@ -226,7 +223,7 @@ impl<'a> Run<'a> {
         match ended {
             Ok(ending) => {
                 let outcome = self.outcome(self.judge(&ending), Some(&ending), warm);
-                End::Outcome(Box::new(outcome), Remains::of(self.folder()))
+                End::Outcome(Box::new(outcome), Remains::asked_for(self.folder()))
             }
             // What there may be of it stays for a person to look at.
             Err(Stop::Because(verdict)) => {
@@ -269,7 +266,8 @@ impl<'a> Run<'a> {
         // Each start that was claimed has a folder of its own, so that one that comes late finds it taken.
         let mut names = vec![self.place.name.clone()];
         names.extend(self.names().filter(|name| self.starts > 1 && *name != self.place.name));
-        Folder { shared, server, place: self.place.clone(), names, session: self.waiting.take() }
+        let (place, session) = (self.place.clone(), self.waiting.take());
+        Folder { shared, server, place, names, session, asked: false }
     }
 
     /// The names of all folders that starts of this job may have.

@@ -2,8 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use super::status::{Reload, Reports, SetAside, Sources, Status};
@@ -17,6 +17,7 @@ use crate::logs::ConnectionState;
 use crate::os::net::tests::Frozen;
 use crate::os::random;
 use crate::policy::breaker::State;
+use crate::policy::stop::Reason;
 
 /// A folder that is removed with its owner.
 struct Scratch(PathBuf);
@@ -170,13 +171,10 @@ fn a_cancel_reaches_the_job_and_only_a_job_that_is_in_hand() {
         other => panic!("{other:?}"),
     }
     let token = running.claim(&id("job_a")).expect("free");
-    let calls = Arc::new(Mutex::new(Vec::new()));
-    let kept = Arc::clone(&calls);
-    running.set_cancel(&id("job_a"), Arc::new(move |who| kept.lock().expect("lock").push(who)));
     token.step(Step::Running);
     let (_, cancelled) = cancel("job_a").expect("known");
     assert_eq!((cancelled.job.as_str(), cancelled.phase.as_str(), cancelled.is_late()), ("job_a", "running", false));
-    assert_eq!(*calls.lock().expect("lock"), ["the operator"]);
+    assert_eq!(token.control().reason(), Some(Reason::Cancelled("the operator")));
     token.step(Step::Reporting);
     assert!(cancel("job_a").expect("known").1.is_late());
     let (_, status) = ask::<Status>(&scratch.0, &Request::Status).expect("an answer");

@@ -5,9 +5,9 @@
 //! Memory holds the ids and where each line is.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -17,7 +17,7 @@ use super::{lock, now_ms};
 use crate::job::Id;
 use crate::limits;
 use crate::os::clock;
-use crate::os::files::Folder;
+use crate::os::files::{self, Folder};
 use crate::wire::crc32;
 
 const FILE: &str = "list";
@@ -160,7 +160,9 @@ impl Inner {
             self.lines += 1;
             match decode(&line) {
                 Some(done) if !is_old(done.at_ms, now_ms) => {
-                    self.slots.insert(done.job, Slot { at_ms: done.at_ms, place: Place::Disk(offset, read) });
+                    // What a clock that was ahead wrote is remembered from now on, and not for years.
+                    self.slots
+                        .insert(done.job, Slot { at_ms: done.at_ms.min(now_ms), place: Place::Disk(offset, read) });
                 }
                 Some(_) => {}
                 None => bad += 1,
@@ -201,7 +203,7 @@ impl Inner {
     fn append_unwritten(&mut self, folder: &Folder) -> io::Result<File> {
         clock::step("append");
         clock::disk()?;
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path(folder))?;
+        let mut file = files::append(&path(folder))?;
         let found = file.metadata()?.len();
         if found > self.length {
             // The rest of a line that was not written to its end.
@@ -377,7 +379,7 @@ mod tests {
         let (scratch, now) = (Scratch::new(), now_ms());
         let jobs = scratch.open(now);
         assert!(jobs.remember(done(1, now)));
-        let mut file = OpenOptions::new().append(true).open(scratch.file()).expect("open");
+        let mut file = files::append(&scratch.file()).expect("open");
         file.write_all(&encode(&done(2, now))[..20]).expect("write");
         assert!(jobs.remember(done(3, now)));
         for jobs in [jobs, scratch.open(now)] {

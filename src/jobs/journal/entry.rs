@@ -3,6 +3,8 @@
 //! Nothing here can hold a secret of the job's: there is no field for a script, an environment value, a key or a
 //! password, and none may come. A report holds what the script printed, as the backend will get it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Id, Kind, Language};
@@ -183,7 +185,40 @@ impl Report {
     }
 }
 
+impl Started {
+    /// What is left of the time limit: none of it or all of it at most, whatever the clock was or is.
+    pub fn left(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(self.deadline_ms.saturating_sub(now_ms).min(self.timeout_ms))
+    }
+
+    /// A deadline that lies further away than the whole limit was set by a clock that was wrong, or is read by one: it
+    /// begins anew. Whether it was so.
+    fn clamp(&mut self, now_ms: u64) -> bool {
+        let most = now_ms.saturating_add(self.timeout_ms);
+        let is_late = self.deadline_ms > most;
+        self.deadline_ms = self.deadline_ms.min(most);
+        is_late
+    }
+}
+
 impl Entry {
+    /// Brings deadlines of the job, and of each of its servers, that are further away than the whole limit back to it. Whether
+    /// there were any.
+    pub fn clamp_deadlines(&mut self, now_ms: u64) -> bool {
+        let mut found = match &mut self.stage {
+            Stage::Started(started) => started.clamp(now_ms),
+            Stage::Intent | Stage::Ended(_) => false,
+        };
+        if let Place::Servers(pages) = &mut self.place {
+            for page in pages {
+                if let Part::Started(started) = &mut page.part {
+                    found |= started.clamp(now_ms);
+                }
+            }
+        }
+        found
+    }
+
     /// The report and since when it waits; `None` before the end.
     pub fn ended(&self) -> Option<&Ended> {
         match &self.stage {

@@ -16,6 +16,8 @@ pub enum JournalError {
     Io { what: &'static str, path: PathBuf, error: io::Error },
     /// An entry that cannot be written as JSON; a defect.
     Encode { job: Id, error: serde_json::Error },
+    /// Another write of the same entry has not ended within `limits::JOURNAL_TURN`.
+    Busy { job: Id },
     /// An entry beyond `limits::JOURNAL_FILE_MAX`.
     TooLarge { job: Id, bytes: usize },
 }
@@ -45,6 +47,12 @@ impl fmt::Display for JournalError {
                 })
             }
             Self::Encode { job, error } => write!(f, "cannot write the entry of job {job} as JSON: {error}"),
+            Self::Busy { job } => write!(
+                f,
+                "cannot work on the entry of job {job}: another write of it has not ended within {} s \
+                 (limits::JOURNAL_TURN); look at the disk under state.dir",
+                limits::JOURNAL_TURN.as_secs()
+            ),
             Self::TooLarge { job, bytes } => write!(
                 f,
                 "the entry of job {job} has {bytes} bytes, the journal takes {}; lower jobs.maxOutput",
@@ -59,7 +67,7 @@ impl std::error::Error for JournalError {
         match self {
             Self::Io { error, .. } => Some(error),
             Self::Encode { error, .. } => Some(error),
-            Self::Locked { .. } | Self::TooLarge { .. } => None,
+            Self::Locked { .. } | Self::Busy { .. } | Self::TooLarge { .. } => None,
         }
     }
 }

@@ -159,7 +159,7 @@ impl Journal {
         if head.len() + body.len() > limits::JOURNAL_FILE_MAX {
             return Err(JournalError::TooLarge { job: job.clone(), bytes: head.len() + body.len() });
         }
-        let _turn = self.turn(job);
+        let _turn = self.turn(job)?;
         lock(&self.0.unremoved).remove(job);
         let written = self.0.jobs.write(&file::name(job), &[head.as_bytes(), &body]);
         written.map_err(|error| JournalError::io("write", &self.path_of(job), error))
@@ -168,7 +168,7 @@ impl Journal {
     /// Reads a job's entry; `None` when there is none. A file that is no entry is set aside and counts as none.
     pub fn read(&self, job: &Id) -> Result<Option<Entry>, JournalError> {
         let path = self.path_of(job);
-        let _turn = self.turn(job);
+        let _turn = self.turn(job)?;
         match read(&path, job) {
             Ok(Ok(entry)) => Ok(Some(entry)),
             Ok(Err(bad)) => {
@@ -178,6 +178,11 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(JournalError::io("read", &path, error)),
         }
+    }
+
+    /// Whether there is a file of this job's, one that cannot be read included. What cannot be seen counts as there.
+    pub fn has(&self, job: &Id) -> bool {
+        self.path_of(job).try_exists().unwrap_or(true)
     }
 
     /// Forgets a job that was given back, or that was never ours: for good, even if the power fails now.
@@ -190,9 +195,25 @@ impl Journal {
         self.unlink(job, false);
     }
 
+    /// The same where its file is still that of `execution`, and not of a later attempt.
+    pub(in crate::jobs) fn forget_execution(&self, job: &Id, execution: &Id) {
+        let Ok(_turn) = self.turn(job).inspect_err(|error| log::warn!("{error}; the next start forgets the job"))
+        else {
+            return;
+        };
+        if matches!(read(&self.path_of(job), job), Ok(Ok(entry)) if entry.execution == *execution) {
+            self.unlink_now(job, false);
+        }
+    }
+
     fn unlink(&self, job: &Id, lasting: bool) {
-        let _turn = self.turn(job);
-        self.unlink_now(job, lasting);
+        match self.turn(job) {
+            Ok(_turn) => self.unlink_now(job, lasting),
+            Err(error) => {
+                log::warn!("{error}; trying again later");
+                lock(&self.0.unremoved).insert(job.clone());
+            }
+        }
     }
 
     fn unlink_now(&self, job: &Id, lasting: bool) {
@@ -207,7 +228,7 @@ impl Journal {
     fn remove_leftovers(&self) {
         let again = lock(&self.0.unremoved).clone();
         for job in &again {
-            let _turn = self.turn(job);
+            let Ok(_turn) = self.turn(job) else { continue };
             if lock(&self.0.unremoved).remove(job) {
                 self.unlink_now(job, true);
             }
@@ -217,7 +238,7 @@ impl Journal {
     /// Moves a job's file aside, for a person to look at; `why` is kept with it. False when there was none, or it could
     /// not be moved.
     pub fn set_aside(&self, job: &Id, why: &str) -> bool {
-        let _turn = self.turn(job);
+        let Ok(_turn) = self.turn(job).inspect_err(|error| log::error!("{error}")) else { return false };
         let path = self.path_of(job);
         path.symlink_metadata().is_ok() && self.try_move_aside(&path, why)
     }
@@ -282,14 +303,20 @@ impl Journal {
         }
     }
 
-    /// Waits until nobody else works on this job's file.
-    fn turn(&self, job: &Id) -> Turn<'_> {
+    /// Waits until nobody else works on this job's file, for [`limits::JOURNAL_TURN`]: a disk that hangs holds up its own
+    /// writer, and no other for ever.
+    fn turn(&self, job: &Id) -> Result<Turn<'_>, JournalError> {
+        let until = clock::now() + limits::JOURNAL_TURN;
         let mut busy = lock(&self.0.busy);
         while busy.contains(job) {
-            busy = self.0.free.wait(busy).unwrap_or_else(PoisonError::into_inner);
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return Err(JournalError::Busy { job: job.clone() });
+            }
+            busy = clock::wait(&self.0.busy, &self.0.free, busy, left);
         }
         busy.insert(job.clone());
-        Turn { shared: &self.0, job: job.clone() }
+        Ok(Turn { shared: &self.0, job: job.clone() })
     }
 }
 
@@ -343,4 +370,4 @@ pub fn now_ms() -> u64 {
 }
 
 #[cfg(test)]
-pub(in crate::jobs) mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,9 @@ use super::*;
 use crate::job::{Kind, Language};
 use crate::os::{files, random, threads};
 
+#[path = "turn_tests.rs"]
+mod turns;
+
 /// A `state.dir` of a test's own.
 pub(in crate::jobs) struct Scratch {
     pub(in crate::jobs) dir: PathBuf,
@@ -15,33 +18,33 @@ pub(in crate::jobs) struct Scratch {
 }
 
 impl Scratch {
-    pub(in crate::jobs) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = std::env::temp_dir().join(format!("cronium-journal-{}", random::hex(6)));
         fs::create_dir(&dir).expect("a folder");
         Self { dir, mounted: false }
     }
 
     /// One on a file system of its own. Needs root, as the tests that need it say.
-    pub(in crate::jobs) fn tmpfs(options: &str) -> Self {
+    pub(crate) fn tmpfs(options: &str) -> Self {
         let mut scratch = Self::new();
         run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", scratch.dir.to_str().expect("UTF-8")]);
         scratch.mounted = true;
         scratch
     }
 
-    pub(in crate::jobs) fn remount(&self, options: &str) {
+    pub(crate) fn remount(&self, options: &str) {
         run("mount", &["-o", &format!("remount,{options}"), self.dir.to_str().expect("UTF-8")]);
     }
 
-    pub(in crate::jobs) fn open(&self) -> Opened {
+    pub(crate) fn open(&self) -> Opened {
         Journal::open(&self.dir).expect("open")
     }
 
-    pub(in crate::jobs) fn path_of(&self, entry: &Entry) -> PathBuf {
+    pub(crate) fn path_of(&self, entry: &Entry) -> PathBuf {
         self.dir.join("jobs").join(file::name(&entry.job))
     }
 
-    pub(in crate::jobs) fn names(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.dir.join(folder)).expect("list");
         let mut names: Vec<_> = entries.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
         names.sort();
@@ -64,11 +67,11 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program} {arguments:?} (these tests run as root): {words}");
 }
 
-pub(in crate::jobs) fn id(text: &str) -> Id {
+pub(crate) fn id(text: &str) -> Id {
     Id::parse(text).expect("an id")
 }
 
-pub(in crate::jobs) fn entry(job: &str, stage: Stage) -> Entry {
+pub(crate) fn entry(job: &str, stage: Stage) -> Entry {
     let container = Container {
         name: format!("cronium-{job}"),
         image: "cronium/runner-bash:latest".into(),
@@ -89,7 +92,7 @@ pub(in crate::jobs) fn entry(job: &str, stage: Stage) -> Entry {
     }
 }
 
-pub(in crate::jobs) fn started() -> Stage {
+pub(crate) fn started() -> Stage {
     let delivered = Delivered { stdout: 5_000_000_000, stderr: 7, lines: 9, sequence: 11, live: true, open: [0, 11] };
     Stage::Started(Started {
         id: Some("0123abc".into()),
@@ -102,14 +105,14 @@ pub(in crate::jobs) fn started() -> Stage {
     })
 }
 
-pub(in crate::jobs) fn ended(since_ms: u64, stdout: &str) -> Stage {
+pub(crate) fn ended(since_ms: u64, stdout: &str) -> Stage {
     let complete = serde_json::json!({"status": "completed", "exitCode": 0, "output": {"stdout": stdout}}).to_string();
     let update = Some(serde_json::json!({ "output": stdout }).to_string());
     let report = Report { status: "completed".into(), exit_code: 0, message: "fine".into(), update, complete };
     Stage::Ended(Ended { report, since_ms })
 }
 
-pub(in crate::jobs) fn servers() -> Place {
+pub(crate) fn servers() -> Place {
     let server = |n: u16| Server {
         name: format!("web {n}"),
         server_id: n.to_string(),
@@ -400,7 +403,7 @@ fn a_disk_that_turned_read_only_is_told_and_what_is_over_goes_later() {
 fn jobs_do_not_wait_for_each_other_and_one_job_has_one_writer() {
     let scratch = Scratch::new();
     let journal = scratch.open().journal;
-    let turn = journal.turn(&id("a"));
+    let turn = journal.turn(&id("a")).expect("free");
     journal.put(&entry("b", Stage::Intent)).expect("another job's");
     let (other, (told, tell)) = (journal.clone(), std::sync::mpsc::channel());
     let thread = threads::spawn("t-put", move || {

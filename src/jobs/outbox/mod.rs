@@ -156,8 +156,9 @@ impl Outbox {
             if self.0.journal.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
                 self.0.journal.forget(&job);
             } else {
-                // As if sent just now: the earlier run may have been killed with the report on its way.
-                known.queue.insert(job, Item::new(since_ms, Tried::lost(), None, now));
+                // As if sent just now: the earlier run may have been killed with the report on its way. What a clock that
+                // was ahead wrote waits from now on, and not until that clock's time.
+                known.queue.insert(job, Item::new(since_ms.min(now_ms()), Tried::lost(), None, now));
             }
         }
         if known.queue.len() > 0 {
@@ -169,23 +170,21 @@ impl Outbox {
     /// Sees to the report of a job that ended: writes it to the journal, tries once on this thread, and keeps it for
     /// further tries if need be. `entry` is at the stage `Ended`.
     pub fn report(&self, entry: Entry) -> Result<Handed, Refused> {
-        self.report_after(entry, Tried::default(), || ())
+        self.report_after(entry, Tried::default(), |_| ())
     }
 
-    /// The same; `safe` is called when the report is on disk (or in memory alone, where the disk does not take it), before
-    /// the first try. `tried` is what is known of earlier tries: after one whose fate is unknown, the backend is asked, and
-    /// not on this thread.
-    pub fn report_after(&self, entry: Entry, tried: Tried, safe: impl FnOnce()) -> Result<Handed, Refused> {
+    /// The same; `safe` is called before the first try, with whether the report is on disk. `tried` is what is known of earlier tries: after one whose fate is unknown, the backend is asked, and
+    /// not on this thread. An entry of a job of which a folder may be left on a server stays until [`Outbox::cleared`].
+    pub fn report_after(&self, entry: Entry, tried: Tried, safe: impl FnOnce(bool)) -> Result<Handed, Refused> {
         let not_ended = |entry| Err(refused(entry, Tried::default(), "its job has not ended".to_owned()));
         if entry.ended().is_none() {
             return not_ended(entry);
         }
-        if let Err(error) = self.0.journal.put(&entry) {
+        let written = self.0.journal.put(&entry);
+        if let Err(error) = &written {
             log::warn!("the report of job {} is kept in memory alone: {error}", entry.job);
         }
-        safe();
-        // On disk with the next write, if there is one.
-        let entry = entry.without_remains();
+        safe(written.is_ok());
         let Some(Ended { report, .. }) = entry.ended() else { return not_ended(entry) };
         if tried != Tried::default() {
             let why = "it may have been taken before: the backend is asked first".to_owned();
@@ -210,9 +209,12 @@ impl Outbox {
         }
     }
 
-    /// Keeps a report for further tries; `tried` says what the tries so far have shown.
-    pub fn submit(&self, entry: Entry, tried: Tried) -> Result<(), Refused> {
-        self.enter(entry, tried, None)
+    /// Nothing of this execution is left on a server, or what could be tried was tried: its entry need not outlive its report.
+    pub fn cleared(&self, job: &Id, execution: &Id) {
+        // Where its report waits, its entry goes with that.
+        if !self.lock().queue.set_cleared(job) {
+            self.0.journal.forget_execution(job, execution);
+        }
     }
 
     /// Keeps a report; `last` is the failure of the try before.
@@ -234,9 +236,11 @@ impl Outbox {
             );
             return Err(refused(entry, tried, why));
         }
-        let job = entry.job.clone();
+        let (job, remains) = (entry.job.clone(), entry.has_remains());
         let held = written.is_err().then(|| Arc::new(entry));
-        known.queue.insert(job.clone(), Item::new(since_ms, tried, held, clock::now()));
+        let mut item = Item::new(since_ms.min(now_ms()), tried, held, clock::now());
+        item.remains = remains;
+        known.queue.insert(job.clone(), item);
         if let Some(error) = last {
             self.failed(&mut known, &job, tried, error);
         }
@@ -280,10 +284,29 @@ impl Outbox {
         self.0.changed.notify_all();
     }
 
-    /// The backend has this report: remembers its job, then lets its entry go.
-    pub fn taken(&self, entry: &Entry) {
+    /// The backend has this report: remembers its job, then lets its entry go, unless a folder may be left.
+    fn taken(&self, entry: &Entry) {
         self.remember(entry);
-        self.0.journal.forget(&entry.job);
+        if !entry.has_remains() {
+            self.0.journal.forget(&entry.job);
+        }
+    }
+
+    /// The same of one that waited.
+    fn taken_late(&self, entry: &Entry) {
+        self.remember(entry);
+        let job = &entry.job;
+        let mut known = self.lock();
+        known.queue.answered();
+        known.last_error = None;
+        if known.queue.get(job).is_some_and(|item| item.remains) {
+            // From here on it is up to `cleared`.
+            return self.leave(known, job);
+        }
+        drop(known);
+        // While it is known here, nobody writes another entry of this job.
+        self.0.journal.forget(job);
+        self.leave(self.lock(), job);
     }
 
     fn run(&self) {
@@ -301,7 +324,7 @@ impl Outbox {
             pulse::touch();
             let wait = match known.queue.next(clock::now()) {
                 Next::Try(job) => {
-                    let item = known.queue.get_mut(&job)?;
+                    let item = known.queue.get(&job)?;
                     let (tried, held) = (item.tried, item.held.clone());
                     return Some((job, tried, held));
                 }
@@ -315,15 +338,12 @@ impl Outbox {
     /// One try with one report.
     fn work(&self, job: &Id, mut tried: Tried, held: Option<Arc<Entry>>, list: &mut List) {
         let Some(entry) = self.entry(job, held) else { return };
-        let Some(Ended { report, since_ms }) = entry.ended() else { return };
+        let Some(Ended { report, .. }) = entry.ended() else { return };
+        let since_ms = self.lock().queue.get(job).map_or_else(now_ms, |item| item.since_ms);
         match offer(&self.0.client, (job, &entry.execution), report, &mut tried, list) {
             Ok(delivery) => {
-                log::info!("job {job} reported as {} ({delivery:?}), {:.0?} late", report.status, age(*since_ms));
-                self.taken(&entry);
-                let mut known = self.lock();
-                known.queue.answered();
-                known.last_error = None;
-                self.leave(known, job);
+                log::info!("job {job} reported as {} ({delivery:?}), {:.0?} late", report.status, age(since_ms));
+                self.taken_late(&entry);
             }
             Err(error) if is_refused(&tried, &error) => {
                 self.give_up(&entry, &error.to_string());
@@ -334,7 +354,7 @@ impl Outbox {
             Err(error) => {
                 let seen = self.failed(&mut self.lock(), job, tried, &error);
                 let limit = self.retention();
-                if age(*since_ms) > limit && seen > self.0.terms.least_offer {
+                if age(since_ms) > limit && seen > self.0.terms.least_offer {
                     self.give_up(&entry, &format!("not taken for {limit:?} (jobs.reportRetention); at last: {error}"));
                     self.leave(self.lock(), job);
                 }
@@ -375,8 +395,8 @@ impl Outbox {
     fn failed(&self, known: &mut Known, job: &Id, tried: Tried, error: &Error) -> Duration {
         let now = clock::now();
         known.last_error = Some(error.to_string());
-        let Some(item) = known.queue.get_mut(job) else { return Duration::ZERO };
-        item.tried = tried;
+        known.queue.set_tried(job, tried);
+        let Some(item) = known.queue.get(job) else { return Duration::ZERO };
         let seen = now.saturating_duration_since(item.known_at);
         match error.problem {
             Problem::Stopped => {}

@@ -141,23 +141,63 @@ fn a_report_that_is_taken_at_once_leaves_only_the_memory_of_its_job() {
         (1, "completed", 0, "fine")
     );
     let early = entry("early", started());
-    assert!(running.outbox.report(early.clone()).is_err() && running.outbox.submit(early, Tried::default()).is_err());
+    assert!(
+        running.outbox.report(early.clone()).is_err() && running.outbox.enter(early, Tried::default(), None).is_err()
+    );
+}
+
+/// A report of a job of which a folder may be left on a server.
+fn with_a_folder(job: &str) -> Entry {
+    let Place::Servers(mut pages) = servers() else { panic!("servers") };
+    pages[0].remains = true;
+    Entry { place: Place::Servers(pages), ..report(job) }
 }
 
 #[test]
-fn the_page_of_a_report_says_that_a_folder_is_left_until_it_may_be_gone() {
-    let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
-    let server = serve(&backend, |_, _, _| error(503));
+fn the_page_of_a_report_says_that_a_folder_is_left_until_that_is_cleared() {
+    let (scratch, backend) = (Scratch::new(), Backend::shared(&["a", "b"]));
+    let away = Arc::new(AtomicBool::new(false));
+    let server = serve(&backend, {
+        let away = Arc::clone(&away);
+        move |_, _, _| if away.load(Ordering::SeqCst) { error(503) } else { None }
+    });
     let running = Running::start(scratch.open(), &server, terms());
-    let Place::Servers(mut pages) = servers() else { panic!("servers") };
-    pages[0].remains = true;
-    let entry = Entry { place: Place::Servers(pages), ..report("a") };
-    let on_disk = || running.outbox.0.journal.read(&id("a")).expect("read").expect("a page").has_remains();
-    let (mut before, mut calls) = (false, 1);
-    let mut safe = || (before, calls) = (on_disk(), server.lines().len());
-    let handed = running.outbox.report_after(entry, Tried::default(), &mut safe);
-    assert!(matches!(handed, Ok(Handed::Waiting(_))), "{handed:?}");
-    assert_eq!((before, calls, on_disk()), (true, 0, false), "while it was removed, and when it was");
+    let journal = running.outbox.0.journal.clone();
+    let on_disk = |job: &str| journal.read(&id(job)).expect("read").map(|page| page.has_remains());
+    let deliver = |entry: &Entry, safe: &mut dyn FnMut(bool)| {
+        running.outbox.report_after(entry.clone(), Tried::default(), safe).expect("kept")
+    };
+    // Taken at once: the removal is asked for when the page is on disk and before the report goes.
+    let a = with_a_folder("a");
+    let mut seen = None;
+    assert!(matches!(
+        deliver(&a, &mut |written| seen = Some((written, on_disk("a"), server.lines().len()))),
+        Handed::Delivered(_)
+    ));
+    assert_eq!((seen, on_disk("a")), (Some((true, Some(true), 0)), Some(true)));
+    running.outbox.cleared(&a.job, &id("exec-of-another-attempt"));
+    assert_eq!(on_disk("a"), Some(true));
+    running.outbox.cleared(&a.job, &a.execution);
+    assert_eq!(on_disk("a"), None);
+    // Taken later, after or before it was cleared.
+    for cleared_first in [true, false] {
+        let b = with_a_folder("b");
+        away.store(true, Ordering::SeqCst);
+        assert!(matches!(deliver(&b, &mut |_| ()), Handed::Waiting(_)));
+        let clear = || running.outbox.cleared(&b.job, &b.execution);
+        if cleared_first {
+            clear();
+            assert!(on_disk("b").is_some(), "its report waits");
+        }
+        away.store(false, Ordering::SeqCst);
+        running.outbox.kick();
+        wait_for("the report to be taken", || !running.outbox.holds(&b.job));
+        if !cleared_first {
+            assert_eq!(on_disk("b"), Some(true));
+            clear();
+        }
+        assert_eq!(on_disk("b"), None);
+    }
 }
 
 #[test]
@@ -306,8 +346,8 @@ fn what_is_refused_for_good_is_set_aside_and_blocks_nothing() {
             }
         });
         let running = Running::start(scratch.open(), &server, terms());
-        running.outbox.submit(report("bad"), Tried::default()).expect("room");
-        running.outbox.submit(report("good"), Tried::lost()).expect("room");
+        running.outbox.enter(report("bad"), Tried::default(), None).expect("room");
+        running.outbox.enter(report("good"), Tried::lost(), None).expect("room");
         running.wait_until_empty();
         assert!(
             matches!(running.outbox.report(report("bad")).expect("room"), Handed::SetAside(why) if why.contains("as planned"))
@@ -334,9 +374,9 @@ fn one_report_that_always_fails_holds_up_no_other() {
     });
     let patient = Terms { retention: Duration::from_secs(100 * 366 * 86_400), ..terms() };
     let running = Running::start(scratch.open(), &server, patient);
-    running.outbox.submit(entry("stuck", ended(1, "")), Tried::default()).expect("room");
+    running.outbox.enter(entry("stuck", ended(1, "")), Tried::default(), None).expect("room");
     for job in ["x1", "x2", "x3"] {
-        running.outbox.submit(report(job), Tried::default()).expect("room");
+        running.outbox.enter(report(job), Tried::default(), None).expect("room");
     }
     wait_for("the others", || backend.lock().expect("lock").taken.len() == 3);
     wait_for("their answers", || running.outbox.state().waiting == 1);
@@ -364,8 +404,8 @@ fn a_report_is_given_up_after_its_retention() {
     let slow = Terms { least_offer: Duration::from_millis(300), ..terms() };
     let running = Running::start(scratch.open(), &server, slow);
     let begun = Instant::now();
-    running.outbox.submit(entry("old", ended(now_ms() - 3_700_000, "")), Tried::default()).expect("room");
-    running.outbox.submit(report("young"), Tried::default()).expect("room");
+    running.outbox.enter(entry("old", ended(now_ms() - 3_700_000, "")), Tried::default(), None).expect("room");
+    running.outbox.enter(report("young"), Tried::default(), None).expect("room");
     wait_for("the old one to be given up", || running.outbox.state().set_aside == 1);
     assert!(begun.elapsed() >= Duration::from_millis(300), "a clock that jumped is not believed at once");
     assert!(running.outbox.holds(&id("young")) && !running.outbox.holds(&id("old")));
@@ -386,7 +426,7 @@ fn what_the_disk_does_not_take_waits_in_memory_up_to_a_bound() {
     assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
     assert!(matches!(running.outbox.report(report("b")).expect("room"), Handed::Waiting(_)));
     let big = entry("big", ended(1, &"x".repeat(limits::OUTBOX_MEMORY / 2)));
-    let refused = running.outbox.submit(big.clone(), Tried::default()).expect_err("it is in there twice");
+    let refused = running.outbox.enter(big.clone(), Tried::default(), None).expect_err("it is in there twice");
     assert_eq!(*refused.entry, big);
     assert!(refused.to_string().contains("too many others wait in memory"), "{refused}");
     down.store(false, Ordering::SeqCst);
@@ -416,7 +456,7 @@ fn what_is_in_memory_alone_gets_a_last_chance_at_the_end() {
     assert_eq!(running.outbox.0.journal.read(&id("c")).expect("read"), Some(waiting));
     // Nobody would write down what comes later.
     scratch.remount("ro");
-    let late = running.outbox.submit(report("late"), Tried::default()).expect_err("too late");
+    let late = running.outbox.enter(report("late"), Tried::default(), None).expect_err("too late");
     assert!(late.why.contains("the agent ends"), "{late}");
     scratch.remount("rw");
 }

@@ -10,7 +10,7 @@ mod prefixed;
 mod sum;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -30,21 +30,13 @@ use crate::jobs::ledger::Ledger;
 use crate::jobs::output::JobOutput;
 use crate::jobs::report;
 use crate::jobs::running::{Note, Step, Token};
-use crate::jobs::worker::{Workshop, broken, conclude, count_phases, guarded, unrun};
+use crate::jobs::worker::{Reported, Workshop, broken, conclude, count_phases, guarded, pace, stopping, unrun};
 use crate::limits;
 use crate::logs::Flushed;
 use crate::os::{clock, pulse, threads};
-use crate::policy::stop::{Pace, Reason};
+use crate::policy::stop::Reason;
 use crate::telemetry;
 use crate::verdict::{Cause, Outcome, Phase, Span, Timings, Usage, Verdict};
-
-/// Whether the job is to end, or is left to the next agent, and the servers that are to hear of it.
-#[derive(Default)]
-struct Ends {
-    cancelled: Option<&'static str>,
-    left: bool,
-    controls: Vec<Arc<Control>>,
-}
 
 /// Everything that the threads of one job share.
 struct Group {
@@ -54,17 +46,19 @@ struct Group {
     job: Arc<Job>,
     slots: Vec<Slot>,
     output: Mutex<JobOutput>,
-    ends: Arc<Mutex<Ends>>,
+    /// The job's; each server has a part of it.
+    control: Arc<Control>,
     ledger: Arc<Ledger>,
-    /// The next server that no thread has taken.
-    next: AtomicUsize,
 }
 
 /// The whole life of such a job. `None` when it turned out not to be ours to run or to report, or is left.
-pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Option<Verdict> {
-    let id = job.id.clone();
+pub(in crate::jobs) fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Option<Reported> {
+    let (id, control) = (job.id.clone(), Arc::clone(token.control()));
+    if control.is_given_back() {
+        return stopping(shop, &id);
+    }
     let output = JobOutput::new(shop.config.now().jobs.max_output, shop.streamer.open(&id));
-    let errands = match Errands::start(shop.client.clone(), &id, execution, None, shop.stop.clone()) {
+    let errands = match shop.errands(&id, execution, None) {
         Ok(errands) => errands,
         Err(error) => {
             log::error!("cannot start a thread for the job: {error}; giving it back");
@@ -75,7 +69,6 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
     let place = Place::Servers(found::pages(&job, execution));
     let ledger = Arc::new(Ledger::of(&shop.journal, &job, execution, place, output.progress()));
     let written = ledger.write();
-    let ends = ends_of(shop, token);
     let acknowledged = errands.acknowledged();
     if let Err(why) = ours(acknowledged, written.map_err(|error| error.to_string())) {
         errands.finish();
@@ -99,11 +92,8 @@ pub fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Opt
     shop.show(&job.id, "running", None);
     let slots = found::fresh(&job, execution);
     let (shop, job, output) = (Arc::clone(shop), Arc::new(job), Mutex::new(output));
-    Group { config: shop.config.now(), shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }.see_through(
-        clock::wall(),
-        Some(errands),
-        token,
-    )
+    let group = Group { config: shop.config.now(), shop, job, slots, output, control, ledger };
+    group.see_through(clock::wall(), Some(errands), token)
 }
 
 /// Whether the job may run; if not, the reason with which it is given back, where it is ours.
@@ -126,11 +116,11 @@ fn ours(acknowledged: Acknowledged, written: Result<(), String>) -> Result<(), O
 }
 
 /// Goes on with a job that an earlier agent began.
-pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Started, token: &Token) -> Option<Verdict> {
+pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Started, token: &Token) -> Option<Reported> {
     log::warn!("an earlier run of this agent had started the job on its servers; going on with it");
-    let ends = ends_of(shop, token);
+    let control = Arc::clone(token.control());
     let Place::Servers(pages) = entry.place.clone() else { return None };
-    let job = if found::needs_backend(&pages) { adopt::asked(shop, &entry, || lock(&ends).left)? } else { None };
+    let job = if found::needs_backend(&pages) { adopt::asked(shop, &entry, || control.is_left())? } else { None };
     let slots = found::again(&pages, job.as_deref());
     let cancelled = slots.iter().find_map(|slot| match &slot.way {
         Way::Over(outcome, _) => match outcome.verdict.cause {
@@ -140,7 +130,7 @@ pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Start
         _ => None,
     });
     if let Some(who) = cancelled {
-        cancel(&ends, who);
+        control.request(Reason::Cancelled(who));
     }
     let delivered = Delivered { stdout: 0, stderr: 0, ..started.delivered };
     let live = shop.streamer.open_after(&entry.job, delivered.sequence);
@@ -153,33 +143,20 @@ pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Start
     let ledger = Arc::new(Ledger::found(&shop.journal, entry, output.progress()));
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
     let (shop, output) = (Arc::clone(shop), Mutex::new(output));
-    Group { config: shop.config.now(), shop, job, slots, output, ends, ledger, next: AtomicUsize::new(0) }
-        .see_through(begun, None, token)
+    Group { config: shop.config.now(), shop, job, slots, output, control, ledger }.see_through(begun, None, token)
 }
 
-/// How the job is cancelled or left, known to whoever may do that.
-fn ends_of(shop: &Workshop, token: &Token) -> Arc<Mutex<Ends>> {
-    let ends = Arc::<Mutex<Ends>>::default();
-    let (cancelled, left) = (Arc::clone(&ends), Arc::clone(&ends));
-    shop.running.set_leave(token.id(), Arc::new(move || leave(&left)));
-    shop.running.set_cancel(token.id(), Arc::new(move |who| cancel(&cancelled, who)));
-    ends
-}
+/// The threads that remove what is left on the servers; dropping this waits for them.
+struct Removing(Vec<threads::Thread>, Duration);
 
-fn lock(ends: &Mutex<Ends>) -> MutexGuard<'_, Ends> {
-    ends.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn cancel(ends: &Mutex<Ends>, who: &'static str) {
-    let mut ends = lock(ends);
-    ends.cancelled.get_or_insert(who);
-    ends.controls.iter().for_each(|control| control.request(Reason::Cancelled(who)));
-}
-
-fn leave(ends: &Mutex<Ends>) {
-    let mut ends = lock(ends);
-    ends.left = true;
-    ends.controls.iter().for_each(|control| control.leave());
+impl Drop for Removing {
+    fn drop(&mut self) {
+        let until = clock::now() + self.1;
+        for thread in self.0.drain(..) {
+            pulse::touch();
+            thread.join_within(until.saturating_duration_since(clock::now()));
+        }
+    }
 }
 
 impl Group {
@@ -188,23 +165,27 @@ impl Group {
     }
 
     /// All servers, then the one report.
-    fn see_through(self, begun: SystemTime, errands: Option<Errands>, token: &Token) -> Option<Verdict> {
+    fn see_through(self, begun: SystemTime, errands: Option<Errands>, token: &Token) -> Option<Reported> {
         let group = Arc::new(self);
-        let (shop, ledger, ends) = (Arc::clone(&group.shop), Arc::clone(&group.ledger), Arc::clone(&group.ends));
+        let (shop, ledger, control) = (Arc::clone(&group.shop), Arc::clone(&group.ledger), Arc::clone(&group.control));
         shop.scribe.keep(&ledger);
-        let parts = group.on_all_servers();
+        // A server may be slow to remove what is left on it: the report does not wait for that.
+        let longest = group.config.jobs.cleanup_timeout * 2 + limits::THREAD_JOIN_WAIT;
+        let (parts, threads) = group.on_all_servers();
+        let removing = Removing(threads, longest);
         token.step(Step::Reporting);
-        let is_left = lock(&ends).left && parts.len() < group.slots.len();
+        let is_left = control.is_left() && parts.len() < group.slots.len();
         // A thread that was heard of but did not end keeps the output: the report goes without it.
         let output =
             Arc::into_inner(group).map(|group| group.output.into_inner().unwrap_or_else(PoisonError::into_inner));
         if is_left {
+            drop(removing);
             let end = if ledger.nothing_begun() { End::NeverRan(Remains::nothing()) } else { End::Left };
             return output.and_then(|output| conclude(&shop, &ledger, end, output, errands));
         }
         let length = clock::wall().duration_since(begun).unwrap_or_default();
         let outcome = Outcome {
-            verdict: sum(&parts, lock(&ends).cancelled),
+            verdict: sum(&parts, cancelled_by(&control)),
             timings: Timings { execution: Some(Span { started: begun, length }), ..Timings::default() },
             usage: Usage {
                 cpu_seconds: parts.iter().map(|part| part.outcome.usage.cpu_seconds).sum(),
@@ -222,44 +203,36 @@ impl Group {
         }
         shop.show(&ledger.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
         let page = ledger.end(report::write(false, &outcome, collected), false);
-        report::deliver(&shop.outbox, page, ledger.tried(), || ());
-        Some(outcome.verdict)
+        let left = report::deliver(&shop.outbox, page, ledger.tried(), Remains::of(removing));
+        Some(Reported { verdict: outcome.verdict, left })
     }
 
     /// The handle for ending the script on one server.
     fn control(&self) -> Arc<Control> {
-        let grace = self.config.jobs.stop_grace;
-        let pace = Pace { grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
-        let control = self.shop.reaper.control(pace);
-        let mut ends = lock(&self.ends);
-        if let Some(who) = ends.cancelled {
-            control.request(Reason::Cancelled(who));
-        }
-        if ends.left {
-            control.leave();
-        }
-        ends.controls.push(Arc::clone(&control));
+        let control = self.control.part();
+        self.shop.reaper.watch(&control, pace(&self.config));
         control
     }
 
     /// Works through all servers, `limits::SSH_SERVERS_AT_ONCE` at once; the endings in the servers' order, without those
-    /// that are left to the next agent.
-    fn on_all_servers(self: &Arc<Self>) -> Vec<Part> {
+    /// that are left to the next agent, and the threads, which may still remove what is left.
+    fn on_all_servers(self: &Arc<Self>) -> (Vec<Part>, Vec<threads::Thread>) {
         let count = self.slots.len();
         let (tell, told) = bounded(count);
+        let servers = Servers { group: Arc::downgrade(self), next: Arc::default(), count };
         let threads: Vec<_> = (0..count.min(limits::SSH_SERVERS_AT_ONCE))
             .filter_map(|_| {
-                let (group, tell) = (Arc::clone(self), tell.clone());
-                let thread = threads::spawn("job-server", move || group.work(&tell));
+                let (shop, servers, tell) = (Arc::clone(&self.shop), servers.clone(), tell.clone());
+                let thread = threads::spawn("job-server", move || servers.work(&shop, &tell));
                 thread.inspect_err(|error| log::error!("cannot start a thread for a server: {error}")).ok()
             })
             .collect();
         if threads.is_empty() {
-            self.work(&tell);
+            servers.work(&self.shop, &tell);
         }
         drop(tell);
         let mut parts = Vec::new();
-        loop {
+        while parts.len() < count {
             // The servers' threads are watched themselves.
             pulse::touch();
             match clock::receive(&told, limits::WORKER_TICK) {
@@ -268,34 +241,29 @@ impl Group {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        for thread in threads {
-            thread.join_within(limits::THREAD_JOIN_WAIT);
-        }
         parts.sort_by_key(|part| part.at);
-        parts
+        (parts, threads)
     }
 
-    /// Takes one server after the other.
-    fn work(&self, tell: &Sender<Part>) {
-        let _watched = self.shop.watched("job on a server");
-        loop {
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(slot) = self.slots.get(at) else { return };
-            let _context = telemetry::context(&self.job.id, &slot.execution);
-            let outcome = guarded(|| match &slot.way {
-                Way::Start(server) => self.on(at, slot, server, None),
-                Way::GoOn(server, directory, started) => self.on(at, slot, server, Some((directory, started))),
-                Way::Without(verdict) => Some(self.without(at, slot, verdict)),
-                Way::Over(outcome, recorded) => Some(self.over(at, slot, outcome, *recorded)),
-            });
-            if let Some(outcome) = outcome.unwrap_or_else(|panic| Some(broken(panic))) {
-                let _ = tell.send(Part { at, name: slot.name.clone(), outcome });
-            }
-        }
+    /// The server at this place of the list; `None` when it is left to the next agent.
+    fn serve(&self, at: usize, slot: &Slot) -> Option<(Outcome, Remains)> {
+        let ended = guarded(|| match &slot.way {
+            Way::Start(server) => self.on(at, slot, server, None),
+            Way::GoOn(server, directory, started) => self.on(at, slot, server, Some((directory, started))),
+            Way::Without(verdict) => Some((self.without(at, slot, verdict), Remains::nothing())),
+            Way::Over(outcome, recorded) => Some(self.over(at, slot, outcome, *recorded)),
+        });
+        ended.unwrap_or_else(|panic| Some((broken(panic), Remains::nothing())))
     }
 
     /// The script on one server; `None` when it is left to the next agent.
-    fn on(&self, at: usize, slot: &Slot, server: &Server, running: Option<(&str, &Started)>) -> Option<Outcome> {
+    fn on(
+        &self,
+        at: usize,
+        slot: &Slot,
+        server: &Server,
+        running: Option<(&str, &Started)>,
+    ) -> Option<(Outcome, Remains)> {
         let (shop, execution) = (&self.shop, &slot.execution);
         let control = self.control();
         if control.is_left() {
@@ -315,7 +283,7 @@ impl Group {
         });
         control.end();
         let end = end.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()));
-        let (outcome, remains) = match end {
+        let (outcome, mut remains) = match end {
             End::Outcome(outcome, remains) => (*outcome, remains),
             End::Left => {
                 output.settle();
@@ -342,14 +310,14 @@ impl Group {
         let collected = output.finish(&outcome);
         report::record(&shop.client, execution, &outcome, &collected, &Flushed::default());
         self.ledger.part_ended(at, found::end_of(&outcome, true), kept);
-        drop(remains);
-        self.ledger.part_is_clear(at);
-        Some(outcome)
+        remains.ask();
+        Some((outcome, remains))
     }
 
     fn start(&self, at: usize, task: &Task, control: &Arc<Control>, output: &mut Prefixed<'_>) -> End {
         let ready = match self.shop.servers.prepare(task, control, output) {
             Ok(ready) => ready,
+            Err(_) if control.is_given_back() => return End::NeverRan(Remains::nothing()),
             Err(outcome) => return End::Outcome(outcome, Remains::nothing()),
         };
         if let Err(error) = self.ledger.part_starts(at, &ready.facts(), output.progress()) {
@@ -369,8 +337,9 @@ impl Group {
         output: &mut Prefixed<'_>,
     ) -> End {
         self.ledger.part_goes_on(at, output.progress());
-        let left = Duration::from_millis(started.deadline_ms.saturating_sub(now_ms()));
-        match self.shop.servers.adopt(task, &found::facts(directory, started), left, control) {
+        // By its own thread alone: the agent's end leaves it, as it leaves what it has started itself.
+        let _ = control.begin();
+        match self.shop.servers.adopt(task, &found::facts(directory, started), started.left(now_ms()), control) {
             Ok(prepared) => {
                 output.system("the agent was restarted; going on with the script");
                 prepared.run(task, output)
@@ -398,12 +367,9 @@ impl Group {
     }
 
     /// A server on which it ended under an earlier agent. What was printed there went to its record alone.
-    fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> Outcome {
+    fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> (Outcome, Remains) {
         let verdict = &outcome.verdict;
-        if let Some((server, directory)) = &slot.remains {
-            drop(self.shop.servers.remains(server, directory));
-        }
-        self.ledger.part_is_clear(at);
+        let remains = slot.remains.as_ref().map(|(server, directory)| self.shop.servers.remains(server, directory));
         if !recorded {
             let metadata = [("reason", verdict.reason().to_owned()), ("verdict", verdict.message.clone())];
             let update = ExecutionUpdate {
@@ -415,7 +381,7 @@ impl Group {
             if let Err(error) = self.shop.client.execution_update(&slot.execution, &update) {
                 log::warn!("the execution's record could not be completed: {error}");
             }
-            self.ledger.part_ended(at, found::end_of(outcome, true), false);
+            self.ledger.part_ended(at, found::end_of(outcome, true), remains.is_some());
         }
         let place = if recorded { "is in its own execution record" } else { "may be lost" };
         let words = format!("it had ended before the agent was restarted, and its output {place}");
@@ -423,6 +389,46 @@ impl Group {
         output.system(&format!("[{}] {words}: {verdict}", slot.name));
         output.again(Stream::Stderr, format!("cronium-agent: [{}] {words}\n", slot.name).as_bytes());
         output.settle();
-        outcome.clone()
+        (outcome.clone(), remains.unwrap_or_default())
+    }
+}
+
+/// The servers of a job, for the threads that take one after the other.
+#[derive(Clone)]
+struct Servers {
+    /// Held for one server at a time: when all have ended, the job's report takes the output out of it.
+    group: Weak<Group>,
+    /// The next server that no thread has taken.
+    next: Arc<AtomicUsize>,
+    count: usize,
+}
+
+impl Servers {
+    fn work(&self, shop: &Workshop, tell: &Sender<Part>) {
+        let _watched = shop.watched("job on a server");
+        loop {
+            let at = self.next.fetch_add(1, Ordering::Relaxed);
+            if at >= self.count {
+                return;
+            }
+            let Some(group) = self.group.upgrade() else { return };
+            let Some(slot) = group.slots.get(at) else { return };
+            let _context = telemetry::context(&group.job.id, &slot.execution);
+            let (ended, name, ledger) = (group.serve(at, slot), slot.name.clone(), Arc::clone(&group.ledger));
+            drop(group);
+            if let Some((outcome, remains)) = ended {
+                let _ = tell.send(Part { at, name, outcome });
+                drop(remains);
+                ledger.part_is_clear(at);
+            }
+        }
+    }
+}
+
+/// Who cancelled the job.
+fn cancelled_by(control: &Control) -> Option<&'static str> {
+    match control.reason() {
+        Some(Reason::Cancelled(who)) => Some(who),
+        _ => None,
     }
 }

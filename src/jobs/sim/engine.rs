@@ -7,18 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::docker::containers::State;
+use crate::executors::container::labels::Told;
 use crate::executors::container::spec::container_name;
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::stopped;
 use crate::executors::{Control, End, Executor, Facts, Lost, Prepared, Remains, Task};
 use crate::job::{Id, Output, Stream};
-use crate::jobs::recover::{Engine as Leftovers, Left};
+use crate::jobs::recover::{Engine as Leftovers, Found};
 use crate::jobs::worker::unrun;
 use crate::limits;
 use crate::os::clock;
 use crate::os::sim::Sim;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Outcome, Phase, Verdict};
+use crate::wire::time::rfc3339;
 
 /// The time limit of every job.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -153,6 +155,11 @@ impl Engine {
         Ok(done)
     }
 
+    /// By this host's wall clock, as an engine tells it.
+    fn told_time(&self, at: Duration) -> String {
+        rfc3339(self.sim.wall() - (self.sim.elapsed().saturating_sub(at)), 9)
+    }
+
     /// Tried until it is done, as long as there is an agent.
     fn remove_for_sure(&self, name: &str) {
         while !self.sim.is_killed() {
@@ -213,12 +220,12 @@ impl Prepared for Ready {
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
         if self.adopted.is_none() {
-            if self.control.is_left() {
-                return End::NeverRan(Remains::of(self));
-            }
             if let Some(reason) = self.control.reason() {
                 self.control.end();
                 return End::Outcome(Box::new(unrun(stopped(&reason, None))), Remains::of(self));
+            }
+            if !self.control.begin() {
+                return End::NeverRan(Remains::of(self));
             }
             let now = self.engine.sim.elapsed();
             let started = self.engine.call("start", |inner| {
@@ -346,7 +353,7 @@ impl Executor for Engine {
 }
 
 impl Leftovers for Engine {
-    fn left_by(&self, _agent: &str) -> Result<Vec<Left>, String> {
+    fn left_by(&self, _agent: &str, most: Duration) -> Result<Vec<Found>, String> {
         let all = self.call("list", |inner| inner.containers.clone())?;
         let now = self.sim.elapsed();
         let left = all.into_iter().map(|(name, container)| {
@@ -363,19 +370,19 @@ impl Leftovers for Engine {
                 exit_code: ended.map_or(0, |(_, code)| i64::from(code)),
                 oom_killed: false,
                 error: String::new(),
-                started_at: String::new(),
+                started_at: container.started.map(|at| self.told_time(at)).unwrap_or_default(),
                 finished_at: String::new(),
             };
-            let job = Id::parse(&container.job).ok();
-            Left { id: name, state, job, execution: Some(container.execution) }
+            let told = Told {
+                job: Id::parse(&container.job).ok(),
+                execution: Some(container.execution),
+                timeout: Some((LIMIT.min(most), "jobs.defaultTimeout".to_owned())),
+                ..Told::default()
+            };
+            let created = container.started.map_or(0, |at| i64::try_from(at.as_secs()).unwrap_or(0));
+            Found { id: name.clone(), name, state, created, told }
         });
         Ok(left.collect())
-    }
-
-    fn output(&self, id: &str, _most: usize) -> (String, String) {
-        let found = self.call("logs", |inner| inner.containers.get(id).cloned()).ok().flatten();
-        let now = self.sim.elapsed();
-        (found.map_or_else(String::new, |found| Script::text(&found.job, found.lines_at(now))), String::new())
     }
 
     fn remove(&self, id: &str) -> Result<(), String> {

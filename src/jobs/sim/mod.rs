@@ -2,7 +2,7 @@
 //! recovery as they are, between a simulated backend and a simulated engine, in simulated time.
 //!
 //! A seed decides the scripts, the weather of the network, the moments at which the agent is killed or told to stop, the
-//! cancels, and the order in which the threads get on. At the end the weather clears, and then for each job: exactly one
+//! cancels, what the disk loses, and the order in which the threads run. At the end the weather clears, and then for each job: exactly one
 //! terminal report, and that one true; its script started at most once, but for a job that was given back unstarted;
 //! every line in the report once and in order; no container and no page of the journal left.
 //!
@@ -10,6 +10,7 @@
 
 mod backend;
 mod engine;
+mod story;
 
 use std::fs;
 use std::io::Write as _;
@@ -19,12 +20,14 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use self::backend::{Backend, Status, Weather};
+use self::backend::{Backend, Status};
 use self::engine::{Engine, Script};
+use self::story::{AtEnd, Ending, SHUTDOWN, Story, story};
 use crate::api::Client;
 use crate::config;
 use crate::executors::Reaper;
-use crate::jobs::adopt;
+use crate::job::Id;
+use crate::jobs::adopt::Adopter;
 use crate::jobs::crew::Crew;
 use crate::jobs::heartbeat::Heartbeat;
 use crate::jobs::journal::{Journal, Opened};
@@ -46,7 +49,7 @@ const SETTLE: Duration = Duration::from_secs(900);
 const WORKERS: usize = 2;
 
 /// The core of an agent, from its start to its end in order: what `agent` does with the real parts.
-fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: bool) {
+fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: AtEnd) {
     let Opened { journal, open, ended } = Journal::open(dir).expect("a journal");
     let all = Stop::new();
     let client = Client::scripted(all.clone(), Arc::new(backend.clone()));
@@ -74,8 +77,9 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });
-    let threads = adopt::all(&shop, &slots, open);
-    recover(engine, &client, &running, &outbox, term);
+    let adopter = Adopter::new(&shop, &slots);
+    adopter.of_journal(open);
+    recover(engine, &client, &shop, &adopter, term);
     let heartbeat = Heartbeat {
         client: client.clone(),
         running: running.clone(),
@@ -102,16 +106,21 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
     }
     no_more_claims.set();
     bell.wake();
-    if !running.wait_until_empty(Duration::from_secs(if leave { 1 } else { 120 })) {
-        running.leave_all("the agent's shutdown");
+    let drain = match at_end {
+        AtEnd::Drain => Duration::from_secs(120),
+        AtEnd::Leave(drain) | AtEnd::Cancel(drain) => drain,
+    };
+    if !running.wait_until_empty(drain) {
+        match at_end {
+            AtEnd::Cancel(_) => running.stop_all(SHUTDOWN),
+            AtEnd::Drain | AtEnd::Leave(_) => running.leave_all(),
+        }
         running.wait_until_empty(Duration::from_secs(60));
     }
     poller.join_within(Duration::from_secs(60));
     all.set();
     crew.join(Duration::from_secs(200));
-    for thread in threads {
-        thread.join_within(Duration::from_secs(200));
-    }
+    adopter.join(Duration::from_secs(200));
     outbox.stop();
     scribe.stop();
     reaper.stop();
@@ -121,87 +130,21 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: boo
 }
 
 /// Before anything is claimed; tried until it is done.
-fn recover(engine: &Engine, client: &Client, running: &Running, outbox: &Outbox, term: &Stop) {
+fn recover(engine: &Engine, client: &Client, shop: &Workshop, adopter: &Adopter, term: &Stop) {
+    let (running, outbox, journal) = (&shop.running, &shop.outbox, &shop.journal);
+    let done = |job: &Id| journal.done().lookup(job);
     loop {
         let in_hand = running.ids();
         let reported = outbox.ids().into_iter().collect();
         let known = in_hand.into_iter().chain(outbox.ids()).collect();
-        let (agent, max_output) = ("agent-1", 1 << 20);
-        let recovery = Recovery { engine, client, agent, max_output, outbox, known: &known, reported: &reported };
-        if recovery.run().is_ok() || term.wait(Duration::from_secs(2)) {
-            return;
+        let (agent, max_timeout) = ("agent-1", engine::LIMIT * 2);
+        let (done, known, reported) = (&done, &known, &reported);
+        match (Recovery { engine, client, agent, max_timeout, outbox, done, known, reported }).run() {
+            Ok(lost) => return adopter.of_containers(lost),
+            Err(_) if term.wait(Duration::from_secs(2)) => return,
+            Err(_) => {}
         }
     }
-}
-
-/// What a seed is about.
-struct Story {
-    jobs: Vec<(String, Script)>,
-    /// Lives of agents before the last one, and what ends each.
-    lives: Vec<Ending>,
-    cancels: Vec<(String, Duration, bool)>,
-    weather: Weather,
-    engine_failing: u64,
-    engine_away: Vec<(Duration, Duration)>,
-    /// Thousandths of writes that the disk does not take.
-    disk_failing: u64,
-    /// The agent that comes after this life finds an empty `state.dir`.
-    journal_lost_after: Option<usize>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Ending {
-    /// Killed at its so many-th step.
-    Killed(u64),
-    /// Told to stop after so long; jobs are drained, or left.
-    Stopped(Duration, bool),
-}
-
-fn span(sim: &Sim, latest: u64, longest: u64) -> (Duration, Duration) {
-    let from = Duration::from_secs(sim.below(latest));
-    (from, from + Duration::from_secs(1 + sim.below(longest)))
-}
-
-fn story(sim: &Sim) -> Story {
-    let count = 1 + sim.below(4);
-    let jobs: Vec<_> = (1..=count)
-        .map(|number| {
-            let script = Script {
-                lines: sim.below(30),
-                pace: Duration::from_millis(20 + sim.below(if sim.chance(200) { 4000 } else { 400 })),
-                exit_code: if sim.chance(300) { 3 } else { 0 },
-                yields: sim.chance(700),
-            };
-            (format!("job-{number}"), script)
-        })
-        .collect();
-    let lives = (0..sim.below(4))
-        .map(|_| match sim.chance(700) {
-            true => Ending::Killed(1 + sim.below(if sim.chance(500) { 60 } else { 300 })),
-            false => Ending::Stopped(Duration::from_millis(sim.below(20_000)), sim.chance(500)),
-        })
-        .collect();
-    let cancels = jobs
-        .iter()
-        .filter(|_| sim.chance(150))
-        .map(|(job, _)| (job.clone(), Duration::from_millis(sim.below(30_000)), sim.chance(500)))
-        .collect();
-    let rate = [0, 10, 40, 120][usize::try_from(sim.below(4)).unwrap_or(0)];
-    let away = (0..sim.below(3)).map(|_| span(sim, 40, 60)).collect();
-    let weather = Weather {
-        refused: rate,
-        cut_before: rate / 2,
-        cut_after: rate,
-        error_before: rate / 2,
-        error_after: rate / 2,
-        late: rate / 4,
-        away,
-    };
-    let engine_failing = if sim.chance(300) { 50 } else { 0 };
-    let engine_away = if sim.chance(200) { vec![span(sim, 30, 20)] } else { Vec::new() };
-    let journal_lost_after = sim.chance(60).then_some(0);
-    let disk_failing = if sim.chance(100) { 200 } else { 0 };
-    Story { jobs, lives, cancels, weather, engine_failing, engine_away, disk_failing, journal_lost_after }
 }
 
 /// What happened, for the table at the end.
@@ -214,17 +157,21 @@ struct Count {
     faults: u64,
     cancelled: u64,
     timeouts: u64,
-    /// Of an agent that had lost its journal.
+    /// With an end that nobody can know: the journal was lost, or not written.
     lost: u64,
+    /// Pages that were lost.
+    pages: u64,
+    /// Ended for the agent's own end.
+    shutdowns: u64,
     /// Cancelled, and not reported.
     unasked: u64,
 }
 
 /// One agent from its start to its end, whatever that is.
-fn live(sim: &Sim, backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, leave: bool) -> threads::Thread {
+fn live(sim: &Sim, backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: AtEnd) -> threads::Thread {
     sim.trace("--- an agent starts");
     let (backend, engine, dir, term) = (backend.clone(), engine.clone(), dir.to_owned(), term.clone());
-    threads::spawn("agent", move || agent(&backend, &engine, &dir, &term, leave)).expect("a thread")
+    threads::spawn("agent", move || agent(&backend, &engine, &dir, &term, at_end)).expect("a thread")
 }
 
 /// Waits until no thread of the agent is left.
@@ -275,13 +222,13 @@ fn play(sim: &Sim, dir: &Path, count: &mut Count) -> Result<(), String> {
         match *ending {
             Ending::Killed(steps) => {
                 sim.kill_at(steps);
-                let _agent = live(sim, &backend, &engine, dir, &term, false);
+                let _agent = live(sim, &backend, &engine, dir, &term, AtEnd::Drain);
                 pass_time(sim, &backend, &mut cancels, || !sim.is_killed() && sim.elapsed() < until);
                 sim.kill();
                 count.kills += 1;
             }
-            Ending::Stopped(after, leave) => {
-                let _agent = live(sim, &backend, &engine, dir, &term, leave);
+            Ending::Stopped(after, at_end) => {
+                let _agent = live(sim, &backend, &engine, dir, &term, at_end);
                 let until = sim.elapsed() + after;
                 pass_time(sim, &backend, &mut cancels, || sim.elapsed() < until);
                 sim.trace("TERM");
@@ -295,13 +242,16 @@ fn play(sim: &Sim, dir: &Path, count: &mut Count) -> Result<(), String> {
             sim.trace("the journal is lost");
             fs::remove_dir_all(dir).and_then(|()| fs::create_dir(dir)).map_err(|error| error.to_string())?;
         }
+        if story.pages_lost_after == Some(life) {
+            count.pages += lose_pages(sim, dir);
+        }
     }
     backend.calm();
     engine.calm();
     sim.fail_disk(0);
     sim.trace("--- calm from here on");
     let (term, until) = (Stop::new(), sim.elapsed() + SETTLE);
-    let _agent = live(sim, &backend, &engine, dir, &term, false);
+    let _agent = live(sim, &backend, &engine, dir, &term, AtEnd::Drain);
     let settled = || backend.unsettled().is_empty() && engine.names().is_empty() && pages(dir).is_empty();
     pass_time(sim, &backend, &mut cancels, || (!settled()) && sim.elapsed() < until && sim.trouble().is_none());
     let left = (backend.unsettled(), engine.names(), pages(dir));
@@ -329,6 +279,24 @@ fn pages(dir: &Path) -> Vec<String> {
     names.filter(|name| name.ends_with(".job")).collect()
 }
 
+/// Removes or tears each page, or leaves it; how many were lost.
+fn lose_pages(sim: &Sim, dir: &Path) -> u64 {
+    let mut names = pages(dir);
+    names.sort();
+    let mut lost = 0;
+    for name in names {
+        let path = dir.join("jobs").join(&name);
+        let (what, done) = match sim.below(3) {
+            0 => continue,
+            1 => ("removed", fs::remove_file(path)),
+            _ => ("torn", fs::read(&path).and_then(|bytes| fs::write(&path, &bytes[..bytes.len() / 2]))),
+        };
+        sim.trace(format!("{name} is {what}: {done:?}"));
+        lost += u64::from(done.is_ok());
+    }
+    lost
+}
+
 /// Whether what was reported of a job is what happened to it.
 fn judge(
     story: &Story,
@@ -351,16 +319,13 @@ fn judge(
         }
         others => return Err(format!("{job}: {} reports: {others:#?}", others.len())),
     };
-    if story.journal_lost_after.is_some_and(|life| life < story.lives.len()) {
-        // Nobody can know then; it is enough that one report says so.
-        count.lost += 1;
-        return Ok(());
-    }
-    if starts > 1 {
+    let unsure = story.disk_failing > 0 || story.has_losses();
+    // What the backend does not know to run, and nobody wrote down, may be run once more.
+    if starts > 1 && !story.has_losses() {
         return Err(format!("{job}: its script was started {starts} times"));
     }
-    if story.disk_failing > 0 && report.stderr.contains("unknown") {
-        // What could not be written is not known after a kill; but nothing is run again for it.
+    if unsure && report.stderr.contains("unknown") {
+        // What is not written down is not known after a kill; but an end that a container tells is.
         count.lost += 1;
         return Ok(());
     }
@@ -369,6 +334,11 @@ fn judge(
     let expected = if script.exit_code == 0 { "completed" } else { "failed" };
     match report.status.as_str() {
         "cancelled" if cancelled => count.cancelled += 1,
+        "cancelled" if report.stderr.contains(SHUTDOWN) && starts == 1 && matches!(report.exit_code, 137 | 143) => {
+            count.shutdowns += 1;
+        }
+        // The same by an agent that did not live to say so.
+        "failed" if story.cancels_at_end() && matches!(report.exit_code, 137 | 143) => count.shutdowns += 1,
         // Ended for the cancel by an agent that did not live to say so: the row says it.
         "failed" if cancelled && matches!(report.exit_code, 137 | 143) => count.cancelled += 1,
         // It may have begun a moment before its limit did.
