@@ -23,7 +23,7 @@ make_tree() {
     local file=$1 suite work base
     # shellcheck source=/dev/null
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-boot.XXXXXX")
+    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-boot.$$.XXXXXX")
     on_exit drop_trees "$work"
     chmod 755 "$work"
     mkdir "$work/boot"

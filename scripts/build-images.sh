@@ -28,7 +28,7 @@ make_bases() {
     shift
     # shellcheck source=/dev/null
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-base.XXXXXX")
+    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-base.$$.XXXXXX")
     on_exit drop_trees "$work"
     chmod 755 "$work"
     say "debootstrap of $suite (log: $out/base.log)"

@@ -141,7 +141,7 @@ make_settings() {
 # The unit that is shipped, with the prefix that was asked for; the configuration that is shipped, without its token,
 # which comes as a credential.
 prepare() {
-    SCRATCH=$(mktemp -d)
+    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/cronium.$$.XXXXXX")
     trap 'rm -rf "$SCRATCH"' EXIT
     sed "s|^ExecStart=/usr/local/bin/|ExecStart=$PREFIX/bin/|" "$HERE/configs/systemd/$SERVICE" >"$SCRATCH/unit"
     grep -q "^ExecStart=$PREFIX/bin/cronium-agent " "$SCRATCH/unit" || die "the unit has no ExecStart= to adapt"

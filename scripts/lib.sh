@@ -78,9 +78,9 @@ stop_pid() {
     fi
 }
 
-# make_scratch: a folder in $SCRATCH that is gone when the script ends.
+# make_scratch: a folder in $SCRATCH that is gone when the script ends. Its name says whose it is.
 make_scratch() {
-    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/cronium.XXXXXX")
+    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/cronium.$$.XXXXXX")
     on_exit rm -rf "$SCRATCH"
 }
 
@@ -122,7 +122,8 @@ need_packages() {
         die "missing: ${missing[*]} ($why). They are installed by themselves on Debian only; install them and run this again"
     apt_update_once
     say "installing ${missing[*]}: $why"
-    log=$(mktemp)
+    log=$(mktemp "${TMPDIR:-/tmp}/cronium.$$.XXXXXX")
+    on_exit rm -f "$log"
     if [ ! -e "$guard" ]; then
         on_exit as_root rm -f "$guard"
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" >/dev/null
@@ -132,7 +133,6 @@ need_packages() {
     fi
     if ! apt install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
         tail -n 20 "$log" >&2
-        rm -f "$log"
         die "apt-get install ${missing[*]} failed"
     fi
     rm -f "$log"
@@ -240,16 +240,48 @@ run_bench() {
     esac
 }
 
-# our_leftovers KIND: ids of what the tests' agents (agent-PID-N, exec and doctor) have made and not removed; KIND is container
-# or volume. An agent at work on this host has another id: its containers are nobody's leftovers.
-our_leftovers() {
-    case $1 in
-        container)
-            timeout 20 docker ps -a --filter label=cronium.managed=true --format '{{.ID}} {{.Label "cronium.agent.id"}}' |
-                awk '$2 == "exec" || $2 == "doctor" || $2 ~ /^[a-z]+-[0-9]+-[0-9]+$/ {print $1}'
-            ;;
-        volume) timeout 20 docker volume ls -q --filter label=cronium.managed=true ;;
-    esac | sort
+# gone PID: whether no process has this id. The names that tests give begin with the id of their own process
+# (PREFIX-PID-N), so that what a run left can be told from what another run, or somebody's agent, works with now.
+gone() { [[ $1 =~ ^[0-9]+$ ]] && [ ! -d "/proc/$1" ]; }
+
+# left_by_name: of the names on standard input, those PREFIX-PID-… or PREFIX.PID.… whose process is gone.
+left_by_name() {
+    local name
+    while read -r name; do
+        [[ ! $name =~ ^[^0-9]*[a-z][-.]([0-9]+)[-.] ]] || ! gone "${BASH_REMATCH[1]}" || echo "$name"
+    done
+}
+
+# left_in_engine: what tests, and an exec or a doctor that is gone, have left in the engine; each with its kind.
+left_in_engine() {
+    local id agent owner pid list=(timeout 20 docker)
+    "${list[@]}" ps -a --filter label=cronium.managed=true \
+        --format '{{.ID}} {{.Label "cronium.agent.id"}} {{.Label "cronium.owner"}}' |
+        while read -r id agent owner; do
+            # The owner is BOOT/PIDS/TIMES/PID/START; in another space of process ids it means nothing here.
+            pid=${owner%/*} pid=${pid##*/}
+            case $agent in
+                exec) [[ $owner != */"$(readlink /proc/self/ns/pid)"/* ]] || ! gone "$pid" || echo "container:$id" ;;
+                doctor) echo "container:$id" ;;
+                *) [ -z "$(left_by_name <<<"$agent-")" ] || echo "container:$id" ;;
+            esac
+        done
+    "${list[@]}" volume ls -q | left_by_name | sed 's/^/volume:/'
+    "${list[@]}" network ls --format '{{.Name}}-' | left_by_name | sed 's/^/network:/; s/-$//'
+    "${list[@]}" images --format '{{.Repository}}:{{.Tag}}' | while read -r id; do
+        [[ ! $id =~ ([a-z]+-[0-9]+-[0-9]+)(:|$) ]] || [ -z "$(left_by_name <<<"${BASH_REMATCH[1]}-")" ] || echo "image:$id"
+    done
+}
+
+# left_on_host: users, networks, mounts and folders that tests have left.
+left_on_host() {
+    local place
+    sed -nE 's/^(cs-[0-9]+-[0-9]+):.*/\1/p' /etc/passwd | left_by_name | sed 's/^/user:/'
+    ip -o link show 2>/dev/null | sed -nE 's/.* alias (cronium-test-[0-9]+).*/\1-/p' | left_by_name | sed 's/^/link:/; s/-$//'
+    sed -nE 's|.*/(cronium-test-[0-9]+-[^ ]+) .*|\1|p' /proc/mounts | left_by_name | sed 's/^/mount:/'
+    for place in $(printf '%s\n' "${TMPDIR:-/tmp}" /tmp /var/tmp /dev/shm | sort -u); do
+        find "$place" -maxdepth 1 \( -name 'cronium.*' -o -name 'cronium-*' \) -printf '%f\n' 2>/dev/null | left_by_name | sed "s|^|$place/|"
+    done
 }
 
 # --- Debian trees, for machines without a registry (run as root) ---------------------------------------------------

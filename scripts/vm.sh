@@ -27,7 +27,7 @@ make_tree() {
     local file=$1 suite work
     # shellcheck source=/dev/null
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-vm.XXXXXX")
+    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-vm.$$.XXXXXX")
     on_exit drop_trees "$work"
     make_core "$suite" "$work/vm"
     # The making of the first ram disk looks there.
@@ -47,7 +47,7 @@ make_tree() {
 make_disk() {
     local file=$1 packed=$2 binary=$3 work
     shift 3
-    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-vm.XXXXXX")
+    work=$(mktemp -d "${TMPDIR:-/var/tmp}/cronium-vm.$$.XXXXXX")
     on_exit drop_trees "$work"
     mkdir "$work/vm"
     tar -C "$work/vm" -xzf "$packed"

@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn an_id_is_made_once_and_kept() {
-        let dir = std::env::temp_dir().join(format!("cronium-identity-{}", random::hex(6)));
+        let place = crate::os::scratch::Scratch::new();
+        let dir = place.join("state");
         prepare_state(&dir).expect("prepare");
         assert_eq!(fs::metadata(&dir).expect("dir").permissions().mode() & 0o777, 0o700);
         assert_eq!(known("auto", &dir), Ok(None));

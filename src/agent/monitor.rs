@@ -455,8 +455,7 @@ mod tests {
 
     #[test]
     fn one_that_hangs_is_noticed_and_one_without_engine_and_backend_is_not() {
-        let dir = std::env::temp_dir().join(format!("cronium-monitor-{}", crate::os::random::hex(6)));
-        std::fs::create_dir(&dir).expect("a folder");
+        let dir = crate::os::scratch::Scratch::new();
         let (board, stop, pulses) = (Arc::new(Board::new()), Stop::new(), Pulses::new());
         let (monitor, helpers, end) = monitor(&dir, &board, &stop);
         let longest = Duration::from_millis(500);
@@ -477,6 +476,5 @@ mod tests {
             assert_eq!(thread.join_within(Duration::from_secs(10)), threads::Ended::Returned);
         }
         assert_eq!(pulses.healthy(Instant::now() + longest * 2), Ok(()), "what has ended is not stuck");
-        let _ = std::fs::remove_dir_all(dir);
     }
 }

@@ -435,8 +435,7 @@ fn tls_server(dir: &std::path::Path) -> (std::net::SocketAddr, crate::os::thread
 
 #[test]
 fn tls_with_a_custom_ca_and_a_client_certificate() {
-    let dir = std::env::temp_dir().join(format!("cronium-agent-tls-{}", crate::os::random::hex(8)));
-    std::fs::create_dir(&dir).expect("a folder");
+    let dir = crate::os::scratch::Scratch::new();
     let new = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
     openssl(&dir, &format!("{new} -x509 -keyout ca.key -out ca.pem -subj /CN=test-ca"));
     std::fs::write(dir.join("ext"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("a file");
@@ -479,5 +478,4 @@ fn tls_with_a_custom_ca_and_a_client_certificate() {
     stop.set();
     drop(std::net::TcpStream::connect(address));
     thread.join_within(Duration::from_secs(10));
-    std::fs::remove_dir_all(&dir).expect("clean up");
 }

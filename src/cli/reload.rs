@@ -61,7 +61,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
-    use crate::os::{random, threads};
+    use crate::os::threads;
 
     /// An agent that reloads after `looks` looks at its status; it ends when somebody connects and says nothing.
     fn agent(dir: &Path, looks: usize) -> threads::Thread {
@@ -91,8 +91,7 @@ mod tests {
     #[test]
     fn only_what_was_read_after_the_request_counts_and_the_wait_has_an_end() {
         for (looks, wait) in [(2, Duration::from_secs(20)), (usize::MAX, Duration::from_millis(300))] {
-            let dir = std::env::temp_dir().join(format!("cronium-reload-{}", random::hex(6)));
-            std::fs::create_dir(&dir).expect("a folder");
+            let dir = crate::os::scratch::Scratch::new();
             let thread = agent(&dir, looks);
             match reload(&dir, wait) {
                 Ok(reload) => assert_eq!((reload.answers, reload.result.as_str(), looks), (4, "unchanged", 2)),
@@ -103,7 +102,6 @@ mod tests {
             }
             drop(UnixStream::connect(dir.join(crate::jobs::control::SOCKET)));
             thread.join_within(Duration::from_secs(5));
-            let _ = std::fs::remove_dir_all(dir);
         }
     }
 }

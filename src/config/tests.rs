@@ -9,22 +9,14 @@ use super::{Loaded, Origin, ProblemKind, Problems, Sources, load};
 use crate::limits;
 
 /// A file that ends with the test.
-struct Scratch(PathBuf);
+struct Scratch(PathBuf, #[allow(dead_code)] crate::os::scratch::Scratch);
 
 impl Scratch {
     fn new(content: &[u8]) -> Self {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("cronium-config-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
+        let folder = crate::os::scratch::Scratch::new();
+        let path = folder.join("config");
         std::fs::write(&path, content).expect("write a scratch file");
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        Self(path, folder)
     }
 }
 
@@ -238,19 +230,14 @@ fn values_keep_the_rules() {
 }
 
 /// A folder of credentials that ends with the test.
-struct Credentials(PathBuf);
+struct Credentials(PathBuf, #[allow(dead_code)] crate::os::scratch::Scratch);
 
 impl Credentials {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("cronium-credentials-{}-{name}", std::process::id()));
+        let folder = crate::os::scratch::Scratch::new();
+        let path = folder.join(name);
         std::fs::create_dir(&path).expect("a folder");
-        Self(path)
-    }
-}
-
-impl Drop for Credentials {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        Self(path, folder)
     }
 }
 
@@ -358,7 +345,8 @@ fn any_configuration_that_is_shown_reads_back_equal() {
 #[test]
 fn many_unknown_keys_cost_no_more_than_their_number() {
     let took = |keys: usize| {
-        let text: String = (0..keys).map(|n| format!("maxConcurren{n}: 1\n")).collect();
+        let text: String =
+            std::iter::once("jobs:\n".to_owned()).chain((0..keys).map(|n| format!("  maxConcurren{n}: 1\n"))).collect();
         let once = || {
             let begun = std::time::Instant::now();
             let problems = file(&text).expect_err("unknown keys");

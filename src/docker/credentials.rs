@@ -92,11 +92,10 @@ mod tests {
     use super::*;
 
     fn header(json: &str, image: &str) -> Result<Option<String>, String> {
-        let path =
-            std::env::temp_dir().join(format!("cronium-auth-{}-{}", std::process::id(), crate::os::random::hex(4)));
+        let folder = crate::os::scratch::Scratch::new();
+        let path = folder.join("config.json");
         std::fs::write(&path, json).expect("write");
         let result = header_for(&path, image);
-        std::fs::remove_file(&path).expect("remove");
         let decode =
             |secret: Secret| String::from_utf8(URL_SAFE.decode(secret.expose()).expect("base64")).expect("text");
         result.map(|found| found.map(decode)).map_err(|error| error.to_string())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::types::{Docker, DockerEndpoint};
 use crate::docker::Client;
-use crate::os::{ahead, random, stop::Stop, threads};
+use crate::os::{ahead, scratch::Scratch, stop::Stop, threads};
 
 /// A client that waits for what never comes gets the end of the connection after this time: its test fails then, and
 /// does not hang.
@@ -48,6 +48,7 @@ pub(crate) struct Engine {
     seen: Arc<Mutex<Vec<String>>>,
     stop: Stop,
     thread: Option<threads::Thread>,
+    _folder: Scratch,
 }
 
 struct Shared {
@@ -59,12 +60,13 @@ struct Shared {
 impl Engine {
     /// Starts one whose `script` is given each call, such as `POST /containers/create?name=x`, but for `/_ping`.
     pub(crate) fn start(script: impl Fn(&str) -> Act + Send + Sync + 'static) -> Self {
-        let path = std::env::temp_dir().join(format!("cronium-engine-{}.sock", random::hex(6)));
+        let folder = Scratch::new();
+        let path = folder.join("engine.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
         let (seen, stop) = (Arc::<Mutex<Vec<String>>>::default(), Stop::new());
         let shared = Shared { seen: Arc::clone(&seen), stop: stop.clone(), script: Box::new(script) };
         let thread = threads::spawn("t-engine", move || accept(&listener, &Arc::new(shared))).expect("a thread");
-        Self { path, seen, stop, thread: Some(thread) }
+        Self { path, seen, stop, thread: Some(thread), _folder: folder }
     }
 
     pub(crate) fn docker(&self) -> Docker {
@@ -95,7 +97,6 @@ impl Drop for Engine {
         if let Some(thread) = self.thread.take() {
             thread.join_within(Duration::from_secs(5));
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -215,13 +215,20 @@ mod tests {
     const MOST: Duration = Duration::from_secs(3600);
 
     fn found(status: &str, labels: &[(&str, &str)], started_at: &str) -> Found {
-        let row = serde_json::json!({
-            "Id": "abc", "Names": ["/cronium-exec-j-1"], "Created": 7,
-            "Labels": labels.iter().copied().collect::<BTreeMap<_, _>>(),
-        });
-        let state = serde_json::json!({ "Status": status, "Running": status == "running", "StartedAt": started_at });
-        let row = serde_json::from_value(row).expect("a row");
-        of_row(row, serde_json::from_value(state).expect("a state"), MOST)
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (id, names, state) = ("abc".to_owned(), vec!["/cronium-exec-j-1".to_owned()], status.to_owned());
+        let row = Row { id, labels, names, state, created: 7 };
+        let state = State {
+            running: status == "running",
+            status: status.to_owned(),
+            pid: 0,
+            exit_code: 0,
+            oom_killed: false,
+            error: String::new(),
+            started_at: started_at.to_owned(),
+            finished_at: String::new(),
+        };
+        of_row(row, state, MOST)
     }
 
     fn page_of(found: &Found) -> Entry {

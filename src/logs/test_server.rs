@@ -16,6 +16,7 @@ use super::{JobStream, LogStreamer, ServerEvent, Settings};
 use crate::config::types::{LiveLog, Tls};
 use crate::job::{Id, Stream};
 use crate::os::pulse::Pulse;
+use crate::os::scratch::Scratch;
 use crate::os::threads::Thread;
 use crate::secret::Secret;
 
@@ -244,13 +245,11 @@ impl Peer {
 }
 
 /// A folder with a CA, and a server's and a client's certificate signed by it; gone when dropped.
-pub(super) struct Authority(PathBuf);
+pub(super) struct Authority(Scratch);
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("cronium-logs-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let it = Self(folder);
+    pub(super) fn new() -> Self {
+        let it = Self(Scratch::new());
         it.openssl(&[
             "req",
             "-x509",
@@ -293,7 +292,7 @@ impl Authority {
 
     fn openssl(&self, arguments: &[&str]) {
         let mut command = Command::new("openssl");
-        command.current_dir(&self.0).args(arguments);
+        command.current_dir(&*self.0).args(arguments);
         if arguments[0] == "req" {
             command.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
         }
@@ -303,11 +302,5 @@ impl Authority {
 
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
-    }
-}
-
-impl Drop for Authority {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

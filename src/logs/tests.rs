@@ -327,7 +327,7 @@ fn tls_stream(config: &Arc<ServerConfig>, tcp: TcpStream) -> StreamOwned<ServerC
 
 #[test]
 fn wss_trusts_the_configured_authority_and_shows_the_client_certificate() {
-    let authority = Authority::new("trust");
+    let authority = Authority::new();
     let (server, config) = (Server::new(), tls_server(&authority, true));
     let path = |file: &str| Some(authority.path(file));
     let mut wanted = settings(server.url("wss"));
@@ -351,7 +351,7 @@ fn wss_trusts_the_configured_authority_and_shows_the_client_certificate() {
 
 #[test]
 fn wss_refuses_an_unknown_authority_with_advice() {
-    let authority = Authority::new("unknown");
+    let authority = Authority::new();
     let (server, config) = (Server::new(), tls_server(&authority, false));
     let client = Client::start(settings(server.url("wss")));
     let _ = tls_stream(&config, server.tcp()).read(&mut [0; 16]).expect_err("refused");

@@ -206,16 +206,11 @@ mod tests {
 
     use super::*;
     use crate::os::ahead::Ahead;
-    use crate::os::{random, threads};
-
-    fn scratch() -> PathBuf {
-        std::env::temp_dir().join(format!("cronium-files-{}", random::hex(6)))
-    }
+    use crate::os::{scratch::Scratch, threads};
 
     #[test]
     fn a_file_is_replaced_whole_and_private() {
-        let path = scratch();
-        fs::create_dir(&path).expect("a folder");
+        let path = Scratch::new();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
         let folder = Folder::open(&path).expect("open");
         let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
@@ -232,12 +227,12 @@ mod tests {
         folder.remove("a").expect("gone already");
         let left: Vec<_> = fs::read_dir(&path).expect("list").map(|e| e.expect("entry").file_name()).collect();
         assert_eq!(left, ["b"]);
-        fs::remove_dir_all(&path).expect("remove");
     }
 
     #[test]
     fn no_link_is_written_through_but_ones_own() {
-        let path = scratch();
+        let scratch = Scratch::new();
+        let path = scratch.to_path_buf();
         let folder = Folder::open(&path).expect("open");
         let target = path.join("target");
         fs::write(&target, "kept").expect("write");
@@ -259,12 +254,12 @@ mod tests {
         assert!(read_small(&target, 4).is_err());
         symlink(&path, path.join("round")).expect("a link");
         assert!(Folder::open(&path.join("round")).is_err(), "the folder itself");
-        fs::remove_dir_all(&path).expect("remove");
     }
 
     #[test]
     fn a_lock_has_one_holder_who_is_named() {
-        let path = scratch();
+        let place = Scratch::new();
+        let path = place.join("lock");
         let first = Lock::take(&path).expect("free");
         match Lock::take(&path) {
             Err(LockError::Held(pid)) => assert_eq!(pid, std::process::id().to_string()),
@@ -288,12 +283,12 @@ mod tests {
         drop(waiting.expect("free again"));
         assert_eq!(Lock::holder(Path::new("/no/such/place")).expect("look"), None);
         assert!(matches!(Lock::take(Path::new("/no/such/place")), Err(LockError::Io(_))));
-        fs::remove_file(&path).expect("remove");
     }
 
     #[test]
     fn a_lock_that_stays_held_is_tried_a_few_times_and_no_more() {
-        let path = scratch();
+        let place = Scratch::new();
+        let path = place.join("lock");
         drop(Lock::take(&path).expect("free"));
         let looker = File::open(&path).expect("open");
         looker.try_lock_shared().expect("free");
@@ -306,6 +301,5 @@ mod tests {
         drop(looker);
         assert!(matches!(told, Ok(Err(LockError::Held(_)))), "{told:?}");
         assert_eq!(waited, limits::LOCK_LOOK * limits::LOCK_LOOKS);
-        fs::remove_file(&path).expect("remove");
     }
 }

@@ -39,13 +39,14 @@ mod tests {
 
     use super::*;
     use crate::os::clock::Deadline;
-    use crate::os::{net, random};
+    use crate::os::{net, scratch};
 
     #[test]
     fn a_peer_is_known_by_its_user() {
         let own = std::fs::metadata("/proc/self").expect("proc").uid();
         assert_eq!(own_uid().expect("own"), own);
-        let path = std::env::temp_dir().join(format!("cronium-local-{}", random::hex(6)));
+        let place = scratch::Scratch::new();
+        let path = place.join("socket");
         let listener = UnixListener::bind(&path).expect("bind");
         let connect = || net::unix(&path, Deadline::after(Duration::from_secs(20), "the test's limit"));
         let client = connect().expect("connect");
@@ -54,6 +55,5 @@ mod tests {
         drop(listener);
         let refused = connect().expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        std::fs::remove_file(&path).expect("remove");
     }
 }

@@ -22,6 +22,8 @@ pub mod proc;
 pub mod pulse;
 pub mod random;
 pub mod ready;
+#[cfg(test)]
+pub(crate) mod scratch;
 pub mod signals;
 #[cfg(test)]
 pub(crate) mod sim;

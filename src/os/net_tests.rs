@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::os::{random, threads};
+use crate::os::{scratch::Scratch, threads};
 
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(20);
@@ -20,11 +20,15 @@ pub(crate) struct Frozen {
     path: PathBuf,
     listener: UnixListener,
     queued: Vec<UnixStream>,
+    folder: Option<Scratch>,
 }
 
 impl Frozen {
     pub(crate) fn listen() -> Self {
-        Self::listen_at(std::env::temp_dir().join(format!("cronium-frozen-{}.sock", random::hex(6))))
+        let folder = Scratch::new();
+        let mut frozen = Self::listen_at(folder.join("frozen.sock"));
+        frozen.folder = Some(folder);
+        frozen
     }
 
     pub(crate) fn listen_at(path: PathBuf) -> Self {
@@ -38,7 +42,7 @@ impl Frozen {
             assert!(queued.len() < 10, "the queue never fills");
         }
         assert!(!queued.is_empty());
-        Self { path, listener, queued }
+        Self { path, listener, queued, folder: None }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -83,9 +87,9 @@ fn a_listener_that_takes_somebody_after_a_while_is_reached_at_once() {
 
 #[test]
 fn paths_that_lead_nowhere_are_told() {
-    let folder = std::env::temp_dir();
+    let folder = Scratch::new();
     for (path, kind) in [
-        (folder.join(format!("cronium-{}", random::hex(6))), io::ErrorKind::NotFound),
+        (folder.join("none"), io::ErrorKind::NotFound),
         (folder.join("x".repeat(120)), io::ErrorKind::InvalidInput),
         (PathBuf::new(), io::ErrorKind::InvalidInput),
         (PathBuf::from("/tmp/a\0b"), io::ErrorKind::InvalidInput),
@@ -97,14 +101,12 @@ fn paths_that_lead_nowhere_are_told() {
 
 #[test]
 fn the_longest_path_is_reached() {
-    let folder = std::env::temp_dir().join(format!("cronium-{}", random::hex(6)));
-    std::fs::create_dir(&folder).expect("a folder");
+    let folder = Scratch::new();
     let rest = crate::os::local::PATH_MAX - folder.as_os_str().len() - 1;
     let path = folder.join("s".repeat(rest));
     let listener = UnixListener::bind(&path).expect("a socket");
     unix(&path, within(LONG)).expect("reached");
     drop(listener);
-    std::fs::remove_dir_all(&folder).expect("remove");
 }
 
 /// An address of this host that takes no connection: its queue is full. With what keeps it so.

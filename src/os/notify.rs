@@ -203,7 +203,6 @@ fn show(value: &OsString) -> std::borrow::Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -222,15 +221,10 @@ mod tests {
         String::from_utf8(bytes[..n].to_vec()).expect("UTF-8")
     }
 
-    fn path(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("cronium-notify-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        path
-    }
-
     #[test]
     fn messages_arrive_on_a_path_and_on_an_abstract_name() {
-        let file = path("both");
+        let place = crate::os::scratch::Scratch::new();
+        let file = place.join("both");
         let by_path = UnixDatagram::bind(&file).expect("bind");
         let word = format!("cronium-notify-{}", std::process::id());
         let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&word).expect("name")).expect("bind");
@@ -252,7 +246,6 @@ mod tests {
             // The uptime counts time asleep too, so it may be ahead, never behind.
             assert!(away > -2.0 && away < 86_400.0 * 365.0, "{reloading} against {uptime}");
         }
-        std::fs::remove_file(&file).expect("remove");
     }
 
     #[test]
@@ -284,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_does_not_read_stops_nobody_and_is_told_once() {
-        let file = path("full");
+        let place = crate::os::scratch::Scratch::new();
+        let file = place.join("full");
         let reader = UnixDatagram::bind(&file).expect("bind");
         let notify = to(file.to_str().expect("text"));
         let begun = std::time::Instant::now();
@@ -297,7 +291,6 @@ mod tests {
         assert!(notify.send(&[State::Ready]), "there is room again");
         drop(reader);
         assert!(!notify.send(&[State::Ready]), "nobody is there");
-        std::fs::remove_file(&file).expect("remove");
     }
 
     #[test]

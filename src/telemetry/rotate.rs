@@ -201,13 +201,11 @@ mod tests {
         }
     }
 
-    struct Folder(PathBuf);
+    struct Folder(crate::os::scratch::Scratch);
 
     impl Folder {
         fn new() -> Self {
-            let path = std::env::temp_dir().join(format!("cronium-log-{}", crate::os::random::hex(8)));
-            fs::create_dir(&path).expect("folder");
-            Self(path)
+            Self(crate::os::scratch::Scratch::new())
         }
 
         fn names(&self) -> Vec<String> {
@@ -220,12 +218,6 @@ mod tests {
 
         fn read(&self, name: &str) -> String {
             fs::read_to_string(self.0.join(name)).expect(name)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Folder, binary, docker, eventually, require_engine, shared, unique};
+use crate::harness::{Folder, binary, containers_of_exec, eventually, require_engine, shared, unique};
 
 /// Runs the binary to its end in an empty folder.
 fn run(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
@@ -32,10 +32,7 @@ fn run_with(arguments: &[&str], environment: &[(&str, &str)], stdout: Stdio, inp
 
 /// No container of the `exec` that had this number is in the engine. Other people's may be.
 fn nothing_is_left_of(pid: u32) {
-    let format = "{{.ID}} {{.Label \"cronium.owner\"}}";
-    let of = ["ps", "-a", "--filter", "label=cronium.agent.id=exec", "--format", format];
-    let own = format!("/{pid}/");
-    eventually("nothing is left", || !docker(&of).lines().any(|line| line.contains(&own)));
+    eventually("nothing is left", || containers_of_exec(pid).is_empty());
 }
 
 fn text(bytes: &[u8]) -> String {

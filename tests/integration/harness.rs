@@ -32,7 +32,32 @@ pub fn alone() -> RwLockWriteGuard<'static, ()> {
 /// A word that no other test of this run has.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    match std::env::var(OWN_PIDS) {
+        // Process ids begin anew there, so that the outer one stands for it.
+        Ok(outer) => format!("{prefix}-{outer}-{}", next + 1_000_000),
+        Err(_) => format!("{prefix}-{}-{next}", std::process::id()),
+    }
+}
+
+/// Set where a test runs once more with process ids of its own: to the id of the one that started it.
+const OWN_PIDS: &str = "CRONIUM_TEST_OWN_PIDS";
+
+/// Runs the test of this name once more, in a space of process ids that nobody else sees into; whether this is that run.
+/// For what an agent or an `exec` of somebody else on this host would otherwise take for its own to clean up.
+pub fn in_own_pids(name: &str) -> bool {
+    if std::env::var_os(OWN_PIDS).is_some() {
+        return true;
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child=KILL"])
+        .arg(std::env::current_exe().expect("a path"));
+    command.args(["--exact", name, "--nocapture"]).env(OWN_PIDS, std::process::id().to_string());
+    let output = command.output().expect("unshare, from util-linux");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "in its own space of process ids:\n{said}");
+    false
 }
 
 /// A folder that is removed with its owner.
@@ -52,7 +77,17 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        // A process that was ended may write for a moment yet.
+        let gone = |_: &u32| std::fs::remove_dir_all(&self.0).is_ok() || !self.0.exists();
+        let tried = (0..100).find(|round| {
+            gone(round) || {
+                std::thread::sleep(Duration::from_millis(20));
+                false
+            }
+        });
+        if tried.is_none() {
+            eprintln!("left behind: {}", self.0.display());
+        }
     }
 }
 
@@ -120,6 +155,8 @@ pub struct Agent {
     pub id: String,
     pub health_port: u16,
     folder: Arc<Folder>,
+    /// Its containers are the next one's.
+    handed_on: bool,
 }
 
 impl Agent {
@@ -138,9 +175,9 @@ impl Agent {
             self.signal("KILL");
             self.wait(LONG);
         }
-        // Its containers are the next one's.
+        self.handed_on = true;
         let (folder, id) = (Arc::clone(&self.folder), self.id.clone());
-        std::mem::forget(self);
+        drop(self);
         Self::start_in(folder, &id, &backend.url(), backend.token(), settings)
     }
 
@@ -206,7 +243,7 @@ impl Agent {
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("clone")).stderr(log);
         let child = command.spawn().expect("the agent starts");
-        Self { child, id, health_port, folder }
+        Self { child, id, health_port, folder, handed_on: false }
     }
 
     pub fn pid(&self) -> u32 {
@@ -296,6 +333,9 @@ impl Drop for Agent {
         if std::thread::panicking() {
             eprintln!("---- log of agent {} ----\n{}", self.id, tail(&self.log(), 60));
         }
+        if self.handed_on {
+            return;
+        }
         for id in self.containers() {
             docker(&["rm", "-f", &id]);
         }
@@ -359,6 +399,16 @@ pub fn docker(arguments: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "docker {arguments:?}: {error}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Containers of the `exec` with this process id, running or not. Somebody else may use the same engine: what others run is
+/// nothing that a test may count.
+pub fn containers_of_exec(pid: u32) -> Vec<String> {
+    let format = "{{.ID}} {{.Label \"cronium.owner\"}}";
+    let all = docker(&["ps", "-a", "--no-trunc", "--filter", "label=cronium.agent.id=exec", "--format", format]);
+    let owner = format!("/{pid}/");
+    let own = all.lines().filter(|line| line.contains(&owner));
+    own.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// Fails with advice when there is no engine, or none of our images.

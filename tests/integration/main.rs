@@ -63,10 +63,10 @@ mod security;
 mod shutdown;
 /// Jobs on servers: scripts, lines, directories.
 mod ssh;
-/// How a session can end, and what may be said of the script then.
-mod ssh_endings;
 /// Host certificates, and every class of algorithms.
 mod ssh_algorithms;
+/// How a session can end, and what may be said of the script then.
+mod ssh_endings;
 /// What is left on a server when a script has ended, and an agent that is killed then.
 mod ssh_ends;
 /// Jobs on servers whose connection breaks, or whose host goes, hangs or lies.

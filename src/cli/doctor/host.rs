@@ -180,11 +180,11 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::random;
 
     #[test]
     fn a_state_folder_is_written_and_left_as_it_was() {
-        let dir = std::env::temp_dir().join(format!("cronium-doctor-{}", random::hex(6)));
+        let place = crate::os::scratch::Scratch::new();
+        let dir = place.join("state");
         let check = state_dir(&dir);
         assert_eq!(check.grade, Grade::Ok, "{check:?}");
         assert!(check.measured.contains("the first start makes it") && !dir.exists());

@@ -18,16 +18,17 @@ fn script(language: Language, content: &str) -> Script {
 /// The shells of this machine that serve as `/bin/sh` somewhere.
 fn shells() -> Vec<(&'static str, Vec<String>)> {
     // Bash is another shell where it is called by this name.
-    static NAMED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    let bash = NAMED.get_or_init(|| {
-        let folder = std::env::temp_dir().join(format!("cronium-sh-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("folder");
-        let name = folder.join("sh");
-        let _ = std::os::unix::fs::symlink("/bin/bash", &name);
-        name.to_str().expect("text").to_owned()
-    });
+    // Of the test's thread, so that it goes with that: what is static stays.
+    thread_local! {
+        static NAMED: crate::os::scratch::Scratch = {
+            let folder = crate::os::scratch::Scratch::new();
+            std::os::unix::fs::symlink("/bin/bash", folder.join("sh")).expect("a link");
+            folder
+        };
+    }
+    let bash = NAMED.with(|folder| folder.join("sh").to_str().expect("text").to_owned());
     let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-    vec![("dash", own(&["dash", "-s"])), ("bash", own(&[bash, "-s"])), ("busybox", own(&["busybox", "sh", "-s"]))]
+    vec![("dash", own(&["dash", "-s"])), ("bash", own(&[&bash, "-s"])), ("busybox", own(&["busybox", "sh", "-s"]))]
 }
 
 /// What this machine's own `/bin/sh` makes of the program, or of its first `cut` bytes.
@@ -43,8 +44,7 @@ fn run_in(
     cut: Option<usize>,
     environment: &[(&str, &str)],
 ) -> Output {
-    let folder = std::env::temp_dir().join(format!("cronium-program-{}", crate::os::random::hex(8)));
-    std::fs::create_dir(&folder).expect("folder");
+    let folder = crate::os::scratch::Scratch::new();
     let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
     let program = Program::new(script, &variables, folder.to_str().expect("text"), NONCE).expect("program");
     let bytes = program.bytes();
@@ -63,7 +63,6 @@ fn run_in(
     let sent = child.stdin.take().expect("stdin").write_all(&bytes[..cut.unwrap_or(bytes.len())]);
     let output = child.wait_with_output().expect("output");
     assert!(sent.is_ok() || cut.is_some(), "{shell:?} {output:?}");
-    std::fs::remove_dir_all(&folder).expect("remove");
     output
 }
 
@@ -301,8 +300,7 @@ fn a_variable_that_bash_passes_by_for_root_is_refused_by_name() {
 
 #[test]
 fn without_perl_a_bash_job_with_an_odd_variable_is_refused_by_name() {
-    let folder = std::env::temp_dir().join(format!("cronium-path-{}", crate::os::random::hex(8)));
-    std::fs::create_dir(&folder).expect("folder");
+    let folder = crate::os::scratch::Scratch::new();
     for tool in ["bash", "cat", "mkdir", "id"] {
         std::os::unix::fs::symlink(format!("/bin/{tool}"), folder.join(tool)).expect("link");
     }
@@ -320,12 +318,11 @@ fn without_perl_a_bash_job_with_an_odd_variable_is_refused_by_name() {
         let output = run_in(&shell, &script(Language::Bash, "echo $A"), &[("A", "b")], None, &path);
         assert_eq!(stdout(&output), "b\n");
     }
-    std::fs::remove_dir_all(&folder).expect("remove");
 }
 
 #[test]
 fn what_image_or_login_sets_changes_nothing() {
-    let folder = std::env::temp_dir().join(format!("cronium-house-{}", crate::os::random::hex(8)));
+    let folder = crate::os::scratch::Scratch::new();
     let trap = folder.join("elsewhere/work");
     std::fs::create_dir_all(&trap).expect("folder");
     let (file, cdpath) = (folder.join("env"), folder.join("elsewhere"));
@@ -368,7 +365,7 @@ fn what_image_or_login_sets_changes_nothing() {
             let output = run_in(&shell.1, &before, variables, None, &hostile);
             let shown = stdout(&output);
             assert!(
-                shown.starts_with("/tmp/cronium-program-") && shown.ends_with("/work\n") && shown.lines().count() == 1,
+                shown.starts_with("/tmp/cronium-test-") && shown.ends_with("/work\n") && shown.lines().count() == 1,
                 "{} {shown}",
                 shell.0
             );
@@ -387,7 +384,6 @@ fn what_image_or_login_sets_changes_nothing() {
         );
         assert_eq!(stdout(&output), format!("{cdpath} y x\n"));
     }
-    std::fs::remove_dir_all(&folder).expect("remove");
 }
 
 #[path = "start_tests.rs"]

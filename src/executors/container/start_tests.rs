@@ -1,12 +1,12 @@
 //! The last step of the program: flags, versions, modules, and interpreters that cannot be started.
 
 use super::*;
+use crate::os::scratch::Scratch;
 
 /// A folder with interpreters that cannot be started, to be first on PATH.
-fn broken(name: &str, content: &str) -> std::path::PathBuf {
+fn broken(name: &str, content: &str) -> Scratch {
     use std::os::unix::fs::PermissionsExt as _;
-    let folder = std::env::temp_dir().join(format!("cronium-broken-{}", crate::os::random::hex(8)));
-    std::fs::create_dir(&folder).expect("folder");
+    let folder = Scratch::new();
     let file = folder.join(name);
     std::fs::write(&file, content).expect("write");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("mode");
@@ -29,7 +29,6 @@ fn a_program_that_cannot_become_the_interpreter_says_so_and_gives_no_exit_code_o
                     assert!(why.contains(words) && why.contains(name), "{why}");
                 }
             }
-            std::fs::remove_dir_all(&folder).expect("remove");
         }
     }
 }

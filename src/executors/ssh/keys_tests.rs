@@ -1,18 +1,15 @@
 //! Keys as `ssh-keygen` and `openssl` make them, and as forms, variables and YAML mangle them.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
 
 /// A folder that goes away with the test, and the tools that work in it.
-struct Folder(PathBuf);
+struct Folder(crate::os::scratch::Scratch);
 
 impl Folder {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("cronium-keys-{}", crate::os::random::hex(8)));
-        std::fs::create_dir(&path).expect("a folder");
-        Self(path)
+        Self(crate::os::scratch::Scratch::new())
     }
 
     fn run(&self, command: &str) -> Vec<u8> {
@@ -37,12 +34,6 @@ impl Folder {
         let public = self.run(&format!("ssh-keygen -y -P {passphrase} -f check"));
         let mut words = public.split(|&byte| byte == b' ');
         [words.next().expect("a type"), words.next().expect("a key").trim_ascii()].concat()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -185,13 +185,14 @@ fn lines_that_cannot_be_read_are_skipped_and_told() {
 }
 
 /// A folder that goes away with the test.
-struct Folder(PathBuf);
+struct Folder(PathBuf, #[allow(dead_code)] crate::os::scratch::Scratch);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("cronium-{name}-{}", crate::os::random::hex(8)));
+        let folder = crate::os::scratch::Scratch::new();
+        let path = folder.join(name);
         std::fs::create_dir(&path).expect("a folder");
-        Self(path)
+        Self(path, folder)
     }
 
     fn keygen(&self, arguments: &[&str]) -> String {
@@ -203,12 +204,6 @@ impl Folder {
 
     fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.0.join(name)).expect("a file")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

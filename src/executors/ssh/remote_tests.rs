@@ -15,6 +15,7 @@ struct Host {
     execution: String,
     /// The login's shells: dash, bash and, where it is there, busybox.
     shell: Vec<&'static str>,
+    _scratch: crate::os::scratch::Scratch,
 }
 
 impl Host {
@@ -31,14 +32,15 @@ impl Host {
         there
             .map(|shell| {
                 let word = crate::os::random::hex(8);
-                let temp_dir = std::env::temp_dir().join(format!("cronium-remote {word}'s"));
+                let scratch = crate::os::scratch::Scratch::new();
+                let temp_dir = scratch.join(format!("a place {word}'s"));
                 let place = Place {
                     temp_dir: temp_dir.to_str().expect("text").to_owned(),
                     name: format!("exec-{word}"),
                     shell: "/bin/bash".to_owned(),
                     pty,
                 };
-                Self { place, execution: format!("exec-{word}"), shell }
+                Self { place, execution: format!("exec-{word}"), shell, _scratch: scratch }
             })
             .collect()
     }
@@ -80,12 +82,6 @@ impl Host {
         let (out, err) = run.rest();
         assert!(!std::path::Path::new(&self.place.directory()).exists());
         (status, out, err)
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.place.temp_dir);
     }
 }
 

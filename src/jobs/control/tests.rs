@@ -15,26 +15,9 @@ use crate::jobs::poller::Slots;
 use crate::jobs::running::{Note, Running, Step};
 use crate::logs::ConnectionState;
 use crate::os::net::tests::Frozen;
-use crate::os::random;
+use crate::os::scratch::Scratch;
 use crate::policy::breaker::State;
 use crate::policy::stop::Reason;
-
-/// A folder that is removed with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("cronium-control-{}", random::hex(6)));
-        fs::create_dir(&path).expect("a folder");
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn id(text: &str) -> Id {
     Id::parse(text).expect("an id")
@@ -120,14 +103,14 @@ fn status_tells_all_that_the_parts_know() {
         reports: Some(Box::new(move || reports.clone())),
         ..sources(&running)
     };
-    let server = start(&scratch.0, Desk::new(sources)).expect("start");
+    let server = start(&scratch, Desk::new(sources)).expect("start");
     let token = running.claim(&id("job_a")).expect("free");
     token.note(Note::Kind(Kind::Container));
     token.note(Note::Execution(id("exec-a")));
     token.note(Note::Place("cronium-a".to_owned()));
     token.step(Step::Running);
 
-    let (raw, status) = ask::<Status>(&scratch.0, &Request::Status).expect("an answer");
+    let (raw, status) = ask::<Status>(&scratch, &Request::Status).expect("an answer");
     assert_eq!(serde_json::from_str::<Status>(&raw).expect("JSON"), status);
     assert_eq!((status.agent.id.as_str(), status.agent.version.as_str()), ("edge-7", "1.2.3"));
     assert_eq!((status.agent.pid, status.agent.since.as_str()), (std::process::id(), "1970-01-01T00:00:00Z"));
@@ -155,8 +138,8 @@ fn status_tells_all_that_the_parts_know() {
 #[test]
 fn a_reload_is_asked_for_and_not_waited_for() {
     let scratch = Scratch::new();
-    let (server, _) = serve(&scratch.0);
-    let (_, asked) = ask::<ReloadAsked>(&scratch.0, &Request::Reload).expect("an answer");
+    let (server, _) = serve(&scratch);
+    let (_, asked) = ask::<ReloadAsked>(&scratch, &Request::Reload).expect("an answer");
     assert_eq!(asked, ReloadAsked { ok: true, request: 7 });
     end(server);
 }
@@ -164,8 +147,8 @@ fn a_reload_is_asked_for_and_not_waited_for() {
 #[test]
 fn a_cancel_reaches_the_job_and_only_a_job_that_is_in_hand() {
     let scratch = Scratch::new();
-    let (server, running) = serve(&scratch.0);
-    let cancel = |job: &str| ask::<Cancelled>(&scratch.0, &Request::Cancel { job: job.to_owned() });
+    let (server, running) = serve(&scratch);
+    let cancel = |job: &str| ask::<Cancelled>(&scratch, &Request::Cancel { job: job.to_owned() });
     match cancel("job_a") {
         Err(AskError::Refused(why)) => assert!(why.contains("job job_a does not run here"), "{why}"),
         other => panic!("{other:?}"),
@@ -177,7 +160,7 @@ fn a_cancel_reaches_the_job_and_only_a_job_that_is_in_hand() {
     assert_eq!(token.control().reason(), Some(Reason::Cancelled("the operator")));
     token.step(Step::Reporting);
     assert!(cancel("job_a").expect("known").1.is_late());
-    let (_, status) = ask::<Status>(&scratch.0, &Request::Status).expect("an answer");
+    let (_, status) = ask::<Status>(&scratch, &Request::Status).expect("an answer");
     assert_eq!(status.jobs[0].cancelled_by.as_deref(), Some("the operator"));
     drop(token);
     assert!(matches!(cancel("job_a"), Err(AskError::Refused(_))));
@@ -188,7 +171,7 @@ fn a_cancel_reaches_the_job_and_only_a_job_that_is_in_hand() {
 #[test]
 fn a_silent_client_keeps_nobody_out() {
     let scratch = Scratch::new();
-    let (server, _running) = serve(&scratch.0);
+    let (server, _running) = serve(&scratch);
     let mut silent: Vec<_> = (0..3 * limits::CONTROL_CLIENTS)
         .map(|n| {
             let mut stream = UnixStream::connect(server.path()).expect("connect");
@@ -201,7 +184,7 @@ fn a_silent_client_keeps_nobody_out() {
         .collect();
     let begun = Instant::now();
     for _ in 0..10 {
-        ask::<Status>(&scratch.0, &Request::Status).expect("an answer");
+        ask::<Status>(&scratch, &Request::Status).expect("an answer");
     }
     assert!(begun.elapsed() < limits::CONTROL_DEADLINE, "{:?}", begun.elapsed());
     // The oldest was closed for the others; the last is told when its time is over.
@@ -216,7 +199,7 @@ fn a_silent_client_keeps_nobody_out() {
 #[test]
 fn two_clients_are_served_at_once_in_any_order() {
     let scratch = Scratch::new();
-    let (server, _running) = serve(&scratch.0);
+    let (server, _running) = serve(&scratch);
     let mut first = UnixStream::connect(server.path()).expect("connect");
     let mut second = UnixStream::connect(server.path()).expect("connect");
     first.write_all(b"{\"command\":").expect("write");
@@ -232,7 +215,7 @@ fn two_clients_are_served_at_once_in_any_order() {
 #[test]
 fn garbage_and_floods_are_answered_and_harm_nothing() {
     let scratch = Scratch::new();
-    let (server, _running) = serve(&scratch.0);
+    let (server, _running) = serve(&scratch);
     for bytes in [
         &b"\n"[..],
         b"{}\n",
@@ -256,44 +239,44 @@ fn garbage_and_floods_are_answered_and_harm_nothing() {
     // The longest id of all is no flood.
     let longest = format!("{{\"command\":\"cancel\",\"job\":\"{}\"}}\n", "\\u0061".repeat(crate::job::ID_MAX));
     assert!(error_of(&talk(server.path(), longest.as_bytes())).contains("does not run here"));
-    ask::<Status>(&scratch.0, &Request::Status).expect("an answer");
+    ask::<Status>(&scratch, &Request::Status).expect("an answer");
     end(server);
 }
 
 #[test]
 fn the_socket_is_private_and_a_dead_agents_is_replaced() {
     let scratch = Scratch::new();
-    let path = scratch.0.join(SOCKET);
+    let path = scratch.join(SOCKET);
     // Nobody listens there any more, as after a kill.
     drop(UnixListener::bind(&path).expect("bind"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("mode");
-    fs::write(scratch.0.join(UNFINISHED), "half").expect("write");
-    let (server, _running) = serve(&scratch.0);
+    fs::write(scratch.join(UNFINISHED), "half").expect("write");
+    let (server, _running) = serve(&scratch);
     assert_eq!(fs::symlink_metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-    ask::<Status>(&scratch.0, &Request::Status).expect("an answer");
-    let second = start(&scratch.0, Desk::new(sources(&Running::new()))).expect_err("in use");
+    ask::<Status>(&scratch, &Request::Status).expect("an answer");
+    let second = start(&scratch, Desk::new(sources(&Running::new()))).expect_err("in use");
     assert!(matches!(&second, ControlError::InUse(at) if *at == path), "{second}");
-    ask::<Status>(&scratch.0, &Request::Status).expect("the first still answers");
+    ask::<Status>(&scratch, &Request::Status).expect("the first still answers");
     end(server);
-    assert_eq!(fs::read_dir(&scratch.0).expect("list").count(), 0, "something was left behind");
+    assert_eq!(fs::read_dir(&scratch).expect("list").count(), 0, "something was left behind");
 }
 
 #[test]
 fn a_socket_that_another_put_in_its_place_is_left_alone() {
     let scratch = Scratch::new();
-    let (server, _running) = serve(&scratch.0);
+    let (server, _running) = serve(&scratch);
     fs::remove_file(server.path()).expect("remove");
     let other = UnixListener::bind(server.path()).expect("bind");
     end(server);
-    assert!(scratch.0.join(SOCKET).exists());
+    assert!(scratch.join(SOCKET).exists());
     drop(other);
 }
 
 #[test]
 fn what_stands_in_the_way_is_told() {
     let scratch = Scratch::new();
-    let path = scratch.0.join(SOCKET);
-    match ask::<Status>(&scratch.0, &Request::Status) {
+    let path = scratch.join(SOCKET);
+    match ask::<Status>(&scratch, &Request::Status) {
         Err(error @ AskError::NoAgent { .. }) => {
             let text = error.to_string();
             assert!(text.contains(path.to_str().expect("text")) && text.contains("systemctl start"), "{text}");
@@ -301,11 +284,11 @@ fn what_stands_in_the_way_is_told() {
         other => panic!("{other:?}"),
     }
     fs::write(&path, "mine").expect("write");
-    let error = start(&scratch.0, Desk::new(sources(&Running::new()))).expect_err("a file");
+    let error = start(&scratch, Desk::new(sources(&Running::new()))).expect_err("a file");
     assert!(matches!(&error, ControlError::NoSocket(_)), "{error}");
     assert_eq!(fs::read(&path).expect("read"), b"mine");
 
-    let deep = scratch.0.join("d".repeat(PATH_MAX));
+    let deep = scratch.join("d".repeat(PATH_MAX));
     fs::create_dir(&deep).expect("a folder");
     let error = start(&deep, Desk::new(sources(&Running::new()))).expect_err("too long").to_string();
     let bytes = deep.join(SOCKET).as_os_str().len();
@@ -313,8 +296,8 @@ fn what_stands_in_the_way_is_told() {
     assert!(matches!(ask::<Status>(&deep, &Request::Status), Err(AskError::TooLong(_))));
     assert!(matches!(start(Path::new("/no/such"), Desk::new(sources(&Running::new()))), Err(ControlError::Io { .. })));
     // The longest that fits.
-    let tail = PATH_MAX - scratch.0.as_os_str().len() - SOCKET.len() - 2;
-    let fits = scratch.0.join("e".repeat(tail));
+    let tail = PATH_MAX - scratch.as_os_str().len() - SOCKET.len() - 2;
+    let fits = scratch.join("e".repeat(tail));
     fs::create_dir(&fits).expect("a folder");
     let (server, _running) = serve(&fits);
     ask::<Status>(&fits, &Request::Status).expect("an answer");
@@ -324,7 +307,7 @@ fn what_stands_in_the_way_is_told() {
 #[test]
 fn an_agent_that_says_nothing_or_nonsense_is_named() {
     let scratch = Scratch::new();
-    let listener = UnixListener::bind(scratch.0.join(SOCKET)).expect("bind");
+    let listener = UnixListener::bind(scratch.join(SOCKET)).expect("bind");
     let endless = Arc::new(AtomicUsize::new(0));
     let written = Arc::clone(&endless);
     let said = [&b""[..], b"{}\n", b"no\n", b"{\"ok\":true,\"jobs\":7}\n", b"\xff\n"];
@@ -344,16 +327,16 @@ fn an_agent_that_says_nothing_or_nonsense_is_named() {
     })
     .expect("a thread");
     for bytes in said {
-        let error = ask::<Status>(&scratch.0, &Request::Status).expect_err("nonsense");
+        let error = ask::<Status>(&scratch, &Request::Status).expect_err("nonsense");
         assert!(matches!(&error, AskError::Broken { .. }), "{bytes:?}: {error:?}");
     }
-    let error = ask::<Status>(&scratch.0, &Request::Status).expect_err("endless").to_string();
+    let error = ask::<Status>(&scratch, &Request::Status).expect_err("endless").to_string();
     assert!(error.contains("more than 4194304 bytes"), "{error}");
     // What was not read is in the kernel's buffers.
     let written = endless.load(Ordering::Relaxed);
     assert!(written < limits::CONTROL_ANSWER + (1 << 20), "{written}");
     let begun = Instant::now();
-    let error = ask::<Status>(&scratch.0, &Request::Status).expect_err("silent");
+    let error = ask::<Status>(&scratch, &Request::Status).expect_err("silent");
     assert!(matches!(error, AskError::Silent { .. }), "{error:?}");
     assert!(begun.elapsed() < limits::CONTROL_WAIT + Duration::from_millis(900), "{:?}", begun.elapsed());
     thread.join_within(Duration::from_secs(10));
@@ -362,11 +345,11 @@ fn an_agent_that_says_nothing_or_nonsense_is_named() {
 #[test]
 fn an_agent_that_takes_no_connection_is_silent_and_its_socket_is_in_use() {
     let scratch = Scratch::new();
-    let frozen = Frozen::listen_at(scratch.0.join(SOCKET));
+    let frozen = Frozen::listen_at(scratch.join(SOCKET));
     let begun = Instant::now();
-    let error = ask::<Status>(&scratch.0, &Request::Status).expect_err("nobody takes it");
+    let error = ask::<Status>(&scratch, &Request::Status).expect_err("nobody takes it");
     assert!(matches!(error, AskError::Silent { .. }) && error.to_string().contains("limits::CONTROL_WAIT"), "{error}");
-    let error = start(&scratch.0, Desk::new(sources(&Running::new()))).err();
+    let error = start(&scratch, Desk::new(sources(&Running::new()))).err();
     assert!(matches!(error, Some(ControlError::InUse(_))), "{error:?}");
     assert!(begun.elapsed() < limits::CONTROL_WAIT * 3, "{:?}", begun.elapsed());
     drop(frozen);

@@ -108,12 +108,12 @@ fn make_room(folder: &Folder) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::random;
+    use crate::os::scratch::Scratch;
 
     /// The files are sparse: they have the size, and cost nothing.
     #[test]
     fn the_oldest_give_way_when_all_together_are_too_large() {
-        let path = std::env::temp_dir().join(format!("cronium-aside-{}", random::hex(6)));
+        let path = Scratch::new();
         let folder = Folder::open(&path).expect("a folder");
         let set_aside = |name: &str, bytes: u64, at: u64| {
             let from = path.join(name);
@@ -129,6 +129,5 @@ mod tests {
         // One that is no file of the journal's takes no room from the others, which take none from it.
         let huge = limits::ASIDE_BYTES + 1;
         assert_eq!(set_aside("foreign", huge, 5), [(4, limits::ASIDE_BYTES), (5, huge)]);
-        fs::remove_dir_all(&path).expect("remove");
     }
 }

@@ -279,15 +279,15 @@ fn decode(line: &[u8]) -> Option<Done> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::random;
+    use crate::os::scratch;
     use std::fs;
     use std::path::PathBuf;
 
-    struct Scratch(PathBuf);
+    struct Scratch(scratch::Scratch);
 
     impl Scratch {
         fn new() -> Self {
-            Self(std::env::temp_dir().join(format!("cronium-done-{}", random::hex(6))))
+            Self(scratch::Scratch::new())
         }
 
         fn open(&self, now_ms: u64) -> DoneJobs {
@@ -296,12 +296,6 @@ mod tests {
 
         fn file(&self) -> PathBuf {
             self.0.join(FILE)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
         }
     }
 

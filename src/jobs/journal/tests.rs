@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::job::{Kind, Language};
-use crate::os::{files, random, threads};
+use crate::os::{files, scratch, threads};
 
 #[path = "turn_tests.rs"]
 mod turns;
@@ -15,13 +15,14 @@ mod turns;
 pub(in crate::jobs) struct Scratch {
     pub(in crate::jobs) dir: PathBuf,
     mounted: bool,
+    /// Dropped last.
+    _folder: scratch::Scratch,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        let dir = std::env::temp_dir().join(format!("cronium-journal-{}", random::hex(6)));
-        fs::create_dir(&dir).expect("a folder");
-        Self { dir, mounted: false }
+        let folder = scratch::Scratch::new();
+        Self { dir: folder.to_path_buf(), mounted: false, _folder: folder }
     }
 
     /// One on a file system of its own. Needs root, as the tests that need it say.
@@ -57,7 +58,6 @@ impl Drop for Scratch {
         if self.mounted {
             run("umount", &["-l", self.dir.to_str().expect("UTF-8")]);
         }
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

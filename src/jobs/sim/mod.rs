@@ -14,7 +14,7 @@ mod story;
 
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ use crate::jobs::strays::Strays;
 use crate::jobs::worker::Workshop;
 use crate::logs::LogStreamer;
 use crate::os::pulse::Pulse;
+use crate::os::scratch::Scratch;
 use crate::os::sim::Sim;
 use crate::os::stop::Stop;
 use crate::os::threads;
@@ -359,22 +360,13 @@ fn judge(
     Ok(())
 }
 
-/// A place for one seed's journal, in memory where the machine has such a place.
-fn scratch(seed: u64) -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    base.join(format!("cronium-sim-{}-{seed}", std::process::id()))
-}
-
 fn run(seed: u64, count: &mut Count) -> Result<(), String> {
-    let dir = scratch(seed);
-    fs::create_dir(&dir).expect("a folder");
+    let dir = Scratch::in_memory();
     let result = Sim::run(seed, |sim| {
         let result = play(sim, &dir, count);
         result.map_err(|why| format!("seed {seed}: {why}\n{}", sim.traced()))
     });
     count.seeds += 1;
-    fs::remove_dir_all(&dir).expect("remove");
     result
 }
 
@@ -407,13 +399,11 @@ fn a_seed_does_the_same_twice() {
     for seed in 7_000..7_020 {
         let mut traces = Vec::new();
         for _ in 0..2 {
-            let dir = scratch(seed);
-            fs::create_dir(&dir).expect("a folder");
+            let dir = Scratch::in_memory();
             traces.push(Sim::run(seed, |sim| {
                 let result = play(sim, &dir, &mut Count::default());
                 (result, sim.traced())
             }));
-            fs::remove_dir_all(&dir).expect("remove");
         }
         assert!(traces[0].1.lines().count() > 5);
         assert_eq!(traces[0], traces[1], "seed {seed}");

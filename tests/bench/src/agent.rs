@@ -69,7 +69,10 @@ impl Agent {
         }
         command.stdin(Stdio::null()).stdout(log.try_clone().map_err(|error| error.to_string())?).stderr(log);
         let spawned = Instant::now();
-        let child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
+        let child = command.spawn().map_err(|error| {
+            let _ = std::fs::remove_dir_all(&folder);
+            format!("{}: {error}", program.display())
+        })?;
         Ok(Self { child, folder, socket: socket.to_owned(), id, port, backend, spawned })
     }
 
