@@ -428,8 +428,8 @@ mod tests {
     #[test]
     fn the_containers_of_a_job_are_needed_while_it_is_in_hand_or_waits_for_the_next_start() {
         use crate::jobs::journal::tests::{ended, entry, id};
-        let dir = std::env::temp_dir().join(format!("cronium-needs-{}", crate::os::random::hex(6)));
-        std::fs::create_dir(&dir).expect("a folder");
+        let scratch = crate::os::scratch::Scratch::new();
+        let dir = scratch.to_path_buf();
         let (board, stop) = (Arc::new(Board::new()), Stop::new());
         let (monitor, helpers, end) = monitor(&dir, &board, &stop);
         let books = &monitor.books;

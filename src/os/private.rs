@@ -227,18 +227,15 @@ mod tests {
     use std::os::unix::fs::{chown, symlink};
 
     use super::*;
-    use crate::os::random;
 
     /// Somebody else. The tests run as root, as those of the journal do.
     const NOBODY: u32 = 65_534;
 
-    struct Scratch(PathBuf);
+    struct Scratch(crate::os::scratch::Scratch);
 
     impl Scratch {
         fn new() -> Self {
-            let path = std::env::temp_dir().join(format!("cronium-private-{}", random::hex(6)));
-            fs::create_dir(&path).expect("a folder");
-            Self(path)
+            Self(crate::os::scratch::Scratch::new())
         }
 
         /// A folder of this owner with this mode.
@@ -248,12 +245,6 @@ mod tests {
             chown(&path, Some(owner), Some(owner)).expect("root may");
             fs::set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
             path
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
         }
     }
 

@@ -22,7 +22,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("executors", 2, &["docker"]),
     ("health", 2, &[]),
     ("logs", 2, &[]),
-    ("config", 1, &[]),
+    ("config", 1, &["os"]),
     ("metrics", 1, &["os"]),
     ("os", 1, &[]),
     ("telemetry", 1, &["config", "os"]),
