@@ -44,7 +44,8 @@ impl Start<'_> {
         let shebang = Shebang::of(text(self.script)).filter(|s| s.language() == Some(self.script.language));
         let shebang = shebang.unwrap_or_default();
         let mut variables: Vec<(&str, &str)> = self.variables.iter().map(|(n, v)| (n.as_str(), v.expose())).collect();
-        for (name, value) in &shebang.variables {
+        // What the agent says of itself stays.
+        for (name, value) in shebang.variables.iter().filter(|(name, _)| !name.starts_with("CRONIUM_")) {
             variables.retain(|(other, _)| other != name);
             variables.push((name, value));
         }

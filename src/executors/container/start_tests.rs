@@ -98,6 +98,14 @@ fn flags_of_the_first_line_are_honoured() {
 }
 
 #[test]
+fn the_first_line_does_not_hide_what_the_agent_says() {
+    let text = "#!/usr/bin/env -S CRONIUM_JOB_ID=forged A=theirs python3\nimport os\nprint(os.environ['CRONIUM_JOB_ID'], os.environ['A'])";
+    for variables in [&[("CRONIUM_JOB_ID", "job_1"), ("A", "b")][..], &[("CRONIUM_JOB_ID", "job_1"), ("my.key", "x")]] {
+        assert_eq!(stdout(&run(&script(Language::Python, text), variables, None)), "job_1 theirs\n");
+    }
+}
+
+#[test]
 fn a_version_of_the_interpreter_is_used_where_it_is_there_and_missed_aloud() {
     let variables: [&[(&str, &str)]; 2] = [&[], &[("my.key", "x")]];
     for variables in variables {
