@@ -172,6 +172,8 @@ fn an_agent_whose_engine_takes_no_connection_says_so_and_ends_when_it_is_told_to
     // It recovers by itself.
     relink(&socket, Path::new("/var/run/docker.sock"));
     assert_eq!(stdout(&finished(&backend, &id)), "thawed\n");
+    // The report does not wait for the removal, which needs the engine.
+    eventually("its container is gone", || agent.containers().is_empty());
     relink(&socket, &frozen.path);
     eventually("the reason again", || agent.get("/ready").1.contains("its queue was full"));
     let begun = Instant::now();

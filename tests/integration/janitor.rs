@@ -230,7 +230,9 @@ fn a_running_agent_removes_what_was_left_behind_and_not_its_jobs() {
     let endpoint = proxy.endpoint();
     let agent = Agent::start(&backend, &[("container.docker.endpoint", endpoint.as_str())]);
     agent.wait_ready();
-    let id = backend.enqueue(job("BASH", "echo begun; sleep 300")).expect("queued");
+    let mut long = job("BASH", "echo begun; sleep 300");
+    long["execution"]["timeout"] = json!(300);
+    let id = backend.enqueue(long).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
     let in_hand = agent.containers().pop().expect("a container");
     let (old, young) = (Container::of(&agent.id, "job-old", &[]), Container::of(&agent.id, "job-young", &[]));

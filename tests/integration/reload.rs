@@ -410,7 +410,8 @@ fn jobs_on_servers_get_the_new_settings_of_their_execution() {
     let [shell, place, terminal] = &said(&run(ask))[..] else { panic!("three lines") };
     assert_eq!((shell.as_str(), terminal.as_str()), ("bash", "none"));
     assert_eq!(above(place), first);
-    assert_eq!(sshd.job_dirs(), Vec::<PathBuf>::new());
+    // The report does not wait for the removal.
+    eventually("the folder is gone", || sshd.job_dirs().is_empty());
 
     let other = "defaultShell: /bin/dash\n    ptyMode: true\n    cleanupAfter: false\n    reconnectTimeout: 10m";
     rig.reload(&yaml(&second, other), "ssh.execution.cleanupAfter true → false");

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{JobRow, Via, checksum, checksum_start};
 use serde_json::json;
 
-use crate::harness::{Folder, alone, binary, finish, finished, record, report, shared, stderr, stdout, unique};
+use crate::harness::{
+    Folder, alone, binary, eventually, finish, finished, record, report, shared, stderr, stdout, unique,
+};
 use crate::ssh_rig::{HOST, Rig, has_words, walk};
 use crate::sshd::{Options, Sshd, list};
 use crate::sshd_faults::processes;
@@ -152,18 +154,18 @@ fn the_jobs_directory_is_removed_however_the_job_ends() {
     let stubborn = "mkdir -p a/b && echo x > a/b/c && chmod 500 a/b a && echo begun";
     for (end, code) in [("exit 0", Some(0)), ("exit 9", Some(9)), ("kill -KILL $$", Some(137))] {
         assert_eq!(rig.bash(&format!("{stubborn}; {end}")).exit_code, code);
-        assert_eq!(list(&rig.sshd.temp_dir()).len(), 0, "after {end}");
+        eventually(&format!("the folder is gone after {end}"), || rig.sshd.job_dirs().is_empty());
     }
     let mut slow = rig.job("BASH", &format!("{stubborn}; sleep 60"));
     slow["execution"]["timeout"] = json!(1);
     let row = finish(&rig.backend, slow);
     assert_eq!((report(&row)["status"].as_str(), row.exit_code, stdout(&row)), (Some("timeout"), Some(-1), "begun\n"));
-    assert_eq!(list(&rig.sshd.temp_dir()).len(), 0, "after a timeout");
+    eventually("the folder is gone after a timeout", || rig.sshd.job_dirs().is_empty());
     let id = rig.begin(rig.job("BASH", &format!("{stubborn}; sleep 60")));
     assert!(rig.backend.cancel(&id, Via::WebSocket));
     let row = finished(&rig.backend, &id);
     assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("cancelled"), "begun\n"));
-    assert_eq!(list(&rig.sshd.temp_dir()).len(), 0, "after a cancel");
+    eventually("the folder is gone after a cancel", || rig.sshd.job_dirs().is_empty());
     rig.stop();
 }
 
@@ -349,7 +351,7 @@ fn a_full_temporary_directory_is_told_with_the_hosts_name() {
     let row = rig.bash(&format!("{}echo ran", ": padding\n".repeat(20_000)));
     assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("failed"), ""));
     has_words(&rig.said(&row), &["space", HOST]);
-    assert_eq!(list(&place.join("jobs")).len(), 0, "half a job was left behind");
+    eventually("half a job is gone", || list(&place.join("jobs")).is_empty());
     disk.empty();
     assert_eq!(stdout(&rig.bash("echo fine")), "fine\n");
     rig.stop();
