@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # size.sh [x86_64|aarch64] [--check]
+# size.sh --source
 #
 # What the static binary is made of: bytes of each C library, by the link map, and of each Rust crate, by its symbols.
 # Builds it if it is not there (scripts/build-static.sh).
 #   --check   fails when the binary is larger than the README says ("static binary: N.N MB")
+#   --source  what there is to read, without a build: lines of code and files of each folder of src, files over 400 lines,
+#             functions over 60, import circles between files, crates. Blank lines, comments and tests are not counted.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-ARCH=x86_64 CHECK=
+ARCH=x86_64 CHECK='' SOURCE=''
 for argument; do
     case $argument in
         x86_64 | aarch64) ARCH=$argument ;;
         --check) CHECK=1 ;;
+        --source) SOURCE=1 ;;
         -h | --help)
             sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
             exit 0
@@ -21,6 +25,16 @@ for argument; do
     esac
 done
 cd "$ROOT"
+if [ -n "$SOURCE" ]; then
+    python3 scripts/size_source.py "$ROOT"
+    # What cargo compiles into the agent, or runs to write code of it; without the agent itself.
+    crates() {
+        cargo tree --locked -e normal --target x86_64-unknown-linux-musl --prefix none "$@" |
+            sed 's/ (.*//' | sort -u | grep -vc '^cronium-agent '
+    }
+    printf '\ncrates: %d direct, %d in all\n' "$(crates --depth 1)" "$(crates)"
+    exit 0
+fi
 TARGET=$ARCH-unknown-linux-musl
 VERSION=$(awk -F'"' '/^version *=/ {print $2; exit}' Cargo.toml)
 FILE=dist/cronium-agent-$VERSION-$TARGET
