@@ -61,7 +61,7 @@ fn unhit(page: &str, limits: &str) -> Vec<String> {
         .collect();
     let mut faults = Vec::new();
     let missing = numbers.iter().filter(|number| !rows.iter().any(|(name, ..)| name == *number));
-    faults.extend(missing.map(|number| format!("the page of limits has no row for {number}")));
+    faults.extend(missing.map(|number| format!("docs/guarantees.md has no row for {number}")));
     let stale = rows.iter().filter(|(name, ..)| !numbers.contains(name));
     faults.extend(stale.map(|(name, ..)| format!("limits.rs has no {name}")));
     let odd = rows.iter().filter(|(_, kind, _)| !["cap", "wait", "pace", "value"].contains(kind));
@@ -69,12 +69,6 @@ fn unhit(page: &str, limits: &str) -> Vec<String> {
     let bare = rows.iter().filter(|(_, kind, tests)| ["cap", "wait"].contains(kind) && !tests.contains("::"));
     faults.extend(bare.map(|(name, kind, _)| format!("the {kind} {name} is hit by no test")));
     faults
-}
-
-/// The rows of limits stand in `docs/guarantees.md`, and in `LIMITS.md` until all have moved.
-fn limits_page() -> String {
-    let read = |path| std::fs::read_to_string(root().join(path)).unwrap_or_default();
-    read("LIMITS.md") + &read("docs/guarantees.md")
 }
 
 /// Folders below `src` without a row in ARCHITECTURE.md's table, and rows whose folder is not there.
@@ -109,7 +103,7 @@ fn every_limit_has_a_row_with_its_test() {
     let all = sources().into_iter().map(|source| source.path);
     let limits: String =
         all.filter(|path| path.starts_with("limits")).map(|path| text(&format!("src/{path}"))).collect();
-    let page = limits_page();
+    let page = text("docs/guarantees.md");
     assert_eq!(unhit(&page, &limits), Vec::<String>::new());
     assert_eq!(untrue(&page, &[], &tests()), Vec::<String>::new());
     let bad = "| `A` | cap | `limits::no_such_test` |\n| `GONE` | wait | none named |\n| `A` | size | - |\n";
