@@ -65,7 +65,11 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn new() -> Self {
-        let path = std::env::temp_dir().join(unique("cronium-test"));
+        Self::inside(&std::env::temp_dir())
+    }
+
+    pub fn inside(parent: &Path) -> Self {
+        let path = parent.join(unique("cronium-test"));
         std::fs::create_dir(&path).expect("a temporary folder");
         Self(path)
     }

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Folder, docker, eventually};
+use crate::harness::{Folder, docker};
 
 /// Takes what a container's processes may open out of a bundle: Podman raises it beyond what a machine without
 /// CAP_SYS_RESOURCE may grant. Everything else stays as Podman made it.
@@ -23,6 +24,9 @@ fi
 exec runc "$@"
 "#;
 
+/// Its first start makes a database and a store; a busy machine needs its time.
+const STARTS_WITHIN: Duration = Duration::from_secs(180);
+
 pub struct Podman {
     child: Child,
     folder: Folder,
@@ -31,28 +35,46 @@ pub struct Podman {
 impl Podman {
     /// Starts the service and gives it `images`.
     pub fn start(images: &[&str]) -> Self {
-        let folder = Folder::new();
+        // Podman refuses a longer path than 50 characters for what runs, and a socket has 107 at most.
+        let folder = Folder::inside(Path::new("/tmp"));
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("runtime"), RUNTIME).expect("write");
         std::fs::set_permissions(at("runtime"), std::fs::Permissions::from_mode(0o755)).expect("mode");
         let conf = format!(
-            "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"{}\"\n",
+            "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nlock_type = \"file\"\nruntime = \"{}\"\n",
             at("runtime").display()
         );
         std::fs::write(at("containers.conf"), conf).expect("write");
+        std::fs::create_dir(at("copies")).expect("folder");
         let log = File::create(at("log")).expect("log");
         let mut command = command(&folder);
         command.args(["system", "service", "--time=0", &format!("unix://{}", at("podman.sock").display())]);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("clone")).stderr(log);
         let child = command.spawn().expect("podman; apt-get install podman catatonit");
-        let podman = Self { child, folder };
-        eventually("podman's service answers", || UnixStream::connect(podman.socket()).is_ok());
+        let mut podman = Self { child, folder };
+        podman.wait_until_it_answers();
         let archive = podman.folder.path().join("images.tar");
         let mut arguments = vec!["save", "-o", archive.to_str().expect("text")];
         arguments.extend_from_slice(images);
         docker(&arguments);
         podman.run(&["load", "-i", archive.to_str().expect("text")]);
         podman
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        let begun = Instant::now();
+        loop {
+            let Err(error) = UnixStream::connect(self.socket()) else { return };
+            let status = self.child.try_wait().expect("wait");
+            if status.is_some() || begun.elapsed() > STARTS_WITHIN {
+                let log = std::fs::read(self.folder.path().join("log")).expect("log");
+                let end = String::from_utf8_lossy(&log[log.len().saturating_sub(4096)..]).into_owned();
+                let state = status.map_or("it still runs".to_owned(), |status| format!("it ended with {status}"));
+                let waited = begun.elapsed();
+                panic!("podman's service does not answer after {waited:?} ({error}); {state}; its log:\n{end}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn socket(&self) -> PathBuf {
@@ -76,6 +98,12 @@ fn command(folder: &Folder) -> Command {
     let mut command = Command::new("podman");
     // Its conmon writes an empty file `oom` where it was started when a container is killed at its memory limit.
     command.current_dir(folder.path());
+    // Nothing of the tester's own environment or settings reaches it.
+    command.env_clear();
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command.env("HOME", folder.path()).env("TMPDIR", at("copies"));
     command.env("CONTAINERS_CONF", at("containers.conf"));
     for (flag, name) in
         [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp"), ("--network-config-dir", "networks")]
