@@ -258,6 +258,14 @@ impl Claim {
             Self::Refuse { id, .. } => id,
         }
     }
+
+    /// The kind of the job.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Run(job) => job.kind,
+            Self::Refuse { kind, .. } => *kind,
+        }
+    }
 }
 
 /// Which of a script's two outputs a line came from, or the agent itself.

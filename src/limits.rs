@@ -401,7 +401,7 @@ pub const WORKER_TICK: Duration = Duration::from_secs(5);
 /// Longest wait for the answer to an acknowledgement, all attempts of it: beyond `api.timeout` times three.
 pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(150);
 /// Longest wait for a job's errands before its report is sent without them.
-pub const ERRANDS_WAIT: Duration = Duration::from_secs(120);
+pub const ACK_TASK_WAIT: Duration = Duration::from_secs(120);
 /// Longest wait for the live log to take a job's last lines before its report is sent.
 pub const LIVE_FLUSH: Duration = Duration::from_secs(2);
 /// One wait for a signal; after it, a thread that waits looks whether it is still wanted.

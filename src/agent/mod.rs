@@ -27,8 +27,8 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Board, Component, Reason};
 use crate::jobs::adopt::Adopter;
+use crate::jobs::context::JobContext;
 use crate::jobs::control;
-use crate::jobs::crew::Crew;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::journal::{Entry, Journal, Opened};
 use crate::jobs::ledger::Scribe;
@@ -36,7 +36,7 @@ use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::running::Running;
 use crate::jobs::strays::Strays;
-use crate::jobs::worker::Workshop;
+use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
 use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
 use crate::metrics;
@@ -80,7 +80,7 @@ struct Agent {
     sampler: Sampler,
     servers: SshExecutor,
     poller: Thread,
-    crew: Crew,
+    pool: WorkerPool,
     /// In the order in which they are joined.
     others: Vec<Thread>,
 }
@@ -222,8 +222,8 @@ impl Parts {
         )
     }
 
-    fn shop(&self, config: &Live) -> Arc<Workshop> {
-        Arc::new(Workshop {
+    fn context(&self, config: &Live) -> Arc<JobContext> {
+        Arc::new(JobContext {
             config: config.clone(),
             client: self.client.clone(),
             containers: Box::new(self.containers.clone()),
@@ -258,8 +258,8 @@ impl Agent {
         let control = open_control(&config.state.dir, parts.sources(&id))?;
         let poll_wait = longest_call(&config);
         let live = Live::new(config);
-        let shop = parts.shop(&live);
-        let adopter = Adopter::new(&shop, &parts.slots);
+        let context = parts.context(&live);
+        let adopter = Adopter::new(&context, &parts.slots);
         let mut monitor = parts.monitor(&live, &id, adopter.clone());
 
         // What an earlier run began is in hand before anything else is claimed or cleaned up.
@@ -284,7 +284,7 @@ impl Agent {
         );
         poller.strays = parts.strays.clone();
         poller.pulse = parts.pulses.part("poller", poll_wait + limits::PULSE_ROOM);
-        let crew = Crew::start(shop, &parts.slots, taken).map_err(no_thread)?;
+        let pool = WorkerPool::start(context, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;
         let mut others = vec![heartbeat, monitor];
         others.append(&mut parts.threads);
@@ -309,7 +309,7 @@ impl Agent {
             sampler: parts.sampler,
             servers: parts.servers,
             poller,
-            crew,
+            pool,
             others,
         })
     }
@@ -325,7 +325,7 @@ impl Agent {
                 None if self.reloads.is_wanted() => self.reload(again),
                 None => {}
             }
-            let lost = self.crew.look(limits::THREAD_JOIN_WAIT);
+            let lost = self.pool.look(limits::THREAD_JOIN_WAIT);
             let ended = lost.or_else(|| {
                 let mut threads = self.others.iter().chain([&self.poller]);
                 threads.find(|thread| thread.is_finished()).map(|thread| thread.name().to_owned())
@@ -342,12 +342,12 @@ impl Agent {
         self.service.reloading();
         let asked = self.reloads.asked();
         let (containers, servers, outbox) = (&self.containers, &self.servers, &self.outbox);
-        let crew = &mut self.crew;
+        let pool = &mut self.pool;
         let outcome = reload::again(again, &self.live, |config| {
             containers.reload(config);
             servers.reload(config);
             outbox.keep_for(config.jobs.report_retention);
-            if let Err(error) = crew.resize(config.jobs.max_concurrent) {
+            if let Err(error) = pool.resize(config.jobs.max_concurrent) {
                 log::error!("jobs.maxConcurrent: cannot start a thread: {error}; there are fewer workers than that");
             }
         });
@@ -390,7 +390,7 @@ impl Agent {
         // The poller owns the workers' channel: when it ends, they do.
         self.poller.join_within(self.poll_wait);
         self.all.set();
-        self.crew.join(limits::THREAD_JOIN_WAIT);
+        self.pool.join(limits::THREAD_JOIN_WAIT);
         self.adopter.join(limits::THREAD_JOIN_WAIT);
         self.servers.stop();
         self.outbox.stop();

@@ -12,16 +12,16 @@ use std::time::Duration;
 use crate::config::types::ResourceSet;
 use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
 use crate::job::{Claim, Job, Kind, Language, Resources, Script, Server};
+use crate::jobs::conclude::{Left, Life, Unreported, broken, conclude, deliver, ended, guarded, unrun};
+use crate::jobs::context::JobContext;
+use crate::jobs::fanout;
 use crate::jobs::journal::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::ledger::{Ledger, boot_id};
 use crate::jobs::outbox::Tried;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
 use crate::jobs::recover::Lost as LostPage;
-use crate::jobs::report;
 use crate::jobs::running::{Note, Step, Token};
-use crate::jobs::several;
-use crate::jobs::worker::{Reported, Workshop, broken, conclude, guarded, unrun, watched};
 use crate::limits;
 use crate::metrics;
 use crate::os::clock;
@@ -32,7 +32,7 @@ use crate::verdict::{Phase, Verdict};
 /// Takes jobs of an earlier run in hand; shared by clones.
 #[derive(Clone)]
 pub struct Adopter {
-    shop: Arc<Workshop>,
+    context: Arc<JobContext>,
     slots: Slots,
     threads: Arc<Mutex<Vec<Thread>>>,
 }
@@ -49,8 +49,8 @@ enum Known {
 
 impl Adopter {
     /// Nothing is in hand yet.
-    pub fn new(shop: &Arc<Workshop>, slots: &Slots) -> Self {
-        Self { shop: Arc::clone(shop), slots: slots.clone(), threads: Arc::default() }
+    pub fn new(context: &Arc<JobContext>, slots: &Slots) -> Self {
+        Self { context: Arc::clone(context), slots: slots.clone(), threads: Arc::default() }
     }
 
     /// Starts a thread for each job of the journal that had not ended.
@@ -64,10 +64,10 @@ impl Adopter {
     }
 
     fn take(&self, entry: Entry, known: Known) {
-        let Some(token) = self.shop.running.claim(&entry.job) else { return };
+        let Some(token) = self.context.running.claim(&entry.job) else { return };
         // More than there are workers when there are fewer now: then the poller waits until all have ended.
         let slot = self.slots.busy();
-        let (job, own) = (entry.job.clone(), Arc::clone(&self.shop));
+        let (job, own) = (entry.job.clone(), Arc::clone(&self.context));
         match threads::spawn("job-adopted", move || one(&own, entry, known, token, slot)) {
             Ok(thread) => self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
             Err(error) => log::error!("job {job} of an earlier run waits for the next start: {error}"),
@@ -83,9 +83,9 @@ impl Adopter {
     }
 }
 
-fn one(shop: &Arc<Workshop>, mut entry: Entry, known: Known, token: Token, _slot: Option<Busy>) {
+fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, _slot: Option<Busy>) {
     let _context = telemetry::context(&entry.job, &entry.execution);
-    let _watched = shop.watched("adopted job");
+    let _watched = context.watched("adopted job");
     let begun = clock::now();
     let kind = entry.kind;
     token.note(Note::Kind(kind));
@@ -97,29 +97,22 @@ fn one(shop: &Arc<Workshop>, mut entry: Entry, known: Known, token: Token, _slot
         log::warn!("by this host's clock the job had longer than its whole time limit, which begins anew now");
     }
     if (clamped || known != Known::Journal)
-        && let Err(error) = shop.journal.put(&entry)
+        && let Err(error) = context.journal.put(&entry)
     {
         log::error!("the job goes on without its page in the journal: {error}");
     }
-    metrics::jobs_active(1);
-    let reported = match entry.stage.clone() {
-        Stage::Started(started) => go_on(shop, entry, started, known, &token),
-        Stage::Intent => {
-            give_back(shop, &entry, &token);
-            None
-        }
-        Stage::Ended(_) => {
+    let execution = entry.execution.clone();
+    let left = match entry.stage.clone() {
+        Stage::Started(started) => {
+            metrics::jobs_active(1);
+            let life = go_on(context, entry, started, known, &token);
             metrics::jobs_active(-1);
-            return clear(shop, entry, token);
+            life.map(|reported| reported.counted(kind, begun))
         }
+        Stage::Intent => give_back(context, &entry, &token),
+        Stage::Ended(_) => report_again(context, entry, &token),
     };
-    metrics::jobs_active(-1);
-    if let Some(Reported { verdict, left }) = reported {
-        metrics::job_finished(kind, &verdict, clock::since(begun));
-        // As a worker does: the report is on its way, and the job may be handed out once more.
-        drop(token);
-        left.clear(&shop.outbox);
-    }
+    context.finish(token, &execution, left);
 }
 
 /// Why a job waits, said once for each reason: it may be for hours, and is looked at each [`limits::ADOPT_AGAIN`].
@@ -138,122 +131,120 @@ impl Waits {
     }
 }
 
-/// A job that never started: what was made of it is removed, then it goes back to the queue.
-fn give_back(shop: &Workshop, entry: &Entry, token: &Token) {
-    let control = watched(shop, token);
+/// A job that never started: its container is removed, then it goes back to the queue.
+fn give_back(context: &JobContext, entry: &Entry, token: &Token) -> Result<Left, Unreported> {
+    const WHY: Unreported = Unreported::GiveBack("the agent was restarted before the job had started");
+    if entry.kind != Kind::Container {
+        // A script on a server whose record says `Intent` was never sent there.
+        return Err(WHY);
+    }
+    let control = context.control(token);
     let (task, facts) = (task_of(entry, None), facts_of(entry, None));
-    // A script on a server whose page says `Intent` was never sent there.
-    let in_engine = entry.kind == Kind::Container;
     let mut waits = Waits::default();
     loop {
-        match in_engine.then(|| shop.containers.adopt(&task, &facts, Duration::ZERO, &control)) {
-            // The page says that it was not started, and it was: somebody else's doing. It is removed.
-            Some(Ok(there)) => drop(there),
-            Some(Err(Lost::OutOfReach(why))) => {
+        match context.containers.adopt(&task, &facts, Duration::ZERO, &control) {
+            // Its record says that it was not started, so somebody else started it. It is removed.
+            Ok(there) => drop(there),
+            Err(Lost::NeverStarted(_) | Lost::Gone(_)) => {}
+            Err(Lost::OutOfReach(why)) => {
                 waits.say(why);
-                if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
-                    return;
+                if control.is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
+                    return Err(Unreported::LeftToNext);
                 }
                 continue;
             }
-            Some(Err(Lost::NeverStarted(_) | Lost::Gone(_))) | None => {}
         }
-        break;
+        return Err(WHY);
     }
-    control.end();
-    log::warn!("an earlier run of this agent had claimed the job and not started it; giving it back");
-    report::give_back(&shop.client, &entry.job, "the agent was restarted before the job had started");
-    shop.journal.remove(&entry.job);
 }
 
-/// A job whose report is on disk, and of which folders may be left on servers. How to log in there the backend tells only
-/// of a job that it does not know the report of: it is asked first, then the report goes, and the folders with it.
-fn clear(shop: &Workshop, entry: Entry, token: Token) {
+/// A job whose report is on disk and whose folders may still be on servers. The backend forgets the logins when it takes
+/// the report. So it is asked for them first, then the report goes, and the folders with it.
+fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Left, Unreported> {
     token.step(Step::Reporting);
-    let control = watched(shop, &token);
-    let asked = asked(shop, &entry, || control.is_left());
-    let Some(job) = asked else { return };
+    let control = context.control(token);
+    let job = asked(context, &entry, || control.is_left())?;
     let mut folders = Vec::new();
     if let Place::Servers(pages) = &entry.place {
         let each = pages.iter().enumerate();
-        for (server, directory) in each.filter_map(|(at, page)| several::remains_of(job.as_deref(), at, page)) {
+        for (server, directory) in each.filter_map(|(at, page)| fanout::remains_of(job.as_deref(), at, page)) {
             log::warn!("an earlier run of this agent had not removed {directory} on {}", server.shown());
-            folders.push(shop.servers.remains(&server, &directory));
+            folders.push(context.servers.remains(&server, &directory));
         }
     }
     let remains = Remains::of(folders);
-    if shop.journal.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
-        drop(remains);
-        return shop.journal.forget(&entry.job);
+    if context.journal.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
+        return Err(Unreported::Forget);
     }
-    // It may have been sent before: the backend is asked for that.
-    let left = report::deliver(&shop.outbox, entry, Tried::lost(), remains);
-    drop(token);
-    left.clear(&shop.outbox);
+    // It may have been sent before: the outbox asks the backend for that.
+    Ok(deliver(&context.outbox, entry, Tried::lost(), remains))
 }
 
-/// What the backend tells of a job that this agent has, logins among it, none of which is in the journal. The outer
-/// `None`: the agent ends before it answers.
-pub(in crate::jobs) fn asked(shop: &Workshop, entry: &Entry, is_left: impl Fn() -> bool) -> Option<Option<Box<Job>>> {
+/// The job as the backend has it, with the logins, none of which is on disk. `None`: the backend does not list it.
+pub(in crate::jobs) fn asked(
+    context: &JobContext,
+    entry: &Entry,
+    is_left: impl Fn() -> bool,
+) -> Result<Option<Box<Job>>, Unreported> {
     let mut waits = Waits::default();
     loop {
-        match shop.client.orphan(&entry.job) {
-            Ok(Some(Claim::Run(job))) => return Some(Some(job)),
-            Ok(_) => return Some(None),
+        match context.client.orphan(&entry.job) {
+            Ok(Some(Claim::Run(job))) => return Ok(Some(job)),
+            Ok(_) => return Ok(None),
             Err(error) => {
                 waits.say(error.to_string());
             }
         }
-        if is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
-            return None;
+        if is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
+            return Err(Unreported::LeftToNext);
         }
     }
 }
 
 /// Goes on with a job that was started.
-fn go_on(shop: &Arc<Workshop>, entry: Entry, started: Started, known: Known, token: &Token) -> Option<Reported> {
+fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known, token: &Token) -> Life {
     if matches!(&entry.place, Place::Servers(pages) if pages.len() != 1 || pages[0].part != Part::OfJob) {
-        return several::go_on(shop, entry, &started, token);
+        return fanout::go_on(context, entry, &started, token);
     }
     let lost = if known == Known::Journal { "" } else { ", whose page in the journal is lost" };
     log::warn!("an earlier run of this agent had started the job{lost}; going on with it");
-    let control = watched(shop, token);
+    let control = context.control(token);
     // It began under an earlier agent. Where this one ends already, it is left as it is.
     let _ = control.begin();
-    let live = shop.streamer.open_after(&entry.job, started.delivered.sequence);
-    let mut output = JobOutput::resume(shop.config.now().jobs.max_output, live, started.delivered);
-    let found = find(shop, &entry, &started, &control);
+    let live = context.streamer.open_after(&entry.job, started.delivered.sequence);
+    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, started.delivered);
+    let found = find(context, &entry, &started, &control);
     let server = match &found {
         Ok((_, server)) => server.clone(),
         Err(_) => None,
     };
     let task = task_of(&entry, server);
-    let ledger = Arc::new(Ledger::found(&shop.journal, entry, output.progress()));
+    let ledger = Arc::new(Ledger::found(&context.journal, entry, output.progress()));
     if known == (Known::Container { doubted: true }) {
         ledger.doubt();
     }
     let end = match found {
         Ok((prepared, _)) => {
-            shop.scribe.keep(&ledger);
+            context.scribe.keep(&ledger);
             // Without its page, lines are numbered from 1 again: those that were sent before keep their numbers only if
             // no other line comes before them.
             if known == Known::Journal {
                 output.announce("the agent was restarted; going on with the script");
             }
             let run = guarded(|| prepared.run(&task, &mut output));
-            run.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()))
+            run.unwrap_or_else(|panic| ended(broken(panic)))
         }
         Err(Missing::Unknown(verdict)) => {
             // Its report may have been taken when the disk did not take its page: then nothing more is sent.
             ledger.doubt();
-            End::Outcome(Box::new(unrun(verdict)), Remains::nothing())
+            ended(unrun(verdict))
         }
         Err(Missing::NeverRan(remains)) => End::NeverRan(remains),
         Err(Missing::Left) => End::Left,
     };
     control.end();
     token.step(Step::Reporting);
-    conclude(shop, &ledger, end, output, None)
+    conclude(context, &ledger, end, output, None)
 }
 
 fn place_of(entry: &Entry) -> String {
@@ -276,7 +267,7 @@ enum Missing {
 }
 
 /// Looks for it until there is an answer.
-fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control>) -> Result<Found, Missing> {
+fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Control>) -> Result<Found, Missing> {
     let unknown = |why: &str| {
         let reboot = if started.boot_id == boot_id() { "" } else { "; this host was restarted since" };
         let words = format!("the agent was restarted while the script ran, and {why}{reboot}: its end is unknown");
@@ -287,9 +278,9 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
     loop {
         let server = match entry.kind {
             Kind::Container => Ok(None),
-            Kind::Ssh => login(shop, entry).map(Some),
+            Kind::Ssh => login(context, entry).map(Some),
         };
-        let executor = if entry.kind == Kind::Container { &shop.containers } else { &shop.servers };
+        let executor = context.executor(entry.kind);
         let found = server.and_then(|server| {
             let task = task_of(entry, server.clone());
             executor.adopt(&task, &facts, started.left(now_ms()), control).map(|prepared| (prepared, server))
@@ -303,16 +294,16 @@ fn find(shop: &Workshop, entry: &Entry, started: &Started, control: &Arc<Control
                 waits.say(why);
             }
         }
-        if control.is_left() || shop.stop.wait(limits::ADOPT_AGAIN) {
+        if control.is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
             return Err(Missing::Left);
         }
     }
 }
 
 /// How to log in to the job's server: no secret is in the journal, so the backend is asked.
-fn login(shop: &Workshop, entry: &Entry) -> Result<Server, Lost> {
+fn login(context: &JobContext, entry: &Entry) -> Result<Server, Lost> {
     let Place::Servers(pages) = &entry.place else { return Err(Lost::Gone("it has no server".to_owned())) };
-    let servers = match shop.client.orphan(&entry.job).map_err(|error| Lost::OutOfReach(error.to_string()))? {
+    let servers = match context.client.orphan(&entry.job).map_err(|error| Lost::OutOfReach(error.to_string()))? {
         Some(Claim::Run(job)) => job.servers,
         _ => Vec::new(),
     };
@@ -347,7 +338,7 @@ pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
 
 fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
     let after = Duration::from_millis(started.map_or(0, |started| started.timeout_ms));
-    let name = several::limit_name(started.map_or("", |started| started.timeout_name.as_str()));
+    let name = fanout::limit_name(started.map_or("", |started| started.timeout_name.as_str()));
     let (place, image, limits) = match &entry.place {
         // Without limits: a container of an agent that did not write them on it.
         Place::Container(page) if page.memory == 0 => (page.name.clone(), page.image.clone(), None),

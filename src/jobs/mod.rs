@@ -1,9 +1,11 @@
 //! The life of a job, from claim to report.
 
+pub mod ack_task;
 pub mod adopt;
+pub mod conclude;
+pub mod context;
 pub mod control;
-pub mod crew;
-pub mod errands;
+pub mod fanout;
 pub mod heartbeat;
 pub mod journal;
 pub mod ledger;
@@ -12,11 +14,12 @@ pub mod output;
 pub mod poller;
 pub mod recover;
 pub mod report;
+mod run;
 pub mod running;
-pub mod several;
 #[cfg(test)]
 mod sim;
 pub mod slots;
 pub mod strays;
 mod unfinished;
 pub mod worker;
+pub mod worker_pool;

@@ -15,7 +15,7 @@ use super::strays::Strays;
 use crate::api::{Client, Queue};
 use crate::config::Live;
 use crate::config::types::QueueStrategy;
-use crate::job::{Claim, Kind};
+use crate::job::Claim;
 use crate::metrics::PollResult;
 use crate::os::clock;
 use crate::os::{
@@ -191,7 +191,7 @@ impl Poller {
                 log::warn!("job {} was handed out again while it runs here; it is not run twice", claim.id());
                 continue;
             };
-            token.note(Note::Kind(kind_of(&claim)));
+            token.note(Note::Kind(claim.kind()));
             if gone || self.stop.is_set() {
                 self.release(&claim, "the agent is stopping");
                 continue;
@@ -201,7 +201,7 @@ impl Poller {
                 self.release(&claim, "more jobs were handed out than were asked for");
                 continue;
             };
-            metrics::job_received(kind_of(&claim));
+            metrics::job_received(claim.kind());
             match self.send(Claimed { claim, token, slot, at }) {
                 Sent::Taken => given += 1,
                 Sent::Stopped => {}
@@ -243,13 +243,6 @@ enum Sent {
     Taken,
     Stopped,
     Gone,
-}
-
-fn kind_of(claim: &Claim) -> Kind {
-    match claim {
-        Claim::Run(job) => job.kind,
-        Claim::Refuse { kind, .. } => *kind,
-    }
 }
 
 #[cfg(test)]

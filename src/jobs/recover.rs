@@ -16,12 +16,12 @@ use crate::executors::Remains;
 use crate::executors::container::labels::{self, Told};
 use crate::executors::container::spec::container_name;
 use crate::job::{Id, Kind};
+use crate::jobs::conclude::{deliver, unrun};
 use crate::jobs::journal::{Container, Delivered, Done, Ended, Entry, Place, Stage, Started, now_ms};
 use crate::jobs::ledger;
 use crate::jobs::outbox::{Outbox, Tried};
 use crate::jobs::output::Collected;
 use crate::jobs::report;
-use crate::jobs::worker::unrun;
 use crate::logs::Flushed;
 use crate::verdict::{Phase, Verdict};
 use crate::wire::time::parse_rfc3339;
@@ -170,7 +170,7 @@ impl Recovery<'_> {
         let report = report::write(false, &unrun(verdict), (Collected::default(), Flushed::default()));
         let page = ledger::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
-        report::deliver(self.outbox, Entry { stage, ..page }, Tried::default(), Remains::nothing()).clear(self.outbox);
+        deliver(self.outbox, Entry { stage, ..page }, Tried::default(), Remains::nothing()).remove(self.outbox);
     }
 }
 

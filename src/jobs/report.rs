@@ -3,10 +3,8 @@
 use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
-use crate::executors::Remains;
 use crate::job::Id;
-use crate::jobs::journal::{Entry, Report};
-use crate::jobs::outbox::{Handed, Outbox, Tried};
+use crate::jobs::journal::Report;
 use crate::jobs::output::Collected;
 use crate::logs::Flushed;
 use crate::os::clock;
@@ -41,48 +39,6 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) 
     }
 }
 
-/// What is left of a job whose report was handed over.
-#[must_use = "what is left is removed by `clear`"]
-pub struct Left {
-    remains: Remains,
-    /// Job and execution of a page that names folders on servers.
-    page: Option<(Id, Id)>,
-}
-
-impl Left {
-    /// Removes it. That may take a while: the report is on its way, and the job is not in hand any more.
-    pub fn clear(self, outbox: &Outbox) {
-        drop(self.remains);
-        if let Some((job, execution)) = self.page {
-            outbox.cleared(&job, &execution);
-        }
-    }
-}
-
-/// Hands a job's last page to the outbox: on disk first, then to the backend, for as long as it takes. What remains of the
-/// script is asked to go in between, and removed by the caller: the report does not wait for it. A disk that does not take
-/// the page is the exception: the next agent would find what remains, not know of the report, and send another.
-pub fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut remains: Remains) -> Left {
-    let page = entry.has_remains().then(|| (entry.job.clone(), entry.execution.clone()));
-    let handed = outbox.report_after(entry, tried, |on_disk| {
-        if on_disk {
-            remains.ask();
-        } else {
-            drop(std::mem::take(&mut remains));
-        }
-    });
-    // Where the outbox could not keep it, the page is the only copy.
-    let page = page.filter(|_| handed.is_ok());
-    match handed {
-        Ok(Handed::Delivered(_)) => log::info!("reported"),
-        // The outbox has said why.
-        Ok(Handed::Waiting(_)) => {}
-        Ok(Handed::SetAside(why)) => log::error!("the backend refuses the report for good, it is set aside: {why}"),
-        Err(refused) => log::error!("the result is lost: {refused}"),
-    }
-    Left { remains, page }
-}
-
 fn update(outcome: &Outcome, output: &Collected, metadata: &[(&str, String)]) -> String {
     let verdict = &outcome.verdict;
     let update = ExecutionUpdate {
@@ -110,13 +66,6 @@ fn times(outcome: &Outcome) -> (SystemTime, SystemTime) {
     let span = outcome.timings.execution.or(outcome.timings.setup);
     let now = clock::wall();
     (span.map_or(now, |span| span.started), span.map_or(now, |span| span.ended()))
-}
-
-/// Puts a job that will not run back into the queue; that this fails too is only logged.
-pub fn give_back(client: &api::Client, job: &Id, why: &str) {
-    if let Err(error) = client.release(job, why) {
-        log::error!("the job could not be given back, the backend will see it as orphaned: {error}");
-    }
 }
 
 /// The report has no field for the reason. Where the script itself does not tell it, its stderr ends with it.

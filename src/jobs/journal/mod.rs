@@ -195,14 +195,23 @@ impl Journal {
         self.unlink(job, false);
     }
 
-    /// The same where its file is still that of `execution`, and not of a later attempt.
+    /// [`Journal::remove`], where the file is still that of `execution`, and not of a later attempt.
+    pub(in crate::jobs) fn remove_execution(&self, job: &Id, execution: &Id) {
+        self.unlink_execution(job, execution, true);
+    }
+
+    /// [`Journal::forget`], in the same way.
     pub(in crate::jobs) fn forget_execution(&self, job: &Id, execution: &Id) {
+        self.unlink_execution(job, execution, false);
+    }
+
+    fn unlink_execution(&self, job: &Id, execution: &Id, lasting: bool) {
         let Ok(_turn) = self.turn(job).inspect_err(|error| log::warn!("{error}; the next start forgets the job"))
         else {
             return;
         };
         if matches!(read(&self.path_of(job), job), Ok(Ok(entry)) if entry.execution == *execution) {
-            self.unlink_now(job, false);
+            self.unlink_now(job, lasting);
         }
     }
 

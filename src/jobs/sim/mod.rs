@@ -28,7 +28,7 @@ use crate::config;
 use crate::executors::Reaper;
 use crate::job::Id;
 use crate::jobs::adopt::Adopter;
-use crate::jobs::crew::Crew;
+use crate::jobs::context::JobContext;
 use crate::jobs::heartbeat::Heartbeat;
 use crate::jobs::journal::{Journal, Opened};
 use crate::jobs::ledger::Scribe;
@@ -37,7 +37,7 @@ use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::recover::Recovery;
 use crate::jobs::running::Running;
 use crate::jobs::strays::Strays;
-use crate::jobs::worker::Workshop;
+use crate::jobs::worker_pool::WorkerPool;
 use crate::logs::LogStreamer;
 use crate::os::pulse::Pulse;
 use crate::os::scratch::Scratch;
@@ -64,7 +64,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     config.jobs.stop_grace = Duration::from_secs(2);
     (config.jobs.max_concurrent, config.jobs.lease_renewal) = (WORKERS, Duration::from_secs(10));
     let config = config::Live::new(config);
-    let shop = Arc::new(Workshop {
+    let context = Arc::new(JobContext {
         config: config.clone(),
         client: client.clone(),
         containers: Box::new(engine.clone()),
@@ -78,9 +78,9 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });
-    let adopter = Adopter::new(&shop, &slots);
+    let adopter = Adopter::new(&context, &slots);
     adopter.of_journal(open);
-    recover(engine, &client, &shop, &adopter, term);
+    recover(engine, &client, &context, &adopter, term);
     let heartbeat = Heartbeat {
         client: client.clone(),
         running: running.clone(),
@@ -99,7 +99,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     let strays = Strays::new(Duration::from_secs(5));
     poller.strays = strays.clone();
     let poller = poller.spawn().expect("a thread");
-    let crew = Crew::start(shop, &free, taken).expect("threads");
+    let pool = WorkerPool::start(context, &free, taken).expect("threads");
 
     while !term.wait(Duration::from_secs(5)) {
         let known = || running.ids().into_iter().chain(outbox.ids()).collect();
@@ -120,7 +120,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     }
     poller.join_within(Duration::from_secs(60));
     all.set();
-    crew.join(Duration::from_secs(200));
+    pool.join(Duration::from_secs(200));
     adopter.join(Duration::from_secs(200));
     outbox.stop();
     scribe.stop();
@@ -131,8 +131,8 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
 }
 
 /// Before anything is claimed; tried until it is done.
-fn recover(engine: &Engine, client: &Client, shop: &Workshop, adopter: &Adopter, term: &Stop) {
-    let (running, outbox, journal) = (&shop.running, &shop.outbox, &shop.journal);
+fn recover(engine: &Engine, client: &Client, context: &JobContext, adopter: &Adopter, term: &Stop) {
+    let (running, outbox, journal) = (&context.running, &context.outbox, &context.journal);
     let done = |job: &Id| journal.done().lookup(job);
     loop {
         let in_hand = running.ids();

@@ -23,14 +23,17 @@ use crate::api::ExecutionUpdate;
 use crate::config::types::Config;
 use crate::executors::{Control, End, Facts, Remains, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
+use crate::jobs::ack_task::{AckTask, ExecutionRow};
 use crate::jobs::adopt;
-use crate::jobs::errands::{Acknowledged, Errands, Record};
+use crate::jobs::conclude::{
+    Life, Reported, Unreported, broken, conclude, count_phases, deliver, ended, guarded, unrun,
+};
+use crate::jobs::context::{JobContext, pace};
 use crate::jobs::journal::{Delivered, Entry, Part as PagePart, Place, Started, now_ms};
 use crate::jobs::ledger::Ledger;
 use crate::jobs::output::JobOutput;
 use crate::jobs::report;
 use crate::jobs::running::{Note, Step, Token};
-use crate::jobs::worker::{Reported, Workshop, broken, conclude, count_phases, guarded, pace, stopping, unrun};
 use crate::limits;
 use crate::logs::Flushed;
 use crate::os::{clock, pulse, threads};
@@ -40,7 +43,7 @@ use crate::verdict::{Cause, Outcome, Phase, Span, Timings, Usage, Verdict};
 
 /// Everything that the threads of one job share.
 struct Group {
-    shop: Arc<Workshop>,
+    context: Arc<JobContext>,
     /// As it was when the job began here.
     config: Arc<Config>,
     job: Arc<Job>,
@@ -51,76 +54,42 @@ struct Group {
     ledger: Arc<Ledger>,
 }
 
-/// The whole life of such a job. `None` when it turned out not to be ours to run or to report, or is left.
-pub(in crate::jobs) fn run(shop: &Arc<Workshop>, job: Job, execution: &Id, token: &Token) -> Option<Reported> {
-    let (id, control) = (job.id.clone(), Arc::clone(token.control()));
+/// The whole life of such a job.
+pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, token: &Token) -> Life {
+    let control = Arc::clone(token.control());
     if control.is_given_back() {
-        return stopping(shop, &id);
+        return Err(Unreported::GiveBack("the agent is stopping"));
     }
-    let output = JobOutput::new(shop.config.now().jobs.max_output, shop.streamer.open(&id));
-    let errands = match shop.errands(&id, execution, None) {
-        Ok(errands) => errands,
-        Err(error) => {
-            log::error!("cannot start a thread for the job: {error}; giving it back");
-            report::give_back(&shop.client, &id, "the agent is out of threads");
-            return None;
-        }
-    };
+    let output = context.output(&job.id);
+    let ack = AckTask::start(context, &job.id, execution, None)?;
     let place = Place::Servers(found::pages(&job, execution));
-    let ledger = Arc::new(Ledger::of(&shop.journal, &job, execution, place, output.progress()));
-    let written = ledger.write();
-    let acknowledged = errands.acknowledged();
-    if let Err(why) = ours(acknowledged, written.map_err(|error| error.to_string())) {
-        errands.finish();
-        if let Some(why) = why {
-            report::give_back(&shop.client, &id, why);
-        }
-        ledger.forget();
-        return None;
-    }
-    errands.started();
-    let timeout = job.timeout.unwrap_or(shop.config.now().jobs.default_timeout);
+    let record = Arc::new(Ledger::of(&context.journal, &job, execution, place, output.progress()));
+    ack.unless_failed(record.write())?;
+    ack.ours()?;
+    ack.started();
+    let timeout = job.timeout.unwrap_or(context.config.now().jobs.default_timeout);
     let (place, image) = (String::new(), String::new());
     let facts = Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") };
-    if let Err(error) = ledger.start(&facts) {
+    if let Err(error) = record.start(&facts) {
         // Each server's start is written again before it happens, and does not happen when that fails.
         log::error!("{error}");
     }
     let names: Vec<String> = job.servers.iter().flatten().map(Server::shown).collect();
     token.note(Note::Place(names.join(", ")));
     token.step(Step::Running);
-    shop.show(&job.id, "running", None);
+    context.show(&job.id, "running", None);
     let slots = found::fresh(&job, execution);
-    let (shop, job, output) = (Arc::clone(shop), Arc::new(job), Mutex::new(output));
-    let group = Group { config: shop.config.now(), shop, job, slots, output, control, ledger };
-    group.see_through(clock::wall(), Some(errands), token)
-}
-
-/// Whether the job may run; if not, the reason with which it is given back, where it is ours.
-fn ours(acknowledged: Acknowledged, written: Result<(), String>) -> Result<(), Option<&'static str>> {
-    match (acknowledged, written) {
-        (Acknowledged::Ours, Ok(())) => Ok(()),
-        (Acknowledged::Ours, Err(error)) => {
-            log::error!("not running the job, which nobody would find after a crash: {error}; giving it back");
-            Err(Some("the agent's journal cannot be written"))
-        }
-        (Acknowledged::NotOurs(why), _) => {
-            log::warn!("not running the job: {why}");
-            Err(None)
-        }
-        (Acknowledged::Unknown(why), _) => {
-            log::error!("not running the job: {why}; giving it back");
-            Err(Some("the acknowledgement failed"))
-        }
-    }
+    let (context, job, output) = (Arc::clone(context), Arc::new(job), Mutex::new(output));
+    let group = Group { config: context.config.now(), context, job, slots, output, control, ledger: record };
+    group.see_through(clock::wall(), Some(ack), token)
 }
 
 /// Goes on with a job that an earlier agent began.
-pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Started, token: &Token) -> Option<Reported> {
+pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &Started, token: &Token) -> Life {
     log::warn!("an earlier run of this agent had started the job on its servers; going on with it");
     let control = Arc::clone(token.control());
-    let Place::Servers(pages) = entry.place.clone() else { return None };
-    let job = if found::needs_backend(&pages) { adopt::asked(shop, &entry, || control.is_left())? } else { None };
+    let Place::Servers(pages) = entry.place.clone() else { return Err(Unreported::Forget) };
+    let job = if found::needs_backend(&pages) { adopt::asked(context, &entry, || control.is_left())? } else { None };
     let slots = found::again(&pages, job.as_deref());
     let cancelled = slots.iter().find_map(|slot| match &slot.way {
         Way::Over(outcome, _) => match outcome.verdict.cause {
@@ -133,17 +102,17 @@ pub(in crate::jobs) fn go_on(shop: &Arc<Workshop>, entry: Entry, started: &Start
         control.request(Reason::Cancelled(who));
     }
     let delivered = Delivered { stdout: 0, stderr: 0, ..started.delivered };
-    let live = shop.streamer.open_after(&entry.job, delivered.sequence);
-    let mut output = JobOutput::resume(shop.config.now().jobs.max_output, live, delivered);
+    let live = context.streamer.open_after(&entry.job, delivered.sequence);
+    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, delivered);
     output.system(
         "the agent was restarted; lines of its last seconds may come twice, and some line numbers are left out",
     );
     // Without the backend's words there is nothing that would be run of it.
     let job = job.map_or_else(|| adopt::task_of(&entry, None).job, |job| Arc::new(*job));
-    let ledger = Arc::new(Ledger::found(&shop.journal, entry, output.progress()));
+    let ledger = Arc::new(Ledger::found(&context.journal, entry, output.progress()));
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
-    let (shop, output) = (Arc::clone(shop), Mutex::new(output));
-    Group { config: shop.config.now(), shop, job, slots, output, control, ledger }.see_through(begun, None, token)
+    let (context, output) = (Arc::clone(context), Mutex::new(output));
+    Group { config: context.config.now(), context, job, slots, output, control, ledger }.see_through(begun, None, token)
 }
 
 /// The threads that remove what is left on the servers; dropping this waits for them.
@@ -165,10 +134,11 @@ impl Group {
     }
 
     /// All servers, then the one report.
-    fn see_through(self, begun: SystemTime, errands: Option<Errands>, token: &Token) -> Option<Reported> {
+    fn see_through(self, begun: SystemTime, ack: Option<AckTask>, token: &Token) -> Life {
         let group = Arc::new(self);
-        let (shop, ledger, control) = (Arc::clone(&group.shop), Arc::clone(&group.ledger), Arc::clone(&group.control));
-        shop.scribe.keep(&ledger);
+        let (context, ledger, control) =
+            (Arc::clone(&group.context), Arc::clone(&group.ledger), Arc::clone(&group.control));
+        context.scribe.keep(&ledger);
         // A server may be slow to remove what is left on it: the report does not wait for that.
         let longest = group.config.jobs.cleanup_timeout * 2 + limits::THREAD_JOIN_WAIT;
         let (parts, threads) = group.on_all_servers();
@@ -181,7 +151,8 @@ impl Group {
         if is_left {
             drop(removing);
             let end = if ledger.nothing_begun() { End::NeverRan(Remains::nothing()) } else { End::Left };
-            return output.and_then(|output| conclude(&shop, &ledger, end, output, errands));
+            let output = output.ok_or(Unreported::LeftToNext)?;
+            return conclude(&context, &ledger, end, output, ack);
         }
         let length = clock::wall().duration_since(begun).unwrap_or_default();
         let outcome = Outcome {
@@ -198,19 +169,17 @@ impl Group {
             output.system(&outcome.verdict.to_string());
             output.flush(limits::LIVE_FLUSH)
         });
-        if let Some(errands) = errands {
-            errands.finish();
-        }
-        shop.show(&ledger.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
+        drop(ack);
+        context.show(&ledger.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
         let page = ledger.end(report::write(false, &outcome, collected), false);
-        let left = report::deliver(&shop.outbox, page, ledger.tried(), Remains::of(removing));
-        Some(Reported { verdict: outcome.verdict, left })
+        let left = deliver(&context.outbox, page, ledger.tried(), Remains::of(removing));
+        Ok(Reported { verdict: outcome.verdict, left })
     }
 
     /// The handle for ending the script on one server.
     fn control(&self) -> Arc<Control> {
         let control = self.control.part();
-        self.shop.reaper.watch(&control, pace(&self.config));
+        self.context.reaper.watch(&control, pace(&self.config));
         control
     }
 
@@ -222,13 +191,13 @@ impl Group {
         let servers = Servers { group: Arc::downgrade(self), next: Arc::default(), count };
         let threads: Vec<_> = (0..count.min(limits::SSH_SERVERS_AT_ONCE))
             .filter_map(|_| {
-                let (shop, servers, tell) = (Arc::clone(&self.shop), servers.clone(), tell.clone());
-                let thread = threads::spawn("job-server", move || servers.work(&shop, &tell));
+                let (context, servers, tell) = (Arc::clone(&self.context), servers.clone(), tell.clone());
+                let thread = threads::spawn("job-server", move || servers.work(&context, &tell));
                 thread.inspect_err(|error| log::error!("cannot start a thread for a server: {error}")).ok()
             })
             .collect();
         if threads.is_empty() {
-            servers.work(&self.shop, &tell);
+            servers.work(&self.context, &tell);
         }
         drop(tell);
         let mut parts = Vec::new();
@@ -264,13 +233,13 @@ impl Group {
         server: &Server,
         running: Option<(&str, &Started)>,
     ) -> Option<(Outcome, Remains)> {
-        let (shop, execution) = (&self.shop, &slot.execution);
+        let (context, execution) = (&self.context, &slot.execution);
         let control = self.control();
         if control.is_left() {
             return None;
         }
         if !slot.record && running.is_none() {
-            Record::new(execution, Some(server)).create(&shop.client, &self.job.id);
+            ExecutionRow::new(execution, Some(server)).create(&context.client, &self.job.id);
             self.ledger.part_is(at, PagePart::Waiting { record: true });
         }
         let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
@@ -282,7 +251,7 @@ impl Group {
             None => self.start(at, &task, &control, &mut output),
         });
         control.end();
-        let end = end.unwrap_or_else(|panic| End::Outcome(Box::new(broken(panic)), Remains::nothing()));
+        let end = end.unwrap_or_else(|panic| ended(broken(panic)));
         let (outcome, mut remains) = match end {
             End::Outcome(outcome, remains) => (*outcome, remains),
             End::Left => {
@@ -308,21 +277,21 @@ impl Group {
         }
         // Its folder on the server goes after its record, which alone has its output, and after its end is on disk.
         let collected = output.finish(&outcome);
-        report::record(&shop.client, execution, &outcome, &collected, &Flushed::default());
+        report::record(&context.client, execution, &outcome, &collected, &Flushed::default());
         self.ledger.part_ended(at, found::end_of(&outcome, true), kept);
         remains.ask();
         Some((outcome, remains))
     }
 
     fn start(&self, at: usize, task: &Task, control: &Arc<Control>, output: &mut Prefixed<'_>) -> End {
-        let ready = match self.shop.servers.prepare(task, control, output) {
+        let ready = match self.context.servers.prepare(task, control, output) {
             Ok(ready) => ready,
             Err(_) if control.is_given_back() => return End::NeverRan(Remains::nothing()),
             Err(outcome) => return End::Outcome(outcome, Remains::nothing()),
         };
         if let Err(error) = self.ledger.part_starts(at, &ready.facts(), output.progress()) {
             let words = format!("not run: after a crash of the agent it would be run once more, since {error}");
-            return End::Outcome(Box::new(unrun(Verdict::infrastructure(Phase::Setup, words))), Remains::nothing());
+            return ended(unrun(Verdict::infrastructure(Phase::Setup, words)));
         }
         ready.run(task, output)
     }
@@ -339,29 +308,29 @@ impl Group {
         self.ledger.part_goes_on(at, output.progress());
         // By its own thread alone: the agent's end leaves it, as it leaves what it has started itself.
         let _ = control.begin();
-        match self.shop.servers.adopt(task, &found::facts(directory, started), started.left(now_ms()), control) {
+        match self.context.servers.adopt(task, &found::facts(directory, started), started.left(now_ms()), control) {
             Ok(prepared) => {
                 output.system("the agent was restarted; going on with the script");
                 prepared.run(task, output)
             }
             Err(lost) => {
                 let words = format!("the agent was restarted while the script ran: its end is unknown ({lost:?})");
-                End::Outcome(Box::new(unrun(Verdict::infrastructure(Phase::Execution, words))), Remains::nothing())
+                ended(unrun(Verdict::infrastructure(Phase::Execution, words)))
             }
         }
     }
 
     /// A server on which nothing can be done: its record and its part of the report say why.
     fn without(&self, at: usize, slot: &Slot, verdict: &Verdict) -> Outcome {
-        let shop = &self.shop;
+        let context = &self.context;
         if !slot.record {
-            let record =
-                Record { execution: slot.execution.clone(), server: Some((slot.id.clone(), slot.name.clone())) };
-            record.create(&shop.client, &self.job.id);
+            let row =
+                ExecutionRow { execution: slot.execution.clone(), server: Some((slot.id.clone(), slot.name.clone())) };
+            row.create(&context.client, &self.job.id);
         }
         let outcome = unrun(verdict.clone());
         let collected = Prefixed::new(&slot.name, self, 0, Delivered::default()).finish(&outcome);
-        report::record(&shop.client, &slot.execution, &outcome, &collected, &Flushed::default());
+        report::record(&context.client, &slot.execution, &outcome, &collected, &Flushed::default());
         self.ledger.part_ended(at, found::end_of(&outcome, true), false);
         outcome
     }
@@ -369,7 +338,7 @@ impl Group {
     /// A server on which it ended under an earlier agent. What was printed there went to its record alone.
     fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> (Outcome, Remains) {
         let verdict = &outcome.verdict;
-        let remains = slot.remains.as_ref().map(|(server, directory)| self.shop.servers.remains(server, directory));
+        let remains = slot.remains.as_ref().map(|(server, directory)| self.context.servers.remains(server, directory));
         if !recorded {
             let metadata = [("reason", verdict.reason().to_owned()), ("verdict", verdict.message.clone())];
             let update = ExecutionUpdate {
@@ -378,7 +347,7 @@ impl Group {
                 metadata: &metadata,
                 ..ExecutionUpdate::default()
             };
-            if let Err(error) = self.shop.client.execution_update(&slot.execution, &update) {
+            if let Err(error) = self.context.client.execution_update(&slot.execution, &update) {
                 log::warn!("the execution's record could not be completed: {error}");
             }
             self.ledger.part_ended(at, found::end_of(outcome, true), remains.is_some());
@@ -404,8 +373,8 @@ struct Servers {
 }
 
 impl Servers {
-    fn work(&self, shop: &Workshop, tell: &Sender<Part>) {
-        let _watched = shop.watched("job on a server");
+    fn work(&self, context: &JobContext, tell: &Sender<Part>) {
+        let _watched = context.watched("job on a server");
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             if at >= self.count {

@@ -1,15 +1,18 @@
-//! The calls to the backend that a job's worker does not wait for, on a thread of the job's own, in their order:
-//! acknowledge, create the execution's record, say that it runs.
+//! The calls to the backend that run beside a job, in their order: acknowledge, create the execution's row, say that
+//! the script runs.
 //!
-//! The thread lives as long as the job and is joined before the job's report is sent, so that the backend sees the calls
-//! of a job in order.
+//! Each job has one thread for them. It is joined before the job's report is sent, so that the backend sees the calls of
+//! a job in order.
 
+use std::fmt;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api;
 use crate::job::{Id, Server};
+use crate::jobs::conclude::Unreported;
+use crate::jobs::context::JobContext;
 use crate::limits;
 use crate::os::clock;
 use crate::os::stop::Stop;
@@ -18,7 +21,7 @@ use crate::telemetry;
 
 /// What the backend said to the acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Acknowledged {
+enum Acknowledged {
     Ours,
     /// Refused: another agent has it, or it is gone. It must not run.
     NotOurs(String),
@@ -26,21 +29,21 @@ pub enum Acknowledged {
     Unknown(String),
 }
 
-/// The execution's record, which the errands make.
+/// The row of one execution in the backend.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub struct ExecutionRow {
     pub execution: Id,
     /// The backend's id and the name of the server.
     pub server: Option<(Option<String>, String)>,
 }
 
-impl Record {
-    /// The record of an execution, perhaps on a server.
+impl ExecutionRow {
+    /// The row of an execution, perhaps on a server.
     pub fn new(execution: &Id, server: Option<&Server>) -> Self {
         Self { execution: execution.clone(), server: server.map(|server| (server.id.clone(), server.name.clone())) }
     }
 
-    /// Makes it; a failure is only logged, since the job can do without.
+    /// Creates it. A failure is only logged: the job can do without.
     pub fn create(&self, client: &api::Client, job: &Id) {
         let server = self.server.as_ref().map(|(id, name)| (id.as_deref(), name.as_str()));
         if let Err(error) = client.execution_create(&self.execution, job, server, &[]) {
@@ -49,29 +52,42 @@ impl Record {
     }
 }
 
-/// The errands of one job.
+/// The task that makes these calls. Dropping it waits until they are done, within [`limits::ACK_TASK_WAIT`].
 #[derive(Debug)]
-pub struct Errands {
-    acknowledged: Receiver<Acknowledged>,
-    start: Sender<()>,
-    thread: Thread,
+pub struct AckTask {
+    answer: Receiver<Acknowledged>,
+    /// `None` once nothing more is to be said.
+    start: Option<Sender<()>>,
+    thread: Option<Thread>,
 }
 
-impl Errands {
-    /// Begins with the acknowledgement at once. A job on several servers has a record for each, which are not made here.
-    /// `setup` is `jobs.setupTimeout`: the script starts within it, or not at all.
-    pub fn start(
-        client: api::Client,
+impl AckTask {
+    /// Begins with the acknowledgement at once. A job on several servers has a row for each, which are not made here.
+    pub(in crate::jobs) fn start(
+        context: &JobContext,
         job: &Id,
         execution: &Id,
-        record: Option<Record>,
+        row: Option<ExecutionRow>,
+    ) -> Result<Self, Unreported> {
+        // The script starts within `jobs.setupTimeout`, or not at all.
+        let setup = context.config.now().jobs.setup_timeout;
+        Self::spawn(context.client.clone(), (job, execution), row, setup, context.stop.clone()).map_err(|error| {
+            log::error!("cannot start a thread for the job: {error}");
+            Unreported::GiveBack("the agent is out of threads")
+        })
+    }
+
+    fn spawn(
+        client: api::Client,
+        (job, execution): (&Id, &Id),
+        row: Option<ExecutionRow>,
         setup: Duration,
         stop: Stop,
     ) -> std::io::Result<Self> {
-        let (tell, acknowledged) = bounded(1);
+        let (tell, answer) = bounded(1);
         let (start, started) = bounded(1);
         let (job, execution) = (job.clone(), execution.clone());
-        let thread = threads::spawn("job-errands", move || {
+        let thread = threads::spawn("job-ack", move || {
             let _context = telemetry::context(&job, &execution);
             let answer = acknowledge(&client, &job);
             let ours = answer == Acknowledged::Ours;
@@ -79,8 +95,8 @@ impl Errands {
             if !ours {
                 return;
             }
-            if let Some(record) = record {
-                record.create(&client, &job);
+            if let Some(row) = row {
+                row.create(&client, &job);
             }
             // An error means that the job has not started.
             if clock::receive(&started, setup + limits::ACKNOWLEDGE_WAIT).is_ok()
@@ -90,24 +106,53 @@ impl Errands {
                 log::warn!("the backend could not be told that the job runs: {error}");
             }
         })?;
-        Ok(Self { acknowledged, start, thread })
+        Ok(Self { answer, start: Some(start), thread: Some(thread) })
     }
 
-    /// Waits for the answer to the acknowledgement; bounded by `api.timeout` and `api.retry`.
-    pub fn acknowledged(&self) -> Acknowledged {
-        clock::receive(&self.acknowledged, limits::ACKNOWLEDGE_WAIT)
+    /// Waits for the answer to the acknowledgement, within `api.timeout` and `api.retry`. To be asked once.
+    pub(in crate::jobs) fn ours(&self) -> Result<(), Unreported> {
+        match self.acknowledged() {
+            Acknowledged::Ours => Ok(()),
+            Acknowledged::NotOurs(why) => {
+                log::warn!("not running the job: {why}");
+                Err(Unreported::Forget)
+            }
+            Acknowledged::Unknown(why) => {
+                log::error!("not running the job: {why}");
+                Err(Unreported::GiveBack("the acknowledgement failed"))
+            }
+        }
+    }
+
+    /// The intent of a job, as it was written. Without one the job must not run: nobody would find it after a crash.
+    pub(in crate::jobs) fn unless_failed<T, E: fmt::Display>(&self, intent: Result<T, E>) -> Result<T, Unreported> {
+        intent.or_else(|error| {
+            log::error!("not running the job, which nobody would find after a crash: {error}");
+            // What the backend refused is not ours to give back.
+            self.ours()?;
+            Err(Unreported::GiveBack("the agent's records cannot be written"))
+        })
+    }
+
+    fn acknowledged(&self) -> Acknowledged {
+        clock::receive(&self.answer, limits::ACKNOWLEDGE_WAIT)
             .unwrap_or_else(|_| Acknowledged::Unknown("the acknowledgement got no answer in time".to_owned()))
     }
 
     /// The script starts now.
-    pub fn started(&self) {
-        let _ = self.start.try_send(());
+    pub(in crate::jobs) fn started(&self) {
+        if let Some(start) = &self.start {
+            let _ = start.try_send(());
+        }
     }
+}
 
-    /// Waits until the errands are done.
-    pub fn finish(self) {
-        drop(self.start);
-        self.thread.join_within(limits::ERRANDS_WAIT);
+impl Drop for AckTask {
+    fn drop(&mut self) {
+        self.start = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join_within(limits::ACK_TASK_WAIT);
+        }
     }
 }
 
@@ -151,14 +196,14 @@ mod tests {
         }
     }
 
-    /// What becomes of a job's errands in simulated time, when so many calls are answered.
-    fn errands(answered: usize, act: impl FnOnce(&Sim, Errands)) {
+    /// Runs a job's calls in simulated time, where the backend answers the first `answered` of them.
+    fn with_task(answered: usize, act: impl FnOnce(&Sim, AckTask)) {
         Sim::run(1, |sim| {
             let backend = Hangs { sim: sim.clone(), after: answered.into() };
             let client = api::Client::scripted(Stop::new(), Arc::new(backend));
             let (job, execution) = (Id::parse("job-1").expect("id"), Id::parse("exec-1").expect("id"));
-            let record = Some(Record::new(&execution, None));
-            act(sim, Errands::start(client, &job, &execution, record, SETUP, Stop::new()).expect("a thread"));
+            let record = Some(ExecutionRow::new(&execution, None));
+            act(sim, AckTask::spawn(client, (&job, &execution), record, SETUP, Stop::new()).expect("a thread"));
             sim.kill();
             while sim.alive() > 0 {
                 sim.pause(Duration::from_secs(1));
@@ -168,32 +213,32 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_that_hangs_is_waited_for_within_a_bound() {
-        errands(0, |sim, errands| {
-            assert!(matches!(errands.acknowledged(), Acknowledged::Unknown(_)));
+        with_task(0, |sim, task| {
+            assert!(matches!(task.acknowledged(), Acknowledged::Unknown(_)));
             assert_eq!(sim.elapsed(), limits::ACKNOWLEDGE_WAIT);
         });
     }
 
     #[test]
     fn a_start_that_does_not_come_is_waited_for_within_a_bound() {
-        errands(usize::MAX, |sim, errands| {
-            assert_eq!(errands.acknowledged(), Acknowledged::Ours);
+        with_task(usize::MAX, |sim, task| {
+            assert_eq!(task.acknowledged(), Acknowledged::Ours);
             let begun = sim.elapsed();
             while sim.alive() > 0 {
                 sim.pause(Duration::from_secs(1));
                 assert!(sim.elapsed() - begun < (SETUP + limits::ACKNOWLEDGE_WAIT) * 2);
             }
             assert!(sim.elapsed() - begun >= SETUP + limits::ACKNOWLEDGE_WAIT);
-            drop(errands);
+            drop(task);
         });
     }
 
     #[test]
-    fn errands_that_hang_do_not_hold_up_the_report_for_ever() {
-        errands(1, |sim, errands| {
-            assert_eq!(errands.acknowledged(), Acknowledged::Ours);
-            errands.finish();
-            assert_eq!(sim.elapsed(), limits::ERRANDS_WAIT);
+    fn calls_that_hang_do_not_hold_up_the_report_for_ever() {
+        with_task(1, |sim, task| {
+            assert_eq!(task.acknowledged(), Acknowledged::Ours);
+            drop(task);
+            assert_eq!(sim.elapsed(), limits::ACK_TASK_WAIT);
         });
     }
 }

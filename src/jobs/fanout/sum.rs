@@ -83,7 +83,7 @@ fn summary(parts: &[Part], failed: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::worker::unrun;
+    use crate::jobs::conclude::unrun;
     use crate::verdict::Status;
 
     fn part(at: usize, cause: Cause, exit_code: i32) -> Part {

@@ -11,31 +11,32 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
+use super::context::JobContext;
 use super::poller::{Claimed, Slots};
-use super::worker::{Worker, Workshop};
+use super::worker::Worker;
 use crate::metrics;
 use crate::os::threads::{self, Thread};
 
-/// A worker's place in the crew.
+/// A worker's place in the pool.
 #[derive(Debug)]
-pub struct Post {
-    roll: Arc<Roll>,
+pub struct WorkerSlot {
+    roster: Arc<Roster>,
     /// Set when it leaves because it is one too many.
     left: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
-struct Roll {
+struct Roster {
     wanted: AtomicUsize,
     /// Workers that were started and have not left.
     present: Mutex<usize>,
 }
 
-impl Post {
+impl WorkerSlot {
     /// Whether this worker is one too many; it counts as gone from then on.
     pub fn leave_if_over(&self) -> bool {
-        let mut present = self.roll.present.lock().unwrap_or_else(PoisonError::into_inner);
-        if *present <= self.roll.wanted.load(Ordering::SeqCst) {
+        let mut present = self.roster.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if *present <= self.roster.wanted.load(Ordering::SeqCst) {
             return false;
         }
         *present -= 1;
@@ -52,21 +53,21 @@ struct Member {
 }
 
 /// All workers. Held by the thread that resizes.
-pub struct Crew {
-    shop: Arc<Workshop>,
+pub struct WorkerPool {
+    context: Arc<JobContext>,
     slots: Slots,
     handouts: Receiver<Claimed>,
-    roll: Arc<Roll>,
+    roster: Arc<Roster>,
     members: Vec<Member>,
 }
 
-impl Crew {
+impl WorkerPool {
     /// Starts as many workers as there are `slots`.
-    pub fn start(shop: Arc<Workshop>, slots: &Slots, handouts: Receiver<Claimed>) -> io::Result<Self> {
+    pub fn start(context: Arc<JobContext>, slots: &Slots, handouts: Receiver<Claimed>) -> io::Result<Self> {
         let wanted = slots.total();
-        let mut crew = Self { shop, slots: slots.clone(), handouts, roll: Arc::default(), members: Vec::new() };
-        crew.resize(wanted)?;
-        Ok(crew)
+        let mut pool = Self { context, slots: slots.clone(), handouts, roster: Arc::default(), members: Vec::new() };
+        pool.resize(wanted)?;
+        Ok(pool)
     }
 
     /// So many workers from now on. Where a thread cannot be started, there are fewer, and no more jobs than those.
@@ -76,8 +77,8 @@ impl Crew {
             self.slots.resize(wanted);
         }
         let missing = {
-            let present = self.roll.present.lock().unwrap_or_else(PoisonError::into_inner);
-            self.roll.wanted.store(wanted, Ordering::SeqCst);
+            let present = self.roster.present.lock().unwrap_or_else(PoisonError::into_inner);
+            self.roster.wanted.store(wanted, Ordering::SeqCst);
             wanted.saturating_sub(*present)
         };
         let started = (0..missing).try_for_each(|_| self.add());
@@ -88,24 +89,24 @@ impl Crew {
     }
 
     fn present(&self) -> usize {
-        *self.roll.present.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.roster.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&mut self) -> io::Result<()> {
         let taken = |number: &usize| self.members.iter().any(|member| member.number == *number);
         let number = (1..).find(|number| !taken(number)).unwrap_or_default();
         let left = Arc::new(AtomicBool::new(false));
-        let post = Post { roll: Arc::clone(&self.roll), left: Arc::clone(&left) };
-        let (worker, handouts) = (Worker::new(Arc::clone(&self.shop), post), self.handouts.clone());
+        let slot = WorkerSlot { roster: Arc::clone(&self.roster), left: Arc::clone(&left) };
+        let (worker, handouts) = (Worker::new(Arc::clone(&self.context), slot), self.handouts.clone());
         // Counted before it runs: it may look at once whether it is one too many.
-        *self.roll.present.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self.roster.present.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         match threads::spawn(&format!("worker-{number}"), move || worker.run(&handouts)) {
             Ok(thread) => {
                 self.members.push(Member { number, left, thread });
                 Ok(())
             }
             Err(error) => {
-                *self.roll.present.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+                *self.roster.present.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
                 Err(error)
             }
         }
@@ -138,18 +139,18 @@ impl Crew {
 mod tests {
     use super::*;
 
-    fn post(roll: &Arc<Roll>) -> Post {
-        Post { roll: Arc::clone(roll), left: Arc::default() }
+    fn slot(roster: &Arc<Roster>) -> WorkerSlot {
+        WorkerSlot { roster: Arc::clone(roster), left: Arc::default() }
     }
 
     #[test]
     fn as_many_leave_as_are_too_many() {
-        let roll = Arc::new(Roll { wanted: AtomicUsize::new(3), present: Mutex::new(3) });
-        let posts: Vec<Post> = (0..3).map(|_| post(&roll)).collect();
-        assert!(posts.iter().all(|post| !post.leave_if_over()));
-        roll.wanted.store(1, Ordering::SeqCst);
-        assert_eq!(posts.iter().map(Post::leave_if_over).collect::<Vec<_>>(), [true, true, false]);
-        assert!(posts[0].left.load(Ordering::SeqCst) && !posts[2].left.load(Ordering::SeqCst));
-        assert_eq!(*roll.present.lock().expect("lock"), 1);
+        let roster = Arc::new(Roster { wanted: AtomicUsize::new(3), present: Mutex::new(3) });
+        let slots: Vec<WorkerSlot> = (0..3).map(|_| slot(&roster)).collect();
+        assert!(slots.iter().all(|slot| !slot.leave_if_over()));
+        roster.wanted.store(1, Ordering::SeqCst);
+        assert_eq!(slots.iter().map(WorkerSlot::leave_if_over).collect::<Vec<_>>(), [true, true, false]);
+        assert!(slots[0].left.load(Ordering::SeqCst) && !slots[2].left.load(Ordering::SeqCst));
+        assert_eq!(*roster.present.lock().expect("lock"), 1);
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::executors::Facts;
 use crate::job::{BadServer, Id, Job, Server};
+use crate::jobs::conclude::unrun;
 use crate::jobs::journal::{Part, PartEnd, Server as Page, Started};
 use crate::jobs::ledger::page_of;
-use crate::jobs::worker::unrun;
 use crate::limits;
 use crate::verdict::{Cause, Outcome, Phase, Usage, Verdict};
 

@@ -1,0 +1,174 @@
+//! The end of a job's life: from how its run ended to its one report, or to the reason why there is none.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use crate::executors::{End, Remains};
+use crate::job::{Id, Kind, Output as _};
+use crate::jobs::ack_task::AckTask;
+use crate::jobs::context::JobContext;
+use crate::jobs::journal::Entry;
+use crate::jobs::ledger::Ledger;
+use crate::jobs::outbox::{Handed, Outbox, Tried};
+use crate::jobs::output::JobOutput;
+use crate::jobs::report;
+use crate::limits;
+use crate::metrics;
+use crate::os::clock;
+use crate::os::threads::panic_text;
+use crate::verdict::{Outcome, Phase, Timings, Usage, Verdict};
+
+/// How a job's life ends. [`JobContext::finish`] handles both cases.
+pub(in crate::jobs) type Life = Result<Reported, Unreported>;
+
+/// A job whose report is on disk and on its way.
+pub(in crate::jobs) struct Reported {
+    pub(in crate::jobs) verdict: Verdict,
+    pub(in crate::jobs) left: Left,
+}
+
+/// Why a job leaves this agent without a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreported {
+    /// Nothing of it ran. It goes back to the queue, with this reason for the backend's log.
+    GiveBack(&'static str),
+    /// The backend refused it, or had its report before. Only its record goes.
+    Forget,
+    /// The agent ends first. The next one adopts the job by its record.
+    LeftToNext,
+}
+
+impl Reported {
+    /// Counts the job, which began at `begun`, in the metrics.
+    pub(in crate::jobs) fn counted(self, kind: Kind, begun: Instant) -> Left {
+        metrics::job_finished(kind, &self.verdict, clock::since(begun));
+        self.left
+    }
+}
+
+/// What is left of a job whose report was handed over.
+#[must_use = "what is left is removed by `remove`"]
+pub struct Left {
+    remains: Remains,
+    /// Job and execution of a record that names folders on servers.
+    record: Option<(Id, Id)>,
+}
+
+impl Left {
+    /// Removes it. This may take a while: the report is on its way, and the job is not in the registry any more.
+    pub(in crate::jobs) fn remove(self, outbox: &Outbox) {
+        drop(self.remains);
+        if let Some((job, execution)) = self.record {
+            outbox.cleared(&job, &execution);
+        }
+    }
+}
+
+/// From a run's end to its report.
+pub(in crate::jobs) fn conclude(
+    context: &JobContext,
+    record: &Ledger,
+    end: End,
+    mut output: JobOutput,
+    ack: Option<AckTask>,
+) -> Life {
+    let (outcome, remains) = match end {
+        End::Outcome(outcome, remains) => (outcome, remains),
+        End::Left => {
+            log::warn!("the script goes on without this agent; the next one finds it");
+            output.settle();
+            output.flush(limits::LIVE_FLUSH);
+            record.note_last();
+            return Err(Unreported::LeftToNext);
+        }
+        End::NeverRan(remains) => {
+            // First: after a kill from here on, the next agent must not take it for a script whose end is unknown.
+            record.back();
+            drop(remains);
+            output.flush(limits::LIVE_FLUSH);
+            return Err(Unreported::GiveBack("the script was not started"));
+        }
+    };
+    output.finish();
+    output.system(&outcome.verdict.to_string());
+    let collected = output.flush(limits::LIVE_FLUSH);
+    // The backend sees the calls of a job in order.
+    drop(ack);
+    context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
+    count_phases(&outcome.timings);
+    let entry = record.end(report::write(true, &outcome, collected), remains.is_something());
+    let left = deliver(&context.outbox, entry, record.tried(), remains);
+    Ok(Reported { verdict: outcome.verdict, left })
+}
+
+/// Hands a job's last record to the outbox: on disk first, then to the backend, for as long as it takes.
+///
+/// The script's remains are asked to go in between. The caller removes them: the report does not wait for it. A disk that
+/// does not take the record is the exception: the next agent would find the remains, not know of the report, and send
+/// another.
+pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut remains: Remains) -> Left {
+    let record = entry.has_remains().then(|| (entry.job.clone(), entry.execution.clone()));
+    let handed = outbox.report_after(entry, tried, |on_disk| {
+        if on_disk {
+            remains.ask();
+        } else {
+            drop(std::mem::take(&mut remains));
+        }
+    });
+    // Where the outbox could not keep it, the record is the only copy.
+    let record = record.filter(|_| handed.is_ok());
+    match handed {
+        Ok(Handed::Delivered(_)) => log::info!("reported"),
+        // The outbox has said why.
+        Ok(Handed::Waiting(_)) => {}
+        Ok(Handed::SetAside(why)) => {
+            log::error!("the backend refuses the report and will not take it later; it is set aside: {why}");
+        }
+        Err(refused) => log::error!("the result is lost: {refused}"),
+    }
+    Left { remains, record }
+}
+
+/// Calls `act`; a panic in it becomes its text.
+pub(in crate::jobs) fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(act)).map_err(|panic| panic_text(&*panic))
+}
+
+/// The outcome of a job in which the agent itself broke.
+pub(in crate::jobs) fn broken(panic: String) -> Outcome {
+    let message = format!("the agent itself failed while it ran the job, please report this: {panic}");
+    unrun(Verdict::infrastructure(Phase::Execution, message))
+}
+
+/// The end of a job without anything left of it.
+pub(in crate::jobs) fn ended(outcome: Outcome) -> End {
+    End::Outcome(Box::new(outcome), Remains::nothing())
+}
+
+/// The outcome of a job that did not run.
+pub(in crate::jobs) fn unrun(verdict: Verdict) -> Outcome {
+    Outcome { verdict, timings: Timings::default(), usage: Usage::default(), evidence: Vec::new() }
+}
+
+/// Counts the time of each phase.
+pub(in crate::jobs) fn count_phases(timings: &Timings) {
+    let phases =
+        [(Phase::Setup, timings.setup), (Phase::Execution, timings.execution), (Phase::Cleanup, timings.cleanup)];
+    for (phase, span) in phases {
+        if let Some(span) = span {
+            metrics::job_phase(phase, span.length);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_outcome_that_blames_the_agent() {
+        let outcome = guarded(|| -> Outcome { panic!("as planned") }).unwrap_or_else(broken);
+        assert_eq!(outcome.verdict.reason(), "infrastructure");
+        assert!(outcome.verdict.message.contains("as planned"));
+    }
+}

@@ -1,0 +1,126 @@
+//! What every job needs of the agent: built once, shared by all threads that run jobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api;
+use crate::config::Live;
+use crate::config::types::Config;
+use crate::executors::{Control, Executor, Reaper};
+use crate::job::{Id, Kind};
+use crate::jobs::conclude::{Left, Unreported};
+use crate::jobs::journal::Journal;
+use crate::jobs::ledger::Scribe;
+use crate::jobs::outbox::Outbox;
+use crate::jobs::output::JobOutput;
+use crate::jobs::running::{Running, Token};
+use crate::limits;
+use crate::logs::LogStreamer;
+use crate::os::clock;
+use crate::os::pulse::{Entered, Pulses};
+use crate::os::stop::Stop;
+use crate::policy::stop::Pace;
+
+/// What every job needs.
+pub struct JobContext {
+    pub config: Live,
+    pub client: api::Client,
+    pub containers: Box<dyn Executor>,
+    /// Runs jobs on servers.
+    pub servers: Box<dyn Executor>,
+    pub reaper: Reaper,
+    pub streamer: LogStreamer,
+    pub running: Running,
+    pub journal: Journal,
+    pub outbox: Outbox,
+    pub scribe: Scribe,
+    /// Ends waits for a backend that does not answer.
+    pub stop: Stop,
+    pub pulses: Pulses,
+}
+
+impl JobContext {
+    /// The executor for jobs of this kind.
+    pub fn executor(&self, kind: Kind) -> &dyn Executor {
+        match kind {
+            Kind::Container => &*self.containers,
+            Kind::Ssh => &*self.servers,
+        }
+    }
+
+    /// The watchdog watches this thread as `name` until the guard is dropped.
+    pub fn watched(&self, name: &'static str) -> Entered {
+        self.pulses.part(name, longest_silence(&self.config.now())).enter()
+    }
+
+    /// The job's control. From now on the reaper acts on it.
+    pub(in crate::jobs) fn control(&self, token: &Token) -> Arc<Control> {
+        let control = Arc::clone(token.control());
+        self.reaper.watch(&control, pace(&self.config.now()));
+        control
+    }
+
+    /// The output of a job that starts now.
+    pub(in crate::jobs) fn output(&self, job: &Id) -> JobOutput {
+        JobOutput::new(self.config.now().jobs.max_output, self.streamer.open(job))
+    }
+
+    /// Sends the job's status to its live viewers. This is only for show: the report counts.
+    pub fn show(&self, job: &Id, status: &str, details: Option<&str>) {
+        self.streamer.status(job, status, clock::wall(), details);
+    }
+
+    /// The last step of every job: it leaves the registry, and nothing of it stays behind.
+    ///
+    /// The token goes first. From then on the backend may hand the job out again, to this agent too, and the agent must
+    /// take it.
+    pub(in crate::jobs) fn finish(&self, token: Token, execution: &Id, left: Result<Left, Unreported>) {
+        let job = token.id().clone();
+        drop(token);
+        match left {
+            Ok(left) => left.remove(&self.outbox),
+            Err(Unreported::GiveBack(why)) => {
+                log::warn!("giving the job back to the queue: {why}");
+                if let Err(error) = self.client.release(&job, why) {
+                    log::error!("the job could not be given back, the backend will see it as orphaned: {error}");
+                }
+                // Last: after a kill before this line, the next agent gives the job back by its record.
+                self.journal.remove_execution(&job, execution);
+            }
+            Err(Unreported::Forget) => self.journal.remove_execution(&job, execution),
+            Err(Unreported::LeftToNext) => {}
+        }
+    }
+}
+
+/// How hard jobs are ended.
+pub(in crate::jobs) fn pace(config: &Config) -> Pace {
+    Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE }
+}
+
+/// The longest time between two touches of the pulse by a thread that runs a job: one call, or one wait for the
+/// acknowledgement.
+fn longest_silence(config: &Config) -> Duration {
+    let call = config.api.timeout.max(config.ssh.connection_timeout * 2);
+    limits::ACKNOWLEDGE_WAIT.max(call) + limits::PULSE_ROOM
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_with_the_longest_wait_of_all_has_room_beyond_it() {
+        let (second, mut config) = (Duration::from_secs(1), crate::config::defaults());
+        let bounds = |config: &Config, longest: Duration| {
+            let pulses = Pulses::new();
+            let pulse = pulses.part("worker", longest_silence(config));
+            pulse.touch();
+            let late = clock::now() + longest + limits::PULSE_ROOM;
+            (pulses.healthy(late - second).is_ok(), pulses.healthy(late + second).is_ok())
+        };
+        assert_eq!(bounds(&config, limits::ACKNOWLEDGE_WAIT), (true, false));
+        config.api.timeout = limits::ACKNOWLEDGE_WAIT * 2;
+        assert_eq!(bounds(&config, limits::ACKNOWLEDGE_WAIT * 2), (true, false));
+    }
+}

@@ -1,0 +1,124 @@
+//! The life of a job that was claimed, from the acknowledgement to its one report.
+//!
+//! [`run`] reads from top to bottom. Each early exit is a `?` with an [`Unreported`], which
+//! [`JobContext::finish`] handles. The calls to the backend that need not block the script run beside it, on the
+//! thread of [`AckTask`]: the container is made while the backend acknowledges, and starts only once it has.
+
+use std::sync::Arc;
+
+use crate::executors::container::spec::container_name;
+use crate::executors::{End, Prepared, Remains, Task};
+use crate::job::{Id, Job, Kind, Server};
+use crate::jobs::ack_task::{AckTask, ExecutionRow};
+use crate::jobs::conclude::{Life, Unreported, broken, conclude, ended, guarded, unrun};
+use crate::jobs::context::JobContext;
+use crate::jobs::fanout;
+use crate::jobs::journal::{Done, Place};
+use crate::jobs::ledger::{self, Ledger};
+use crate::jobs::output::JobOutput;
+use crate::jobs::running::{Note, Step, Token};
+use crate::verdict::{Cause, Phase, Verdict};
+
+/// Runs a job and reports it.
+pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, token: &Token) -> Life {
+    log::info!("claimed: {} script, attempt {}", job.script.language.as_str(), job.attempts.saturating_add(1));
+    let server = match (job.kind, job.servers.as_slice()) {
+        (Kind::Container, _) => None,
+        (Kind::Ssh, [Ok(server)]) => Some(server.clone()),
+        (Kind::Ssh, _) => return fanout::run(context, job, &execution, token),
+    };
+    let task = Task { job: Arc::new(job), server, execution };
+    let control = context.control(token);
+    if control.is_given_back() {
+        return Err(Unreported::GiveBack("the agent is stopping"));
+    }
+    let mut output = context.output(&task.job.id);
+    let row = ExecutionRow::new(&task.execution, task.server.as_ref());
+    let ack = AckTask::start(context, &task.job.id, &task.execution, Some(row))?;
+    // On disk before anything of it exists: after a crash it is found, or known not to have begun.
+    let intent = Ledger::intend(&context.journal, &task, container_name, output.progress());
+    let record = Arc::new(ack.unless_failed(intent)?);
+
+    token.step(Step::Preparing);
+    let prepared = guarded(|| context.executor(task.job.kind).prepare(&task, &control, &mut output));
+    // Dropping what is prepared removes it.
+    ack.ours()?;
+    let end = match prepared {
+        Ok(Ok(ready)) => start(context, ready, &task, (&record, &ack, token), &mut output),
+        Ok(Err(_)) if control.is_given_back() => End::NeverRan(Remains::nothing()),
+        Ok(Err(outcome)) => End::Outcome(outcome, Remains::nothing()),
+        Err(panic) => ended(broken(panic)),
+    };
+    control.end();
+    token.step(Step::Reporting);
+    conclude(context, &record, end, output, Some(ack))
+}
+
+/// Starts what is ready, once its record says so, and follows it to its end.
+fn start(
+    context: &JobContext,
+    ready: Box<dyn Prepared>,
+    task: &Task,
+    (record, ack, token): (&Arc<Ledger>, &AckTask, &Token),
+    output: &mut JobOutput,
+) -> End {
+    let facts = ready.facts();
+    token.note(Note::Place(task.server.as_ref().map_or_else(|| facts.place.clone(), Server::shown)));
+    if let Err(error) = record.start(&facts) {
+        log::error!("not starting the job, since its record says that it was not: {error}");
+        return End::NeverRan(Remains::of(ready));
+    }
+    ack.started();
+    token.step(Step::Running);
+    context.show(&task.job.id, "running", None);
+    context.scribe.keep(record);
+    guarded(|| ready.run(task, output)).unwrap_or_else(|panic| ended(broken(panic)))
+}
+
+/// Reports a job that cannot be run as it was sent.
+pub(in crate::jobs) fn refuse(
+    context: &Arc<JobContext>,
+    (id, execution): (&Id, &Id),
+    kind: Kind,
+    reason: String,
+) -> Life {
+    log::warn!("refused: {reason}");
+    let ack = AckTask::start(context, id, execution, Some(ExecutionRow::new(execution, None)))?;
+    ack.ours()?;
+    report_unrun(context, (id, execution), (kind, 0), Verdict::refused(reason), ack)
+}
+
+/// Tells the backend once more how a job ended that it hands out again: it is not run a second time.
+pub(in crate::jobs) fn repeat(context: &Arc<JobContext>, job: &Job, execution: &Id, done: &Done) -> Life {
+    log::warn!("the job was finished before as {}; it is reported so again and not run", done.status);
+    let ack = AckTask::start(context, &job.id, execution, None)?;
+    ack.ours()?;
+    report_unrun(context, (&job.id, execution), (job.kind, job.attempts), as_before(done), ack)
+}
+
+/// Reports a job of which nothing runs here.
+fn report_unrun(
+    context: &JobContext,
+    (id, execution): (&Id, &Id),
+    (kind, attempts): (Kind, u32),
+    verdict: Verdict,
+    ack: AckTask,
+) -> Life {
+    let output = JobOutput::new(0, context.streamer.open(id));
+    let entry = ledger::blank(id, execution, kind, attempts, None, Place::Nowhere);
+    let record = Ledger::found(&context.journal, entry, output.progress());
+    conclude(context, &record, ended(unrun(verdict)), output, Some(ack))
+}
+
+/// The verdict of a job that this agent had finished before.
+fn as_before(done: &Done) -> Verdict {
+    let message = format!("this agent had finished the job before, and did not run it again: {}", done.message);
+    let cause = match done.status.as_str() {
+        "completed" if done.exit_code == 0 => Cause::Success,
+        "completed" => Cause::Partial(u32::try_from(done.exit_code - 100).unwrap_or(0)),
+        "timeout" => Cause::Timeout { limit: "the job's timeout", after: std::time::Duration::ZERO },
+        "cancelled" => Cause::Cancelled("backend (before)"),
+        _ => Cause::Exit,
+    };
+    Verdict { phase: Phase::Execution, cause, exit_code: done.exit_code, message }
+}
