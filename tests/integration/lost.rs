@@ -128,12 +128,7 @@ fn a_container_whose_program_never_came_is_no_end_of_the_script() {
         for lost in [true, false] {
             let row = instead(lost, &[], script);
             // It was run then, from its beginning.
-            assert_eq!(
-                (row.exit_code, stdout(&row), row.claims),
-                (Some(5), "run\n", 2),
-                "{script} {}",
-                stderr(&row)
-            );
+            assert_eq!((row.exit_code, stdout(&row), row.claims), (Some(5), "run\n", 2), "{script} {}", stderr(&row));
             none_of_ours(&row);
         }
     }
