@@ -39,7 +39,6 @@ use crate::jobs::strays::Strays;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
 use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
-use crate::metrics;
 use crate::os::pulse::{Pulse, Pulses};
 use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
@@ -253,7 +252,6 @@ impl Parts {
 
 impl Agent {
     fn start(config: Config) -> Result<Self, Failure> {
-        metrics::build_info(crate::cli::version::VERSION, crate::cli::version::COMMIT);
         let (mut parts, id) = Parts::make(&config)?;
         let control = open_control(&config.state.dir, parts.sources(&id))?;
         let poll_wait = longest_call(&config);

@@ -252,10 +252,7 @@ impl Monitor {
             let Some((path, free)) = path.and_then(|path| disk::free(path).ok().map(|free| (path, free))) else {
                 continue;
             };
-            metrics::disk_free(place, free.bytes);
-            if let Some(inodes) = free.inodes {
-                metrics::disk_free_inodes(place, inodes);
-            }
+            metrics::disk_free(place, free.bytes, free.inodes);
             component = component.with(name, DetailValue::Text(format!("{} free", bytes(free.bytes))));
             short = shortage(path, free, self.config.now().state.min_free_disk).or(short);
         }

@@ -53,7 +53,7 @@ impl Clock {
     pub(super) fn note(&self, date: Option<&str>, begun: SystemTime, took: Duration) {
         let Some(seen) = date.and_then(parse_http_date).and_then(|date| compare(date, begun, took)) else { return };
         self.ahead.store(seen.ahead, Ordering::Relaxed);
-        metrics::clock_skew(seen.ahead);
+        metrics::CLOCK_SKEW.set(seen.ahead);
         let distance = seen.ahead.saturating_abs();
         let limit = millis(limits::CLOCK_SKEW);
         // Between the two bounds it stays as it was said last.

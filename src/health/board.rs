@@ -105,7 +105,7 @@ impl Default for Board {
 impl Board {
     /// Knows no component yet, and is not ready because the agent is still starting.
     pub fn new() -> Self {
-        metrics::agent_ready(false);
+        metrics::AGENT_READY.set(false);
         let reasons = vec![(Reason::Starting, "the agent is still starting".to_owned())];
         Self(Mutex::new(Known { components: Vec::new(), reasons }))
     }
@@ -131,14 +131,14 @@ impl Board {
         known.reasons.retain(|(r, _)| *r != reason);
         known.reasons.push((reason, text));
         known.reasons.sort_by_key(|(r, _)| *r);
-        metrics::agent_ready(false);
+        metrics::AGENT_READY.set(false);
     }
 
     /// `reason` holds no longer.
     pub fn clear(&self, reason: Reason) {
         let mut known = self.lock();
         known.reasons.retain(|(r, _)| *r != reason);
-        metrics::agent_ready(known.reasons.is_empty());
+        metrics::AGENT_READY.set(known.reasons.is_empty());
     }
 
     /// Why the agent claims nothing; `None` when it claims.

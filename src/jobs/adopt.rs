@@ -104,9 +104,9 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
     let execution = entry.execution.clone();
     let left = match entry.stage.clone() {
         Stage::Started(started) => {
-            metrics::jobs_active(1);
+            metrics::JOBS_ACTIVE.add(1);
             let life = go_on(context, entry, started, known, &token);
-            metrics::jobs_active(-1);
+            metrics::JOBS_ACTIVE.add(-1);
             life.map(|reported| reported.counted(kind, begun))
         }
         Stage::Intent => give_back(context, &entry, &token),

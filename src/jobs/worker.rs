@@ -63,7 +63,7 @@ impl Worker {
         }
         token.note(Note::Kind(kind));
         token.note(Note::Execution(execution.clone()));
-        metrics::jobs_active(1);
+        metrics::JOBS_ACTIVE.add(1);
         let life = match claim {
             Claim::Run(job) => match context.journal.done().lookup(&job.id) {
                 Some(done) if done.attempts >= job.attempts => run::repeat(context, &job, &execution, &done),
@@ -71,7 +71,7 @@ impl Worker {
             },
             Claim::Refuse { id, reason, kind } => run::refuse(context, (&id, &execution), kind, reason),
         };
-        metrics::jobs_active(-1);
+        metrics::JOBS_ACTIVE.add(-1);
         context.finish(token, &execution, life.map(|reported| reported.counted(kind, at)));
     }
 }

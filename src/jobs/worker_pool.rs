@@ -84,7 +84,7 @@ impl WorkerPool {
         let started = (0..missing).try_for_each(|_| self.add());
         let there = if started.is_ok() { wanted } else { self.present().min(wanted) };
         self.slots.resize(there);
-        metrics::workers(there);
+        metrics::WORKERS.set(there);
         started
     }
 

@@ -217,7 +217,7 @@ impl JobStream {
         self.text.clear();
         shared.waker.wake();
         if dropped > 0 {
-            metrics::log_lines_dropped(dropped);
+            metrics::LOG_LINES_DROPPED.add(dropped);
         }
     }
 
@@ -252,7 +252,7 @@ impl JobStream {
         let mut inner = job.lock();
         let unsent = inner.buffer.discard() + self.lines.len() as u64;
         if unsent > 0 {
-            metrics::log_lines_dropped(unsent);
+            metrics::LOG_LINES_DROPPED.add(unsent);
         }
         Flushed { sent: inner.buffer.delivered(), dropped: inner.buffer.dropped(), unsent }
     }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 /// A number that only grows.
 #[derive(Debug)]
-pub(super) struct Counter(AtomicU64);
+pub struct Counter(AtomicU64);
 
 impl Counter {
     pub(super) const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    pub(super) fn add(&self, n: u64) {
+    pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
 
@@ -22,51 +22,57 @@ impl Counter {
     }
 }
 
-/// A number that comes and goes.
+/// A number that grows and shrinks.
 #[derive(Debug)]
-pub(super) struct Gauge(AtomicI64);
+pub struct Gauge(AtomicI64);
 
 impl Gauge {
-    /// What a gauge holds until it is first set, where "unknown" is not 0.
-    pub(super) const UNKNOWN: i64 = i64::MIN;
-
     pub(super) const fn new(value: i64) -> Self {
         Self(AtomicI64::new(value))
     }
 
-    pub(super) fn add(&self, n: i64) {
+    /// Without a value until it is set: the page leaves it out.
+    pub(super) const fn unknown() -> Self {
+        Self::new(i64::MIN)
+    }
+
+    pub fn add(&self, n: i64) {
         self.0.fetch_add(n, Relaxed);
     }
 
-    pub(super) fn set(&self, n: i64) {
-        self.0.store(n, Relaxed);
+    /// A value that `i64` cannot hold is shown as its largest one.
+    pub fn set(&self, n: impl TryInto<i64>) {
+        self.0.store(n.try_into().unwrap_or(i64::MAX), Relaxed);
     }
 
     pub(super) fn swap(&self, n: i64) -> i64 {
         self.0.swap(n, Relaxed)
     }
 
-    /// The value; below zero (a defect elsewhere) reads as zero.
+    /// The value, once it is known.
+    pub(super) fn known(&self) -> Option<i64> {
+        Some(self.0.load(Relaxed)).filter(|n| *n != i64::MIN)
+    }
+
+    /// The value; zero while it is unknown, and for a value below zero, which is a defect elsewhere.
     pub(super) fn get(&self) -> u64 {
         u64::try_from(self.0.load(Relaxed)).unwrap_or(0)
     }
-
-    /// The value, which may be below zero, once it is known.
-    pub(super) fn signed(&self) -> Option<i64> {
-        Some(self.0.load(Relaxed)).filter(|n| *n != Self::UNKNOWN)
-    }
-
-    /// The value, once it is known.
-    pub(super) fn known(&self) -> Option<u64> {
-        u64::try_from(self.0.load(Relaxed)).ok()
-    }
 }
+
+const BUCKETS: usize = 15;
+/// Buckets of a job and of a phase: 50 ms, about the least that a container takes, to an hour, the default timeout.
+static JOB_BOUNDS: [f64; BUCKETS] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+/// Buckets of a call to the backend or to Docker: 1 ms to 30 s, the default of `api.timeout`.
+static CALL_BOUNDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Durations in fixed buckets.
 #[derive(Debug)]
-pub(super) struct Histogram<const N: usize> {
-    bounds: &'static [f64; N],
-    counts: [Counter; N],
+pub struct Histogram {
+    /// In seconds, growing.
+    bounds: &'static [f64],
+    counts: [Counter; BUCKETS],
     over: Counter,
     nanos: Counter,
 }
@@ -79,22 +85,24 @@ pub(super) struct Observed {
     pub(super) sum: f64,
 }
 
-impl<const N: usize> Histogram<N> {
-    /// `bounds` in seconds, growing.
-    pub(super) const fn new(bounds: &'static [f64; N]) -> Self {
-        Self { bounds, counts: [const { Counter::new() }; N], over: Counter::new(), nanos: Counter::new() }
+impl Histogram {
+    pub(super) const fn of_jobs() -> Self {
+        Self::new(&JOB_BOUNDS)
     }
 
-    pub(super) fn observe(&self, took: Duration) {
+    pub(super) const fn of_calls() -> Self {
+        Self::new(&CALL_BOUNDS)
+    }
+
+    const fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: [const { Counter::new() }; BUCKETS], over: Counter::new(), nanos: Counter::new() }
+    }
+
+    pub fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
         let slot = self.bounds.iter().position(|&bound| seconds <= bound);
         slot.map_or(&self.over, |i| &self.counts[i]).add(1);
         self.nanos.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    /// How many were observed.
-    pub(super) fn count(&self) -> u64 {
-        self.counts.iter().map(Counter::get).sum::<u64>() + self.over.get()
     }
 
     pub(super) fn read(&self) -> Observed {
@@ -103,6 +111,13 @@ impl<const N: usize> Histogram<N> {
             over: self.over.get(),
             sum: Duration::from_nanos(self.nanos.get()).as_secs_f64(),
         }
+    }
+}
+
+impl Observed {
+    /// How many durations were observed.
+    pub(super) fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, n)| n).sum::<u64>() + self.over
     }
 }
 
@@ -118,17 +133,21 @@ mod tests {
             h.observe(Duration::from_millis(ms));
         }
         assert_eq!(h.read(), Observed { buckets: vec![(0.05, 2), (1.0, 2)], over: 2, sum: 92.102 });
-        assert_eq!(h.count(), 6);
+        assert_eq!(h.read().count(), 6);
     }
 
     #[test]
     fn a_gauge_knows_when_it_is_unknown() {
-        let g = Gauge::new(Gauge::UNKNOWN);
-        assert_eq!((g.known(), g.get(), g.signed()), (None, 0, None));
+        let g = Gauge::unknown();
+        assert_eq!((g.known(), g.get()), (None, 0));
         g.set(7);
         g.add(-2);
         assert_eq!((g.known(), g.get(), g.swap(1)), (Some(5), 5, 5));
         g.add(-9);
-        assert_eq!((g.get(), g.signed()), (0, Some(-8)));
+        assert_eq!((g.get(), g.known()), (0, Some(-8)));
+        g.set(u64::MAX);
+        assert_eq!(g.known(), Some(i64::MAX));
+        g.set(true);
+        assert_eq!(g.known(), Some(1));
     }
 }

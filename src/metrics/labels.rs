@@ -1,91 +1,143 @@
 //! The closed lists of label values. A value is found by its place in a list, so a label can never hold what a backend
 //! or a script made up.
 
-use super::{Code, DockerOperation, Endpoint, Method, Place, PollResult, PullResult, ReloadResult, WriteResult};
-use crate::job::{Kind, Stream};
-use crate::verdict::Phase;
+/// A label: its name, and every value that it can have.
+pub(super) struct Label(pub(super) &'static str, pub(super) &'static [&'static str]);
 
-pub(super) const KINDS: [Kind; 2] = [Kind::Container, Kind::Ssh];
-pub(super) const PHASES: [Phase; 3] = [Phase::Setup, Phase::Execution, Phase::Cleanup];
-pub(super) const STREAMS: [Stream; 3] = [Stream::Stdout, Stream::Stderr, Stream::System];
-pub(super) const POLLS: [PollResult; 4] = [PollResult::Jobs, PollResult::Empty, PollResult::Error, PollResult::Skipped];
-pub(super) const PULLS: [PullResult; 2] = [PullResult::Success, PullResult::Failure];
-pub(super) const WRITES: [WriteResult; 2] = [WriteResult::Success, WriteResult::Failure];
-pub(super) const RELOADS: [ReloadResult; 3] = [ReloadResult::Changed, ReloadResult::Unchanged, ReloadResult::Refused];
-pub(super) const PLACES: [Place; 2] = [Place::Docker, Place::State];
+/// An enum whose values are a label's values, with the label beside it.
+macro_rules! label {
+    ($(#[$about:meta])* $name:ident as $label:ident = $key:literal {
+        $($(#[$doc:meta])* $value:ident = $word:literal),* $(,)?
+    }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$doc])* $value),* }
+
+        pub(super) const $label: Label = Label($key, &[$($word),*]);
+
+        impl $name {
+            /// The word in the label.
+            pub fn as_str(self) -> &'static str {
+                $label.1[self as usize]
+            }
+        }
+    };
+}
+
+label! {
+    /// The backend calls of `cronium_api_requests_total{endpoint}`.
+    Endpoint as ENDPOINT = "endpoint" {
+        Queue = "queue", Acknowledge = "acknowledge", Status = "status", Complete = "complete", Release = "release",
+        Orphaned = "orphaned", ExecutionCreate = "execution_create", ExecutionUpdate = "execution_update",
+        Health = "health", Heartbeat = "heartbeat",
+    }
+}
+
+label! {
+    /// The Docker calls of `cronium_docker_request_duration_seconds{operation}`.
+    DockerOperation as OPERATION = "operation" {
+        Ping = "ping", Info = "info", Create = "create", Attach = "attach", Start = "start", Wait = "wait",
+        Inspect = "inspect", Stats = "stats", Kill = "kill", Remove = "remove", Pull = "pull", Network = "network",
+        List = "list",
+    }
+}
+
+label! {
+    /// How one poll of the queue ended: the label of `cronium_polls_total{result}`.
+    PollResult as POLL = "result" {
+        /// At least one job came.
+        Jobs = "jobs",
+        Empty = "empty",
+        Error = "error",
+        /// The agent did not ask: no worker free, or not ready.
+        Skipped = "skipped",
+    }
+}
+
+label! {
+    /// The result of a reload of the configuration: the label of `cronium_config_reloads_total{result}`.
+    ReloadResult as RELOAD = "result" {
+        /// Something took effect.
+        Changed = "changed",
+        Unchanged = "unchanged",
+        /// It was not valid.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// Which file system: the label of `cronium_disk_free_bytes{path}` and `cronium_disk_free_inodes{path}`.
+    Place as PLACE = "path" {
+        /// The one that holds Docker's data.
+        Docker = "docker",
+        /// The one that holds `state.dir`.
+        State = "state",
+    }
+}
+
+/// The words of [`Kind`](crate::job::Kind), of [`Phase`](crate::verdict::Phase) and of [`Stream`](crate::job::Stream),
+/// each in the order of its enum.
+pub(super) const KIND: Label = Label("type", &["container", "ssh"]);
+pub(super) const PHASE: Label = Label("phase", &["setup", "execution", "cleanup"]);
+pub(super) const STREAM: Label = Label("stream", &["stdout", "stderr", "system"]);
+/// Of what can fail: whether it did.
+pub(super) const OUTCOME: Label = Label("result", &["success", "failure"]);
 
 /// The words of `Verdict::reason` other than `success`; the last takes a word that is not listed.
-pub(super) const REASONS: [&str; 10] =
-    ["script", "signal", "memory", "disk", "timeout", "cancelled", "partial", "refused", "infrastructure", "other"];
-
-/// The place of `reason` in [`REASONS`].
-pub(super) fn reason_slot(reason: &str) -> usize {
-    REASONS.iter().position(|&r| r == reason).unwrap_or(REASONS.len() - 1)
-}
-
-/// The place of `value` in `list`, which holds every value there is.
-pub(super) fn slot<T: PartialEq>(list: &[T], value: &T) -> usize {
-    list.iter().position(|v| v == value).unwrap_or(0)
-}
-
-pub(super) const ENDPOINTS: [(Endpoint, &str); 10] = [
-    (Endpoint::Queue, "queue"),
-    (Endpoint::Acknowledge, "acknowledge"),
-    (Endpoint::Status, "status"),
-    (Endpoint::Complete, "complete"),
-    (Endpoint::Release, "release"),
-    (Endpoint::Orphaned, "orphaned"),
-    (Endpoint::ExecutionCreate, "execution_create"),
-    (Endpoint::ExecutionUpdate, "execution_update"),
-    (Endpoint::Health, "health"),
-    (Endpoint::Heartbeat, "heartbeat"),
-];
-
-pub(super) const OPERATIONS: [(DockerOperation, &str); 13] = [
-    (DockerOperation::Ping, "ping"),
-    (DockerOperation::Info, "info"),
-    (DockerOperation::Create, "create"),
-    (DockerOperation::Attach, "attach"),
-    (DockerOperation::Start, "start"),
-    (DockerOperation::Wait, "wait"),
-    (DockerOperation::Inspect, "inspect"),
-    (DockerOperation::Stats, "stats"),
-    (DockerOperation::Kill, "kill"),
-    (DockerOperation::Remove, "remove"),
-    (DockerOperation::Pull, "pull"),
-    (DockerOperation::Network, "network"),
-    (DockerOperation::List, "list"),
-];
+pub(super) const REASON: Label = Label(
+    "reason",
+    &["script", "signal", "memory", "disk", "timeout", "cancelled", "partial", "refused", "infrastructure", "other"],
+);
 
 /// HTTP methods; the last takes all others.
-pub(super) const METHODS: [Method; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "other"];
+pub(super) const METHOD: Label = Label("method", &["GET", "POST", "PUT", "PATCH", "DELETE", "other"]);
 
-/// The place of `method` in [`METHODS`].
-pub(super) fn method_slot(method: &str) -> usize {
-    METHODS.iter().position(|m| m.eq_ignore_ascii_case(method)).unwrap_or(METHODS.len() - 1)
+/// Statuses with a value of their own, then the classes that take the rest, then the endings without a status.
+pub(super) const CODE: Label = Label(
+    "code",
+    &[
+        "200", "201", "204", "400", "401", "403", "404", "409", "429", "500", "502", "503", "504", "1xx", "2xx", "3xx",
+        "4xx", "5xx", "timeout", "error",
+    ],
+);
+
+/// How a backend call ended: an HTTP status, or no answer at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    Status(u16),
+    Timeout,
+    Error,
 }
 
-/// The statuses that are told apart, then the classes that take the rest, then the endings without a status.
-pub(super) const CODES: [&str; 20] = [
-    "200", "201", "204", "400", "401", "403", "404", "409", "429", "500", "502", "503", "504", "1xx", "2xx", "3xx",
-    "4xx", "5xx", "timeout", "error",
-];
+impl Label {
+    /// The place of `word` in the list; of a word that is not in it, the last.
+    pub(super) fn slot(&self, word: &str) -> usize {
+        self.find(word).unwrap_or(self.1.len() - 1)
+    }
 
-/// The place of `code` in [`CODES`]; a status outside 100–599 is an error.
-pub(super) fn code_slot(code: Code) -> usize {
-    let find = |word: &str| CODES.iter().position(|&c| c == word);
-    let found = match code {
-        Code::Timeout => find("timeout"),
-        Code::Error => None,
-        Code::Status(status) => find(&status.to_string()).or_else(|| find(&format!("{}xx", status / 100))),
-    };
-    found.unwrap_or(CODES.len() - 1)
+    fn find(&self, word: &str) -> Option<usize> {
+        self.1.iter().position(|known| known.eq_ignore_ascii_case(word))
+    }
+}
+
+impl Code {
+    /// Its place in [`CODE`]; a status outside 100–599 is an error.
+    pub(super) fn slot(self) -> usize {
+        match self {
+            Self::Timeout => CODE.slot("timeout"),
+            Self::Error => CODE.slot("error"),
+            Self::Status(status) => {
+                CODE.find(&status.to_string()).unwrap_or_else(|| CODE.slot(&format!("{}xx", status / 100)))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::{Cause, Verdict};
+    use crate::job::{Kind, Stream};
+    use crate::verdict::{Cause, Phase, Verdict};
     use std::time::Duration;
 
     #[test]
@@ -109,13 +161,13 @@ mod tests {
         while let Some(failed) = next(&cause) {
             cause = failed.clone();
             let verdict = Verdict { phase: Phase::Execution, cause: failed, exit_code: 1, message: String::new() };
-            let slot = reason_slot(verdict.reason());
-            assert_ne!(REASONS[slot], "other", "{verdict:?}");
+            let slot = REASON.slot(verdict.reason());
+            assert_ne!(REASON.1[slot], "other", "{verdict:?}");
             assert!(!seen.contains(&slot), "{verdict:?}");
             seen.push(slot);
         }
-        assert_eq!(seen.len(), REASONS.len() - 1);
-        assert_eq!(REASONS[reason_slot("made up")], "other");
+        assert_eq!(seen.len(), REASON.1.len() - 1);
+        assert_eq!(REASON.1[REASON.slot("made up")], "other");
     }
 
     #[test]
@@ -134,21 +186,21 @@ mod tests {
             (Code::Timeout, "timeout"),
             (Code::Error, "error"),
         ] {
-            assert_eq!(CODES[code_slot(code)], want, "{code:?}");
+            assert_eq!(CODE.1[code.slot()], want, "{code:?}");
         }
-        assert_eq!(METHODS[method_slot("post")], "POST");
-        assert_eq!(METHODS[method_slot("BREW")], "other");
+        assert_eq!(METHOD.1[METHOD.slot("post")], "POST");
+        assert_eq!(METHOD.1[METHOD.slot("BREW")], "other");
     }
 
     #[test]
     fn every_list_is_in_the_order_of_its_enum() {
-        for (i, (endpoint, _)) in ENDPOINTS.iter().enumerate() {
-            assert_eq!(*endpoint as usize, i);
-        }
-        for (i, (operation, _)) in OPERATIONS.iter().enumerate() {
-            assert_eq!(*operation as usize, i);
-        }
-        assert_eq!(Endpoint::Heartbeat as usize + 1, ENDPOINTS.len());
-        assert_eq!(DockerOperation::List as usize + 1, OPERATIONS.len());
+        let kinds = [Kind::Container, Kind::Ssh].map(|kind| (kind as usize, kind.as_str()));
+        let phases = [Phase::Setup, Phase::Execution, Phase::Cleanup].map(|phase| (phase as usize, phase.as_str()));
+        let streams = [Stream::Stdout, Stream::Stderr, Stream::System].map(|s| (s as usize, s.as_str()));
+        let words = |label: Label| label.1.iter().copied().enumerate().collect::<Vec<_>>();
+        assert_eq!(words(KIND), kinds);
+        assert_eq!(words(PHASE), phases);
+        assert_eq!(words(STREAM), streams);
+        assert_eq!(Endpoint::Heartbeat.as_str(), "heartbeat");
     }
 }

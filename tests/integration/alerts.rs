@@ -49,8 +49,8 @@ fn metrics<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
 
 /// Families that the agent's page has, or will have.
 fn known() -> BTreeSet<String> {
-    let render = text("src/metrics/render.rs");
-    let product = render.split("#[cfg(test)]").next().expect("product").to_owned();
+    let table = text("src/metrics/table.rs");
+    let product = table.split("#[cfg(test)]").next().expect("product").to_owned();
     let mut names: BTreeSet<String> = metrics(&product, "cronium_").into_iter().map(str::to_owned).collect();
     names.extend(metrics(&product, "process_").into_iter().map(str::to_owned));
     assert!(names.len() > 20, "{names:?}");

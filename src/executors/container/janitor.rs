@@ -114,7 +114,7 @@ impl Janitor {
     /// Removes a container, running or not. That it is gone already is no error.
     pub fn remove(&self, found: &Found) -> Result<(), Error> {
         self.docker.remove(&found.id)?;
-        metrics::janitor_removed();
+        metrics::JANITOR_REMOVED.add(1);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::executors::Control;
 use crate::executors::container::resources::bytes;
 use crate::job::Output;
 use crate::limits;
-use crate::metrics::{self, PullResult};
+use crate::metrics;
 use crate::os::{clock, pulse};
 
 /// The pulls under way.
@@ -96,7 +96,7 @@ impl Pulls {
         output.settle();
         let begun = Instant::now();
         let result = self.attempts(image, flight, control, deadline, output);
-        metrics::image_pull(if result.is_ok() { PullResult::Success } else { PullResult::Failure });
+        metrics::image_pull(result.is_ok());
         match &result {
             Ok(()) => {
                 landing.result = Ok(());

@@ -139,7 +139,7 @@ impl Connection {
         seats.taken += 1;
         seats.next_id += 1;
         if seats.taken == 1 {
-            metrics::ssh_busy(1);
+            metrics::SSH_BUSY.add(1);
         }
         Some(seats.next_id)
     }
@@ -148,7 +148,7 @@ impl Connection {
         let mut seats = self.seats();
         seats.taken -= 1;
         if seats.taken == 0 {
-            metrics::ssh_busy(-1);
+            metrics::SSH_BUSY.add(-1);
         }
     }
 

@@ -71,11 +71,11 @@ impl Dial<'_> {
         let key = self.server.private_key.as_ref().map(|key| self.readable(key)).transpose()?;
         let begun = Instant::now();
         let socket = self.connect()?;
-        metrics::ssh_connected(begun.elapsed());
+        metrics::SSH_CONNECT.observe(begun.elapsed());
         let begun = Instant::now();
         let (session, socket, host_key) = self.shake(socket)?;
         self.login(&session, &socket, key)?;
-        metrics::ssh_handshake(begun.elapsed());
+        metrics::SSH_HANDSHAKE.observe(begun.elapsed());
         Ok(Reached { session, socket, host_key })
     }
 

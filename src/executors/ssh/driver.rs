@@ -66,10 +66,10 @@ impl Driver {
 
     /// Serves the connection to its end.
     pub fn run(mut self) {
-        metrics::ssh_connection(1);
+        metrics::SSH_CONNECTIONS.add(1);
         let ended = self.serve();
         self.connection.seats().closed = true;
-        metrics::ssh_connection(-1);
+        metrics::SSH_CONNECTIONS.add(-1);
         if let Err(error) = ended {
             log::debug!("{error}");
             // Each session is told, after what it had still to get.

@@ -421,7 +421,8 @@ impl<'a> Run<'a> {
                     }
                     if std::mem::take(&mut self.broke) {
                         self.reconnects += 1;
-                        metrics::ssh_reconnected(self.taken.iter().sum());
+                        metrics::SSH_RESUMED.add(1);
+                        metrics::SSH_RESUMED_BYTES.add(self.taken.iter().sum());
                     }
                     if failures > 0 {
                         output.system(&format!(

@@ -25,7 +25,7 @@ pub use self::error::JournalError;
 use self::file::Bad;
 use crate::job::Id;
 use crate::limits;
-use crate::metrics::{self, WriteResult};
+use crate::metrics;
 use crate::os::clock;
 use crate::os::files::{Folder, Lock, LockError};
 
@@ -142,7 +142,7 @@ impl Journal {
     /// Writes a job's entry in place of the one before. After `Ok` it is there even if the power fails now.
     pub fn put(&self, entry: &Entry) -> Result<(), JournalError> {
         let result = self.try_put(entry);
-        metrics::journal_write(if result.is_ok() { WriteResult::Success } else { WriteResult::Failure });
+        metrics::journal_write(result.is_ok());
         match &result {
             Ok(()) => *lock(&self.0.trouble) = None,
             // That one entry cannot be written says nothing of the disk.

@@ -383,7 +383,7 @@ impl Outbox {
             }
         };
         log::error!("the report of job {job} is lost: {why}");
-        metrics::report_set_aside();
+        metrics::REPORTS_SET_ASIDE.add(1);
         let mut known = self.lock();
         known.set_aside += 1;
         known.last_error = Some(format!("the report of job {job} is lost: {why}"));
@@ -428,7 +428,7 @@ impl Outbox {
             log::error!("the report of job {job} is lost ({why}); it was: {status}, exit code {code}, {words}");
         }
         journal.forget(job);
-        metrics::report_set_aside();
+        metrics::REPORTS_SET_ASIDE.add(1);
         let mut known = self.lock();
         known.set_aside += 1;
         known.last_error = Some(why.to_owned());
