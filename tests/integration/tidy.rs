@@ -394,6 +394,7 @@ fn nothing_lies_about_at_the_top() {
         "ARCHITECTURE.md",
         "BENCHMARKS.md",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "Cargo.lock",
         "Cargo.toml",
         "LICENSE",

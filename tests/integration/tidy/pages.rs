@@ -1,5 +1,7 @@
 //! What the pages claim: tests that exist, `unsafe` blocks that are there, limits that are hit.
 
+use std::path::{Path, PathBuf};
+
 use super::*;
 
 /// What a page says that is not so: a row of its table of `unsafe` without a block, a block without a row, a test that
@@ -128,4 +130,115 @@ fn the_security_page_is_true() {
     ] {
         assert!(page.contains(from) && !untrue(&page.replace(from, to), &all, &tests).is_empty(), "blind to {to:?}");
     }
+}
+
+/// Every page for people, by its path.
+fn pages() -> Vec<(String, String)> {
+    let top = std::fs::read_dir(root()).expect("the root can be listed").map(|entry| entry.expect("an entry").path());
+    let mut paths: Vec<PathBuf> = top.chain(files(&root().join("docs"))).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    paths.push(root().join("tests/dev-backend/README.md"));
+    let name = |path: &Path| path.strip_prefix(root()).expect("below the root").display().to_string();
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).expect("a page"))).collect()
+}
+
+/// The page without its blocks of code, whose lines become empty.
+fn prose(page: &str) -> String {
+    let mut inside = false;
+    let line = |line: &str| {
+        let fence = line.trim_start().starts_with("```");
+        inside ^= fence;
+        if inside || fence { "\n".to_owned() } else { line.to_owned() + "\n" }
+    };
+    page.lines().map(line).collect()
+}
+
+/// The names by which links reach the headings of a page.
+fn anchors(page: &str) -> Vec<String> {
+    let letters = |c: char| match c {
+        ' ' => Some('-'),
+        c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c.to_ascii_lowercase()),
+        _ => None,
+    };
+    let prose = prose(page);
+    let headings = prose.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| line.trim_start_matches('#').trim().chars().filter_map(letters).collect()).collect()
+}
+
+/// Links of a page to files that are not there, or to headings that they do not have.
+fn broken(path: &str, page: &str) -> Vec<String> {
+    let text = prose(page);
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    let mut faults = Vec::new();
+    for target in targets.filter(|target| !target.contains("://")) {
+        let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+        let folder = root().join(path).parent().expect("a folder").to_owned();
+        let other = if file.is_empty() { Ok(page.to_owned()) } else { std::fs::read_to_string(folder.join(file)) };
+        if !file.is_empty() && !folder.join(file).exists() {
+            faults.push(format!("{path}: there is no {target}"));
+        } else if !anchor.is_empty() && !anchors(&other.unwrap_or_default()).iter().any(|a| a == anchor) {
+            faults.push(format!("{path}: {target} has no such heading"));
+        }
+    }
+    faults
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let all = pages();
+    assert!(all.len() >= 10, "only {} pages", all.len());
+    let faults: Vec<String> = all.iter().flat_map(|(path, page)| broken(path, page)).collect();
+    assert_eq!(faults, Vec::<String>::new());
+    for bad in ["[a](gone.md)", "[a](#gone)", "[a](SECURITY.md#gone)", "# A-b\n[a](#a_b)"] {
+        assert_eq!(broken("README.md", bad).len(), 1, "blind to {bad}");
+    }
+    let good = "# Two `words`\n[a](#two-words) [b](docs/) [c](https://a.example)\n```\n[d](gone)\n```\n";
+    assert_eq!(broken("README.md", good), Vec::<String>::new());
+}
+
+#[test]
+fn the_first_page_is_short_and_its_command_is_what_ci_runs() {
+    let page = text("README.md");
+    assert!(page.lines().count() <= 150, "README.md has {} lines", page.lines().count());
+    assert!(page.contains("\nscripts/test.sh ") && text(".ci/run").contains("scripts/test.sh\"\n"));
+}
+
+/// The messages that a page quotes: the first cells of the tables below a heading.
+fn quoted(page: &str, heading: &str) -> Vec<String> {
+    let section = page.split(&format!("\n{heading}\n")).nth(1).and_then(|rest| rest.split("\n#").next());
+    let cells = section.unwrap_or_default().lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    cells.flat_map(|(cell, _)| cell.split("`, `").map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+/// Whether three words of a message that stand together there also stand together in the code; less for a short one.
+/// Names, numbers and what others say (`…`) differ each time.
+fn is_said(message: &str, code: &str) -> bool {
+    let plain = |word: &&str| {
+        let word = word.trim_end_matches([',', ';', ':']);
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphabetic() || c == '\'' || c == '-')
+    };
+    let all: Vec<&str> = message.split_whitespace().collect();
+    let runs: Vec<&[&str]> = all.split(|word| !plain(word)).filter(|run| !run.is_empty()).collect();
+    let least = runs.iter().map(|run| run.len()).max().unwrap_or(0).min(3);
+    runs.iter().flat_map(|run| run.windows(least.max(1))).any(|part| code.contains(&part.join(" ")))
+}
+
+#[test]
+fn the_operators_page_quotes_what_the_program_says() {
+    let page = text("docs/operations.md");
+    let below = files(&root().join("src"));
+    let raw: String = below.iter().map(|path| std::fs::read_to_string(path).expect("text")).collect();
+    // A text of several lines, as it is said.
+    let lines: Vec<&str> = raw.split("\\\n").map(str::trim_start).collect();
+    let code = lines.concat().replace("\\\"", "\"");
+    let messages = [quoted(&page, "### When the end is unknown"), quoted(&page, "## Troubleshooting")].concat();
+    assert!(messages.len() > 30, "only {} messages found", messages.len());
+    let unsaid: Vec<&String> = messages.iter().filter(|message| !is_said(message, &code)).collect();
+    assert_eq!(unsaid, Vec::<&String>::new(), "docs/operations.md quotes messages that the program does not have");
+    assert!(!is_said("the moon was … in the way: …", &code));
+    let metrics = words(&page, "cronium_").map(|at| &page[at..]);
+    let name = |text: &str| text.chars().take_while(|&c| c.is_ascii_lowercase() || c == '_').collect::<String>();
+    let unknown: Vec<String> = metrics.map(name).filter(|name| !code.contains(name.as_str())).collect();
+    assert_eq!(unknown, Vec::<String>::new(), "docs/operations.md names metrics that the program does not have");
+    assert!(!code.contains("cronium_no_such_total"));
 }
