@@ -301,10 +301,10 @@ pub const JOB_ENVIRONMENT_MAX: usize = 4096;
 
 // ---- health -----------------------------------------------------------------------------------------------------------
 
-/// Clients that the health server holds at once. One more, and the oldest is closed: a probe that asks at once is
+/// Clients that a server of the agent's holds at once: the one for probes, and the one at the control socket. One more, and the oldest is closed: a probe that asks at once is
 /// always served, and a thousand that say nothing cost 32 sockets.
 pub const HEALTH_CONNECTIONS: usize = 32;
-/// Bytes of a request's head. A probe sends 200, a browser 1,000.
+/// Bytes of a request's head. A probe or a command sends 200, a browser 1,000.
 pub const HEALTH_HEAD: usize = 8 * 1024;
 /// How long a client may take to send its head, and then again to take its answer.
 pub const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
@@ -313,35 +313,22 @@ pub const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
 pub const HEALTH_LINGER: Duration = Duration::from_millis(500);
 /// Bytes that are read and thrown away at most after the answer.
 pub const HEALTH_DISCARD: usize = 256 * 1024;
-/// How long the health server leaves new clients waiting when the kernel refuses it another descriptor.
+/// How long a server serves nobody when the kernel refuses it another descriptor.
 pub const HEALTH_ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How often the log says that clients of the health server are refused.
+/// How often the log says that clients are refused.
 pub const HEALTH_COMPLAINT: Duration = Duration::from_secs(60);
-/// Components on the health board. There are eight; more would be a defect, not a growing list.
+/// Components of the health state. There are eight; more would be a defect, not a growing list.
 pub const HEALTH_COMPONENTS: usize = 16;
-/// Bytes of an error or a reason on the health board: a sentence.
+/// Bytes of an error, a reason or a server's name, in the health state or in an answer: a sentence.
 pub const HEALTH_TEXT: usize = 1024;
 
 // ---- control socket ---------------------------------------------------------------------------------------------------
 
-/// Clients of the control socket that are held at once. One more, and the oldest is closed: who says nothing keeps
-/// nobody out.
-pub const CONTROL_CLIENTS: usize = 8;
-/// Bytes of a request: a job's id, each of its bytes six in JSON, and the words around it.
-pub const CONTROL_REQUEST: usize = 1024;
-/// How long a client may take to send its request, and then again to take its answer.
-pub const CONTROL_DEADLINE: Duration = Duration::from_secs(2);
-/// How long new clients of the control socket wait when the kernel refuses another descriptor.
-pub const CONTROL_PAUSE: Duration = Duration::from_millis(200);
-/// How often the log says that clients of the control socket are turned away.
-pub const CONTROL_COMPLAINT: Duration = Duration::from_secs(60);
 /// Longest wait for a connection to the control socket, and then again for the answer.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are read: 100 jobs, 100 reports set aside with their reasons, and the 100 problems of a reload,
 /// each byte six in JSON, stay below two million.
 pub const CONTROL_ANSWER: usize = 4 << 20;
-/// Bytes of the name of a server, of an error or a reason in an answer.
-pub const CONTROL_TEXT: usize = 1024;
 
 // ---- telemetry --------------------------------------------------------------------------------------------------------
 

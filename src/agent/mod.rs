@@ -25,7 +25,7 @@ use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
-use crate::health::{self, Board, Component, Reason};
+use crate::health::{self, Component, HealthState, Reason};
 use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::control;
@@ -35,6 +35,7 @@ use crate::jobs::ledger::Scribe;
 use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::running::Running;
+use crate::jobs::status;
 use crate::jobs::strays::Strays;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
@@ -55,10 +56,10 @@ type Failure = String;
 /// Everything that runs.
 struct Agent {
     service: Service,
-    board: Arc<Board>,
+    board: Arc<HealthState>,
     health: Option<health::Server>,
     /// None where its socket could not be made.
-    control: Option<control::Server>,
+    control: Option<health::Server>,
     running: Running,
     live: Live,
     reloads: Reloads,
@@ -97,7 +98,7 @@ pub fn run(config: Config, signals: &Signals, again: &reload::Source<'_>) -> u8 
 
 /// The parts that the threads share, before most of those are started.
 struct Parts {
-    board: Arc<Board>,
+    board: Arc<HealthState>,
     health: Option<health::Server>,
     /// Ends everything that waits, but the poller.
     all: Stop,
@@ -140,8 +141,8 @@ impl Parts {
         let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
         log::info!("cronium-agent {version}, agent {id}, backend {}", config.api.endpoint);
 
-        let board = Arc::new(Board::new());
-        let health = health::start(&config.monitoring, Arc::clone(&board)).map_err(|error| error.to_string())?;
+        let board = Arc::new(HealthState::new());
+        let health = health::start(&config.monitoring, &board).map_err(|error| error.to_string())?;
         let all = Stop::new();
         let client =
             api::Client::new(&config.api, &config.tls, &id, version, all.clone()).map_err(|error| error.to_string())?;
@@ -190,9 +191,9 @@ impl Parts {
     }
 
     /// What `status` shows.
-    fn sources(&self, id: &str) -> control::status::Sources {
+    fn sources(&self, id: &str) -> status::Sources {
         let (servers, streamer) = (self.servers.clone(), self.streamer.clone());
-        control::status::Sources {
+        status::Sources {
             id: id.to_owned(),
             version: crate::cli::version::VERSION.to_owned(),
             started: (SystemTime::now(), Instant::now()),
@@ -203,7 +204,7 @@ impl Parts {
             live_log: Box::new(move || streamer.connection()),
             reload: self.reloads.now(),
             ask_reload: self.reloads.ask(),
-            reports: Some(control::status::reports_now(self.outbox.clone(), self.journal.clone())),
+            reports: Some(status::reports_now(self.outbox.clone(), self.journal.clone())),
         }
     }
 
@@ -424,10 +425,10 @@ impl Agent {
 }
 
 /// The control socket. An agent does its work without one, but not beside another agent.
-fn open_control(dir: &Path, sources: control::status::Sources) -> Result<Option<control::Server>, Failure> {
-    match control::start(dir, control::Desk::new(sources)) {
+fn open_control(dir: &Path, sources: status::Sources) -> Result<Option<health::Server>, Failure> {
+    match health::start_control(dir, control::pages(sources)) {
         Ok(server) => Ok(Some(server)),
-        Err(error @ control::ControlError::InUse(_)) => Err(error.to_string()),
+        Err(error @ health::Error::InUse(_)) => Err(error.to_string()),
         Err(error) => {
             log::warn!("{error}; going on without `cronium-agent status`, `cancel` and `reload`");
             Ok(None)
@@ -470,7 +471,7 @@ fn live_log(
 }
 
 /// The heartbeat's outcome goes to the board.
-fn told_to(board: &Arc<Board>) -> OnResult {
+fn told_to(board: &Arc<HealthState>) -> OnResult {
     let board = Arc::clone(board);
     Box::new(move |result| match result {
         Ok(latency) => monitor::backend_answered(&board, latency),

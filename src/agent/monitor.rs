@@ -14,7 +14,7 @@ use crate::executors::container::janitor::Janitor;
 use crate::executors::container::resources::bytes;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::breakers::Tripped;
-use crate::health::{Board, Component, DetailValue, Reason, Status};
+use crate::health::{Component, DetailValue, HealthState, Reason, Status};
 use crate::job::Id;
 use crate::jobs::journal::Journal;
 use crate::jobs::outbox::Outbox;
@@ -66,7 +66,7 @@ pub struct Monitor {
     next_round: Instant,
     client: api::Client,
     streamer: LogStreamer,
-    board: Arc<Board>,
+    board: Arc<HealthState>,
     config: Live,
     state_dir: PathBuf,
     /// The engine's data folder, once it is known.
@@ -88,7 +88,7 @@ impl Monitor {
         docker: docker::Client,
         (containers, servers): (ContainerExecutor, SshExecutor),
         (client, streamer): (api::Client, LogStreamer),
-        board: Arc<Board>,
+        board: Arc<HealthState>,
         books: Books,
     ) -> Self {
         let state_dir = config.now().state.dir.clone();
@@ -338,14 +338,14 @@ fn shortage(path: &Path, free: Free, min_bytes: u64) -> Option<String> {
 }
 
 /// Writes a good answer of the backend to the board; the heartbeat's count as well.
-pub fn backend_answered(board: &Board, latency: Duration) {
+pub fn backend_answered(board: &HealthState, latency: Duration) {
     let latency = format!("{}ms", latency.as_millis());
     board.set("api", Component::healthy().with("latency", DetailValue::Text(latency)));
 }
 
 /// Writes the circuit breakers to the board. Servers are no reason to claim nothing: their breakers fail the jobs that
 /// want them.
-pub fn show_servers(board: &Board, tripped: &[Tripped]) {
+pub fn show_servers(board: &HealthState, tripped: &[Tripped]) {
     if tripped.is_empty() {
         return board.set("ssh", Component::healthy());
     }
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn many_circuit_breakers_are_counted_and_a_few_are_named() {
-        let board = Board::new();
+        let board = HealthState::new();
         let tripped: Vec<Tripped> = (0..limits::SSH_TRIPPED_SHOWN + 2)
             .map(|n| Tripped { server: format!("host-{n}:22"), state: State::Open, failures: 3 })
             .collect();
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(short(500, None), "");
     }
     /// One of an agent whose engine and backend are away, with its folder and what ends its helpers.
-    fn monitor(dir: &Path, board: &Arc<Board>, stop: &Stop) -> (Monitor, [Thread; 2], impl FnOnce()) {
+    fn monitor(dir: &Path, board: &Arc<HealthState>, stop: &Stop) -> (Monitor, [Thread; 2], impl FnOnce()) {
         let mut config = config::defaults();
         config.api.endpoint = "http://127.0.0.1:9".to_owned();
         config.container.docker.endpoint = DockerEndpoint::Unix(dir.join("no.sock"));
@@ -427,7 +427,7 @@ mod tests {
         use crate::jobs::journal::tests::{ended, entry, id};
         let scratch = crate::os::scratch::Scratch::new();
         let dir = scratch.to_path_buf();
-        let (board, stop) = (Arc::new(Board::new()), Stop::new());
+        let (board, stop) = (Arc::new(HealthState::new()), Stop::new());
         let (monitor, helpers, end) = monitor(&dir, &board, &stop);
         let books = &monitor.books;
         assert!(!books.needs(&id("nobodys")));
@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn one_that_hangs_is_noticed_and_one_without_engine_and_backend_is_not() {
         let dir = crate::os::scratch::Scratch::new();
-        let (board, stop, pulses) = (Arc::new(Board::new()), Stop::new(), Pulses::new());
+        let (board, stop, pulses) = (Arc::new(HealthState::new()), Stop::new(), Pulses::new());
         let (monitor, helpers, end) = monitor(&dir, &board, &stop);
         let longest = Duration::from_millis(500);
         let held = board.hold();

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use crate::config::changes::{self, Change, Changes};
 use crate::config::types::Config;
 use crate::config::{Live, Loaded, Problems};
-use crate::health::{Board, Component, DetailValue};
-use crate::jobs::control::status::{Now, Reload};
+use crate::health::{Component, DetailValue, HealthState};
+use crate::jobs::status::{Now, Reload};
 use crate::limits;
 use crate::metrics::{self, ReloadResult};
 use crate::telemetry;
@@ -145,7 +145,7 @@ impl Reloads {
     }
 
     /// Takes down what came of a reload that has just ended, before which it was asked for so often.
-    pub fn note(&self, outcome: &Outcome, answers: u64, board: &Board) {
+    pub fn note(&self, outcome: &Outcome, answers: u64, board: &HealthState) {
         let at = rfc3339(SystemTime::now(), 0);
         board.set("reload", component(outcome, &at));
         let mut last = self.last();
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn the_last_reload_is_kept_with_its_words_and_health_shows_the_keys_alone() {
         let live = Live::new(read(&[]).expect("valid").config);
-        let (reloads, board) = (Reloads::default(), Board::new());
+        let (reloads, board) = (Reloads::default(), HealthState::new());
         let now = reloads.now();
         assert_eq!(now(), None);
         let seen = |pairs: &[(&str, &str)]| {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::health::Board;
+use crate::health::HealthState;
 use crate::jobs::running::Running;
 use crate::limits;
 use crate::metrics;
@@ -93,7 +93,7 @@ impl Service {
 }
 
 /// What `systemctl status` shows in one line.
-pub fn status_line(board: &Board, running: &Running) -> String {
+pub fn status_line(board: &HealthState, running: &Running) -> String {
     let jobs = match running.len() {
         1 => "1 job in hand".to_owned(),
         count => format!("{count} jobs in hand"),

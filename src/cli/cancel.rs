@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 
 use crate::cli::{UsageError, exit};
 use crate::config::types::Config;
+use crate::health::ask::ask;
 use crate::job::Id;
-use crate::jobs::control::{Cancelled, Request, ask};
+use crate::jobs::control::Cancelled;
 
 /// The job that was typed.
 pub(in crate::cli) fn job(word: &OsStr) -> Result<Id, UsageError> {
@@ -16,8 +17,7 @@ pub(in crate::cli) fn job(word: &OsStr) -> Result<Id, UsageError> {
 /// Asks; gives the program's exit code.
 #[allow(clippy::print_stderr)]
 pub fn run(config: &Config, job: &Id) -> u8 {
-    let request = Request::Cancel { job: job.to_string() };
-    match ask::<Cancelled>(&config.state.dir, &request) {
+    match ask::<Cancelled>(&config.state.dir, &format!("POST /jobs/{job}/cancel")) {
         Ok((_, cancelled)) if cancelled.is_late() => {
             eprintln!("cronium-agent: job {job} has ended already, its report is under way");
             exit::OK

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::cli::exit;
 use crate::cli::status::{plain, reloaded};
-use crate::jobs::control::status::{Reload, Status};
-use crate::jobs::control::{ReloadAsked, Request, ask};
+use crate::health::ask::ask;
+use crate::jobs::control::ReloadAsked;
+use crate::jobs::status::{Reload, Status};
 use crate::limits;
 use crate::metrics::ReloadResult;
 
@@ -36,10 +37,10 @@ pub fn run(dir: &Path) -> u8 {
 
 /// Asks for it, and looks until it was made, for at most `wait`.
 fn reload(dir: &Path, wait: Duration) -> Result<Reload, String> {
-    let (_, asked) = ask::<ReloadAsked>(dir, &Request::Reload).map_err(|error| error.to_string())?;
+    let (_, asked) = ask::<ReloadAsked>(dir, "POST /reload").map_err(|error| error.to_string())?;
     let until = Instant::now() + wait;
     loop {
-        let (_, status) = ask::<Status>(dir, &Request::Status).map_err(|error| error.to_string())?;
+        let (_, status) = ask::<Status>(dir, "GET /status").map_err(|error| error.to_string())?;
         if let Some(reload) = status.reload.filter(|reload| reload.answers >= asked.request) {
             return Ok(reload);
         }
@@ -65,7 +66,7 @@ mod tests {
 
     /// An agent that reloads after `looks` looks at its status; it ends when somebody connects and says nothing.
     fn agent(dir: &Path, looks: usize) -> threads::Thread {
-        let listener = UnixListener::bind(dir.join(crate::jobs::control::SOCKET)).expect("a socket");
+        let listener = UnixListener::bind(dir.join(crate::health::SOCKET)).expect("a socket");
         let mut seen = 0;
         let serve = move || {
             for stream in listener.incoming() {
@@ -74,15 +75,20 @@ mod tests {
                 if stream.read_line(&mut line).expect("a request") == 0 {
                     return;
                 }
-                let answer = if line.contains("reload") {
-                    r#"{"ok":true,"request":3}"#
+                let answer = if line.starts_with("POST /reload ") {
+                    r#"{"request":3}"#
                 } else if seen < looks {
                     seen += 1;
                     r#"{"ok":true,"whyNot":"it drains","reload":{"answers":2,"result":"changed"}}"#
                 } else {
                     r#"{"ok":true,"reload":{"answers":4,"result":"unchanged"}}"#
                 };
-                writeln!(stream.get_mut(), "{answer}").expect("an answer");
+                while line != "\r\n" {
+                    line.clear();
+                    stream.read_line(&mut line).expect("a head");
+                }
+                let length = answer.len();
+                write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{answer}").expect("sent");
             }
         };
         threads::spawn("t-agent", serve).expect("a thread")
@@ -100,7 +106,7 @@ mod tests {
                     assert_eq!(looks, usize::MAX, "{error}");
                 }
             }
-            drop(UnixStream::connect(dir.join(crate::jobs::control::SOCKET)));
+            drop(UnixStream::connect(dir.join(crate::health::SOCKET)));
             thread.join_within(Duration::from_secs(5));
         }
     }

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use crate::cli::exit;
 use crate::config::types::Config;
-use crate::jobs::control::status::{Job, Reload, Reports, Status};
-use crate::jobs::control::{Request, ask};
+use crate::health::ask::ask;
+use crate::jobs::status::{Job, Reload, Reports, Status};
 
 /// Asks and prints; gives the program's exit code.
 #[allow(clippy::print_stderr)]
 pub fn run(config: &Config, json: bool) -> u8 {
     use std::io::Write as _;
     let dir = &config.state.dir;
-    match ask::<Status>(dir, &Request::Status) {
+    match ask::<Status>(dir, "GET /status") {
         Ok((raw, status)) => {
             let text = if json { raw + "\n" } else { table(&status, dir) };
             // A reader that has gone away (`| head`) is no failure.
@@ -159,7 +159,7 @@ pub(in crate::cli) fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::control::status::{Agent, Breaker, LiveLog, Pool, SetAside};
+    use crate::jobs::status::{Agent, Breaker, LiveLog, Pool, SetAside};
 
     fn full() -> Status {
         let some = |text: &str| Some(text.to_owned());

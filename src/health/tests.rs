@@ -1,7 +1,7 @@
 //! The server over real sockets, with clients that are slow, rude and many.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
 use std::time::Instant;
 
 use super::*;
@@ -10,10 +10,20 @@ use crate::{limits, os::proc};
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn server() -> (Server, SocketAddr) {
-    let config = Monitoring { enabled: true, bind_address: LOCAL, health_port: 0, metrics_port: 0 };
-    let server = start(&config, Arc::new(Board::new())).expect("start").expect("enabled");
-    let address = server.addresses()[0];
-    (server, address)
+    let (server, addresses) =
+        served(&Monitoring { enabled: true, bind_address: LOCAL, health_port: 0, metrics_port: 0 });
+    (server, addresses[0])
+}
+
+/// The server of such a configuration, and where it listens.
+fn served(config: &Monitoring) -> (Server, Vec<SocketAddr>) {
+    let listeners = probes(config, &Arc::new(HealthState::new())).expect("listeners");
+    let address = |listener: &Listener| match &listener.socket {
+        Socket::Tcp(socket) => socket.local_addr().expect("address"),
+        Socket::Unix(_) => panic!("a Unix socket"),
+    };
+    let addresses = listeners.iter().map(address).collect();
+    (Server::start("health", listeners).expect("start"), addresses)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -186,8 +196,8 @@ fn two_ports_and_a_port_that_is_taken() {
     let (taken, address) = server();
     let free = std::net::TcpListener::bind((LOCAL, 0)).and_then(|l| l.local_addr()).expect("free port").port();
     let config = Monitoring { enabled: true, bind_address: LOCAL, health_port: 0, metrics_port: free };
-    let server = start(&config, Arc::new(Board::new())).expect("start").expect("enabled");
-    let [health, metrics] = server.addresses() else { panic!("two addresses") };
+    let (server, addresses) = served(&config);
+    let [health, metrics] = addresses.as_slice() else { panic!("two addresses") };
     alive(*health);
     assert!(ask(*health, "GET /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
     let text = ask(*metrics, "GET /metrics HTTP/1.1\r\n\r\n");
@@ -196,11 +206,11 @@ fn two_ports_and_a_port_that_is_taken() {
     end(server);
 
     let config = Monitoring { metrics_port: address.port(), ..config };
-    let error = start(&config, Arc::new(Board::new())).expect_err("taken").to_string();
+    let error = start(&config, &Arc::new(HealthState::new())).expect_err("taken").to_string();
     let begin = format!("cannot listen on {address} (monitoring.metricsPort): ");
     assert!(error.starts_with(&begin) && error.ends_with("set monitoring.metricsPort"), "{error}");
     end(taken);
 
     let off = Monitoring { enabled: false, ..config };
-    assert!(start(&off, Arc::new(Board::new())).expect("off").is_none());
+    assert!(start(&off, &Arc::new(HealthState::new())).expect("off").is_none());
 }

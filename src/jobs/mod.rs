@@ -19,6 +19,7 @@ pub mod running;
 #[cfg(test)]
 mod sim;
 pub mod slots;
+pub mod status;
 pub mod strays;
 mod unfinished;
 pub mod worker;

@@ -21,7 +21,6 @@ pub mod private;
 pub mod proc;
 pub mod pulse;
 pub mod random;
-pub mod ready;
 #[cfg(test)]
 pub(crate) mod scratch;
 pub mod signals;

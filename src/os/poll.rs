@@ -25,6 +25,11 @@ impl<'fd> Watch<'fd> {
         Self { raw: libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, borrowed: PhantomData }
     }
 
+    /// Waits for `fd` to be writable alone: what its peer sends meanwhile does not end the wait.
+    pub fn to_write(fd: BorrowedFd<'fd>) -> Self {
+        Self { raw: libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 }, borrowed: PhantomData }
+    }
+
     /// A read would not block: data, the end, or an error that the read will tell.
     pub fn readable(&self) -> bool {
         self.raw.revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
@@ -36,7 +41,7 @@ impl<'fd> Watch<'fd> {
     }
 }
 
-/// Waits until one of `watches` is ready or `timeout` is over. A signal ends the wait early, as if by timeout.
+/// Waits until one of `watches` is ready or `timeout` is over, which `Duration::MAX` never is. A signal ends the wait early, as if by timeout.
 pub fn wait(watches: &mut [Watch<'_>], timeout: Duration) -> io::Result<()> {
     let limit = libc::timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
@@ -139,8 +144,9 @@ mod tests {
         wait(&mut watches, Duration::from_secs(5)).expect("poll");
         assert!(watches[0].writable() && !watches[0].readable() && !watches[1].readable());
         a.write_all(b"x").expect("write");
-        let mut watches = [Watch::new(b.as_fd(), false)];
-        wait(&mut watches, Duration::from_secs(5)).expect("poll");
+        let mut watches = [Watch::new(b.as_fd(), false), Watch::to_write(b.as_fd())];
+        wait(&mut watches, Duration::MAX).expect("poll");
         assert!(watches[0].readable() && !watches[0].writable());
+        assert!(watches[1].writable() && !watches[1].readable(), "what the peer sent is not looked at");
     }
 }

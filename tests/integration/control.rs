@@ -1,5 +1,7 @@
 //! The operator's socket: what `status` and `cancel` do to an agent that runs.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -89,6 +91,54 @@ fn the_operator_sees_a_running_job_and_ends_it() {
     agent.stop();
     assert!(!socket.exists(), "the socket was left behind");
 }
+
+#[test]
+fn no_page_of_the_control_socket_is_on_tcp() {
+    let _machine = shared();
+    let backend = backend();
+    let agent = Agent::start(&backend, &[]);
+    agent.wait_ready();
+    let id = backend.enqueue(job("BASH", "echo begun; sleep 2; echo ended")).expect("queued");
+    eventually("it runs", || !backend.lines(&id).is_empty());
+    let socket = agent.state_dir().join("control.sock");
+    let ask = |tcp: bool, method: &str, path: &str| {
+        let mut text = String::new();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        let mut talk = |stream: &mut dyn ReadWrite| {
+            stream.write_all(request.as_bytes()).expect("write");
+            stream.read_to_string(&mut text).expect("read");
+        };
+        match tcp {
+            true => talk(&mut TcpStream::connect(("127.0.0.1", agent.health_port)).expect("connect")),
+            false => talk(&mut UnixStream::connect(&socket).expect("connect")),
+        }
+        text[9..12].parse::<u16>().expect("a status")
+    };
+    // Over TCP first: had one of them an effect, the job would not end by itself.
+    for (method, path) in [("GET", "/status"), ("POST", "/reload"), ("POST", &format!("/jobs/{id}/cancel"))] {
+        for method in [method, "GET", "POST", "HEAD", "PUT"] {
+            assert_eq!(ask(true, method, path), 404, "{method} {path} over TCP");
+        }
+    }
+    for path in ["/health", "/ready", "/live", "/metrics"] {
+        assert_eq!((ask(true, "GET", path), ask(false, "GET", path)), (200, 404), "{path}");
+    }
+    let ended = finished(&backend, &id);
+    assert_eq!((ended.exit_code, stdout(&ended)), (Some(0), "begun\nended\n"));
+
+    let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
+    eventually("it runs", || !backend.lines(&id).is_empty());
+    assert_eq!((ask(false, "GET", "/status"), ask(false, "POST", "/reload")), (200, 200));
+    assert_eq!(ask(false, "GET", &format!("/jobs/{id}/cancel")), 405);
+    assert_eq!(ask(false, "POST", &format!("/jobs/{id}/cancel")), 200);
+    assert_eq!(report(&finished(&backend, &id))["status"], "cancelled");
+    eventually("the reload", || status(&agent)["reload"]["result"] == "unchanged");
+    agent.stop();
+}
+
+/// Either kind of stream.
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
 
 #[test]
 fn without_an_agent_the_socket_that_was_tried_is_named() {

@@ -204,7 +204,7 @@ const TIMED: &[&str] =
     &["Instant::now", "SystemTime::now", "wait_timeout", "recv_timeout", "send_timeout", ".elapsed()"];
 
 fn clocks(source: &Source) -> Vec<String> {
-    let simulated = matches!(source.module(), "jobs" | "api") && !source.path.starts_with("jobs/control/");
+    let simulated = matches!(source.module(), "jobs" | "api");
     if simulated { each(&source.product, TIMED, "the core's time comes from os::clock") } else { Vec::new() }
 }
 

@@ -1,4 +1,4 @@
-//! What the agent's threads know about their counterparts, for the health server to read.
+//! The state of the agent and of its counterparts, for the health server to read.
 //!
 //! The threads write, the server only reads: no probe ever makes the agent ask Docker or the backend anything, so a
 //! storm of probes costs them nothing.
@@ -6,44 +6,37 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::{Serialize, Serializer};
 
 use crate::wire::time::rfc3339;
 use crate::{limits, metrics};
 
 /// How well one component, or the whole agent, is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Status {
     Healthy,
     Degraded,
     Unhealthy,
 }
 
-impl Status {
-    /// The word in the JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Degraded => "degraded",
-            Self::Unhealthy => "unhealthy",
-        }
-    }
-}
-
 /// One fact about a component.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum DetailValue {
     Text(String),
     Number(u64),
 }
 
-/// A component as its thread last saw it. Nothing in it may be a secret: it is served to whoever asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A component as its thread last saw it. Nothing in it may be a secret: everybody who asks gets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Component {
     pub status: Status,
     /// In the order in which they are shown, such as `version` and `containers`, or `latency` as `45ms`.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "in_order")]
     pub details: Vec<(String, DetailValue)>,
     /// Why it is not healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
@@ -85,9 +78,9 @@ pub enum Reason {
 /// The components without which the agent is of no use: their illness is the agent's.
 const VITAL: [&str; 2] = ["docker", "api"];
 
-/// The board. Shared as `Arc<Board>`.
+/// The state of the agent. Shared as `Arc<HealthState>`.
 #[derive(Debug)]
-pub struct Board(Mutex<Known>);
+pub struct HealthState(Mutex<Known>);
 
 #[derive(Debug)]
 struct Known {
@@ -96,13 +89,13 @@ struct Known {
     reasons: Vec<(Reason, String)>,
 }
 
-impl Default for Board {
+impl Default for HealthState {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Board {
+impl HealthState {
     /// Knows no component yet, and is not ready because the agent is still starting.
     pub fn new() -> Self {
         metrics::AGENT_READY.set(false);
@@ -158,7 +151,7 @@ impl Board {
     pub fn health(&self, now: SystemTime) -> (Status, String) {
         let components = self.lock().components.clone();
         let status = overall(&components);
-        let report = Report { status, now, components: &components };
+        let report = Report { status, timestamp: rfc3339(now, 0), components: &components };
         (status, serde_json::to_string(&report).unwrap_or_else(|_| r#"{"status":"unhealthy"}"#.to_owned()))
     }
 
@@ -183,7 +176,8 @@ fn overall(components: &[(String, Component)]) -> Status {
     if reported && well { Status::Healthy } else { Status::Degraded }
 }
 
-fn shortened(mut text: String) -> String {
+/// Others' words, cut to [`limits::HEALTH_TEXT`].
+pub fn shortened(mut text: String) -> String {
     if text.len() > limits::HEALTH_TEXT {
         let end = (0..=limits::HEALTH_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.truncate(end);
@@ -192,52 +186,17 @@ fn shortened(mut text: String) -> String {
     text
 }
 
+#[derive(Serialize)]
 struct Report<'a> {
     status: Status,
-    now: SystemTime,
+    timestamp: String,
+    #[serde(serialize_with = "in_order")]
     components: &'a [(String, Component)],
 }
 
-impl Serialize for Report<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("status", self.status.as_str())?;
-        map.serialize_entry("timestamp", &rfc3339(self.now, 0))?;
-        map.serialize_entry("components", &Pairs(self.components))?;
-        map.end()
-    }
-}
-
 /// Pairs as a JSON object in their own order.
-struct Pairs<'a, T>(&'a [(String, T)]);
-
-impl<T: Serialize> Serialize for Pairs<'_, T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-impl Serialize for Component {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("status", self.status.as_str())?;
-        if !self.details.is_empty() {
-            map.serialize_entry("details", &Pairs(&self.details))?;
-        }
-        if let Some(error) = &self.error {
-            map.serialize_entry("error", error)?;
-        }
-        map.end()
-    }
-}
-
-impl Serialize for DetailValue {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Text(text) => serializer.serialize_str(text),
-            Self::Number(n) => serializer.serialize_u64(*n),
-        }
-    }
+fn in_order<S: Serializer, T: Serialize>(pairs: &[(String, T)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 #[cfg(test)]
@@ -251,14 +210,14 @@ mod tests {
 
     #[test]
     fn the_json_of_the_contract_to_the_letter() {
-        let board = Board::new();
-        board.set("docker", docker());
-        board.set("api", Component::healthy().with("latency", DetailValue::Text("45ms".into())));
+        let state = HealthState::new();
+        state.set("docker", docker());
+        state.set("api", Component::healthy().with("latency", DetailValue::Text("45ms".into())));
         let now = crate::wire::time::parse_rfc3339("2024-01-15T10:30:00.9Z").expect("time");
         let want = r#"{"status":"healthy","timestamp":"2024-01-15T10:30:00Z","components":{"docker":{"status":"healthy","details":{"version":"24.0.7","containers":5}},"api":{"status":"healthy","details":{"latency":"45ms"}}}}"#;
-        assert_eq!(board.health(now), (Status::Healthy, want.to_owned()));
-        board.set("docker", Component::unhealthy("connect \"x\": refused"));
-        let (status, json) = board.health(now);
+        assert_eq!(state.health(now), (Status::Healthy, want.to_owned()));
+        state.set("docker", Component::unhealthy("connect \"x\": refused"));
+        let (status, json) = state.health(now);
         assert_eq!(status, Status::Unhealthy);
         assert!(json.contains(r#""docker":{"status":"unhealthy","error":"connect \"x\": refused"},"api""#), "{json}");
     }
@@ -276,39 +235,39 @@ mod tests {
             (Some(Healthy), None, None, Degraded),
             (None, None, None, Degraded),
         ] {
-            let board = Board::new();
+            let state = HealthState::new();
             for (name, status) in [("docker", docker), ("api", api), ("websocket", websocket)] {
                 if let Some(status) = status {
-                    board.set(name, Component { status, details: Vec::new(), error: None });
+                    state.set(name, Component { status, details: Vec::new(), error: None });
                 }
             }
-            assert_eq!(board.overall(), want, "{docker:?} {api:?} {websocket:?}");
+            assert_eq!(state.overall(), want, "{docker:?} {api:?} {websocket:?}");
         }
     }
 
     #[test]
     fn ready_when_the_last_reason_is_gone() {
-        let board = Board::new();
-        assert_eq!(board.why_not_ready().as_deref(), Some("the agent is still starting"));
-        board.not_ready(Reason::Disk, "300 MB free in /var/lib/docker, 500 MB wanted");
-        board.not_ready(Reason::Engine, "docker does not answer");
-        board.not_ready(Reason::Engine, "docker answers 500");
-        board.clear(Reason::Starting);
+        let state = HealthState::new();
+        assert_eq!(state.why_not_ready().as_deref(), Some("the agent is still starting"));
+        state.not_ready(Reason::Disk, "300 MB free in /var/lib/docker, 500 MB wanted");
+        state.not_ready(Reason::Engine, "docker does not answer");
+        state.not_ready(Reason::Engine, "docker answers 500");
+        state.clear(Reason::Starting);
         let both = "docker answers 500; 300 MB free in /var/lib/docker, 500 MB wanted";
-        assert_eq!(board.why_not_ready().as_deref(), Some(both));
-        board.clear(Reason::Engine);
-        board.clear(Reason::Disk);
-        board.clear(Reason::Disk);
-        assert_eq!(board.why_not_ready(), None);
+        assert_eq!(state.why_not_ready().as_deref(), Some(both));
+        state.clear(Reason::Engine);
+        state.clear(Reason::Disk);
+        state.clear(Reason::Disk);
+        assert_eq!(state.why_not_ready(), None);
     }
 
     #[test]
-    fn the_board_is_bounded() {
-        let board = Board::new();
+    fn what_is_known_is_bounded() {
+        let state = HealthState::new();
         for i in 0..100 {
-            board.set(&format!("c{i}"), Component::degraded("ü".repeat(100_000)));
+            state.set(&format!("c{i}"), Component::degraded("ü".repeat(100_000)));
         }
-        let (_, json) = board.health(SystemTime::UNIX_EPOCH);
+        let (_, json) = state.health(SystemTime::UNIX_EPOCH);
         assert!(json.len() < 2 * limits::HEALTH_COMPONENTS * limits::HEALTH_TEXT, "{}", json.len());
     }
 }

@@ -1,4 +1,4 @@
-//! What the agent says of itself to its operator: the answer to `status`, from the parts that know.
+//! The answer to `status`: what the agent says of itself to its operator, from the parts that know.
 //!
 //! Nothing in it may be a secret. Fields that a reader does not know are left out, and missing ones have defaults, so
 //! that a new command line can ask an agent that has not been restarted since the upgrade.
@@ -10,13 +10,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::executors::ssh::breakers::Tripped;
-use crate::health::Board;
+use crate::health::{HealthState, shortened};
 use crate::jobs::journal::{Aside, Journal};
 use crate::jobs::outbox::{self, Outbox};
 use crate::jobs::poller::Slots;
 use crate::jobs::running::{InHand, Running};
 use crate::limits;
 use crate::logs::ConnectionState;
+use crate::os::clock;
 use crate::wire::time::rfc3339;
 
 /// The whole answer.
@@ -150,14 +151,14 @@ pub struct Reload {
 }
 
 /// Something that is asked anew for each `status`.
-pub type Now<T> = Box<dyn Fn() -> T + Send>;
+pub type Now<T> = Box<dyn Fn() -> T + Send + Sync>;
 
 /// The parts that are asked.
 pub struct Sources {
     pub id: String,
     pub version: String,
     pub started: (SystemTime, Instant),
-    pub board: Arc<Board>,
+    pub board: Arc<HealthState>,
     pub running: Running,
     pub slots: Slots,
     /// Circuit breakers that are not closed.
@@ -189,7 +190,7 @@ impl Sources {
                 version: self.version.clone(),
                 pid: process::id(),
                 since: rfc3339(self.started.0, 0),
-                uptime_seconds: self.started.1.elapsed().as_secs(),
+                uptime_seconds: clock::since(self.started.1).as_secs(),
             },
             ready: why_not.is_none(),
             why_not,
@@ -200,7 +201,7 @@ impl Sources {
             live_log: LiveLog {
                 enabled: live.enabled,
                 connected,
-                last_error: live.last_error.filter(|_| !connected).map(cut),
+                last_error: live.last_error.filter(|_| !connected).map(shortened),
             },
             reload: (self.reload)().map(Reload::bounded),
         }
@@ -210,7 +211,7 @@ impl Sources {
         let shown = (self.tripped)().into_iter().take(limits::SSH_BREAKERS_SHOWN);
         shown
             .map(|tripped| Breaker {
-                server: cut(tripped.server),
+                server: shortened(tripped.server),
                 state: tripped.state.to_string(),
                 failures: tripped.failures,
             })
@@ -227,7 +228,7 @@ impl From<InHand> for Job {
             phase: job.step.as_str().to_owned(),
             age_seconds: job.age.as_secs(),
             phase_seconds: job.in_step.as_secs(),
-            place: job.place.map(cut),
+            place: job.place.map(shortened),
             cancelled_by: job.cancelled_by.map(str::to_owned),
         }
     }
@@ -237,7 +238,7 @@ impl Reload {
     fn bounded(mut self) -> Self {
         for list in [&mut self.in_effect, &mut self.needs_restart, &mut self.problems] {
             list.truncate(limits::CONFIG_PROBLEMS_MAX);
-            list.iter_mut().for_each(|text| *text = cut(std::mem::take(text)));
+            list.iter_mut().for_each(|text| *text = shortened(std::mem::take(text)));
         }
         self
     }
@@ -251,7 +252,7 @@ impl Reports {
             // Beyond what a clock can say, the file's name is not the agent's.
             at: UNIX_EPOCH.checked_add(Duration::from_millis(aside.at_ms)).map(|at| rfc3339(at, 0)).unwrap_or_default(),
             bytes: aside.bytes,
-            why: cut(aside.why),
+            why: shortened(aside.why),
         };
         // The folder may hold more than the agent put there.
         let skip = asides.len().saturating_sub(limits::ASIDE_FILES);
@@ -259,19 +260,9 @@ impl Reports {
             waiting: state.waiting,
             oldest_seconds: state.oldest.map(|age| age.as_secs()),
             set_aside: state.set_aside,
-            last_error: state.last_error.map(cut),
+            last_error: state.last_error.map(shortened),
             retention_seconds: state.retention.as_secs(),
             asides: asides.into_iter().skip(skip).map(told).collect(),
         }
     }
-}
-
-/// Others' words, bounded.
-fn cut(mut text: String) -> String {
-    if text.len() > limits::CONTROL_TEXT {
-        let end = (0..=limits::CONTROL_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }
