@@ -106,6 +106,13 @@ impl Machine {
 
     /// Installs the agent as an operator does, and starts it.
     fn install(&self) {
+        self.place();
+        self.sh(&format!("systemctl enable --now {UNIT}"));
+        self.is_up();
+    }
+
+    /// Installs the agent, and does not start it.
+    fn place(&self) {
         use std::os::unix::fs::MetadataExt as _;
         let group = std::fs::metadata(SOCKET).expect("the engine's socket").gid();
         self.sh(&format!("groupadd -o -g {group} docker"));
@@ -122,8 +129,15 @@ impl Machine {
         self.sh(&format!(
             "mkdir -p /etc/systemd/system/{UNIT}.d && printf '{DROP_IN}' >/etc/systemd/system/{UNIT}.d/test.conf"
         ));
-        self.sh(&format!("systemctl daemon-reload && systemctl enable --now {UNIT}"));
-        self.is_up();
+        self.sh("systemctl daemon-reload");
+    }
+
+    /// The command of a page, as it stands there, without its comment.
+    fn as_written(&self, page: &str, begins: &str) -> String {
+        let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("a page");
+        let line = page.lines().find(|line| line.starts_with(begins)).unwrap_or_else(|| panic!("no {begins}"));
+        let command = line.split(" #").next().expect("a part").trim_end();
+        self.sh(&format!("{command} || echo \"exit code $?\""))
     }
 
     fn is_up(&self) {
@@ -187,7 +201,7 @@ fn text(bytes: &[u8]) -> String {
 fn the_agent_lives_under_systemd() {
     let _machine = shared();
     let machine = Machine::boot();
-    machine.install();
+    is_looked_at(&machine);
     started(&machine);
     reloads(&machine);
     is_killed(&machine);
@@ -195,6 +209,20 @@ fn the_agent_lives_under_systemd() {
     stops(&machine);
     wrote_a_sane_journal(&machine);
     is_removed(&machine);
+}
+
+/// The pages' commands for looking at a host, before the first start and as the service's user.
+fn is_looked_at(machine: &Machine) {
+    machine.place();
+    let as_root = machine.as_written("README.md", "cronium-agent doctor ");
+    machine.sh(&format!("systemctl enable --now {UNIT}"));
+    machine.is_up();
+    let as_the_service = machine.as_written("docs/operations.md", "systemd-run ");
+    let user = format!("written by uid {};", machine.sh("id -u cronium"));
+    for (said, words) in [(&as_root, "which uid 0 can write"), (&as_the_service, user.as_str())] {
+        assert!(said.contains(words) && said.contains("ok    token ") && said.contains(" 0 fail in "), "{said}");
+        assert!(!said.contains("exit code"), "{said}");
+    }
 }
 
 /// Ready, with a status, as the user that the unit names, with the token as a credential.
