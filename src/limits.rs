@@ -75,6 +75,8 @@ pub const TMPFS_INODES: u64 = 200_000;
 pub const COPY_FILE_MIB: u64 = 16;
 /// See [`COPY_FILE_MIB`].
 pub const COPY_FILES: u64 = 2;
+/// Bytes that a container's shell may say on stderr before it begins the program: a warning a locale variable, of 90 bytes.
+pub const MARKER_BEFORE: usize = 4096;
 /// Bytes of output in a copy that has lost its beginning, from which on the script is known to have begun. A copy turns
 /// over after [`COPY_FILE_MIB`] of JSON, which are 229,000 bytes at least; a shell without its program says a few words.
 pub const COPY_TURNED_OVER: u64 = 64 * 1024;

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use cronium_dev_backend::{DevBackend, JobRow};
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, backend, docker, finish, job, record, report, shared, stderr, stdout, unique};
+use crate::harness::{
+    Agent, LONG, backend, docker, finish, finished, job, record, report, shared, stderr, stdout, unique,
+};
 
 /// An image that is made from a runner's by these lines; it goes with this.
 struct Image(String);
@@ -119,6 +121,34 @@ fn variables_and_functions_of_an_image_change_nothing() {
         assert_eq!(stdout(&row), "/usr/local\n/usr/local\n", "a job's own value is meant");
         agent.stop();
     }
+}
+
+/// Bash warns of a locale that the image does not have, before it reads the program.
+#[test]
+fn a_shell_that_warns_before_the_program_hides_no_start() {
+    let _machine = shared();
+    let image = Image::of("bash-alpine", "RUN ln -sf bash /bin/sh\nENV LC_ALL=xx_XX.UTF-8");
+    let backend = backend();
+    let mut agent = Agent::start(&backend, &[("container.images.bash", &image.0)]);
+    for lost in [None, Some(false), Some(true)] {
+        let id = backend.enqueue(job("BASH", "echo begun; echo err >&2; sleep 4; echo end; exit 3")).expect("queued");
+        if let Some(lost) = lost {
+            crate::harness::eventually("the first line", || !backend.lines(&id).is_empty());
+            agent.signal("KILL");
+            agent.wait(LONG);
+            if lost {
+                std::fs::remove_file(agent.state().join("jobs").join(format!("{id}.job"))).expect("a page");
+            }
+            agent = agent.again(&backend, &[("container.images.bash", &image.0)]);
+        }
+        let row = finished(&backend, &id);
+        let said = stderr(&row);
+        assert_eq!((stdout(&row), row.exit_code, row.claims), ("begun\nend\n", Some(3), 1), "{lost:?}: {said}");
+        assert!(said.contains("setlocale: LC_ALL: cannot change locale (xx_XX.UTF-8)"), "{lost:?}: {said}");
+        assert!(said.ends_with("err\n"), "{lost:?}: {said}");
+        is_clean(&backend, &row);
+    }
+    agent.stop();
 }
 
 #[test]

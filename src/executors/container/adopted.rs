@@ -91,7 +91,7 @@ impl Prepared for Adopted {
             && !self.base.control.is_left()
             && !self.base.control.is_given_up()
             // Its own words why the script could not be started are an end.
-            && complaint(&self.base.nonce, followed.stderr.tail()).is_none()
+            && complaint(&self.base.nonce, &[followed.stderr.tail(), &followed.held].concat()).is_none()
             // Where the engine does not say so, it is not taken for that.
             && self.base.runs().is_ok_and(|runs| !runs)
         {

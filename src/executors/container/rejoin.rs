@@ -161,6 +161,7 @@ impl Base {
         if let Some(nonce) = copy.marker.nonce() {
             self.nonce = nonce.to_owned();
         }
+        followed.held = copy.marker.give_up();
     }
 
     fn copy_patience(&self) -> Duration {
@@ -193,7 +194,7 @@ struct Copy {
     passed: Passed,
     /// Bytes of stdout and stderr that were read of it.
     bytes: [u64; 2],
-    /// It begins with something else than the program's first word.
+    /// The program's first word is not at its beginning.
     lost: bool,
 }
 
@@ -277,6 +278,22 @@ mod tests {
                 assert_eq!((kept.0.as_slice(), kept.1), (through, lost), "split at {split}");
                 assert_eq!(copy.marker.nonce(), nonce, "split at {split}");
                 assert_eq!(copy.shows_a_start(), nonce.is_some(), "a few words are no start");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_shell_said_before_the_first_word_is_passed_over_like_all_that_had_come() {
+        let whole = b"sh: no such locale\ncronium ready 00ff\nerror\n";
+        for (had, through) in [(0, "sh: no such locale\nerror\n"), (19, "error\n"), (21, "ror\n")] {
+            for split in 0..=whole.len() {
+                let (mut copy, mut followed, mut kept) = copy([0, had]);
+                (copy.marker, copy.nonce) = (Marker::new(Some("00ff")), "00ff".to_owned());
+                for part in [&whole[..split], &whole[split..]] {
+                    copy.take(Stream::Stderr, part, &mut followed, &mut kept);
+                }
+                assert_eq!((kept.0.as_slice(), kept.1), (through.as_bytes(), false), "had {had}, split at {split}");
+                assert!(copy.shows_a_start() && followed.taken[1] == 25);
             }
         }
     }

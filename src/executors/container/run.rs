@@ -119,6 +119,8 @@ pub(in crate::executors::container) struct Ready {
 pub(in crate::executors::container) struct Followed {
     /// The end of stderr, for the program's own words and for hints.
     pub(in crate::executors::container) stderr: Stderr,
+    /// The beginning of stderr, where the program's first word was still looked for when the stream ended.
+    pub(in crate::executors::container) held: Vec<u8>,
     /// Why the stream ended before the container did, if it did.
     pub(in crate::executors::container) broke: Option<Error>,
     /// Bytes of stdout and stderr that have come.
@@ -177,9 +179,15 @@ impl Ready {
 
     /// Reads the stream to its end and hands every byte on.
     fn follow(&mut self, output: &mut dyn Output) -> Followed {
+        let mut marker = Marker::new(Some(self.program.nonce()));
+        let mut followed = self.follow_behind(&mut marker, output);
+        followed.held = marker.give_up();
+        followed
+    }
+
+    fn follow_behind(&mut self, marker: &mut Marker, output: &mut dyn Output) -> Followed {
         let mut buffer = vec![0; limits::DOCKER_READ];
         let mut frames = frames::Decoder::new();
-        let mut marker = Marker::new(Some(self.program.nonce()));
         let mut followed = Followed::default();
         let mut heard = Instant::now();
         loop {
@@ -259,6 +267,8 @@ impl Base {
             self.container.leave();
             return End::Left;
         }
+        let held = std::mem::take(&mut followed.held);
+        followed.stderr.take(&held, &self.nonce, &mut |bytes| output.bytes(Stream::Stderr, bytes));
         followed.stderr.finish(&mut |bytes| output.bytes(Stream::Stderr, bytes));
         output.settle();
         let execution = Span { started: execution.0, length: execution.1.elapsed() };
