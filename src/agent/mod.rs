@@ -56,8 +56,8 @@ type Failure = String;
 /// Everything that runs.
 struct Agent {
     service: Service,
-    board: Arc<HealthState>,
-    health: Option<health::Server>,
+    health: Arc<HealthState>,
+    probes: Option<health::Server>,
     /// None where its socket could not be made.
     control: Option<health::Server>,
     running: Running,
@@ -98,8 +98,8 @@ pub fn run(config: Config, signals: &Signals, again: &reload::Source<'_>) -> u8 
 
 /// The parts that the threads share, before most of those are started.
 struct Parts {
-    board: Arc<HealthState>,
-    health: Option<health::Server>,
+    health: Arc<HealthState>,
+    probes: Option<health::Server>,
     /// Ends everything that waits, but the poller.
     all: Stop,
     client: api::Client,
@@ -141,8 +141,8 @@ impl Parts {
         let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
         log::info!("cronium-agent {version}, agent {id}, backend {}", config.api.endpoint);
 
-        let board = Arc::new(HealthState::new());
-        let health = health::start(&config.monitoring, &board).map_err(|error| error.to_string())?;
+        let health = Arc::new(HealthState::new());
+        let probes = health::start(&config.monitoring, &health).map_err(|error| error.to_string())?;
         let all = Stop::new();
         let client =
             api::Client::new(&config.api, &config.tls, &id, version, all.clone()).map_err(|error| error.to_string())?;
@@ -153,7 +153,7 @@ impl Parts {
         let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
         let containers = ContainerExecutor::new(docker.clone(), config, &id, sampler.clone());
         let servers = SshExecutor::new(config);
-        let shown = Arc::clone(&board);
+        let shown = Arc::clone(&health);
         servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
@@ -166,8 +166,8 @@ impl Parts {
         let mut threads = Vec::from_iter(streamer_thread);
         threads.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
         let parts = Self {
-            board,
             health,
+            probes,
             all,
             client,
             docker,
@@ -197,7 +197,7 @@ impl Parts {
             id: id.to_owned(),
             version: crate::cli::version::VERSION.to_owned(),
             started: (SystemTime::now(), Instant::now()),
-            board: Arc::clone(&self.board),
+            health: Arc::clone(&self.health),
             running: self.running.clone(),
             slots: self.slots.clone(),
             tripped: Box::new(move || servers.tripped()),
@@ -217,7 +217,7 @@ impl Parts {
             self.docker.clone(),
             (self.containers.clone(), self.servers.clone()),
             (self.client.separate(), self.streamer.clone()),
-            Arc::clone(&self.board),
+            Arc::clone(&self.health),
             Books { running, journal, outbox, strays: self.strays.clone(), adopt },
         )
     }
@@ -245,7 +245,7 @@ impl Parts {
             client: self.client.clone(),
             running: self.running.clone(),
             config: config.clone(),
-            on_result: told_to(&self.board),
+            on_result: told_to(&self.health),
             stop: self.all.clone(),
         }
     }
@@ -271,7 +271,7 @@ impl Agent {
         let pulse = parts.pulses.part("heartbeat", poll_wait + limits::PULSE_ROOM);
         let heartbeat = parts.heartbeat(&live, pulse).spawn().map_err(no_thread)?;
         let (hand, taken) = bounded(0);
-        let (no_more_claims, admission) = (Stop::new(), Arc::clone(&parts.board));
+        let (no_more_claims, admission) = (Stop::new(), Arc::clone(&parts.health));
         let mut poller = Poller::new(
             &live,
             parts.client.clone(),
@@ -289,8 +289,8 @@ impl Agent {
         others.append(&mut parts.threads);
         Ok(Self {
             service: Service::new(parts.pulses),
-            board: parts.board,
             health: parts.health,
+            probes: parts.probes,
             control,
             running: parts.running,
             live,
@@ -316,8 +316,8 @@ impl Agent {
     /// Waits for a signal, or for a part that ended by itself, which none does.
     fn serve(mut self, signals: &Signals, again: &reload::Source<'_>) -> u8 {
         loop {
-            let (board, running) = (&self.board, &self.running);
-            self.service.tick(|| status_line(board, running));
+            let (health, running) = (&self.health, &self.running);
+            self.service.tick(|| status_line(health, running));
             match signals.wait(self.service.pause()) {
                 Some(Signal::Terminate) => return self.end(signals, exit::OK),
                 Some(Signal::Reload) => self.reload(again),
@@ -350,7 +350,7 @@ impl Agent {
                 log::error!("jobs.maxConcurrent: cannot start a thread: {error}; there are fewer workers than that");
             }
         });
-        self.reloads.note(&outcome, asked, &self.board);
+        self.reloads.note(&outcome, asked, &self.health);
     }
 
     /// Drains; then leaves or cancels what still runs; then ends every thread in order.
@@ -358,7 +358,7 @@ impl Agent {
         let config = self.live.now();
         let drain = config.jobs.drain_timeout;
         self.service.stopping("draining");
-        self.board.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
+        self.health.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
         self.slots.wake();
         log::info!("stopping: {} jobs run; waiting for them at most {drain:?} (jobs.drainTimeout)", self.running.len());
@@ -403,8 +403,8 @@ impl Agent {
         if let Some(control) = self.control {
             control.stop(limits::THREAD_JOIN_WAIT);
         }
-        if let Some(health) = self.health {
-            health.stop(limits::THREAD_JOIN_WAIT);
+        if let Some(probes) = self.probes {
+            probes.stop(limits::THREAD_JOIN_WAIT);
         }
         log::info!("stopped");
         code
@@ -412,9 +412,9 @@ impl Agent {
 
     /// Waits until all jobs have ended, `wait` is over, or a further signal comes.
     fn wait_for_jobs(&mut self, signals: &Signals, wait: Duration) -> Drained {
-        let (board, running, service) = (&self.board, &self.running, &mut self.service);
+        let (health, running, service) = (&self.health, &self.running, &mut self.service);
         let drained = drain::wait_for_jobs(running, wait, || {
-            service.tick(|| status_line(board, running));
+            service.tick(|| status_line(health, running));
             signals.wait(Duration::ZERO) == Some(Signal::Terminate)
         });
         if drained == Drained::Signal {
@@ -470,11 +470,11 @@ fn live_log(
         .map_err(|error| format!("the live log cannot start: {error}"))
 }
 
-/// The heartbeat's outcome goes to the board.
-fn told_to(board: &Arc<HealthState>) -> OnResult {
-    let board = Arc::clone(board);
+/// The heartbeat's outcome goes to the health state.
+fn told_to(health: &Arc<HealthState>) -> OnResult {
+    let health = Arc::clone(health);
     Box::new(move |result| match result {
-        Ok(latency) => monitor::backend_answered(&board, latency),
-        Err(error) => board.set("api", Component::unhealthy(error.to_string())),
+        Ok(latency) => monitor::backend_answered(&health, latency),
+        Err(error) => health.set("api", Component::unhealthy(error.to_string())),
     })
 }

@@ -1,5 +1,5 @@
 //! The thread that looks around: is the engine there, is there disk, does the backend answer. What it sees goes to the
-//! health board, and decides whether the agent may claim jobs.
+//! health state, and decides whether the agent may claim jobs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ pub struct Monitor {
     next_round: Instant,
     client: api::Client,
     streamer: LogStreamer,
-    board: Arc<HealthState>,
+    health: Arc<HealthState>,
     config: Live,
     state_dir: PathBuf,
     /// The engine's data folder, once it is known.
@@ -81,14 +81,14 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// A monitor that writes to `board`.
+    /// A monitor that writes to `health`.
     pub fn new(
         config: &Live,
         agent: &str,
         docker: docker::Client,
         (containers, servers): (ContainerExecutor, SshExecutor),
         (client, streamer): (api::Client, LogStreamer),
-        board: Arc<HealthState>,
+        health: Arc<HealthState>,
         books: Books,
     ) -> Self {
         let state_dir = config.now().state.dir.clone();
@@ -101,7 +101,7 @@ impl Monitor {
             next_round: Instant::now(),
             client,
             streamer,
-            board,
+            health,
             config: config.clone(),
             state_dir,
             docker_root: None,
@@ -195,7 +195,7 @@ impl Monitor {
             Ok(lost) => {
                 (self.books.adopt)(lost);
                 self.recovered = true;
-                self.board.clear(Reason::Starting);
+                self.health.clear(Reason::Starting);
             }
             Err(why) => {
                 // Told once: the reason is in /ready for as long as it holds.
@@ -204,7 +204,7 @@ impl Monitor {
                     self.told = Some(why.clone());
                 }
                 let text = format!("what an earlier run left behind could not be seen to: {why}");
-                self.board.not_ready(Reason::Starting, text);
+                self.health.not_ready(Reason::Starting, text);
             }
         }
     }
@@ -228,16 +228,16 @@ impl Monitor {
                 let component = Component::healthy()
                     .with("version", DetailValue::Text(info.version))
                     .with("containers", DetailValue::Number(info.running));
-                self.board.set("docker", component);
-                self.board.clear(Reason::Engine);
+                self.health.set("docker", component);
+                self.health.clear(Reason::Engine);
                 self.engine_was_up = Some(true);
             }
             Err(error) => {
                 if self.engine_was_up != Some(false) {
                     log::error!("{error}; claiming nothing until it answers");
                 }
-                self.board.set("docker", Component::unhealthy(error.to_string()));
-                self.board.not_ready(Reason::Engine, error.to_string());
+                self.health.set("docker", Component::unhealthy(error.to_string()));
+                self.health.not_ready(Reason::Engine, error.to_string());
                 self.engine_was_up = Some(false);
             }
         }
@@ -260,17 +260,17 @@ impl Monitor {
             Some(why) => {
                 component.status = Status::Degraded;
                 component.error = Some(why.clone());
-                self.board.not_ready(Reason::Disk, why);
+                self.health.not_ready(Reason::Disk, why);
             }
-            None => self.board.clear(Reason::Disk),
+            None => self.health.clear(Reason::Disk),
         }
-        self.board.set("disk", component);
+        self.health.set("disk", component);
     }
 
     fn look_at_backend(&self) {
         match self.client.health() {
-            Ok(latency) => backend_answered(&self.board, latency),
-            Err(error) => self.board.set("api", Component::unhealthy(error.to_string())),
+            Ok(latency) => backend_answered(&self.health, latency),
+            Err(error) => self.health.set("api", Component::unhealthy(error.to_string())),
         }
     }
 
@@ -281,7 +281,7 @@ impl Monitor {
             true => Component::degraded(format!("this host's clock is {skew}")),
             false => Component::healthy(),
         };
-        self.board.set("clock", component.with("skew", DetailValue::Text(skew.to_string())));
+        self.health.set("clock", component.with("skew", DetailValue::Text(skew.to_string())));
     }
 
     /// A journal that cannot be written ends the claims: a job would be lost with this process.
@@ -291,8 +291,8 @@ impl Monitor {
             journal.probe();
         }
         match journal.trouble() {
-            Some(why) => self.board.not_ready(Reason::Journal, format!("the journal cannot be written: {why}")),
-            None => self.board.clear(Reason::Journal),
+            Some(why) => self.health.not_ready(Reason::Journal, format!("the journal cannot be written: {why}")),
+            None => self.health.clear(Reason::Journal),
         }
         let state = outbox.state();
         let mut component = match state.oldest {
@@ -303,11 +303,11 @@ impl Monitor {
             _ => Component::healthy(),
         };
         component = component.with("waiting", DetailValue::Number(state.waiting as u64));
-        self.board.set("outbox", component.with("setAside", DetailValue::Number(state.set_aside)));
+        self.health.set("outbox", component.with("setAside", DetailValue::Number(state.set_aside)));
     }
 
     fn look_at_servers(&self) {
-        show_servers(&self.board, &self.servers.tripped());
+        show_servers(&self.health, &self.servers.tripped());
     }
 
     fn look_at_live_log(&self) {
@@ -321,7 +321,7 @@ impl Monitor {
             Some(dialect) => component.with("dialect", DetailValue::Text(dialect.as_str().to_owned())),
             None => component,
         };
-        self.board.set("websocket", component.with("enabled", DetailValue::Text(state.enabled.to_string())));
+        self.health.set("websocket", component.with("enabled", DetailValue::Text(state.enabled.to_string())));
     }
 }
 
@@ -337,17 +337,17 @@ fn shortage(path: &Path, free: Free, min_bytes: u64) -> Option<String> {
     Some(format!("{path} has room for {inodes} files, limits::MIN_FREE_INODES is {}", limits::MIN_FREE_INODES))
 }
 
-/// Writes a good answer of the backend to the board; the heartbeat's count as well.
-pub fn backend_answered(board: &HealthState, latency: Duration) {
+/// Writes a good answer of the backend to the health state; the heartbeat's count as well.
+pub fn backend_answered(health: &HealthState, latency: Duration) {
     let latency = format!("{}ms", latency.as_millis());
-    board.set("api", Component::healthy().with("latency", DetailValue::Text(latency)));
+    health.set("api", Component::healthy().with("latency", DetailValue::Text(latency)));
 }
 
-/// Writes the circuit breakers to the board. Servers are no reason to claim nothing: their breakers fail the jobs that
+/// Writes the circuit breakers to the health state. Servers are no reason to claim nothing: their breakers fail the jobs that
 /// want them.
-pub fn show_servers(board: &HealthState, tripped: &[Tripped]) {
+pub fn show_servers(health: &HealthState, tripped: &[Tripped]) {
     if tripped.is_empty() {
-        return board.set("ssh", Component::healthy());
+        return health.set("ssh", Component::healthy());
     }
     let shown: Vec<String> = tripped
         .iter()
@@ -356,7 +356,7 @@ pub fn show_servers(board: &HealthState, tripped: &[Tripped]) {
         .collect();
     let text = format!("{} circuit breakers are not closed: {}", tripped.len(), shown.join(", "));
     let count = DetailValue::Number(tripped.len() as u64);
-    board.set("ssh", Component::degraded(text).with("breakers", count));
+    health.set("ssh", Component::degraded(text).with("breakers", count));
 }
 
 #[cfg(test)]
@@ -374,12 +374,12 @@ mod tests {
 
     #[test]
     fn many_circuit_breakers_are_counted_and_a_few_are_named() {
-        let board = HealthState::new();
+        let health = HealthState::new();
         let tripped: Vec<Tripped> = (0..limits::SSH_TRIPPED_SHOWN + 2)
             .map(|n| Tripped { server: format!("host-{n}:22"), state: State::Open, failures: 3 })
             .collect();
-        show_servers(&board, &tripped);
-        let (_, text) = board.health(SystemTime::UNIX_EPOCH);
+        show_servers(&health, &tripped);
+        let (_, text) = health.report(SystemTime::UNIX_EPOCH);
         assert!(text.contains("7 circuit breakers are not closed"), "{text}");
         assert_eq!(text.matches("host-").count(), limits::SSH_TRIPPED_SHOWN, "{text}");
     }
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(short(500, None), "");
     }
     /// One of an agent whose engine and backend are away, with its folder and what ends its helpers.
-    fn monitor(dir: &Path, board: &Arc<HealthState>, stop: &Stop) -> (Monitor, [Thread; 2], impl FnOnce()) {
+    fn monitor(dir: &Path, health: &Arc<HealthState>, stop: &Stop) -> (Monitor, [Thread; 2], impl FnOnce()) {
         let mut config = config::defaults();
         config.api.endpoint = "http://127.0.0.1:9".to_owned();
         config.container.docker.endpoint = DockerEndpoint::Unix(dir.join("no.sock"));
@@ -414,7 +414,7 @@ mod tests {
         let servers = SshExecutor::new(&config);
         let (live, streamer) = (Live::new(config), LogStreamer::disabled());
         let executors = (containers, servers);
-        let monitor = Monitor::new(&live, "a", docker, executors, (client, streamer), Arc::clone(board), books);
+        let monitor = Monitor::new(&live, "a", docker, executors, (client, streamer), Arc::clone(health), books);
         let end = move || {
             outbox.stop();
             sampler.stop();
@@ -427,8 +427,8 @@ mod tests {
         use crate::jobs::journal::tests::{ended, entry, id};
         let scratch = crate::os::scratch::Scratch::new();
         let dir = scratch.to_path_buf();
-        let (board, stop) = (Arc::new(HealthState::new()), Stop::new());
-        let (monitor, helpers, end) = monitor(&dir, &board, &stop);
+        let (health, stop) = (Arc::new(HealthState::new()), Stop::new());
+        let (monitor, helpers, end) = monitor(&dir, &health, &stop);
         let books = &monitor.books;
         assert!(!books.needs(&id("nobodys")));
         let token = books.running.claim(&id("runs")).expect("free");
@@ -453,10 +453,10 @@ mod tests {
     #[test]
     fn one_that_hangs_is_noticed_and_one_without_engine_and_backend_is_not() {
         let dir = crate::os::scratch::Scratch::new();
-        let (board, stop, pulses) = (Arc::new(HealthState::new()), Stop::new(), Pulses::new());
-        let (monitor, helpers, end) = monitor(&dir, &board, &stop);
+        let (health, stop, pulses) = (Arc::new(HealthState::new()), Stop::new(), Pulses::new());
+        let (monitor, helpers, end) = monitor(&dir, &health, &stop);
         let longest = Duration::from_millis(500);
-        let held = board.hold();
+        let held = health.hold();
         let thread = monitor.spawn(&stop, pulses.part("monitor", longest)).expect("a thread");
         std::thread::sleep(longest + longest / 5);
         assert_eq!(pulses.healthy(Instant::now()).expect_err("it hangs").part, "monitor");

@@ -145,9 +145,9 @@ impl Reloads {
     }
 
     /// Takes down what came of a reload that has just ended, before which it was asked for so often.
-    pub fn note(&self, outcome: &Outcome, answers: u64, board: &HealthState) {
+    pub fn note(&self, outcome: &Outcome, answers: u64, health: &HealthState) {
         let at = rfc3339(SystemTime::now(), 0);
-        board.set("reload", component(outcome, &at));
+        health.set("reload", component(outcome, &at));
         let mut last = self.last();
         let number = last.as_ref().map_or(0, |last| last.number) + 1;
         let result = outcome.result().as_str().to_owned();
@@ -240,14 +240,14 @@ mod tests {
     #[test]
     fn the_last_reload_is_kept_with_its_words_and_health_shows_the_keys_alone() {
         let live = Live::new(read(&[]).expect("valid").config);
-        let (reloads, board) = (Reloads::default(), HealthState::new());
+        let (reloads, health) = (Reloads::default(), HealthState::new());
         let now = reloads.now();
         assert_eq!(now(), None);
         let seen = |pairs: &[(&str, &str)]| {
             let source = Source { load: &|| read(pairs), reopen_log: &|| () };
             let asked = reloads.asked();
-            reloads.note(&again(&source, &live, |_| ()), asked, &board);
-            let health: serde_json::Value = serde_json::from_str(&board.health(SystemTime::now()).1).expect("JSON");
+            reloads.note(&again(&source, &live, |_| ()), asked, &health);
+            let health: serde_json::Value = serde_json::from_str(&health.report(SystemTime::now()).1).expect("JSON");
             (now().expect("a reload"), health["components"]["reload"].clone())
         };
         let (last, health) = seen(&[("api.endpoint", "http://127.0.0.1:9"), ("jobs.maxConcurrent", "7")]);

@@ -93,7 +93,7 @@ impl Service {
 }
 
 /// What `systemctl status` shows in one line.
-pub fn status_line(board: &HealthState, running: &Running) -> String {
+pub fn status_line(health: &HealthState, running: &Running) -> String {
     let jobs = match running.len() {
         1 => "1 job in hand".to_owned(),
         count => format!("{count} jobs in hand"),
@@ -102,7 +102,7 @@ pub fn status_line(board: &HealthState, running: &Running) -> String {
         Some(at) => format!("last contact {}", rfc3339(at, 0)),
         None => "no contact yet".to_owned(),
     };
-    match board.why_not_ready() {
+    match health.why_not_ready() {
         None => format!("claiming; {jobs}; {contact}"),
         Some(why) => format!("not claiming: {why}; {jobs}; {contact}"),
     }

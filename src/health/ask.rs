@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::socket::{SOCKET, too_long};
+use super::error::too_long;
+use super::socket::SOCKET;
 use crate::limits;
 use crate::os::clock::Deadline;
 use crate::os::local::PATH_MAX;

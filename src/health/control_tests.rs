@@ -1,11 +1,13 @@
 //! The Unix socket and the command line's side of it: what is answered, and clients that mean no good.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -16,6 +18,7 @@ use crate::limits;
 use crate::os::local::PATH_MAX;
 use crate::os::net::tests::Frozen;
 use crate::os::scratch::Scratch;
+use crate::os::threads::{self, Ended};
 
 fn pages() -> Vec<Page> {
     vec![

@@ -156,7 +156,8 @@ pub(super) fn bytes(reply: Reply, request: Option<&Request<'_>>) -> Vec<u8> {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Component, HealthState, Reason, probes};
+    use super::super::start::probes;
+    use super::super::{Component, HealthState, Reason};
     use super::*;
     use crate::config::types::Monitoring;
 

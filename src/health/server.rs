@@ -12,11 +12,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::error::Error;
 use super::http::{self, Page, answer, bytes, refusal};
 use super::socket::PrivateSocket;
 use crate::limits;
 use crate::os::local;
 use crate::os::poll::{self, Watch};
+use crate::os::threads::{self, Ended, Thread};
 
 /// Where clients come in, and the pages that they can reach there.
 pub(super) struct Listener {
@@ -43,6 +45,27 @@ impl Stream for TcpStream {
 impl Stream for UnixStream {
     fn end_writing(&self) -> std::io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+}
+
+/// A running server. Dropping it ends the thread; [`Server::stop`] also waits for it.
+#[derive(Debug)]
+pub struct Server {
+    thread: Thread,
+    stop: UnixStream,
+}
+
+impl Server {
+    pub(super) fn start(name: &'static str, listeners: Vec<Listener>) -> Result<Self, Error> {
+        let (stop, stopped) = UnixStream::pair().map_err(Error::Start)?;
+        let thread = threads::spawn(name, move || serve(name, &listeners, &stopped)).map_err(Error::Start)?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Ends the server within `wait` and removes its Unix socket. Clients that are still served are cut off.
+    pub fn stop(self, wait: Duration) -> Ended {
+        drop(self.stop);
+        self.thread.join_within(wait)
     }
 }
 
@@ -78,7 +101,7 @@ const FOR_OLD_COMMANDS: &[u8] =
     b"{\"ok\":false,\"error\":\"this command is older than the agent that runs: use the agent's own version of it\"}\n";
 
 /// Serves until the other end of `stop` is gone. `name` is for the log.
-pub(super) fn serve(name: &'static str, listeners: &[Listener], stop: &UnixStream) {
+fn serve(name: &'static str, listeners: &[Listener], stop: &UnixStream) {
     let mut clients: Vec<Client<'_>> = Vec::with_capacity(limits::HEALTH_CONNECTIONS);
     let mut complaints = Complaints { name, last: None };
     loop {

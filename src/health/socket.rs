@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::error::Error;
 use crate::limits;
 use crate::os::clock::Deadline;
 use crate::os::{local, net};
@@ -72,14 +72,4 @@ pub(super) fn listen(dir: &Path) -> Result<PrivateSocket, Error> {
         return Err(failed("set up")(error));
     }
     Ok(PrivateSocket { listener, own, path: path.clone(), made: identity(path) })
-}
-
-/// What is said of a path that does not fit, by the agent and by who asks it.
-pub(super) fn too_long(path: &Path) -> String {
-    format!(
-        "the control socket's path {} has {} bytes, the kernel takes {}: use a shorter state.dir",
-        path.display(),
-        path.as_os_str().len(),
-        local::PATH_MAX
-    )
 }

@@ -148,7 +148,7 @@ impl HealthState {
     }
 
     /// The answer to `/health` at `now`: the status of the whole, and the JSON.
-    pub fn health(&self, now: SystemTime) -> (Status, String) {
+    pub fn report(&self, now: SystemTime) -> (Status, String) {
         let components = self.lock().components.clone();
         let status = overall(&components);
         let report = Report { status, timestamp: rfc3339(now, 0), components: &components };
@@ -215,9 +215,9 @@ mod tests {
         state.set("api", Component::healthy().with("latency", DetailValue::Text("45ms".into())));
         let now = crate::wire::time::parse_rfc3339("2024-01-15T10:30:00.9Z").expect("time");
         let want = r#"{"status":"healthy","timestamp":"2024-01-15T10:30:00Z","components":{"docker":{"status":"healthy","details":{"version":"24.0.7","containers":5}},"api":{"status":"healthy","details":{"latency":"45ms"}}}}"#;
-        assert_eq!(state.health(now), (Status::Healthy, want.to_owned()));
+        assert_eq!(state.report(now), (Status::Healthy, want.to_owned()));
         state.set("docker", Component::unhealthy("connect \"x\": refused"));
-        let (status, json) = state.health(now);
+        let (status, json) = state.report(now);
         assert_eq!(status, Status::Unhealthy);
         assert!(json.contains(r#""docker":{"status":"unhealthy","error":"connect \"x\": refused"},"api""#), "{json}");
     }
@@ -267,7 +267,7 @@ mod tests {
         for i in 0..100 {
             state.set(&format!("c{i}"), Component::degraded("ü".repeat(100_000)));
         }
-        let (_, json) = state.health(SystemTime::UNIX_EPOCH);
+        let (_, json) = state.report(SystemTime::UNIX_EPOCH);
         assert!(json.len() < 2 * limits::HEALTH_COMPONENTS * limits::HEALTH_TEXT, "{}", json.len());
     }
 }

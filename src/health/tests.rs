@@ -1,10 +1,15 @@
 //! The server over real sockets, with clients that are slow, rude and many.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
-use std::time::Instant;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::server::{Listener, Socket};
+use super::start::probes;
 use super::*;
+use crate::config::types::Monitoring;
+use crate::os::threads::Ended;
 use crate::{limits, os::proc};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -26,7 +26,7 @@ fn sources(running: &Running) -> Sources {
         id: "edge-7".to_owned(),
         version: "1.2.3".to_owned(),
         started: (SystemTime::UNIX_EPOCH, Instant::now()),
-        board: Arc::new(HealthState::new()),
+        health: Arc::new(HealthState::new()),
         running: running.clone(),
         slots: Slots::new(5),
         tripped: Box::new(Vec::new),
@@ -52,7 +52,7 @@ fn status_tells_all_that_the_parts_know() {
     let (scratch, running) = (Scratch::new(), Running::new());
     let slots = Slots::new(5);
     let _busy = (slots.busy(), slots.busy());
-    let board = HealthState::new();
+    let health = HealthState::new();
     let told = Reports {
         waiting: 2,
         oldest_seconds: Some(90),
@@ -70,7 +70,7 @@ fn status_tells_all_that_the_parts_know() {
         Some(Reload { number: 3, result: "refused".to_owned(), problems, ..Reload::default() })
     };
     let sources = Sources {
-        board: Arc::new(board),
+        health: Arc::new(health),
         reload: Box::new(reload),
         slots,
         tripped: Box::new(tripped),

@@ -158,7 +158,7 @@ pub struct Sources {
     pub id: String,
     pub version: String,
     pub started: (SystemTime, Instant),
-    pub board: Arc<HealthState>,
+    pub health: Arc<HealthState>,
     pub running: Running,
     pub slots: Slots,
     /// Circuit breakers that are not closed.
@@ -179,7 +179,7 @@ pub fn reports_now(outbox: Outbox, journal: Journal) -> Now<Reports> {
 impl Sources {
     /// The state of the agent as it is now.
     pub fn status(&self) -> Status {
-        let why_not = self.board.why_not_ready();
+        let why_not = self.health.why_not_ready();
         let live = (self.live_log)();
         let connected = live.connected_since.is_some();
         let workers = self.slots.total();
