@@ -419,7 +419,7 @@ pub const PULSE_LIVE_LOG: Duration = Duration::from_secs(30);
 pub const NOTIFY_STATUS: usize = 1024;
 /// Pings within the watchdog's time: systemd advises two; with three, one may be late without harm.
 pub const WATCHDOG_PINGS: u32 = 3;
-// ---- journal and outbox -----------------------------------------------------------------------------------------------
+// ---- records and outbox -----------------------------------------------------------------------------------------------
 
 /// Places in a job's output that are remembered until their lines have arrived.
 pub const PROGRESS_PLACES: usize = 256;
@@ -431,12 +431,12 @@ pub const OUTBOX_OLD: Duration = Duration::from_secs(60);
 pub const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 /// From one look for claims that nobody knows of to the next.
 pub const STRAY_LOOK: Duration = Duration::from_secs(10);
-/// Largest file of the journal: `jobs.maxOutput` at its most (64 MB) three times, stdout being in two bodies.
-pub const JOURNAL_FILE_MAX: usize = 256 << 20;
+/// Largest file of a record: `jobs.maxOutput` at its most (64 MB) three times, stdout being in two bodies.
+pub const RECORD_FILE_MAX: usize = 256 << 20;
 /// Longest wait for another write of the same job's entry. A disk under load takes seconds for a large report.
-pub const JOURNAL_TURN: Duration = Duration::from_secs(60);
-/// Bytes that a probe of the journal writes: more than one block, so that a full file system refuses it.
-pub const JOURNAL_PROBE: usize = 16 * 1024;
+pub const RECORD_TURN: Duration = Duration::from_secs(60);
+/// Bytes that a probe of the disk writes: more than one block, so that a full file system refuses it.
+pub const RECORD_PROBE: usize = 16 * 1024;
 /// A lock that is held is tried so many times again, since somebody may only look who holds it, and
 pub const LOCK_LOOKS: u32 = 5;
 /// so long after each other.
@@ -446,11 +446,11 @@ pub const PATH_LINKS: u32 = 40;
 /// Bytes of the file that holds the agent's id, which has 100 at most.
 pub const AGENT_ID_FILE: u64 = 4096;
 /// Files that are kept aside; the oldest gives way.
-pub const ASIDE_FILES: usize = 100;
-/// Bytes of them, all together: as much as the largest file of the journal.
-pub const ASIDE_BYTES: u64 = JOURNAL_FILE_MAX as u64;
+pub const QUARANTINE_FILES: usize = 100;
+/// Bytes of them, all together: as much as the largest record.
+pub const QUARANTINE_BYTES: u64 = RECORD_FILE_MAX as u64;
 /// Bytes of the reason that is kept with a file set aside.
-pub const ASIDE_REASON: usize = 1024;
+pub const QUARANTINE_REASON: usize = 1024;
 /// Finished jobs that are remembered. When it is reached, the oldest tenth gives way.
 pub const DONE_JOBS: usize = 50_000;
 /// How long a finished job is remembered.

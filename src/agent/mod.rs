@@ -30,10 +30,9 @@ use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::control;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
-use crate::jobs::journal::{Entry, Journal, Opened};
-use crate::jobs::ledger::Scribe;
-use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
+use crate::jobs::record::outbox::{Outbox, Terms};
+use crate::jobs::record::{Checkpoints, Entry, Opened, RecordStore};
 use crate::jobs::running::Running;
 use crate::jobs::status;
 use crate::jobs::strays::Strays;
@@ -65,7 +64,7 @@ struct Agent {
     reloads: Reloads,
     containers: ContainerExecutor,
     outbox: Outbox,
-    scribe: Scribe,
+    checkpoints: Checkpoints,
     /// Of jobs of an earlier run.
     adopter: Adopter,
     /// Ends the poller.
@@ -111,9 +110,9 @@ struct Parts {
     running: Running,
     slots: Slots,
     streamer: LogStreamer,
-    journal: Journal,
+    records: RecordStore,
     outbox: Outbox,
-    scribe: Scribe,
+    checkpoints: Checkpoints,
     strays: Strays,
     pulses: Pulses,
     reloads: Reloads,
@@ -133,11 +132,12 @@ fn no_thread(error: std::io::Error) -> Failure {
 }
 
 impl Parts {
-    /// Opens the journal first: where another agent works, nothing else is touched.
+    /// Opens the records first: where another agent works, nothing else is touched.
     fn make(config: &Config) -> Result<(Self, String), Failure> {
         let version = crate::cli::version::VERSION;
         identity::prepare_state(&config.state.dir)?;
-        let Opened { journal, open, ended } = Journal::open(&config.state.dir).map_err(|error| error.to_string())?;
+        let Opened { records, open, ended } =
+            RecordStore::open(&config.state.dir).map_err(|error| error.to_string())?;
         let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
         log::info!("cronium-agent {version}, agent {id}, backend {}", config.api.endpoint);
 
@@ -161,8 +161,8 @@ impl Parts {
         let terms = Terms::new(config.jobs.report_retention);
         let offering = pulses.part("outbox", longest_call(config) + limits::PULSE_ROOM);
         let (outbox, outbox_thread) =
-            Outbox::start(journal.clone(), &client, ended, terms, offering).map_err(no_thread)?;
-        let (scribe, scribe_thread) = Scribe::start().map_err(no_thread)?;
+            Outbox::start(records.clone(), &client, ended, terms, offering).map_err(no_thread)?;
+        let (checkpoints, scribe_thread) = Checkpoints::start().map_err(no_thread)?;
         let mut threads = Vec::from_iter(streamer_thread);
         threads.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
         let parts = Self {
@@ -178,9 +178,9 @@ impl Parts {
             running,
             slots,
             streamer,
-            journal,
+            records,
             outbox,
-            scribe,
+            checkpoints,
             strays: Strays::new(config.api.timeout),
             pulses,
             reloads: Reloads::default(),
@@ -204,12 +204,12 @@ impl Parts {
             live_log: Box::new(move || streamer.connection()),
             reload: self.reloads.now(),
             ask_reload: self.reloads.ask(),
-            reports: Some(status::reports_now(self.outbox.clone(), self.journal.clone())),
+            reports: Some(status::reports_now(self.outbox.clone(), self.records.clone())),
         }
     }
 
     fn monitor(&self, config: &Live, id: &str, adopter: Adopter) -> Monitor {
-        let (running, journal, outbox) = (self.running.clone(), self.journal.clone(), self.outbox.clone());
+        let (running, records, outbox) = (self.running.clone(), self.records.clone(), self.outbox.clone());
         let adopt = Box::new(move |lost| adopter.of_containers(lost));
         Monitor::new(
             config,
@@ -218,7 +218,7 @@ impl Parts {
             (self.containers.clone(), self.servers.clone()),
             (self.client.separate(), self.streamer.clone()),
             Arc::clone(&self.health),
-            Books { running, journal, outbox, strays: self.strays.clone(), adopt },
+            Books { running, records, outbox, strays: self.strays.clone(), adopt },
         )
     }
 
@@ -231,9 +231,9 @@ impl Parts {
             reaper: self.reaper.clone(),
             streamer: self.streamer.clone(),
             running: self.running.clone(),
-            journal: self.journal.clone(),
+            records: self.records.clone(),
             outbox: self.outbox.clone(),
-            scribe: self.scribe.clone(),
+            checkpoints: self.checkpoints.clone(),
             stop: self.all.clone(),
             pulses: self.pulses.clone(),
         })
@@ -262,7 +262,7 @@ impl Agent {
         let mut monitor = parts.monitor(&live, &id, adopter.clone());
 
         // What an earlier run began is in hand before anything else is claimed or cleaned up.
-        adopter.of_journal(std::mem::take(&mut parts.open));
+        adopter.of_records(std::mem::take(&mut parts.open));
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first();
         let looking = parts.pulses.part("monitor", poll_wait.max(limits::DOCKER_WORK) + limits::PULSE_ROOM);
@@ -297,7 +297,7 @@ impl Agent {
             reloads: parts.reloads,
             containers: parts.containers,
             outbox: parts.outbox,
-            scribe: parts.scribe,
+            checkpoints: parts.checkpoints,
             adopter,
             no_more_claims,
             slots: parts.slots,
@@ -393,7 +393,7 @@ impl Agent {
         self.adopter.join(limits::THREAD_JOIN_WAIT);
         self.servers.stop();
         self.outbox.stop();
-        self.scribe.stop();
+        self.checkpoints.stop();
         self.streamer.stop();
         self.reaper.stop();
         self.sampler.stop();

@@ -16,8 +16,8 @@ use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::{Component, DetailValue, HealthState, Reason, Status};
 use crate::job::Id;
-use crate::jobs::journal::Journal;
-use crate::jobs::outbox::Outbox;
+use crate::jobs::record::RecordStore;
+use crate::jobs::record::outbox::Outbox;
 use crate::jobs::recover::{Lost, Recovery};
 use crate::jobs::running::Running;
 use crate::jobs::strays::Strays;
@@ -32,7 +32,7 @@ use crate::os::threads::{self, Thread};
 /// The jobs in hand, what is written of them, and the reports that wait.
 pub struct Books {
     pub running: Running,
-    pub journal: Journal,
+    pub records: RecordStore,
     pub outbox: Outbox,
     /// Claims whose answer was lost.
     pub strays: Strays,
@@ -51,7 +51,7 @@ impl Books {
     /// Whether somebody still needs the containers of this job: it is in hand, or its page waits for the next start. In
     /// this order: a page is there until the job has been reported.
     fn needs(&self, job: &Id) -> bool {
-        let written = self.journal.has(job);
+        let written = self.records.has(job);
         self.running.get(job).is_some() || (written && !self.outbox.holds(job))
     }
 }
@@ -183,13 +183,13 @@ impl Monitor {
             return;
         }
         let (docker, client) = (&self.docker, &self.client);
-        let Books { running, outbox, journal, .. } = &self.books;
+        let Books { running, outbox, records, .. } = &self.books;
         // In this order: a job goes from the one to the other, and into the outbox before it leaves the registry.
         let in_hand = running.ids();
         let reported: BTreeSet<Id> = outbox.ids().into_iter().collect();
         let known: BTreeSet<Id> = in_hand.into_iter().chain(reported.iter().cloned()).collect();
         let (agent, max_timeout) = (self.agent.as_str(), self.config.now().jobs.max_timeout);
-        let done = |job: &Id| journal.done().lookup(job);
+        let done = |job: &Id| records.done().lookup(job);
         let (engine, done, known, reported) = (docker, &done, &known, &reported);
         match (Recovery { engine, client, agent, max_timeout, outbox, done, known, reported }).run() {
             Ok(lost) => {
@@ -284,14 +284,16 @@ impl Monitor {
         self.health.set("clock", component.with("skew", DetailValue::Text(skew.to_string())));
     }
 
-    /// A journal that cannot be written ends the claims: a job would be lost with this process.
+    /// Records that cannot be written end the claims: a job would be lost with this process.
     fn look_at_books(&self) {
-        let Books { journal, outbox, .. } = &self.books;
-        if journal.trouble().is_some() {
-            journal.probe();
+        let Books { records, outbox, .. } = &self.books;
+        if records.trouble().is_some() {
+            records.probe();
         }
-        match journal.trouble() {
-            Some(why) => self.health.not_ready(Reason::Journal, format!("the journal cannot be written: {why}")),
+        match records.trouble() {
+            Some(why) => {
+                self.health.not_ready(Reason::Journal, format!("the records in state.dir cannot be written: {why}"))
+            }
             None => self.health.clear(Reason::Journal),
         }
         let state = outbox.state();
@@ -367,8 +369,8 @@ mod tests {
     use crate::config;
     use crate::config::types::DockerEndpoint;
     use crate::executors::container::usage::Sampler;
-    use crate::jobs::journal::Opened;
-    use crate::jobs::outbox::Terms;
+    use crate::jobs::record::Opened;
+    use crate::jobs::record::outbox::Terms;
     use crate::os::pulse::Pulses;
     use crate::policy::breaker::State;
 
@@ -403,14 +405,14 @@ mod tests {
         let docker = docker::Client::new(&config.container.docker);
         let (sampler, sampling) = Sampler::start(docker.clone()).expect("a thread");
         let containers = ContainerExecutor::new(docker.clone(), &config, "a", sampler.clone());
-        let Opened { journal, .. } = Journal::open(dir).expect("a journal");
+        let Opened { records, .. } = RecordStore::open(dir).expect("records");
         let terms = Terms::new(Duration::from_secs(60));
         let (outbox, offering) =
-            Outbox::start(journal.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
+            Outbox::start(records.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
         let running = Running::new();
         let strays = Strays::new(config.api.timeout);
         let adopt = Box::new(|_| {});
-        let books = Books { running, journal, outbox: outbox.clone(), strays, adopt };
+        let books = Books { running, records, outbox: outbox.clone(), strays, adopt };
         let servers = SshExecutor::new(&config);
         let (live, streamer) = (Live::new(config), LogStreamer::disabled());
         let executors = (containers, servers);
@@ -424,7 +426,7 @@ mod tests {
 
     #[test]
     fn the_containers_of_a_job_are_needed_while_it_is_in_hand_or_waits_for_the_next_start() {
-        use crate::jobs::journal::tests::{ended, entry, id};
+        use crate::jobs::record::store_tests::{ended, entry, id};
         let scratch = crate::os::scratch::Scratch::new();
         let dir = scratch.to_path_buf();
         let (health, stop) = (Arc::new(HealthState::new()), Stop::new());
@@ -436,11 +438,11 @@ mod tests {
         drop(token);
         assert!(!books.needs(&id("runs")));
         // As one whose thread could not be started.
-        books.journal.put(&entry("waits", crate::jobs::journal::Stage::Intent)).expect("put");
+        books.records.put(&entry("waits", crate::jobs::record::Stage::Intent)).expect("put");
         assert!(books.needs(&id("waits")));
         // On disk, and offered to a backend that is away: its container was to be removed before.
         books.outbox.report(entry("ended", ended(1, ""))).expect("kept");
-        assert!(books.journal.has(&id("ended")) && !books.needs(&id("ended")));
+        assert!(books.records.has(&id("ended")) && !books.needs(&id("ended")));
         stop.set();
         end();
         for thread in helpers {

@@ -1,6 +1,6 @@
 //! `gc`: what of this agent's is left in the engine, and removes it by hand.
 //!
-//! Without an agent on `state.dir` nobody has a job in hand, but a job in the journal is one that the next start goes on
+//! Without an agent on `state.dir` nobody has a job in hand, but a job with a record is one that the next start goes on
 //! with: its container stays. Beside a running agent this only looks, since only that agent knows which jobs it has in
 //! hand when its disk is full; its own janitor removes what is left behind. What a killed `exec` has left is listed and
 //! removed in the same way.
@@ -15,7 +15,7 @@ use crate::config::value;
 use crate::docker::containers::short;
 use crate::docker::{self, Error};
 use crate::executors::container::janitor::{Fate, Found, Janitor};
-use crate::jobs::journal;
+use crate::jobs::record;
 use crate::limits;
 
 /// What was typed.
@@ -73,7 +73,7 @@ fn collect(
     let failed = |error: String| (error, exit::FAILED);
     let dir = &config.state.dir;
     let agent = agent.map_err(failed)?;
-    let holder = journal::holder(dir).map_err(|error| {
+    let holder = record::holder(dir).map_err(|error| {
         failed(format!("cannot see whether an agent runs with state.dir {}: {error}; removing nothing", dir.display()))
     })?;
     let mode = match (&holder, request.dry_run) {
@@ -87,7 +87,7 @@ fn collect(
         Some(agent) => Janitor::new(docker, agent, grace),
         None => Janitor::of_exec(docker),
     };
-    let found = janitor.look(&|job, _| journal::knows(dir, job)).map_err(unreachable)?;
+    let found = janitor.look(&|job, _| record::knows(dir, job)).map_err(unreachable)?;
     if found.is_empty() {
         let text = match agent {
             Some(agent) => format!("no container of agent {agent} is in the engine\n"),

@@ -1,4 +1,4 @@
-//! What the journal says of jobs that an earlier agent began: each is found again, gone on with, and reported.
+//! The records of jobs that an earlier agent began: each is found again, gone on with, and reported.
 //!
 //! A job whose page is lost is taken in hand by what its container tells ([`crate::jobs::recover`]), and goes the same
 //! way. A job whose page says `Intent` never started and goes back to the queue. One that was started is looked for where it
@@ -15,11 +15,11 @@ use crate::job::{Claim, Job, Kind, Language, Resources, Script, Server};
 use crate::jobs::conclude::{Left, Life, Unreported, broken, conclude, deliver, ended, guarded, unrun};
 use crate::jobs::context::JobContext;
 use crate::jobs::fanout;
-use crate::jobs::journal::{Entry, Part, Place, Stage, Started, now_ms};
-use crate::jobs::ledger::{Ledger, boot_id};
-use crate::jobs::outbox::Tried;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
+use crate::jobs::record::outbox::Tried;
+use crate::jobs::record::{Entry, Part, Place, Stage, Started, now_ms};
+use crate::jobs::record::{JobRecord, boot_id};
 use crate::jobs::recover::Lost as LostPage;
 use crate::jobs::running::{Note, Step, Token};
 use crate::limits;
@@ -40,7 +40,7 @@ pub struct Adopter {
 /// Where a job of an earlier run is known from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
-    Journal,
+    RecordStore,
     /// Its page is lost; whether its report may have been sent.
     Container {
         doubted: bool,
@@ -53,9 +53,9 @@ impl Adopter {
         Self { context: Arc::clone(context), slots: slots.clone(), threads: Arc::default() }
     }
 
-    /// Starts a thread for each job of the journal that had not ended.
-    pub fn of_journal(&self, entries: Vec<Entry>) {
-        entries.into_iter().for_each(|entry| self.take(entry, Known::Journal));
+    /// Starts a thread for each recorded job that had not ended.
+    pub fn of_records(&self, entries: Vec<Entry>) {
+        entries.into_iter().for_each(|entry| self.take(entry, Known::RecordStore));
     }
 
     /// The same for jobs whose page is lost and that their containers tell of.
@@ -96,10 +96,10 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
     if clamped {
         log::warn!("by this host's clock the job had longer than its whole time limit, which begins anew now");
     }
-    if (clamped || known != Known::Journal)
-        && let Err(error) = context.journal.put(&entry)
+    if (clamped || known != Known::RecordStore)
+        && let Err(error) = context.records.put(&entry)
     {
-        log::error!("the job goes on without its page in the journal: {error}");
+        log::error!("the job goes on without its page in the records: {error}");
     }
     let execution = entry.execution.clone();
     let left = match entry.stage.clone() {
@@ -173,7 +173,7 @@ fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Lef
         }
     }
     let remains = Remains::of(folders);
-    if context.journal.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
+    if context.records.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
         return Err(Unreported::Forget);
     }
     // It may have been sent before: the outbox asks the backend for that.
@@ -206,7 +206,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     if matches!(&entry.place, Place::Servers(pages) if pages.len() != 1 || pages[0].part != Part::OfJob) {
         return fanout::go_on(context, entry, &started, token);
     }
-    let lost = if known == Known::Journal { "" } else { ", whose page in the journal is lost" };
+    let lost = if known == Known::RecordStore { "" } else { ", whose record is lost" };
     log::warn!("an earlier run of this agent had started the job{lost}; going on with it");
     let control = context.control(token);
     // It began under an earlier agent. Where this one ends already, it is left as it is.
@@ -219,16 +219,16 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
         Err(_) => None,
     };
     let task = task_of(&entry, server);
-    let ledger = Arc::new(Ledger::found(&context.journal, entry, output.progress()));
+    let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
     if known == (Known::Container { doubted: true }) {
-        ledger.doubt();
+        record.doubt();
     }
     let end = match found {
         Ok((prepared, _)) => {
-            context.scribe.keep(&ledger);
+            context.checkpoints.keep(&record);
             // Without its page, lines are numbered from 1 again: those that were sent before keep their numbers only if
             // no other line comes before them.
-            if known == Known::Journal {
+            if known == Known::RecordStore {
                 output.announce("the agent was restarted; going on with the script");
             }
             let run = guarded(|| prepared.run(&task, &mut output));
@@ -236,7 +236,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
         }
         Err(Missing::Unknown(verdict)) => {
             // Its report may have been taken when the disk did not take its page: then nothing more is sent.
-            ledger.doubt();
+            record.doubt();
             ended(unrun(verdict))
         }
         Err(Missing::NeverRan(remains)) => End::NeverRan(remains),
@@ -244,7 +244,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     };
     control.end();
     token.step(Step::Reporting);
-    conclude(context, &ledger, end, output, None)
+    conclude(context, &record, end, output, None)
 }
 
 fn place_of(entry: &Entry) -> String {
@@ -300,7 +300,7 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
     }
 }
 
-/// How to log in to the job's server: no secret is in the journal, so the backend is asked.
+/// How to log in to the job's server: no secret is in the records, so the backend is asked.
 fn login(context: &JobContext, entry: &Entry) -> Result<Server, Lost> {
     let Place::Servers(pages) = &entry.place else { return Err(Lost::Gone("it has no server".to_owned())) };
     let servers = match context.client.orphan(&entry.job).map_err(|error| Lost::OutOfReach(error.to_string()))? {

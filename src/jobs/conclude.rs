@@ -7,10 +7,10 @@ use crate::executors::{End, Remains};
 use crate::job::{Id, Kind, Output as _};
 use crate::jobs::ack_task::AckTask;
 use crate::jobs::context::JobContext;
-use crate::jobs::journal::Entry;
-use crate::jobs::ledger::Ledger;
-use crate::jobs::outbox::{Handed, Outbox, Tried};
 use crate::jobs::output::JobOutput;
+use crate::jobs::record::Entry;
+use crate::jobs::record::JobRecord;
+use crate::jobs::record::outbox::{Handed, Outbox, Tried};
 use crate::jobs::report;
 use crate::limits;
 use crate::metrics;
@@ -67,7 +67,7 @@ impl Left {
 /// From a run's end to its report.
 pub(in crate::jobs) fn conclude(
     context: &JobContext,
-    record: &Ledger,
+    record: &JobRecord,
     end: End,
     mut output: JobOutput,
     ack: Option<AckTask>,
@@ -83,7 +83,7 @@ pub(in crate::jobs) fn conclude(
         }
         End::NeverRan(remains) => {
             // First: after a kill from here on, the next agent must not take it for a script whose end is unknown.
-            record.back();
+            record.never_ran();
             drop(remains);
             output.flush(limits::LIVE_FLUSH);
             return Err(Unreported::GiveBack("the script was not started"));

@@ -9,10 +9,10 @@ use crate::config::types::Config;
 use crate::executors::{Control, Executor, Reaper};
 use crate::job::{Id, Kind};
 use crate::jobs::conclude::{Left, Unreported};
-use crate::jobs::journal::Journal;
-use crate::jobs::ledger::Scribe;
-use crate::jobs::outbox::Outbox;
 use crate::jobs::output::JobOutput;
+use crate::jobs::record::Checkpoints;
+use crate::jobs::record::RecordStore;
+use crate::jobs::record::outbox::Outbox;
 use crate::jobs::running::{Running, Token};
 use crate::limits;
 use crate::logs::LogStreamer;
@@ -31,9 +31,9 @@ pub struct JobContext {
     pub reaper: Reaper,
     pub streamer: LogStreamer,
     pub running: Running,
-    pub journal: Journal,
+    pub records: RecordStore,
     pub outbox: Outbox,
-    pub scribe: Scribe,
+    pub checkpoints: Checkpoints,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
     pub pulses: Pulses,
@@ -85,9 +85,9 @@ impl JobContext {
                     log::error!("the job could not be given back, the backend will see it as orphaned: {error}");
                 }
                 // Last: after a kill before this line, the next agent gives the job back by its record.
-                self.journal.remove_execution(&job, execution);
+                self.records.remove_execution(&job, execution);
             }
-            Err(Unreported::Forget) => self.journal.remove_execution(&job, execution),
+            Err(Unreported::Forget) => self.records.remove_execution(&job, execution),
             Err(Unreported::LeftToNext) => {}
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::job::{Output, Stream};
-use crate::jobs::journal::Delivered;
+use crate::jobs::record::Delivered;
 use crate::jobs::unfinished::Unfinished;
 use crate::limits;
 use crate::logs::{Flushed, JobStream, Mark, Origin};
@@ -43,7 +43,7 @@ pub struct JobOutput {
     announced: Option<&'static str>,
 }
 
-/// How far a job's output has come, for the journal: shared by its worker and whoever writes that down.
+/// How far a job's output has come, for the records: shared by its worker and whoever writes that down.
 #[derive(Debug, Default)]
 pub struct Progress {
     mark: Mark,

@@ -1,5 +1,5 @@
-//! What an earlier run of this agent left behind that the journal does not know: containers that still carry its id,
-//! and jobs that the backend still counts as its own. That is a journal that was lost or could not be written.
+//! What an earlier run of this agent left behind that has no record: containers that still carry its id,
+//! and jobs that the backend still counts as its own. Its records were lost, or could not be written.
 //!
 //! Done once, before the first claim. A container says on its labels what is needed to go on with its job: a page is
 //! written from them, and the job is adopted as if it had never been lost, since no second judge could know more. Of a
@@ -17,10 +17,10 @@ use crate::executors::container::labels::{self, Told};
 use crate::executors::container::spec::container_name;
 use crate::job::{Id, Kind};
 use crate::jobs::conclude::{deliver, unrun};
-use crate::jobs::journal::{Container, Delivered, Done, Ended, Entry, Place, Stage, Started, now_ms};
-use crate::jobs::ledger;
-use crate::jobs::outbox::{Outbox, Tried};
 use crate::jobs::output::Collected;
+use crate::jobs::record;
+use crate::jobs::record::outbox::{Outbox, Tried};
+use crate::jobs::record::{Container, Delivered, Done, Ended, Entry, Place, Stage, Started, now_ms};
 use crate::jobs::report;
 use crate::logs::Flushed;
 use crate::verdict::{Phase, Verdict};
@@ -140,7 +140,7 @@ impl Recovery<'_> {
         for (job, status) in waiting {
             if status == "running" {
                 let words = "the agent was restarted while the job ran, and nothing of it is left in the engine or in the \
-                             agent's journal: its end is unknown";
+                             agent's records: its end is unknown";
                 self.report(&job, Verdict::infrastructure(Phase::Execution, words));
             } else {
                 self.give_back(&job);
@@ -168,7 +168,7 @@ impl Recovery<'_> {
     fn report(&self, job: &Id, verdict: Verdict) {
         log::warn!("job {job} of an earlier run: {verdict}");
         let report = report::write(false, &unrun(verdict), (Collected::default(), Flushed::default()));
-        let page = ledger::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
+        let page = record::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         deliver(self.outbox, Entry { stage, ..page }, Tried::default(), Remains::nothing()).remove(self.outbox);
     }
@@ -188,7 +188,7 @@ fn page(job: &Id, found: &Found, max_timeout: Duration) -> Entry {
         disk: limits.map_or(0, |set| set.disk),
         cpu: limits.map_or(0.0, |set| set.cpu),
     });
-    let mut page = ledger::blank(job, execution, Kind::Container, told.attempts, told.language, place);
+    let mut page = record::blank(job, execution, Kind::Container, told.attempts, told.language, place);
     if found.state.status == "created" {
         return page;
     }
@@ -202,7 +202,7 @@ fn page(job: &Id, found: &Found, max_timeout: Duration) -> Entry {
         deadline_ms: started_ms.saturating_add(timeout_ms),
         timeout_name: name,
         timeout_ms,
-        boot_id: ledger::boot_id(),
+        boot_id: record::boot_id(),
         delivered: Delivered::default(),
     });
     page

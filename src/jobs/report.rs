@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
 use crate::job::Id;
-use crate::jobs::journal::Report;
 use crate::jobs::output::Collected;
+use crate::jobs::record::Report;
 use crate::logs::Flushed;
 use crate::os::clock;
 use crate::verdict::{Cause, Outcome};

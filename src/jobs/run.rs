@@ -13,9 +13,8 @@ use crate::jobs::ack_task::{AckTask, ExecutionRow};
 use crate::jobs::conclude::{Life, Unreported, broken, conclude, ended, guarded, unrun};
 use crate::jobs::context::JobContext;
 use crate::jobs::fanout;
-use crate::jobs::journal::{Done, Place};
-use crate::jobs::ledger::{self, Ledger};
 use crate::jobs::output::JobOutput;
+use crate::jobs::record::{self, Container, Done, JobRecord, Place};
 use crate::jobs::running::{Note, Step, Token};
 use crate::verdict::{Cause, Phase, Verdict};
 
@@ -36,7 +35,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     let row = ExecutionRow::new(&task.execution, task.server.as_ref());
     let ack = AckTask::start(context, &task.job.id, &task.execution, Some(row))?;
     // On disk before anything of it exists: after a crash it is found, or known not to have begun.
-    let intent = Ledger::intend(&context.journal, &task, container_name, output.progress());
+    let intent = JobRecord::intend(&context.records, &task, place_of(&task), output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
 
     token.step(Step::Preparing);
@@ -54,12 +53,20 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     conclude(context, &record, end, output, Some(ack))
 }
 
+/// Where the task runs, before it is there.
+fn place_of(task: &Task) -> Place {
+    match &task.server {
+        Some(server) => Place::Servers(vec![record::page_of(server, String::new(), &task.execution)]),
+        None => Place::Container(Container { name: container_name(&task.execution), ..Container::default() }),
+    }
+}
+
 /// Starts what is ready, once its record says so, and follows it to its end.
 fn start(
     context: &JobContext,
     ready: Box<dyn Prepared>,
     task: &Task,
-    (record, ack, token): (&Arc<Ledger>, &AckTask, &Token),
+    (record, ack, token): (&Arc<JobRecord>, &AckTask, &Token),
     output: &mut JobOutput,
 ) -> End {
     let facts = ready.facts();
@@ -71,7 +78,7 @@ fn start(
     ack.started();
     token.step(Step::Running);
     context.show(&task.job.id, "running", None);
-    context.scribe.keep(record);
+    context.checkpoints.keep(record);
     guarded(|| ready.run(task, output)).unwrap_or_else(|panic| ended(broken(panic)))
 }
 
@@ -105,8 +112,8 @@ fn report_unrun(
     ack: AckTask,
 ) -> Life {
     let output = JobOutput::new(0, context.streamer.open(id));
-    let entry = ledger::blank(id, execution, kind, attempts, None, Place::Nowhere);
-    let record = Ledger::found(&context.journal, entry, output.progress());
+    let entry = record::blank(id, execution, kind, attempts, None, Place::Nowhere);
+    let record = JobRecord::claimed(&context.records, entry, output.progress());
     conclude(context, &record, ended(unrun(verdict)), output, Some(ack))
 }
 

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::{HealthState, shortened};
-use crate::jobs::journal::{Aside, Journal};
-use crate::jobs::outbox::{self, Outbox};
 use crate::jobs::poller::Slots;
+use crate::jobs::record::outbox::{self, Outbox};
+use crate::jobs::record::{Quarantined, RecordStore};
 use crate::jobs::running::{InHand, Running};
 use crate::limits;
 use crate::logs::ConnectionState;
@@ -172,8 +172,8 @@ pub struct Sources {
 }
 
 /// The usual source of [`Sources::reports`].
-pub fn reports_now(outbox: Outbox, journal: Journal) -> Now<Reports> {
-    Box::new(move || Reports::new(outbox.state(), journal.asides()))
+pub fn reports_now(outbox: Outbox, records: RecordStore) -> Now<Reports> {
+    Box::new(move || Reports::new(outbox.state(), records.quarantined()))
 }
 
 impl Sources {
@@ -245,8 +245,8 @@ impl Reload {
 }
 
 impl Reports {
-    fn new(state: outbox::State, asides: Vec<Aside>) -> Self {
-        let told = |aside: Aside| SetAside {
+    fn new(state: outbox::State, asides: Vec<Quarantined>) -> Self {
+        let told = |aside: Quarantined| SetAside {
             job: aside.job.map(|id| id.to_string()),
             file: aside.name,
             // Beyond what a clock can say, the file's name is not the agent's.
@@ -255,7 +255,7 @@ impl Reports {
             why: shortened(aside.why),
         };
         // The folder may hold more than the agent put there.
-        let skip = asides.len().saturating_sub(limits::ASIDE_FILES);
+        let skip = asides.len().saturating_sub(limits::QUARANTINE_FILES);
         Self {
             waiting: state.waiting,
             oldest_seconds: state.oldest.map(|age| age.as_secs()),

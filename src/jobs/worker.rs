@@ -65,7 +65,7 @@ impl Worker {
         token.note(Note::Execution(execution.clone()));
         metrics::JOBS_ACTIVE.add(1);
         let life = match claim {
-            Claim::Run(job) => match context.journal.done().lookup(&job.id) {
+            Claim::Run(job) => match context.records.done().lookup(&job.id) {
                 Some(done) if done.attempts >= job.attempts => run::repeat(context, &job, &execution, &done),
                 _ => run::run(context, *job, execution.clone(), &token),
             },

@@ -107,7 +107,7 @@ impl Job {
     }
 }
 
-/// How far the live log of a job has come, for the journal. Outlives the [`JobStream`].
+/// How far the live log of a job has come, for the record. Outlives the [`JobStream`].
 #[derive(Debug, Clone, Default)]
 pub struct Mark(Option<Arc<Job>>);
 

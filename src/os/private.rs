@@ -228,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody else. The tests run as root, as those of the journal do.
+    /// Somebody else. The tests run as root, as those of the records do.
     const NOBODY: u32 = 65_534;
 
     struct Scratch(crate::os::scratch::Scratch);

@@ -66,7 +66,7 @@ fn try_writing(folder: &Path) -> std::io::Result<()> {
     let path = folder.join(format!(".doctor-{}", random::hex(6)));
     let write = || {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        file.write_all(&[0; limits::JOURNAL_PROBE])?;
+        file.write_all(&[0; limits::RECORD_PROBE])?;
         file.sync_all()
     };
     let written = write();

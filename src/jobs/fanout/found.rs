@@ -1,12 +1,12 @@
-//! What the journal says of a job on several servers, and what that leaves to do on each of them; no I/O.
+//! What the record says of a job on several servers, and what that leaves to do on each of them; no I/O.
 
 use std::time::Duration;
 
 use crate::executors::Facts;
 use crate::job::{BadServer, Id, Job, Server};
 use crate::jobs::conclude::unrun;
-use crate::jobs::journal::{Part, PartEnd, Server as Page, Started};
-use crate::jobs::ledger::page_of;
+use crate::jobs::record::page_of;
+use crate::jobs::record::{Part, PartEnd, Server as Page, Started};
 use crate::limits;
 use crate::verdict::{Cause, Outcome, Phase, Usage, Verdict};
 
@@ -65,7 +65,7 @@ pub(super) fn fresh(job: &Job, execution: &Id) -> Vec<Slot> {
     .collect()
 }
 
-/// The journal's pages of all servers of a claimed job.
+/// The record's pages of all servers of a claimed job.
 pub(super) fn pages(job: &Job, execution: &Id) -> Vec<Page> {
     let each = job.servers.iter().enumerate();
     each.map(|(at, server)| {
@@ -171,7 +171,7 @@ pub(in crate::jobs) fn limit_name(text: &str) -> &'static str {
     }
 }
 
-/// What the journal keeps of an ending.
+/// What a record keeps of an ending.
 pub(super) fn end_of(outcome: &Outcome, recorded: bool) -> PartEnd {
     let verdict = &outcome.verdict;
     let (timeout_name, timeout_ms) = match verdict.cause {
@@ -189,7 +189,7 @@ pub(super) fn end_of(outcome: &Outcome, recorded: bool) -> PartEnd {
     }
 }
 
-/// The ending that the journal kept.
+/// The ending that the record kept.
 pub(super) fn outcome_of(end: &PartEnd) -> Outcome {
     let cause = match end.reason.as_str() {
         "success" => Cause::Success,
@@ -222,7 +222,7 @@ fn numbered(execution: &Id, number: usize) -> Id {
 mod tests {
     use super::*;
     use crate::job::{Kind, Language, Resources, Script};
-    use crate::jobs::journal::Delivered;
+    use crate::jobs::record::Delivered;
 
     fn server(name: &str, host: &str) -> Server {
         let (id, user) = (Some("3".to_owned()), "deploy".to_owned());

@@ -1,8 +1,8 @@
 //! A job on several servers: the same script on each, side by side, and one report.
 //!
 //! Each server has a thread, a record and an ending of its own, and one bad server fails itself alone. Lines are
-//! prefixed with the server's name and go through the job's one output, so that they have one numbering. The job's page
-//! in the journal says of each server how far it has come: the next agent goes on with what runs there, starts what was
+//! prefixed with the server's name and go through the job's one output, so that they have one numbering. The job's record
+//! says of each server how far it has come: the next agent goes on with what runs there, starts what was
 //! not begun, and knows how the others ended ([`go_on`]).
 
 mod found;
@@ -29,9 +29,9 @@ use crate::jobs::conclude::{
     Life, Reported, Unreported, broken, conclude, count_phases, deliver, ended, guarded, unrun,
 };
 use crate::jobs::context::{JobContext, pace};
-use crate::jobs::journal::{Delivered, Entry, Part as PagePart, Place, Started, now_ms};
-use crate::jobs::ledger::Ledger;
 use crate::jobs::output::JobOutput;
+use crate::jobs::record::JobRecord;
+use crate::jobs::record::{Delivered, Entry, Part as PagePart, Place, Started, now_ms};
 use crate::jobs::report;
 use crate::jobs::running::{Note, Step, Token};
 use crate::limits;
@@ -51,7 +51,7 @@ struct Group {
     output: Mutex<JobOutput>,
     /// The job's; each server has a part of it.
     control: Arc<Control>,
-    ledger: Arc<Ledger>,
+    record: Arc<JobRecord>,
 }
 
 /// The whole life of such a job.
@@ -62,25 +62,27 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     }
     let output = context.output(&job.id);
     let ack = AckTask::start(context, &job.id, execution, None)?;
-    let place = Place::Servers(found::pages(&job, execution));
-    let record = Arc::new(Ledger::of(&context.journal, &job, execution, place, output.progress()));
-    ack.unless_failed(record.write())?;
+    let task = Task { job: Arc::new(job), server: None, execution: execution.clone() };
+    let place = Place::Servers(found::pages(&task.job, execution));
+    let intent = JobRecord::intend(&context.records, &task, place, output.progress());
+    let record = Arc::new(ack.unless_failed(intent)?);
     ack.ours()?;
-    ack.started();
+    let job = task.job;
     let timeout = job.timeout.unwrap_or(context.config.now().jobs.default_timeout);
     let (place, image) = (String::new(), String::new());
     let facts = Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") };
     if let Err(error) = record.start(&facts) {
-        // Each server's start is written again before it happens, and does not happen when that fails.
-        log::error!("{error}");
+        log::error!("not starting the job, since its record says that it was not: {error}");
+        return conclude(context, &record, End::NeverRan(Remains::nothing()), output, Some(ack));
     }
+    ack.started();
     let names: Vec<String> = job.servers.iter().flatten().map(Server::shown).collect();
     token.note(Note::Place(names.join(", ")));
     token.step(Step::Running);
     context.show(&job.id, "running", None);
     let slots = found::fresh(&job, execution);
-    let (context, job, output) = (Arc::clone(context), Arc::new(job), Mutex::new(output));
-    let group = Group { config: context.config.now(), context, job, slots, output, control, ledger: record };
+    let (context, output) = (Arc::clone(context), Mutex::new(output));
+    let group = Group { config: context.config.now(), context, job, slots, output, control, record };
     group.see_through(clock::wall(), Some(ack), token)
 }
 
@@ -109,10 +111,10 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     );
     // Without the backend's words there is nothing that would be run of it.
     let job = job.map_or_else(|| adopt::task_of(&entry, None).job, |job| Arc::new(*job));
-    let ledger = Arc::new(Ledger::found(&context.journal, entry, output.progress()));
+    let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
     let (context, output) = (Arc::clone(context), Mutex::new(output));
-    Group { config: context.config.now(), context, job, slots, output, control, ledger }.see_through(begun, None, token)
+    Group { config: context.config.now(), context, job, slots, output, control, record }.see_through(begun, None, token)
 }
 
 /// The threads that remove what is left on the servers; dropping this waits for them.
@@ -136,9 +138,9 @@ impl Group {
     /// All servers, then the one report.
     fn see_through(self, begun: SystemTime, ack: Option<AckTask>, token: &Token) -> Life {
         let group = Arc::new(self);
-        let (context, ledger, control) =
-            (Arc::clone(&group.context), Arc::clone(&group.ledger), Arc::clone(&group.control));
-        context.scribe.keep(&ledger);
+        let (context, record, control) =
+            (Arc::clone(&group.context), Arc::clone(&group.record), Arc::clone(&group.control));
+        context.checkpoints.keep(&record);
         // A server may be slow to remove what is left on it: the report does not wait for that.
         let longest = group.config.jobs.cleanup_timeout * 2 + limits::THREAD_JOIN_WAIT;
         let (parts, threads) = group.on_all_servers();
@@ -150,9 +152,9 @@ impl Group {
             Arc::into_inner(group).map(|group| group.output.into_inner().unwrap_or_else(PoisonError::into_inner));
         if is_left {
             drop(removing);
-            let end = if ledger.nothing_begun() { End::NeverRan(Remains::nothing()) } else { End::Left };
+            let end = if record.nothing_begun() { End::NeverRan(Remains::nothing()) } else { End::Left };
             let output = output.ok_or(Unreported::LeftToNext)?;
-            return conclude(&context, &ledger, end, output, ack);
+            return conclude(&context, &record, end, output, ack);
         }
         let length = clock::wall().duration_since(begun).unwrap_or_default();
         let outcome = Outcome {
@@ -170,9 +172,9 @@ impl Group {
             output.flush(limits::LIVE_FLUSH)
         });
         drop(ack);
-        context.show(&ledger.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
-        let page = ledger.end(report::write(false, &outcome, collected), false);
-        let left = deliver(&context.outbox, page, ledger.tried(), Remains::of(removing));
+        context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
+        let page = record.end(report::write(false, &outcome, collected), false);
+        let left = deliver(&context.outbox, page, record.tried(), Remains::of(removing));
         Ok(Reported { verdict: outcome.verdict, left })
     }
 
@@ -240,7 +242,7 @@ impl Group {
         }
         if !slot.record && running.is_none() {
             ExecutionRow::new(execution, Some(server)).create(&context.client, &self.job.id);
-            self.ledger.part_is(at, PagePart::Waiting { record: true });
+            self.record.part_is(at, PagePart::Waiting { record: true });
         }
         let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
         let delivered = running.map(|(_, started)| started.delivered).unwrap_or_default();
@@ -259,7 +261,7 @@ impl Group {
                 return None;
             }
             End::NeverRan(remains) => {
-                self.ledger.part_is(at, PagePart::Waiting { record: true });
+                self.record.part_is(at, PagePart::Waiting { record: true });
                 drop(remains);
                 if control.is_left() || running.is_none() {
                     return None;
@@ -273,12 +275,12 @@ impl Group {
         let kept = remains.is_something();
         if !kept {
             // On disk before the backend hears of it: nobody else knows how it ended.
-            self.ledger.part_ended(at, found::end_of(&outcome, false), false);
+            self.record.part_ended(at, found::end_of(&outcome, false), false);
         }
         // Its folder on the server goes after its record, which alone has its output, and after its end is on disk.
         let collected = output.finish(&outcome);
         report::record(&context.client, execution, &outcome, &collected, &Flushed::default());
-        self.ledger.part_ended(at, found::end_of(&outcome, true), kept);
+        self.record.part_ended(at, found::end_of(&outcome, true), kept);
         remains.ask();
         Some((outcome, remains))
     }
@@ -289,7 +291,7 @@ impl Group {
             Err(_) if control.is_given_back() => return End::NeverRan(Remains::nothing()),
             Err(outcome) => return End::Outcome(outcome, Remains::nothing()),
         };
-        if let Err(error) = self.ledger.part_starts(at, &ready.facts(), output.progress()) {
+        if let Err(error) = self.record.part_starts(at, &ready.facts(), output.progress()) {
             let words = format!("not run: after a crash of the agent it would be run once more, since {error}");
             return ended(unrun(Verdict::infrastructure(Phase::Setup, words)));
         }
@@ -305,7 +307,7 @@ impl Group {
         control: &Arc<Control>,
         output: &mut Prefixed<'_>,
     ) -> End {
-        self.ledger.part_goes_on(at, output.progress());
+        self.record.part_goes_on(at, output.progress());
         // By its own thread alone: the agent's end leaves it, as it leaves what it has started itself.
         let _ = control.begin();
         match self.context.servers.adopt(task, &found::facts(directory, started), started.left(now_ms()), control) {
@@ -331,7 +333,7 @@ impl Group {
         let outcome = unrun(verdict.clone());
         let collected = Prefixed::new(&slot.name, self, 0, Delivered::default()).finish(&outcome);
         report::record(&context.client, &slot.execution, &outcome, &collected, &Flushed::default());
-        self.ledger.part_ended(at, found::end_of(&outcome, true), false);
+        self.record.part_ended(at, found::end_of(&outcome, true), false);
         outcome
     }
 
@@ -350,7 +352,7 @@ impl Group {
             if let Err(error) = self.context.client.execution_update(&slot.execution, &update) {
                 log::warn!("the execution's record could not be completed: {error}");
             }
-            self.ledger.part_ended(at, found::end_of(outcome, true), remains.is_some());
+            self.record.part_ended(at, found::end_of(outcome, true), remains.is_some());
         }
         let place = if recorded { "is in its own execution record" } else { "may be lost" };
         let words = format!("it had ended before the agent was restarted, and its output {place}");
@@ -383,12 +385,12 @@ impl Servers {
             let Some(group) = self.group.upgrade() else { return };
             let Some(slot) = group.slots.get(at) else { return };
             let _context = telemetry::context(&group.job.id, &slot.execution);
-            let (ended, name, ledger) = (group.serve(at, slot), slot.name.clone(), Arc::clone(&group.ledger));
+            let (ended, name, record) = (group.serve(at, slot), slot.name.clone(), Arc::clone(&group.record));
             drop(group);
             if let Some((outcome, remains)) = ended {
                 let _ = tell.send(Part { at, name, outcome });
                 drop(remains);
-                ledger.part_is_clear(at);
+                record.part_is_clear(at);
             }
         }
     }

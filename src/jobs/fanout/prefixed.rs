@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Group;
 use crate::job::{Output, Stream};
-use crate::jobs::journal::Delivered;
 use crate::jobs::output::{Collected, Progress};
+use crate::jobs::record::Delivered;
 use crate::jobs::unfinished::Unfinished;
 use crate::limits;
 use crate::verdict::Outcome;
@@ -51,7 +51,7 @@ impl<'a> Prefixed<'a> {
         Self { prefix, group, channels, lines: 0, progress }
     }
 
-    /// How far it has come, for the journal.
+    /// How far it has come, for the records.
     pub(super) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }

@@ -1,10 +1,10 @@
-//! The core under every fault that can be thought of, thousands of times: poller, workers, journal, outbox, heartbeat and
+//! The core under every fault that can be thought of, thousands of times: poller, workers, records, outbox, heartbeat and
 //! recovery as they are, between a simulated backend and a simulated engine, in simulated time.
 //!
 //! A seed decides the scripts, the weather of the network, the moments at which the agent is killed or told to stop, the
 //! cancels, what the disk loses, and the order in which the threads run. At the end the weather clears, and then for each job: exactly one
 //! terminal report, and that one true; its script started at most once, but for a job that was given back unstarted;
-//! every line in the report once and in order; no container and no page of the journal left.
+//! every line in the report once and in order; no container and no record left.
 //!
 //! `CRONIUM_SIM_SEEDS` sets how many seeds each test takes, `CRONIUM_SIM_SEED` runs that one and prints what happened.
 
@@ -30,10 +30,10 @@ use crate::job::Id;
 use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::heartbeat::Heartbeat;
-use crate::jobs::journal::{Journal, Opened};
-use crate::jobs::ledger::Scribe;
-use crate::jobs::outbox::{Outbox, Terms};
 use crate::jobs::poller::{Poller, Slots};
+use crate::jobs::record::Checkpoints;
+use crate::jobs::record::outbox::{Outbox, Terms};
+use crate::jobs::record::{Opened, RecordStore};
 use crate::jobs::recover::Recovery;
 use crate::jobs::running::Running;
 use crate::jobs::strays::Strays;
@@ -51,15 +51,15 @@ const WORKERS: usize = 2;
 
 /// The core of an agent, from its start to its end in order: what `agent` does with the real parts.
 fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: AtEnd) {
-    let Opened { journal, open, ended } = Journal::open(dir).expect("a journal");
+    let Opened { records, open, ended } = RecordStore::open(dir).expect("records");
     let all = Stop::new();
     let client = Client::scripted(all.clone(), Arc::new(backend.clone()));
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
     let (running, slots) = (Running::new(), Slots::new(WORKERS));
     let terms = Terms::new(Duration::from_secs(7 * 86_400));
     let (outbox, outbox_thread) =
-        Outbox::start(journal.clone(), &client, ended, terms, Pulse::unwatched()).expect("a thread");
-    let (scribe, scribe_thread) = Scribe::start().expect("a thread");
+        Outbox::start(records.clone(), &client, ended, terms, Pulse::unwatched()).expect("a thread");
+    let (checkpoints, scribe_thread) = Checkpoints::start().expect("a thread");
     let mut config = config::defaults();
     config.jobs.stop_grace = Duration::from_secs(2);
     (config.jobs.max_concurrent, config.jobs.lease_renewal) = (WORKERS, Duration::from_secs(10));
@@ -72,14 +72,14 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         reaper: reaper.clone(),
         streamer: LogStreamer::disabled(),
         running: running.clone(),
-        journal: journal.clone(),
+        records: records.clone(),
         outbox: outbox.clone(),
-        scribe: scribe.clone(),
+        checkpoints: checkpoints.clone(),
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });
     let adopter = Adopter::new(&context, &slots);
-    adopter.of_journal(open);
+    adopter.of_records(open);
     recover(engine, &client, &context, &adopter, term);
     let heartbeat = Heartbeat {
         client: client.clone(),
@@ -92,8 +92,8 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     let heartbeat = heartbeat.spawn().expect("a thread");
     let (hand, taken) = bounded(1);
     let no_more_claims = Stop::new();
-    let (journal_now, free, bell) = (journal.clone(), slots.clone(), slots.clone());
-    let admission = Box::new(move || journal_now.trouble().map_or(Ok(()), Err));
+    let (records_now, free, bell) = (records.clone(), slots.clone(), slots.clone());
+    let admission = Box::new(move || records_now.trouble().map_or(Ok(()), Err));
     let (clients, stop) = (client.clone(), no_more_claims.clone());
     let mut poller = Poller::new(&config, clients, slots, running.clone(), hand, admission, stop);
     let strays = Strays::new(Duration::from_secs(5));
@@ -123,7 +123,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     pool.join(Duration::from_secs(200));
     adopter.join(Duration::from_secs(200));
     outbox.stop();
-    scribe.stop();
+    checkpoints.stop();
     reaper.stop();
     for thread in [heartbeat, outbox_thread, scribe_thread, reaper_thread] {
         thread.join_within(Duration::from_secs(60));
@@ -132,8 +132,8 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
 
 /// Before anything is claimed; tried until it is done.
 fn recover(engine: &Engine, client: &Client, context: &JobContext, adopter: &Adopter, term: &Stop) {
-    let (running, outbox, journal) = (&context.running, &context.outbox, &context.journal);
-    let done = |job: &Id| journal.done().lookup(job);
+    let (running, outbox, records) = (&context.running, &context.outbox, &context.records);
+    let done = |job: &Id| records.done().lookup(job);
     loop {
         let in_hand = running.ids();
         let reported = outbox.ids().into_iter().collect();
@@ -158,7 +158,7 @@ struct Count {
     faults: u64,
     cancelled: u64,
     timeouts: u64,
-    /// With an end that nobody can know: the journal was lost, or not written.
+    /// With an end that nobody can know: the records were lost, or not written.
     lost: u64,
     /// Pages that were lost.
     pages: u64,
@@ -239,8 +239,8 @@ fn play(sim: &Sim, dir: &Path, count: &mut Count) -> Result<(), String> {
             }
         }
         bury(sim, SETTLE)?;
-        if story.journal_lost_after == Some(life) {
-            sim.trace("the journal is lost");
+        if story.records_lost_after == Some(life) {
+            sim.trace("the records are lost");
             fs::remove_dir_all(dir).and_then(|()| fs::create_dir(dir)).map_err(|error| error.to_string())?;
         }
         if story.pages_lost_after == Some(life) {
@@ -273,7 +273,7 @@ fn play(sim: &Sim, dir: &Path, count: &mut Count) -> Result<(), String> {
     story.jobs.iter().try_for_each(|(job, script)| judge(&story, &backend, &engine, job, script, count))
 }
 
-/// The job's files in the journal.
+/// The job's files in the records.
 fn pages(dir: &Path) -> Vec<String> {
     let Ok(files) = fs::read_dir(dir.join("jobs")) else { return Vec::new() };
     let names = files.flatten().map(|file| file.file_name().to_string_lossy().into_owned());

@@ -18,7 +18,7 @@ pub(super) struct Story {
     /// Thousandths of writes that the disk does not take.
     pub(super) disk_failing: u64,
     /// The agent that comes after this life finds an empty `state.dir`.
-    pub(super) journal_lost_after: Option<usize>,
+    pub(super) records_lost_after: Option<usize>,
     /// It finds pages that are gone or torn, each as likely as not.
     pub(super) pages_lost_after: Option<usize>,
 }
@@ -31,7 +31,7 @@ impl Story {
     /// Whether something that was written down was lost.
     pub(super) fn has_losses(&self) -> bool {
         let lives = self.lives.len();
-        [self.journal_lost_after, self.pages_lost_after].into_iter().flatten().any(|life| life < lives)
+        [self.records_lost_after, self.pages_lost_after].into_iter().flatten().any(|life| life < lives)
     }
 }
 
@@ -102,7 +102,7 @@ pub(super) fn story(sim: &Sim) -> Story {
     };
     let engine_failing = if sim.chance(300) { 50 } else { 0 };
     let engine_away = if sim.chance(200) { vec![span(sim, 30, 20)] } else { Vec::new() };
-    let journal_lost_after = sim.chance(60).then_some(0);
+    let records_lost_after = sim.chance(60).then_some(0);
     let disk_failing = if sim.chance(100) { 200 } else { 0 };
     let pages_lost_after = sim.chance(120).then_some(0);
     Story {
@@ -113,7 +113,7 @@ pub(super) fn story(sim: &Sim) -> Story {
         engine_failing,
         engine_away,
         disk_failing,
-        journal_lost_after,
+        records_lost_after,
         pages_lost_after,
     }
 }

@@ -1,7 +1,7 @@
-//! A job's page in the journal: written before what it announces is done, and kept up to date while the job runs.
+//! The record of a job that runs: each step is on disk before the agent does what it announces.
 //!
-//! A [`Ledger`] is one job's; the [`Scribe`] is the thread that now and then writes down how far each job's output has
-//! come. A disk that takes nothing stops no job: it runs on, and the agent claims no other.
+//! A [`JobRecord`] is one job's. [`Checkpoints`] is the thread that writes down every few seconds how far each job's
+//! output has come. A disk that takes nothing stops no job: the job runs on, and the agent claims no other.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,28 +9,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::executors::{Facts, Task};
-use crate::job::{Id, Job, Language};
-use crate::jobs::journal::{
-    Container, Delivered, Ended, Entry, Journal, JournalError, Part, PartEnd, Place, Report, Server, Stage, Started,
+use super::{
+    Delivered, Ended, Entry, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State,
     now_ms,
 };
-use crate::jobs::outbox::Tried;
+use crate::executors::{Facts, Task};
+use crate::job::{Id, Language};
 use crate::jobs::output::Progress;
+use crate::jobs::record::outbox::Tried;
 use crate::limits;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 
-/// One job's page.
+/// The record of one job.
 #[derive(Debug)]
-pub struct Ledger {
-    journal: Journal,
-    entry: Mutex<Entry>,
+pub struct JobRecord {
+    records: RecordStore,
+    live: Mutex<Live>,
     progress: Arc<Progress>,
     /// How far the output of each of several servers has come, by its place in the list.
     parts: Mutex<BTreeMap<usize, Arc<Progress>>>,
     pace: Mutex<PaceOfNumbers>,
     doubted: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Live {
+    entry: Entry,
+    /// `Ended` once the outbox has the report, which may be large and is not kept here.
+    state: State,
 }
 
 /// How many numbers the lines of a job on several servers take from one note to the next.
@@ -40,55 +47,49 @@ struct PaceOfNumbers {
     most: u64,
 }
 
-impl Ledger {
-    /// Writes that the job is about to be made. After an error it must not be: nobody would find it again.
+impl JobRecord {
+    /// Claimed → Intent: the job is about to be made. After an error it must not be: nobody would find it again.
     pub fn intend(
-        journal: &Journal,
+        records: &RecordStore,
         task: &Task,
-        container: impl Fn(&Id) -> String,
+        place: Place,
         progress: Arc<Progress>,
-    ) -> Result<Self, JournalError> {
-        let place = match &task.server {
-            None => Place::Container(Container {
-                name: container(&task.execution),
-                image: String::new(),
-                memory: 0,
-                pids: 0,
-                disk: 0,
-                cpu: 0.0,
-            }),
-            Some(server) => Place::Servers(vec![page_of(server, String::new(), &task.execution)]),
-        };
-        let ledger = Self::of(journal, &task.job, &task.execution, place, progress);
-        ledger.write()?;
-        Ok(ledger)
+    ) -> Result<Self, RecordError> {
+        let (job, language) = (&task.job, Some(task.job.script.language));
+        let record =
+            Self::claimed(records, blank(&job.id, &task.execution, job.kind, job.attempts, language, place), progress);
+        record.advance(&mut record.lock(), State::Intent, Stage::Intent)?;
+        Ok(record)
     }
 
-    /// Writes the page as it is now.
-    pub fn write(&self) -> Result<(), JournalError> {
-        self.journal.put(&self.lock())
+    /// The record of a job that is not on disk yet.
+    pub fn claimed(records: &RecordStore, entry: Entry, progress: Arc<Progress>) -> Self {
+        Self::of(records, Live { entry, state: State::Claimed }, progress)
     }
 
-    /// A page that is not on disk yet.
-    pub fn of(journal: &Journal, job: &Job, execution: &Id, place: Place, progress: Arc<Progress>) -> Self {
-        let language = Some(job.script.language);
-        let entry = blank(&job.id, execution, job.kind, job.attempts, language, place);
-        Self::found(journal, entry, progress)
+    /// The record of a job that an earlier agent began.
+    pub fn adopted(records: &RecordStore, entry: Entry, progress: Arc<Progress>) -> Self {
+        let state = entry.stage.state();
+        Self::of(records, Live { entry, state }, progress)
     }
 
-    /// The page of a job that an earlier agent began.
-    pub fn found(journal: &Journal, entry: Entry, progress: Arc<Progress>) -> Self {
-        Self {
-            journal: journal.clone(),
-            entry: Mutex::new(entry),
-            progress,
-            parts: Mutex::default(),
-            pace: Mutex::default(),
-            doubted: AtomicBool::new(false),
+    fn of(records: &RecordStore, live: Live, progress: Arc<Progress>) -> Self {
+        let (live, parts, pace) = (Mutex::new(live), Mutex::default(), Mutex::default());
+        Self { records: records.clone(), live, progress, parts, pace, doubted: AtomicBool::new(false) }
+    }
+
+    /// The only way from one state to the next.
+    fn advance(&self, live: &mut Live, to: State, stage: Stage) -> Result<(), RecordError> {
+        if !live.state.may_become(to) {
+            return Err(RecordError::Step { job: live.entry.job.clone(), from: live.state, to });
         }
+        live.entry.stage = stage;
+        self.records.put(&live.entry)?;
+        live.state = to;
+        Ok(())
     }
 
-    /// An earlier agent may have reported the job without its page saying so.
+    /// An earlier agent may have reported the job without its record saying so.
     pub fn doubt(&self) {
         self.doubted.store(true, Ordering::Relaxed);
     }
@@ -98,17 +99,17 @@ impl Ledger {
         if self.doubted.load(Ordering::Relaxed) { Tried::lost() } else { Tried::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Entry> {
-        self.entry.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes that the job may be running from now on.
+    /// Intent → Started: the job may be running from now on.
     ///
-    /// After an error it must not be started: its page says that it was not, and the next agent would run it again.
-    pub fn start(&self, facts: &Facts) -> Result<(), JournalError> {
-        let mut entry = self.lock();
+    /// After an error it must not be started: its record says that it was not, and the next agent would run it again.
+    pub fn start(&self, facts: &Facts) -> Result<(), RecordError> {
+        let mut live = self.lock();
         let (after, name) = facts.timeout;
-        match &mut entry.place {
+        match &mut live.entry.place {
             Place::Container(container) => {
                 container.image.clone_from(&facts.image);
                 if let Some(limits) = facts.limits {
@@ -120,11 +121,10 @@ impl Ledger {
             Place::Nowhere => {}
         }
         let mut delivered = self.progress.delivered();
-        if is_of_several(&entry) {
+        if is_of_several(&live.entry) {
             delivered.sequence = self.numbers_from();
         }
-        entry.stage = Stage::Started(started_now((after, name), delivered));
-        self.journal.put(&entry)
+        self.advance(&mut live, State::Started, Stage::Started(started_now((after, name), delivered)))
     }
 
     /// Writes how far the output has come, if that has changed.
@@ -150,17 +150,20 @@ impl Ledger {
     }
 
     fn note_with(&self, number: impl Fn() -> u64) {
-        let mut entry = self.lock();
+        let mut live = self.lock();
+        if live.state != State::Started {
+            return;
+        }
         // The servers' own places first: a line between the two looks is sent twice rather than left out.
-        let moved = self.note_parts(&mut entry);
+        let moved = self.note_parts(&mut live.entry);
         let mut delivered = self.progress.delivered();
-        if is_of_several(&entry) {
+        if is_of_several(&live.entry) {
             delivered.sequence = number();
         }
-        let Stage::Started(started) = &mut entry.stage else { return };
+        let Stage::Started(started) = &mut live.entry.stage else { return };
         if moved || started.delivered != delivered {
             started.delivered = delivered;
-            self.put(&entry);
+            self.put(&live.entry);
         }
     }
 
@@ -179,7 +182,7 @@ impl Ledger {
 
     /// Writes that the script may be running on the server at this place of the list. After an error it must not be sent
     /// there: the next agent would start it once more.
-    pub fn part_starts(&self, at: usize, facts: &Facts, progress: Arc<Progress>) -> Result<(), JournalError> {
+    pub fn part_starts(&self, at: usize, facts: &Facts, progress: Arc<Progress>) -> Result<(), RecordError> {
         let started = started_now(facts.timeout, progress.delivered());
         self.part_goes_on(at, progress);
         self.part(at, Part::Started(started), Some(&facts.place))
@@ -192,8 +195,12 @@ impl Ledger {
 
     /// Writes how far the server at this place has come otherwise.
     pub fn part_is(&self, at: usize, part: Part) {
-        if let Err(error) = self.part(at, part, None) {
-            log::error!("job {} goes on without its page in the journal: {error}", self.job());
+        let result = self.part(at, part, None);
+        // A server that is heard of after the report: the record is the outbox's now.
+        if let Err(error) = result
+            && !matches!(error, RecordError::Step { from: State::Ended, .. })
+        {
+            log::error!("job {} goes on without its page in the records: {error}", self.job());
         }
     }
 
@@ -209,17 +216,20 @@ impl Ledger {
     }
 
     fn set_remains(&self, remains: impl Fn(usize, &Server) -> bool) {
-        if let Place::Servers(pages) = &mut self.lock().place {
+        if let Place::Servers(pages) = &mut self.lock().entry.place {
             pages.iter_mut().enumerate().for_each(|(at, page)| page.remains = remains(at, page));
         }
     }
 
-    fn part(&self, at: usize, part: Part, directory: Option<&str>) -> Result<(), JournalError> {
-        let mut entry = self.lock();
-        // Where it is not: the job is over, and its page is the outbox's now.
-        let Stage::Started(started) = &mut entry.stage else { return Ok(()) };
-        started.delivered.sequence = self.numbers_from();
-        if let Place::Servers(pages) = &mut entry.place
+    fn part(&self, at: usize, part: Part, directory: Option<&str>) -> Result<(), RecordError> {
+        let mut live = self.lock();
+        if live.state != State::Started {
+            return Err(RecordError::Step { job: live.entry.job.clone(), from: live.state, to: State::Started });
+        }
+        if let Stage::Started(started) = &mut live.entry.stage {
+            started.delivered.sequence = self.numbers_from();
+        }
+        if let Place::Servers(pages) = &mut live.entry.place
             && let Some(page) = pages.get_mut(at)
         {
             page.part = part;
@@ -227,53 +237,47 @@ impl Ledger {
                 directory.clone_into(&mut page.directory);
             }
         }
-        self.journal.put(&entry)
+        self.records.put(&live.entry)
     }
 
     /// Whether nothing was sent to any of several servers.
     pub fn nothing_begun(&self) -> bool {
-        let entry = self.lock();
-        let Place::Servers(pages) = &entry.place else { return false };
+        let live = self.lock();
+        let Place::Servers(pages) = &live.entry.place else { return false };
         pages.iter().all(|page| matches!(page.part, Part::Waiting { .. }))
     }
 
     /// The job whose page it is.
     pub fn job(&self) -> Id {
-        self.lock().job.clone()
+        self.lock().entry.job.clone()
     }
 
-    /// The page with the report on it, of a job of which something `remains` until that is on disk; nothing is written
-    /// here any more.
+    /// → Ended: the record with the report on it, for the outbox, which puts it on disk. `remains`: something of the job
+    /// is to be removed after that. Nothing is written here any more.
     pub fn end(&self, report: Report, remains: bool) -> Entry {
         self.set_remains(|_, page| page.remains || (remains && page.part == Part::OfJob));
-        let mut entry = self.lock();
-        // Not `Started` any more, so that the scribe writes nothing over the report, which may be large and is not kept.
-        entry.stage = Stage::Intent;
+        let mut live = self.lock();
+        live.state = State::Ended;
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
-        Entry { stage, ..entry.clone() }
+        Entry { stage, ..live.entry.clone() }
     }
 
-    /// Writes that it was not started after all.
-    pub fn back(&self) {
-        let mut entry = self.lock();
-        entry.stage = Stage::Intent;
-        self.put(&entry);
-    }
-
-    /// Takes the page out: the job is not ours, or it went back to the queue.
-    pub fn forget(&self) {
-        let entry = self.lock();
-        self.journal.remove(&entry.job);
+    /// Started → Intent: it was not started after all.
+    pub fn never_ran(&self) {
+        let mut live = self.lock();
+        if let Err(error) = self.advance(&mut live, State::Intent, Stage::Intent) {
+            log::error!("job {}: its record does not say that it never ran: {error}", live.entry.job);
+        }
     }
 
     fn put(&self, entry: &Entry) {
-        if let Err(error) = self.journal.put(entry) {
-            log::error!("job {} goes on without its page in the journal: {error}", entry.job);
+        if let Err(error) = self.records.put(entry) {
+            log::error!("job {} goes on without its page in the records: {error}", entry.job);
         }
     }
 }
 
-/// A page of a job that did not get far enough to have one.
+/// The first record of a job.
 pub fn blank(
     job: &Id,
     execution: &Id,
@@ -294,7 +298,7 @@ pub fn blank(
     }
 }
 
-/// What the journal keeps of a server: how to find it again, not how to log in.
+/// What a record keeps of a server: how to find it again, not how to log in.
 pub fn page_of(server: &crate::job::Server, directory: String, execution: &Id) -> Server {
     Server {
         name: server.name.clone(),
@@ -333,23 +337,23 @@ pub fn boot_id() -> String {
 
 /// Writes down how far the output of each job has come. Shared by clones.
 #[derive(Debug, Clone, Default)]
-pub struct Scribe {
-    pages: Arc<Mutex<Vec<Weak<Ledger>>>>,
+pub struct Checkpoints {
+    records: Arc<Mutex<Vec<Weak<JobRecord>>>>,
     stop: Stop,
 }
 
-impl Scribe {
-    /// Starts the thread `scribe`.
+impl Checkpoints {
+    /// Starts the thread `checkpoints`.
     pub fn start() -> std::io::Result<(Self, Thread)> {
-        let scribe = Self::default();
-        let own = scribe.clone();
-        let thread = threads::spawn("scribe", move || own.run(limits::PROGRESS_EVERY))?;
-        Ok((scribe, thread))
+        let checkpoints = Self::default();
+        let own = checkpoints.clone();
+        let thread = threads::spawn("checkpoints", move || own.run(limits::PROGRESS_EVERY))?;
+        Ok((checkpoints, thread))
     }
 
-    /// Sees to one more page, for as long as somebody else holds it.
-    pub fn keep(&self, ledger: &Arc<Ledger>) {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(ledger));
+    /// Sees to one more record, for as long as somebody else holds it.
+    pub fn keep(&self, record: &Arc<JobRecord>) {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(record));
     }
 
     /// Ends the thread.
@@ -359,12 +363,12 @@ impl Scribe {
 
     fn run(&self, every: Duration) {
         while !self.stop.wait(every) {
-            let pages: Vec<Arc<Ledger>> = {
-                let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-                pages.retain(|page| page.strong_count() > 0);
-                pages.iter().filter_map(Weak::upgrade).collect()
+            let all: Vec<Arc<JobRecord>> = {
+                let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+                records.retain(|record| record.strong_count() > 0);
+                records.iter().filter_map(Weak::upgrade).collect()
             };
-            pages.iter().for_each(|page| page.note());
+            all.iter().for_each(|record| record.note());
         }
     }
 }

@@ -66,6 +66,6 @@ fn a_shorter_retention_holds_for_what_waits_already() {
     running.outbox.keep_for(Duration::from_secs(30));
     assert_eq!(running.outbox.state().retention, Duration::from_secs(30));
     wait_for("it to be given up", || running.outbox.state().set_aside == 1);
-    let aside = running.outbox.0.journal.asides().pop().expect("kept");
+    let aside = running.outbox.0.records.quarantined().pop().expect("kept");
     assert!(aside.why.contains("not taken for 30s (jobs.reportRetention)"), "{}", aside.why);
 }

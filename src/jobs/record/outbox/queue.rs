@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::offer::Tried;
 use crate::job::Id;
-use crate::jobs::journal::Entry;
+use crate::jobs::record::Entry;
 use crate::limits;
 use crate::policy::backoff::Backoff;
 
@@ -231,8 +231,8 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::jobs::journal::tests::{ended, entry, id};
-    use crate::jobs::outbox::Terms;
+    use crate::jobs::record::outbox::Terms;
+    use crate::jobs::record::store_tests::{ended, entry, id};
 
     fn queue(now: Instant, jobs: &[(&str, u64)]) -> Queue {
         let mut queue = Queue::default();

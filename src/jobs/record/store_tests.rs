@@ -1,9 +1,10 @@
-//! The journal on real file systems: whole, torn, full and read-only ones.
+//! Records on real file systems: whole, torn, full and read-only ones.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::super::*;
 use super::*;
 use crate::job::{Kind, Language};
 use crate::os::{files, scratch, threads};
@@ -38,7 +39,7 @@ impl Scratch {
     }
 
     pub(crate) fn open(&self) -> Opened {
-        Journal::open(&self.dir).expect("open")
+        RecordStore::open(&self.dir).expect("open")
     }
 
     pub(crate) fn path_of(&self, entry: &Entry) -> PathBuf {
@@ -150,25 +151,25 @@ fn every_stage_and_place_comes_back_as_it_was() {
         entry("e", ended(1, "")),
     ];
     {
-        let Opened { journal, open, ended } = scratch.open();
+        let Opened { records, open, ended } = scratch.open();
         assert!(open.is_empty() && ended.is_empty());
         for entry in &all {
-            journal.put(&Entry { attempts: 7, ..entry.clone() }).expect("put");
-            journal.put(entry).expect("put again");
+            records.put(&Entry { attempts: 7, ..entry.clone() }).expect("put");
+            records.put(entry).expect("put again");
         }
         let long = Entry { job: id(&"x".repeat(100)), ..all[0].clone() };
-        journal.put(&long).expect("a long id");
-        journal.remove(&id(&"x".repeat(100)));
+        records.put(&long).expect("a long id");
+        records.remove(&id(&"x".repeat(100)));
     }
-    let Opened { journal, open, ended } = scratch.open();
+    let Opened { records, open, ended } = scratch.open();
     assert_eq!(open, all[..3]);
     let waiting = |entry: &Entry, since_ms| Waiting { job: entry.job.clone(), attempts: 1, since_ms };
     assert_eq!(ended, [waiting(&all[4], 1), waiting(&all[3], 2)], "oldest first");
-    assert_eq!(journal.read(&id("d")).expect("read"), Some(all[3].clone()));
-    assert_eq!(journal.read(&id("none")).expect("read"), None);
+    assert_eq!(records.read(&id("d")).expect("read"), Some(all[3].clone()));
+    assert_eq!(records.read(&id("none")).expect("read"), None);
     let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!((mode(&scratch.dir.join("jobs")), mode(&scratch.path_of(&all[0]))), (0o700, 0o600));
-    assert_eq!(journal.trouble(), None);
+    assert_eq!(records.trouble(), None);
 }
 
 #[test]
@@ -179,35 +180,35 @@ fn an_end_whose_folder_may_be_left_on_a_server_does_not_wait_with_the_reports() 
     let left = Entry { kind: Kind::Ssh, place: Place::Servers(pages), ..entry("left", ended(1, "out")) };
     let clear = Entry { job: id("clear"), ..left.clone().without_remains() };
     {
-        let journal = scratch.open().journal;
-        journal.put(&left).expect("put");
-        journal.put(&clear).expect("put");
+        let records = scratch.open().records;
+        records.put(&left).expect("put");
+        records.put(&clear).expect("put");
     }
-    let Opened { journal, open, ended } = scratch.open();
+    let Opened { records, open, ended } = scratch.open();
     assert_eq!((open, ended.len(), &ended[0].job), (vec![left.clone()], 1, &clear.job));
     // As a page of an earlier version, which has no such field.
     let text = fs::read_to_string(scratch.path_of(&clear)).expect("text");
     let body = text.split_once('\n').expect("two lines").1.replace(",\"remains\":false", "");
     assert!(!body.contains("remains"), "{body}");
     assert_eq!(serde_json::from_str::<Entry>(&body).expect("an entry"), clear);
-    drop(journal);
+    drop(records);
 }
 
 #[test]
 fn a_report_of_eight_megabytes_of_anything_fits() {
     let scratch = Scratch::new();
-    let journal = scratch.open().journal;
+    let records = scratch.open().records;
     let worst = entry("big", ended(1, &"\u{1}".repeat(4 << 20)));
-    journal.put(&worst).expect("put");
-    assert_eq!(journal.read(&worst.job).expect("read"), Some(worst.clone()));
+    records.put(&worst).expect("put");
+    assert_eq!(records.read(&worst.job).expect("read"), Some(worst.clone()));
     // JSON within JSON is not escaped again.
     let size = usize::try_from(fs::metadata(scratch.path_of(&worst)).expect("file").len()).expect("fits");
     let report = worst.ended().expect("ended").report.size();
     assert!(size < report + 2000, "{size} for {report}");
     let no_json = Report { complete: "{".into(), ..worst.ended().expect("ended").report.clone() };
     let broken = Entry { stage: Stage::Ended(Ended { report: no_json, since_ms: 0 }), ..worst };
-    assert!(matches!(journal.put(&broken), Err(JournalError::Encode { .. })));
-    assert_eq!(journal.trouble(), None, "the disk is well");
+    assert!(matches!(records.put(&broken), Err(RecordError::Encode { .. })));
+    assert_eq!(records.trouble(), None, "the disk is well");
 }
 
 #[test]
@@ -231,13 +232,13 @@ fn a_file_torn_at_any_byte_is_set_aside_and_stops_nothing() {
     }
     for (n, cut) in [0, 5, 30, 200].into_iter().enumerate() {
         let scratch = Scratch::new();
-        scratch.open().journal.put(&entry("sound", Stage::Intent)).expect("put");
+        scratch.open().records.put(&entry("sound", Stage::Intent)).expect("put");
         let torn = entry("torn", started());
         fs::write(scratch.path_of(&torn), &encoded(&torn)[..cut]).expect("write");
-        let Opened { journal, open, .. } = scratch.open();
+        let Opened { records, open, .. } = scratch.open();
         assert_eq!(open, [entry("sound", Stage::Intent)], "{n}");
         assert_eq!(scratch.names("jobs"), ["sound.job"]);
-        let asides = journal.asides();
+        let asides = records.quarantined();
         assert_eq!((asides.len(), asides[0].job.clone(), asides[0].bytes), (1, Some(id("torn")), cut as u64));
         assert!(asides[0].why.starts_with("it is "), "{}", asides[0].why);
     }
@@ -261,22 +262,22 @@ fn what_is_not_ours_is_set_aside_with_its_reason() {
     std::os::unix::fs::symlink("/etc/passwd", jobs.join("link.job")).expect("link");
     run("mkfifo", &[jobs.join("pipe.job").to_str().expect("UTF-8")]);
     let huge = fs::File::create(jobs.join("huge.job")).expect("file");
-    huge.set_len(limits::JOURNAL_FILE_MAX as u64 + 1).expect("sparse");
+    huge.set_len(limits::RECORD_FILE_MAX as u64 + 1).expect("sparse");
     fs::write(jobs.join(format!("{}9", files::UNFINISHED)), "half").expect("write");
     fs::write(jobs.join(PROBE), "left").expect("write");
-    let Opened { journal, open, ended } = scratch.open();
+    let Opened { records, open, ended } = scratch.open();
     assert!(open.is_empty() && ended.is_empty() && scratch.names("jobs").is_empty());
     let why = |job: &str| {
-        let all = journal.asides();
+        let all = records.quarantined();
         all.iter().find(|a| a.name.ends_with(job)).map(|a| a.why.clone()).unwrap_or_else(|| panic!("{job}: {all:?}"))
     };
     for (name, words) in [
         ("later.job", "version 2"),
         ("other.job", "the entry of job not-other"),
-        ("odd_name__", "no file of the journal"),
-        ("folder.job", "no file of the journal"),
-        ("link.job", "no file of the journal"),
-        ("pipe.job", "no file of the journal"),
+        ("odd_name__", "not a record file"),
+        ("folder.job", "not a record file"),
+        ("link.job", "not a record file"),
+        ("pipe.job", "not a record file"),
     ] {
         assert!(why(name).contains(words), "{name}: {}", why(name));
     }
@@ -287,22 +288,22 @@ fn what_is_not_ours_is_set_aside_with_its_reason() {
 #[test]
 fn what_is_set_aside_is_bounded_and_the_newest_is_kept() {
     let scratch = Scratch::new();
-    let journal = scratch.open().journal;
-    for n in 0..limits::ASIDE_FILES + 7 {
+    let records = scratch.open().records;
+    for n in 0..limits::QUARANTINE_FILES + 7 {
         let entry = entry(&format!("j{n}"), Stage::Intent);
-        journal.put(&entry).expect("put");
-        assert!(journal.set_aside(&entry.job, &format!("number {n} {}", "ü".repeat(1000))));
+        records.put(&entry).expect("put");
+        assert!(records.quarantine(&entry.job, &format!("number {n} {}", "ü".repeat(1000))));
     }
-    assert!(!journal.set_aside(&id("j1"), "it is gone"));
-    let asides = journal.asides();
-    assert_eq!(asides.len(), limits::ASIDE_FILES);
-    assert_eq!(asides.last().and_then(|a| a.job.clone()), Some(id(&format!("j{}", limits::ASIDE_FILES + 6))));
-    assert!(asides.iter().all(|a| a.why.starts_with("number ") && a.why.len() <= limits::ASIDE_REASON));
+    assert!(!records.quarantine(&id("j1"), "it is gone"));
+    let asides = records.quarantined();
+    assert_eq!(asides.len(), limits::QUARANTINE_FILES);
+    assert_eq!(asides.last().and_then(|a| a.job.clone()), Some(id(&format!("j{}", limits::QUARANTINE_FILES + 6))));
+    assert!(asides.iter().all(|a| a.why.starts_with("number ") && a.why.len() <= limits::QUARANTINE_REASON));
     assert!(!asides.iter().any(|a| a.job == Some(id("j3"))));
-    assert_eq!(scratch.names("aside").len(), 2 * limits::ASIDE_FILES);
+    assert_eq!(scratch.names("aside").len(), 2 * limits::QUARANTINE_FILES);
     let held = entry("held", ended(1, "words"));
-    assert!(journal.write_aside(&held, "refused"));
-    let kept = journal.asides().pop().expect("kept");
+    assert!(records.write_to_quarantine(&held, "refused"));
+    let kept = records.quarantined().pop().expect("kept");
     assert_eq!((kept.job, kept.why.as_str()), (Some(id("held")), "refused"));
     let bytes = fs::read(scratch.dir.join("aside").join(kept.name)).expect("read");
     assert_eq!(file::decode(&held.job, &bytes), Ok(held));
@@ -311,19 +312,19 @@ fn what_is_set_aside_is_bounded_and_the_newest_is_kept() {
 #[test]
 fn a_second_agent_is_refused_and_told_who_the_first_is() {
     let scratch = Scratch::new();
-    let first = scratch.open().journal;
+    let first = scratch.open().records;
     let clone = first.clone();
     drop(first);
     let dir = scratch.dir.clone();
     let (told, tell) = std::sync::mpsc::channel();
-    let second = threads::spawn("t-second", move || told.send(Journal::open(&dir).map(drop)).expect("told"));
+    let second = threads::spawn("t-second", move || told.send(RecordStore::open(&dir).map(drop)).expect("told"));
     let error = tell.recv_timeout(Duration::from_secs(10)).expect("an answer").expect_err("must be refused");
     second.expect("a thread").join_within(Duration::from_secs(5));
     let words = error.to_string();
     assert!(words.contains(&format!("(process {})", std::process::id())) && words.contains("state.dir"), "{words}");
     drop(clone);
     drop(scratch.open());
-    assert!(matches!(Journal::open(Path::new("/no/such/state")), Err(JournalError::Io { .. })));
+    assert!(matches!(RecordStore::open(Path::new("/no/such/state")), Err(RecordError::Io { .. })));
 }
 
 #[test]
@@ -340,8 +341,8 @@ fn a_process_that_was_killed_holds_nothing() {
         .expect("sh");
     let mut word = [0; 5];
     child.stdout.take().expect("stdout").read_exact(&mut word).expect("held");
-    let error = Journal::open(&scratch.dir).expect_err("locked");
-    assert!(matches!(&error, JournalError::Locked { pid, .. } if *pid == child.id().to_string()), "{error}");
+    let error = RecordStore::open(&scratch.dir).expect_err("locked");
+    assert!(matches!(&error, RecordError::Locked { pid, .. } if *pid == child.id().to_string()), "{error}");
     child.kill().expect("kill");
     child.wait().expect("wait");
     drop(scratch.open());
@@ -350,51 +351,51 @@ fn a_process_that_was_killed_holds_nothing() {
 #[test]
 fn a_full_disk_is_told_and_keeps_the_entry_before() {
     let scratch = Scratch::tmpfs("size=64k");
-    let journal = scratch.open().journal;
+    let records = scratch.open().records;
     let before = entry("a", started());
-    journal.put(&before).expect("put");
+    records.put(&before).expect("put");
     let big = Entry { stage: ended(1, &"x".repeat(60_000)), ..before.clone() };
-    let error = journal.put(&big).expect_err("full").to_string();
+    let error = records.put(&big).expect_err("full").to_string();
     assert!(error.contains("a.job") && error.contains("make room in state.dir"), "{error}");
-    assert_eq!(journal.trouble(), Some(error));
-    assert_eq!(journal.read(&before.job).expect("read"), Some(before.clone()));
+    assert_eq!(records.trouble(), Some(error));
+    assert_eq!(records.read(&before.job).expect("read"), Some(before.clone()));
     assert_eq!(scratch.names("jobs"), ["a.job"], "nothing half-written stays");
     let filler = scratch.dir.join("filler");
     let _ = fs::write(&filler, vec![b'x'; 128 * 1024]);
-    journal.probe();
-    assert!(journal.trouble().is_some_and(|why| why.contains("make room")), "{:?}", journal.trouble());
+    records.probe();
+    assert!(records.trouble().is_some_and(|why| why.contains("make room")), "{:?}", records.trouble());
     fs::remove_file(filler).expect("remove");
-    journal.probe();
-    assert_eq!((journal.trouble(), scratch.names("jobs")), (None, vec!["a.job".to_owned()]));
-    assert!(journal.put(&big).is_err() && journal.trouble().is_some());
-    journal.put(&before).expect("a small one");
-    assert_eq!(journal.trouble(), None, "a good write clears it");
+    records.probe();
+    assert_eq!((records.trouble(), scratch.names("jobs")), (None, vec!["a.job".to_owned()]));
+    assert!(records.put(&big).is_err() && records.trouble().is_some());
+    records.put(&before).expect("a small one");
+    assert_eq!(records.trouble(), None, "a good write clears it");
 }
 
 #[test]
 fn a_disk_that_turned_read_only_is_told_and_what_is_over_goes_later() {
     let scratch = Scratch::tmpfs("size=1m");
-    let journal = scratch.open().journal;
+    let records = scratch.open().records;
     for job in ["a", "b", "c"] {
-        journal.put(&entry(job, started())).expect("put");
+        records.put(&entry(job, started())).expect("put");
     }
     scratch.remount("ro");
-    let error = journal.put(&entry("a", ended(1, ""))).expect_err("read-only").to_string();
+    let error = records.put(&entry("a", ended(1, ""))).expect_err("read-only").to_string();
     assert!(error.contains("can be written"), "{error}");
-    journal.forget(&id("a"));
-    journal.remove(&id("b"));
-    assert!(!journal.set_aside(&id("c"), "refused"));
-    journal.probe();
-    assert!(journal.trouble().is_some());
+    records.forget(&id("a"));
+    records.remove(&id("b"));
+    assert!(!records.quarantine(&id("c"), "refused"));
+    records.probe();
+    assert!(records.trouble().is_some());
     assert_eq!(scratch.names("jobs").len(), 3);
     scratch.remount("rw");
     // One of them has come again meanwhile: its entry stays.
-    journal.put(&entry("b", Stage::Intent)).expect("put");
-    journal.probe();
-    assert_eq!((journal.trouble(), scratch.names("jobs")), (None, vec!["b.job".to_owned(), "c.job".to_owned()]));
-    drop(journal);
+    records.put(&entry("b", Stage::Intent)).expect("put");
+    records.probe();
+    assert_eq!((records.trouble(), scratch.names("jobs")), (None, vec!["b.job".to_owned(), "c.job".to_owned()]));
+    drop(records);
     scratch.remount("ro");
-    let error = Journal::open(&scratch.dir).expect_err("a start needs to write").to_string();
+    let error = RecordStore::open(&scratch.dir).expect_err("a start needs to write").to_string();
     assert!(error.contains("lock"), "{error}");
     scratch.remount("rw");
 }
@@ -402,10 +403,10 @@ fn a_disk_that_turned_read_only_is_told_and_what_is_over_goes_later() {
 #[test]
 fn jobs_do_not_wait_for_each_other_and_one_job_has_one_writer() {
     let scratch = Scratch::new();
-    let journal = scratch.open().journal;
-    let turn = journal.turn(&id("a")).expect("free");
-    journal.put(&entry("b", Stage::Intent)).expect("another job's");
-    let (other, (told, tell)) = (journal.clone(), std::sync::mpsc::channel());
+    let records = scratch.open().records;
+    let turn = records.turn(&id("a")).expect("free");
+    records.put(&entry("b", Stage::Intent)).expect("another job's");
+    let (other, (told, tell)) = (records.clone(), std::sync::mpsc::channel());
     let thread = threads::spawn("t-put", move || {
         other.put(&entry("a", Stage::Intent)).expect("put");
         told.send(()).expect("told");
@@ -417,12 +418,12 @@ fn jobs_do_not_wait_for_each_other_and_one_job_has_one_writer() {
     let begun = Instant::now();
     let threads: Vec<_> = (0..8)
         .map(|n| {
-            let journal = journal.clone();
+            let records = records.clone();
             threads::spawn("t-many", move || {
                 for round in 0..20 {
                     let job = entry(&format!("t{n}-{}", round % 3), started());
-                    journal.put(&job).expect("put");
-                    assert_eq!(journal.read(&job.job).expect("read"), Some(job));
+                    records.put(&job).expect("put");
+                    assert_eq!(records.read(&job.job).expect("read"), Some(job));
                 }
             })
             .expect("a thread")

@@ -1,7 +1,7 @@
 //! The jobs that ended within the last day, so that one which is handed out again is answered and not run again.
 //!
 //! One file that is only appended to, a line a job with its own checksum: a kill in the middle of a line costs that line
-//! alone, and its job is still in the journal then. It is written anew, as a whole, when too much of it is of no use.
+//! alone, and its job still has its record then. It is written anew, as a whole, when too much of it is of no use.
 //! Memory holds the ids and where each line is.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{lock, now_ms};
+use super::store::{lock, now_ms};
 use crate::job::Id;
 use crate::limits;
 use crate::os::clock;

@@ -16,7 +16,7 @@ const NAME_MAX: usize = 120;
 
 /// A file that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Aside {
+pub struct Quarantined {
     /// Its name in the folder.
     pub name: String,
     /// The job that it is about, as its name tells.
@@ -43,7 +43,7 @@ pub(super) fn write(folder: &Folder, file: &str, parts: &[&[u8]], now_ms: u64, w
 
 fn finish(folder: &Folder, name: &str, why: &str) -> io::Result<()> {
     // The reason is for people; without room for it, the file itself still tells what it is.
-    let end = (0..=limits::ASIDE_REASON.min(why.len())).rev().find(|&at| why.is_char_boundary(at)).unwrap_or(0);
+    let end = (0..=limits::QUARANTINE_REASON.min(why.len())).rev().find(|&at| why.is_char_boundary(at)).unwrap_or(0);
     if let Err(error) = fs::write(folder.path().join(format!("{name}{WHY}")), &why[..end]) {
         log::debug!("cannot write down why {name} was set aside: {error}");
     }
@@ -67,7 +67,7 @@ fn name_for(folder: &Folder, from: &Path, now_ms: u64) -> String {
 }
 
 /// All that is there, oldest first.
-pub(super) fn list(folder: &Folder) -> io::Result<Vec<Aside>> {
+pub(super) fn list(folder: &Folder) -> io::Result<Vec<Quarantined>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder.path())? {
         let entry = entry?;
@@ -77,20 +77,20 @@ pub(super) fn list(folder: &Folder) -> io::Result<Vec<Aside>> {
         let job = super::file::job_of(old);
         let bytes = entry.metadata().map_or(0, |data| data.len());
         let why = fs::read_to_string(folder.path().join(format!("{name}{WHY}"))).unwrap_or_default();
-        all.push(Aside { name, job, at_ms, bytes, why });
+        all.push(Quarantined { name, job, at_ms, bytes, why });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
 }
 
-/// Removes the oldest until count and size are within their limits; the newest stays. A file too large for the journal
+/// Removes the oldest until count and size are within their limits; the newest stays. A file too large for a record
 /// is not the agent's: it was there before, and no report gives way to it.
 fn make_room(folder: &Folder) {
     let all = list(folder).unwrap_or_default();
-    let counted = |aside: &Aside| if aside.bytes > limits::ASIDE_BYTES { 0 } else { aside.bytes };
+    let counted = |file: &Quarantined| if file.bytes > limits::QUARANTINE_BYTES { 0 } else { file.bytes };
     let (mut count, mut bytes) = (all.len(), all.iter().map(counted).sum::<u64>());
     for old in &all[..all.len().saturating_sub(1)] {
-        if count <= limits::ASIDE_FILES && bytes <= limits::ASIDE_BYTES {
+        if count <= limits::QUARANTINE_FILES && bytes <= limits::QUARANTINE_BYTES {
             break;
         }
         log::warn!("removing {} from what was set aside, to make room: {}", old.name, old.why);
@@ -121,13 +121,13 @@ mod tests {
             take_in(&folder, &from, at, "as planned").expect("set aside");
             list(&folder).expect("list").into_iter().map(|aside| (aside.at_ms, aside.bytes)).collect::<Vec<_>>()
         };
-        let half = limits::ASIDE_BYTES / 2;
+        let half = limits::QUARANTINE_BYTES / 2;
         set_aside("a.job", half, 1);
         assert_eq!(set_aside("b.job", half, 2), [(1, half), (2, half)], "exactly as much as may be");
         assert_eq!(set_aside("c.job", 1, 3), [(2, half), (3, 1)]);
-        assert_eq!(set_aside("d.job", limits::ASIDE_BYTES, 4), [(4, limits::ASIDE_BYTES)]);
-        // One that is no file of the journal's takes no room from the others, which take none from it.
-        let huge = limits::ASIDE_BYTES + 1;
-        assert_eq!(set_aside("foreign", huge, 5), [(4, limits::ASIDE_BYTES), (5, huge)]);
+        assert_eq!(set_aside("d.job", limits::QUARANTINE_BYTES, 4), [(4, limits::QUARANTINE_BYTES)]);
+        // One that is not a record file takes no room from the others, which take none from it.
+        let huge = limits::QUARANTINE_BYTES + 1;
+        assert_eq!(set_aside("foreign", huge, 5), [(4, limits::QUARANTINE_BYTES), (5, huge)]);
     }
 }

@@ -8,11 +8,11 @@ use crate::os::ahead::Ahead;
 #[test]
 fn a_write_that_hangs_holds_up_others_of_its_job_within_a_bound() {
     let scratch = Scratch::new();
-    let journal = scratch.open().journal;
-    journal.put(&entry("a", started())).expect("put");
-    let turn = journal.turn(&id("a")).expect("free");
+    let records = scratch.open().records;
+    records.put(&entry("a", started())).expect("put");
+    let turn = records.turn(&id("a")).expect("free");
     let waited = Ahead::run(|ahead| {
-        let (other, (told, tell)) = (journal.clone(), std::sync::mpsc::channel());
+        let (other, (told, tell)) = (records.clone(), std::sync::mpsc::channel());
         let thread = threads::spawn("t-put", move || {
             drop(told.send(other.put(&entry("a", Stage::Intent)).map_err(|error| error.to_string())));
         });
@@ -25,27 +25,27 @@ fn a_write_that_hangs_holds_up_others_of_its_job_within_a_bound() {
         };
         thread.expect("a thread").join_within(Duration::from_secs(5));
         let words = said.expect_err("it hangs");
-        assert!(words.contains("limits::JOURNAL_TURN") && words.contains("job a"), "{words}");
+        assert!(words.contains("limits::RECORD_TURN") && words.contains("job a"), "{words}");
         ahead.by()
     });
     // The real clock goes too.
-    assert!(waited >= limits::JOURNAL_TURN / 2 && waited <= limits::JOURNAL_TURN, "{waited:?}");
-    assert!(journal.trouble().is_some(), "nothing more is claimed");
+    assert!(waited >= limits::RECORD_TURN / 2 && waited <= limits::RECORD_TURN, "{waited:?}");
+    assert!(records.trouble().is_some(), "nothing more is claimed");
     drop(turn);
-    journal.put(&entry("a", Stage::Intent)).expect("put");
-    assert_eq!(journal.trouble(), None);
+    records.put(&entry("a", Stage::Intent)).expect("put");
+    assert_eq!(records.trouble(), None);
 }
 
 #[test]
 fn only_the_execution_that_ended_is_forgotten() {
     let scratch = Scratch::new();
-    let journal = scratch.open().journal;
+    let records = scratch.open().records;
     let old = entry("a", ended(1, "out"));
-    journal.put(&Entry { execution: id("exec-a-2"), ..old.clone() }).expect("put");
-    journal.forget_execution(&old.job, &old.execution);
-    assert!(journal.has(&old.job), "a later attempt");
-    journal.forget_execution(&old.job, &id("exec-a-2"));
-    assert!(!journal.has(&old.job));
+    records.put(&Entry { execution: id("exec-a-2"), ..old.clone() }).expect("put");
+    records.forget_execution(&old.job, &old.execution);
+    assert!(records.has(&old.job), "a later attempt");
+    records.forget_execution(&old.job, &id("exec-a-2"));
+    assert!(!records.has(&old.job));
 }
 
 #[test]

@@ -5,12 +5,6 @@
 //! any moment leaves the old entry or the new one. A file that cannot be read is set aside (`state.dir/aside`) with a
 //! warning and stops nothing. The lock on `state.dir` keeps a second agent away from the first one's jobs.
 
-pub mod aside;
-pub mod done;
-pub mod entry;
-mod error;
-pub mod file;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
@@ -18,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
-pub use self::aside::Aside;
-pub use self::done::{Done, DoneJobs};
-pub use self::entry::{Container, Delivered, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started};
-pub use self::error::JournalError;
-use self::file::Bad;
+use super::done::DoneJobs;
+use super::entry::Entry;
+use super::error::RecordError;
+use super::file::{self, Bad};
+use super::quarantine::{self, Quarantined};
 use crate::job::Id;
 use crate::limits;
 use crate::metrics;
@@ -34,14 +28,14 @@ const JOBS: &str = "jobs";
 /// No job's file is called like this, since no id begins with a dot.
 const PROBE: &str = ".probe";
 
-/// The journal, shared by clones. The lock is held until the last of them is gone.
+/// The records, shared by clones. The lock is held until the last of them is gone.
 #[derive(Debug, Clone)]
-pub struct Journal(Arc<Shared>);
+pub struct RecordStore(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     jobs: Folder,
-    aside: Folder,
+    quarantine: Folder,
     done: DoneJobs,
     /// The jobs whose file is being written or removed: one writer a job, and no writer waits for another job's disk.
     busy: Mutex<BTreeSet<Id>>,
@@ -53,14 +47,14 @@ struct Shared {
     _lock: Lock,
 }
 
-/// A journal with what was found in it.
+/// The records, with what was found on disk.
 #[derive(Debug)]
 pub struct Opened {
-    pub journal: Journal,
+    pub records: RecordStore,
     /// The jobs that had not ended: they are to be found again, given back or reported. Also those that had, where a
     /// folder on a server may be left: their report goes after that, since with it the backend forgets the login.
     pub open: Vec<Entry>,
-    /// The jobs whose report waits, oldest first. Their entries stay on disk until they are needed ([`Journal::read`]),
+    /// The jobs whose report waits, oldest first. Their entries stay on disk until they are needed ([`RecordStore::read`]),
     /// since an hour without a backend may leave thousands of them.
     pub ended: Vec<Waiting>,
 }
@@ -74,28 +68,28 @@ pub struct Waiting {
     pub since_ms: u64,
 }
 
-impl Journal {
+impl RecordStore {
     /// Takes the lock on `dir` (`state.dir`, which must be there), makes the folders in it and reads what is in them.
-    pub fn open(dir: &Path) -> Result<Opened, JournalError> {
+    pub fn open(dir: &Path) -> Result<Opened, RecordError> {
         let lock = Lock::take(&dir.join(LOCK)).map_err(|error| match error {
-            LockError::Held(pid) => JournalError::Locked { dir: dir.to_owned(), pid },
-            LockError::Io(error) => JournalError::io("lock", &dir.join(LOCK), error),
+            LockError::Held(pid) => RecordError::Locked { dir: dir.to_owned(), pid },
+            LockError::Io(error) => RecordError::io("lock", &dir.join(LOCK), error),
         })?;
         let folder = |name: &str| {
             let path = dir.join(name);
-            let folder = Folder::open(&path).map_err(|error| JournalError::io("open", &path, error))?;
+            let folder = Folder::open(&path).map_err(|error| RecordError::io("open", &path, error))?;
             match folder.remove_unfinished() {
                 Ok(0) => {}
                 Ok(count) => log::warn!("removed {count} half-written files from {}", path.display()),
                 Err(error) => log::warn!("cannot remove half-written files from {}: {error}", path.display()),
             }
-            Ok::<_, JournalError>(folder)
+            Ok::<_, RecordError>(folder)
         };
-        let (jobs, aside) = (folder(JOBS)?, folder("aside")?);
+        let (jobs, quarantine) = (folder(JOBS)?, folder("aside")?);
         let done = DoneJobs::open(folder("done")?, now_ms());
-        let journal = Self(Arc::new(Shared {
+        let records = Self(Arc::new(Shared {
             jobs,
-            aside,
+            quarantine,
             done,
             busy: Mutex::default(),
             free: Condvar::new(),
@@ -103,13 +97,13 @@ impl Journal {
             trouble: Mutex::default(),
             _lock: lock,
         }));
-        journal.load()
+        records.load()
     }
 
     /// Reads every file in the folder of jobs.
-    fn load(self) -> Result<Opened, JournalError> {
+    fn load(self) -> Result<Opened, RecordError> {
         let path = self.0.jobs.path();
-        let failed = |error| JournalError::io("list", path, error);
+        let failed = |error| RecordError::io("list", path, error);
         let (mut open, mut ended) = (Vec::new(), Vec::new());
         for found in fs::read_dir(path).map_err(failed)? {
             let found = found.map_err(failed)?.path();
@@ -129,54 +123,54 @@ impl Journal {
                     }
                     _ => open.push(entry),
                 },
-                Ok(Err(bad)) => self.move_aside(&found, &bad.to_string()),
+                Ok(Err(bad)) => self.move_to_quarantine(&found, &bad.to_string()),
                 // A file that the disk cannot give stays where it is: the next start may read it.
                 Err(error) => log::error!("cannot read {}, leaving it where it is: {error}", found.display()),
             }
         }
         open.sort_by(|a, b| (a.claimed_ms, &a.job).cmp(&(b.claimed_ms, &b.job)));
         ended.sort_by(|a, b| (a.since_ms, &a.job).cmp(&(b.since_ms, &b.job)));
-        Ok(Opened { journal: self, open, ended })
+        Ok(Opened { records: self, open, ended })
     }
 
     /// Writes a job's entry in place of the one before. After `Ok` it is there even if the power fails now.
-    pub fn put(&self, entry: &Entry) -> Result<(), JournalError> {
+    pub fn put(&self, entry: &Entry) -> Result<(), RecordError> {
         let result = self.try_put(entry);
         metrics::journal_write(result.is_ok());
         match &result {
             Ok(()) => *lock(&self.0.trouble) = None,
             // That one entry cannot be written says nothing of the disk.
-            Err(JournalError::Encode { .. } | JournalError::TooLarge { .. }) => {}
+            Err(RecordError::Encode { .. } | RecordError::TooLarge { .. }) => {}
             Err(error) => *lock(&self.0.trouble) = Some(error.to_string()),
         }
         result
     }
 
-    fn try_put(&self, entry: &Entry) -> Result<(), JournalError> {
+    fn try_put(&self, entry: &Entry) -> Result<(), RecordError> {
         let job = &entry.job;
         let encoded = file::encode(entry);
-        let (head, body) = encoded.map_err(|error| JournalError::Encode { job: job.clone(), error })?;
-        if head.len() + body.len() > limits::JOURNAL_FILE_MAX {
-            return Err(JournalError::TooLarge { job: job.clone(), bytes: head.len() + body.len() });
+        let (head, body) = encoded.map_err(|error| RecordError::Encode { job: job.clone(), error })?;
+        if head.len() + body.len() > limits::RECORD_FILE_MAX {
+            return Err(RecordError::TooLarge { job: job.clone(), bytes: head.len() + body.len() });
         }
         let _turn = self.turn(job)?;
         lock(&self.0.unremoved).remove(job);
         let written = self.0.jobs.write(&file::name(job), &[head.as_bytes(), &body]);
-        written.map_err(|error| JournalError::io("write", &self.path_of(job), error))
+        written.map_err(|error| RecordError::io("write", &self.path_of(job), error))
     }
 
     /// Reads a job's entry; `None` when there is none. A file that is no entry is set aside and counts as none.
-    pub fn read(&self, job: &Id) -> Result<Option<Entry>, JournalError> {
+    pub fn read(&self, job: &Id) -> Result<Option<Entry>, RecordError> {
         let path = self.path_of(job);
         let _turn = self.turn(job)?;
         match read(&path, job) {
             Ok(Ok(entry)) => Ok(Some(entry)),
             Ok(Err(bad)) => {
-                self.move_aside(&path, &bad.to_string());
+                self.move_to_quarantine(&path, &bad.to_string());
                 Ok(None)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(JournalError::io("read", &path, error)),
+            Err(error) => Err(RecordError::io("read", &path, error)),
         }
     }
 
@@ -195,12 +189,12 @@ impl Journal {
         self.unlink(job, false);
     }
 
-    /// [`Journal::remove`], where the file is still that of `execution`, and not of a later attempt.
+    /// [`RecordStore::remove`], where the file is still that of `execution`, and not of a later attempt.
     pub(in crate::jobs) fn remove_execution(&self, job: &Id, execution: &Id) {
         self.unlink_execution(job, execution, true);
     }
 
-    /// [`Journal::forget`], in the same way.
+    /// [`RecordStore::forget`], in the same way.
     pub(in crate::jobs) fn forget_execution(&self, job: &Id, execution: &Id) {
         self.unlink_execution(job, execution, false);
     }
@@ -228,7 +222,7 @@ impl Journal {
     fn unlink_now(&self, job: &Id, lasting: bool) {
         let removed = self.0.jobs.remove(&file::name(job));
         if let Err(error) = removed.and_then(|()| if lasting { self.0.jobs.sync() } else { Ok(()) }) {
-            log::warn!("{}; trying again later", JournalError::io("remove", &self.path_of(job), error));
+            log::warn!("{}; trying again later", RecordError::io("remove", &self.path_of(job), error));
             lock(&self.0.unremoved).insert(job.clone());
         }
     }
@@ -246,17 +240,17 @@ impl Journal {
 
     /// Moves a job's file aside, for a person to look at; `why` is kept with it. False when there was none, or it could
     /// not be moved.
-    pub fn set_aside(&self, job: &Id, why: &str) -> bool {
+    pub fn quarantine(&self, job: &Id, why: &str) -> bool {
         let Ok(_turn) = self.turn(job).inspect_err(|error| log::error!("{error}")) else { return false };
         let path = self.path_of(job);
-        path.symlink_metadata().is_ok() && self.try_move_aside(&path, why)
+        path.symlink_metadata().is_ok() && self.try_to_quarantine(&path, why)
     }
 
     /// The same with an entry that is in memory alone.
-    pub fn write_aside(&self, entry: &Entry, why: &str) -> bool {
+    pub fn write_to_quarantine(&self, entry: &Entry, why: &str) -> bool {
         let Ok((head, body)) = file::encode(entry) else { return false };
         let (name, parts) = (file::name(&entry.job), [head.as_bytes(), &body]);
-        match aside::write(&self.0.aside, &name, &parts, now_ms(), why) {
+        match quarantine::write(&self.0.quarantine, &name, &parts, now_ms(), why) {
             Ok(()) => true,
             Err(error) => {
                 log::error!("job {}: cannot set its entry aside: {error}", entry.job);
@@ -266,8 +260,8 @@ impl Journal {
     }
 
     /// What was set aside, oldest first.
-    pub fn asides(&self) -> Vec<Aside> {
-        aside::list(&self.0.aside).unwrap_or_default()
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        quarantine::list(&self.0.quarantine).unwrap_or_default()
     }
 
     /// The jobs that ended within the last day.
@@ -275,18 +269,18 @@ impl Journal {
         &self.0.done
     }
 
-    /// Why the journal cannot be written, as the last attempt showed; `None` when it can.
+    /// Why the records in state.dir cannot be written, as the last attempt showed; `None` when it can.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.0.trouble).clone()
     }
 
-    /// Tries the disk: writes and removes a small file, then what could not be removed before. [`Journal::trouble`] says
+    /// Tries the disk: writes and removes a small file, then what could not be removed before. [`RecordStore::trouble`] says
     /// what came of it.
     pub fn probe(&self) {
         let jobs = &self.0.jobs;
-        let tried = jobs.write(PROBE, &[&[b'.'; limits::JOURNAL_PROBE]]).and_then(|()| jobs.remove(PROBE));
+        let tried = jobs.write(PROBE, &[&[b'.'; limits::RECORD_PROBE]]).and_then(|()| jobs.remove(PROBE));
         *lock(&self.0.trouble) =
-            tried.err().map(|error| JournalError::io("write", &jobs.path().join(PROBE), error).to_string());
+            tried.err().map(|error| RecordError::io("write", &jobs.path().join(PROBE), error).to_string());
         if self.trouble().is_none() {
             self.remove_leftovers();
         }
@@ -296,14 +290,14 @@ impl Journal {
         self.0.jobs.path().join(file::name(job))
     }
 
-    fn move_aside(&self, path: &Path, why: &str) {
-        if self.try_move_aside(path, why) {
-            log::warn!("set {} aside, in {}: {why}", path.display(), self.0.aside.path().display());
+    fn move_to_quarantine(&self, path: &Path, why: &str) {
+        if self.try_to_quarantine(path, why) {
+            log::warn!("set {} aside, in {}: {why}", path.display(), self.0.quarantine.path().display());
         }
     }
 
-    fn try_move_aside(&self, path: &Path, why: &str) -> bool {
-        match aside::take_in(&self.0.aside, path, now_ms(), why) {
+    fn try_to_quarantine(&self, path: &Path, why: &str) -> bool {
+        match quarantine::take_in(&self.0.quarantine, path, now_ms(), why) {
             Ok(()) => true,
             Err(error) => {
                 log::error!("cannot set {} aside ({why}), leaving it where it is: {error}", path.display());
@@ -312,15 +306,15 @@ impl Journal {
         }
     }
 
-    /// Waits until nobody else works on this job's file, for [`limits::JOURNAL_TURN`]: a disk that hangs holds up its own
+    /// Waits until nobody else works on this job's file, for [`limits::RECORD_TURN`]: a disk that hangs holds up its own
     /// writer, and no other for ever.
-    fn turn(&self, job: &Id) -> Result<Turn<'_>, JournalError> {
-        let until = clock::now() + limits::JOURNAL_TURN;
+    fn turn(&self, job: &Id) -> Result<Turn<'_>, RecordError> {
+        let until = clock::now() + limits::RECORD_TURN;
         let mut busy = lock(&self.0.busy);
         while busy.contains(job) {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
-                return Err(JournalError::Busy { job: job.clone() });
+                return Err(RecordError::Busy { job: job.clone() });
             }
             busy = clock::wait(&self.0.busy, &self.0.free, busy, left);
         }
@@ -349,24 +343,24 @@ fn read(path: &Path, job: &Id) -> io::Result<Result<Entry, Bad>> {
         // Opening a pipe would wait for ever.
         return Ok(Err(Bad::Foreign));
     }
-    if data.len() > limits::JOURNAL_FILE_MAX as u64 {
+    if data.len() > limits::RECORD_FILE_MAX as u64 {
         return Ok(Err(Bad::TooLarge));
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limits::JOURNAL_FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(limits::RECORD_FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(file::decode(job, &bytes))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The process that has the journal in `dir` (`state.dir`) open, `?` where it is not told; `None` when none has.
+/// The process that has the records in `dir` (`state.dir`) open, `?` where it is not told; `None` when none has.
 pub fn holder(dir: &Path) -> io::Result<Option<String>> {
     Lock::holder(&dir.join(LOCK))
 }
 
-/// Whether the journal in `dir` has an entry of this job, without opening it: for commands beside an agent. What cannot
+/// Whether `dir` has a record of this job, without taking the lock: for commands beside an agent. What cannot
 /// be seen counts as there.
 pub fn knows(dir: &Path, job: &Id) -> bool {
     dir.join(JOBS).join(file::name(job)).try_exists().unwrap_or(true)
@@ -379,4 +373,5 @@ pub fn now_ms() -> u64 {
 }
 
 #[cfg(test)]
+#[path = "store_tests.rs"]
 pub(crate) mod tests;

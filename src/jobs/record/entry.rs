@@ -1,4 +1,4 @@
-//! What the journal knows of a job: enough to find it again, to judge it and to report it.
+//! The data of a job's record: enough to find it again, to judge it and to report it.
 //!
 //! Nothing here can hold a secret of the job's: there is no field for a script, an environment value, a key or a
 //! password, and none may come. A report holds what the script printed, as the backend will get it.
@@ -40,7 +40,7 @@ pub enum Place {
 }
 
 /// A container, with the limits that its verdict names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Container {
     /// The deterministic name, known before it is created.
     pub name: String,
@@ -108,7 +108,34 @@ pub struct PartEnd {
     pub recorded: bool,
 }
 
-/// How far a job has come. Each stage is on disk before what it announces is done.
+/// The states of a job, as the picture in [`super`] has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// In memory alone.
+    Claimed,
+    Intent,
+    Started,
+    Ended,
+    /// Among the finished jobs.
+    Delivered,
+}
+
+impl State {
+    /// Whether a record in this state may go to `next`.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Claimed => matches!(next, Self::Intent | Self::Ended),
+            // `Intent` again: it turned out that the script was not started.
+            Self::Intent => matches!(next, Self::Intent | Self::Started | Self::Ended),
+            Self::Started => matches!(next, Self::Started | Self::Intent | Self::Ended),
+            Self::Ended => matches!(next, Self::Delivered),
+            // Handed out again, as a further attempt.
+            Self::Delivered => matches!(next, Self::Intent | Self::Ended),
+        }
+    }
+}
+
+/// What is on disk of a job, with its state. Each is on disk before the agent does what it announces.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Stage {
     /// It is about to be created; it has not been started.
@@ -201,6 +228,17 @@ impl Started {
     }
 }
 
+impl Stage {
+    /// The state that this is on disk.
+    pub fn state(&self) -> State {
+        match self {
+            Self::Intent => State::Intent,
+            Self::Started(_) => State::Started,
+            Self::Ended(_) => State::Ended,
+        }
+    }
+}
+
 impl Entry {
     /// Brings deadlines of the job, and of each of its servers, that are further away than the whole limit back to it. Whether
     /// there were any.
@@ -246,11 +284,11 @@ pub(super) mod id {
     use super::Id;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(in crate::jobs::journal) fn serialize<S: Serializer>(id: &Id, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::jobs::record) fn serialize<S: Serializer>(id: &Id, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(id.as_str())
     }
 
-    pub(in crate::jobs::journal) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Id, D::Error> {
+    pub(in crate::jobs::record) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Id, D::Error> {
         Id::parse(&String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
@@ -318,7 +356,7 @@ mod optional_json {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{file, tests};
+    use super::super::{file, store_tests as tests};
     use super::*;
 
     const FLOATS: [f64; 10] = [
@@ -382,6 +420,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_record_goes_forward_and_back_only_where_nothing_ran() {
+        use State::{Claimed, Delivered, Ended, Intent, Started};
+        let all = [Claimed, Intent, Started, Ended, Delivered];
+        let next = |from: State| all.into_iter().filter(|to| from.may_become(*to)).collect::<Vec<_>>();
+        assert_eq!(next(Claimed), [Intent, Ended]);
+        assert_eq!(next(Intent), [Intent, Started, Ended]);
+        assert_eq!(next(Started), [Intent, Started, Ended]);
+        assert_eq!(next(Ended), [Delivered]);
+        assert_eq!(next(Delivered), [Intent, Ended]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Delivers the reports that the backend did not take at the first try, for as long as it takes.
 //!
-//! A report waits on disk, in the journal; memory knows only when to try it next. What the disk does not take is kept in
+//! A report waits on disk, in the records; memory knows only when to try it next. What the disk does not take is kept in
 //! memory, up to a bound. A report leaves in one of three ways: the backend took it, the backend refused it for good, or
 //! it waited longer than `jobs.reportRetention`; in the last two cases it is set aside, where a person finds it. In all
 //! three its job is remembered as finished before its entry goes.
@@ -21,7 +21,7 @@ use self::queue::{Item, Next, Queue};
 use crate::api::report::Delivery;
 use crate::api::{Client, Error, Problem};
 use crate::job::Id;
-use crate::jobs::journal::{Done, Ended, Entry, Journal, Waiting, now_ms};
+use crate::jobs::record::{Done, Ended, Entry, RecordStore, Waiting, now_ms};
 use crate::limits;
 use crate::metrics;
 use crate::os::clock;
@@ -56,7 +56,7 @@ pub struct Outbox(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    journal: Journal,
+    records: RecordStore,
     client: Client,
     terms: Terms,
     /// `jobs.reportRetention` as it is now.
@@ -119,7 +119,7 @@ impl Outbox {
     /// Starts the thread `outbox`, with the reports of an earlier run. It touches `pulse` before each report, each call and
     /// each wait for the next.
     pub fn start(
-        journal: Journal,
+        records: RecordStore,
         client: &Client,
         ended: Vec<Waiting>,
         terms: Terms,
@@ -129,7 +129,7 @@ impl Outbox {
         let client = client.with_stop(stop.clone());
         let (known, changed) = (Mutex::default(), Condvar::new());
         let retention = Mutex::new(terms.retention);
-        let outbox = Self(Arc::new(Shared { journal, client, terms, retention, known, changed, stop }));
+        let outbox = Self(Arc::new(Shared { records, client, terms, retention, known, changed, stop }));
         outbox.take_over(ended);
         let own = outbox.clone();
         let thread = threads::spawn("outbox", move || {
@@ -153,8 +153,8 @@ impl Outbox {
         let now = clock::now();
         let mut known = self.lock();
         for Waiting { job, attempts, since_ms } in ended {
-            if self.0.journal.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
-                self.0.journal.forget(&job);
+            if self.0.records.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
+                self.0.records.forget(&job);
             } else {
                 // As if sent just now: the earlier run may have been killed with the report on its way. What a clock that
                 // was ahead wrote waits from now on, and not until that clock's time.
@@ -167,7 +167,7 @@ impl Outbox {
         self.show(&known);
     }
 
-    /// Sees to the report of a job that ended: writes it to the journal, tries once on this thread, and keeps it for
+    /// Sees to the report of a job that ended: writes it to the records, tries once on this thread, and keeps it for
     /// further tries if need be. `entry` is at the stage `Ended`.
     pub fn report(&self, entry: Entry) -> Result<Handed, Refused> {
         self.report_after(entry, Tried::default(), |_| ())
@@ -180,7 +180,7 @@ impl Outbox {
         if entry.ended().is_none() {
             return not_ended(entry);
         }
-        let written = self.0.journal.put(&entry);
+        let written = self.0.records.put(&entry);
         if let Err(error) = &written {
             log::warn!("the report of job {} is kept in memory alone: {error}", entry.job);
         }
@@ -213,7 +213,7 @@ impl Outbox {
     pub fn cleared(&self, job: &Id, execution: &Id) {
         // Where its report waits, its entry goes with that.
         if !self.lock().queue.set_cleared(job) {
-            self.0.journal.forget_execution(job, execution);
+            self.0.records.forget_execution(job, execution);
         }
     }
 
@@ -222,7 +222,7 @@ impl Outbox {
         let Some(since_ms) = entry.ended().map(|ended| ended.since_ms) else {
             return Err(refused(entry, tried, "its job has not ended".to_owned()));
         };
-        let written = self.0.journal.put(&entry);
+        let written = self.0.records.put(&entry);
         let mut known = self.lock();
         if let Err(error) = &written
             && known.ending
@@ -288,7 +288,7 @@ impl Outbox {
     fn taken(&self, entry: &Entry) {
         self.remember(entry);
         if !entry.has_remains() {
-            self.0.journal.forget(&entry.job);
+            self.0.records.forget(&entry.job);
         }
     }
 
@@ -305,7 +305,7 @@ impl Outbox {
         }
         drop(known);
         // While it is known here, nobody writes another entry of this job.
-        self.0.journal.forget(job);
+        self.0.records.forget(job);
         self.leave(self.lock(), job);
     }
 
@@ -365,15 +365,15 @@ impl Outbox {
     /// The entry of a report that is due. `None` when it cannot be read now, or any more.
     fn entry(&self, job: &Id, held: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
         if let Some(entry) = held {
-            if self.0.journal.put(&entry).is_ok() {
+            if self.0.records.put(&entry).is_ok() {
                 self.lock().queue.let_go(job);
             }
             return Some(entry);
         }
-        let why = match self.0.journal.read(job) {
+        let why = match self.0.records.read(job) {
             Ok(Some(entry)) if entry.ended().is_some() => return Some(Arc::new(entry)),
             Ok(Some(_)) => "its entry is that of a job which runs".to_owned(),
-            Ok(None) => "its entry is not in the journal any more, or was set aside".to_owned(),
+            Ok(None) => "its entry is not on disk any more, or was set aside".to_owned(),
             Err(error) => {
                 let mut known = self.lock();
                 log::warn!("job {job}: {error}");
@@ -418,16 +418,17 @@ impl Outbox {
     fn give_up(&self, entry: &Entry, why: &str) {
         let job = &entry.job;
         self.remember(entry);
-        let journal = &self.0.journal;
+        let records = &self.0.records;
         // What is on disk may be an earlier stage, when the disk did not take the report.
-        let kept = journal.put(entry).is_ok() && journal.set_aside(job, why) || journal.write_aside(entry, why);
+        let kept =
+            records.put(entry).is_ok() && records.quarantine(job, why) || records.write_to_quarantine(entry, why);
         if kept {
             log::error!("the report of job {job} is set aside: {why}");
         } else if let Some(Ended { report, .. }) = entry.ended() {
             let (status, code, words) = (&report.status, report.exit_code, &report.message);
             log::error!("the report of job {job} is lost ({why}); it was: {status}, exit code {code}, {words}");
         }
-        journal.forget(job);
+        records.forget(job);
         metrics::REPORTS_SET_ASIDE.add(1);
         let mut known = self.lock();
         known.set_aside += 1;
@@ -436,7 +437,7 @@ impl Outbox {
 
     fn remember(&self, entry: &Entry) {
         let Some(Ended { report, .. }) = entry.ended() else { return };
-        self.0.journal.done().remember(Done {
+        self.0.records.done().remember(Done {
             job: entry.job.clone(),
             attempts: entry.attempts,
             status: report.status.clone(),
@@ -457,7 +458,7 @@ impl Outbox {
         for entry in held {
             pulse::touch();
             let Some(Ended { report, .. }) = entry.ended() else { continue };
-            if let Err(error) = self.0.journal.put(&entry) {
+            if let Err(error) = self.0.records.put(&entry) {
                 let (job, status, code) = (&entry.job, &report.status, report.exit_code);
                 log::error!("the report of job {job} ({status}, exit code {code}) is lost with the agent: {error}");
             }

@@ -1,4 +1,4 @@
-//! The outbox against a backend on real sockets and a journal on a real disk.
+//! The outbox against a backend on real sockets and records on a real disk.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::*;
 use crate::api::testing::{Act, Seen, Server, ok};
-use crate::jobs::journal::tests::{Scratch, ended, entry, id, servers, started};
-use crate::jobs::journal::{Opened, Place};
+use crate::jobs::record::store_tests::{Scratch, ended, entry, id, servers, started};
+use crate::jobs::record::{Opened, Place};
 use crate::os::threads;
 
 #[path = "time_tests.rs"]
@@ -95,8 +95,8 @@ impl Running {
     }
 
     fn watched(opened: Opened, server: &Server, terms: Terms, pulse: Pulse) -> Self {
-        let Opened { journal, ended, .. } = opened;
-        let (outbox, thread) = Outbox::start(journal, &server.client(), ended, terms, pulse).expect("a thread");
+        let Opened { records, ended, .. } = opened;
+        let (outbox, thread) = Outbox::start(records, &server.client(), ended, terms, pulse).expect("a thread");
         Self { outbox, thread: Some(thread) }
     }
 
@@ -135,7 +135,7 @@ fn a_report_that_is_taken_at_once_leaves_only_the_memory_of_its_job() {
     assert_eq!(server.lines().len(), 2, "the record, then the report: {:?}", server.lines());
     assert!(server.lines()[0].contains("/executions/exec-a/update"));
     assert!(scratch.names("jobs").is_empty());
-    let done = running.outbox.0.journal.done().lookup(&id("a")).expect("remembered");
+    let done = running.outbox.0.records.done().lookup(&id("a")).expect("remembered");
     assert_eq!(
         (done.attempts, done.status.as_str(), done.exit_code, done.message.as_str()),
         (1, "completed", 0, "fine")
@@ -162,8 +162,8 @@ fn the_page_of_a_report_says_that_a_folder_is_left_until_that_is_cleared() {
         move |_, _, _| if away.load(Ordering::SeqCst) { error(503) } else { None }
     });
     let running = Running::start(scratch.open(), &server, terms());
-    let journal = running.outbox.0.journal.clone();
-    let on_disk = |job: &str| journal.read(&id(job)).expect("read").map(|page| page.has_remains());
+    let records = running.outbox.0.records.clone();
+    let on_disk = |job: &str| records.read(&id(job)).expect("read").map(|page| page.has_remains());
     let deliver = |entry: &Entry, safe: &mut dyn FnMut(bool)| {
         running.outbox.report_after(entry.clone(), Tried::default(), safe).expect("kept")
     };
@@ -257,11 +257,11 @@ fn a_restart_asks_before_it_sends_and_the_report_arrives_once() {
     let backend = Backend::shared(&["sent-not", "unsure"]);
     {
         // The agent is killed when `sent` was taken, before it could say so; the others wait.
-        let journal = scratch.open().journal;
+        let records = scratch.open().records;
         for job in ["sent", "sent-not", "unsure", "seen-taken"] {
-            journal.put(&report(job)).expect("put");
+            records.put(&report(job)).expect("put");
         }
-        journal.put(&entry("runs", started())).expect("put");
+        records.put(&entry("runs", started())).expect("put");
         let done = Done {
             job: id("seen-taken"),
             attempts: 1,
@@ -270,7 +270,7 @@ fn a_restart_asks_before_it_sends_and_the_report_arrives_once() {
             message: String::new(),
             at_ms: now_ms(),
         };
-        assert!(journal.done().remember(done));
+        assert!(records.done().remember(done));
     }
     let down = Arc::new(AtomicBool::new(true));
     let away = Arc::clone(&down);
@@ -296,7 +296,7 @@ fn a_restart_asks_before_it_sends_and_the_report_arrives_once() {
     assert!(backend.updated.contains_key("exec-sent"), "the record is completed all the same");
     assert_eq!(scratch.names("jobs"), ["runs.job"]);
     for job in ["sent", "sent-not", "unsure", "seen-taken"] {
-        assert!(running.outbox.0.journal.done().lookup(&id(job)).is_some(), "{job}");
+        assert!(running.outbox.0.records.done().lookup(&id(job)).is_some(), "{job}");
     }
     assert!(!server.lines().iter().any(|line| line.contains("seen-taken")));
 }
@@ -307,11 +307,11 @@ fn a_full_list_is_worked_off_without_a_second_report() {
     let names: Vec<String> = (0..130).map(|n| format!("j{n:03}")).collect();
     let backend = Backend::shared(&names.iter().map(String::as_str).collect::<Vec<_>>());
     {
-        let journal = scratch.open().journal;
+        let records = scratch.open().records;
         for (n, job) in (0..).zip(&names) {
-            journal.put(&entry(job, ended(now_ms() - 1000 + n, ""))).expect("put");
+            records.put(&entry(job, ended(now_ms() - 1000 + n, ""))).expect("put");
         }
-        journal.put(&entry("gone", ended(1, ""))).expect("put");
+        records.put(&entry("gone", ended(1, ""))).expect("put");
     }
     let server = serve(&backend, |seen, _, backend| {
         if !seen.line.starts_with("GET") {
@@ -353,14 +353,14 @@ fn what_is_refused_for_good_is_set_aside_and_blocks_nothing() {
             matches!(running.outbox.report(report("bad")).expect("room"), Handed::SetAside(why) if why.contains("as planned"))
         );
         assert_eq!(backend.lock().expect("lock").taken, BTreeMap::from([("good".to_owned(), 1)]), "{status}");
-        let journal = &running.outbox.0.journal;
-        let asides: Vec<_> = journal.asides().into_iter().map(|aside| (aside.job, aside.why)).collect();
+        let records = &running.outbox.0.records;
+        let asides: Vec<_> = records.quarantined().into_iter().map(|aside| (aside.job, aside.why)).collect();
         assert_eq!(asides.len(), 2);
         assert!(
             asides.iter().all(|(job, why)| *job == Some(id("bad")) && why.contains(&status.to_string())),
             "{asides:?}"
         );
-        assert!(scratch.names("jobs").is_empty() && journal.done().lookup(&id("bad")).is_some());
+        assert!(scratch.names("jobs").is_empty() && records.done().lookup(&id("bad")).is_some());
         assert_eq!(running.outbox.state().set_aside, 2);
     }
 }
@@ -409,7 +409,7 @@ fn a_report_is_given_up_after_its_retention() {
     wait_for("the old one to be given up", || running.outbox.state().set_aside == 1);
     assert!(begun.elapsed() >= Duration::from_millis(300), "a clock that jumped is not believed at once");
     assert!(running.outbox.holds(&id("young")) && !running.outbox.holds(&id("old")));
-    let aside = running.outbox.0.journal.asides().pop().expect("kept");
+    let aside = running.outbox.0.records.quarantined().pop().expect("kept");
     assert_eq!(aside.job, Some(id("old")));
     assert!(aside.why.contains("jobs.reportRetention") && aside.why.contains("503"), "{}", aside.why);
 }
@@ -421,7 +421,7 @@ fn what_the_disk_does_not_take_waits_in_memory_up_to_a_bound() {
     let away = Arc::clone(&down);
     let server = serve(&backend, move |_, _, _| if away.load(Ordering::SeqCst) { error(503) } else { None });
     let running = Running::start(scratch.open(), &server, terms());
-    running.outbox.0.journal.put(&entry("a", started())).expect("put");
+    running.outbox.0.records.put(&entry("a", started())).expect("put");
     scratch.remount("ro");
     assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
     assert!(matches!(running.outbox.report(report("b")).expect("room"), Handed::Waiting(_)));
@@ -435,7 +435,7 @@ fn what_the_disk_does_not_take_waits_in_memory_up_to_a_bound() {
     running.wait_until_empty();
     assert_eq!(scratch.names("jobs"), ["a.job"], "the disk lets nothing go");
     scratch.remount("rw");
-    running.outbox.0.journal.probe();
+    running.outbox.0.records.probe();
     assert!(scratch.names("jobs").is_empty());
 }
 
@@ -453,7 +453,7 @@ fn what_is_in_memory_alone_gets_a_last_chance_at_the_end() {
     running.outbox.stop();
     let end = running.thread.take().map(|thread| thread.join_within(Duration::from_secs(10)));
     assert_eq!(end, Some(threads::Ended::Returned));
-    assert_eq!(running.outbox.0.journal.read(&id("c")).expect("read"), Some(waiting));
+    assert_eq!(running.outbox.0.records.read(&id("c")).expect("read"), Some(waiting));
     // Nobody would write down what comes later.
     scratch.remount("ro");
     let late = running.outbox.enter(report("late"), Tried::default(), None).expect_err("too late");
@@ -475,8 +475,8 @@ fn a_list_from_before_the_last_try_is_not_believed() {
         None
     });
     {
-        let journal = scratch.open().journal;
-        ["a", "b"].iter().for_each(|job| journal.put(&report(job)).expect("put"));
+        let records = scratch.open().records;
+        ["a", "b"].iter().for_each(|job| records.put(&report(job)).expect("put"));
     }
     let begun = Instant::now();
     let running = Running::start(scratch.open(), &server, terms());

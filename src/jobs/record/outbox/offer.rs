@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::api::report::{self, Delivery, Fate};
 use crate::api::{Client, Error, Orphans};
 use crate::job::Id;
-use crate::jobs::journal::Report;
+use crate::jobs::record::Report;
 use crate::limits;
 use crate::os::clock;
 

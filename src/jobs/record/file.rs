@@ -1,4 +1,4 @@
-//! The journal's file format, bytes to entry and back: one line that says what the file is, then the entry as JSON.
+//! The file format of a record, bytes to entry and back: one line that says what the file is, then the entry as JSON.
 //!
 //! `cronium-journal 1 <CRC-32 of the JSON, 8 hex digits> <its length in bytes>`
 
@@ -19,11 +19,11 @@ const ENDING: &str = ".job";
 /// Why the bytes of a file are no entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bad {
-    /// It does not begin like a file of the journal's.
+    /// It does not begin like a record file.
     Foreign,
     /// A later version of the agent wrote it.
     Version(u32),
-    /// It is longer than `limits::JOURNAL_FILE_MAX`.
+    /// It is longer than `limits::RECORD_FILE_MAX`.
     TooLarge,
     /// Its length is not the one that it states.
     Torn { stated: usize, found: usize },
@@ -38,11 +38,11 @@ pub enum Bad {
 impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Foreign => f.write_str("it is no file of the journal's"),
+            Self::Foreign => f.write_str("it is not a record file"),
             Self::Version(version) => {
                 write!(f, "it has version {version} of the format, this agent knows {VERSION}: use a later agent")
             }
-            Self::TooLarge => write!(f, "it is longer than {} bytes", limits::JOURNAL_FILE_MAX),
+            Self::TooLarge => write!(f, "it is longer than {} bytes", limits::RECORD_FILE_MAX),
             Self::Torn { stated, found } => write!(f, "it is torn: {found} bytes of {stated}"),
             Self::Checksum => f.write_str("its checksum is wrong: the disk did not keep what was written"),
             Self::Body(why) => write!(f, "it is no entry: {why}"),
@@ -69,7 +69,7 @@ pub(super) fn encode(entry: &Entry) -> serde_json::Result<(String, Vec<u8>)> {
 
 /// Reads what [`encode`] wrote for `job`, and nothing else.
 pub(super) fn decode(job: &Id, bytes: &[u8]) -> Result<Entry, Bad> {
-    if bytes.len() > limits::JOURNAL_FILE_MAX {
+    if bytes.len() > limits::RECORD_FILE_MAX {
         return Err(Bad::TooLarge);
     }
     let end = bytes.iter().take(HEAD_MAX).position(|&b| b == b'\n').ok_or(Bad::Foreign)?;
