@@ -244,7 +244,7 @@ fn a_full_state_folder_ends_the_claims_and_loses_no_job() {
     let _ = std::fs::write(small.path().join("filler"), vec![0; 1 << 20]);
     let row = finished(&backend, &id);
     assert_eq!((row.exit_code, stdout(&row).len()), (Some(3), 300_006));
-    eventually("no more claims", || agent.get("/ready").1.contains("journal"));
+    eventually("no more claims", || agent.get("/ready").1.contains("cannot be written"));
     let late = backend.enqueue(job("BASH", "true")).expect("queued");
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(backend.job(&late).expect("row").terminal_reports(), 0);

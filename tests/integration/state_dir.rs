@@ -96,7 +96,9 @@ fn another_user_has_theirs_in_a_sticky_folder() {
     let sticky = folder(place.path(), "sticky", 0, 0o1777);
     // Where that user can run it.
     let program = sticky.join("agent");
-    std::fs::copy(binary().get_program(), &program).expect("a copy");
+    // By another process: a file that a thread of this one writes can be open in a child of another test, and is busy then.
+    let copied = std::process::Command::new("cp").arg(binary().get_program()).arg(&program).status().expect("cp");
+    assert!(copied.success());
     let state = sticky.join("a/state");
     let mut command = std::process::Command::new(&program);
     command.uid(SOMEBODY).gid(SOMEBODY).arg("run").env("CRONIUM_API_TOKEN", "t").env("HOME", &sticky);
