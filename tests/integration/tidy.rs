@@ -364,11 +364,11 @@ fn text(path: &str) -> String {
 
 #[test]
 fn every_dependency_is_defended() {
-    let (manifest, page) = (text("Cargo.toml"), text("ARCHITECTURE.md"));
+    let (manifest, page) = (text("Cargo.toml"), text("docs/decisions/dependencies.md"));
     let names = dependencies(&manifest);
     assert!(names.contains(&"ureq") && names.contains(&"libc"), "{names:?}");
     let missing: Vec<_> = names.iter().filter(|name| !page.contains(&format!("`{name}`"))).collect();
-    assert!(missing.is_empty(), "ARCHITECTURE.md does not say what these are for: {missing:?}");
+    assert!(missing.is_empty(), "docs/decisions/dependencies.md does not say what these are for: {missing:?}");
 }
 
 #[test]

@@ -22,11 +22,36 @@ fn untrue(page: &str, all: &[Source], tests: &[(String, String)]) -> Vec<String>
     }
     let known = |row: &&Vec<String>| all.iter().any(|source| format!("src/{}", source.path) == row[1]);
     faults.extend(rows.iter().filter(|row| !known(row)).map(|row| format!("there is no {}", row[1])));
-    // A file of tests/integration by its module, or one of src by its path. What is in libc is a call.
-    let named = page.split('`').skip(1).step_by(2).filter_map(|word| word.rsplit_once("::"));
-    for (home, name) in named.filter(|(home, _)| *home != "libc") {
-        let file = if home.starts_with("src/") { home.to_owned() } else { format!("tests/integration/{home}.rs") };
-        let text = tests.iter().find(|(path, _)| *path == file).map(|(_, text)| text.as_str()).unwrap_or_default();
+    faults.extend(unproven(page, tests));
+    faults
+}
+
+/// Tests that a page names and that do not exist, and limits of which the same is true. A test stands in a file of
+/// tests/integration, named by its module, or in one of src, named by its path. Other names with `::` are no claim.
+fn unproven(page: &str, tests: &[(String, String)]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (home, name) in page.split('`').skip(1).step_by(2).filter_map(|word| word.rsplit_once("::")) {
+        // Tests have names of several words.
+        if !name.contains('_') {
+            continue;
+        }
+        if home == "limits" && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_') {
+            let told = |(path, text): &(String, String)| {
+                path.starts_with("src/limits") && text.contains(&format!("pub const {name}:"))
+            };
+            if !tests.iter().any(told) {
+                faults.push(format!("there is no limit {name}"));
+            }
+            continue;
+        }
+        let is_path = home.starts_with("src/");
+        let file = if is_path { home.to_owned() } else { format!("tests/integration/{}.rs", home.replace("::", "/")) };
+        let Some((_, text)) = tests.iter().find(|(path, _)| *path == file) else {
+            if is_path || name.len() > 20 {
+                faults.push(format!("there is no {file}"));
+            }
+            continue;
+        };
         if !text.contains(&format!("#[test]\nfn {name}()")) && !text.contains(&format!("#[test]\n    fn {name}()")) {
             faults.push(format!("{file} has no test {name}"));
         }
@@ -194,6 +219,22 @@ fn links_lead_somewhere() {
     }
     let good = "# Two `words`\n[a](#two-words) [b](docs/) [c](https://a.example)\n```\n[d](gone)\n```\n";
     assert_eq!(broken("README.md", good), Vec::<String>::new());
+}
+
+#[test]
+fn every_test_and_limit_that_a_page_names_exists() {
+    let tests = tests();
+    for (path, page) in pages() {
+        assert_eq!(unproven(&page, &tests), Vec::<String>::new(), "{path}");
+    }
+    let bad = "`limits::NO_SUCH` `tidy::no_such_test` `tidy::pages::nor_this` `src/gone.rs::a_b` `gone::a_test_that_is_not_there`";
+    assert_eq!(unproven(bad, &tests).len(), 5);
+    assert_eq!(unproven("`os::threads::spawn` `Control::begin` `limits::LINE_MAX`", &tests), Vec::<String>::new());
+    let index = text("docs/decisions/README.md");
+    let folder = files(&root().join("docs/decisions"));
+    let names = folder.iter().filter_map(|path| path.file_name()?.to_str()).filter(|name| *name != "README.md");
+    let missing: Vec<&str> = names.filter(|name| !index.contains(&format!("({name})"))).collect();
+    assert_eq!(missing, Vec::<&str>::new(), "docs/decisions/README.md does not list these");
 }
 
 #[test]
