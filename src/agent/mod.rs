@@ -234,6 +234,7 @@ impl Parts {
             records: self.records.clone(),
             outbox: self.outbox.clone(),
             checkpoints: self.checkpoints.clone(),
+            strays: self.strays.clone(),
             stop: self.all.clone(),
             pulses: self.pulses.clone(),
         })

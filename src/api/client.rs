@@ -116,13 +116,13 @@ impl Client {
         self.transport.call(&call).map(drop)
     }
 
-    /// Gives a job back to the queue; `message` says why. The caller holds it in hand meanwhile: a second try after a lost
-    /// answer may come when it was handed out to this agent again.
+    /// Gives a job back to the queue; `message` says why. The caller must make sure that this agent does not claim the job
+    /// meanwhile: a second try, after a lost answer, would take it away again.
     pub fn release(&self, job: &Id, message: &str) -> Result<(), Error> {
         self.put_back(job, message, true)
     }
 
-    /// The same, tried once: for a job that nobody holds.
+    /// The same, tried once: for a job that this agent may claim again at once.
     pub fn release_once(&self, job: &Id, message: &str) -> Result<(), Error> {
         self.put_back(job, message, false)
     }

@@ -14,6 +14,7 @@ use crate::jobs::record::Checkpoints;
 use crate::jobs::record::RecordStore;
 use crate::jobs::record::outbox::Outbox;
 use crate::jobs::running::{Running, Token};
+use crate::jobs::strays::Strays;
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::os::clock;
@@ -34,6 +35,8 @@ pub struct JobContext {
     pub records: RecordStore,
     pub outbox: Outbox,
     pub checkpoints: Checkpoints,
+    /// Told of each job whose way back to the queue is not known to have succeeded.
+    pub strays: Strays,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
     pub pulses: Pulses,
@@ -81,14 +84,25 @@ impl JobContext {
             Ok(left) => left.remove(&self.outbox),
             Err(Unreported::GiveBack(why)) => {
                 log::warn!("giving the job back to the queue: {why}");
-                if let Err(error) = self.client.release(&job, why) {
-                    log::error!("the job could not be given back, the backend will see it as orphaned: {error}");
-                }
+                self.release(&job, why);
                 // Last: after a kill before this line, the next agent gives the job back by its record.
                 self.records.remove_execution(&job, execution);
             }
             Err(Unreported::Forget) => self.records.remove_execution(&job, execution),
             Err(Unreported::LeftToNext) => {}
+        }
+    }
+
+    /// A second try could take the job from this agent, which may have claimed it again after the first. So there is only
+    /// one, unless the agent ends and claims nothing more.
+    fn release(&self, job: &Id, why: &str) {
+        let released = match self.running.is_ending() {
+            true => self.client.release(job, why),
+            false => self.client.release_once(job, why),
+        };
+        if let Err(error) = released {
+            log::error!("the job could not be given back, the search for lost claims tries again: {error}");
+            self.strays.suspect();
         }
     }
 }

@@ -215,6 +215,11 @@ impl Running {
         jobs.entries.values().map(|entry| Arc::clone(&entry.control)).collect()
     }
 
+    /// Whether the agent ends: nothing that is claimed from here on begins.
+    pub fn is_ending(&self) -> bool {
+        self.lock().ending
+    }
+
     /// Waits at most `wait` until no job is in hand; whether that came about.
     pub fn wait_until_empty(&self, wait: Duration) -> bool {
         let until = clock::now() + wait;

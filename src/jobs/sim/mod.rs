@@ -64,6 +64,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     config.jobs.stop_grace = Duration::from_secs(2);
     (config.jobs.max_concurrent, config.jobs.lease_renewal) = (WORKERS, Duration::from_secs(10));
     let config = config::Live::new(config);
+    let strays = Strays::new(Duration::from_secs(5));
     let context = Arc::new(JobContext {
         config: config.clone(),
         client: client.clone(),
@@ -75,6 +76,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         records: records.clone(),
         outbox: outbox.clone(),
         checkpoints: checkpoints.clone(),
+        strays: strays.clone(),
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });
@@ -96,7 +98,6 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     let admission = Box::new(move || records_now.trouble().map_or(Ok(()), Err));
     let (clients, stop) = (client.clone(), no_more_claims.clone());
     let mut poller = Poller::new(&config, clients, slots, running.clone(), hand, admission, stop);
-    let strays = Strays::new(Duration::from_secs(5));
     poller.strays = strays.clone();
     let poller = poller.spawn().expect("a thread");
     let pool = WorkerPool::start(context, &free, taken).expect("threads");
