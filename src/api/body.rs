@@ -47,7 +47,7 @@ pub struct ExecutionUpdate<'a> {
 }
 
 impl CompleteBody<'_> {
-    /// The body as it is sent. Later [`super::Client::complete_json`] takes it.
+    /// The body as it is sent. Later [`super::Client::complete`] takes it.
     pub fn to_json(&self) -> String {
         // Each line end of the output takes two bytes in JSON.
         let text = self.stdout.len() + self.stderr.len();

@@ -6,7 +6,7 @@ use serde::Serialize;
 use ureq::http::{HeaderMap, HeaderValue, Method};
 
 use super::answer::{self, HeartbeatAnswer, Orphans, Queue};
-use super::body::{CompleteBody, ExecutionUpdate, Pairs, encode, time};
+use super::body::{ExecutionUpdate, Pairs, encode, time};
 use super::clock::ClockSkew;
 use super::error::{Error, Problem};
 use super::transport::{Call, Transport};
@@ -105,12 +105,8 @@ impl Client {
 
     /// Sends the one terminal report of a job, once. [`super::report::attempt`] is the way to call this: sent again
     /// after an ambiguous failure, it could run the job's follow-up actions twice.
-    pub fn complete(&self, job: &Id, body: &CompleteBody<'_>) -> Result<(), Error> {
-        self.complete_json(job, &body.to_json())
-    }
-
-    /// The same with the report as JSON: what [`CompleteBody::to_json`] made, perhaps in an earlier run of the agent.
-    pub fn complete_json(&self, job: &Id, json: &str) -> Result<(), Error> {
+    /// `json` is what [`super::CompleteBody::to_json`] made, perhaps in an earlier run of the agent.
+    pub fn complete(&self, job: &Id, json: &str) -> Result<(), Error> {
         let path = format!("/jobs/{job}/complete");
         let call = Call { retry: false, urgent: true, ..post(Endpoint::Complete, path, json.as_bytes()) };
         self.transport.call(&call).map(drop)

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::api::CompleteBody;
 use crate::api::error::Wait;
 use crate::api::report::{Delivery, Fate, attempt, judge, least_pause};
 use crate::api::testing::{Act, Server, api, ok};
@@ -76,7 +77,7 @@ fn every_call_has_its_path_its_headers_and_one_connection() {
     client.execution_create(&execution, &job, Some((Some("3"), "web-1")), &[("k", "v".to_owned())]).expect("create");
     client.status_running(&job, Some("a\0b")).expect("status");
     client.execution_update(&execution, &ExecutionUpdate { running: true, ..Default::default() }).expect("update");
-    client.complete(&job, &report()).expect("complete");
+    client.complete(&job, &report().to_json()).expect("complete");
     client.release(&job, "too many").expect("release");
     assert_eq!(client.orphaned().expect("orphaned").rows[0].id, id("a"));
     client.health().expect("health");
@@ -362,7 +363,7 @@ fn urgent_calls_pass_an_exhausted_rate_limit() {
     client.health().expect("the first one is free");
     let begun = Instant::now();
     client.heartbeat(&[], Capacity { max_jobs: 1, current_jobs: 0, available_slots: 1 }).expect("heartbeat");
-    client.complete(&id("j1"), &report()).expect("complete");
+    client.complete(&id("j1"), &report().to_json()).expect("complete");
     let took = begun.elapsed();
     assert!(took >= limits::RATE_PRIORITY_WAIT && took < Duration::from_secs(5), "{took:?}");
     // An ordinary call would wait for minutes; a stop ends that.

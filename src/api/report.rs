@@ -45,7 +45,7 @@ pub fn attempt(client: &Client, job: &Id, json: &str, fate: &mut Fate, ask: &mut
             None => return Ok(Delivery::Seen),
         }
     }
-    let sent = client.complete_json(job, json);
+    let sent = client.complete(job, json);
     if sent.as_ref().is_err_and(Error::is_ambiguous) {
         *fate = Fate::Unknown;
     }

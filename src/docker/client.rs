@@ -33,11 +33,9 @@ struct Told {
     podman: bool,
 }
 
-/// What `GET /version` says of the engine.
+/// Which versions of its API an engine speaks.
 #[derive(Debug, Clone)]
 pub struct EngineVersion {
-    /// Of the engine, such as `20.10.24`.
-    pub version: String,
     /// The newest API that it speaks, such as `1.41`.
     pub api: String,
     /// The oldest one.
@@ -172,15 +170,13 @@ impl Client {
         parse(doing, &self.get(DockerOperation::Info, doing, "/info")?.body, EngineInfo::read)
     }
 
-    /// Which engine it is, and which versions of the API it speaks.
+    /// Which versions of its API the engine speaks.
     pub fn version(&self) -> Result<EngineVersion, Error> {
         let doing = "ask the engine for its version";
-        let names = ["Version", "ApiVersion", "MinAPIVersion"];
-        let [version, api, oldest_api] =
-            parse(doing, &self.get(DockerOperation::Info, doing, "/version")?.body, |json| {
-                Ok(json.fields(names)?.map(words))
-            })?;
-        Ok(EngineVersion { version, api, oldest_api })
+        let answer = self.get(DockerOperation::Info, doing, "/version")?;
+        let names = ["ApiVersion", "MinAPIVersion"];
+        let [api, oldest_api] = parse(doing, &answer.body, |json| Ok(json.fields(names)?.map(words)))?;
+        Ok(EngineVersion { api, oldest_api })
     }
 
     /// A call without a body whose answer is read whole, under [`limits::DOCKER_QUICK`].

@@ -51,12 +51,6 @@ impl Error {
         matches!(self, Self::Refused { status: 404, message, .. }
             if message.to_ascii_lowercase().contains("no such image"))
     }
-
-    /// Whether the engine said that a network is not there.
-    pub fn is_missing_network(&self) -> bool {
-        matches!(self, Self::Refused { status: 404, message, .. }
-            if message.contains("network") && message.contains("not found"))
-    }
 }
 
 impl fmt::Display for Error {

@@ -72,7 +72,6 @@ pub enum Reason {
     Engine,
     Disk,
     Journal,
-    Backend,
 }
 
 /// The components without which the agent is of no use: their illness is the agent's.
@@ -141,12 +140,6 @@ impl HealthState {
         (!texts.is_empty()).then(|| texts.join("; "))
     }
 
-    /// The state of the whole: unhealthy when a vital component (`docker`, `api`) is; degraded when anything else is
-    /// not healthy, or when a vital component has not reported yet.
-    pub fn overall(&self) -> Status {
-        overall(&self.lock().components)
-    }
-
     /// The answer to `/health` at `now`: the status of the whole, and the JSON.
     pub fn report(&self, now: SystemTime) -> (Status, String) {
         let components = self.lock().components.clone();
@@ -166,6 +159,8 @@ impl HealthState {
     }
 }
 
+/// Unhealthy when a vital component is; degraded when anything else is not healthy, or when a vital component has not
+/// reported yet.
 fn overall(components: &[(String, Component)]) -> Status {
     let vital = |name: &str| VITAL.contains(&name);
     if components.iter().any(|(name, c)| vital(name) && c.status == Status::Unhealthy) {
@@ -241,7 +236,7 @@ mod tests {
                     state.set(name, Component { status, details: Vec::new(), error: None });
                 }
             }
-            assert_eq!(state.overall(), want, "{docker:?} {api:?} {websocket:?}");
+            assert_eq!(state.report(SystemTime::UNIX_EPOCH).0, want, "{docker:?} {api:?} {websocket:?}");
         }
     }
 

@@ -107,11 +107,6 @@ impl Notify {
         self.to.is_some()
     }
 
-    /// The time without a [`State::Watchdog`] after which systemd ends the agent; `None` when it does not watch.
-    pub fn watchdog(&self) -> Option<Duration> {
-        self.watchdog
-    }
-
     /// How often to send [`State::Watchdog`]: `limits::WATCHDOG_PINGS` times in that time.
     pub fn ping_interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / WATCHDOG_PINGS)
@@ -310,10 +305,10 @@ mod tests {
         ] {
             let want = want.map(Duration::from_micros);
             assert_eq!(watchdog(&environment(&pairs), std::process::id()), want, "{pairs:?}");
-            assert_eq!(Notify::from_env(environment(&pairs)).watchdog(), None, "without a socket: {pairs:?}");
+            assert_eq!(Notify::from_env(environment(&pairs)).watchdog, None, "without a socket: {pairs:?}");
             let with = [pairs.as_slice(), &[("NOTIFY_SOCKET", "@x")]].concat();
             let notify = Notify::from_env(environment(&with));
-            assert_eq!(notify.watchdog(), want);
+            assert_eq!(notify.watchdog, want);
             assert_eq!(notify.ping_interval(), want.map(|limit| limit / WATCHDOG_PINGS));
         }
     }

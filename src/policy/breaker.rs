@@ -63,7 +63,7 @@ pub struct Transition {
     pub failures: u32,
 }
 
-/// Leave for one attempt. Dropping it is the same as [`Breaker::abandon`]: it counts as neither success nor failure.
+/// Leave for one attempt. Dropping it counts as neither success nor failure: the attempt came to no result.
 #[derive(Debug)]
 #[must_use = "an attempt's result is given back with its pass"]
 pub struct Pass {
@@ -181,11 +181,6 @@ impl Breaker {
         None
     }
 
-    /// An attempt that came to no result (cancelled while it connected): its trial is free again and nothing is counted.
-    pub fn abandon(&mut self, pass: Pass) {
-        drop(pass);
-    }
-
     /// Where it stands at `now`: open turns half-open by time alone, though [`Self::admit`] makes the transition.
     pub fn state(&self, now: Instant) -> State {
         match self.phase {
@@ -284,7 +279,7 @@ mod tests {
                 ("+", _) => breaker.record(passes.remove(pass).expect("a pass"), true, now),
                 ("-", _) => breaker.record(passes.remove(pass).expect("a pass"), false, now),
                 (".", _) => {
-                    breaker.abandon(passes.remove(pass).expect("a pass"));
+                    drop(passes.remove(pass).expect("a pass"));
                     None
                 }
                 ("~", _) => {

@@ -49,11 +49,6 @@ impl fmt::Display for Stuck {
 impl std::error::Error for Stuck {}
 
 impl Watchdog {
-    /// Watches nothing yet, and so is content.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Watches a further part, which may be silent for `longest`, counted from `now` at first.
     pub fn add(&mut self, name: &'static str, longest: Duration, now: Instant) -> Handle {
         self.added += 1;
@@ -94,7 +89,7 @@ mod tests {
     fn the_part_that_is_latest_is_named() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut dog = Watchdog::new();
+        let mut dog = Watchdog::default();
         assert_eq!(dog.healthy(at(1_000_000)), Ok(()), "nothing is watched");
         let poller = dog.add("poller", Duration::from_secs(10), start);
         let heartbeat = dog.add("heartbeat", Duration::from_secs(60), start);
@@ -116,7 +111,7 @@ mod tests {
     fn what_has_ended_is_not_watched_and_the_others_still_are() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut dog = Watchdog::new();
+        let mut dog = Watchdog::default();
         let [first, second, third] =
             ["first", "second", "third"].map(|name| dog.add(name, Duration::from_secs(5), start));
         dog.remove(second);
@@ -134,7 +129,7 @@ mod tests {
     fn what_rests_is_not_watched_until_it_gets_on() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut dog = Watchdog::new();
+        let mut dog = Watchdog::default();
         let part = dog.add("live log", Duration::from_secs(5), start);
         dog.note(part, None);
         assert_eq!(dog.healthy(at(1_000)), Ok(()));

@@ -6,15 +6,6 @@
 /// The largest amount. Up to here each whole number has a value of its own.
 pub const MOST: f64 = 9_007_199_254_740_992.0;
 
-/// Longest text that is read: the digits of [`MOST`] and a fraction.
-const LONGEST: usize = 40;
-
-/// Reads `12` or `12.5`; `None` for anything else: a sign, an exponent, `inf`, `nan`, a number above [`MOST`].
-pub fn read(text: &str) -> Option<f64> {
-    let plain = text.len() <= LONGEST && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    text.parse().ok().filter(|value| plain && *value <= MOST)
-}
-
 /// The amount nearest to `value`: 0 for what is negative or no number, [`MOST`] for what is larger.
 pub fn sound(value: f64) -> f64 {
     // A comparison with NaN is false, and -0 is not above 0.
@@ -40,37 +31,6 @@ pub mod stored {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_plain_amounts_are_read() {
-        for (text, want) in [
-            ("0", Some(0.0)),
-            ("12.5", Some(12.5)),
-            (".5", Some(0.5)),
-            ("007", Some(7.0)),
-            ("9007199254740992", Some(MOST)),
-            ("9007199254740994", None),
-            ("18446744073709551615", None),
-            ("", None),
-            (".", None),
-            ("1.2.3", None),
-            ("inf", None),
-            ("NaN", None),
-            ("infinity", None),
-            ("-0", None),
-            ("-1", None),
-            ("+1", None),
-            ("1e3", None),
-            ("1e308", None),
-            ("1e999", None),
-            ("1,5", None),
-            ("0x10", None),
-            ("٣", None),
-        ] {
-            assert_eq!(read(text), want, "{text}");
-        }
-        assert_eq!(read(&"0".repeat(1_000_000)), None);
-    }
 
     #[test]
     fn every_value_becomes_an_amount() {

@@ -100,8 +100,6 @@ fn heads_as_they_grow() {
             assert!(used <= input.len());
             let _ = http1::response_body(&head, false);
         }
-        let (whole, part) = (http1::parse_request(input), http1::parse_request(begun));
-        assert!(matches!(part, Ok(None)) || part == whole, "{}", input.escape_ascii());
     });
 }
 

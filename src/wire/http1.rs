@@ -1,4 +1,4 @@
-//! Heads of HTTP/1.1 messages (RFC 9112), as far as Docker's socket and the health door need them.
+//! Heads of HTTP/1.1 answers (RFC 9112), as far as Docker's socket and the agent's own need them.
 //!
 //! The Docker connection turns into a raw byte stream after the head of an attach answer, which no HTTP client library
 //! lets one have on a Unix socket without an async runtime. The parser is strict: lines end in CRLF, no folded lines, no
@@ -15,17 +15,6 @@ pub struct ResponseHead {
     pub status: u16,
     /// May be empty; for people only.
     pub reason: String,
-    /// The fields in the order in which they came.
-    pub headers: Headers,
-}
-
-/// Request line and header fields of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestHead {
-    /// As sent, `GET` for one. Methods are case-sensitive.
-    pub method: String,
-    /// Path and query as sent, nothing decoded.
-    pub target: String,
     /// The fields in the order in which they came.
     pub headers: Headers,
 }
@@ -67,8 +56,6 @@ pub enum HeadError {
     BareLineFeed { line: usize },
     /// The first line is no HTTP/1.x status line.
     StatusLine,
-    /// The first line is no HTTP/1.x request line.
-    RequestLine,
     /// A field has no colon, or its name is empty or has a character that names cannot have (a space before the colon).
     HeaderName { line: usize },
     /// A field's value has a control character.
@@ -91,7 +78,6 @@ impl fmt::Display for HeadError {
             Self::TooManyHeaders => write!(f, "more than {HTTP_HEADERS_MAX} header fields"),
             Self::BareLineFeed { line } => write!(f, "line {line} ends in LF, must be CRLF"),
             Self::StatusLine => f.write_str("the first line is no HTTP/1.x status line; does the socket speak HTTP?"),
-            Self::RequestLine => f.write_str("the first line is no HTTP/1.x request line"),
             Self::HeaderName { line } => write!(f, "line {line} has no valid field name before a colon"),
             Self::HeaderValue { line } => write!(f, "line {line} has a control character in its value"),
             Self::Folded { line } => write!(f, "line {line} continues the field before it, which is not allowed"),
@@ -117,20 +103,6 @@ pub fn parse_response(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, Hea
         return Err(HeadError::TransferEncoding);
     }
     Ok(Some((ResponseHead { status, reason, headers }, lines.used)))
-}
-
-/// As [`parse_response`], for a request. One blank line before it is skipped, as RFC 9112 section 2.2 asks.
-pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadError> {
-    let mut lines = Lines::new(bytes);
-    let Some(mut first) = lines.next()? else { return Ok(None) };
-    if first.is_empty() {
-        let Some(second) = lines.next()? else { return Ok(None) };
-        first = second;
-    }
-    let (method, target) = request_line(first).ok_or(HeadError::RequestLine)?;
-    let (method, target) = (text(method), text(target));
-    let Some(headers) = fields(&mut lines)? else { return Ok(None) };
-    Ok(Some((RequestHead { method, target, headers }, lines.used)))
 }
 
 /// Complete lines from the start of a head, without their CRLF.
@@ -193,14 +165,6 @@ fn status_line(line: &[u8]) -> Option<(u8, u16, &[u8])> {
     // The space before an empty reason is often forgotten.
     let reason = if rest.is_empty() { rest } else { rest.strip_prefix(b" ")? };
     ((100..600).contains(&status) && is_text(reason)).then_some((minor, status, reason))
-}
-
-fn request_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut words = line.split(|&byte| byte == b' ');
-    let (method, target, protocol) = (words.next()?, words.next()?, words.next()?);
-    let visible = !target.is_empty() && target.iter().all(u8::is_ascii_graphic);
-    let (_, after) = version(protocol)?;
-    (words.next().is_none() && after.is_empty() && is_token(method) && visible).then_some((method, target))
 }
 
 fn version(line: &[u8]) -> Option<(u8, &[u8])> {
@@ -317,32 +281,6 @@ mod tests {
             check(parse_response, input.as_bytes(), Ok(expected));
         }
         check(parse_response, b"HTTP/1.1 200 \xff\r\n\r\n", Ok(response(200, "\u{fffd}", &[])));
-    }
-
-    #[test]
-    fn requests() {
-        let head = |method: &str, target: &str, fields: &[(&str, &str)]| RequestHead {
-            method: method.to_owned(),
-            target: target.to_owned(),
-            headers: headers(fields),
-        };
-        check(parse_request, b"GET / HTTP/1.0\r\n\r\n", Ok(head("GET", "/", &[])));
-        let full = b"\r\nHEAD /healthz?a=b%20c HTTP/1.1\r\nHost: x\r\n\r\n";
-        check(parse_request, full, Ok(head("HEAD", "/healthz?a=b%20c", &[("Host", "x")])));
-        for bad in [
-            "\r\n\r\n",
-            "GET /\r\n",
-            "GET  / HTTP/1.1\r\n",
-            "GET / HTTP/1.1 \r\n",
-            "GET / HTTP/2.0\r\n",
-            "GET / HTTP/1.12\r\n",
-            "G(T / HTTP/1.1\r\n",
-            " / HTTP/1.1\r\n",
-            "GET /a\tb HTTP/1.1\r\n",
-            "GET /ä HTTP/1.1\r\n",
-        ] {
-            check(parse_request, bad.as_bytes(), Err(HeadError::RequestLine));
-        }
     }
 
     #[test]

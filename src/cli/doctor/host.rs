@@ -150,7 +150,7 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
         let hint = "set ssh.security.strictHostKeyChecking: true and pin keys with cronium-agent known-hosts add";
         return Check::warn(
             KNOWN_HOSTS,
-            format!("{file}: {} keys; a server's first key is believed", known.len()),
+            format!("{file}: {} keys; a server's first key is believed", known.count()),
             hint,
         );
     }
@@ -162,7 +162,7 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
             Check::ok(KNOWN_HOSTS, format!("{measured}; of no matter where all jobs run in containers"))
         };
     }
-    let read = format!("{file}: {} keys", known.len());
+    let read = format!("{file}: {} keys", known.count());
     if known.skipped().is_empty() && known.authorities() == 0 {
         return Check::ok(KNOWN_HOSTS, read);
     }

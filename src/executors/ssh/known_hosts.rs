@@ -151,13 +151,8 @@ impl KnownHosts {
     }
 
     /// Keys that were read, revoked ones included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether no key was read.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     fn of(&self, host: &str, port: u16) -> impl Iterator<Item = &Entry> {
