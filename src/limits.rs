@@ -92,6 +92,10 @@ pub const VARIABLE_MAX: usize = 128 * 1024 - 1;
 pub const REMOVE_ATTEMPTS: u32 = 3;
 /// Wait between two of them.
 pub const REMOVE_DELAY: Duration = Duration::from_millis(500);
+/// How long the shared network is waited for that another agent makes: a busy engine needs a second.
+pub const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks for it.
+pub const NETWORK_DELAY: Duration = Duration::from_millis(100);
 /// How long a container may still appear whose creation was given up: twice what its call was given.
 pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.

@@ -45,6 +45,8 @@ pub struct EngineVersion {
 /// What `GET /info` says that is used here. A flag that the engine does not tell is `None`.
 #[derive(Debug, Clone, Default)]
 pub struct EngineInfo {
+    /// The engine's own; empty where it does not tell.
+    pub id: String,
     /// Where the engine keeps its data, on its own host.
     pub root: String,
     /// Containers that run, of whoever's.
@@ -80,10 +82,12 @@ impl EngineInfo {
             "OperatingSystem",
             "KernelVersion",
         ])?;
-        let [driver, cgroup_version, security] = answer.fields(["CgroupDriver", "CgroupVersion", "SecurityOptions"])?;
+        let [id, driver, cgroup_version, security] =
+            answer.fields(["ID", "CgroupDriver", "CgroupVersion", "SecurityOptions"])?;
         let [memory, swap, cpu, pids] = answer.fields(["MemoryLimit", "SwapLimit", "CpuCfsQuota", "PidsLimit"])?;
         let truth = |value: Option<Json<'_>>| value.filter(|value| value.sort() == "a boolean").map(Json::is_true);
         Ok(Self {
+            id: words(id),
             root: words(root),
             running: running.and_then(Json::count).unwrap_or(0),
             version: words(version),

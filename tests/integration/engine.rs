@@ -4,7 +4,11 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::Barrier;
 
+use cronium_agent::config::types::{Docker, DockerEndpoint};
+use cronium_agent::docker::Client;
+use cronium_agent::docker::networks::Bridge;
 use cronium_dev_backend::DevBackend;
 
 use crate::engine_proxy::{Break, Proxy};
@@ -282,4 +286,31 @@ fn tcp_endpoints_and_docker_host_are_honoured() {
     std::fs::write(&script, "echo by DOCKER_HOST").expect("write");
     let output = binary().arg("exec").arg(&script).env("DOCKER_HOST", &endpoint).output().expect("exec");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "by DOCKER_HOST\n");
+}
+
+/// The engine's own look for a name that is taken comes before the network is made, so that two can pass it.
+#[test]
+fn many_that_make_the_shared_network_at_the_same_moment_make_one() {
+    let _machine = shared();
+    let bridge = Bridge { icc: true, internal: true };
+    let all = || docker(&["network", "ls", "-q", "--filter", &format!("name=^{}$", bridge.name())]);
+    let remove_all = || all().lines().for_each(|id| drop(docker(&["network", "rm", id])));
+    for _ in 0..5 {
+        remove_all();
+        let barrier = Barrier::new(16);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let endpoint = DockerEndpoint::Unix("/var/run/docker.sock".into());
+                    let client = Client::new(&Docker { endpoint, version: None });
+                    client.ping().expect("an engine");
+                    barrier.wait();
+                    client.ensure_bridge(bridge).expect("the network is there");
+                    client.ensure_bridge(bridge).expect("and fits");
+                });
+            }
+        });
+        assert_eq!(all().lines().count(), 1);
+    }
+    remove_all();
 }
