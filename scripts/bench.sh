@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # bench.sh [--quick | --least] [--lines]
 #
-# One table: jobs and lines through the agent, each figure beside its floor, which is the same container run by raw calls to
-# the engine over its Unix socket. Agent and floor take turns within one run; figures are medians, and a ratio is the median of
-# the pairs' ratios. BENCHMARKS.md says what bounds each. Measures the static binary in dist/ if it is there
-# (scripts/build-static.sh), else the release build. The whole of it takes some eight minutes.
-#   --quick   fewer pairs: about a minute, and less to be relied on
+# One table: jobs and lines through the agent, each figure beside its floor: the same container run by raw calls to the
+# engine over its Unix socket. Agent and floor take turns within one run; figures are medians, and a ratio is the median of
+# the pairs' ratios. BENCHMARKS.md says what bounds each. Measures the static binary in dist/ (scripts/build-static.sh), else
+# the release build. Takes about eight minutes.
+#   --quick   fewer pairs: about a minute, and less reliable
 #   --least   only shows that it works
 #   --lines   only the lines from attach to WebSocket
 set -euo pipefail

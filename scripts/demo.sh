@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# demo.sh: the main job in one command, from a fresh machine on.
+# demo.sh: the agent at work in one command, on a fresh machine too.
 #
 # Installs what is missing, starts a Docker engine if none answers, builds the agent, makes the images, then lets a
 # real agent claim five jobs from a local backend: Bash, Python and Node.js that succeed, one that fails, one that

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # footprint.sh [--check] [--seconds N]
 #
-# What an agent with five workers costs while it has nothing to do and polls each second: memory (PSS), threads by name,
-# share of one core, from start to first poll (median of 10), open descriptors and what each is for. The backend is one in
-# memory. Looks at the static binary in dist/ if it is there (scripts/build-static.sh), else at the release build.
+# What an idle agent with five workers costs, polling each second: memory (PSS), threads by name, share of one core, time from
+# start to first poll (median of 10), open descriptors and their use. The backend is in memory. Measures the static binary in
+# dist/ (scripts/build-static.sh), else the release build.
 #   --check       fails when a target is missed
-#   --seconds N   counts CPU time for so long (30)
+#   --seconds N   how long CPU time is counted (30)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -2,13 +2,13 @@
 # install.sh --binary FILE [--sha256 FILE] [--token-file FILE] [--prefix DIR] [--root DIR]
 # install.sh --uninstall [--purge] [--prefix DIR] [--root DIR]
 #
-# Puts the agent on a host with systemd: program, unit, user, configuration, token. To be run as root; running it again
-# is an upgrade and changes neither configuration nor token. It starts nothing: it says how.
+# Puts the agent on a host with systemd: program, unit, user, configuration, token. Run it as root. A second run upgrades,
+# and changes neither configuration nor token. It starts nothing; it prints how.
 #   --binary FILE      the program, as scripts/build-static.sh makes it
-#   --sha256 FILE      its checksum (default: FILE.sha256 beside it); without a right one nothing is installed
+#   --sha256 FILE      its checksum (default: FILE.sha256 beside it); nothing is installed unless it matches
 #   --token-file FILE  the backend's token, copied to /etc/cronium/api-token (mode 0600) if that has none yet
 #   --prefix DIR       where bin/ is (default: /usr/local)
-#   --root DIR         installs below DIR, for an image or a test: no user is made, systemd is not told
+#   --root DIR         installs below DIR, for an image or a test: makes no user, does not reload systemd
 #   --uninstall        removes program and unit; configuration, token and state stay
 #   --purge            with --uninstall: removes those and the user too
 set -euo pipefail
@@ -66,7 +66,7 @@ SETTINGS=$ROOT/etc/cronium
 STATE=$ROOT/var/lib/cronium
 LOGS=$ROOT/var/log/cronium
 
-# In a root of its own there is no service manager to tell, and no account: an image makes it when it boots.
+# With --root there is no service manager and no account: an image makes the account when it boots.
 on_host() { [ -z "$ROOT" ]; }
 systemd_runs() { on_host && [ -d /run/systemd/system ]; }
 has_account() { getent passwd "$ACCOUNT" >/dev/null; }
@@ -170,7 +170,7 @@ install_all() {
     place 0644 "$SCRATCH/unit" "$UNIT"
     make_settings
     if systemd_runs; then systemctl daemon-reload; fi
-    # A restart is left to the operator: he knows when.
+    # The operator decides when to restart.
     NEXT+=("systemctl enable --now $SERVICE, or systemctl restart $SERVICE after an upgrade")
     say "installed. Next:"
     for word in "${NEXT[@]}"; do say "  - $word"; done
@@ -178,7 +178,7 @@ install_all() {
 
 uninstall() {
     if systemd_runs && [ -e "$UNIT" ]; then
-        say "stopping $SERVICE: running jobs are waited for"
+        say "stopping $SERVICE: it waits for running jobs"
         systemctl disable --now "$SERVICE"
     fi
     rm -f "$UNIT" "$PROGRAM"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # lib.sh: what demo.sh, test.sh, build-images.sh and boot-image.sh share. Sourced, never run.
 #
-# Three rules hold for all of them. Every wait has a limit. What a script started, it ends: by process id, TERM
-# first, KILL after a wait. What it installs it names, with the reason, before it does so.
+# Three rules for all of them. Every wait has a limit. A script ends what it started: by process id, TERM first, KILL after
+# a wait. It names each package, with the reason, before it installs it.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -188,7 +188,7 @@ start_engine() {
     log=$CACHE/dockerd.log
     read -r -a extra <<<"${CRONIUM_DOCKERD_ARGS:-}"
     say "no engine answers on $host: starting dockerd (log: $log)"
-    # A session of its own: Ctrl-C reaches this script only, which then ends the engine after its containers.
+    # In a separate session: Ctrl-C reaches this script only, which then ends the engine after its containers.
     as_root setsid dockerd --host "$host" --group "$(id -gn)" ${extra[@]+"${extra[@]}"} >"$log" 2>&1 </dev/null &
     ENGINE_PID=$!
     on_exit stop_engine
@@ -196,13 +196,13 @@ start_engine() {
         tail -n 20 "$log" >&2
         die "dockerd did not answer within 60 s; the end of $log is above"
     fi
-    # What was started above is a shell, or sudo: the daemon is its descendant, and to end the shell would not end it.
+    # A shell, or sudo, was started above. The daemon is its descendant: to end the shell would not end the daemon.
     while [ "$(cat "/proc/$ENGINE_PID/comm" 2>/dev/null)" != dockerd ] && pid=$(pgrep -o -P "$ENGINE_PID"); do ENGINE_PID=$pid; done
     say "engine: Docker $(docker version --format '{{.Server.Version}}, API {{.Server.APIVersion}}'), pid $ENGINE_PID"
 }
 engine_up_or_dead() { ! alive "$ENGINE_PID" || engine_answers; }
 
-# dockerd ends its own containerd. Only when it had to be killed is that one left, and would hold the next dockerd up.
+# dockerd ends its own containerd. If dockerd had to be killed, containerd stays and would block the next dockerd.
 stop_engine() {
     local child children
     alive "${ENGINE_PID:-}" || return 0
@@ -241,7 +241,7 @@ run_bench() {
 }
 
 # gone PID: whether no process has this id. The names that tests give begin with the id of their own process
-# (PREFIX-PID-N), so that what a run left can be told from what another run, or somebody's agent, works with now.
+# (PREFIX-PID-N), which distinguishes what a run left from what another run or agent uses now.
 gone() { [[ $1 =~ ^[0-9]+$ ]] && [ ! -d "/proc/$1" ]; }
 
 # left_by_name: of the names on standard input, those PREFIX-PID-… or PREFIX.PID.… whose process is gone.

@@ -1,4 +1,4 @@
-"""The loop of soak.sh: keeps jobs coming, makes faults, and adds up what came of it."""
+"""The loop of soak.sh: queues jobs, makes faults, and adds up the results."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from soak_engine import FAULTS, Engine
 BIN, SCRATCH, MINUTES = sys.argv[1], sys.argv[2], float(sys.argv[3])
 SEED = int(os.environ.get("SOAK_SEED", str(int(time.time()))))
 AGENT_ID = f"soak-{os.getpid()}"
-# So many jobs wait or run at a time.
+# Jobs that wait or run at a time.
 OPEN_JOBS = 10
 # How long the end may take, once the faults are over.
 PATIENCE = 180
@@ -95,7 +95,7 @@ class Agent:
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
-            # It is not ready while the backend is away, and no fault lasts longer than this.
+            # The agent is not ready while the backend is away, and no fault lasts longer than this.
             if time.monotonic() - begun > 60:
                 sys.exit("the agent did not become ready within 60 s")
         self.worst = max(self.worst, time.monotonic() - begun)
@@ -156,7 +156,7 @@ def fault(agent, counts):
         agent.end(signal.SIGTERM)
         agent.start()
     elif kind == "all killed":
-        # As when a host goes down, but for the scripts, which the engine's own start then ends or finds.
+        # As when a host goes down; but the scripts are ended or found by the engine's next start.
         agent.end(signal.SIGKILL)
         agent.engine.fault("engine killed")
         agent.start()
@@ -204,14 +204,14 @@ def main():
 
 
 def queue(number, count):
-    """Queues so many jobs; the number of the next."""
+    """Queues that number of jobs; returns the number of the next."""
     if count > 0:
         call("POST", "/dev/jobs", [a_job(number + n) for n in range(count)])
     return number + max(0, count)
 
 
 def all_reported(patience):
-    """Waits until each job has its report, and for what an agent may do beyond its one."""
+    """Waits until each job has its report, and a while longer for a second one that must not come."""
     end = time.monotonic() + patience
     while time.monotonic() < end and any(j["terminalReports"] == 0 for j in call("GET", "/dev/jobs")["jobs"]):
         time.sleep(0.5)
@@ -248,7 +248,7 @@ def swept_within(agent):
 
 
 def calm(agent, number):
-    """Jobs without faults. What of it was not counted alike on all sides, as text."""
+    """Jobs without faults. Returns what the sides did not count alike, as text."""
     following, before = agent.engine.follow(AGENT_ID), agent.counted()
     known = {job["id"] for job in call("GET", "/dev/jobs")["jobs"]}
     queue(number, CALM)

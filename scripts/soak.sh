@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# soak.sh [MINUTES]: jobs without end under faults, and the table of what came of them (default: 10 minutes).
+# soak.sh [MINUTES]: endless jobs under faults, and a table of their results (default: 10 minutes).
 #
-# A real agent runs jobs from a local backend while it is killed and stopped at random moments, while the backend refuses
-# connections, answers 500, cuts answers after it has taken what was sent, and delays, and while the engine, one of the
-# soak's own, is stopped, killed, frozen and cut off. At the end fifty jobs run without a fault, over which the counts of the
-# backend, of the agent's metrics and of the engine must be the same. Exits 0 only if they are, no report was lost, none
-# came twice, no script ran twice, and no container is left.
+# A real agent runs jobs from a local backend. Meanwhile the agent is killed and stopped at random moments; the backend
+# refuses connections, answers 500, delays, and cuts answers after it took what was sent; and the soak's own engine is
+# stopped, killed, frozen and cut off. At the end fifty jobs run without a fault, and backend, metrics and engine must have
+# counted the same. Exits 0 only if they did, no report was lost or came twice, no script ran twice, and no container is left.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

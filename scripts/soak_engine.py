@@ -1,4 +1,4 @@
-"""An engine of the soak's own, so that it can be stopped, killed, frozen and cut off while jobs run."""
+"""The soak's own engine, so that it can be stopped, killed, frozen and cut off while jobs run."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ START = 60
 
 
 class Engine:
-    """dockerd with folders, socket, containerd and network of its own."""
+    """dockerd with its own folders, socket, containerd and network."""
 
     def __init__(self, scratch, rng):
         self.folder = os.path.join(scratch, "engine")
@@ -42,7 +42,7 @@ class Engine:
 
     def up(self):
         """Starts it, with live-restore or without, and waits until it answers."""
-        # In a network of its own: an engine without a bridge removes the bridge that it finds, which is the machine's.
+        # In a separate network: an engine without a bridge removes the bridge that it finds, which is the machine's.
         command = [*AS_ROOT, "unshare", "--net", "dockerd", "--host", self.host, "--group", str(os.getgid())]
         for name, folder in (("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")):
             command += [name, os.path.join(self.folder, folder)]
@@ -87,10 +87,10 @@ class Engine:
             time.sleep(self.rng.choice([1, 3, 8]))
             self.signal(signal.SIGCONT)
         else:
-            aside = f"{self.socket}.away"
-            subprocess.run([*AS_ROOT, "mv", self.socket, aside], check=True)
+            hidden = f"{self.socket}.away"
+            subprocess.run([*AS_ROOT, "mv", self.socket, hidden], check=True)
             time.sleep(self.rng.choice([1, 3, 8]))
-            subprocess.run([*AS_ROOT, "mv", aside, self.socket], check=True)
+            subprocess.run([*AS_ROOT, "mv", hidden, self.socket], check=True)
 
     def containers(self, agent):
         """Ids of all containers of an agent's."""

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # test.sh [--fast | --full] [--only NAME]
 #
-# Every check of the project in one command, from a fresh machine on: installs what is missing, starts a Docker
-# engine if none answers, and ends what it started.
-#   --fast       only what needs no engine: format, lint, scripts, unit
-#   --full       also what takes long: the static binary, its size and what it costs at rest against the README, whether
-#                it is the same from other folders, limits and walls on another kind of host (vm), and some minutes of faults
-#                (soak); for a night, or before a release
+# Every check of the project in one command, on a fresh machine too: installs what is missing, starts a Docker engine if
+# none answers, and ends what it started.
+#   --fast       only steps that need no engine: format, lint, scripts, unit
+#   --full       long steps too: the static binary, its size against the README, the same bytes from other folders, the cost
+#                of an idle agent, limits and locks on another kind of host (vm), some minutes of faults (soak); for a night
+#                or a release
 #   --only NAME  one step: format, lint, scripts, unit, integration, or one of --full: static, size, reproducible,
 #                footprint, vm, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.

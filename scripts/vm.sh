@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # vm.sh [--force] [PATTERN...]
 #
-# Runs tests on a host as most are and this machine may not be: a Debian with its own kernel, systemd as the first process
-# and as the driver of control groups, version 2 of those, AppArmor on. It is a virtual machine, made from the packages of
-# this machine's own mirror and without a network; under KVM where that works, else emulated, which is ten times slower.
-# There doctor gives its proofs, on Docker's engine and on a rootless one, then tests run.
-#   PATTERN  tests to run, as `cargo test` takes them; without one, those of what a script may use and must not do
+# Runs tests on a typical host, which this machine may not be: a Debian with its own kernel, systemd as the first process and
+# as the driver of control groups, cgroup v2, AppArmor on. It is a virtual machine without a network, made from the packages
+# of this machine's own mirror; under KVM where that works, else emulated, ten times slower. In it doctor gives its proofs, on
+# Docker's engine and on a rootless one; then tests run.
+#   PATTERN  tests to run, as `cargo test` takes them; default: limits and locks of a script
 #   --force  makes the system again, which picks up security updates
-# Ends with the machine, and with 1 when a test failed. What it prints is kept in ${XDG_CACHE_HOME:-~/.cache}/cronium-agent/vm.log.
+# Exits 1 when a test failed. Its output is kept in ${XDG_CACHE_HOME:-~/.cache}/cronium-agent/vm.log.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

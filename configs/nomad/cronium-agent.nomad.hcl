@@ -8,10 +8,10 @@
 # and the token: `nomad var put nomad/jobs/cronium-agent api_token=@api-token` (Nomad 1.6 or newer, for group_add).
 #
 # Think first: jobs run in the client's Docker engine, outside of Nomad, which does not see what they use. The task has the
-# engine's socket, which is as good as root on the client: submit this job in a namespace of its own.
+# engine's socket, which is as good as root on the client: submit this job in a separate namespace.
 #
-# How far this was validated: tests check the balance of the blocks, the names, the ports and each lock below
-# (tests/integration/fleet.rs). Neither nomad nor an HCL parser was within reach, so it has not been run.
+# Validated by tests that check the balance of the blocks, the names, the ports and each lock below
+# (tests/integration/fleet.rs). Not run by Nomad yet, and not read by an HCL parser.
 job "cronium-agent" {
   type        = "system"
   datacenters = ["*"]
@@ -50,7 +50,7 @@ job "cronium-agent" {
       provider = "nomad"
       port     = "health"
 
-      # /live, not /ready: an agent whose backend is away is not made better by a restart.
+      # /live, not /ready: a restart does not help an agent whose backend is away.
       check {
         type     = "http"
         path     = "/live"

@@ -238,9 +238,11 @@ fn every_test_and_limit_that_a_page_names_exists() {
 }
 
 #[test]
-fn the_first_page_is_short_and_its_command_is_what_ci_runs() {
+fn pages_are_short_and_the_readmes_command_is_what_ci_runs() {
     let page = text("README.md");
     assert!(page.lines().count() <= 150, "README.md has {} lines", page.lines().count());
+    let map = text("ARCHITECTURE.md");
+    assert!(map.lines().count() <= 250, "ARCHITECTURE.md has {} lines", map.lines().count());
     assert!(page.contains("\nscripts/test.sh ") && text(".ci/run").contains("scripts/test.sh\"\n"));
 }
 
@@ -282,4 +284,90 @@ fn the_operators_page_quotes_what_the_program_says() {
     let unknown: Vec<String> = metrics.map(name).filter(|name| !code.contains(name.as_str())).collect();
     assert_eq!(unknown, Vec::<String>::new(), "docs/operations.md names metrics that the program does not have");
     assert!(!code.contains("cronium_no_such_total"));
+}
+
+/// Words that make a sentence longer or older than it need be. Each has a plain one: a name, a verb, "they".
+const DROPPED: &[&str] = &[
+    "whoever",
+    "in hand",
+    "is told",
+    "are told",
+    "tell apart",
+    "tells apart",
+    "told apart",
+    "gets on",
+    "so many",
+    "what came of",
+    "of its own",
+    "mend",
+    "mended",
+    "that is why",
+    "for good",
+    "aside",
+    "stray",
+    "strays",
+    "doubtful",
+    "he",
+    "him",
+    "his",
+];
+
+/// Lines with a word of [`DROPPED`].
+fn old_words(text: &str) -> Vec<String> {
+    let low = text.to_lowercase();
+    let found = DROPPED.iter().flat_map(|word| words(&low, word).map(move |at| (at, word)));
+    found.map(|(at, word)| format!("{}: {word}", line(&low, at))).collect()
+}
+
+/// A page without what it quotes: blocks of code, and names between backticks.
+fn own_words(page: &str) -> String {
+    let quoteless = |line: &str| line.split('`').step_by(2).collect::<Vec<_>>().join("`") + "\n";
+    prose(page).lines().map(quoteless).collect()
+}
+
+#[test]
+fn plain_words_are_used() {
+    let mut texts: Vec<(String, String)> = pages().into_iter().map(|(path, page)| (path, own_words(&page))).collect();
+    for path in ["configs", "scripts", "runtime-images", ".ci"].iter().flat_map(|folder| files(&root().join(folder))) {
+        if let Ok(text) = std::fs::read_to_string(&path) {
+            texts.push((path.strip_prefix(root()).expect("below the root").display().to_string(), text));
+        }
+    }
+    assert!(texts.len() > 50, "only {} texts", texts.len());
+    let faults = texts.iter().flat_map(|(path, text)| old_words(text).into_iter().map(move |f| format!("{path}:{f}")));
+    assert_eq!(faults.collect::<Vec<_>>(), Vec::<String>::new());
+    let bad = "Whoever asks is told\nwhat came of it. He mends it in\n`hand` aside";
+    assert_eq!(old_words(&own_words(bad)).len(), 5);
+}
+
+/// The names that the product gives to threads, as the table of ARCHITECTURE.md has them.
+fn thread_names(source: &Source) -> Vec<String> {
+    if source.product.trim().is_empty() || source.path.starts_with("cli/") {
+        return Vec::new();
+    }
+    // By lines: they are the same in both, and bytes are not.
+    let raw: Vec<&str> = source.raw.lines().collect();
+    let at = words(&source.product, "threads::spawn").map(|at| line(&source.product, at) - 1);
+    let calls = at.map(|at| raw[at..(at + 3).min(raw.len())].join("\n"));
+    let text = |call: String| {
+        let call = call.split_once("threads::spawn(")?.1.trim_start();
+        let call = call.strip_prefix("&format!(").unwrap_or(call);
+        Some(call.strip_prefix('"')?.split_once('"')?.0.replace("{number}", "N"))
+    };
+    calls.filter_map(text).collect()
+}
+
+#[test]
+fn every_thread_has_a_row_in_the_architecture() {
+    let page = text("ARCHITECTURE.md");
+    let table = page.split("\n## Threads\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let names: Vec<String> = sources().iter().flat_map(thread_names).collect();
+    assert!(names.len() > 12 && names.contains(&"worker-N".to_owned()), "{names:?}");
+    let missing: Vec<&String> = names.iter().filter(|name| !table.contains(&format!("| `{name}` |"))).collect();
+    assert_eq!(missing, Vec::<&String>::new(), "threads without a row in ARCHITECTURE.md");
+    let new = Source::new(
+        "api/a.rs",
+        "fn a() { threads::spawn(\"new\", b) }\n#[cfg(test)]\nmod t { fn c() { threads::spawn(\"t-c\", b) } }",
+    );
+    assert_eq!(thread_names(&new), ["new"]);
 }
