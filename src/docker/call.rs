@@ -1,7 +1,7 @@
 //! One HTTP/1.1 exchange with the engine, by hand: a request in one write, an answer under a deadline and a cap.
 //!
-//! Every call has a connection of its own: on a Unix socket that costs 30 µs, and no call can ever read the rest of
-//! another call's answer.
+//! Each call has its own connection: on a Unix socket that costs 30 µs, and no call can read the rest of another
+//! call's answer.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -17,20 +17,20 @@ use crate::wire::chunked;
 use crate::wire::http1::{self, BodyLength, ResponseHead};
 use crate::wire::scan::Json;
 
-/// A request: the operation for the metrics, and what goes on the wire.
+/// A request: the operation for the metrics, and the parts of its head and body.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub operation: DockerOperation,
     /// What is being done, for errors: "start container ab12".
     pub doing: String,
     pub method: &'static str,
-    /// Path and query, with the version in front where there is one.
+    /// Path and query, with the API version in front if there is one.
     pub target: String,
     /// Further header lines, without line ends.
     pub headers: &'a [String],
     /// JSON.
     pub body: Option<&'a [u8]>,
-    /// The largest answer that is read, in bytes.
+    /// The largest answer to read, in bytes.
     pub cap: usize,
 }
 
@@ -41,7 +41,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// An answer of which the head was read and the body is still to come.
+/// An answer whose head was read; the body is still to come.
 #[derive(Debug)]
 pub struct Opened {
     pub head: ResponseHead,
@@ -50,7 +50,7 @@ pub struct Opened {
     pub rest: Vec<u8>,
 }
 
-/// Does the exchange and counts it.
+/// Makes the exchange and counts it in the metrics.
 pub fn exchange(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Error> {
     let begun = Instant::now();
     let result = open(endpoint, request, deadline).and_then(|opened| read_whole(request, opened, deadline));
@@ -70,7 +70,7 @@ pub fn open(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline
     open_while(endpoint, request, deadline, &mut || true)
 }
 
-/// The same for as long as `wanted` says so: the engine gives no head of a pull before the registry has answered.
+/// The same while `wanted` returns true: the engine sends no head of a pull before the registry has answered.
 pub fn open_while(
     endpoint: &DockerEndpoint,
     request: &Request<'_>,
@@ -133,10 +133,10 @@ pub fn write_within(conn: &mut Conn, mut bytes: &[u8], doing: &str, deadline: De
     Ok(())
 }
 
-/// Appends what one read gives: `Some(0)` at the end of the stream, `None` when nothing came within one tick.
+/// Appends the bytes of one read: `Some(0)` at the end of the stream, `None` when nothing came within one tick.
 fn read_tick(conn: &mut Conn, into: &mut Vec<u8>, doing: &str, deadline: Deadline) -> Result<Option<usize>, Error> {
     thread_local! {
-        /// Filled with zeros once a thread, not once a read.
+        /// Zeroed once per thread, not once per read.
         static PIECE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     let left = deadline.left().ok_or_else(|| timeout(doing, deadline))?;
@@ -159,7 +159,7 @@ fn timeout(doing: &str, deadline: Deadline) -> Error {
     Error::Timeout { doing: doing.to_owned(), limit: deadline.limit, after: deadline.length }
 }
 
-/// Reads the body to its end, and turns a status of 400 or more into the engine's own words.
+/// Reads the body to its end, and turns a status of 400 or more into an error with the engine's message.
 pub fn read_whole(request: &Request<'_>, opened: Opened, deadline: Deadline) -> Result<Answer, Error> {
     let mut body: Vec<u8> = Vec::new();
     let head = stream_body(opened, &request.doing, deadline, &mut |piece| {
@@ -168,7 +168,7 @@ pub fn read_whole(request: &Request<'_>, opened: Opened, deadline: Deadline) -> 
             return Err(Error::TooLarge { doing: request.doing.clone(), cap: request.cap });
         }
         if needed > body.capacity() {
-            // Doubling, as `Vec` does it, would pass the cap.
+            // `Vec` would double its capacity beyond the cap.
             body.reserve_exact(needed.max(body.capacity() * 2).min(request.cap) - body.len());
         }
         body.extend_from_slice(piece);
@@ -181,8 +181,8 @@ pub fn read_whole(request: &Request<'_>, opened: Opened, deadline: Deadline) -> 
     Ok(Answer { head, body })
 }
 
-/// Hands the body's bytes to `sink` as they arrive, whatever the transfer coding, to the body's end; an empty piece at
-/// each tick in which none came, so that `sink` may give up.
+/// Hands the body's bytes to `sink` as they arrive, in any transfer coding. `sink` gets an empty piece at each tick
+/// without bytes, so that it can give up.
 pub fn stream_body(
     opened: Opened,
     doing: &str,

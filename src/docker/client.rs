@@ -1,4 +1,4 @@
-//! The client: where the engine is, which version of its API is spoken, and what is asked of the engine as a whole.
+//! The client: the engine's address, the API version, and calls about the engine as a whole.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,9 +10,9 @@ use crate::limits;
 use crate::metrics::DockerOperation;
 use crate::wire::scan::{FieldsError, Json};
 
-/// The oldest API that has all that is used here (1.41: Docker 20.10, Podman 4).
+/// The oldest API with everything that the agent uses (1.41: Docker 20.10, Podman 4).
 pub const OLDEST: &str = "1.41";
-/// The newest API that was read when this was written; a newer engine is spoken to in this one.
+/// The newest API that this code was checked against; it is used with newer engines too.
 pub const NEWEST: &str = "1.51";
 
 /// A handle to the engine; clones share the negotiated version.
@@ -21,11 +21,11 @@ pub struct Client {
     endpoint: Arc<DockerEndpoint>,
     /// As configured; `None` negotiates.
     fixed: Option<String>,
-    /// What the last ping told.
+    /// The last ping's answer.
     told: Arc<Mutex<Option<Told>>>,
 }
 
-/// What `GET /_ping` tells.
+/// The answer of `GET /_ping`.
 #[derive(Debug, Clone)]
 struct Told {
     /// The API version that both sides speak.
@@ -33,23 +33,23 @@ struct Told {
     podman: bool,
 }
 
-/// Which versions of its API an engine speaks.
+/// The API versions that an engine speaks.
 #[derive(Debug, Clone)]
 pub struct EngineVersion {
-    /// The newest API that it speaks, such as `1.41`.
+    /// The newest, such as `1.41`.
     pub api: String,
-    /// The oldest one.
+    /// The oldest.
     pub oldest_api: String,
 }
 
-/// What `GET /info` says that is used here. A flag that the engine does not tell is `None`.
+/// The used part of `GET /info`. A flag that the engine does not send is `None`.
 #[derive(Debug, Clone, Default)]
 pub struct EngineInfo {
-    /// The engine's own; empty where it does not tell.
+    /// The engine's version; empty if it does not say.
     pub id: String,
     /// Where the engine keeps its data, on its own host.
     pub root: String,
-    /// Containers that run, of whoever's.
+    /// Running containers of all owners.
     pub running: u64,
     pub version: String,
     /// The storage driver, such as `overlay2`.
@@ -58,7 +58,7 @@ pub struct EngineInfo {
     pub logging: String,
     /// `cgroupfs` or `systemd`; `none` where the engine sets no limits.
     pub cgroup_driver: String,
-    /// `1` or `2`; Podman does not tell.
+    /// `1` or `2`; Podman does not say.
     pub cgroup_version: Option<String>,
     /// Such as `name=seccomp,profile=default`, `name=apparmor`, `name=rootless`, `name=userns`.
     pub security: Option<Vec<String>>,
@@ -117,12 +117,12 @@ impl Client {
         endpoint_name(&self.endpoint)
     }
 
-    /// Whether the engine is on this very host, so that its paths and process ids mean something here.
+    /// Whether the engine is on this host, so that its paths and process ids are valid here.
     pub fn is_local(&self) -> bool {
         matches!(*self.endpoint, DockerEndpoint::Unix(_))
     }
 
-    /// Asks whether the engine is there, and learns its newest API version again: it may have been updated.
+    /// Asks whether the engine answers, and reads its newest API version again: it may have been updated.
     pub fn ping(&self) -> Result<(), Error> {
         let request = Request {
             operation: DockerOperation::Ping,
@@ -153,12 +153,12 @@ impl Client {
         Ok(self.told()?.version)
     }
 
-    /// Whether the engine is Podman, which takes other options in a few places; asks on the first call.
+    /// Whether the engine is Podman, which needs other options in a few places; asks on the first call.
     pub fn is_podman(&self) -> Result<bool, Error> {
         Ok(self.told()?.podman)
     }
 
-    /// What the last ping told, or the first one tells.
+    /// The last ping's answer; makes the first ping.
     fn told(&self) -> Result<Told, Error> {
         let known = || self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(told) = known() {
@@ -168,13 +168,13 @@ impl Client {
         Ok(known().unwrap_or_else(|| Told { version: OLDEST.to_owned(), podman: false }))
     }
 
-    /// What the engine says of itself.
+    /// The engine's description of itself.
     pub fn info(&self) -> Result<EngineInfo, Error> {
         let doing = "ask the engine about itself";
         parse(doing, &self.get(DockerOperation::Info, doing, "/info")?.body, EngineInfo::read)
     }
 
-    /// Which versions of its API the engine speaks.
+    /// The API versions that the engine speaks.
     pub fn version(&self) -> Result<EngineVersion, Error> {
         let doing = "ask the engine for its version";
         let answer = self.get(DockerOperation::Info, doing, "/version")?;
@@ -210,12 +210,12 @@ impl Client {
         call::exchange(&self.endpoint, &request, deadline)
     }
 
-    /// A call of which only the head is read here: attach, pull.
+    /// A call that reads only the head here: attach, pull.
     pub(in crate::docker) fn open(&self, request: Request<'_>, deadline: Deadline) -> Result<Opened, Error> {
         self.open_while(request, deadline, &mut || true)
     }
 
-    /// The same for as long as `wanted` says so.
+    /// The same while `wanted` returns true.
     pub(in crate::docker) fn open_while(
         &self,
         mut request: Request<'_>,
@@ -225,7 +225,7 @@ impl Client {
         request.target = format!("/v{}{}", self.api_version()?, request.target);
         let opened = call::open_while(&self.endpoint, &request, deadline, wanted)?;
         if opened.head.status >= 400 {
-            // Gives the error with the engine's words.
+            // Returns the error with the engine's message.
             call::read_whole(&request, opened, deadline)?;
             let what = "an error status without an error".to_owned();
             return Err(Error::Protocol { doing: request.doing, what });
@@ -244,7 +244,7 @@ pub(in crate::docker) fn work() -> Deadline {
     Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK")
 }
 
-/// Reads an answer's JSON with `read`, which takes of it what is needed and no more.
+/// Reads an answer's JSON with `read`, which takes only what it needs.
 pub(in crate::docker) fn parse<'a, T>(
     doing: &str,
     body: &'a [u8],
@@ -263,18 +263,18 @@ pub(in crate::docker) fn parse<'a, T>(
     })
 }
 
-/// The engine's words, cut; empty for what is no text.
+/// The engine's text, cut; empty if it is not a string.
 pub(in crate::docker) fn words(value: Option<Json<'_>>) -> String {
     value.and_then(|value| value.beginning(limits::ENGINE_TEXT)).unwrap_or_default()
 }
 
-/// The texts of a list, cut, and not more than a number of them.
+/// The strings of a list, each cut, up to a number of them.
 pub(in crate::docker) fn list(value: Json<'_>) -> Vec<String> {
     let items = value.items().into_iter().flatten().map_while(Result::ok).take(limits::ENGINE_LIST);
     items.filter_map(|item| item.beginning(limits::ENGINE_TEXT)).collect()
 }
 
-/// `1.41` as (1, 41), to be compared; anything else as (0, 0).
+/// `1.41` as (1, 41), for comparison; anything else as (0, 0).
 pub fn number(version: &str) -> (u32, u32) {
     let mut parts = version.splitn(2, '.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))

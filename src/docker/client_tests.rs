@@ -1,4 +1,4 @@
-//! The client against an engine that is silent, floods, or babbles.
+//! The client against an engine that is silent, floods, or sends nonsense.
 
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use crate::limits;
 use crate::os::ahead::Ahead;
 use crate::os::net::tests::Frozen;
 
-/// More than any call here has to wait for.
+/// Longer than any call here has to wait.
 fn far() -> Deadline {
     Deadline::after(Duration::from_secs(86_400), "the test's own")
 }
 
-/// An engine that takes nearly as long as `limit` is heard; one that takes as long and does not answer is given up.
+/// An engine that takes nearly `limit` is heard; one that has not answered by then is given up.
 fn is_asked_for(limit: Duration, name: &str, answer: &str, call: impl Fn(&Client) -> Result<(), Error>) {
     let (nearly, answer) = (limit - Duration::from_secs(5), answer.to_owned());
     let ask = |time: Duration, act: fn(&str) -> Act| {
@@ -53,7 +53,7 @@ fn an_engine_that_does_not_get_on_with_its_work_is_given_up() {
     is_asked_for(limits::DOCKER_WORK, "limits::DOCKER_WORK", r#"{"Id":"abc"}"#, call);
 }
 
-/// Whether an engine behind `endpoint` is given up after `limits::DOCKER_CONNECT`, in words that have all of `words`.
+/// Whether an engine behind `endpoint` is given up after `limits::DOCKER_CONNECT`, with an error that has all of `words`.
 fn is_not_reached(endpoint: &DockerEndpoint, words: &[&str]) {
     let begun = Instant::now();
     let error = Conn::open(endpoint, far()).expect_err("nobody takes it");
@@ -84,7 +84,7 @@ fn an_engine_whose_queue_is_full_is_given_up() {
     let frozen = Frozen::listen();
     let path = frozen.path().display().to_string();
     is_not_reached(&DockerEndpoint::Unix(frozen.path().to_owned()), &[&path, "its queue was full"]);
-    // A call whose own limit is shorter ends by that.
+    // A call with a shorter limit ends by that one.
     let short = Deadline::after(Duration::from_millis(100), "the call's limit");
     let error = Conn::open(&DockerEndpoint::Unix(frozen.path().to_owned()), short).expect_err("nobody takes it");
     assert!(error.to_string().contains("within 100ms (the call's limit)"), "{error}");
@@ -116,7 +116,7 @@ fn of_the_engines_own_words_the_beginning_is_kept() {
     }
 }
 
-/// Pulls from an engine that answers so; the last progress and how it ended.
+/// Pulls from an engine with this answer; returns the last progress and the result.
 fn pull(answer: Vec<u8>) -> (Progress, Result<(), Error>) {
     let engine = Engine::start(move |_| Act::Raw(answer.clone()));
     let mut last = Progress::default();
@@ -169,7 +169,7 @@ fn a_pull_that_says_nothing_any_more_is_given_up() {
         let result = engine.client().pull("a/b", None, far(), &mut |progress| {
             looks += usize::from(progress.layers.1 == 1);
             match looks {
-                // Silence from here on; a little less than the limit is borne.
+                // Silence from here on; a little less than the limit is accepted.
                 1 => ahead.put(limits::PULL_SILENCE - Duration::from_secs(5)),
                 2 => ahead.put(Duration::from_secs(5)),
                 _ => {}

@@ -48,7 +48,7 @@ impl Conn {
         }
     }
 
-    /// Tells the engine that nothing more will be written; reading goes on.
+    /// Ends the writing side; reading goes on.
     pub fn finish_writing(&self) -> io::Result<()> {
         match self {
             Self::Unix(s) => s.shutdown(Shutdown::Write),
@@ -89,7 +89,7 @@ pub fn endpoint_name(endpoint: &DockerEndpoint) -> String {
     }
 }
 
-/// Whether an error of a bounded read or write is only "not yet".
+/// Whether an error of a bounded read or write means "not yet".
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -1,4 +1,4 @@
-//! The life of one container, call by call. What goes into it is decided in `executors::container`.
+//! The life of one container, call by call. `executors::container` decides what goes into it.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -13,28 +13,28 @@ use crate::metrics::DockerOperation;
 use crate::wire::scan::{FieldsError, Json};
 use crate::wire::time::parse_rfc3339;
 
-/// How the names of this agent's labels begin. Others stand on a container too: those of its image.
+/// Prefix of the agent's label names. A container also has the labels of its image.
 const LABELS: &str = "cronium.";
 
-/// What `inspect` says about how a container stands.
+/// A container's state from `inspect`.
 #[derive(Debug, Clone)]
 pub struct State {
     pub running: bool,
     pub status: String,
-    /// Process id on the engine's host; 0 when it does not run.
+    /// Process id on the engine's host; 0 if the container does not run.
     pub pid: i64,
     pub exit_code: i64,
     pub oom_killed: bool,
-    /// The engine's own error, when it could not start or end the container.
+    /// The engine's error when it could not start or end the container.
     pub error: String,
-    /// RFC 3339, by the engine's clock; the year 1 where it has not happened.
+    /// RFC 3339, by the engine's clock; the year 1 if it has not happened.
     pub started_at: String,
     /// See `started_at`.
     pub finished_at: String,
 }
 
 impl State {
-    /// Whether a container runs is never guessed: a job's end follows from it.
+    /// `running` has no default: a job's end follows from it, so it is never guessed.
     fn read(state: Json<'_>) -> Result<Self, FieldsError> {
         let [running, status, pid, exit_code] = state.fields(["Running", "Status", "Pid", "ExitCode"])?;
         let [oom_killed, error, started_at, finished_at] =
@@ -52,7 +52,7 @@ impl State {
         })
     }
 
-    /// How long it ran, by the engine's clock; `None` while it runs and where the engine does not tell.
+    /// How long it ran, by the engine's clock; `None` while it runs and if the engine does not say.
     pub fn ran_for(&self) -> Option<Duration> {
         if self.running {
             return None;
@@ -61,14 +61,14 @@ impl State {
     }
 }
 
-/// The parts of `inspect` that are used.
+/// The used parts of `inspect`.
 #[derive(Debug, Clone)]
 pub struct Inspect {
     pub id: String,
-    /// The labels that it was made with.
+    /// The labels of the container.
     pub labels: BTreeMap<String, String>,
     pub state: State,
-    /// Bytes in the writable layer; only when it was asked for.
+    /// Bytes in the writable layer, if asked for.
     pub layer: Option<i64>,
 }
 
@@ -81,7 +81,7 @@ impl Inspect {
     }
 }
 
-/// The labels that are this agent's own.
+/// The agent's labels among all.
 fn labels(all: Option<Json<'_>>) -> Result<BTreeMap<String, String>, FieldsError> {
     let mut own = BTreeMap::new();
     for member in all.and_then(Json::members).into_iter().flatten() {
@@ -100,13 +100,13 @@ fn labels(all: Option<Json<'_>>) -> Result<BTreeMap<String, String>, FieldsError
 #[derive(Debug, Clone)]
 pub struct Row {
     pub id: String,
-    /// This agent's own.
+    /// The agent's labels.
     pub labels: BTreeMap<String, String>,
-    /// Each with a slash before it.
+    /// Each begins with a slash.
     pub names: Vec<String>,
     /// Such as `running` or `exited`.
     pub state: String,
-    /// When it was made, in seconds since 1970 by the engine's clock; 0 when the engine does not say.
+    /// Creation time, in seconds since 1970 by the engine's clock; 0 if the engine does not say.
     pub created: i64,
 }
 
@@ -122,7 +122,7 @@ impl Row {
         })
     }
 
-    /// All rows, or an error: what is not in the list counts as gone.
+    /// All rows, or an error: a container that is not in the list counts as gone.
     fn all(rows: Json<'_>) -> Result<Vec<Self>, FieldsError> {
         let items = rows.items().ok_or(FieldsError::Missing("the list"))?;
         if items.clone().count() > limits::ENGINE_ROWS {
@@ -140,9 +140,9 @@ impl Row {
         Ok(all)
     }
 
-    /// About how much memory it holds.
+    /// Its approximate memory, in bytes.
     fn held(&self) -> usize {
-        // What an entry of the map and its two texts cost beside their bytes.
+        // The overhead of a map entry and its two strings.
         const LABEL: usize = 112;
         let labels: usize = self.labels.iter().map(|(name, value)| LABEL + name.len() + value.len()).sum();
         let node = if self.labels.is_empty() { 0 } else { 512 };
@@ -151,28 +151,28 @@ impl Row {
     }
 }
 
-/// The three streams of a container, attached before it was started so that no byte is missed.
+/// The three streams of a container, attached before its start so that no byte is missed.
 #[derive(Debug)]
 pub struct Attached {
     conn: Conn,
-    /// Frames that came with the answer's head.
+    /// Frames that arrived with the answer's head.
     rest: Vec<u8>,
     doing: String,
 }
 
-/// What one read of an attached stream gave.
+/// The result of one read of an attached stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// So many bytes.
+    /// This number of bytes.
     Bytes(usize),
-    /// Nothing within the tick.
+    /// No bytes within the tick.
     Quiet,
-    /// The stream is over.
+    /// The stream has ended.
     End,
 }
 
 impl Client {
-    /// Makes a container called `name` from a create body; gives its id.
+    /// Creates a container called `name` from a create body; returns its id.
     pub fn create(&self, name: &str, body: &[u8], deadline: Deadline) -> Result<String, Error> {
         let doing = format!("create container {name}");
         let path = format!("/containers/create?name={}", encode(name));
@@ -181,7 +181,7 @@ impl Client {
         let [id, warnings] = parse(&doing, &answer.body, |created| created.fields(["Id", "Warnings"]))?;
         let id = words(id);
         check_id(&doing, &id)?;
-        // Of whatever form: the container exists, and its id is what counts.
+        // Warnings of any form: the container exists, and its id counts.
         for warning in warnings.map(list).unwrap_or_default() {
             log::warn!("the engine warns about container {name}: {warning}");
         }
@@ -210,21 +210,21 @@ impl Client {
         Ok(Attached { conn: opened.conn, rest: opened.rest, doing })
     }
 
-    /// Starts a container that was created.
+    /// Starts a created container.
     pub fn start(&self, id: &str, deadline: Deadline) -> Result<(), Error> {
         let doing = format!("start container {}", short(id));
         let path = format!("/containers/{id}/start");
         self.send(DockerOperation::Start, &doing, "POST", &path, None, work().or(deadline)).map(drop)
     }
 
-    /// Waits until the container does not run any more, at most `deadline`; gives its exit code.
+    /// Waits until the container has ended, until `deadline` at most; returns its exit code.
     pub fn wait(&self, id: &str, deadline: Deadline) -> Result<i64, Error> {
         let doing = format!("wait for container {}", short(id));
         let path = format!("/containers/{id}/wait");
         let answer = self.send(DockerOperation::Wait, &doing, "POST", &path, None, deadline)?;
         let [code, error] = parse(&doing, &answer.body, |waited| waited.fields(["StatusCode", "Error"]))?;
         if let Some(error) = error {
-            // The code beside it says nothing.
+            // The exit code beside an error means nothing.
             let message = words(error.field("Message").or(Some(error)));
             return Err(Error::Protocol { doing, what: format!("the engine gave no exit code: {message}") });
         }
@@ -232,7 +232,7 @@ impl Client {
             .ok_or_else(|| Error::Protocol { doing, what: "there is no exit code in it".to_owned() })
     }
 
-    /// How the container stands; with `size`, how much is in its writable layer too (the engine counts files for it).
+    /// The container's state; with `size`, the bytes of its writable layer too (the engine counts files for it).
     pub fn inspect(&self, id: &str, size: bool) -> Result<Inspect, Error> {
         let doing = format!("inspect container {}", short(id));
         let path = format!("/containers/{id}/json{}", if size { "?size=1" } else { "" });
@@ -242,7 +242,7 @@ impl Client {
         Ok(found)
     }
 
-    /// Sends a signal to the container's first process. That it does not run any more is no error.
+    /// Sends a signal to the container's first process. A container that has ended is no error.
     pub fn kill(&self, id: &str, signal: &str) -> Result<(), Error> {
         let doing = format!("send {signal} to container {}", short(id));
         let path = format!("/containers/{id}/kill?signal={signal}");
@@ -252,26 +252,26 @@ impl Client {
         }
     }
 
-    /// Removes the container and its anonymous volumes, running or not. That it is gone already is no error.
+    /// Removes the container and its anonymous volumes, running or not. A container that is gone is no error.
     pub fn remove(&self, id: &str) -> Result<(), Error> {
         let doing = format!("remove container {}", short(id));
         let path = format!("/containers/{id}?force=1&v=1");
         match self.send(DockerOperation::Remove, &doing, "DELETE", &path, None, work()) {
             Err(error) if error.status() == Some(404) => Ok(()),
-            // Somebody else's removal is under way: that serves as well.
+            // Another removal is under way: that is as good.
             Err(Error::Refused { status: 409, ref message, .. }) if message.contains("already in progress") => Ok(()),
             result => result.map(drop),
         }
     }
 
-    /// One look at a container's use of resources, as the engine's JSON.
+    /// One sample of a container's resource use, as the engine's JSON.
     pub fn stats(&self, id: &str) -> Result<Vec<u8>, Error> {
         let doing = format!("read the statistics of container {}", short(id));
         let path = format!("/containers/{id}/stats?stream=false&one-shot=true");
         self.get(DockerOperation::Stats, &doing, &path).map(|answer| answer.body)
     }
 
-    /// The engine's own copy of what a container printed so far, as the frames of an attached stream.
+    /// The engine's copy of a container's output so far, as the frames of an attached stream.
     pub fn logs(
         &self,
         id: &str,
@@ -298,13 +298,13 @@ impl Client {
             body: None,
             cap: limits::DOCKER_ANSWER,
         };
-        // The head comes at once, whatever the container does; a caller that follows hears of nothing before it.
+        // The head comes at once, also while the container is silent.
         let opened = self.open(request, work().or(deadline))?;
         call::stream_body(opened, &doing, deadline, sink).map(drop)
     }
 
-    /// The same from its beginning on, and then live until the container ends. `sink` gets an empty piece at each tick in
-    /// which nothing came, so that it may give up.
+    /// The same from its beginning, then live until the container ends. `sink` gets an empty piece at each tick without
+    /// bytes, so that it can give up.
     pub fn follow_logs(
         &self,
         id: &str,
@@ -325,7 +325,7 @@ impl Client {
     }
 }
 
-/// An id becomes part of a path, and what has none is nothing that could be removed.
+/// Checks an id, which becomes part of a path.
 fn check_id(doing: &str, id: &str) -> Result<(), Error> {
     if !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Ok(());
@@ -344,7 +344,7 @@ impl Attached {
         self.conn.finish_writing().map_err(|source| Error::Io { doing: self.doing.clone(), source })
     }
 
-    /// Reads what is at hand into `buf`, waiting at most `tick`.
+    /// Reads available bytes into `buf`, waiting at most `tick`.
     pub fn read(&mut self, buf: &mut [u8], tick: Duration) -> Result<Piece, Error> {
         if !self.rest.is_empty() {
             let n = self.rest.len().min(buf.len());

@@ -1,7 +1,7 @@
 //! Credentials for registries, from a Docker `config.json` (`container.registryAuthFile`).
 //!
-//! The file is read at each pull, since tokens in it are renewed by others. Helpers (`credsStore`) are programs and are
-//! not run: an entry must hold `auth`, or `username` and `password`, or `identitytoken`.
+//! The file is read at each pull, since other programs renew its tokens. Helpers (`credsStore`) are programs, and the agent
+//! does not run them: an entry must hold `auth`, or `username` and `password`, or `identitytoken`.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -23,11 +23,11 @@ pub fn registry_of(image: &str) -> &str {
     }
 }
 
-/// The value of `X-Registry-Auth` for `image`; `None` when the file has nothing for its registry.
+/// The value of `X-Registry-Auth` for `image`; `None` if the file has no entry for its registry.
 pub fn header_for(file: &Path, image: &str) -> Result<Option<Secret>, Error> {
     let failed = |what: String| Error::Credentials { path: file.display().to_string(), what };
     let text = read(file).map_err(failed)?;
-    // Where it is wrong, and nothing of what stands there.
+    // The place of the error, never the value there.
     let parsed = Json::strict(&text).map_err(|why| failed(format!("no valid JSON: {why}")))?;
     let wrong = |what: &str| failed(format!("{what} is not of the form that docker login writes"));
     let [auths] = parsed.fields(["auths"]).map_err(|_| wrong("the file"))?;

@@ -1,11 +1,11 @@
-//! What can go wrong between the agent and the engine, in words that say what to do.
+//! Errors between agent and engine, with what to do.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::os::net;
 
-/// A call to the engine that did not give what was asked.
+/// A failed call to the engine.
 #[derive(Debug)]
 pub enum Error {
     /// The socket could not be opened.
@@ -14,26 +14,26 @@ pub enum Error {
     Timeout { doing: String, limit: &'static str, after: Duration },
     /// The connection broke.
     Io { doing: String, source: std::io::Error },
-    /// The engine sent something that is no HTTP, or not what the call promises.
+    /// The engine sent something that is not HTTP, or not the promised answer.
     Protocol { doing: String, what: String },
-    /// The engine refused; its own words.
+    /// The engine refused, with its message.
     Refused { doing: String, status: u16, message: String },
-    /// The engine cannot do it, or has it otherwise than it must be; what it is, and what to do.
+    /// The engine cannot do it, or has it in a wrong form; what is wrong, and what to do.
     Unfit { doing: String, what: String },
-    /// The answer outgrew its cap, in bytes.
+    /// The answer is larger than its cap, in bytes.
     TooLarge { doing: String, cap: usize },
-    /// No API version that both sides speak.
+    /// There is no API version that both sides speak.
     Version { engine: String, ours: &'static str },
-    /// A pull went wrong after it had begun; the engine's own words.
+    /// A pull failed after it had begun, with the engine's message.
     Pull { image: String, message: String },
     /// The credentials for a registry could not be read.
     Credentials { path: String, what: String },
-    /// The job was told to stop while the call was under way.
+    /// The job was stopped during the call.
     Stopped { doing: String },
 }
 
 impl Error {
-    /// The HTTP status with which the engine refused, if it did.
+    /// The HTTP status of a refusal.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Refused { status, .. } => Some(*status),
@@ -41,12 +41,12 @@ impl Error {
         }
     }
 
-    /// Whether the engine could not be reached at all.
+    /// Whether the engine could not be reached.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Connect { .. })
     }
 
-    /// Whether the engine said that the image named in the call is not there.
+    /// Whether the engine said that the image is missing.
     pub fn is_missing_image(&self) -> bool {
         matches!(self, Self::Refused { status: 404, message, .. }
             if message.to_ascii_lowercase().contains("no such image"))

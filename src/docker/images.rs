@@ -1,8 +1,7 @@
-//! Pulling an image: the engine does it, and tells how it goes in a stream of JSON lines.
+//! Pulling an image: the engine does it, and reports progress as a stream of JSON lines.
 //!
-//! The status of the answer is 200 before anything was pulled, so that an error may come as a line in the stream: a
-//! pull has succeeded only when the stream has ended without one and the engine has the image. A line that cannot be
-//! read may have been the error.
+//! The status is 200 before anything was pulled, so an error may come as a line in the stream. A pull has succeeded only if
+//! the stream ended without one and the engine has the image. A line that cannot be read may have been the error.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,31 +18,31 @@ use crate::os::clock;
 use crate::wire::lines::{Line, Splitter};
 use crate::wire::scan::Json;
 
-/// How far a pull is.
+/// A pull's progress.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Layers that are done, and layers that were named so far.
+    /// Layers that are done, and layers named so far.
     pub layers: (usize, usize),
-    /// Bytes that were downloaded, and bytes that are known of.
+    /// Bytes downloaded, and bytes known of.
     pub bytes: (u64, u64),
 }
 
-/// What one line of a pull's stream says beside its progress.
+/// What one line of the stream says beside progress.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Progress,
-    /// The engine's error.
+    /// An error of the engine.
     Failure(String),
-    /// What it is cannot be told; its beginning.
+    /// A line that is not understood; its beginning.
     Unread(String),
 }
 
-/// What is known of each layer of a pull under way.
+/// The progress of each layer.
 #[derive(Default)]
 struct Layers(BTreeMap<String, (u64, u64, bool)>);
 
 impl Layers {
-    /// Takes one line of the stream.
+    /// Reads one line of the stream.
     fn take(&mut self, line: &[u8]) -> Said {
         if line.trim_ascii().is_empty() {
             return Said::Progress;
@@ -52,7 +51,7 @@ impl Layers {
         let Some((event, mut members)) = event.and_then(|event| Some((event, event.members()?))) else {
             return Said::Unread(beginning(line));
         };
-        // Members are looked at one by one: an error that is given twice is one too.
+        // Member by member: an error given twice is an error too.
         if members.any(|member| member.is_ok_and(|(name, value)| is_failure(name, value))) {
             return Said::Failure(failure(event));
         }
@@ -60,7 +59,7 @@ impl Layers {
         Said::Progress
     }
 
-    /// Takes the progress of one layer, as far as it can be read: it is for show.
+    /// Reads the progress of one layer as far as it can be read: it is only shown.
     fn note(&mut self, event: Json<'_>) {
         let Ok([id, status, detail]) = event.fields(["id", "status", "progressDetail"]) else { return };
         let (id, status) = (words(id), words(status));
@@ -86,12 +85,12 @@ impl Layers {
     }
 }
 
-/// Whether a member says that the pull failed, whatever the form of its value.
+/// Whether a member says that the pull failed; its value may have any form.
 fn is_failure(name: Json<'_>, value: Json<'_>) -> bool {
     (name.is("error") || name.is("errorDetail")) && !value.is_null() && !value.is("")
 }
 
-/// The engine's words for an error, in whatever form it gives them.
+/// The engine's message for an error, in any of its forms.
 fn failure(event: Json<'_>) -> String {
     let text = |value: Json<'_>| Some(words(Some(value))).filter(|words| !words.trim().is_empty());
     let [error, detail] = ["error", "errorDetail"].map(|name| {
@@ -107,11 +106,11 @@ fn beginning(line: &[u8]) -> String {
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// What the stream of a pull has told so far.
+/// What the stream has said so far.
 struct Told<'a> {
     image: &'a str,
     layers: Layers,
-    /// The first.
+    /// The first error.
     failure: Option<Error>,
     /// The first line that could not be read.
     unread: Option<String>,
@@ -128,7 +127,7 @@ impl Told<'_> {
                     None
                 }
             },
-            // It may have been the one that says why the pull failed.
+            // It may have been the line that says why the pull failed.
             Line::Cut { .. } | Line::Last { .. } => Some(self.babble()),
         };
         self.failure = self.failure.take().or(failure);
@@ -144,7 +143,7 @@ impl Told<'_> {
     }
 }
 
-/// `name:tag` as the engine wants it: name and tag apart; a digest stays with the name; no tag means `latest`.
+/// `name:tag` split as the engine wants it. A digest stays with the name; no tag means `latest`.
 fn name_and_tag(image: &str) -> (&str, &str) {
     if image.contains('@') {
         return (image, "");
@@ -155,7 +154,7 @@ fn name_and_tag(image: &str) -> (&str, &str) {
     }
 }
 
-/// Whether trying again may help: not when the registry has said no.
+/// Whether another try may help: not after a refusal by the registry.
 pub fn is_worth_a_retry(error: &Error) -> bool {
     let (Error::Pull { message, .. } | Error::Refused { message, .. }) = error else {
         return !matches!(error, Error::Stopped { .. } | Error::Credentials { .. });
@@ -177,8 +176,8 @@ impl Client {
         }
     }
 
-    /// Pulls `image`, once, with the credentials that `auth_file` has for its registry. `watch` is told of progress and
-    /// answers whether to go on.
+    /// Pulls `image` once, with the credentials that `auth_file` has for its registry. `watch` gets the progress and returns
+    /// whether to go on.
     pub fn pull(
         &self,
         image: &str,

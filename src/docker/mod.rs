@@ -1,8 +1,7 @@
 //! The container engine's HTTP API, spoken by hand over its socket.
 //!
-//! By hand, because this is what the agent exists for: every byte that decides where a script runs, and every byte
-//! that it prints, passes through here, and an auditor can read all of it. The API is Docker's Engine API; Podman's
-//! service answers the same calls.
+//! By hand, since every byte that decides where a script runs, and every byte that it prints, passes through here, and an
+//! auditor can read all of it. The API is Docker's Engine API; Podman's service answers the same calls.
 //!
 //! - `conn`: sockets and deadlines. `call`: one exchange. `client`: version and housekeeping calls.
 //! - `containers`: create, attach, start, wait, inspect, kill, remove. `images`: pulls. `networks`: the shared bridge.

@@ -1,10 +1,10 @@
 //! The one bridge that jobs share, with traffic between its members switched off.
 //!
-//! A network of its own for each job would cost 80 ms to make, 200 ms to remove, and the engine's address pools end
-//! at about thirty. One bridge with `enable_icc=false` keeps jobs apart as well: neither ping nor TCP passes between two.
+//! One network per job would cost 80 ms to make and 200 ms to remove, and the engine's address pools end at about
+//! thirty. One bridge with `enable_icc=false` separates jobs as well: neither ping nor TCP passes between two.
 //!
-//! An engine before 25.0 makes two networks of one name where two agents ask at the same moment, and then knows neither by
-//! it. It never gives two networks the same interface, so the interface has a name that all agents agree on.
+//! An engine before 25.0 makes two networks of one name if two agents ask at the same moment; then neither can be found by
+//! name. It never gives two networks the same interface, so the interface has a name that all agents agree on.
 
 use crate::docker::client::{Client, encode, parse, words, work};
 use crate::docker::error::Error;
@@ -17,12 +17,12 @@ use crate::wire::scan::Json;
 const ICC: &str = "com.docker.network.bridge.enable_icc";
 const INTERFACE: &str = "com.docker.network.bridge.name";
 
-/// What the shared bridge must be like; its name says the same, so that two settings never meet on one bridge.
+/// The properties of the shared bridge. Its name encodes them, so that two settings never share one bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bridge {
     /// Whether jobs may reach each other.
     pub icc: bool,
-    /// Whether there is no way out of it.
+    /// Whether it has no way out.
     pub internal: bool,
 }
 
@@ -39,11 +39,11 @@ impl Bridge {
 }
 
 impl Client {
-    /// Makes the bridge unless it is there; refuses one of that name that is made differently.
+    /// Makes the bridge unless it exists; refuses one of that name with other properties.
     pub fn ensure_bridge(&self, bridge: Bridge) -> Result<(), Error> {
         let name = bridge.name();
         if !bridge.icc && self.is_podman()? {
-            // It would take the option and leave it out.
+            // Podman accepts the option and ignores it.
             let what =
                 "Podman does not keep containers of one network apart, so that jobs could reach each other; set \
                         container.network.mode to none, or to a network of your own if they may"
@@ -57,9 +57,9 @@ impl Client {
                 result => return result,
             }
             match self.make_bridge(bridge) {
-                // An engine may leave out an option that it does not know.
+                // An engine may ignore an option that it does not know.
                 Ok(()) => return self.check_bridge(bridge),
-                // Another agent is quicker; its network can be seen a moment later.
+                // Another agent was first; its network is visible a moment later.
                 Err(error) if matches!(error.status(), Some(403 | 409)) && clock::now() < until => {
                     clock::sleep(limits::NETWORK_DELAY);
                 }
@@ -70,7 +70,7 @@ impl Client {
 
     fn make_bridge(&self, bridge: Bridge) -> Result<(), Error> {
         let name = bridge.name();
-        // At most 15 characters, and not that of another engine on this host.
+        // At most 15 characters, and different from other engines on this host.
         let interface = format!("br-{:08x}", crc32::of(format!("{name} {}", self.info()?.id).as_bytes()));
         let body = serde_json::json!({
             "Name": name,

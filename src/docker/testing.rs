@@ -1,4 +1,4 @@
-//! An engine for tests: a Unix socket, and answers that a test writes down. Its version is 1.41.
+//! An engine for tests: a Unix socket with scripted answers. Its version is 1.41.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
@@ -11,8 +11,7 @@ use crate::config::types::{Docker, DockerEndpoint};
 use crate::docker::Client;
 use crate::os::{ahead, scratch::Scratch, stop::Stop, threads};
 
-/// A client that waits for what never comes gets the end of the connection after this time: its test fails then, and
-/// does not hang.
+/// The connection ends after this time, so that a client that waits in vain fails its test and does not hang.
 const MERCY: Duration = Duration::from_secs(3);
 
 /// What the engine does with a call.
@@ -23,13 +22,13 @@ pub(crate) enum Act {
     Raw(Vec<u8>),
     /// These bytes, then silence.
     Stall(Vec<u8>),
-    /// These bytes, then silence until this is set, and then the end of the connection. What comes is taken.
+    /// These bytes, then silence until this is set, then the end of the connection. Input is read and ignored.
     Until(Vec<u8>, Stop),
-    /// The first bytes, then the others again and again for as long as they are read, up to 64 MiB.
+    /// The first bytes, then the others repeatedly while they are read, up to 64 MiB.
     Flood(Vec<u8>, Vec<u8>),
 }
 
-/// The answer of a call that succeeds and has nothing to tell.
+/// The answer of a call that succeeds without a body.
 pub(crate) fn done() -> Act {
     Act::Raw(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())
 }
@@ -42,7 +41,7 @@ pub(crate) fn chunked(text: &str) -> Vec<u8> {
 
 type Script = dyn Fn(&str) -> Act + Send + Sync;
 
-/// The engine; its threads end with it.
+/// The engine; dropping it ends its threads.
 pub(crate) struct Engine {
     path: PathBuf,
     seen: Arc<Mutex<Vec<String>>>,

@@ -325,6 +325,58 @@ fn own_words(page: &str) -> String {
     prose(page).lines().map(quoteless).collect()
 }
 
+/// Folders of `src`, and `tests`, whose comments and texts still have old words. The list only gets shorter.
+const NOT_YET: &[&str] = &[
+    "src/agent/",
+    "src/api/",
+    "src/cli/",
+    "src/config/",
+    "src/executors/",
+    "src/health/",
+    "src/jobs/",
+    "src/limits",
+    "src/logs/",
+    "src/metrics/",
+    "src/os/",
+    "src/policy/",
+    "src/telemetry/",
+    "src/wire/",
+    "src/job.rs",
+    "src/verdict.rs",
+    "src/main.rs",
+    "src/commands.rs",
+    "tests/",
+];
+
+/// Comments and texts of a Rust file, without names between backticks; the code as blanks.
+fn told_in(source: &Source) -> String {
+    let letters = source.raw.chars().zip(source.code.chars()).map(|(raw, code)| match (raw, code) {
+        ('\n', _) => '\n',
+        (raw, ' ') => raw,
+        _ => ' ',
+    });
+    let all: String = letters.collect();
+    all.lines().map(|line| line.split('`').step_by(2).collect::<Vec<_>>().join("`") + "\n").collect()
+}
+
+#[test]
+fn comments_and_messages_use_plain_words() {
+    let read = |path: &PathBuf| {
+        let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+        (name, std::fs::read_to_string(path).expect("text"))
+    };
+    let all = ["src", "tests"].iter().flat_map(|folder| files(&root().join(folder)));
+    let rust = all.filter(|path| path.extension().is_some_and(|end| end == "rs"));
+    let mut faults = Vec::new();
+    for (path, raw) in rust.map(|path| read(&path)).filter(|(path, _)| !NOT_YET.iter().any(|n| path.starts_with(n))) {
+        let told = told_in(&Source::new(&path, &raw));
+        faults.extend(old_words(&told).into_iter().map(|fault| format!("{path}:{fault}")));
+    }
+    assert_eq!(faults, Vec::<String>::new());
+    let bad = Source::new("a.rs", "/// Whoever.\nfn aside() { f(\"he said\") } // `strays`\n");
+    assert_eq!(old_words(&told_in(&bad)), ["1: whoever", "2: he"]);
+}
+
 #[test]
 fn plain_words_are_used() {
     let mut texts: Vec<(String, String)> = pages().into_iter().map(|(path, page)| (path, own_words(&page))).collect();
