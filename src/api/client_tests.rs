@@ -9,7 +9,7 @@ use crate::api::CompleteBody;
 use crate::api::error::Wait;
 use crate::api::report::{Delivery, Fate, attempt, judge, least_pause};
 use crate::api::testing::{Act, Server, api, ok};
-use crate::config::types::Api;
+use crate::config::types::{Api, RateLimit};
 use crate::secret::Secret;
 use crate::verdict::{Status, Usage};
 
@@ -359,7 +359,7 @@ fn a_report_is_not_offered_twice_when_it_is_refused_and_is_when_it_is_throttled(
 #[test]
 fn urgent_calls_pass_an_exhausted_rate_limit() {
     let server = Server::start(|_, _| ok("{}"));
-    let client = client_of(&Api { rate_limit: Some(0.05), ..server.api() });
+    let client = client_of(&Api { rate_limit: RateLimit { enabled: true, requests_per_second: 0.05 }, ..server.api() });
     client.health().expect("the first one is free");
     let begun = Instant::now();
     client.heartbeat(&[], Capacity { max_jobs: 1, current_jobs: 0, available_slots: 1 }).expect("heartbeat");

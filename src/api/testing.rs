@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::config::types::{Api, BackoffKind, Retry, Tls};
+use crate::config::types::{Api, BackoffKind, RateLimit, Retry, Tls};
 use crate::os::{stop::Stop, threads};
 use crate::secret::Secret;
 
@@ -121,7 +121,7 @@ pub(crate) fn api(endpoint: &str) -> Api {
             max_delay: Duration::from_millis(20),
             backoff: BackoffKind::Exponential,
         },
-        rate_limit: None,
+        rate_limit: RateLimit::default(),
     }
 }
 

@@ -86,7 +86,7 @@ impl Transport {
             timeout: api.timeout,
             max_attempts: api.retry.max_attempts.max(1),
             backoff: Backoff { growth, initial: api.retry.initial_delay, max: api.retry.max_delay },
-            bucket: api.rate_limit.map(|rate| Mutex::new(Bucket::new(rate, clock::now()))),
+            bucket: api.rate_limit.rate().map(|rate| Mutex::new(Bucket::new(rate, clock::now()))),
             clock: Clock::new(),
         };
         Ok(Self {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cli::script::{self, Terminal};
 use crate::cli::{UsageError, exit};
+use crate::config;
 use crate::config::types::{Config, NetworkMode};
-use crate::config::{self, schema};
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
@@ -133,7 +133,7 @@ fn checked(flag: &str, text: &str, what: &str, key: &str) -> Result<Config, Usag
     if text.is_empty() {
         return Err(wrong("something"));
     }
-    schema::set(&mut config, key, text).map_err(|allowed| wrong(&allowed))?;
+    config::set(&mut config, key, text).map_err(|allowed| wrong(&allowed))?;
     Ok(config)
 }
 

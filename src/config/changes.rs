@@ -1,39 +1,9 @@
 //! What a configuration that was read again may change in a running agent, key by key, and what needs a restart.
 
-use super::schema::{Field, Key, Shown, keys};
-use super::show::scalar;
-use super::types::{Config, Container, Logging, Seccomp, Ssh, State};
-
-/// Keys that take effect at SIGHUP, for what begins after it. A final `*` stands for all keys below.
-const RELOADED: &[&str] = &[
-    "jobs.*",
-    "container.images.*",
-    "container.resources.*",
-    "container.security.*",
-    "container.network.*",
-    "ssh.execution.*",
-    "logging.level",
-    "state.minFreeDisk",
-];
-
-/// The others, which a test holds against the schema: they are looked at when the agent starts and not again: what they shape is made once, or is the agent's identity.
-#[cfg(test)]
-const RESTARTED: &[&str] = &[
-    "orchestrator.*",
-    "api.*",
-    "container.docker.*",
-    "container.registryAuthFile",
-    "ssh.connectionPool.*",
-    "ssh.circuitBreaker.*",
-    "ssh.security.*",
-    "logging.format",
-    "logging.output",
-    "logging.file.*",
-    "logging.websocket.*",
-    "monitoring.*",
-    "security.tls.*",
-    "state.dir",
-];
+use super::field::{Effect, Key, Value};
+use super::keys::keys;
+use super::show::{in_effect, scalar};
+use super::types::Config;
 
 /// One key whose value differs, for people. Never a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +30,10 @@ pub struct Changes {
 
 /// Compares key by key.
 pub fn changes(running: &Config, fresh: &Config) -> Changes {
-    let (mut old, mut new) = (running.clone(), fresh.clone());
     let mut changes = Changes::default();
-    for key in keys().filter(|key| key.has_meaning()) {
-        if let Some(change) = change(key, &mut old, &mut new) {
-            let list = if is_reloaded(key.path) { &mut changes.taken } else { &mut changes.waiting };
+    for key in keys() {
+        if let Some(change) = change(key, running, fresh) {
+            let list = if key.effect == Effect::Reload { &mut changes.taken } else { &mut changes.waiting };
             list.push(change);
         }
     }
@@ -73,63 +42,25 @@ pub fn changes(running: &Config, fresh: &Config) -> Changes {
 
 /// `running` with what `fresh` changes in it without a restart.
 pub fn merged(running: &Config, fresh: &Config) -> Config {
-    let (old, new) = (running.clone(), fresh.clone());
-    Config {
-        jobs: new.jobs,
-        container: Container {
-            docker: old.container.docker,
-            registry_auth_file: old.container.registry_auth_file,
-            ..new.container
-        },
-        ssh: Ssh {
-            default_shell: new.ssh.default_shell,
-            temp_dir: new.ssh.temp_dir,
-            cleanup_after: new.ssh.cleanup_after,
-            pty_mode: new.ssh.pty_mode,
-            reconnect_timeout: new.ssh.reconnect_timeout,
-            ..old.ssh
-        },
-        logging: Logging { level: new.logging.level, ..old.logging },
-        state: State { min_free_disk: new.state.min_free_disk, ..old.state },
-        orchestrator: old.orchestrator,
-        api: old.api,
-        monitoring: old.monitoring,
-        tls: old.tls,
+    let mut merged = running.clone();
+    for field in keys().filter(|key| key.effect == Effect::Reload).filter_map(|key| key.field) {
+        (field.copy)(&mut merged, fresh);
     }
+    merged
 }
 
-/// Whether the key takes effect at SIGHUP.
-fn is_reloaded(path: &str) -> bool {
-    RELOADED.iter().any(|pattern| covers(pattern, path))
-}
-
-fn covers(pattern: &str, path: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(section) => path.starts_with(section),
-        None => path == pattern,
-    }
-}
-
-fn change(key: &Key, old: &mut Config, new: &mut Config) -> Option<Change> {
-    let (before, after) = (key.shown(old), key.shown(new));
-    // Shown alike, whatever they are: a secret, and the words of a profile's file.
-    let hidden = match key.field {
-        Field::Secret { at } => (at(old) != at(new)).then_some("(another value)"),
-        _ if key.path == "container.security.seccompProfile" => {
-            let json = |config: &Config| match &config.container.security.seccomp {
-                Seccomp::Profile { json, .. } => Some(json.clone()),
-                Seccomp::Default => None,
-            };
-            (json(old) != json(new)).then_some("(another content)")
-        }
-        _ => None,
+fn change(key: &Key, old: &Config, new: &Config) -> Option<Change> {
+    let words = |value: &Value| if *value == Value::Unset { "(not set)".to_owned() } else { scalar(key, value) };
+    let (before, after) = (in_effect(key, old), in_effect(key, new));
+    let new_words = match before == after {
+        false => words(&after),
+        // Both without effect, or equal.
+        true if before == Value::Unset || key.field.is_none_or(|field| (field.same)(old, new)) => return None,
+        // Shown alike, whatever they are: a secret, and the content of a profile's file.
+        true if before == Value::Secret => "(another value)".to_owned(),
+        true => "(another content)".to_owned(),
     };
-    if before == after && hidden.is_none() {
-        return None;
-    }
-    let words = |value: &Shown| if *value == Shown::Unset { "(not set)".to_owned() } else { scalar(value) };
-    let new = if before == after { hidden.unwrap_or_default().to_owned() } else { words(&after) };
-    Some(Change { key: key.path, old: words(&before), new })
+    Some(Change { key: key.path, old: words(&before), new: new_words })
 }
 
 #[cfg(test)]
@@ -137,7 +68,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::{Sources, load, show::effective};
+    use crate::config::field::Kind;
+    use crate::config::keys;
+    use crate::config::{Sources, load};
 
     /// A configuration with these keys, the token through the environment.
     fn config(pairs: &[(&str, &str)], token: &str) -> Config {
@@ -146,17 +79,6 @@ mod tests {
         overrides.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
         let sources = Sources { search: Vec::new(), overrides, ..Sources::new(&env) };
         load(&sources).map_err(|problems| format!("{pairs:?}: {problems}")).expect("valid").config
-    }
-
-    #[test]
-    fn every_key_is_in_one_of_the_two_groups_and_no_pattern_is_idle() {
-        for key in keys().filter(|key| key.has_meaning()) {
-            let groups = [RELOADED, RESTARTED].map(|group| group.iter().filter(|p| covers(p, key.path)).count());
-            assert_eq!(groups.iter().sum::<usize>(), 1, "{}: {groups:?}", key.path);
-        }
-        for pattern in RELOADED.iter().chain(RESTARTED) {
-            assert!(keys().any(|key| covers(pattern, key.path)), "{pattern} is no key");
-        }
     }
 
     /// For each key another value than its default.
@@ -190,26 +112,26 @@ mod tests {
             left_out.contains(&path) || path.starts_with("logging.file.") || path.starts_with("security.tls.")
         };
         keys()
-            .filter(|key| key.has_meaning() && !matches!(key.field, Field::Aside { .. }) && !left_out(key.path))
+            .filter(|key| key.field.is_some() && !left_out(key.path))
             .map(|key| (key.path, special.get(key.path).map_or_else(|| other(key), |text| (*text).to_owned())))
             .collect()
     }
 
     fn other(key: &Key) -> String {
-        match key.field {
-            Field::Bool { .. } => if key.default == "true" { "false" } else { "true" }.to_owned(),
-            Field::Duration { .. } => "9s".to_owned(),
-            Field::Size { .. } => match key.path {
+        match key.kind {
+            Kind::Bool => if key.default == "true" { "false" } else { "true" }.to_owned(),
+            Kind::Time { .. } => "9s".to_owned(),
+            Kind::Size { .. } => match key.path {
                 "jobs.maxOutput" => "1MB",
                 path if path.contains("defaults.") => "300MB",
                 path if path.contains(".limits.") => "3GB",
                 _ => "768MB",
             }
             .to_owned(),
-            Field::Int { .. } => "12".to_owned(),
-            Field::Float { .. } => "0.25".to_owned(),
-            Field::Word { words, .. } => words[1].to_owned(),
-            Field::Path { .. } => "/var/other".to_owned(),
+            Kind::Int { .. } => "12".to_owned(),
+            Kind::Number { .. } => "0.25".to_owned(),
+            Kind::Words(words) => words.iter().find(|word| **word != key.default).expect("another word").to_string(),
+            Kind::Path => "/var/other".to_owned(),
             _ => "other".to_owned(),
         }
     }
@@ -232,15 +154,12 @@ mod tests {
             let merged = merged(&running, &fresh);
             assert_eq!(changes(&merged, &fresh).taken, [], "{path} should have taken effect");
             assert_eq!(changes(&running, &merged).waiting, [], "{path} should have waited for a restart");
-            let (is, was, shall) = (shown(&merged, path), shown(&running, path), shown(&fresh, path));
-            assert_eq!(is, if is_reloaded(path) { shall } else { was }, "{path}");
+            let key = keys::key(path).expect("a key");
+            let (is, was, shall) = (key.get(&merged), key.get(&running), key.get(&fresh));
+            assert_eq!(is, if key.effect == Effect::Reload { shall } else { was }, "{path}");
             seen += 1;
         }
         assert!(seen > 80, "{seen}");
-    }
-
-    fn shown(config: &Config, path: &str) -> Shown {
-        effective(config).into_iter().find(|(key, _)| *key == path).expect("a key").1
     }
 
     #[test]

@@ -1,21 +1,23 @@
-//! What no key can say alone: values that bound each other, files that must be readable, secrets in the open.
+//! Checks across several keys: values that bound each other, files that must be readable, secrets in the open.
 
 use std::path::{Path, PathBuf};
 
+use super::draft::Draft;
+use super::field::Value;
 use super::files;
-use super::load::Draft;
+use super::keys::key;
 use super::problem::{Origin, ProblemKind};
-use super::schema::{Shown, key};
-use super::types::{Config, DockerEndpoint, Seccomp};
+use super::types::{DockerEndpoint, Seccomp};
 use super::url;
 use super::yaml;
 use crate::secret::Secret;
 
 /// All checks. None of them looks at a key whose own value was refused.
 pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
-    bounds(draft);
+    for (low, high) in BOUNDS {
+        at_most(draft, low, high);
+    }
     lost_contact(draft);
-    resources(draft);
     endpoints(draft);
     token(draft, file_world_readable);
     docker(draft);
@@ -23,92 +25,58 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     tls(draft);
 }
 
-fn good(draft: &Draft<'_>, keys: &[&str]) -> bool {
-    keys.iter().all(|key| !draft.refused.contains(key))
-}
+/// The first of two keys must not exceed the second.
+const BOUNDS: [(&str, &str); 11] = [
+    ("jobs.pollInterval", "jobs.maxPollInterval"),
+    ("jobs.defaultTimeout", "jobs.maxTimeout"),
+    ("api.retry.initialDelay", "api.retry.maxDelay"),
+    ("container.resources.defaults.cpu", "container.resources.limits.cpu"),
+    ("container.resources.defaults.memory", "container.resources.limits.memory"),
+    ("container.resources.defaults.disk", "container.resources.limits.disk"),
+    ("container.resources.defaults.pids", "container.resources.limits.pids"),
+    ("container.resources.defaults.readBps", "container.resources.limits.readBps"),
+    ("container.resources.defaults.writeBps", "container.resources.limits.writeBps"),
+    ("container.resources.defaults.readIops", "container.resources.limits.readIops"),
+    ("container.resources.defaults.writeIops", "container.resources.limits.writeIops"),
+];
 
-fn shown(draft: &mut Draft<'_>, path: &str) -> String {
-    match key(path).map(|key| key.shown(&mut draft.config)) {
-        Some(Shown::Plain(text) | Shown::Text(text)) => text,
-        _ => "nothing".to_owned(),
-    }
-}
-
-/// `low` must not exceed `high`. Where only the upper one was given, the default of the lower follows it down, since
-/// nobody asked for it; the reverse would raise a bound by itself.
-fn at_most(draft: &mut Draft<'_>, low: &'static str, high: &'static str, exceeds: bool, lower: impl Fn(&mut Config)) {
-    if !exceeds || !good(draft, &[low, high]) {
+/// Where only the upper key was given, the default of the lower follows it down, since nobody asked for it; the reverse
+/// would raise a bound by itself.
+fn at_most(draft: &mut Draft<'_>, low: &'static str, high: &'static str) {
+    let value = |path| key(path).map_or(Value::Unset, |key| key.get(&draft.config));
+    let (found, bound) = (value(low), value(high));
+    // What is not set bounds nothing.
+    if found == Value::Unset || bound == Value::Unset || found <= bound || !draft.good(&[low, high]) {
         return;
     }
     if draft.is_default(low) && !draft.is_default(high) {
-        lower(&mut draft.config);
+        if let Some(field) = key(low).and_then(|key| key.field) {
+            // Of one kind, and above the lowest value that the lower one takes: a test holds both.
+            let _ = (field.get_mut)(&mut draft.config).put(bound);
+        }
         draft.origins.insert(low, Origin::DefaultBecause(format!("lowered to {high}")));
         return;
     }
-    let (found, bound) = (shown(draft, low), shown(draft, high));
+    let (found, bound) = (draft.shown(low), draft.shown(high));
     let whence = draft.origins.get(high).map_or(String::new(), |origin| format!(", {origin}"));
-    draft.refuse(
-        low,
-        ProblemKind::Conflict,
-        format!("found {found}; allowed: at most {high}, which is {bound}{whence}"),
-    );
-}
-
-fn bounds(draft: &mut Draft<'_>) {
-    let (jobs, retry) = (draft.config.jobs.clone(), draft.config.api.retry);
-    let exceeds = jobs.poll_interval > jobs.max_poll_interval;
-    at_most(draft, "jobs.pollInterval", "jobs.maxPollInterval", exceeds, |c| {
-        c.jobs.poll_interval = c.jobs.max_poll_interval
-    });
-    let exceeds = jobs.default_timeout > jobs.max_timeout;
-    at_most(draft, "jobs.defaultTimeout", "jobs.maxTimeout", exceeds, |c| c.jobs.default_timeout = c.jobs.max_timeout);
-    let exceeds = retry.initial_delay > retry.max_delay;
-    at_most(draft, "api.retry.initialDelay", "api.retry.maxDelay", exceeds, |c| {
-        c.api.retry.initial_delay = c.api.retry.max_delay;
-    });
+    let text = format!("found {found}; allowed: at most {high}, which is {bound}{whence}");
+    draft.refuse(low, ProblemKind::Conflict, text);
 }
 
 /// A stop before the next heartbeat is due would end jobs of an agent that is well.
 fn lost_contact(draft: &mut Draft<'_>) {
     let jobs = &draft.config.jobs;
     let (after, least) = (jobs.stop_after_lost, jobs.lease_renewal * 2);
-    if after.is_zero() || after >= least || !good(draft, &["jobs.stopAfterLost", "jobs.leaseRenewal"]) {
+    if after.is_zero() || after >= least || !draft.good(&["jobs.stopAfterLost", "jobs.leaseRenewal"]) {
         return;
     }
-    let (found, renewal) = (shown(draft, "jobs.stopAfterLost"), shown(draft, "jobs.leaseRenewal"));
+    let (found, renewal) = (draft.shown("jobs.stopAfterLost"), draft.shown("jobs.leaseRenewal"));
     let text = format!("found {found}; allowed: 0s (never), or at least twice jobs.leaseRenewal, which is {renewal}");
     draft.refuse("jobs.stopAfterLost", ProblemKind::Conflict, text);
 }
 
-fn resources(draft: &mut Draft<'_>) {
-    /// One bound: the names of both keys and the field of both.
-    macro_rules! bounded {
-        ($name:literal, $field:ident) => {
-            let (low, high) =
-                (concat!("container.resources.defaults.", $name), concat!("container.resources.limits.", $name));
-            let exceeds = draft.config.container.defaults.$field > draft.config.container.limits.$field;
-            at_most(draft, low, high, exceeds, |c| c.container.defaults.$field = c.container.limits.$field);
-        };
-        (option $name:literal, $field:ident) => {
-            let (low, high) =
-                (concat!("container.resources.defaults.", $name), concat!("container.resources.limits.", $name));
-            let (default, limit) = (draft.config.container.defaults.$field, draft.config.container.limits.$field);
-            let exceeds = default.zip(limit).is_some_and(|(default, limit)| default > limit);
-            at_most(draft, low, high, exceeds, |c| c.container.defaults.$field = c.container.limits.$field);
-        };
-    }
-    bounded!("cpu", cpu);
-    bounded!("memory", memory);
-    bounded!("disk", disk);
-    bounded!("pids", pids);
-    bounded!(option "readBps", read_bps);
-    bounded!(option "writeBps", write_bps);
-    bounded!(option "readIops", read_iops);
-    bounded!(option "writeIops", write_iops);
-}
-
 fn endpoints(draft: &mut Draft<'_>) {
-    if !good(draft, &["api.endpoint"]) {
+    if !draft.good(&["api.endpoint"]) {
         return;
     }
     let endpoint = draft.config.api.endpoint.clone();
@@ -119,7 +87,7 @@ fn endpoints(draft: &mut Draft<'_>) {
         }
         return;
     }
-    if draft.config.api.ws_endpoint.is_empty() && good(draft, &["api.wsEndpoint"]) {
+    if draft.config.api.ws_endpoint.is_empty() && draft.good(&["api.wsEndpoint"]) {
         // `http` to `ws` and `https` to `wss`, in one.
         draft.config.api.ws_endpoint = format!("{}/socket", endpoint.replacen("http", "ws", 1));
         draft.origins.insert("api.wsEndpoint", Origin::Derived("api.endpoint"));
@@ -137,7 +105,7 @@ fn endpoints(draft: &mut Draft<'_>) {
 }
 
 fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
-    let file = draft.asides.get("api.tokenFile").map(PathBuf::from);
+    let file = draft.fieldless.get("api.tokenFile").map(PathBuf::from);
     let inline = !draft.config.api.token.is_empty();
     if inline && matches!(draft.origins.get("api.token"), Some(Origin::File { .. })) && file_world_readable {
         draft.warn(
@@ -158,7 +126,7 @@ fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
         (false, Some(path)) => path,
         (false, None) => match credential(draft) {
             Credential::There(path) => path,
-            missing if good(draft, &["api.token", "api.tokenFile"]) => {
+            missing if draft.good(&["api.token", "api.tokenFile"]) => {
                 let advice = "set api.tokenFile to a file that holds it, or CRONIUM_API_TOKEN";
                 let text = match missing {
                     Credential::NotIn(dir) => format!(
@@ -240,19 +208,16 @@ fn check_token(draft: &mut Draft<'_>, key: &'static str) {
 
 fn docker(draft: &mut Draft<'_>) {
     let advice = "TLS to Docker is not available in this version; use the unix socket, or one that `ssh -L` forwards from the other machine";
-    match draft.asides.get("container.docker.tlsVerify").map(String::as_str) {
-        None | Some("false") => {}
-        Some("true") => draft.refuse("container.docker.tlsVerify", ProblemKind::NotAvailable, advice),
-        Some(_) => draft.refuse("container.docker.tlsVerify", ProblemKind::NotAllowed, "allowed: true or false"),
-    }
-    if draft.asides.contains_key("container.docker.certPath") {
-        draft.refuse("container.docker.certPath", ProblemKind::NotAvailable, advice);
+    for (key, harmless) in [("container.docker.tlsVerify", "false"), ("container.docker.certPath", "")] {
+        if draft.fieldless.get(key).is_some_and(|text| text != harmless) {
+            draft.refuse(key, ProblemKind::NotAvailable, advice);
+        }
     }
     let open =
         matches!(&draft.config.container.docker.endpoint, DockerEndpoint::Tcp(host, _) if !url::is_loopback(host));
-    if open && good(draft, &["container.docker.endpoint"]) {
+    if open && draft.good(&["container.docker.endpoint"]) {
         let text =
-            "plain TCP to another machine: whoever reaches that port is root there, and scripts travel unencrypted";
+            "plain TCP to another machine: anyone who reaches that port is root there, and scripts travel unencrypted";
         draft.warn("container.docker.endpoint", text);
     }
 }
@@ -263,7 +228,7 @@ fn container_files(draft: &mut Draft<'_>) {
         draft.warn("container.security.user", "jobs run as root inside their containers; use numbers above 0");
     }
     if let Seccomp::Profile { path, .. } = draft.config.container.security.seccomp.clone()
-        && good(draft, &["container.security.seccompProfile"])
+        && draft.good(&["container.security.seccompProfile"])
     {
         let read = files::read_text(&path).and_then(|(json, _)| {
             yaml::is_json_object(&json).map_err(|why| format!("{} is no seccomp profile: {why}", path.display()))?;
@@ -292,7 +257,7 @@ fn tls(draft: &mut Draft<'_>) {
         ("security.tls.keyFile", tls.key_file.as_ref(), "PRIVATE KEY-----"),
     ];
     for (key, path, part) in named {
-        let Some(path) = path.filter(|_| good(draft, &[key])) else { continue };
+        let Some(path) = path.filter(|_| draft.good(&[key])) else { continue };
         if !tls.enabled {
             draft.warn(key, "not used, since security.tls.enabled is false");
         }

@@ -1,31 +1,34 @@
 //! Configuration: YAML, environment and flags in, one checked [`types::Config`] out, or every problem at once.
 //!
-//! Three steps: `load` gathers what was given (`yaml`, `locate`), `schema` and its tables turn each text into its field,
-//! `checks` looks at what several keys say together. After that only valid values exist.
+//! `keys` is the one table of keys, `field` says how a text becomes a value in a field of the configuration. `load` goes
+//! through the table: the file (`yaml`, `tree`), the environment, the command line; `checks` looks at several keys
+//! together. After that only valid values exist.
 
-mod blank;
 pub mod changes;
 mod checks;
+mod draft;
+pub mod field;
 mod files;
-mod keys_agent;
-mod keys_container;
-mod keys_rest;
+pub mod keys;
 mod live;
 mod load;
-mod locate;
+mod names;
+mod parse;
 mod problem;
-pub mod schema;
 pub mod show;
+mod tree;
 pub mod types;
 mod url;
 pub mod value;
-mod walk;
 mod yaml;
 
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;
 
-pub use blank::defaults;
+pub use draft::{Sources, process_env};
+pub use keys::{defaults, set};
 pub use live::Live;
-pub use load::{Loaded, Sources, load, process_env};
+pub use load::{Loaded, load};
 pub use problem::{Origin, Problem, ProblemKind, Problems, Warning};

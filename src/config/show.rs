@@ -2,15 +2,23 @@
 
 use std::fmt::Write as _;
 
+use super::field::{Key, Value};
+use super::keys::{self, keys};
 use super::load::Loaded;
 use super::problem::Origin;
-use super::schema::{Shown, keys};
 use super::types::Config;
 
-/// Every key that has a meaning and a field, with its value, in the order of the schema.
-pub fn effective(config: &Config) -> Vec<(&'static str, Shown)> {
-    let mut config = config.clone();
-    keys().filter(|key| key.has_meaning()).map(|key| (key.path, key.shown(&mut config))).collect()
+/// The key's value in `config`; unset while another key keeps it without effect.
+pub(super) fn in_effect(key: &Key, config: &Config) -> Value {
+    match key.when.and_then(|(path, value)| Some((keys::key(path)?, value))) {
+        Some((other, value)) if other.words(&other.get(config)) != value => Value::Unset,
+        _ => key.get(config),
+    }
+}
+
+/// Every key that has a meaning, with its value, in the order of the table.
+pub fn effective(config: &Config) -> Vec<(&'static Key, Value)> {
+    keys().filter(|key| key.has_meaning()).map(|key| (key, in_effect(key, config))).collect()
 }
 
 /// YAML of the effective configuration, secrets as `***`. It reads back to the same values, secrets apart. With
@@ -18,8 +26,8 @@ pub fn effective(config: &Config) -> Vec<(&'static str, Shown)> {
 pub fn to_yaml(loaded: &Loaded, explain: bool) -> String {
     let mut out = String::new();
     let mut open: Vec<&str> = Vec::new();
-    for (path, value) in effective(&loaded.config) {
-        let names: Vec<&str> = path.split('.').collect();
+    for (key, value) in effective(&loaded.config) {
+        let names: Vec<&str> = key.path.split('.').collect();
         let (name, sections) = names.split_last().unwrap_or((&"", &[]));
         let same = open.iter().zip(sections).take_while(|(a, b)| a == b).count();
         for (depth, section) in sections.iter().enumerate().skip(same) {
@@ -28,12 +36,12 @@ pub fn to_yaml(loaded: &Loaded, explain: bool) -> String {
         open = sections.to_vec();
         let indent = "  ".repeat(sections.len());
         let line = match &value {
-            Shown::Unset => format!("{indent}# {name}:"),
-            value => format!("{indent}{name}: {}", scalar(value)),
+            Value::Unset => format!("{indent}# {name}:"),
+            value => format!("{indent}{name}: {}", scalar(key, value)),
         };
         // A section of which nothing is set still reads as empty, which is allowed.
-        match loaded.origins.get(path).filter(|_| explain) {
-            Some(Origin::Default) if value == Shown::Unset => drop(writeln!(out, "{line}  # not set")),
+        match loaded.origins.get(key.path).filter(|_| explain) {
+            Some(Origin::Default) if value == Value::Unset => drop(writeln!(out, "{line}  # not set")),
             Some(origin) => drop(writeln!(out, "{line}  # {}", one_line(&origin.to_string()))),
             None => drop(writeln!(out, "{line}")),
         }
@@ -41,13 +49,13 @@ pub fn to_yaml(loaded: &Loaded, explain: bool) -> String {
     out
 }
 
-pub(super) fn scalar(value: &Shown) -> String {
+/// A value as YAML.
+pub(super) fn scalar(key: &Key, value: &Value) -> String {
     match value {
-        Shown::Unset => String::new(),
-        Shown::Plain(text) => text.clone(),
-        Shown::Text(text) => quoted(text),
-        Shown::List(items) => format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")),
-        Shown::Secret => "\"***\"".to_owned(),
+        Value::Text(text) => quoted(text),
+        Value::List(items) => format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")),
+        Value::Secret => "\"***\"".to_owned(),
+        other => key.words(other),
     }
 }
 
@@ -89,14 +97,14 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::yaml::{Node, parse};
+    use crate::config::yaml::{Entry, Node, parse};
     use crate::policy::expand::expand;
 
     /// What `text` is after it was shown, read and expanded.
     fn again(text: &str) -> String {
-        let shown = format!("a: {}\n", scalar(&Shown::Text(text.to_owned())));
+        let shown = format!("a: {}\n", quoted(text));
         let Ok(Node::Map(entries)) = parse(&shown) else { panic!("{shown:?}") };
-        let [(_, Node::Text(read))] = entries.as_slice() else { panic!("{shown:?}") };
+        let [Entry { value: Node::Text(read), .. }] = entries.as_slice() else { panic!("{shown:?}") };
         expand(read, |_| None).unwrap_or_else(|error| panic!("{shown:?}: {error}"))
     }
 

@@ -1,10 +1,13 @@
-//! The schema walked key by key, and what a person can get wrong.
+//! The table walked key by key, and what a person can get wrong.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::schema::{Field, Key, Shown, Unquoted, env_name, key, keys};
+use super::field::{Effect, Key, Kind, Value};
+use super::keys::{key, keys};
 use super::show::{effective, to_yaml};
+use super::types::Config;
+use super::yaml::{self, Node};
 use super::{Loaded, Origin, ProblemKind, Problems, Sources, load};
 use crate::limits;
 
@@ -28,16 +31,24 @@ fn run(text: Option<&[u8]>, env: &[(&str, &str)], need_backend: bool) -> Result<
     load(&Sources { path, search: Vec::new(), need_backend, ..Sources::new(&lookup) })
 }
 
+/// What is in effect, by path.
+fn values_of(config: &Config) -> Vec<(&'static str, Value)> {
+    effective(config).into_iter().map(|(key, value)| (key.path, value)).collect()
+}
+
+fn values(loaded: &Loaded) -> Vec<(&'static str, Value)> {
+    values_of(&loaded.config)
+}
+
 fn file(text: &str) -> Result<Loaded, Problems> {
     run(Some(text.as_bytes()), &[], false)
 }
 
 /// A value that is not the default, and what is shown of it.
 fn sample(key: &Key, pem: &str) -> String {
-    match (key.path, &key.field) {
+    match (key.path, &key.kind) {
         ("api.endpoint", _) => "http://localhost:7/x".to_owned(),
         ("api.wsEndpoint", _) => "ws://localhost:7/y".to_owned(),
-        ("api.rateLimit.enabled", _) => "false".to_owned(),
         ("container.docker.endpoint", _) => "tcp://127.0.0.1:7".to_owned(),
         ("container.docker.version", _) => "1.43".to_owned(),
         ("container.security.user", _) => "7:8".to_owned(),
@@ -45,27 +56,25 @@ fn sample(key: &Key, pem: &str) -> String {
         ("container.security.dropCapabilities", _) => "NET_RAW".to_owned(),
         ("monitoring.bindAddress", _) => "0.0.0.0".to_owned(),
         ("container.security.seccompProfile" | "container.registryAuthFile", _) => pem.to_owned(),
-        ("logging.file.maxSize", _) => "7MB".to_owned(),
-        (_, Field::Bool { .. }) => (key.default != "true").to_string(),
+        (path, Kind::Path) if path.starts_with("security.tls.") => pem.to_owned(),
+        ("logging.file.path" | "state.dir" | "ssh.security.knownHostsFile", _) => "/x/y".to_owned(),
         ("jobs.maxPollInterval", _) => "17s".to_owned(),
         ("jobs.maxTimeout", _) => "25h".to_owned(),
         ("api.retry.maxDelay", _) => "40s".to_owned(),
         // Twice the default of jobs.leaseRenewal, and more.
         ("jobs.stopAfterLost", _) => "2m".to_owned(),
-        (_, Field::Duration { .. }) => if key.default.ends_with("ms") { "107ms" } else { "3s" }.to_owned(),
-        (path, Field::Size { .. }) if path.contains(".limits.") => "11GB".to_owned(),
-        (_, Field::Size { .. }) => "7MB".to_owned(),
-        (_, Field::Float { .. }) => if key.default == "2" { "3.5" } else { "0.25" }.to_owned(),
-        (_, Field::Word { words, .. }) => words[1].to_owned(),
-        (_, Field::OptPath { .. }) => pem.to_owned(),
-        (_, Field::Text { .. } | Field::Path { .. } | Field::List { .. }) if key.path.starts_with("ssh.") => {
-            "/x/y".to_owned()
-        }
-        (path, Field::Int { .. }) if path.ends_with("limits.pids") => "1001".to_owned(),
-        (_, Field::Int { .. } | Field::Custom { unquoted: Unquoted::Number, .. }) => "7".to_owned(),
+        (_, Kind::Bool) => (key.default != "true").to_string(),
+        (_, Kind::Time { .. }) => if key.default.ends_with("ms") { "107ms" } else { "3s" }.to_owned(),
+        (path, Kind::Size { .. }) if path.contains(".limits.") => "11GB".to_owned(),
+        (_, Kind::Size { .. }) => "7MB".to_owned(),
+        (_, Kind::Number { .. }) => if key.default == "2" { "3.5" } else { "0.25" }.to_owned(),
+        (_, Kind::Words(words)) => words.iter().find(|word| **word != key.default).expect("another word").to_string(),
+        (path, Kind::List { .. }) if path.starts_with("ssh.") => "aes256-ctr".to_owned(),
+        (path, Kind::Text { .. }) if path.starts_with("ssh.") => "/x/y".to_owned(),
+        (path, Kind::Int { .. }) if path.ends_with("limits.pids") => "1001".to_owned(),
+        (_, Kind::Int { .. }) => "7".to_owned(),
         _ => "sample".to_owned(),
     }
-    .replace("/x/y", if key.path.contains("allowed") { "aes256-ctr" } else { "/x/y" })
 }
 
 fn nested(path: &str, value: &str) -> String {
@@ -83,7 +92,7 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
     let both = Scratch::new(b"{\"a\":\"-----BEGIN CERTIFICATE----- -----BEGIN PRIVATE KEY-----\"}");
     let pem = both.0.display().to_string();
     let mut walked = 0;
-    for key in keys().filter(|key| key.has_meaning() && !matches!(key.field, Field::Aside { .. })) {
+    for key in keys().filter(|key| key.field.is_some()) {
         let value = sample(key, &pem);
         // What the key needs beside it, the same without the key.
         let mut beside = Vec::new();
@@ -96,30 +105,20 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
         if key.path == "security.tls.keyFile" {
             beside.push(("CRONIUM_SECURITY_TLS_CERT_FILE", pem.as_str()));
         }
-        let number = key.field.takes_number() || key.field.takes_bool();
+        let number = key.kind.takes_number() || key.kind.takes_bool();
         let yaml = nested(key.path, &if number { value.clone() } else { format!("'{value}'") });
         let by_file = run(Some(yaml.as_bytes()), &beside, false).unwrap_or_else(|e| panic!("{}: {e}", key.path));
         let name = key.env_name();
         let mut env = beside.clone();
         env.push((name.as_str(), value.as_str()));
         let by_env = run(None, &env, false).unwrap_or_else(|e| panic!("{}: {e}", key.path));
-        let shown = |loaded: &Loaded| key.shown(&mut loaded.config.clone());
-        let expected = match &key.field {
-            Field::Secret { .. } => Shown::Secret,
-            Field::List { .. } => Shown::List(vec![value.clone()]),
-            _ if key.path == "api.endpoint" => Shown::Text("http://localhost:7/x".to_owned()),
-            _ => match shown(&by_file) {
-                Shown::Plain(text) => {
-                    assert_eq!(text, value, "{}", key.path);
-                    Shown::Plain(text)
-                }
-                other => {
-                    assert_eq!(other, Shown::Text(value.clone()), "{}", key.path);
-                    other
-                }
-            },
+        let shown = |loaded: &Loaded| key.get(&loaded.config);
+        let expected = match shown(&by_file) {
+            Value::Secret => "***".to_owned(),
+            _ => value.clone(),
         };
-        assert_eq!((shown(&by_file), shown(&by_env)), (expected.clone(), expected.clone()), "{}", key.path);
+        assert_eq!(key.words(&shown(&by_file)), expected, "{}", key.path);
+        assert_eq!(shown(&by_env), shown(&by_file), "{}", key.path);
         assert!(matches!(by_file.origins[key.path], Origin::File { .. }), "{}", key.path);
         assert_eq!(by_env.origins[key.path], Origin::Env(name.clone()), "{}", key.path);
         // An empty variable is the default, and the sample is not.
@@ -129,7 +128,7 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
         if beside.iter().all(|(name, _)| !name.starts_with("CRONIUM_SECURITY_TLS_")) {
             let empty = run(None, &env, false).expect("an empty value is the default");
             if !(key.path.starts_with("security.tls.") && key.path != "security.tls.enabled") {
-                assert_ne!(shown(&empty), expected, "{}", key.path);
+                assert_ne!(shown(&empty), shown(&by_file), "{}", key.path);
             }
         }
         walked += 1;
@@ -137,18 +136,63 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
     assert!(walked > 90, "{walked}");
 }
 
+/// No two rows of the table name the same field, no default is refused, and the same parts of a row agree.
+#[test]
+fn every_key_has_a_field_of_its_own_and_a_default_that_it_takes() {
+    let mut empty = super::keys::empty();
+    let defaults = super::defaults();
+    for key in keys().filter(|key| key.has_meaning()) {
+        let given = super::field::Given::Text(key.default.to_owned());
+        key.put(&mut empty, &given).unwrap_or_else(|allowed| panic!("{}: {allowed}", key.path));
+        assert_eq!(key.get(&empty), key.get(&defaults), "{}", key.path);
+        let Some(field) = key.field else { continue };
+        let mut changed = defaults.clone();
+        let sample = sample(key, "/x/y");
+        super::set(&mut changed, key.path, &sample).unwrap_or_else(|allowed| panic!("{}: {allowed}", key.path));
+        assert!(!(field.same)(&changed, &defaults), "{}: {sample} is the default", key.path);
+        for other in keys().filter(|other| other.path != key.path) {
+            let same = other.field.is_none_or(|field| (field.same)(&changed, &defaults));
+            assert!(same, "{} and {} share a field", key.path, other.path);
+        }
+        let mut copied = defaults.clone();
+        (field.copy)(&mut copied, &changed);
+        assert!((field.same)(&copied, &changed), "{}", key.path);
+        if let Some((path, value)) = key.when {
+            super::set(&mut copied, path, value).unwrap_or_else(|allowed| panic!("{path} is {value}: {allowed}"));
+        }
+    }
+}
+
+#[test]
+fn what_older_files_have_stays_harmless() {
+    for key in keys().filter(|key| !key.has_meaning()) {
+        assert!(key.field.is_none() && key.default.is_empty() && key.effect == Effect::Restart, "{}", key.path);
+        let loaded = file(&nested(&key.path.replace('*', "x"), "false")).expect(key.path);
+        assert_eq!(loaded.warnings.len(), 1, "{}: {:?}", key.path, loaded.warnings);
+    }
+}
+
 #[test]
 fn the_example_holds_every_key_and_only_defaults() {
     let text = include_str!("../../configs/cronium-orchestrator.yaml");
     let example = file(text).expect("the example is valid");
-    assert_eq!(effective(&example.config), effective(&super::defaults()));
+    assert_eq!(values(&example), values_of(&super::defaults()));
     assert_eq!(example.warnings, Vec::new());
     // Without the marks, the commented keys stand where they belong.
-    let bare: String = text.lines().map(|line| line.replacen("# ", "", 1) + "\n").collect();
-    let spots = super::locate::Spots::scan(&bare);
+    let is_key = |line: &str| line.split_whitespace().next().is_some_and(|word| word.ends_with(':'));
+    let bare = |line: &str| match line.trim_start().strip_prefix("# ") {
+        Some(after) if is_key(after) => line.replacen("# ", "", 1) + "\n",
+        _ => line.to_owned() + "\n",
+    };
+    let bare: String = text.lines().map(bare).collect();
+    let tree = yaml::parse(&bare).expect("it is valid without the marks too");
     for key in keys().filter(|key| key.path != "features.*") {
         let path = key.path.trim_end_matches(".*");
-        assert!(spots.has(path), "{path} is not in the example");
+        let found = path.split('.').try_fold(&tree, |node, name| match node {
+            Node::Map(entries) => entries.iter().find(|entry| entry.name == name).map(|entry| &entry.value),
+            _ => None,
+        });
+        assert!(found.is_some(), "{path} is not in the example");
     }
 }
 
@@ -163,8 +207,7 @@ fn names_of_the_environment() {
         ("container.security.dropCapabilities", "CRONIUM_CONTAINER_SECURITY_DROP_CAPABILITIES"),
     ];
     for (path, name) in table {
-        assert_eq!(env_name(path), name);
-        assert!(key(path).is_some(), "{path}");
+        assert_eq!(key(path).expect(path).env_name(), name);
     }
 }
 
@@ -299,7 +342,7 @@ fn the_shown_configuration_reads_back_equal() {
     let text = "orchestrator: {name: 'a $$ b: #c', tags: [x, 'y z']}\njobs: {maxConcurrent: 7}\n";
     let loaded = file(text).expect("valid");
     let again = file(&to_yaml(&loaded, true)).expect("reads back");
-    assert_eq!(effective(&loaded.config), effective(&again.config));
+    assert_eq!(values(&loaded), values(&again));
 }
 
 /// What a person may type as a path or a name, read, shown and read again.
@@ -332,8 +375,7 @@ fn any_configuration_that_is_shown_reads_back_equal() {
             let shown = to_yaml(&loaded, explain);
             let again = file(&shown).unwrap_or_else(|problems| panic!("{given}\n{shown}\n{problems}"));
             let plain = |loaded: &Loaded| {
-                let all = effective(&loaded.config);
-                all.into_iter().filter(|(_, value)| *value != Shown::Secret).collect::<Vec<_>>()
+                values(loaded).into_iter().filter(|(_, value)| *value != Value::Secret).collect::<Vec<_>>()
             };
             assert_eq!(plain(&again), plain(&loaded), "{given}");
         }

@@ -1,12 +1,43 @@
 //! The configuration after it was read, checked and resolved: only valid values exist here.
 //!
 //! The rest of the program sees these types and nothing of YAML, environment or flags. Field names follow the keys of
-//! the file; `src/config/schema.rs` ties each key to its field.
+//! the file; `src/config/keys.rs` ties each key to its field. `Default` of a section is empty: the keys fill it
+//! ([`super::defaults`]).
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::secret::Secret;
+
+/// An enum whose values are the words of a key; the first is its `Default`.
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident {
+        $(#[$first_doc:meta])* $first:ident = $first_word:literal,
+        $($(#[$doc:meta])* $value:ident = $word:literal),* $(,)?
+    }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub enum $name {
+            #[default]
+            $(#[$first_doc])* $first,
+            $($(#[$doc])* $value),*
+        }
+
+        impl $name {
+            pub(super) const WORDS: &'static [&'static str] = &[$first_word, $($word),*];
+            const VALUES: &'static [Self] = &[Self::$first, $(Self::$value),*];
+
+            pub(super) fn of_word(word: &str) -> Option<Self> {
+                Some(Self::VALUES[Self::WORDS.iter().position(|known| *known == word)?])
+            }
+
+            pub(super) fn word(self) -> &'static str {
+                Self::WORDS[self as usize]
+            }
+        }
+    };
+}
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -23,7 +54,7 @@ pub struct Config {
 }
 
 /// `orchestrator`: who this agent is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Orchestrator {
     /// As configured; `auto` is resolved against `state.dir` by `agent`.
     pub id: String,
@@ -34,7 +65,7 @@ pub struct Orchestrator {
 }
 
 /// `api`: the backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Api {
     /// Scheme, authority and path without a final slash; `/api/internal` was added where the path was empty.
     pub endpoint: String,
@@ -43,12 +74,25 @@ pub struct Api {
     pub ws_endpoint: String,
     pub timeout: Duration,
     pub retry: Retry,
-    /// Requests per second; `None` when `api.rateLimit.enabled` is false.
-    pub rate_limit: Option<f64>,
+    pub rate_limit: RateLimit,
+}
+
+/// `api.rateLimit`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RateLimit {
+    pub enabled: bool,
+    pub requests_per_second: f64,
+}
+
+impl RateLimit {
+    /// Requests per second; `None` when they are not limited.
+    pub fn rate(self) -> Option<f64> {
+        self.enabled.then_some(self.requests_per_second)
+    }
 }
 
 /// `api.retry`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Retry {
     pub max_attempts: u32,
     pub initial_delay: Duration,
@@ -56,16 +100,13 @@ pub struct Retry {
     pub backoff: BackoffKind,
 }
 
-/// `api.retry.backoffType`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackoffKind {
-    Exponential,
-    Linear,
-    Fixed,
+words! {
+    /// `api.retry.backoffType`.
+    BackoffKind { Exponential = "exponential", Linear = "linear", Fixed = "fixed" }
 }
 
 /// `jobs`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Jobs {
     pub poll_interval: Duration,
     pub max_poll_interval: Duration,
@@ -78,7 +119,7 @@ pub struct Jobs {
     pub stop_grace: Duration,
     pub drain_timeout: Duration,
     pub queue_strategy: QueueStrategy,
-    /// What becomes of jobs that still run when the drain is over.
+    /// Whether jobs that still run at the end of the drain go on or are cancelled.
     pub on_shutdown: OnShutdown,
     /// How long a report is offered to a backend that does not take it.
     pub report_retention: Duration,
@@ -89,23 +130,22 @@ pub struct Jobs {
     pub max_output: usize,
 }
 
-/// `jobs.onShutdown`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnShutdown {
-    /// They go on, and the next agent finds them.
-    Leave,
-    Cancel,
+words! {
+    /// `jobs.onShutdown`.
+    OnShutdown {
+        /// They go on, and the next agent finds them.
+        Leave = "leave",
+        Cancel = "cancel",
+    }
 }
 
-/// `jobs.queueStrategy`: the order in which a batch is given to the workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueueStrategy {
-    Priority,
-    Fifo,
+words! {
+    /// `jobs.queueStrategy`: the order in which a batch is given to the workers.
+    QueueStrategy { Priority = "priority", Fifo = "fifo" }
 }
 
 /// `container`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Container {
     pub docker: Docker,
     pub images: Images,
@@ -118,7 +158,7 @@ pub struct Container {
 }
 
 /// `container.docker`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Docker {
     pub endpoint: DockerEndpoint,
     /// An API version such as `1.43`; `None` is `auto`.
@@ -134,24 +174,27 @@ pub enum DockerEndpoint {
     Tcp(String, u16),
 }
 
+impl Default for DockerEndpoint {
+    fn default() -> Self {
+        Self::Unix(PathBuf::new())
+    }
+}
+
 /// `container.images`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Images {
     pub bash: String,
     pub python: String,
     pub nodejs: String,
 }
 
-/// `container.images.pullPolicy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PullPolicy {
-    IfNotPresent,
-    Always,
-    Never,
+words! {
+    /// `container.images.pullPolicy`.
+    PullPolicy { IfNotPresent = "ifNotPresent", Always = "always", Never = "never" }
 }
 
 /// `container.resources.defaults` and `.limits`. The four block-device rates are unlimited when `None`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ResourceSet {
     /// Cores.
     pub cpu: f64,
@@ -171,7 +214,7 @@ pub struct ResourceSet {
 }
 
 /// `container.security`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Security {
     /// `uid:gid`, both numbers.
     pub user: (u32, u32),
@@ -182,16 +225,17 @@ pub struct Security {
 }
 
 /// `container.security.seccompProfile`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Seccomp {
     /// The engine's own profile.
+    #[default]
     Default,
     /// The JSON text of a profile's file, read and checked when the configuration was loaded.
     Profile { path: PathBuf, json: String },
 }
 
 /// `container.network`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
     pub mode: NetworkMode,
     pub enable_icc: bool,
@@ -200,9 +244,10 @@ pub struct Network {
 }
 
 /// `container.network.mode`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum NetworkMode {
-    /// One bridge of our own, no traffic between jobs.
+    /// One bridge for all jobs, without traffic between them.
+    #[default]
     Isolated,
     None,
     /// The engine's default bridge.
@@ -212,7 +257,7 @@ pub enum NetworkMode {
 }
 
 /// `ssh`, read and checked now, used by the SSH executor.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Ssh {
     pub max_per_server: usize,
     pub idle_timeout: Duration,
@@ -242,33 +287,53 @@ pub struct Logging {
     pub level: log::LevelFilter,
     pub format: LogFormat,
     pub output: LogOutput,
+    pub file: LogFile,
     pub websocket: LiveLog,
 }
 
-/// `logging.format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Json,
-    Text,
+impl Default for Logging {
+    fn default() -> Self {
+        Self {
+            level: log::LevelFilter::Off,
+            format: LogFormat::default(),
+            output: LogOutput::default(),
+            file: LogFile::default(),
+            websocket: LiveLog::default(),
+        }
+    }
 }
 
-/// `logging.output` and `logging.file`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogOutput {
-    Stdout,
-    File {
-        path: PathBuf,
-        /// Bytes after which the file is rotated.
-        max_size: u64,
-        /// Rotated files that are kept.
-        max_backups: usize,
-        /// Rotated files older than this are removed.
-        max_age: Duration,
-    },
+words! {
+    /// `logging.format`.
+    LogFormat { Json = "json", Text = "text" }
+}
+
+words! {
+    /// `logging.output`.
+    LogOutput { Stdout = "stdout", File = "file" }
+}
+
+/// `logging.file`, used when `logging.output` is `file`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogFile {
+    pub path: PathBuf,
+    /// Bytes after which the file is rotated.
+    pub max_size: u64,
+    /// Rotated files that are kept.
+    pub max_backups: usize,
+    /// Days after which rotated files are removed.
+    pub max_age: u64,
+}
+
+impl LogFile {
+    /// The age above which rotated files are removed.
+    pub fn oldest(&self) -> Duration {
+        Duration::from_secs(self.max_age.saturating_mul(24 * 3600))
+    }
 }
 
 /// `logging.websocket`: the live log towards the backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LiveLog {
     pub enabled: bool,
     /// Lines a job.
@@ -282,9 +347,15 @@ pub struct LiveLog {
 #[derive(Debug, Clone)]
 pub struct Monitoring {
     pub enabled: bool,
-    pub bind_address: std::net::IpAddr,
+    pub bind_address: IpAddr,
     pub health_port: u16,
     pub metrics_port: u16,
+}
+
+impl Default for Monitoring {
+    fn default() -> Self {
+        Self { enabled: false, bind_address: [0, 0, 0, 0].into(), health_port: 0, metrics_port: 0 }
+    }
 }
 
 /// `security.tls`: trust and client certificate towards the backend. Paths were checked to be readable PEM.
@@ -298,7 +369,7 @@ pub struct Tls {
 }
 
 /// `state`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct State {
     pub dir: PathBuf,
     /// Bytes; below this the agent claims nothing.

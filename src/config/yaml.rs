@@ -1,7 +1,7 @@
-//! The file's YAML as a tree that keeps repeated keys and stops growing at a limit.
+//! The file's YAML as a tree with a place for each key, which keeps repeated keys and stops growing at a limit.
 //!
-//! serde_yaml's own value type ends at the first repeated key and lets aliases multiply a file a hundredfold; this one
-//! keeps both in hand. Errors carry a line and never any text of the file.
+//! serde_yaml's own value type has no places, ends at the first repeated key and lets aliases multiply a file a
+//! hundredfold. Errors carry a line and never any text of the file.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,13 +16,25 @@ use crate::limits::{CONFIG_DEPTH_MAX, CONFIG_TREE_MAX};
 pub(super) enum Node {
     Null,
     Bool(bool),
-    /// The digits of a whole number.
-    Int(String),
-    Float(f64),
+    /// Its digits.
+    Number(String),
     Text(String),
     List(Vec<Node>),
-    /// In the file's order, repeated keys included. A key that is no text is kept as its text.
-    Map(Vec<(String, Node)>),
+    /// In the file's order, repeated keys included.
+    Map(Vec<Entry>),
+}
+
+/// Line and column, from 1.
+pub(super) type Place = (usize, usize);
+
+/// A key of a section, with its value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    /// A key that is no text is kept as its text.
+    pub(super) name: String,
+    /// Of the key.
+    pub(super) place: Option<Place>,
+    pub(super) value: Node,
 }
 
 impl Node {
@@ -31,7 +43,7 @@ impl Node {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "true or false",
-            Self::Int(_) | Self::Float(_) => "a number",
+            Self::Number(_) => "a number",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
             Self::Map(_) => "a section",
@@ -42,8 +54,7 @@ impl Node {
 /// Why the text is not one YAML document.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
-    /// Line and column, from 1.
-    pub(super) place: Option<(usize, usize)>,
+    pub(super) place: Option<Place>,
     pub(super) text: String,
 }
 
@@ -63,7 +74,7 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
             });
         }
         let budget = Cell::new(CONFIG_TREE_MAX);
-        found = Some(Grow(&budget).deserialize(document).map_err(|error| explain(text, &error))?);
+        found = Some(Grow { budget: &budget, key: None }.deserialize(document).map_err(|error| explain(text, &error))?);
     }
     Ok(found.unwrap_or(Node::Null))
 }
@@ -114,19 +125,38 @@ fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
 }
 
 /// Builds a node as long as the budget of bytes lasts.
-struct Grow<'a>(&'a Cell<usize>);
+#[derive(Clone, Copy)]
+struct Grow<'a> {
+    budget: &'a Cell<usize>,
+    /// Where the node of a key is left: serde_yaml tells places in errors alone, so a key ends in one.
+    key: Option<&'a Cell<Option<Node>>>,
+}
 
 impl Grow<'_> {
     /// What a node costs beside its text.
     const NODE: usize = 64;
 
     fn spend<E: serde::de::Error>(&self, bytes: usize) -> Result<(), E> {
-        let left = self.0.get().checked_sub(bytes + Self::NODE);
-        self.0.set(
+        let left = self.budget.get().checked_sub(bytes + Self::NODE);
+        self.budget.set(
             left.ok_or_else(|| E::custom(format!("more than {CONFIG_TREE_MAX} bytes after aliases were resolved")))?,
         );
         Ok(())
     }
+
+    fn scalar<E: serde::de::Error>(self, node: Node) -> Result<Node, E> {
+        let Some(key) = self.key else { return Ok(node) };
+        key.set(Some(node));
+        Err(E::custom(""))
+    }
+}
+
+macro_rules! numbers {
+    ($($visit:ident $number:ty),*) => {
+        $(fn $visit<E: serde::de::Error>(self, value: $number) -> Result<Node, E> {
+            self.scalar(Node::Number(value.to_string()))
+        })*
+    };
 }
 
 impl<'de> DeserializeSeed<'de> for Grow<'_> {
@@ -138,6 +168,28 @@ impl<'de> DeserializeSeed<'de> for Grow<'_> {
     }
 }
 
+/// A key and its place.
+struct Key<'a>(Grow<'a>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = (Node, Option<Place>);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let left = Cell::new(None);
+        match (Grow { key: Some(&left), ..self.0 }).deserialize(deserializer) {
+            Ok(node) => Ok((node, None)),
+            Err(error) => left.take().map(|node| (node, place_in(&error.to_string()))).ok_or(error),
+        }
+    }
+}
+
+/// The place at the end of serde_yaml's message, which has none at the very beginning of a text.
+fn place_in(message: &str) -> Option<Place> {
+    let Some((_, place)) = message.rsplit_once(" at line ") else { return Some((1, 1)) };
+    let (line, column) = place.split_once(" column ")?;
+    Some((line.parse().ok()?, column.parse().ok()?))
+}
+
 impl<'de> Visitor<'de> for Grow<'_> {
     type Value = Node;
 
@@ -145,47 +197,29 @@ impl<'de> Visitor<'de> for Grow<'_> {
         f.write_str("a value without a YAML tag")
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Node, E> {
+        self.scalar(Node::Null)
     }
 
     /// An empty document.
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
+    fn visit_none<E: serde::de::Error>(self) -> Result<Node, E> {
+        self.scalar(Node::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-        Ok(Node::Bool(value))
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Node, E> {
+        self.scalar(Node::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        Ok(Node::Int(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        Ok(Node::Int(value.to_string()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Node, E> {
-        Ok(Node::Int(value.to_string()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Node, E> {
-        Ok(Node::Int(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-        Ok(Node::Float(value))
-    }
+    numbers! { visit_i64 i64, visit_u64 u64, visit_i128 i128, visit_u128 u128, visit_f64 f64 }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Node, E> {
         self.spend(value.len())?;
-        Ok(Node::Text(value.to_owned()))
+        self.scalar(Node::Text(value.to_owned()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = access.next_element_seed(Grow(self.0))? {
+        while let Some(item) = access.next_element_seed(Grow { key: None, ..self })? {
             items.push(item);
         }
         Ok(Node::List(items))
@@ -193,15 +227,14 @@ impl<'de> Visitor<'de> for Grow<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         let mut entries = Vec::new();
-        while let Some(key) = access.next_key_seed(Grow(self.0))? {
-            let key = match key {
-                Node::Text(text) | Node::Int(text) => text,
+        while let Some((key, place)) = access.next_key_seed(Key(self))? {
+            let name = match key {
+                Node::Text(text) | Node::Number(text) => text,
                 Node::Bool(value) => value.to_string(),
-                Node::Float(value) => value.to_string(),
                 Node::Null => "null".to_owned(),
                 Node::List(_) | Node::Map(_) => "(a list or section used as a key)".to_owned(),
             };
-            entries.push((key, access.next_value_seed(Grow(self.0))?));
+            entries.push(Entry { name, place, value: access.next_value_seed(Grow { key: None, ..self })? });
         }
         Ok(Node::Map(entries))
     }
@@ -220,16 +253,112 @@ pub(super) fn is_json_object(text: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Node, is_json_object, parse};
+    use super::{Entry, Node, Place, is_json_object, parse};
 
     #[test]
     fn documents_become_trees() {
+        let a = |line, value| Entry { name: "a".to_owned(), place: Some((line, 1)), value };
         assert_eq!(parse("").expect("empty"), Node::Null);
         assert_eq!(parse("# only a comment\n").expect("comment"), Node::Null);
-        assert_eq!(parse("---\na: 1\n").expect("marker"), Node::Map(vec![("a".into(), Node::Int("1".into()))]));
+        assert_eq!(parse("---\na: 1\n").expect("marker"), Node::Map(vec![a(2, Node::Number("1".into()))]));
         let twice = parse("\u{feff}a: x\na: [0.5, true, ~]").expect("repeated keys are kept");
-        let list = Node::List(vec![Node::Float(0.5), Node::Bool(true), Node::Null]);
-        assert_eq!(twice, Node::Map(vec![("a".into(), Node::Text("x".into())), ("a".into(), list)]));
+        let list = Node::List(vec![Node::Number("0.5".into()), Node::Bool(true), Node::Null]);
+        assert_eq!(twice, Node::Map(vec![a(1, Node::Text("x".into())), a(2, list)]));
+    }
+
+    /// The places of all keys, by path.
+    fn places(node: &Node, above: &str, out: &mut Vec<(String, Option<Place>)>) {
+        let Node::Map(entries) = node else { return };
+        for entry in entries {
+            let path = format!("{above}{}", entry.name);
+            out.push((path.clone(), entry.place));
+            places(&entry.value, &(path + "."), out);
+        }
+    }
+
+    #[test]
+    fn keys_have_the_place_where_they_stand() {
+        let text = "\
+# jobs: no
+---
+jobs:
+  # maxConcurrent: 1
+  maxConcurrent: 5 # x: y
+  'quoted name': 1
+
+  text: |
+    maxConcurrent: 7
+
+    more: 1
+  folded: \"a
+    inner: b\"
+  list:
+  - a: 1
+  - b
+  flow: {inner: 1,
+    other: [x,
+      \"}\"], ü: 2, last: 2}
+  url: http://h:1/x
+  maxConcurrent: 6
+\"api\":
+    token: '${A}: b at line 7 column 9'
+    retry: &r
+        maxAttempts: 3
+    again: *r
+    ? [a, b]
+    : c
+    5: ~
+last: &x { a: 1 }
+'at line 1 column 1': {b: 1}
+end:
+";
+        let mut found = Vec::new();
+        places(&parse(text).expect("valid"), "", &mut found);
+        let expected = [
+            ("jobs", Some((3, 1))),
+            ("jobs.maxConcurrent", Some((5, 3))),
+            ("jobs.quoted name", Some((6, 3))),
+            ("jobs.text", Some((8, 3))),
+            ("jobs.folded", Some((12, 3))),
+            ("jobs.list", Some((14, 3))),
+            ("jobs.flow", Some((17, 3))),
+            ("jobs.flow.inner", Some((17, 10))),
+            ("jobs.flow.other", Some((18, 5))),
+            ("jobs.flow.ü", Some((19, 13))),
+            ("jobs.flow.last", Some((19, 19))),
+            ("jobs.url", Some((20, 3))),
+            ("jobs.maxConcurrent", Some((21, 3))),
+            ("api", Some((22, 1))),
+            ("api.token", Some((23, 5))),
+            ("api.retry", Some((24, 5))),
+            ("api.retry.maxAttempts", Some((25, 9))),
+            ("api.again", Some((26, 5))),
+            // Where the text stands that the alias repeats.
+            ("api.again.maxAttempts", Some((25, 9))),
+            ("api.(a list or section used as a key)", None),
+            ("api.5", Some((29, 5))),
+            ("last", Some((30, 1))),
+            ("last.a", Some((30, 12))),
+            ("at line 1 column 1", Some((31, 1))),
+            ("at line 1 column 1.b", Some((31, 24))),
+            ("end", Some((32, 1))),
+        ];
+        assert_eq!(found, expected.map(|(path, place)| (path.to_owned(), place)));
+        let mut first = Vec::new();
+        places(&parse("a: {b: 1}").expect("valid"), "", &mut first);
+        assert_eq!(first, [("a".to_owned(), Some((1, 1))), ("a.b".to_owned(), Some((1, 5)))]);
+    }
+
+    #[test]
+    fn any_cut_of_a_text_has_places_within_it() {
+        let text = "a:\n  b: {c: 1, 'd': [x, {e: 2}]}\n  f: |\n    g: 1\nh: &i {j: 1}\nk: *i\n";
+        for end in 0..=text.len() {
+            let mut found = Vec::new();
+            if let Ok(node) = parse(&text[..end]) {
+                places(&node, "", &mut found);
+            }
+            assert!(found.iter().all(|(_, place)| place.is_some_and(|(line, _)| line <= 6)), "{end}: {found:?}");
+        }
     }
 
     #[test]
@@ -260,10 +389,14 @@ mod tests {
             laughs.push_str(&format!("a{level}: &a{level} [{previous}]\n"));
         }
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a,".repeat(1_000));
+        // For the place of each key serde_yaml writes down all names above it.
+        let below: String = (0..15_000).map(|n| format!("  a{n}: 1\n")).collect();
+        let names = format!("? {}\n:\n{below}", "x".repeat(600_000));
         let started = std::time::Instant::now();
         for text in [laughs, long, "- ".repeat(100_000)] {
             parse(&text).expect_err("a limit must end this");
         }
+        parse(&names).expect("slow, and sound");
         assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
     }
 
@@ -326,7 +459,6 @@ mod tests {
         for _ in 0..3000 {
             let text = String::from_utf8(random.text(&alphabet, 30)).expect("text");
             let _ = parse(&text);
-            let _ = crate::config::locate::Spots::scan(&text).find("a.a", 1);
         }
     }
 

@@ -23,7 +23,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, SharedLogger, ThreadLogMode, WriteLogger};
 
 pub use self::context::{Context, ContextGuard, context, current};
-use self::rotate::{Keep, Rotating};
+use self::rotate::Rotating;
 use self::sink::{Lead, Lines, Place, Sink};
 use crate::config::types::{LogFormat, LogOutput, Logging};
 use crate::os::threads::panic_text;
@@ -72,16 +72,12 @@ impl Guard {
 
 /// Sets up the log as `config` says, at `level` where that is given (`--log-level`), and the panic hook. Once a process.
 pub fn init(config: &Logging, level: Option<LevelFilter>) -> Result<Guard, Error> {
-    let lead = match config.output {
-        LogOutput::Stdout => Lead::of_stdout(),
-        LogOutput::File { .. } => Lead::Time,
-    };
-    let place = match &config.output {
-        LogOutput::Stdout => Place::Stdout,
-        LogOutput::File { path, max_size, max_backups, max_age } => {
-            let keep = Keep { max_size: *max_size, max_backups: *max_backups, max_age: *max_age };
-            let opened = Rotating::open(path, keep, Box::new(io::stderr()));
-            Place::File(opened.map_err(|source| Error::Open { path: path.clone(), source })?)
+    let (lead, place) = match config.output {
+        LogOutput::Stdout => (Lead::of_stdout(), Place::Stdout),
+        LogOutput::File => {
+            let opened = Rotating::open(&config.file, Box::new(io::stderr()));
+            let path = || config.file.path.clone();
+            (Lead::Time, Place::File(opened.map_err(|source| Error::Open { path: path(), source })?))
         }
     };
     let sink = Sink::new(place);

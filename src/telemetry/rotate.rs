@@ -7,27 +7,18 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
+use crate::config::types::LogFile;
 use crate::limits;
 use crate::os::files;
 
 /// The mode of a new log file: for the owner, and for a group that may read.
 const MODE: u32 = 0o640;
 
-/// What is kept of a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Keep {
-    /// Bytes after which the file is moved aside.
-    pub(super) max_size: u64,
-    pub(super) max_backups: usize,
-    pub(super) max_age: Duration,
-}
-
 /// The file and its older parts.
 pub(super) struct Rotating {
-    path: PathBuf,
-    keep: Keep,
+    config: LogFile,
     /// `None` when it could not be opened; then until when to leave it alone.
     file: Result<Open, Instant>,
     purge_at: Instant,
@@ -44,12 +35,12 @@ struct Open {
 }
 
 impl Rotating {
-    /// Opens `path` for appending. Of its older parts no more than [`limits::LOG_BACKUPS`] are kept.
-    pub(super) fn open(path: &Path, mut keep: Keep, fallback: Box<dyn Write + Send>) -> io::Result<Self> {
-        keep.max_backups = keep.max_backups.min(limits::LOG_BACKUPS);
-        let file = Open::at(path)?;
+    /// Opens the file for appending. Of its older parts no more than [`limits::LOG_BACKUPS`] are kept.
+    pub(super) fn open(config: &LogFile, fallback: Box<dyn Write + Send>) -> io::Result<Self> {
+        let config = LogFile { max_backups: config.max_backups.min(limits::LOG_BACKUPS), ..config.clone() };
+        let file = Ok(Open::at(&config.path)?);
         let purge_at = Instant::now() + limits::LOG_PURGE_EVERY;
-        let rotating = Self { path: path.to_owned(), keep, file: Ok(file), purge_at, told: false, fallback };
+        let rotating = Self { config, file, purge_at, told: false, fallback };
         rotating.purge(SystemTime::now());
         Ok(rotating)
     }
@@ -64,7 +55,7 @@ impl Rotating {
             self.reopen(now);
         }
         let added = line.len() as u64;
-        let full = |o: &Open| o.regular && o.size > 0 && o.size + added > self.keep.max_size;
+        let full = |o: &Open| o.regular && o.size > 0 && o.size + added > self.config.max_size;
         if matches!(&self.file, Ok(open) if full(open)) {
             self.rotate(now);
         }
@@ -86,7 +77,7 @@ impl Rotating {
 
     /// Opens the path anew, for when somebody else moved the file.
     pub(super) fn reopen(&mut self, now: Instant) {
-        match Open::at(&self.path) {
+        match Open::at(&self.config.path) {
             Ok(open) => {
                 self.file = Ok(open);
                 self.told = false;
@@ -101,14 +92,14 @@ impl Rotating {
     /// Moves each part one further and begins a new file. A part that cannot be moved is written over by the next try;
     /// when the file itself cannot be moved, it goes on growing rather than be lost.
     fn rotate(&mut self, now: Instant) {
-        for i in (1..self.keep.max_backups).rev() {
+        for i in (1..self.config.max_backups).rev() {
             // Most of the time some of them do not exist.
             let _ = fs::rename(self.backup(i), self.backup(i + 1));
         }
-        let moved = if self.keep.max_backups == 0 {
-            fs::remove_file(&self.path)
+        let moved = if self.config.max_backups == 0 {
+            fs::remove_file(&self.config.path)
         } else {
-            fs::rename(&self.path, self.backup(1))
+            fs::rename(&self.config.path, self.backup(1))
         };
         match moved {
             Err(error) if error.kind() != io::ErrorKind::NotFound => self.trouble("rotate", &error),
@@ -124,17 +115,17 @@ impl Rotating {
         for i in 1.. {
             let backup = self.backup(i);
             let Ok(meta) = fs::symlink_metadata(&backup) else {
-                if i > self.keep.max_backups { break } else { continue }
+                if i > self.config.max_backups { break } else { continue }
             };
             let age = meta.modified().ok().and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
-            if meta.is_file() && (i > self.keep.max_backups || age > self.keep.max_age) {
+            if meta.is_file() && (i > self.config.max_backups || age > self.config.oldest()) {
                 let _ = fs::remove_file(&backup);
             }
         }
     }
 
     fn backup(&self, number: usize) -> PathBuf {
-        let mut name: OsString = self.path.clone().into_os_string();
+        let mut name: OsString = self.config.path.clone().into_os_string();
         name.push(format!(".{number}"));
         name.into()
     }
@@ -142,7 +133,7 @@ impl Rotating {
     /// Says on stderr what went wrong, once until it is over.
     fn trouble(&mut self, what: &str, error: &io::Error) {
         if !std::mem::replace(&mut self.told, true) {
-            let path = self.path.display();
+            let path = self.config.path.display();
             let text = format!(
                 "cronium-agent: cannot {what} the log file {path}: {error}; until it works, stderr has the log\n"
             );
@@ -181,6 +172,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::{Arc, Mutex, PoisonError};
+    use std::time::Duration;
 
     #[derive(Clone, Default)]
     struct Said(Arc<Mutex<Vec<u8>>>);
@@ -221,8 +213,9 @@ mod tests {
         }
     }
 
-    fn keep(max_size: u64, max_backups: usize) -> Keep {
-        Keep { max_size, max_backups, max_age: Duration::from_secs(86_400) }
+    fn open(path: &Path, max_size: u64, max_backups: usize, fallback: &Said) -> io::Result<Rotating> {
+        let config = LogFile { path: path.to_owned(), max_size, max_backups, max_age: 1 };
+        Rotating::open(&config, Box::new(fallback.clone()))
     }
 
     #[test]
@@ -230,7 +223,7 @@ mod tests {
         let folder = Folder::new();
         let said = Said::default();
         let path = folder.0.join("a.log");
-        let mut log = Rotating::open(&path, keep(20, 2), Box::new(said.clone())).expect("open");
+        let mut log = open(&path, 20, 2, &said).expect("open");
         for i in 0..9 {
             log.line(format!("line {i:03}\n").as_bytes(), Instant::now());
         }
@@ -246,7 +239,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("meta").permissions().mode() & 0o137, 0);
         // What is there is continued after a restart, and counted.
         drop(log);
-        let mut log = Rotating::open(&path, keep(20, 0), Box::new(said)).expect("open");
+        let mut log = open(&path, 20, 0, &said).expect("open");
         assert_eq!(folder.names(), ["a.log"], "more parts than are kept now");
         log.line(b"new\n", Instant::now());
         assert_eq!((folder.names(), folder.read("a.log")), (vec!["a.log".to_owned()], "new\n".to_owned()));
@@ -260,7 +253,7 @@ mod tests {
             fs::write(folder.0.join(format!("a.log.{number}")), "old").expect("write");
         }
         let path = folder.0.join("a.log");
-        let mut log = Rotating::open(&path, keep(10, most * 5), Box::new(Said::default())).expect("open");
+        let mut log = open(&path, 10, most * 5, &Said::default()).expect("open");
         assert_eq!(folder.names(), ["a.log".to_owned(), format!("a.log.{most}")]);
         fs::write(folder.0.join(format!("a.log.{}", most - 1)), "last but one").expect("write");
         log.line(b"first...\n", Instant::now());
@@ -272,7 +265,7 @@ mod tests {
     #[test]
     fn old_parts_are_removed_also_behind_a_gap() {
         let folder = Folder::new();
-        let log = Rotating::open(&folder.0.join("a.log"), keep(20, 5), Box::new(Said::default())).expect("open");
+        let log = open(&folder.0.join("a.log"), 20, 5, &Said::default()).expect("open");
         for name in ["a.log.1", "a.log.4", "a.log.6", "a.log.x", "b.log.1"] {
             fs::write(folder.0.join(name), "old").expect("write");
         }
@@ -289,7 +282,7 @@ mod tests {
         fs::create_dir(&inner).expect("folder");
         let path = inner.join("a.log");
         let said = Said::default();
-        let mut log = Rotating::open(&path, keep(10, 1), Box::new(said.clone())).expect("open");
+        let mut log = open(&path, 10, 1, &said).expect("open");
         let now = Instant::now();
         log.line(b"first...\n", now);
         fs::remove_dir_all(&inner).expect("remove");
@@ -302,13 +295,13 @@ mod tests {
         log.line(b"fourth..\n", now + limits::LOG_REOPEN_WAIT);
         assert_eq!(fs::read_to_string(&path).expect("read"), "fourth..\n");
         assert_eq!(said.text(), text);
-        assert!(Rotating::open(Path::new("/no/such/a.log"), keep(1, 1), Box::new(Said::default())).is_err());
+        assert!(open(Path::new("/no/such/a.log"), 1, 1, &Said::default()).is_err());
     }
 
     #[test]
     fn a_full_disk_is_said_once_and_a_device_is_never_moved() {
         let said = Said::default();
-        let mut log = Rotating::open(Path::new("/dev/full"), keep(1, 1), Box::new(said.clone())).expect("open");
+        let mut log = open(Path::new("/dev/full"), 1, 1, &said).expect("open");
         for _ in 0..2 {
             log.line(b"a line\n", Instant::now());
         }
@@ -322,7 +315,7 @@ mod tests {
     fn moved_by_somebody_else() {
         let folder = Folder::new();
         let path = folder.0.join("a.log");
-        let mut log = Rotating::open(&path, keep(1000, 1), Box::new(Said::default())).expect("open");
+        let mut log = open(&path, 1000, 1, &Said::default()).expect("open");
         log.line(b"one\n", Instant::now());
         fs::rename(&path, folder.0.join("aside")).expect("rename");
         log.line(b"two\n", Instant::now());

@@ -148,14 +148,7 @@ fn the_global_log_levels_panics_and_a_second_init() {
 }
 
 fn in_a_process_of_its_own() {
-    let live = crate::config::types::LiveLog {
-        enabled: false,
-        buffer_size: 1,
-        flush_interval: std::time::Duration::ZERO,
-        batch_size: 1,
-    };
-    let config =
-        Logging { level: LevelFilter::Error, format: LogFormat::Json, output: LogOutput::Stdout, websocket: live };
+    let config = Logging { level: LevelFilter::Error, format: LogFormat::Json, ..Logging::default() };
     let guard = init(&config, Some(LevelFilter::Info)).expect("init");
     log::debug!("debug is not shown");
     log::info!("info is shown");
