@@ -434,7 +434,7 @@ pub const OUTBOX_OLD: Duration = Duration::from_secs(60);
 /// Between two looks for an engine, or a backend, that an adopted job needs.
 pub const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 /// From one look for claims that nobody knows of to the next.
-pub const STRAY_LOOK: Duration = Duration::from_secs(10);
+pub const CLAIMS_LOOK: Duration = Duration::from_secs(10);
 /// Largest file of a record: `jobs.maxOutput` at its most (64 MB) three times, stdout being in two bodies.
 pub const RECORD_FILE_MAX: usize = 256 << 20;
 /// Longest wait for another write of the same job's entry. A disk under load takes seconds for a large report.

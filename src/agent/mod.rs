@@ -23,6 +23,7 @@ use crate::config::types::{Config, OnShutdown};
 use crate::docker;
 use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
+use crate::executors::container::janitor::Janitor;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Component, HealthState, Reason};
@@ -31,11 +32,12 @@ use crate::jobs::context::JobContext;
 use crate::jobs::control;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::poller::{Poller, Slots};
+use crate::jobs::reconcile::Reconciler;
+use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::outbox::{Outbox, Terms};
 use crate::jobs::record::{Checkpoints, Entry, Opened, RecordStore};
 use crate::jobs::running::Running;
 use crate::jobs::status;
-use crate::jobs::strays::Strays;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
 use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
@@ -45,7 +47,7 @@ use crate::os::stop::Stop;
 use crate::os::threads::Thread;
 
 use drain::Drained;
-use monitor::{Books, Monitor};
+use monitor::Monitor;
 use reload::Reloads;
 use service::{Service, status_line};
 
@@ -113,7 +115,7 @@ struct Parts {
     records: RecordStore,
     outbox: Outbox,
     checkpoints: Checkpoints,
-    strays: Strays,
+    claims: Claims,
     pulses: Pulses,
     reloads: Reloads,
     /// The jobs that an earlier run began.
@@ -181,7 +183,7 @@ impl Parts {
             records,
             outbox,
             checkpoints,
-            strays: Strays::new(config.api.timeout),
+            claims: Claims::new(config.api.timeout),
             pulses,
             reloads: Reloads::default(),
             open,
@@ -208,18 +210,14 @@ impl Parts {
         }
     }
 
-    fn monitor(&self, config: &Live, id: &str, adopter: Adopter) -> Monitor {
-        let (running, records, outbox) = (self.running.clone(), self.records.clone(), self.outbox.clone());
-        let adopt = Box::new(move |lost| adopter.of_containers(lost));
-        Monitor::new(
-            config,
-            id,
-            self.docker.clone(),
-            (self.containers.clone(), self.servers.clone()),
-            (self.client.separate(), self.streamer.clone()),
-            Arc::clone(&self.health),
-            Books { running, records, outbox, strays: self.strays.clone(), adopt },
-        )
+    fn monitor(&mut self, context: &Arc<JobContext>, id: &str, adopter: Adopter) -> Monitor {
+        let engine = Janitor::new(self.docker.clone(), id, limits::JANITOR_GRACE);
+        let open = std::mem::take(&mut self.open);
+        let reconciler = Reconciler::new(context, adopter, Box::new(engine), open);
+        // What an earlier run began goes on before anything else is claimed or removed.
+        reconciler.adopt_recorded();
+        let executors = (self.containers.clone(), self.servers.clone());
+        Monitor::new(context, reconciler, self.docker.clone(), executors, Arc::clone(&self.health))
     }
 
     fn context(&self, config: &Live) -> Arc<JobContext> {
@@ -234,7 +232,7 @@ impl Parts {
             records: self.records.clone(),
             outbox: self.outbox.clone(),
             checkpoints: self.checkpoints.clone(),
-            strays: self.strays.clone(),
+            claims: self.claims.clone(),
             stop: self.all.clone(),
             pulses: self.pulses.clone(),
         })
@@ -260,10 +258,7 @@ impl Agent {
         let live = Live::new(config);
         let context = parts.context(&live);
         let adopter = Adopter::new(&context, &parts.slots);
-        let mut monitor = parts.monitor(&live, &id, adopter.clone());
-
-        // What an earlier run began is in hand before anything else is claimed or cleaned up.
-        adopter.of_records(std::mem::take(&mut parts.open));
+        let mut monitor = parts.monitor(&context, &id, adopter.clone());
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first();
         let looking = parts.pulses.part("monitor", poll_wait.max(limits::DOCKER_WORK) + limits::PULSE_ROOM);
@@ -282,7 +277,7 @@ impl Agent {
             Box::new(move || admission.why_not_ready().map_or(Ok(()), Err)),
             no_more_claims.clone(),
         );
-        poller.strays = parts.strays.clone();
+        poller.lost = parts.claims.clone();
         poller.pulse = parts.pulses.part("poller", poll_wait + limits::PULSE_ROOM);
         let pool = WorkerPool::start(context, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;

@@ -1,81 +1,42 @@
 //! The thread that looks around: is the engine there, is there disk, does the backend answer. What it sees goes to the
 //! health state, and decides whether the agent may claim jobs.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api;
-use crate::config::Live;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
-use crate::executors::container::janitor::Janitor;
 use crate::executors::container::resources::bytes;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::{Component, DetailValue, HealthState, Reason, Status};
-use crate::job::Id;
-use crate::jobs::record::RecordStore;
-use crate::jobs::record::outbox::Outbox;
-use crate::jobs::recover::{Lost, Recovery};
-use crate::jobs::running::Running;
-use crate::jobs::strays::Strays;
+use crate::jobs::context::JobContext;
+use crate::jobs::reconcile::Reconciler;
 use crate::limits;
-use crate::logs::LogStreamer;
 use crate::metrics::{self, Place};
 use crate::os::disk::{self, Free};
 use crate::os::pulse::Pulse;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 
-/// The jobs in hand, what is written of them, and the reports that wait.
-pub struct Books {
-    pub running: Running,
-    pub records: RecordStore,
-    pub outbox: Outbox,
-    /// Claims whose answer was lost.
-    pub strays: Strays,
-    /// Goes on with jobs whose page is lost.
-    pub adopt: Box<dyn Fn(Vec<Lost>) + Send>,
-}
-
-impl Books {
-    /// The jobs that are in hand, or whose report waits. In this order: a job goes from the one to the other, and into the
-    /// outbox before it leaves the registry.
-    fn known(&self) -> BTreeSet<Id> {
-        let in_hand = self.running.ids();
-        in_hand.into_iter().chain(self.outbox.ids()).collect()
-    }
-
-    /// Whether somebody still needs the containers of this job: it is in hand, or its page waits for the next start. In
-    /// this order: a page is there until the job has been reported.
-    fn needs(&self, job: &Id) -> bool {
-        let written = self.records.has(job);
-        self.running.get(job).is_some() || (written && !self.outbox.holds(job))
-    }
-}
-
 /// What is looked at.
 pub struct Monitor {
+    context: Arc<JobContext>,
+    reconciler: Reconciler,
     docker: docker::Client,
     containers: ContainerExecutor,
     servers: SshExecutor,
-    janitor: Janitor,
-    /// When the janitor looks next.
-    next_round: Instant,
     client: api::Client,
-    streamer: LogStreamer,
     health: Arc<HealthState>,
-    config: Live,
-    state_dir: PathBuf,
+    /// When the reconciler looks next, at the latest.
+    next_round: Instant,
     /// The engine's data folder, once it is known.
     docker_root: Option<PathBuf>,
     engine_was_up: Option<bool>,
-    agent: String,
-    books: Books,
-    /// What an earlier run left behind was seen to.
-    recovered: bool,
+    /// The reconciler's first round is done.
+    reconciled: bool,
     /// Why that has not worked yet, as it was logged.
     told: Option<String>,
 }
@@ -83,32 +44,24 @@ pub struct Monitor {
 impl Monitor {
     /// A monitor that writes to `health`.
     pub fn new(
-        config: &Live,
-        agent: &str,
+        context: &Arc<JobContext>,
+        reconciler: Reconciler,
         docker: docker::Client,
         (containers, servers): (ContainerExecutor, SshExecutor),
-        (client, streamer): (api::Client, LogStreamer),
         health: Arc<HealthState>,
-        books: Books,
     ) -> Self {
-        let state_dir = config.now().state.dir.clone();
-        let janitor = Janitor::new(docker.clone(), agent, limits::JANITOR_GRACE);
         Self {
+            context: Arc::clone(context),
+            reconciler,
             docker,
             containers,
             servers,
-            janitor,
-            next_round: Instant::now(),
-            client,
-            streamer,
+            client: context.client.separate(),
             health,
-            config: config.clone(),
-            state_dir,
+            next_round: Instant::now(),
             docker_root: None,
             engine_was_up: None,
-            agent: agent.to_owned(),
-            books,
-            recovered: false,
+            reconciled: false,
             told: None,
         }
     }
@@ -129,9 +82,8 @@ impl Monitor {
             self.look_at_live_log();
             self.look_at_clock();
             self.look_at_servers();
-            self.look_for_strays();
             self.sweep();
-            self.clear_up();
+            self.reconcile();
             if Instant::now() >= next_backend {
                 self.look_at_backend();
                 next_backend = Instant::now() + limits::BACKEND_LOOK;
@@ -148,8 +100,8 @@ impl Monitor {
     pub fn look_first(&mut self) {
         self.look_at_engine();
         self.look_at_disk();
-        self.look_at_books();
-        self.recover();
+        self.look_at_records();
+        self.reconcile();
     }
 
     /// Not while the engine is away: each removal would wait for it.
@@ -159,42 +111,29 @@ impl Monitor {
         }
     }
 
-    /// Removes what is ours and nobody's. Not before recovery, which may still report what is in such a container.
-    fn clear_up(&mut self) {
-        if !self.recovered || self.engine_was_up != Some(true) || Instant::now() < self.next_round {
+    /// The first round comes before the first claim, and is tried until it works. After it there is one a minute, and one
+    /// when there is a reason.
+    fn reconcile(&mut self) {
+        if self.engine_was_up != Some(true) {
+            return;
+        }
+        if !self.reconciled {
+            return self.reconcile_first();
+        }
+        if Instant::now() < self.next_round && !self.reconciler.is_due() {
             return;
         }
         self.next_round = Instant::now() + limits::JANITOR_EVERY;
-        self.janitor.round(&|job, _| self.books.needs(job));
-    }
-
-    /// Not before recovery, which gives back what an earlier run had claimed.
-    fn look_for_strays(&self) {
-        if self.recovered
-            && let Err(error) = self.books.strays.look(&self.client, &|| self.books.known())
-        {
-            log::debug!("{error}");
+        if let Err(why) = self.reconciler.round(false) {
+            log::warn!("cannot compare what runs with engine and backend, trying again within a minute: {why}");
         }
     }
 
-    /// Sees to what an earlier run left behind, until that has worked once; nothing is claimed before.
-    fn recover(&mut self) {
-        if self.recovered || self.engine_was_up != Some(true) {
-            return;
-        }
-        let (docker, client) = (&self.docker, &self.client);
-        let Books { running, outbox, records, .. } = &self.books;
-        // In this order: a job goes from the one to the other, and into the outbox before it leaves the registry.
-        let in_hand = running.ids();
-        let reported: BTreeSet<Id> = outbox.ids().into_iter().collect();
-        let known: BTreeSet<Id> = in_hand.into_iter().chain(reported.iter().cloned()).collect();
-        let (agent, max_timeout) = (self.agent.as_str(), self.config.now().jobs.max_timeout);
-        let done = |job: &Id| records.done().lookup(job);
-        let (engine, done, known, reported) = (docker, &done, &known, &reported);
-        match (Recovery { engine, client, agent, max_timeout, outbox, done, known, reported }).run() {
-            Ok(lost) => {
-                (self.books.adopt)(lost);
-                self.recovered = true;
+    fn reconcile_first(&mut self) {
+        match self.reconciler.round(true) {
+            Ok(()) => {
+                self.reconciled = true;
+                self.next_round = Instant::now() + limits::JANITOR_EVERY;
                 self.health.clear(Reason::Starting);
             }
             Err(why) => {
@@ -231,6 +170,9 @@ impl Monitor {
                 self.health.set("docker", component);
                 self.health.clear(Reason::Engine);
                 self.engine_was_up = Some(true);
+                if first {
+                    self.next_round = Instant::now();
+                }
             }
             Err(error) => {
                 if self.engine_was_up != Some(false) {
@@ -244,17 +186,18 @@ impl Monitor {
     }
 
     fn look_at_disk(&self) {
+        let config = self.context.config.now();
         let mut component = Component::healthy();
         let mut short = None;
         let places =
-            [("state", Place::State, Some(&self.state_dir)), ("docker", Place::Docker, self.docker_root.as_ref())];
+            [("state", Place::State, Some(&config.state.dir)), ("docker", Place::Docker, self.docker_root.as_ref())];
         for (name, place, path) in places {
             let Some((path, free)) = path.and_then(|path| disk::free(path).ok().map(|free| (path, free))) else {
                 continue;
             };
             metrics::disk_free(place, free.bytes, free.inodes);
             component = component.with(name, DetailValue::Text(format!("{} free", bytes(free.bytes))));
-            short = shortage(path, free, self.config.now().state.min_free_disk).or(short);
+            short = shortage(path, free, config.state.min_free_disk).or(short);
         }
         match short {
             Some(why) => {
@@ -285,8 +228,8 @@ impl Monitor {
     }
 
     /// Records that cannot be written end the claims: a job would be lost with this process.
-    fn look_at_books(&self) {
-        let Books { records, outbox, .. } = &self.books;
+    fn look_at_records(&self) {
+        let (records, outbox) = (&self.context.records, &self.context.outbox);
         if records.trouble().is_some() {
             records.probe();
         }
@@ -313,7 +256,7 @@ impl Monitor {
     }
 
     fn look_at_live_log(&self) {
-        let state = self.streamer.connection();
+        let state = self.context.streamer.connection();
         let component = if !state.enabled || state.connected_since.is_some() {
             Component::healthy()
         } else {
@@ -367,10 +310,10 @@ mod tests {
 
     use super::*;
     use crate::config;
-    use crate::config::types::DockerEndpoint;
-    use crate::executors::container::usage::Sampler;
-    use crate::jobs::record::Opened;
-    use crate::jobs::record::outbox::Terms;
+    use crate::executors::container::janitor::Janitor;
+    use crate::jobs::adopt::Adopter;
+    use crate::jobs::context::testing::Parts;
+    use crate::jobs::poller::Slots;
     use crate::os::pulse::Pulses;
     use crate::policy::breaker::State;
 
@@ -396,67 +339,20 @@ mod tests {
         // It does not count them.
         assert_eq!(short(500, None), "");
     }
-    /// One of an agent whose engine and backend are away, with its folder and what ends its helpers.
-    fn monitor(dir: &Path, health: &Arc<HealthState>, stop: &Stop) -> (Monitor, [Thread; 2], impl FnOnce()) {
-        let mut config = config::defaults();
-        config.api.endpoint = "http://127.0.0.1:9".to_owned();
-        config.container.docker.endpoint = DockerEndpoint::Unix(dir.join("no.sock"));
-        let client = api::Client::new(&config.api, &config.tls, "a", "1", stop.clone()).expect("a client");
-        let docker = docker::Client::new(&config.container.docker);
-        let (sampler, sampling) = Sampler::start(docker.clone()).expect("a thread");
-        let containers = ContainerExecutor::new(docker.clone(), &config, "a", sampler.clone());
-        let Opened { records, .. } = RecordStore::open(dir).expect("records");
-        let terms = Terms::new(Duration::from_secs(60));
-        let (outbox, offering) =
-            Outbox::start(records.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
-        let running = Running::new();
-        let strays = Strays::new(config.api.timeout);
-        let adopt = Box::new(|_| {});
-        let books = Books { running, records, outbox: outbox.clone(), strays, adopt };
-        let servers = SshExecutor::new(&config);
-        let (live, streamer) = (Live::new(config), LogStreamer::disabled());
-        let executors = (containers, servers);
-        let monitor = Monitor::new(&live, "a", docker, executors, (client, streamer), Arc::clone(health), books);
-        let end = move || {
-            outbox.stop();
-            sampler.stop();
-        };
-        (monitor, [sampling, offering], end)
-    }
-
-    #[test]
-    fn the_containers_of_a_job_are_needed_while_it_is_in_hand_or_waits_for_the_next_start() {
-        use crate::jobs::record::store_tests::{ended, entry, id};
-        let scratch = crate::os::scratch::Scratch::new();
-        let dir = scratch.to_path_buf();
-        let (health, stop) = (Arc::new(HealthState::new()), Stop::new());
-        let (monitor, helpers, end) = monitor(&dir, &health, &stop);
-        let books = &monitor.books;
-        assert!(!books.needs(&id("nobodys")));
-        let token = books.running.claim(&id("runs")).expect("free");
-        assert!(books.needs(&id("runs")));
-        drop(token);
-        assert!(!books.needs(&id("runs")));
-        // As one whose thread could not be started.
-        books.records.put(&entry("waits", crate::jobs::record::Stage::Intent)).expect("put");
-        assert!(books.needs(&id("waits")));
-        // On disk, and offered to a backend that is away: its container was to be removed before.
-        books.outbox.report(entry("ended", ended(1, ""))).expect("kept");
-        assert!(books.records.has(&id("ended")) && !books.needs(&id("ended")));
-        stop.set();
-        end();
-        for thread in helpers {
-            assert_eq!(thread.join_within(Duration::from_secs(10)), threads::Ended::Returned);
-        }
-        drop(monitor);
-        std::fs::remove_dir_all(dir).expect("removed");
-    }
 
     #[test]
     fn one_that_hangs_is_noticed_and_one_without_engine_and_backend_is_not() {
         let dir = crate::os::scratch::Scratch::new();
         let (health, stop, pulses) = (Arc::new(HealthState::new()), Stop::new(), Pulses::new());
-        let (monitor, helpers, end) = monitor(&dir, &health, &stop);
+        let config = config::defaults();
+        let config = crate::config::types::Api { endpoint: "http://127.0.0.1:9".to_owned(), ..config.api };
+        let client = api::Client::new(&config, &config::defaults().tls, "a", "1", stop.clone()).expect("a client");
+        let parts = Parts::new(&dir, client, &stop);
+        let (context, slots) = (&parts.context, Slots::new(1));
+        let engine = Janitor::new(parts.docker.clone(), "a", limits::JANITOR_GRACE);
+        let reconciler = Reconciler::new(context, Adopter::new(context, &slots), Box::new(engine), Vec::new());
+        let executors = (parts.containers.clone(), parts.servers.clone());
+        let monitor = Monitor::new(context, reconciler, parts.docker.clone(), executors, Arc::clone(&health));
         let longest = Duration::from_millis(500);
         let held = health.hold();
         let thread = monitor.spawn(&stop, pulses.part("monitor", longest)).expect("a thread");
@@ -466,14 +362,12 @@ mod tests {
         // Until it sleeps between two looks, of which each slice is a touch.
         let until = Instant::now() + Duration::from_secs(20);
         while pulses.healthy(Instant::now()).is_err() {
-            assert!(Instant::now() < until, "it does not get on again");
+            assert!(Instant::now() < until, "it is still stuck");
             std::thread::sleep(Duration::from_millis(5));
         }
         stop.set();
-        end();
-        for thread in helpers.into_iter().chain([thread]) {
-            assert_eq!(thread.join_within(Duration::from_secs(10)), threads::Ended::Returned);
-        }
+        assert_eq!(thread.join_within(Duration::from_secs(10)), threads::Ended::Returned);
+        parts.end();
         assert_eq!(pulses.healthy(Instant::now() + longest * 2), Ok(()), "what has ended is not stuck");
     }
 }

@@ -137,7 +137,7 @@ fn unreachable(error: Error) -> (String, u8) {
 }
 
 fn line(found: &Found, word: String) -> Line {
-    let job = found.job.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+    let job = found.told.job.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
     [short(&found.id).to_owned(), job, found.state.clone(), age(found.age), word]
 }
 

@@ -1,7 +1,6 @@
 //! The records of jobs that an earlier agent began: each is found again, gone on with, and reported.
 //!
-//! A job whose page is lost is taken in hand by what its container tells ([`crate::jobs::recover`]), and goes the same
-//! way. A job whose page says `Intent` never started and goes back to the queue. One that was started is looked for where it
+//! The reconciler hands each job here. A job whose page says `Intent` never started and goes back to the queue. One that was started is looked for where it
 //! runs: a container by its name in the engine, a script on a server by its folder there, for which the backend must
 //! still tell how to log in. It keeps its deadline: time in which no agent lived counts. Each has a thread of its own,
 //! `job-adopted`, so that no worker waits for a server that is away.
@@ -20,7 +19,6 @@ use crate::jobs::poller::{Busy, Slots};
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::record::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::record::{JobRecord, boot_id};
-use crate::jobs::recover::Lost as LostPage;
 use crate::jobs::running::{Note, Step, Token};
 use crate::limits;
 use crate::metrics;
@@ -29,7 +27,7 @@ use crate::os::threads::{self, Thread};
 use crate::telemetry;
 use crate::verdict::{Phase, Verdict};
 
-/// Takes jobs of an earlier run in hand; shared by clones.
+/// Goes on with jobs of an earlier run. Shared by clones.
 #[derive(Clone)]
 pub struct Adopter {
     context: Arc<JobContext>,
@@ -39,38 +37,35 @@ pub struct Adopter {
 
 /// Where a job of an earlier run is known from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    RecordStore,
-    /// Its page is lost; whether its report may have been sent.
-    Container {
+pub enum Known {
+    ByRecord,
+    /// Its record is lost. `doubted`: its report may have been sent before.
+    ByLabels {
         doubted: bool,
     },
 }
 
 impl Adopter {
-    /// Nothing is in hand yet.
+    /// Nothing is adopted yet.
     pub fn new(context: &Arc<JobContext>, slots: &Slots) -> Self {
         Self { context: Arc::clone(context), slots: slots.clone(), threads: Arc::default() }
     }
 
-    /// Starts a thread for each recorded job that had not ended.
-    pub fn of_records(&self, entries: Vec<Entry>) {
-        entries.into_iter().for_each(|entry| self.take(entry, Known::RecordStore));
-    }
-
-    /// The same for jobs whose page is lost and that their containers tell of.
-    pub fn of_containers(&self, lost: Vec<LostPage>) {
-        lost.into_iter().for_each(|LostPage { page, doubted }| self.take(page, Known::Container { doubted }));
-    }
-
-    fn take(&self, entry: Entry, known: Known) {
-        let Some(token) = self.context.running.claim(&entry.job) else { return };
+    /// Starts a thread that goes on with the job. False where there is none for it now.
+    pub fn adopt(&self, entry: Entry, known: Known) -> bool {
+        let Some(token) = self.context.running.claim(&entry.job) else { return true };
         // More than there are workers when there are fewer now: then the poller waits until all have ended.
         let slot = self.slots.busy();
         let (job, own) = (entry.job.clone(), Arc::clone(&self.context));
         match threads::spawn("job-adopted", move || one(&own, entry, known, token, slot)) {
-            Ok(thread) => self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
-            Err(error) => log::error!("job {job} of an earlier run waits for the next start: {error}"),
+            Ok(thread) => {
+                self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+                true
+            }
+            Err(error) => {
+                log::error!("job {job} of an earlier run waits for a thread: {error}");
+                false
+            }
         }
     }
 
@@ -96,7 +91,7 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
     if clamped {
         log::warn!("by this host's clock the job had longer than its whole time limit, which begins anew now");
     }
-    if (clamped || known != Known::RecordStore)
+    if (clamped || known != Known::ByRecord)
         && let Err(error) = context.records.put(&entry)
     {
         log::error!("the job goes on without its page in the records: {error}");
@@ -206,7 +201,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     if matches!(&entry.place, Place::Servers(pages) if pages.len() != 1 || pages[0].part != Part::OfJob) {
         return fanout::go_on(context, entry, &started, token);
     }
-    let lost = if known == Known::RecordStore { "" } else { ", whose record is lost" };
+    let lost = if known == Known::ByRecord { "" } else { ", whose record is lost" };
     log::warn!("an earlier run of this agent had started the job{lost}; going on with it");
     let control = context.control(token);
     // It began under an earlier agent. Where this one ends already, it is left as it is.
@@ -220,7 +215,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     };
     let task = task_of(&entry, server);
     let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
-    if known == (Known::Container { doubted: true }) {
+    if known == (Known::ByLabels { doubted: true }) {
         record.doubt();
     }
     let end = match found {
@@ -228,7 +223,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
             context.checkpoints.keep(&record);
             // Without its page, lines are numbered from 1 again: those that were sent before keep their numbers only if
             // no other line comes before them.
-            if known == Known::RecordStore {
+            if known == Known::ByRecord {
                 output.announce("the agent was restarted; going on with the script");
             }
             let run = guarded(|| prepared.run(&task, &mut output));

@@ -10,11 +10,12 @@ use crate::executors::{Control, Executor, Reaper};
 use crate::job::{Id, Kind};
 use crate::jobs::conclude::{Left, Unreported};
 use crate::jobs::output::JobOutput;
+use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::Checkpoints;
 use crate::jobs::record::RecordStore;
 use crate::jobs::record::outbox::Outbox;
 use crate::jobs::running::{Running, Token};
-use crate::jobs::strays::Strays;
+
 use crate::limits;
 use crate::logs::LogStreamer;
 use crate::os::clock;
@@ -35,8 +36,8 @@ pub struct JobContext {
     pub records: RecordStore,
     pub outbox: Outbox,
     pub checkpoints: Checkpoints,
-    /// Told of each job whose way back to the queue is not known to have succeeded.
-    pub strays: Strays,
+    /// Told of each release that failed.
+    pub claims: Claims,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
     pub pulses: Pulses,
@@ -102,7 +103,7 @@ impl JobContext {
         };
         if let Err(error) = released {
             log::error!("the job could not be given back, the search for lost claims tries again: {error}");
-            self.strays.suspect();
+            self.claims.suspect();
         }
     }
 }
@@ -117,6 +118,76 @@ pub(in crate::jobs) fn pace(config: &Config) -> Pace {
 fn longest_silence(config: &Config) -> Duration {
     let call = config.api.timeout.max(config.ssh.connection_timeout * 2);
     limits::ACKNOWLEDGE_WAIT.max(call) + limits::PULSE_ROOM
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A context on a folder, without an engine: what runs jobs is there and runs none.
+
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+    use crate::config::types::DockerEndpoint;
+    use crate::docker;
+    use crate::executors::container::ContainerExecutor;
+    use crate::executors::container::usage::Sampler;
+    use crate::executors::ssh::SshExecutor;
+    use crate::jobs::record::Opened;
+    use crate::jobs::record::outbox::Terms;
+    use crate::os::pulse::Pulse;
+    use crate::os::threads::{self, Thread};
+
+    pub(crate) struct Parts {
+        pub(crate) context: Arc<JobContext>,
+        pub(crate) containers: ContainerExecutor,
+        pub(crate) servers: SshExecutor,
+        pub(crate) docker: docker::Client,
+        sampler: Sampler,
+        threads: Vec<Thread>,
+    }
+
+    impl Parts {
+        pub(crate) fn new(dir: &Path, client: api::Client, stop: &Stop) -> Self {
+            let mut config = config::defaults();
+            config.state.dir = dir.to_owned();
+            config.container.docker.endpoint = DockerEndpoint::Unix(dir.join("no.sock"));
+            let docker = docker::Client::new(&config.container.docker);
+            let (sampler, sampling) = Sampler::start(docker.clone()).expect("a thread");
+            let containers = ContainerExecutor::new(docker.clone(), &config, "a", sampler.clone());
+            let servers = SshExecutor::new(&config);
+            let Opened { records, .. } = RecordStore::open(dir).expect("records");
+            let terms = Terms::new(Duration::from_secs(60));
+            let (outbox, offering) =
+                Outbox::start(records.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
+            let (reaper, reaping) = Reaper::start(Pulse::unwatched()).expect("a thread");
+            let context = Arc::new(JobContext {
+                config: Live::new(config),
+                client,
+                containers: Box::new(containers.clone()),
+                servers: Box::new(servers.clone()),
+                reaper,
+                streamer: LogStreamer::disabled(),
+                running: Running::new(),
+                records,
+                outbox,
+                checkpoints: Checkpoints::default(),
+                claims: Claims::new(Duration::ZERO),
+                stop: stop.clone(),
+                pulses: Pulses::new(),
+            });
+            Self { context, containers, servers, docker, sampler, threads: vec![sampling, offering, reaping] }
+        }
+
+        pub(crate) fn end(self) {
+            self.context.outbox.stop();
+            self.context.reaper.stop();
+            self.sampler.stop();
+            for thread in self.threads {
+                assert_eq!(thread.join_within(Duration::from_secs(10)), threads::Ended::Returned);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::reconcile::{Action, Seen, decide};
 use super::running::Running;
 use crate::api::{Capacity, Client, Error};
 use crate::config::Live;
@@ -147,8 +148,11 @@ impl Heartbeat {
                 let held =
                     orphans.rows.into_iter().filter(|row| matches!(row.status.as_str(), "claimed" | "running" | ""));
                 let listed: BTreeSet<Id> = held.map(|row| row.id).collect();
-                for id in tracker.observe(&running, &listed, orphans.whole) {
-                    self.cancel(&id, BY_ROW);
+                let vanished = tracker.observe(&running, &listed, orphans.whole);
+                for id in &running {
+                    if decide(Seen::running(vanished.contains(id))) == Action::Cancel {
+                        self.cancel(id, BY_ROW);
+                    }
                 }
             }
             Err(error) => log::debug!("the list of this agent's jobs did not come: {error}"),

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 
+use super::reconcile::claims::Claims;
 use super::running::{Note, Running, Token};
 pub use super::slots::{Busy, Slots};
-use super::strays::Strays;
 use crate::api::{Client, Queue};
 use crate::config::Live;
 use crate::config::types::QueueStrategy;
@@ -57,7 +57,7 @@ pub struct Poller {
     /// Touched in each round.
     pub pulse: Pulse,
     /// Told of each poll whose answer was lost.
-    pub strays: Strays,
+    pub lost: Claims,
 }
 
 impl Poller {
@@ -81,7 +81,7 @@ impl Poller {
             skipped: Arc::default(),
             stop,
             pulse: Pulse::unwatched(),
-            strays: Strays::new(std::time::Duration::ZERO),
+            lost: Claims::new(std::time::Duration::ZERO),
         }
     }
 
@@ -156,7 +156,7 @@ impl Poller {
             Err(error) => {
                 log::warn!("no jobs were claimed: {error}");
                 if error.is_ambiguous() {
-                    self.strays.suspect();
+                    self.lost.suspect();
                 }
                 return Some(Answer::Failed { retry_after: error.retry_after() });
             }
@@ -173,7 +173,7 @@ impl Poller {
         }
         if !queue.unusable.is_empty() {
             // Those of them that the backend lists by their ids can be given back.
-            self.strays.suspect();
+            self.lost.suspect();
         }
         let at = clock::now();
         let mut claims = queue.claims;
@@ -287,7 +287,7 @@ mod tests {
             skipped: Arc::default(),
             stop: stop.clone(),
             pulse: Pulse::unwatched(),
-            strays: Strays::new(Duration::ZERO),
+            lost: Claims::new(Duration::ZERO),
         };
         let skipped = Arc::clone(&poller.skipped);
         Rig { slots, running, stop, skipped, claims, thread: poller.spawn().expect("a thread") }

@@ -339,7 +339,7 @@ fn knock(address: IpAddr, port: u16) -> bool {
 fn sweep(docker: &docker::Client) {
     let janitor = Janitor::new(docker.clone(), AGENT, limits::JANITOR_GRACE);
     for found in janitor.find(&|_, _| false).unwrap_or_default() {
-        if found.job.as_ref().is_some_and(|job| job.as_str().starts_with("doctor-")) {
+        if found.told.job.as_ref().is_some_and(|job| job.as_str().starts_with("doctor-")) {
             let _ = janitor.remove(&found);
         }
     }

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::docker::containers::{Row, short};
+use crate::docker::containers::{Row, State, short};
 use crate::docker::{self, Error};
-use crate::executors::container::labels;
+use crate::executors::container::labels::{self, Told};
 use crate::job::Id;
 use crate::os::clock;
 use crate::os::owner::{Owner, Seen};
@@ -35,20 +35,33 @@ pub struct Janitor {
 }
 
 /// A container of this agent's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     pub id: String,
     /// Without the slash that the engine writes before it.
     pub name: String,
-    /// Of its labels; `None` where there is no id, which no container of a job lacks.
-    pub job: Option<Id>,
-    pub execution: Option<Id>,
+    /// What its labels tell. Each container of a job has the ids of job and execution.
+    pub told: Told,
     /// The engine's word, such as `running` or `exited`.
     pub state: String,
     /// Since its creation by both clocks, or since it was first seen, whichever is longer.
     pub age: Duration,
-    /// It is that of an `exec`.
+    /// When it was made: seconds since 1970 by the engine's clock.
+    pub created: i64,
+    /// A killed `exec` has left it.
     pub of_exec: bool,
+}
+
+impl Found {
+    /// For the log: what is removed, and why.
+    pub fn shown(&self) -> String {
+        let job = match &self.told.job {
+            Some(job) if self.of_exec => format!("{job}, which was killed"),
+            Some(job) => format!("job {job}"),
+            None => "no job".to_owned(),
+        };
+        format!("container {} of {job}, left behind ({})", short(&self.id), self.state)
+    }
 }
 
 /// Whose a container is.
@@ -73,25 +86,34 @@ impl Janitor {
         Self { docker, agent: None, grace: Duration::ZERO, seen: Mutex::default() }
     }
 
-    /// All containers of this agent's, with what is to become of each; then those that an `exec` has left.
-    pub fn look(&self, in_use: InUse<'_>) -> Result<Vec<(Found, Fate)>, Error> {
+    /// All containers of this agent's; then those that a killed `exec` has left.
+    pub fn list(&self) -> Result<Vec<Found>, Error> {
         let now = SystemTime::now();
         let mut all = Vec::new();
         if let Some(agent) = &self.agent {
             let rows = self.docker.list(&labels::of_agent(agent))?;
-            let found: Vec<Found> = rows.into_iter().filter_map(|row| ours(row, agent, now)).collect();
-            let found = self.with_time_seen(found, clock::now());
-            all.extend(found.into_iter().map(|found| {
-                let fate = fate(&found, self.grace, in_use);
-                (found, fate)
-            }));
+            let found = rows.into_iter().filter_map(|row| ours(row, agent, now)).collect();
+            all.extend(self.with_time_seen(found, clock::now()));
         }
         if let Some(here) = Owner::this_process() {
             let rows = self.docker.list(&labels::of_agent(labels::EXEC))?;
-            let left = rows.into_iter().filter_map(|row| left_by_exec(row, &here, now));
-            all.extend(left.map(|found| (found, Fate::Nobodys)));
+            all.extend(rows.into_iter().filter_map(|row| left_by_exec(row, &here, now)));
         }
         Ok(all)
+    }
+
+    /// The same, with what is to become of each.
+    pub fn look(&self, in_use: InUse<'_>) -> Result<Vec<(Found, Fate)>, Error> {
+        let fate = |found: Found| {
+            let fate = if found.of_exec { Fate::Nobodys } else { fate(&found, self.grace, in_use) };
+            (found, fate)
+        };
+        Ok(self.list()?.into_iter().map(fate).collect())
+    }
+
+    /// The state of one container.
+    pub fn inspect(&self, id: &str) -> Result<State, Error> {
+        self.docker.inspect(id, false).map(|found| found.state)
     }
 
     fn with_time_seen(&self, mut all: Vec<Found>, now: Instant) -> Vec<Found> {
@@ -125,16 +147,10 @@ impl Janitor {
             Err(error) => return log::warn!("cannot look for containers that were left behind: {error}"),
         };
         for found in found.iter().take(limits::JANITOR_ROUND) {
-            let job = match &found.job {
-                Some(job) if found.of_exec => format!("{job}, which was killed"),
-                Some(job) => format!("job {job}"),
-                None => "no job".to_owned(),
-            };
-            let what = format!("container {} of {job}, left behind ({})", short(&found.id), found.state);
             match self.remove(found) {
-                Ok(()) => log::warn!("removed {what}"),
+                Ok(()) => log::warn!("removed {}", found.shown()),
                 Err(error) => {
-                    log::error!("cannot remove {what}: {error}; trying again in {:?}", limits::JANITOR_EVERY);
+                    log::error!("cannot remove {}: {error}", found.shown());
                     // An engine that does not answer would make each of the others wait for it.
                     if error.status().is_none() {
                         return;
@@ -165,19 +181,18 @@ fn left_by_exec(row: Row, here: &Owner, now: SystemTime) -> Option<Found> {
 }
 
 fn found(row: Row, now: SystemTime) -> Found {
-    let label = |name: &str| row.labels.get(name).map(String::as_str);
-    let id = |name: &str| label(name).and_then(|text| Id::parse(text).ok());
-    let (job, execution) = (id(labels::JOB), id(labels::EXECUTION));
+    let told = Told::read(&row.labels);
     // Without a time it is as if it were made now.
     let created = u64::try_from(row.created).ok().filter(|at| *at > 0);
     let created = created.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at)));
     let age = created.and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
     let name = row.names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
-    Found { id: row.id, name, job, execution, state: row.state, age, of_exec: false }
+    Found { id: row.id, name, told, state: row.state, age, created: row.created, of_exec: false }
 }
 
 fn fate(found: &Found, grace: Duration, in_use: InUse<'_>) -> Fate {
-    if found.job.as_ref().zip(found.execution.as_ref()).is_some_and(|(job, execution)| in_use(job, execution)) {
+    if found.told.job.as_ref().zip(found.told.execution.as_ref()).is_some_and(|(job, execution)| in_use(job, execution))
+    {
         Fate::InUse
     } else if found.age < grace {
         Fate::Young
@@ -209,7 +224,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_000);
         let found = ours(row(&OURS, 900), "a1", now).expect("ours");
         assert_eq!((found.name.as_str(), found.state.as_str()), ("cronium-x", "exited"));
-        assert_eq!(found.job.as_ref().map(Id::as_str), Some("j"));
+        assert_eq!(found.told.job.as_ref().map(Id::as_str), Some("j"));
         assert_eq!(found.age, Duration::from_secs(100));
         for (labels, agent) in [
             (&OURS[..], "a2"),
@@ -241,7 +256,7 @@ mod tests {
         let labels = |agent, owner| [OURS[0], ("cronium.agent.id", agent), OURS[2], OURS[3], ("cronium.owner", owner)];
         let left = |labels: &[(&str, &str)]| left_by_exec(row(labels, 900), &here, now);
         let found = left(&labels("exec", &gone)).expect("nobody's");
-        assert!(found.of_exec && found.job.is_some() && found.age == Duration::from_secs(100), "{found:?}");
+        assert!(found.of_exec && found.told.job.is_some() && found.age == Duration::from_secs(100), "{found:?}");
         for (agent, owner) in [("exec", own.as_str()), ("exec", &elsewhere), ("exec", "?"), ("exec", ""), ("a1", &gone)]
         {
             assert_eq!(left(&labels(agent, owner)), None, "{agent} {owner}");

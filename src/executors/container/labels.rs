@@ -91,14 +91,14 @@ pub struct Told {
     pub execution: Option<Id>,
     pub attempts: u32,
     pub language: Option<Language>,
-    /// At most the `most` of [`Told::read`].
+    /// Not yet within `jobs.maxTimeout`.
     pub timeout: Option<(Duration, String)>,
     pub limits: Option<ResourceSet>,
 }
 
 impl Told {
-    /// Reads the labels; `most` is `jobs.maxTimeout`.
-    pub fn read(labels: &BTreeMap<String, String>, most: Duration) -> Self {
+    /// Reads the labels.
+    pub fn read(labels: &BTreeMap<String, String>) -> Self {
         let text = |name: &str| labels.get(name).map(String::as_str).filter(|text| text.len() <= TEXT_MAX);
         let number = |name: &str| text(name).filter(|text| is_number(text)).and_then(|text| text.parse::<u64>().ok());
         let id = |name: &str| labels.get(name).and_then(|text| Id::parse(text).ok());
@@ -108,7 +108,7 @@ impl Told {
             execution: id(EXECUTION),
             attempts: number(ATTEMPTS).and_then(|number| u32::try_from(number).ok()).unwrap_or(0),
             language: text(LANGUAGE).and_then(Language::parse),
-            timeout: timeout.map(|(ms, name)| (Duration::from_millis(ms).min(most), name.to_owned())),
+            timeout: timeout.map(|(ms, name)| (Duration::from_millis(ms), name.to_owned())),
             limits: limits(text(CPU), [number(MEMORY), number(DISK), number(PIDS)]),
         }
     }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let all = written();
-        let told = Told::read(&all, MOST);
+        let told = Told::read(&all);
         assert_eq!(
             (told.job.as_ref().map(Id::as_str), told.execution.as_ref().map(Id::as_str)),
             (Some("job_1"), Some("exec-job_1-5"))
@@ -185,9 +185,9 @@ mod tests {
 
     #[test]
     fn nothing_is_needed_and_nothing_is_believed_that_makes_no_sense() {
-        assert_eq!(Told::read(&BTreeMap::new(), MOST), Told::default());
+        assert_eq!(Told::read(&BTreeMap::new()), Told::default());
         assert_eq!(nonce(&BTreeMap::new()), None);
-        let whole = Told::read(&written(), MOST);
+        let whole = Told::read(&written());
         let long = "9".repeat(5000);
         for bad in
             ["", "-1", "+1", "NaN", "inf", "-inf", "1e400", "0x10", "1 ", "\u{0}", "ü", "99999999999999999999", &long]
@@ -195,7 +195,7 @@ mod tests {
             for name in [JOB, EXECUTION, ATTEMPTS, LANGUAGE, TIMEOUT, TIMEOUT_NAME, CPU, MEMORY, DISK, PIDS, NONCE] {
                 let mut all = written();
                 all.insert(name.to_owned(), bad.to_owned());
-                let told = Told::read(&all, MOST);
+                let told = Told::read(&all);
                 // Nothing else suffers, and no time is gained.
                 assert!(told.timeout.as_ref().is_none_or(|(after, _)| *after <= MOST), "{name}={bad:.20}: {told:?}");
                 assert!(told.limits.is_none_or(|set| set.cpu.is_finite() && set.cpu > 0.0), "{name}={bad:.20}");
@@ -204,8 +204,5 @@ mod tests {
                 assert!(nonce(&all).is_none_or(|nonce| nonce.len() <= TEXT_MAX));
             }
         }
-        let mut forged = written();
-        forged.insert(TIMEOUT.to_owned(), u64::MAX.to_string());
-        assert_eq!(Told::read(&forged, MOST).timeout.map(|(after, _)| after), Some(MOST), "no decades");
     }
 }

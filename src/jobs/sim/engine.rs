@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::docker::containers::State;
+use crate::executors::container::janitor::Found;
 use crate::executors::container::labels::Told;
 use crate::executors::container::spec::container_name;
 use crate::executors::control::{Signal, Target};
@@ -14,7 +15,7 @@ use crate::executors::ending::stopped;
 use crate::executors::{Control, End, Executor, Facts, Lost, Prepared, Remains, Task};
 use crate::job::{Id, Output, Stream};
 use crate::jobs::conclude::unrun;
-use crate::jobs::recover::{Engine as Leftovers, Found};
+use crate::jobs::reconcile::{Engine as Containers, RemoveError};
 use crate::limits;
 use crate::os::clock;
 use crate::os::sim::Sim;
@@ -52,6 +53,7 @@ struct Container {
     job: String,
     execution: Id,
     script: Script,
+    made: Duration,
     started: Option<Duration>,
     /// When a signal ended it, and its exit code then.
     signalled: Option<(Duration, i32)>,
@@ -328,10 +330,11 @@ impl Executor for Engine {
     ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
         let name = container_name(&task.execution);
         let job = task.job.id.to_string();
+        let now = self.sim.elapsed();
         let made = self.call("create", |inner| {
             let script = inner.scripts[&job].clone();
-            let container =
-                Container { job, execution: task.execution.clone(), script, started: None, signalled: None };
+            let (execution, made) = (task.execution.clone(), now);
+            let container = Container { job, execution, script, made, started: None, signalled: None };
             inner.containers.insert(name.clone(), container);
         });
         made.map_err(|why| infrastructure(Phase::Setup, why))?;
@@ -352,40 +355,53 @@ impl Executor for Engine {
     }
 }
 
-impl Leftovers for Engine {
-    fn left_by(&self, _agent: &str, most: Duration) -> Result<Vec<Found>, String> {
+impl Engine {
+    fn state_of(&self, container: &Container) -> State {
+        let ended = container.end().filter(|(end, _)| *end <= self.sim.elapsed());
+        let status = match (container.started, ended) {
+            (None, _) => "created",
+            (_, None) => "running",
+            _ => "exited",
+        };
+        State {
+            running: status == "running",
+            status: status.to_owned(),
+            pid: 0,
+            exit_code: ended.map_or(0, |(_, code)| i64::from(code)),
+            oom_killed: false,
+            error: String::new(),
+            started_at: container.started.map(|at| self.told_time(at)).unwrap_or_default(),
+            finished_at: String::new(),
+        }
+    }
+}
+
+impl Containers for Engine {
+    fn containers(&self) -> Result<Vec<Found>, String> {
         let all = self.call("list", |inner| inner.containers.clone())?;
-        let now = self.sim.elapsed();
-        let left = all.into_iter().map(|(name, container)| {
-            let ended = container.end().filter(|(end, _)| *end <= now);
-            let status = match (container.started, ended) {
-                (None, _) => "created",
-                (_, None) => "running",
-                _ => "exited",
-            };
-            let state = State {
-                running: status == "running",
-                status: status.to_owned(),
-                pid: 0,
-                exit_code: ended.map_or(0, |(_, code)| i64::from(code)),
-                oom_killed: false,
-                error: String::new(),
-                started_at: container.started.map(|at| self.told_time(at)).unwrap_or_default(),
-                finished_at: String::new(),
-            };
-            let told = Told {
+        let found = |(name, container): (String, Container)| Found {
+            id: name.clone(),
+            name,
+            state: self.state_of(&container).status,
+            age: self.sim.elapsed().saturating_sub(container.made),
+            created: i64::try_from(container.made.as_secs()).unwrap_or(0),
+            told: Told {
                 job: Id::parse(&container.job).ok(),
                 execution: Some(container.execution),
-                timeout: Some((LIMIT.min(most), "jobs.defaultTimeout".to_owned())),
+                timeout: Some((LIMIT, "jobs.defaultTimeout".to_owned())),
                 ..Told::default()
-            };
-            let created = container.started.map_or(0, |at| i64::try_from(at.as_secs()).unwrap_or(0));
-            Found { id: name.clone(), name, state, created, told }
-        });
-        Ok(left.collect())
+            },
+            of_exec: false,
+        };
+        Ok(all.into_iter().map(found).collect())
     }
 
-    fn remove(&self, id: &str) -> Result<(), String> {
-        self.call("remove", |inner| inner.containers.remove(id)).map(drop)
+    fn state(&self, id: &str) -> Result<Option<State>, String> {
+        Ok(self.call("inspect", |inner| inner.containers.get(id).cloned())?.map(|container| self.state_of(&container)))
+    }
+
+    fn remove(&self, found: &Found) -> Result<(), RemoveError> {
+        let removed = self.call("remove", |inner| inner.containers.remove(&found.id));
+        removed.map(drop).map_err(|why| RemoveError { engine_is_silent: false, why })
     }
 }

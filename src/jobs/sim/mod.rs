@@ -26,19 +26,20 @@ use self::story::{AtEnd, Ending, SHUTDOWN, Story, story};
 use crate::api::Client;
 use crate::config;
 use crate::executors::Reaper;
-use crate::job::Id;
 use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::heartbeat::Heartbeat;
 use crate::jobs::poller::{Poller, Slots};
+use crate::jobs::reconcile::Reconciler;
+use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::Checkpoints;
 use crate::jobs::record::outbox::{Outbox, Terms};
 use crate::jobs::record::{Opened, RecordStore};
-use crate::jobs::recover::Recovery;
 use crate::jobs::running::Running;
-use crate::jobs::strays::Strays;
 use crate::jobs::worker_pool::WorkerPool;
+use crate::limits;
 use crate::logs::LogStreamer;
+use crate::os::clock;
 use crate::os::pulse::Pulse;
 use crate::os::scratch::Scratch;
 use crate::os::sim::Sim;
@@ -64,7 +65,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     config.jobs.stop_grace = Duration::from_secs(2);
     (config.jobs.max_concurrent, config.jobs.lease_renewal) = (WORKERS, Duration::from_secs(10));
     let config = config::Live::new(config);
-    let strays = Strays::new(Duration::from_secs(5));
+    let claims = Claims::new(Duration::from_secs(5));
     let context = Arc::new(JobContext {
         config: config.clone(),
         client: client.clone(),
@@ -76,13 +77,15 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         records: records.clone(),
         outbox: outbox.clone(),
         checkpoints: checkpoints.clone(),
-        strays: strays.clone(),
+        claims: claims.clone(),
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });
     let adopter = Adopter::new(&context, &slots);
-    adopter.of_records(open);
-    recover(engine, &client, &context, &adopter, term);
+    let reconciler = Reconciler::new(&context, adopter.clone(), Box::new(engine.clone()), open);
+    reconciler.adopt_recorded();
+    // Before anything is claimed; tried until it is done.
+    while reconciler.round(true).is_err() && !term.wait(Duration::from_secs(2)) {}
     let heartbeat = Heartbeat {
         client: client.clone(),
         running: running.clone(),
@@ -98,13 +101,16 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     let admission = Box::new(move || records_now.trouble().map_or(Ok(()), Err));
     let (clients, stop) = (client.clone(), no_more_claims.clone());
     let mut poller = Poller::new(&config, clients, slots, running.clone(), hand, admission, stop);
-    poller.strays = strays.clone();
+    poller.lost = claims;
     let poller = poller.spawn().expect("a thread");
     let pool = WorkerPool::start(context, &free, taken).expect("threads");
 
+    let mut next = clock::now();
     while !term.wait(Duration::from_secs(5)) {
-        let known = || running.ids().into_iter().chain(outbox.ids()).collect();
-        let _ = strays.look(&client, &known);
+        if reconciler.is_due() || clock::now() >= next {
+            next = clock::now() + limits::JANITOR_EVERY;
+            let _ = reconciler.round(false);
+        }
     }
     no_more_claims.set();
     bell.wake();
@@ -128,24 +134,6 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     reaper.stop();
     for thread in [heartbeat, outbox_thread, scribe_thread, reaper_thread] {
         thread.join_within(Duration::from_secs(60));
-    }
-}
-
-/// Before anything is claimed; tried until it is done.
-fn recover(engine: &Engine, client: &Client, context: &JobContext, adopter: &Adopter, term: &Stop) {
-    let (running, outbox, records) = (&context.running, &context.outbox, &context.records);
-    let done = |job: &Id| records.done().lookup(job);
-    loop {
-        let in_hand = running.ids();
-        let reported = outbox.ids().into_iter().collect();
-        let known = in_hand.into_iter().chain(outbox.ids()).collect();
-        let (agent, max_timeout) = ("agent-1", engine::LIMIT * 2);
-        let (done, known, reported) = (&done, &known, &reported);
-        match (Recovery { engine, client, agent, max_timeout, outbox, done, known, reported }).run() {
-            Ok(lost) => return adopter.of_containers(lost),
-            Err(_) if term.wait(Duration::from_secs(2)) => return,
-            Err(_) => {}
-        }
     }
 }
 
