@@ -1,4 +1,4 @@
-//! The live log at its limits, against a server that sends too much, too little, or all too slowly.
+//! The live log at its limits, against a server that sends too much, too little, or too slowly.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -54,7 +54,7 @@ fn a_handshake_that_trickles_is_given_up_in_time() {
     let trickle = std::thread::spawn(move || {
         let mut tcp = server.tcp();
         let begun = Instant::now();
-        // Each byte comes well within the time, and the last one never.
+        // Each byte comes well within the time, but never the last one.
         for byte in b"HTTP/1.1 101 Switching Protocols\r\nX: ".iter().chain(std::iter::repeat(&b'x')) {
             if begun.elapsed() > WAIT || tcp.write_all(&[*byte]).is_err() {
                 return;
@@ -76,7 +76,7 @@ fn an_answer_to_the_upgrade_without_end_is_cut_off() {
     let begin = b"HTTP/1.1 101 Switching Protocols\r\nX: ";
     tcp.write_all(begin).expect("sent");
     let mut sent = begin.len();
-    // What the kernel's buffers hold is not told from what was read, so it ends when it is cut off.
+    // Bytes in the kernel's buffers look like bytes that were read, so this ends when the connection is cut.
     while tcp.write_all(&[b'x'; 1024]).is_ok() {
         sent += 1024;
         assert!(sent < LOG_HANDSHAKE_BYTES * 1000, "it reads without end");
@@ -97,7 +97,7 @@ const TEXT_BEGINS: u8 = 0x01;
 const GOES_ON: u8 = 0x00;
 const ENDS: u8 = 0x80;
 
-/// Sends `frames` to a client that is connected, and a question for jobs after them; whether that was heard.
+/// Sends `frames` to a connected client, and a `jobs` message after them; returns whether the client heard that.
 fn heard_after(frames: &[Vec<u8>]) -> bool {
     let server = Server::new();
     let client = Client::start(settings(server.url("ws")));
@@ -199,7 +199,7 @@ fn status_messages_that_wait_are_bounded() {
 fn the_end_of_a_job_waits_no_longer_than_it_is_told_also_for_a_link_that_gets_on() {
     let server = Server::new();
     let client = Client::start(settings(server.url("ws")));
-    // Ten lines at a time: it never stands still, and needs a second for all.
+    // Ten lines at a time: the link never stands still, and needs a second for all.
     let slow = server.v2().ack_all(Duration::from_millis(10));
     let mut job = client.open();
     print(&mut job, 1..=1000);

@@ -1,6 +1,6 @@
-//! One job's lines on their way: those not yet sent, and those sent but not yet acknowledged.
+//! One job's lines in transit: those not yet sent, and those sent but not yet acknowledged.
 //!
-//! Text lies in one block, entries in one ring, so that a steady stream allocates nothing. Both are bounded, by lines
+//! One block holds the text, one ring the entries, so that a steady stream allocates nothing. Both are bounded, by lines
 //! (`logging.websocket.bufferSize`) and by bytes. Pure: no lock, no clock.
 
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use crate::job::Stream;
 use crate::limits::{LOG_JOB_BYTES, LOG_LINE_OVERHEAD};
 
-/// Where a line comes from: each has at most one line that it has not ended.
+/// Where a line comes from. Each origin has at most one unfinished line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// 0 is the job, others are its servers.
@@ -30,16 +30,16 @@ pub(super) struct Line<'a> {
     pub at: SystemTime,
     pub stream: Stream,
     pub text: &'a [u8],
-    /// It has not ended: it comes again with the same sequence.
+    /// The line has not ended: it comes again with the same sequence.
     pub partial: bool,
 }
 
-/// How far a job's lines have come.
+/// The progress of a job's lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// The last sequence that was given.
+    /// The last sequence given out.
     pub sequence: u64,
-    /// Lines taken, left-out ones too. A partial line is none yet.
+    /// Lines taken, left-out ones too, partial ones not.
     pub taken: u64,
     /// How many of those, from the first on, have arrived or were left out.
     pub arrived: u64,
@@ -51,17 +51,17 @@ struct Entry {
     /// Lines taken before it.
     order: u64,
     at: SystemTime,
-    /// Counted from the job's first byte, so that it stays true when the block is moved up.
+    /// Counted from the job's first byte, so that it stays true when the block is moved.
     offset: u64,
     length: usize,
     origin: Origin,
     partial: bool,
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Buffer {
-    /// The first `dead` bytes are released ones that have not been moved away yet.
+    /// The first `dead` bytes are released, and not moved away yet.
     text: Vec<u8>,
     dead: usize,
     /// Offset of `text[0]`.
@@ -73,15 +73,15 @@ pub(super) struct Buffer {
     last_sequence: u64,
     /// Lines taken, left-out ones too.
     taken: u64,
-    /// The sequences that partial lines were sent with: the line that ends there gets the same.
+    /// The sequences of partial lines that were sent: the whole line gets the same.
     open: Vec<(Origin, u64)>,
-    /// Lines were left out, and are until half of the buffer is free again.
+    /// Lines are left out until half of the buffer is free again.
     leaving_out: bool,
-    /// Left out and not yet said in a `system` line.
+    /// Left-out lines that no `system` line has reported yet.
     untold: u64,
     dropped: u64,
     delivered: u64,
-    /// When the oldest unsent line came in.
+    /// When the oldest unsent line arrived.
     waiting_since: Option<Instant>,
 }
 
@@ -111,13 +111,13 @@ impl Buffer {
         self.last_sequence = sequence;
     }
 
-    /// How far the lines have come.
+    /// The progress of the lines.
     pub(super) fn numbers(&self) -> Numbers {
         let arrived = self.entries.front().map_or(self.taken, |entry| entry.order);
         Numbers { sequence: self.last_sequence, taken: self.taken, arrived }
     }
 
-    /// The sequence that is kept for the unfinished line of `origin`, if there is one.
+    /// The sequence kept for the unfinished line of `origin`.
     pub(super) fn open_at(&self, origin: Origin) -> Option<u64> {
         self.open.iter().find(|(of, _)| *of == origin).map(|(_, sequence)| *sequence)
     }
@@ -127,9 +127,9 @@ impl Buffer {
         self.open.push((origin, sequence));
     }
 
-    /// The sequence of a line that has ended.
+    /// The sequence for a line that has ended.
     fn sequence_of(&mut self, origin: Origin) -> u64 {
-        // Nearly always there is none.
+        // The usual case: there is none.
         if let Some(at) = self.open.iter().position(|(of, _)| *of == origin) {
             return self.open.swap_remove(at).1;
         }
@@ -147,7 +147,7 @@ impl Buffer {
         self.has_room_for(1, length)
     }
 
-    /// Whether so many lines of `bytes` together can be taken now.
+    /// Whether this number of lines, of `bytes` in total, can be taken now.
     pub(super) fn has_room_for(&self, lines: usize, bytes: usize) -> bool {
         !self.leaving_out
             && self.entries.len() + lines <= self.most_lines
@@ -169,8 +169,8 @@ impl Buffer {
         self.push_all(text, std::iter::once((origin.into(), at, text.len())), now);
     }
 
-    /// Takes what there is of a line that has not ended, and keeps a sequence for it. Whether it did: it does not while the
-    /// last of that line has not arrived, so that there is one of them at most, nor where there is no room.
+    /// Takes the start of a line that has not ended, and keeps a sequence for it. Returns false while the previous part of
+    /// that line has not arrived, so that there is at most one, and if there is no room.
     pub(super) fn push_partial(&mut self, origin: Origin, text: &[u8], at: SystemTime, now: Instant) -> bool {
         let waits = self.entries.iter().any(|entry| entry.partial && entry.origin == origin);
         if waits || !self.has_room(text.len()) {
@@ -185,7 +185,7 @@ impl Buffer {
         true
     }
 
-    /// Puts text behind the rest; its offset.
+    /// Appends text; returns its offset.
     fn append(&mut self, text: &[u8]) -> u64 {
         if self.dead > 0 && self.dead >= self.text.len() - self.dead {
             self.text.drain(..self.dead);
@@ -197,7 +197,7 @@ impl Buffer {
         offset
     }
 
-    /// Takes lines, each with its length, whose texts follow each other in `text`.
+    /// Takes lines, each with its length; their texts follow each other in `text`.
     pub(super) fn push_all(
         &mut self,
         text: &[u8],
@@ -214,8 +214,8 @@ impl Buffer {
         self.waiting_since.get_or_insert(now);
     }
 
-    /// Leaves a line of `length` bytes out: its sequence is used up. The following lines are left out as well until half
-    /// of the buffer is free, unless this one could never have fitted.
+    /// Leaves a line of `length` bytes out; its sequence is used up. The following lines are left out too until half of the
+    /// buffer is free, unless this line could never have fitted.
     pub(super) fn leave_out(&mut self, origin: Origin, length: usize) {
         self.leaving_out |= length + LOG_LINE_OVERHEAD <= LOG_JOB_BYTES;
         self.sequence_of(origin);
@@ -224,8 +224,8 @@ impl Buffer {
         self.dropped += 1;
     }
 
-    /// Adds the `system` line that says what was left out, if there is something to say. Beyond the bounds by one line
-    /// at most, since it comes when half of the buffer is free or the job has ended.
+    /// Adds the `system` line about left-out lines, if there are any. It exceeds the bounds by one line at most, since it comes
+    /// when half of the buffer is free or the job has ended.
     pub(super) fn tell(&mut self, at: SystemTime, now: Instant) {
         if self.untold > 0 {
             let (n, are) = (self.untold, if self.untold == 1 { "line was" } else { "lines were" });
@@ -248,18 +248,18 @@ impl Buffer {
         self.sent
     }
 
-    /// Nothing is held.
+    /// Whether the buffer holds nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// When the oldest unsent line came in.
+    /// When the oldest unsent line arrived.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         self.waiting_since
     }
 
-    /// How many unsent lines make the next message: at most `lines`, and no more than `bytes` of text unless a single
-    /// line is longer.
+    /// How many unsent lines go into the next message: at most `lines`, and at most `bytes` of text unless a single line is
+    /// longer.
     pub(super) fn batch(&self, lines: usize, bytes: usize) -> usize {
         let mut total = 0;
         let fits = |entry: &&Entry| {
@@ -280,13 +280,13 @@ impl Buffer {
         })
     }
 
-    /// The next `n` unsent lines are in flight now.
+    /// Marks the next `n` unsent lines as in flight.
     pub(super) fn mark_sent(&mut self, n: usize, now: Instant) {
         self.sent += n;
         self.waiting_since = (self.unsent() > 0).then_some(now);
     }
 
-    /// The `n` oldest lines have arrived; answers their weight in bytes.
+    /// Releases the `n` oldest lines, which have arrived; returns their weight in bytes.
     pub(super) fn release(&mut self, n: usize, at: SystemTime, now: Instant) -> usize {
         let before = self.weight();
         let n = n.min(self.sent);
@@ -303,13 +303,13 @@ impl Buffer {
         freed
     }
 
-    /// The connection is gone: what was in flight is unsent again, with the same sequences.
+    /// After a lost connection: lines in flight become unsent again, with the same sequences.
     pub(super) fn rewind(&mut self, now: Instant) {
         self.sent = 0;
         self.waiting_since = (!self.entries.is_empty()).then_some(now);
     }
 
-    /// Gives up what is held; answers how many lines that were.
+    /// Gives up all held lines; returns their number.
     pub(super) fn discard(&mut self) -> u64 {
         let n = self.entries.iter().filter(|entry| !entry.partial).count() as u64;
         self.base += self.text.len() as u64;

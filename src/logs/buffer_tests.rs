@@ -1,4 +1,4 @@
-//! A job's lines on their way: order, numbers, bounds.
+//! A job's lines in transit: order, numbers, bounds.
 
 use std::time::UNIX_EPOCH;
 
@@ -183,7 +183,7 @@ fn a_partial_line_counts_as_nothing_taken_and_its_whole_does() {
     buffer.mark_sent(1, now);
     buffer.release(1, UNIX_EPOCH, now);
     assert_eq!(buffer.numbers(), numbers(2, 2, 2));
-    // Left out, it has the number that was kept for it all the same.
+    // A left-out line still has the number that was kept for it.
     assert!(buffer.push_partial(STDOUT, b"thr", UNIX_EPOCH, now));
     buffer.leave_out(STDOUT, 5);
     assert_eq!((buffer.numbers(), buffer.open_at(STDOUT)), (numbers(3, 3, 2), None));

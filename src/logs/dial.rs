@@ -1,7 +1,7 @@
-//! From an address to a WebSocket: resolve, connect, TLS, upgrade, each bounded, and all given up at once on shutdown.
+//! From an address to a WebSocket: resolve, connect, TLS, upgrade. Each step is bounded, and a shutdown ends all at once.
 //!
-//! The upgrade is written here rather than with tungstenite's client: that one refuses a server which knows no
-//! subprotocol, as today's backend does, and writes the request with its token to the log at trace level.
+//! The upgrade is written here and not by tungstenite's client, which refuses a server without a subprotocol, such as
+//! today's backend, and logs the request with its token at trace level.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -25,7 +25,7 @@ use crate::limits::{self, LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDS
 use crate::os::clock::Deadline;
 use crate::os::{names, net, poll, pulse, threads};
 
-/// Where the live log is.
+/// The live log's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub secure: bool,
@@ -50,7 +50,7 @@ impl Target {
         };
         let bare = uri.host().filter(|h| !h.is_empty()).ok_or("api.wsEndpoint names no host")?;
         let port = uri.port_u16();
-        // The parser takes a number that is no port for none.
+        // The parser treats an invalid port as no port.
         let behind_host = uri.authority().and_then(|all| all.as_str().rsplit(bare).next());
         if port.is_none() && behind_host.is_some_and(|rest| !rest.is_empty()) {
             return Err("api.wsEndpoint has a port that is no number from 1 to 65535".to_owned());
@@ -100,7 +100,7 @@ impl Dialer {
         self.upgrade(Socket::new(tcp, tls), shared)
     }
 
-    /// Resolves and connects, on a thread so that shutdown does not wait for it. The thread ends with its deadline.
+    /// Resolves and connects on a thread, so that a shutdown does not wait for it. The thread ends by its deadline.
     fn reach(&self, shared: &Shared) -> Result<TcpStream, LinkError> {
         let target = &self.target;
         let unreachable =
@@ -109,7 +109,7 @@ impl Dialer {
         let (sender, receiver) = sync_channel(1);
         let (host, port, waker) = (target.host.clone(), target.port, shared.waker.clone());
         threads::spawn("log-connect", move || {
-            // Nobody listens any more after a stop.
+            // After a stop there is no receiver.
             let _ = sender.send(net::tcp(&names::OWN, &host, port, deadline));
             waker.wake();
         })?;
@@ -122,7 +122,7 @@ impl Dialer {
                 return Err(LinkError::Stopped);
             }
             let Some(left) = deadline.left() else {
-                // The thread's own deadline is over too, and it knows which address was silent.
+                // The thread's deadline has passed too, and it knows the silent address.
                 let word = receiver.recv_timeout(limits::STOP_CHECK);
                 return word
                     .unwrap_or(Err(net::Error::NameLate { host: target.host.clone(), deadline }))
@@ -184,7 +184,7 @@ impl Dialer {
     }
 }
 
-/// The WebSocket on a socket from which `read` came in behind the upgrade.
+/// The WebSocket on a socket; `read` arrived behind the upgrade.
 pub(super) fn websocket(socket: Socket, read: Vec<u8>) -> WebSocket<Socket> {
     let config = WebSocketConfig::default()
         .read_buffer_size(8 * 1024)
@@ -194,7 +194,7 @@ pub(super) fn websocket(socket: Socket, read: Vec<u8>) -> WebSocket<Socket> {
     WebSocket::from_partially_read(socket, read, Role::Client, Some(config))
 }
 
-/// Whether the answer is an upgrade that belongs to our key, and to which dialect.
+/// Checks that the answer is an upgrade for our key; returns the dialect.
 fn judge(answer: &Response, key: &str) -> Result<Dialect, LinkError> {
     if answer.status().as_u16() != 101 {
         return Err(LinkError::Refused(answer.status().as_u16()));

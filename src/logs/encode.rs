@@ -1,4 +1,4 @@
-//! Lines as the backend's two dialects want them, written into a reused buffer without a value tree.
+//! Lines in the backend's two dialects, written into a reused buffer without a value tree.
 
 use std::time::SystemTime;
 
@@ -28,8 +28,8 @@ impl Dialect {
     }
 }
 
-/// What a line has before its text, kept from one line to the next: those that were read together differ in nothing else,
-/// and many small pieces cost more than their bytes.
+/// The part of a line before its text, kept from one line to the next: lines that were read together have the same, and
+/// many small writes cost more than their bytes.
 #[derive(Debug, Default)]
 pub(super) struct Head {
     of: Option<(SystemTime, Stream)>,
@@ -56,7 +56,7 @@ impl Head {
     }
 }
 
-/// The fields that a line has in both dialects.
+/// The fields of a line in both dialects.
 fn fields(out: &mut Vec<u8>, head: &mut Head, line: &Line<'_>) {
     out.extend_from_slice(head.of(line));
     json::string(out, line.text);
@@ -65,7 +65,7 @@ fn fields(out: &mut Vec<u8>, head: &mut Head, line: &Line<'_>) {
     out.extend_from_slice(if line.partial { b",\"partial\":true}" } else { b"}" });
 }
 
-/// One message of the dialect without subprotocol.
+/// One message of the dialect without a subprotocol.
 pub(super) fn line(out: &mut Vec<u8>, head: &mut Head, job: &str, line: &Line<'_>) {
     out.extend_from_slice(b"{\"jobId\":");
     json::string(out, job.as_bytes());

@@ -1,4 +1,4 @@
-//! Why the live log is not connected, in words for the agent's own log and `/health`.
+//! Why the live log is not connected, for the agent's log and `/health`.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::limits::{LOG_SILENCE, LOG_WRITE_STALL};
 use crate::os::net;
 
-/// What ended a connection, or kept it from coming up.
+/// What ended or prevented a connection.
 #[derive(Debug)]
 pub(super) enum LinkError {
     /// No address within `limits::LOG_CONNECT`, or no answer from one.
@@ -16,26 +16,26 @@ pub(super) enum LinkError {
     HandshakeTimeout(Duration),
     /// The server answered the upgrade with this status.
     Refused(u16),
-    /// The server's answer is no upgrade to WebSocket; why.
+    /// The server's answer is not an upgrade to WebSocket; the reason.
     Handshake(String),
     /// The socket failed.
     Io(io::Error),
     /// The server broke the WebSocket protocol.
     Protocol(tungstenite::Error),
-    /// The server closed the connection; code and reason, if it gave any.
+    /// The server closed the connection; code and reason, if given.
     Closed(Option<String>),
-    /// No frame, not even an answer to a ping.
+    /// No frame arrived, not even an answer to a ping.
     Silent,
-    /// Nothing was taken or acknowledged.
+    /// The server took or acknowledged nothing.
     Stalled,
-    /// It sent pings faster than it took the answers.
+    /// The server sent pings faster than it took the answers.
     Flooded,
     /// The agent is stopping.
     Stopped,
 }
 
 impl LinkError {
-    /// Whether another try with the same token is in vain.
+    /// Whether another try with the same token must fail too.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(401 | 403))
     }

@@ -1,4 +1,4 @@
-//! One job's side of the live log: what its worker and the sending thread share, and the worker's own handle.
+//! One job's side of the live log: the state shared by worker and sending thread, and the worker's handle.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,12 +10,12 @@ use crate::job::Id;
 use crate::limits::{LOG_FINISH_STALL, LOG_LOCAL_BYTES, LOG_LOCAL_LINES};
 use crate::metrics;
 
-/// What the worker and the sending thread share about a job.
+/// State of a job that worker and sending thread share.
 #[derive(Debug)]
 pub(super) struct Job {
     pub id: Id,
     inner: Mutex<Inner>,
-    /// Told when half of the buffer is free, when it is empty, and when the connection is lost.
+    /// Notified when half of the buffer is free, when it is empty, and when the connection is lost.
     room: Condvar,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Job {
 pub(super) struct Inner {
     pub buffer: Buffer,
     patience: Patience,
-    /// When the link last took something of this job's.
+    /// When the link last took bytes of this job.
     progress: Instant,
     /// The worker waits for room.
     waiting: bool,
@@ -33,7 +33,7 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Somebody waits, so nothing is held back to fill a batch.
+    /// A thread waits, so lines are not held back to fill a batch.
     pub(super) fn urgent(&self) -> bool {
         self.waiting || self.finishing
     }
@@ -56,7 +56,7 @@ impl Job {
         let freed = inner.buffer.release(lines, at, now);
         inner.patience.taken(freed);
         inner.progress = now;
-        // A worker that were woken for each acknowledgement would spend its time on waking.
+        // Waking the worker at each acknowledgement would cost more than the work.
         if (inner.waiting && inner.buffer.half_empty()) || (inner.finishing && inner.buffer.is_empty()) {
             inner.waiting = false;
             self.room.notify_all();
@@ -71,14 +71,14 @@ impl Job {
         self.room.notify_all();
     }
 
-    /// Waits for room for a line of `length` bytes, as long as the job's patience allows; whether there is room.
+    /// Waits for room for a line of `length` bytes, within the job's wait budget; returns whether there is room.
     fn room_for<'a>(
         &'a self,
         mut inner: MutexGuard<'a, Inner>,
         length: usize,
         shared: &Shared,
     ) -> (MutexGuard<'a, Inner>, bool) {
-        // Nearly always; without a look at the clock.
+        // The usual case, without a clock reading.
         if inner.buffer.has_room(length) {
             return (inner, true);
         }
@@ -107,7 +107,7 @@ impl Job {
     }
 }
 
-/// How far the live log of a job has come, for the record. Outlives the [`JobStream`].
+/// The progress of a job's live log, for its record. Outlives the [`JobStream`].
 #[derive(Debug, Clone, Default)]
 pub struct Mark(Option<Arc<Job>>);
 
@@ -117,7 +117,7 @@ impl Mark {
         self.0.as_ref().map_or_else(Numbers::default, |job| job.lock().buffer.numbers())
     }
 
-    /// The same, and the sequences that are kept for the unfinished lines of these two; 0 where there is none.
+    /// The same, and the sequences kept for the unfinished lines of these two origins; 0 for none.
     pub fn numbers_and_open(&self, origins: [Origin; 2]) -> (Numbers, [u64; 2]) {
         let Some(job) = &self.0 else { return Default::default() };
         let inner = job.lock();
@@ -137,7 +137,7 @@ impl Mark {
     }
 }
 
-/// A worker's handle on the live log of its job. Dropped without [`JobStream::finish`], it gives up what it holds.
+/// A worker's handle on the live log of its job. Dropped without [`JobStream::finish`], it gives up the held lines.
 #[derive(Debug)]
 pub struct JobStream {
     /// `None` when there is no live log.
@@ -151,13 +151,13 @@ impl JobStream {
         Self { live, text: Vec::new(), lines: Vec::new() }
     }
 
-    /// How far it has come, for others.
+    /// A handle on the progress.
     pub fn mark(&self) -> Mark {
         Mark(self.live.as_ref().map(|(_, job)| Arc::clone(job)))
     }
 
-    /// Adds one line, without its newline. Cheap: it is gathered here, and handed over with every 64th line, every 16
-    /// KiB and with [`JobStream::settle`]; only then may this wait, within the bound that the module states.
+    /// Adds one line, without its newline. Lines are gathered here, and handed over with every 64th line, every 16 KiB and by
+    /// [`JobStream::settle`]. Only then may this wait, within the bound that the module states.
     pub fn line(&mut self, origin: impl Into<Origin>, line: &[u8], at: SystemTime) {
         if self.live.is_none() {
             return;
@@ -175,8 +175,8 @@ impl JobStream {
         self.live.as_ref().is_some_and(|(shared, _)| shows(shared))
     }
 
-    /// Shows what there is of a line that has not ended; the next line of `origin` replaces it. Whether there was room: this
-    /// never waits, as there will be more of it.
+    /// Sends the start of a line that has not ended; the next line of `origin` replaces it. Never waits; returns whether there
+    /// was room.
     pub fn partial(&mut self, origin: Origin, text: &[u8], at: SystemTime) -> bool {
         self.settle();
         let Some((shared, job)) = self.live.as_ref().filter(|_| self.shows_partial_lines()) else { return false };
@@ -187,7 +187,7 @@ impl JobStream {
         taken
     }
 
-    /// Hands over what was gathered, and wakes the sender. Numbers are given here, in the order of the calls.
+    /// Hands over the gathered lines, and wakes the sender. Lines get their numbers here, in the order of the calls.
     pub fn settle(&mut self) {
         let Some((shared, job)) = &self.live else { return };
         if self.lines.is_empty() {
@@ -197,7 +197,7 @@ impl JobStream {
         let mut dropped = 0;
         let mut start = 0;
         let mut inner = job.lock();
-        // Nearly always.
+        // The usual case.
         if inner.buffer.has_room_for(self.lines.len(), self.text.len()) {
             inner.buffer.push_all(&self.text, self.lines.drain(..), now);
         }
@@ -221,8 +221,8 @@ impl JobStream {
         }
     }
 
-    /// Waits until all lines have arrived, at most `wait`, and less when the link takes nothing. What is left then is given
-    /// up and counted. Sent, dropped and unsent together are the job's lines, with the `system` lines about left-out ones.
+    /// Waits until all lines have arrived, at most `wait`, and less if the link takes nothing. Then it gives up and counts the
+    /// rest. Sent, dropped and unsent lines together are the job's lines, plus the `system` lines about left-out ones.
     pub fn finish(mut self, wait: Duration) -> Flushed {
         self.settle();
         let Some((shared, job)) = &self.live else { return Flushed::default() };
@@ -233,7 +233,7 @@ impl JobStream {
         shared.waker.wake();
         while !inner.buffer.is_empty() {
             let now = Instant::now();
-            // A link that was away for long is not waited for at all, one that just went may come back in time.
+            // A link that was just lost may come back in time; one that was away for long is not waited for.
             let alive = if shared.connected() { inner.progress.max(begun) } else { shared.down_since() };
             let stall = LOG_FINISH_STALL.saturating_sub(now.saturating_duration_since(alive));
             let left = wait.saturating_sub(now - begun).min(stall);

@@ -1,4 +1,4 @@
-//! The thread `log-streamer`: one connection, kept up, through which all jobs' lines go in turn.
+//! The thread `log-streamer`: keeps one connection up and sends all jobs' lines through it in turn.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,13 +24,13 @@ use crate::limits::{
 use crate::os::{poll, pulse, random};
 use crate::wire::scan::Json;
 
-/// Told what the server says; called on this thread.
+/// Called on this thread for each event of the server.
 pub(super) type OnEvent = Box<dyn Fn(ServerEvent) + Send>;
 
 /// Connects, streams, and connects again, until the agent stops.
 pub(super) fn run(shared: &Shared, dialer: Dialer, on_event: &OnEvent) {
     let mut failures = 0;
-    // Batches are numbered over all connections, so that a late acknowledgement cannot mean another batch.
+    // Batches are numbered over all connections, so that a late acknowledgement cannot refer to another batch.
     let mut batch = 0;
     while !shared.stopping() {
         pulse::touch();
@@ -63,7 +63,7 @@ fn backoff(failures: u32, unit: f64) -> Duration {
     LOG_BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(LOG_BACKOFF_MOST).mul_f64(unit)
 }
 
-/// Sleeps, unless the agent stops. Wake-ups about new lines are of no use yet.
+/// Sleeps, unless the agent stops. Ignores wake-ups about new lines.
 fn pause_for(shared: &Shared, pause: Duration) {
     let until = Instant::now() + pause;
     loop {
@@ -86,7 +86,7 @@ enum Due {
     Never,
 }
 
-/// At once when the job has nothing in flight, a batch is full or somebody waits; otherwise after `flushInterval`.
+/// At once if the job has nothing in flight, a batch is full or a thread waits; else after `flushInterval`.
 fn due(unsent: usize, quiet: bool, urgent: bool, full: usize, age: Duration, flush: Duration) -> Due {
     match unsent {
         0 => Due::Never,
@@ -97,7 +97,7 @@ fn due(unsent: usize, quiet: bool, urgent: bool, full: usize, age: Duration, flu
 
 /// Lines that were sent and have not arrived yet.
 struct Flight {
-    /// v2: the batch's number. Without acknowledgements: how many bytes the kernel must have taken.
+    /// v2: the batch's number. Without acknowledgements: the byte count that the kernel must have taken.
     mark: u64,
     job: Arc<Job>,
     lines: usize,
@@ -112,7 +112,7 @@ struct Link<'a> {
     on_event: &'a OnEvent,
     flights: VecDeque<Flight>,
     batch: u64,
-    /// The job whose turn is next.
+    /// The next job in turn.
     turn: usize,
     head: Head,
     text: Vec<u8>,
@@ -122,18 +122,18 @@ struct Link<'a> {
     warned: bool,
 }
 
-/// What the server says.
+/// A message of the server.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Ack(u64),
     Event(ServerEvent),
-    /// Of a type that this version does not know.
+    /// A type that this version does not know.
     Other,
-    /// What is wrong with it.
+    /// What is wrong with the message.
     Unusable(&'static str),
 }
 
-/// Reads a server's message: its `type`, and of its `payload` what that type needs.
+/// Reads a server's message: its `type`, and the fields of `payload` that this type needs.
 fn hear(text: &[u8]) -> Heard {
     let fields = Json::strict(text).ok().and_then(|message| message.fields(["type", "payload"]).ok());
     let Some([Some(kind), payload]) = fields else { return Heard::Unusable("a message that is no JSON envelope") };
@@ -173,7 +173,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Streams until the connection is lost or the agent stops; the reason.
+    /// Streams until the connection is lost or the agent stops; returns the reason.
     fn stream(&mut self) -> LinkError {
         match self.stream_until_error() {
             Ok(()) => {
@@ -190,7 +190,7 @@ impl<'a> Link<'a> {
             self.text = encode::hello(&settings.orchestrator_id, &settings.version);
             self.write_text()?;
         }
-        // What came together with the answer to the upgrade is here already, and the kernel does not know of it.
+        // Bytes that arrived with the answer to the upgrade are here already; `ppoll` does not see them.
         let (mut stop_at, mut more) = (None, true);
         loop {
             pulse::touch();
@@ -225,8 +225,8 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Encodes what is due, one batch a job in turn, until nothing is due or enough waits for the socket. Answers when
-    /// the next lines are due.
+    /// Encodes due lines, one batch a job in turn, until none is due or enough waits for the socket. Returns when the next
+    /// lines are due.
     fn fill(&mut self) -> Result<Option<Duration>, LinkError> {
         let shared = self.shared;
         let mut registry = shared.registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -255,7 +255,7 @@ impl<'a> Link<'a> {
         Ok(next)
     }
 
-    /// Sends one batch of `job`'s if it is due.
+    /// Sends one batch of `job` if it is due.
     fn send_due(&mut self, job: &Arc<Job>) -> Result<Due, LinkError> {
         let live = &self.shared.settings.live;
         let now = Instant::now();
@@ -277,7 +277,7 @@ impl<'a> Link<'a> {
                 self.flights.push_back(Flight { mark: self.batch, job: Arc::clone(job), lines, arrived: false });
             }
             Dialect::Lines => {
-                // This dialect knows no replacing: a line comes when it has ended.
+                // This dialect cannot replace a line: a line is sent when it has ended.
                 for line in inner.buffer.next(lines).filter(|line| !line.partial) {
                     self.text.clear();
                     encode::line(&mut self.text, &mut self.head, job.id.as_str(), &line);
@@ -291,8 +291,8 @@ impl<'a> Link<'a> {
         Ok(Due::Now)
     }
 
-    /// Puts `text` into the socket's buffer as one message. It is handed over whole, and is UTF-8 as all that
-    /// [`encode`] writes: a `Message::Text` would look through it once more.
+    /// Puts `text` into the socket's buffer as one message. It is UTF-8, as [`encode`] writes it; a `Message::Text` would check
+    /// that again.
     fn write_text(&mut self) -> Result<(), LinkError> {
         let next = Vec::with_capacity(self.text.len());
         let text = std::mem::replace(&mut self.text, next);
@@ -300,7 +300,7 @@ impl<'a> Link<'a> {
         Ok(self.socket.write(Message::Frame(Frame::message(text, OpCode::Data(Data::Text), true)))?)
     }
 
-    /// Hands bytes to the kernel, and lets go of the lines that are thereby sent.
+    /// Hands bytes to the kernel, and releases the lines that are sent by that.
     fn push(&mut self) -> Result<(), LinkError> {
         if self.socket.get_mut().push()? {
             self.last_progress = Instant::now();
@@ -315,7 +315,7 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
-    /// Lets go of what has arrived, in order: an acknowledgement that comes early waits for those before it.
+    /// Releases arrived lines in order: an early acknowledgement waits for those before it.
     fn release(&mut self) {
         while self.flights.front().is_some_and(|f| f.arrived) {
             if let Some(flight) = self.flights.pop_front() {
@@ -325,7 +325,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Pings, and gives up on a dead connection. Answers how long nothing is to be done.
+    /// Pings, and gives up a dead connection. Returns the time until the next action.
     fn timers(&mut self, now: Instant) -> Result<Duration, LinkError> {
         let busy = self.socket.get_ref().waiting() > 0 || !self.flights.is_empty();
         if !busy {
@@ -348,7 +348,7 @@ impl<'a> Link<'a> {
         Ok(stall.min(heard).min(LOG_PING.saturating_sub(since(self.last_ping))).min(PULSE_SLICE))
     }
 
-    /// Reads what has come in, a turn's worth; true when there may be more, of which the kernel need not know.
+    /// Reads one turn of incoming messages; true if there may be more, which `ppoll` need not see.
     fn read(&mut self) -> Result<bool, LinkError> {
         for _ in 0..LOG_READ_TURN {
             let message = match self.socket.read() {
@@ -362,13 +362,13 @@ impl<'a> Link<'a> {
                 Message::Text(text) => self.heard(text.as_str()),
                 Message::Binary(_) => self.warn_once("a binary message"),
                 Message::Close(frame) => {
-                    // tungstenite has queued the answer; it is sent as far as the socket takes it.
+                    // tungstenite has queued the answer; send as much as the socket takes.
                     let _ = self.socket.flush();
                     let _ = self.socket.get_mut().push();
                     let reason = frame.map(|f| format!("code {}, {:?}", u16::from(f.code), f.reason.as_str()));
                     return Err(LinkError::Closed(reason));
                 }
-                // tungstenite has put the answer behind what waits already.
+                // tungstenite has queued the answer behind the waiting bytes.
                 Message::Ping(_) if self.socket.get_ref().waiting() > LOG_OUT_MOST => return Err(LinkError::Flooded),
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
@@ -376,7 +376,7 @@ impl<'a> Link<'a> {
         Ok(true)
     }
 
-    /// Acts on a server's message. What cannot be read is ignored: the live log is for show, and must not break.
+    /// Acts on a server's message. Ignores an unreadable one: the live log must not break.
     fn heard(&mut self, text: &str) {
         match hear(text.as_bytes()) {
             Heard::Ack(batch) => self.acknowledged(batch),
@@ -397,7 +397,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// One line a connection, or a hostile server would fill the agent's log.
+    /// Logs once per connection, or a hostile server would fill the agent's log.
     fn warn_once(&mut self, what: &str) {
         if !self.warned {
             self.warned = true;
@@ -405,7 +405,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Says goodbye, and waits a moment for the answer, so that the last lines are not cut off by a reset.
+    /// Closes the connection, and waits briefly for the answer, so that a reset does not cut off the last lines.
     fn close(&mut self) {
         let until = Instant::now() + LOG_STOP_CLOSE;
         let _ = self.socket.close(None);

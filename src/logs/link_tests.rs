@@ -1,4 +1,4 @@
-//! One connection by itself: its timers at any moment, and how much it takes in at once.
+//! One connection: its timers at any moment, and how much it reads at once.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -10,7 +10,7 @@ use crate::logs::test_server::settings;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A connection to a server that reads and says nothing; what is known of it is given to `act`.
+/// A connection to a server that reads and sends nothing; `act` gets its state.
 fn linked<T>(act: impl FnOnce(&Shared, &mut Link<'_>) -> T) -> T {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -27,7 +27,7 @@ fn linked<T>(act: impl FnOnce(&Shared, &mut Link<'_>) -> T) -> T {
     act(&shared, &mut link)
 }
 
-/// A job with so many lines of `length` bytes in its buffer.
+/// A job with `lines` lines of `length` bytes in its buffer.
 fn job(shared: &Shared, lines: usize, length: usize) -> Arc<Job> {
     let now = Instant::now();
     let job = Arc::new(Job::new(Id::parse("job_1").expect("an id"), shared.settings.live.buffer_size, now));
@@ -59,7 +59,7 @@ fn a_server_that_acknowledges_nothing_is_given_up_and_not_before() {
         link.fill().expect("encoded");
         link.push().expect("taken by the kernel");
         assert_eq!((link.flights.len(), link.socket.get_ref().waiting()), (1, 0));
-        // A live log that only is quiet is another matter.
+        // A quiet live log is not affected.
         link.last_heard = idle + LOG_WRITE_STALL;
         link.last_progress = idle;
         link.last_ping = link.last_heard;
@@ -78,11 +78,11 @@ fn no_more_is_encoded_than_may_wait_for_the_socket() {
         }
         link.fill().expect("encoded");
         let waiting = link.socket.get_ref().waiting();
-        // A message more, with what is around its lines.
+        // One more message, with the JSON around its lines.
         let most = LOG_OUT_HIGH + LOG_MESSAGE_BYTES * 2;
         assert!((LOG_OUT_HIGH..most).contains(&waiting), "{waiting}");
         assert!(link.flights.iter().all(|flight| flight.lines == LOG_MESSAGE_BYTES / 1000));
-        // What is only for display has no way around that.
+        // Status messages are bounded by it too.
         shared.registry().statuses.extend(std::iter::repeat_n(vec![b'x'; 10_000], LOG_STATUS_QUEUE));
         link.fill().expect("nothing to encode");
         assert_eq!((link.socket.get_ref().waiting(), shared.registry().statuses.len()), (waiting, LOG_STATUS_QUEUE));

@@ -1,22 +1,21 @@
 //! The live log: every line of every job to the backend over one WebSocket, while the job runs.
 //!
-//! It is for people who watch. The result, which is kept elsewhere, is what counts, so the live log never holds a job up
-//! for long: a job that has run for a time T, and B bytes of whose output were taken (64 more for each line), has waited
-//! for it at most **0.5 s + T/20 + B × 60 ns**, and at the end at most what [`JobStream::finish`] is given. A link that
-//! takes nothing costs a job 0.2 s once; while there is no connection nothing waits. What that leaves no time for is
-//! left out, the newest lines first, until half of the job's buffer is free again: counted in
-//! `cronium_log_lines_dropped_total`, said in a `system` line, and visible as a gap in the sequences.
+//! It is for people who watch. The result does not depend on it, so the live log slows a job by a stated bound at most. A
+//! job that has run for a time T, of whose output B bytes were taken (64 more for each line), has waited for it at most
+//! **0.5 s + T/20 + B × 60 ns**, and at the end at most the argument of [`JobStream::finish`]. A link that takes nothing
+//! costs a job 0.2 s once; without a connection nothing waits. Lines that do not fit are left out, the newest first, until
+//! half of the job's buffer is free again. They are counted in `cronium_log_lines_dropped_total`, reported in a `system`
+//! line, and visible as a gap in the sequences.
 //!
 //! ```text
 //! worker: JobStream --lines--> Buffer (a job's, bounded) --in turn--> thread log-streamer: Link --> Socket --> backend
 //! ```
 //!
-//! A line stays in its job's buffer until it is acknowledged (`cronium.logs.v2`), or until the kernel has taken it
-//! (the dialect without subprotocol, which cannot know more). After a lost connection the rest is sent again, with the
-//! same sequences.
+//! A line stays in its job's buffer until it is acknowledged (`cronium.logs.v2`), or until the kernel has taken it (the
+//! dialect without a subprotocol). After a lost connection the rest is sent again, with the same sequences.
 //!
-//! A line that is long in coming is shown before it ends (`cronium.logs.v2` only): with `"partial": true`, and once more,
-//! with the same sequence, when there is more of it or it has ended. A partial line is never waited for nor counted.
+//! A line that does not end is sent early (`cronium.logs.v2` only): with `"partial": true`, and again with the same
+//! sequence when it grows or ends. Nothing waits for a partial line, and it is not counted.
 
 #[cfg(test)]
 mod bound_tests;
@@ -58,20 +57,20 @@ use crate::os::pulse::Pulse;
 use crate::os::threads::{self, Thread};
 use crate::secret::Secret;
 
-/// What the live log needs to know.
+/// Settings of the live log.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `api.wsEndpoint`: `ws://` or `wss://`.
     pub url: String,
     pub token: Secret,
     pub orchestrator_id: String,
-    /// The agent's own version.
+    /// The agent's version.
     pub version: String,
     pub live: LiveLog,
     pub tls: Tls,
 }
 
-/// What the server asks for.
+/// A request of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerEvent {
     /// Stop this job, if it runs here.
@@ -80,14 +79,14 @@ pub enum ServerEvent {
     JobsQueued,
 }
 
-/// What became of a job's lines. `sent` counts the `system` lines about left-out ones too.
+/// The fate of a job's lines. `sent` counts the `system` lines about left-out ones too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flushed {
-    /// Acknowledged, or taken by the kernel where nothing is acknowledged.
+    /// Acknowledged, or taken by the kernel if the dialect has no acknowledgements.
     pub sent: u64,
-    /// Left out since there was no room.
+    /// Left out for lack of room.
     pub dropped: u64,
-    /// Still held when the wait was over, and given up; some may have arrived.
+    /// Given up at the end of the wait; some may have arrived.
     pub unsent: u64,
 }
 
@@ -100,7 +99,7 @@ pub struct ConnectionState {
     pub url: String,
     /// `None` while there is no connection.
     pub connected_since: Option<SystemTime>,
-    /// Of the present connection, or the last.
+    /// Of the present or last connection.
     pub dialect: Option<Dialect>,
     /// Why there is, or was, no connection.
     pub last_error: Option<String>,
@@ -108,11 +107,11 @@ pub struct ConnectionState {
     pub reconnects: u64,
 }
 
-/// The way to the live log; clones share it.
+/// A handle to the live log; clones share it.
 #[derive(Debug, Clone)]
 pub struct LogStreamer(Option<Arc<Shared>>);
 
-/// What the handles and the thread share.
+/// State that handles and thread share.
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
@@ -139,8 +138,8 @@ struct State {
 }
 
 impl LogStreamer {
-    /// Starts the thread `log-streamer`, which connects by itself and again. `on_event` is called on that thread and
-    /// must not wait; `pulse` is touched by it. Fails on a URL, token or TLS file that cannot be used, and when no thread can be had.
+    /// Starts the thread `log-streamer`, which connects and reconnects. It calls `on_event`, which must not wait, and touches
+    /// `pulse`. Fails on a URL, token or TLS file that cannot be used, and if no thread can be started.
     pub fn start(
         settings: Settings,
         pulse: Pulse,
@@ -168,12 +167,12 @@ impl LogStreamer {
         Self(None)
     }
 
-    /// Begins a job's stream; its first line gets sequence 1.
+    /// Starts a job's stream; its first line gets sequence 1.
     pub fn open(&self, job: &Id) -> JobStream {
         self.open_after(job, 0)
     }
 
-    /// Goes on with the stream of a job of which an earlier agent sent lines up to the number `sequence`.
+    /// Resumes the stream of a job whose lines an earlier agent sent up to the number `sequence`.
     pub fn open_after(&self, job: &Id, sequence: u64) -> JobStream {
         JobStream::new(self.0.as_ref().map(|shared| {
             let job = Job::new(job.clone(), shared.settings.live.buffer_size, Instant::now());
@@ -184,7 +183,7 @@ impl LogStreamer {
         }))
     }
 
-    /// Tells a watcher a job's status where the server knows the v2 dialect; left out while there is no connection.
+    /// Sends a job's status to its watchers, if the server speaks v2 and is connected.
     pub fn status(&self, job: &Id, status: &str, at: SystemTime, details: Option<&str>) {
         let Some(shared) = self.0.as_ref().filter(|shared| shared.connected()) else { return };
         let message = encode::status(job.as_str(), status, at, details);
@@ -196,12 +195,12 @@ impl LogStreamer {
         shared.waker.wake();
     }
 
-    /// How the connection is.
+    /// The connection's state.
     pub fn connection(&self) -> ConnectionState {
         self.0.as_ref().map(|shared| shared.state().told.clone()).unwrap_or_default()
     }
 
-    /// Ends the thread: what is buffered is sent, bounded, then the connection is closed; under 2 s in all.
+    /// Ends the thread: it sends buffered lines within a bound, then closes the connection; under 2 s in all.
     pub fn stop(&self) {
         if let Some(shared) = &self.0 {
             shared.stop.store(true, Ordering::Release);
@@ -268,7 +267,7 @@ impl Shared {
     fn down(&self, error: &LinkError) {
         metrics::websocket_connected(false);
         let mut state = self.state();
-        // In this order: who sees that the connection is lost must not see when the one before was.
+        // In this order: a reader that sees the lost connection must not see the time of the one before.
         state.down_since = Instant::now();
         self.connected.store(false, Ordering::Release);
         state.told.connected_since = None;
@@ -286,7 +285,7 @@ impl Shared {
         }
     }
 
-    /// A try to connect failed. The same reason again and again is told once.
+    /// Notes a failed try to connect. The same reason is logged once.
     fn failed(&self, error: &LinkError) {
         if matches!(error, LinkError::Stopped) {
             return;

@@ -1,9 +1,9 @@
-//! How long a job may wait for the live log: a budget, so that a slow link costs a job a stated bound and no more.
+//! How long a job may wait for the live log: a budget, so that a slow link costs a job at most a stated bound.
 //!
-//! Pure: the present moment is an argument. A job that has run for a time T, and of whose output the link has taken B bytes
-//! (each line counted with [`LOG_LINE_OVERHEAD`](crate::limits::LOG_LINE_OVERHEAD)), has waited at most
-//! [`LOG_WAIT_CAP`] + T / [`LOG_WAIT_SHARE`] + B × [`LOG_WAIT_NANOS_A_BYTE`] ns. The last part is what tells a prompt link
-//! that a burst has outrun, where waiting a little loses nothing, from a slow one, where lines are left out instead.
+//! Pure: the present moment is an argument. A job that has run for a time T, of whose output the link has taken B bytes
+//! (each line plus [`LOG_LINE_OVERHEAD`](crate::limits::LOG_LINE_OVERHEAD)), has waited at most
+//! [`LOG_WAIT_CAP`] + T / [`LOG_WAIT_SHARE`] + B × [`LOG_WAIT_NANOS_A_BYTE`] ns. The last part distinguishes a prompt link
+//! in a burst, where a short wait saves lines, from a slow link, where lines are left out instead.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ impl Patience {
         Self { left: LOG_WAIT_CAP, counted_to: now }
     }
 
-    /// The link took `bytes` of this job's.
+    /// The link took `bytes` of this job.
     pub(super) fn taken(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let earned = Duration::from_nanos(u64::from(bytes) * u64::from(LOG_WAIT_NANOS_A_BYTE));
@@ -34,8 +34,8 @@ impl Patience {
         self.left = self.left.saturating_sub(waited);
     }
 
-    /// How long it may wait now, given when the link last took something: zero when the budget is spent or the link
-    /// stands still.
+    /// How long it may wait now, given when the link last took bytes: zero if the budget is spent or the link stands
+    /// still.
     pub(super) fn allowance(&mut self, now: Instant, last_progress: Instant) -> Duration {
         let elapsed = now.saturating_duration_since(self.counted_to);
         self.counted_to = now;
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(patience.allowance(much_later, much_later), LOG_STALL);
         patience.spend(LOG_WAIT_CAP);
         assert_eq!(patience.allowance(much_later, much_later), Duration::ZERO);
-        // What the link takes saves up no more, whenever it is spent.
+        // Bytes that the link takes do not raise the budget beyond the cap.
         patience.taken(usize::MAX);
         patience.spend(LOG_WAIT_CAP);
         assert_eq!(patience.allowance(much_later, much_later), Duration::ZERO);

@@ -1,7 +1,7 @@
-//! The bytes below WebSocket: a non-blocking TCP socket, TLS or not, with an outgoing buffer of our own.
+//! The bytes below WebSocket: a non-blocking TCP socket, with or without TLS, with our outgoing buffer.
 //!
-//! tungstenite writes its frames into that buffer and never meets a full socket, so that it is known to the byte what
-//! the kernel has taken: in the dialect without acknowledgements that is what "sent" means.
+//! tungstenite writes its frames into that buffer and never meets a full socket. So it is known to the byte what the
+//! kernel has taken; in the dialect without acknowledgements that counts as sent.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -11,17 +11,17 @@ use rustls::ClientConnection;
 
 use crate::os::poll::Watch;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Socket {
     tcp: TcpStream,
     tls: Option<Box<ClientConnection>>,
     out: Vec<u8>,
-    /// The first `gone` bytes of `out` have been handed on.
+    /// The first `gone` bytes of `out` were handed on.
     gone: usize,
     /// Bytes ever put into `out`.
     accepted: u64,
-    /// Of those, bytes that the kernel has taken (under TLS: whose records it has taken whole).
+    /// Of those, the bytes that the kernel has taken (under TLS: in whole records).
     written: u64,
 }
 
@@ -36,7 +36,7 @@ impl Socket {
         self.accepted
     }
 
-    /// Of [`Socket::accepted`], what has left this process.
+    /// The part of [`Socket::accepted`] that has left this process.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
@@ -46,7 +46,7 @@ impl Socket {
         self.out.len() - self.gone
     }
 
-    /// To be waited for: readable always, writable when something waits.
+    /// The events to wait for: readable always, writable if bytes wait.
     pub(super) fn watch(&self) -> Watch<'_> {
         let writable = self.waiting() > 0 || self.tls.as_ref().is_some_and(|tls| tls.wants_write());
         Watch::new(self.tcp.as_fd(), writable)
@@ -104,7 +104,7 @@ impl Socket {
     }
 }
 
-/// What went wrong in TLS, and which key of the configuration may be the reason.
+/// A TLS error, with the configuration key that may be the reason.
 fn tls_problem(error: &rustls::Error) -> String {
     use rustls::{AlertDescription as Alert, CertificateError, Error};
     let advice = match error {
@@ -120,7 +120,7 @@ fn tls_problem(error: &rustls::Error) -> String {
     format!("TLS: {error}{advice}")
 }
 
-/// `None` when the socket is full, or a signal came in between.
+/// `None` if the socket is full, or a signal interrupted.
 fn unless_full(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(n) => Ok(Some(n)),
@@ -141,7 +141,7 @@ impl Read for Socket {
                 return Ok(0);
             }
             if let Err(e) = tls.process_new_packets() {
-                // The alert that says why is for the other side; the reason stays the error.
+                // Sends the alert to the other side; the error stays the reason.
                 let _ = tls.write_tls(&mut self.tcp);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, tls_problem(&e)));
             }

@@ -1,4 +1,4 @@
-//! A WebSocket server that a test plays by hand, and an agent's live log connected to it. Every wait is bounded.
+//! A WebSocket server that a test controls, and an agent's live log connected to it. Every wait is bounded.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ use crate::os::scratch::Scratch;
 use crate::os::threads::Thread;
 use crate::secret::Secret;
 
-/// No wait of a test is longer.
+/// The longest wait of a test.
 pub(super) const WAIT: Duration = Duration::from_secs(5);
 
 /// An agent's live log; stopped and joined when dropped.
@@ -63,7 +63,7 @@ impl Client {
         self.log.open(&Id::parse("job_1").expect("an id"))
     }
 
-    /// Stops the thread; how long that took.
+    /// Stops the thread; returns the time that it took.
     pub(super) fn stop(&mut self) -> Duration {
         let begun = Instant::now();
         self.log.stop();
@@ -73,7 +73,7 @@ impl Client {
         begun.elapsed()
     }
 
-    /// Waits until the last error contains `part`; the whole of it.
+    /// Waits until the last error contains `part`; returns the error.
     pub(super) fn fails_with(&self, part: &str) -> String {
         let mut said = String::new();
         eventually(part, || {
@@ -214,7 +214,7 @@ impl Peer {
         matches!(self.socket.read(), Ok(Message::Pong(_)))
     }
 
-    /// Reads and acknowledges until all of `last` has come; the entries.
+    /// Reads and acknowledges until `last` has come; returns the entries.
     pub(super) fn take_to(&mut self, last: u64) -> Vec<Value> {
         let mut all = Vec::new();
         loop {
@@ -227,7 +227,7 @@ impl Peer {
         }
     }
 
-    /// Acknowledges all that comes, each after `pause`, until the connection ends; on a thread. How many lines that were.
+    /// Acknowledges each message after `pause` until the connection ends, on a thread; returns the number of lines.
     pub(super) fn ack_all(mut self, pause: Duration) -> std::thread::JoinHandle<u64> {
         std::thread::spawn(move || {
             let mut lines = 0;

@@ -125,7 +125,7 @@ fn a_server_that_stops_reading_slows_no_job_and_is_told_what_it_missed() {
         job.line(Stream::Stdout, &line, SystemTime::now());
     }
     job.settle();
-    // Nothing is acknowledged: one stall, and the machine's time to print 20 MB.
+    // Nothing is acknowledged: one stall, plus the time to print 20 MB.
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let taker = std::thread::spawn(move || peer.take_to(20_001));
     let flushed = job.finish(WAIT);
@@ -149,7 +149,7 @@ fn cancel_and_jobs_are_heard() {
     assert_eq!(client.events.recv_timeout(WAIT), Ok(ServerEvent::JobsQueued));
 }
 
-/// Writes a frame right behind the answer to the upgrade, so that both come in at once.
+/// Writes a frame right behind the answer to the upgrade, so that both arrive at once.
 struct Hasty(TcpStream, Vec<u8>);
 
 impl Read for Hasty {
@@ -262,7 +262,7 @@ fn a_refused_token_is_said_and_not_tried_again_at_once() {
 
 #[test]
 fn the_end_is_bounded_with_a_dead_server() {
-    // One that accepted and fell silent before the upgrade, and one that never acknowledges.
+    // One server accepts and is silent before the upgrade, one never acknowledges.
     let (server, mut client) = pair();
     let _silent = server.tcp();
     assert!(client.stop() < Duration::from_secs(2));
@@ -389,5 +389,5 @@ fn a_live_log_that_gets_on_touches_its_pulse_and_one_whose_listener_hangs_does_n
     assert_eq!(client.events.recv_timeout(WAIT), Ok(ServerEvent::JobsQueued));
     assert_eq!(watch(longest * 5), Err("live log"), "its listener hangs");
     hold.send(()).expect("it listens");
-    eventually("it gets on", || pulses.healthy(Instant::now()).is_ok());
+    eventually("it makes progress", || pulses.healthy(Instant::now()).is_ok());
 }

@@ -1,4 +1,4 @@
-//! Whom the live log trusts over `wss`, and who it says it is.
+//! TLS of the live log over `wss`: trusted authorities, and the client certificate.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::config::types::Tls;
 /// Why no TLS configuration could be made.
 #[derive(Debug)]
 pub enum TlsError {
-    /// A file could not be read, or holds no such PEM section; the configuration's key, the file.
+    /// A file could not be read, or holds no such PEM section; the configuration key, the file.
     Pem { key: &'static str, path: PathBuf, source: pem::Error },
     /// A file was read and holds no certificate.
     Empty { key: &'static str, path: PathBuf },
@@ -21,7 +21,7 @@ pub enum TlsError {
     Root { path: PathBuf, source: rustls::Error },
     /// `certFile` and `keyFile` do not make a client certificate, or only one of them is given.
     Client(Option<rustls::Error>),
-    /// The library refuses its own defaults.
+    /// The library refuses its defaults.
     Library(rustls::Error),
 }
 
@@ -59,8 +59,8 @@ impl std::error::Error for TlsError {
     }
 }
 
-/// The client side of TLS as `security.tls` wants it. With a `caFile`, its certificates are the only roots: an operator
-/// who names one wants no other authority to vouch for the backend. Without, the bundled public roots.
+/// The client side of TLS by `security.tls`. With a `caFile`, its certificates are the only roots: no other authority may
+/// vouch for the backend. Without one, the bundled public roots.
 pub fn tls_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     let given = |file: &Option<PathBuf>| file.clone().filter(|_| tls.enabled);
     let mut roots = RootCertStore::empty();

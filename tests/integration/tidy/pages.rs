@@ -335,7 +335,6 @@ const NOT_YET: &[&str] = &[
     "src/health/",
     "src/jobs/",
     "src/limits",
-    "src/logs/",
     "src/metrics/",
     "src/os/",
     "src/policy/",
