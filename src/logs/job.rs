@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::buffer::{Buffer, Numbers, Origin};
-use super::patience::Patience;
+use super::wait_budget::WaitBudget;
 use super::{Dialect, Flushed, Shared};
 use crate::job::Id;
 use crate::limits::{LOG_FINISH_STALL, LOG_LOCAL_BYTES, LOG_LOCAL_LINES};
@@ -23,7 +23,7 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub buffer: Buffer,
-    patience: Patience,
+    wait_budget: WaitBudget,
     /// When the link last took bytes of this job.
     progress: Instant,
     /// The worker waits for room.
@@ -41,8 +41,8 @@ impl Inner {
 
 impl Job {
     pub(super) fn new(id: Id, lines: usize, now: Instant) -> Self {
-        let (buffer, patience) = (Buffer::new(lines), Patience::new(now));
-        let inner = Inner { buffer, patience, progress: now, waiting: false, finishing: false };
+        let (buffer, wait_budget) = (Buffer::new(lines), WaitBudget::new(now));
+        let inner = Inner { buffer, wait_budget, progress: now, waiting: false, finishing: false };
         Self { id, inner: Mutex::new(inner), room: Condvar::new() }
     }
 
@@ -54,7 +54,7 @@ impl Job {
     pub(super) fn arrived(&self, lines: usize, at: SystemTime, now: Instant) {
         let mut inner = self.lock();
         let freed = inner.buffer.release(lines, at, now);
-        inner.patience.taken(freed);
+        inner.wait_budget.taken(freed);
         inner.progress = now;
         // Waking the worker at each acknowledgement would cost more than the work.
         if (inner.waiting && inner.buffer.half_empty()) || (inner.finishing && inner.buffer.is_empty()) {
@@ -92,7 +92,7 @@ impl Job {
                 return (inner, false);
             }
             let progress = inner.progress.max(begun);
-            let may = inner.patience.allowance(now, progress);
+            let may = inner.wait_budget.allowance(now, progress);
             if may.is_zero() {
                 return (inner, false);
             }
@@ -101,7 +101,7 @@ impl Job {
             inner = self.room.wait_timeout(inner, may).unwrap_or_else(PoisonError::into_inner).0;
             inner.waiting = false;
             let woken = Instant::now();
-            inner.patience.spend(woken - now);
+            inner.wait_budget.spend(woken - now);
             now = woken;
         }
     }

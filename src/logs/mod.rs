@@ -25,13 +25,13 @@ mod encode;
 mod error;
 mod job;
 mod link;
-mod patience;
 mod socket;
 #[cfg(test)]
 mod test_server;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod wait_budget;
 
 use std::collections::VecDeque;
 use std::io;

@@ -11,12 +11,12 @@ use crate::limits::{LOG_STALL, LOG_WAIT_CAP, LOG_WAIT_NANOS_A_BYTE, LOG_WAIT_SHA
 
 /// The waiting time that one job has left.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct WaitBudget {
     left: Duration,
     counted_to: Instant,
 }
 
-impl Patience {
+impl WaitBudget {
     /// A new job's budget.
     pub(super) fn new(now: Instant) -> Self {
         Self { left: LOG_WAIT_CAP, counted_to: now }
@@ -53,27 +53,27 @@ mod tests {
     #[test]
     fn a_link_that_stands_still_is_waited_for_no_longer_than_a_stall() {
         let begun = Instant::now();
-        let mut patience = Patience::new(begun);
-        assert_eq!(patience.allowance(begun, begun), LOG_STALL);
-        assert_eq!(patience.allowance(begun + LOG_STALL - MS, begun), MS);
-        assert_eq!(patience.allowance(begun + LOG_STALL, begun), Duration::ZERO);
-        assert_eq!(patience.allowance(begun + LOG_STALL * 50, begun), Duration::ZERO);
+        let mut budget = WaitBudget::new(begun);
+        assert_eq!(budget.allowance(begun, begun), LOG_STALL);
+        assert_eq!(budget.allowance(begun + LOG_STALL - MS, begun), MS);
+        assert_eq!(budget.allowance(begun + LOG_STALL, begun), Duration::ZERO);
+        assert_eq!(budget.allowance(begun + LOG_STALL * 50, begun), Duration::ZERO);
     }
 
     #[test]
     fn a_trickling_link_costs_the_bound_and_no_more() {
         // It takes one line of 80 bytes every 10 ms; the job waits whenever it may, over a minute.
         let begun = Instant::now();
-        let mut patience = Patience::new(begun);
+        let mut budget = WaitBudget::new(begun);
         let mut waited = Duration::ZERO;
         let mut now = begun;
         let mut bytes = 0u32;
         while now < begun + MS * 60_000 {
-            let may = patience.allowance(now, now).min(10 * MS);
-            patience.spend(may);
+            let may = budget.allowance(now, now).min(10 * MS);
+            budget.spend(may);
             waited += may;
             now += 10 * MS;
-            patience.taken(144);
+            budget.taken(144);
             bytes += 144;
         }
         let bound = LOG_WAIT_CAP
@@ -87,33 +87,33 @@ mod tests {
     fn a_prompt_link_is_always_waited_for() {
         // A source without end against a link of 125,000 lines of 80 bytes a second: 50 lines every 400 us.
         let begun = Instant::now();
-        let mut patience = Patience::new(begun);
+        let mut budget = WaitBudget::new(begun);
         let mut now = begun;
         for _ in 0..20_000 {
             let step = Duration::from_micros(400);
-            assert!(patience.allowance(now, now) >= step);
-            patience.spend(step);
+            assert!(budget.allowance(now, now) >= step);
+            budget.spend(step);
             now += step;
-            patience.taken(50 * 144);
+            budget.taken(50 * 144);
         }
     }
 
     #[test]
     fn idle_time_saves_up_to_the_cap_only() {
         let begun = Instant::now();
-        let mut patience = Patience::new(begun);
-        patience.spend(LOG_WAIT_CAP);
-        assert_eq!(patience.allowance(begun, begun), Duration::ZERO);
+        let mut budget = WaitBudget::new(begun);
+        budget.spend(LOG_WAIT_CAP);
+        assert_eq!(budget.allowance(begun, begun), Duration::ZERO);
         let later = begun + 1000 * MS;
-        assert_eq!(patience.allowance(later, later), 1000 * MS / LOG_WAIT_SHARE);
+        assert_eq!(budget.allowance(later, later), 1000 * MS / LOG_WAIT_SHARE);
         let much_later = begun + Duration::from_secs(86_400);
-        patience.taken(usize::MAX);
-        assert_eq!(patience.allowance(much_later, much_later), LOG_STALL);
-        patience.spend(LOG_WAIT_CAP);
-        assert_eq!(patience.allowance(much_later, much_later), Duration::ZERO);
+        budget.taken(usize::MAX);
+        assert_eq!(budget.allowance(much_later, much_later), LOG_STALL);
+        budget.spend(LOG_WAIT_CAP);
+        assert_eq!(budget.allowance(much_later, much_later), Duration::ZERO);
         // Bytes that the link takes do not raise the budget beyond the cap.
-        patience.taken(usize::MAX);
-        patience.spend(LOG_WAIT_CAP);
-        assert_eq!(patience.allowance(much_later, much_later), Duration::ZERO);
+        budget.taken(usize::MAX);
+        budget.spend(LOG_WAIT_CAP);
+        assert_eq!(budget.allowance(much_later, much_later), Duration::ZERO);
     }
 }
