@@ -157,6 +157,22 @@ fn the_security_page_is_true() {
     }
 }
 
+/// Rows of a page's tables of endings that name no test.
+fn untested(page: &str) -> Vec<&str> {
+    let tables = page.split_once("\n## The table\n").map_or("", |(_, rest)| rest);
+    let rows = tables.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 3);
+    rows.filter(|line| !line.starts_with("| what happens") && !line.starts_with("| ---") && !line.contains("::"))
+        .collect()
+}
+
+#[test]
+fn every_ending_has_its_test() {
+    let page = text("docs/endings.md");
+    assert_eq!(untested(&page), Vec::<&str>::new());
+    assert!(page.matches("| `ssh_endings::").count() >= 10, "the page says little");
+    assert_eq!(untested(&page.replace("`ssh_endings::a_silent_session", "`a_silent_session")).len(), 1);
+}
+
 /// Every page for people, by its path.
 fn pages() -> Vec<(String, String)> {
     let top = std::fs::read_dir(root()).expect("the root can be listed").map(|entry| entry.expect("an entry").path());
