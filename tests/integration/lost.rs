@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cronium_agent::wire::crc32;
-use cronium_dev_backend::{DevBackend, JobRow};
+use cronium_dev_backend::JobRow;
 use serde_json::json;
 
 use crate::engine_proxy::{Break, Proxy};
@@ -31,25 +31,22 @@ const LOSSES: [Loss; 3] = [
     }),
 ];
 
-fn begun(backend: &DevBackend, id: &str) {
-    eventually("some lines", || backend.lines(id).len() > 5);
-}
-
 /// The row of a job whose report is all the script's own.
 fn none_of_ours(row: &JobRow) {
     assert!(!stderr(row).contains("cronium"), "{}", stderr(row));
 }
 
-#[test]
-fn a_script_whose_page_is_lost_goes_on_and_every_line_comes() {
+/// Loses the page of a script that runs, in each way, after a kill of its agent and `meanwhile`: the next agent reports all.
+fn loses_nothing(meanwhile: fn(&Agent)) {
     let _machine = shared();
     for (what, lose) in LOSSES {
         let backend = backend();
         let mut agent = Agent::start(&backend, &[]);
         let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
-        begun(&backend, &id);
+        eventually("some lines", || backend.lines(&id).len() > 5);
         agent.signal("KILL");
         agent.wait(LONG);
+        meanwhile(&agent);
         lose(&page(&agent, &id));
         let agent = agent.again(&backend, &[]);
         let row = finished(&backend, &id);
@@ -61,25 +58,16 @@ fn a_script_whose_page_is_lost_goes_on_and_every_line_comes() {
 }
 
 #[test]
+fn a_script_whose_page_is_lost_goes_on_and_every_line_comes() {
+    loses_nothing(|_| {});
+}
+
+#[test]
 fn a_script_whose_page_is_lost_and_that_ended_meanwhile_is_told_by_its_own_end() {
-    let _machine = shared();
-    for (what, lose) in LOSSES {
-        let backend = backend();
-        let mut agent = Agent::start(&backend, &[]);
-        let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
-        begun(&backend, &id);
-        agent.signal("KILL");
-        agent.wait(LONG);
+    loses_nothing(|agent| {
         let filter = format!("label=cronium.agent.id={}", agent.id);
         eventually("the script has ended", || docker(&["ps", "-q", "--filter", &filter]).is_empty());
-        lose(&page(&agent, &id));
-        let agent = agent.again(&backend, &[]);
-        let row = finished(&backend, &id);
-        whole(&backend, &row);
-        none_of_ours(&row);
-        assert_eq!(row.claims, 1, "{what}");
-        agent.stop();
-    }
+    });
 }
 
 /// Puts another container in the place of the agent's one: the same name and labels but those named, this command.

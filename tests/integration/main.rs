@@ -65,6 +65,8 @@ mod shutdown;
 mod ssh;
 /// Host certificates, and every class of algorithms.
 mod ssh_algorithms;
+/// The circuit breaker of a server.
+mod ssh_breakers;
 /// How a session can end, and what may be said of the script then.
 mod ssh_endings;
 /// What is left on a server when a script has ended, and an agent that is killed then.

@@ -173,6 +173,20 @@ impl Drop for Attacker {
     }
 }
 
+/// Folders for what an attacker leaves, and for the places that are fought for.
+fn field() -> (Folder, Folder) {
+    let (marks, folder) = (Folder::new(), Folder::new());
+    mode(marks.path(), 0o777);
+    mode(folder.path(), 0o755);
+    (marks, folder)
+}
+
+/// Fails if a script of an attacker's ran.
+fn no_mark(marks: &Path) {
+    let hijacked = std::fs::read_to_string(marks.join("hijacked")).unwrap_or_default();
+    assert_eq!(hijacked, "", "a script of the attacker's ran");
+}
+
 /// Runs jobs against an attacker; each either runs its own script or is refused, and nothing else ever runs.
 fn race(rig: &Rig, details: &Value, place: &Path, marks: &Path, rounds: usize) -> (usize, usize) {
     let (mut ran, mut refused) = (0, 0);
@@ -197,8 +211,7 @@ fn race(rig: &Rig, details: &Value, place: &Path, marks: &Path, rounds: usize) -
                 }
             }
         }
-        let hijacked = std::fs::read_to_string(marks.join("hijacked")).unwrap_or_default();
-        assert_eq!(hijacked, "", "a script of the attacker's ran");
+        no_mark(marks);
         // The next batch finds no place, so that its making is raced for too.
         let _ = std::fs::remove_dir_all(place);
     }
@@ -208,10 +221,7 @@ fn race(rig: &Rig, details: &Value, place: &Path, marks: &Path, rounds: usize) -
 #[test]
 fn another_user_who_races_for_the_place_of_a_login_gains_nothing() {
     let _machine = shared();
-    let marks = Folder::new();
-    mode(marks.path(), 0o777);
-    let folder = Folder::new();
-    mode(folder.path(), 0o755);
+    let (marks, folder) = field();
     let sticky = folder.path().join("sticky");
     make(&sticky, 0, 0o1777);
     let rig = Rig::start(&[
@@ -230,10 +240,7 @@ fn another_user_who_races_for_the_place_of_a_login_gains_nothing() {
 #[test]
 fn another_user_who_owns_a_sticky_place_or_races_in_roots_own_gains_nothing() {
     let _machine = shared();
-    let marks = Folder::new();
-    mode(marks.path(), 0o777);
-    let folder = Folder::new();
-    mode(folder.path(), 0o755);
+    let (marks, folder) = field();
     // As `/tmp`: anybody may make entries in it, and nobody may change those of others.
     let sticky = folder.path().join("sticky");
     make(&sticky, 0, 0o1777);
@@ -296,10 +303,7 @@ fn starts(login: u32, place: &Path, rounds: usize, worker: usize) -> (usize, usi
 #[test]
 fn thousands_of_starts_beside_an_attacker_run_their_own_script_or_none() {
     let _machine = shared();
-    let marks = Folder::new();
-    mode(marks.path(), 0o777);
-    let folder = Folder::new();
-    mode(folder.path(), 0o755);
+    let (marks, folder) = field();
     for login in [0, 54321] {
         let places = [0, 1].map(|worker| {
             let sticky = folder.path().join(format!("sticky-{login}-{worker}"));
@@ -313,8 +317,7 @@ fn thousands_of_starts_beside_an_attacker_run_their_own_script_or_none() {
             [start(0), start(1)].into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
         drop(attacker);
-        let hijacked = std::fs::read_to_string(marks.path().join("hijacked")).unwrap_or_default();
-        assert_eq!(hijacked, "", "a script of the attacker's ran as {login}");
+        no_mark(marks.path());
         let ran: usize = counts.iter().map(|(ran, _)| ran).sum();
         eprintln!("login {login}: {ran} of 1000 starts ran, the others were refused");
         assert!(ran > 0, "nothing ran at all");

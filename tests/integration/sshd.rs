@@ -6,14 +6,19 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Folder, LONG, eventually, free_port};
 use crate::sshd_faults::{Network, Process, SmallDisk, end, processes, signal, sweep};
+
+mod keys;
+mod users;
+
+pub use keys::{Key, make_key};
+pub use users::remove_user;
 
 const SSHD: &str = "/usr/sbin/sshd";
 /// All kinds of host keys that a server of today offers.
@@ -64,13 +69,6 @@ impl Default for Options<'_> {
     }
 }
 
-/// A client's private key.
-pub struct Key {
-    pub path: PathBuf,
-    pub text: String,
-    pub public: String,
-}
-
 /// One server, ended with all of its sessions when it is dropped.
 pub struct Sshd {
     listener: Option<Child>,
@@ -100,7 +98,7 @@ impl Sshd {
         let folder = Folder::new();
         let network = options.network.then(Network::new);
         let host = network.as_ref().map_or(options.address.to_owned(), |network| network.guest.clone());
-        let (user, uid) = add_user(folder.path(), options);
+        let (user, uid) = users::add_user(folder.path(), options);
         let key = make_key(folder.path(), "client", &["-t", "ed25519"], "");
         let mut server = Self {
             listener: None,
@@ -169,73 +167,6 @@ impl Sshd {
         let path = self.path("authorized_keys");
         let before = fs::read_to_string(&path).unwrap_or_default();
         fs::write(path, format!("{before}{public}\n")).expect("authorized_keys");
-    }
-
-    /// Makes a key that is let in. `kind` are arguments of `ssh-keygen`, such as `-t rsa -m PEM`.
-    pub fn client_key(&self, kind: &[&str], passphrase: &str) -> Key {
-        let key = make_key(self.folder.path(), &crate::harness::unique("key"), kind, passphrase);
-        self.authorize(&key.public);
-        key
-    }
-
-    // ---- host keys ----
-
-    fn make_host_keys(&self) {
-        for kind in &self.host_keys {
-            make_key(self.folder.path(), &format!("host_{kind}"), &["-t", kind], "");
-        }
-    }
-
-    /// Gives it other host keys of the same kinds; they count from the next start.
-    pub fn change_host_keys(&self) {
-        for kind in &self.host_keys {
-            fs::remove_file(self.path(&format!("host_{kind}"))).expect("the old host key");
-        }
-        self.make_host_keys();
-    }
-
-    /// Makes an authority and has it sign each host key, as `ssh-keygen -s` does for whole fleets.
-    fn sign_host_keys(&self) {
-        let authority = make_key(self.folder.path(), "authority", &["-t", "ed25519"], "");
-        for kind in &self.host_keys {
-            let mut command = Command::new("ssh-keygen");
-            command.args(["-q", "-s"]).arg(&authority.path).args(["-I", "host", "-h", "-n", &self.host]);
-            output(command.arg(self.path(&format!("host_{kind}.pub"))));
-        }
-    }
-
-    /// The line by which OpenSSH's own client trusts all hosts of the authority.
-    pub fn authority_line(&self) -> String {
-        let key = fs::read_to_string(self.path("authority.pub")).expect("an authority");
-        format!("@cert-authority * {}", key.trim())
-    }
-
-    /// The name under which its keys are known.
-    pub fn known_name(&self) -> String {
-        if self.port == 22 { self.host.clone() } else { format!("[{}]:{}", self.host, self.port) }
-    }
-
-    /// The line of a known_hosts file for its host key of this kind.
-    pub fn known_hosts_line(&self, kind: &str) -> String {
-        format!("{} {}", self.known_name(), self.public_host_key(kind))
-    }
-
-    /// Lines for all of its host keys.
-    pub fn known_hosts(&self) -> String {
-        self.host_keys.iter().map(|kind| self.known_hosts_line(kind) + "\n").collect()
-    }
-
-    /// Kind and base64 of a host key, without a comment.
-    pub fn public_host_key(&self, kind: &str) -> String {
-        let text = fs::read_to_string(self.path(&format!("host_{kind}.pub"))).expect("a host key");
-        text.split(' ').take(2).collect::<Vec<_>>().join(" ").trim().to_owned()
-    }
-
-    /// `SHA256:…` of a host key.
-    pub fn fingerprint(&self, kind: &str) -> String {
-        let path = self.path(&format!("host_{kind}.pub"));
-        let text = output(Command::new("ssh-keygen").arg("-lf").arg(path));
-        text.split(' ').nth(1).expect("a fingerprint").to_owned()
     }
 
     // ---- start and end ----
@@ -472,15 +403,6 @@ pub fn output(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
-/// Makes a key pair in a folder, readable to its owner alone.
-pub fn make_key(folder: &Path, name: &str, kind: &[&str], passphrase: &str) -> Key {
-    let path = folder.join(name);
-    output(Command::new("ssh-keygen").args(["-q", "-C", "test", "-N", passphrase, "-f"]).arg(&path).args(kind));
-    let read = |path: &Path| fs::read_to_string(path).expect("the key");
-    let public = read(&folder.join(format!("{name}.pub"))).trim().to_owned();
-    Key { text: read(&path), public, path }
-}
-
 /// The processes of sshd below a listener, parents first.
 fn sessions_below(listener: u32) -> Vec<u32> {
     let all = processes();
@@ -513,44 +435,6 @@ fn knows_penalties() -> bool {
         let said = Command::new(SSHD).args(["-t", "-f", "/dev/null", "-o", "PerSourcePenalties=no"]).output();
         !String::from_utf8_lossy(&said.expect("sshd").stderr).contains("PerSourcePenalties")
     })
-}
-
-/// The files of users are locked by whoever changes them.
-static USERS: Mutex<()> = Mutex::new(());
-
-fn add_user(folder: &Path, options: &Options<'_>) -> (String, u32) {
-    let _lock = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let user = crate::harness::unique("cs");
-    let home = folder.join("home");
-    fs::create_dir(&home).expect("home");
-    let mut command = Command::new("useradd");
-    // The star is no password, but unlike the usual mark it does not lock the account.
-    command.args(["-M", "-N", "-p", "*", "-s", options.shell, "-d"]).arg(&home).arg(&user);
-    // Another run of the tests may hold the lock.
-    eventually("useradd", || command.output().expect("useradd; apt-get install passwd").status.success());
-    if options.password {
-        let line = format!("{user}:{PASSWORD}");
-        eventually("chpasswd", || {
-            let mut child = Command::new("chpasswd").stdin(Stdio::piped()).spawn().expect("chpasswd");
-            std::io::Write::write_all(&mut child.stdin.take().expect("stdin"), line.as_bytes()).expect("write");
-            child.wait().expect("wait").success()
-        });
-    }
-    output(Command::new("chown").arg(&user).arg(&home));
-    fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("mode");
-    let uid = output(Command::new("id").args(["-u", &user])).parse().expect("a number");
-    (user, uid)
-}
-
-pub fn remove_user(user: &str) {
-    let _lock = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-    for _ in 0..10 {
-        let output = Command::new("userdel").arg(user).output();
-        if output.is_ok_and(|output| matches!(output.status.code(), Some(0 | 6))) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// A listener that takes connections into the kernel's queue and never says a word.
