@@ -11,8 +11,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::api;
 use crate::job::{Id, Server};
-use crate::jobs::conclude::Unreported;
 use crate::jobs::context::JobContext;
+use crate::jobs::ending::Unreported;
 use crate::limits;
 use crate::os::clock;
 use crate::os::stop::Stop;

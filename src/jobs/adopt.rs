@@ -8,14 +8,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::config::types::ResourceSet;
-use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
-use crate::job::{Claim, Job, Kind, Language, Resources, Script, Server};
-use crate::jobs::conclude::{Left, Life, Unreported, broken, conclude, deliver, ended, guarded, unrun};
+use crate::executors::{Control, End, Lost, Prepared, Remains};
+use crate::job::{Kind, Server};
+use crate::jobs::conclude::{broken, conclude, deliver, ended, guarded, unrun};
 use crate::jobs::context::JobContext;
+use crate::jobs::ending::{Left, Life, Unreported};
 use crate::jobs::fanout;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
+use crate::jobs::reattach::{Waits, asked, facts_of, login, task_of};
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::record::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::record::{JobRecord, boot_id};
@@ -94,7 +95,7 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
     if (clamped || known != Known::ByRecord)
         && let Err(error) = context.records.put(&entry)
     {
-        log::error!("the job goes on without its page in the records: {error}");
+        log::error!("the job goes on without its record on disk: {error}");
     }
     let execution = entry.execution.clone();
     let left = match entry.stage.clone() {
@@ -108,22 +109,6 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
         Stage::Ended(_) => report_again(context, entry, &token),
     };
     context.finish(token, &execution, left);
-}
-
-/// Why a job waits, said once for each reason: it may be for hours, and is looked at each [`limits::ADOPT_AGAIN`].
-#[derive(Default)]
-struct Waits(String);
-
-impl Waits {
-    /// Whether this was news.
-    fn say(&mut self, why: String) -> bool {
-        let news = self.0 != why;
-        if news {
-            log::warn!("the job waits: {why}");
-            self.0 = why;
-        }
-        news
-    }
 }
 
 /// A job that never started: its container is removed, then it goes back to the queue.
@@ -175,27 +160,6 @@ fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Lef
     Ok(deliver(&context.outbox, entry, Tried::lost(), remains))
 }
 
-/// The job as the backend has it, with the logins, none of which is on disk. `None`: the backend does not list it.
-pub(in crate::jobs) fn asked(
-    context: &JobContext,
-    entry: &Entry,
-    is_left: impl Fn() -> bool,
-) -> Result<Option<Box<Job>>, Unreported> {
-    let mut waits = Waits::default();
-    loop {
-        match context.client.orphan(&entry.job) {
-            Ok(Some(Claim::Run(job))) => return Ok(Some(job)),
-            Ok(_) => return Ok(None),
-            Err(error) => {
-                waits.say(error.to_string());
-            }
-        }
-        if is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
-            return Err(Unreported::LeftToNext);
-        }
-    }
-}
-
 /// Goes on with a job that was started.
 fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known, token: &Token) -> Life {
     if matches!(&entry.place, Place::Servers(pages) if pages.len() != 1 || pages[0].part != Part::OfJob) {
@@ -221,7 +185,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     let end = match found {
         Ok((prepared, _)) => {
             context.checkpoints.keep(&record);
-            // Without its page, lines are numbered from 1 again: those that were sent before keep their numbers only if
+            // Without its record, lines are numbered from 1 again: those that were sent before keep their numbers only if
             // no other line comes before them.
             if known == Known::ByRecord {
                 output.announce("the agent was restarted; going on with the script");
@@ -230,7 +194,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
             run.unwrap_or_else(|panic| ended(broken(panic)))
         }
         Err(Missing::Unknown(verdict)) => {
-            // Its report may have been taken when the disk did not take its page: then nothing more is sent.
+            // Its report may have been taken when the disk did not take its record: then nothing more is sent.
             record.doubt();
             ended(unrun(verdict))
         }
@@ -283,7 +247,7 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
         match found {
             Ok(found) => return Ok(found),
             Err(Lost::Gone(why)) => return Err(unknown(&why)),
-            // Its page says that it was started, and the engine that it was not: the agent was killed in between.
+            // Its record says that it was started, and the engine that it was not: the agent was killed in between.
             Err(Lost::NeverStarted(remains)) => return Err(Missing::NeverRan(remains)),
             Err(Lost::OutOfReach(why)) => {
                 waits.say(why);
@@ -292,80 +256,5 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
         if control.is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
             return Err(Missing::Left);
         }
-    }
-}
-
-/// How to log in to the job's server: no secret is in the records, so the backend is asked.
-fn login(context: &JobContext, entry: &Entry) -> Result<Server, Lost> {
-    let Place::Servers(pages) = &entry.place else { return Err(Lost::Gone("it has no server".to_owned())) };
-    let servers = match context.client.orphan(&entry.job).map_err(|error| Lost::OutOfReach(error.to_string()))? {
-        Some(Claim::Run(job)) => job.servers,
-        _ => Vec::new(),
-    };
-    let same = |server: &Server| {
-        pages.iter().any(|page| page.host == server.host && page.port == server.port && page.user == server.user)
-    };
-    servers
-        .into_iter()
-        .flatten()
-        .find(same)
-        .ok_or_else(|| Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()))
-}
-
-/// The job as far as its page tells it: enough to go on with, not to start it again.
-pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
-    let language = entry.language.unwrap_or(Language::Bash);
-    let job = Job {
-        id: entry.job.clone(),
-        kind: entry.kind,
-        priority: 0,
-        attempts: entry.attempts,
-        script: Script { language, content: String::new(), working_directory: String::new() },
-        environment: Vec::new(),
-        timeout: None,
-        resources: Resources::default(),
-        servers: Vec::new(),
-        event_id: None,
-        original_type: None,
-    };
-    Task { job: Arc::new(job), server, execution: entry.execution.clone() }
-}
-
-fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
-    let after = Duration::from_millis(started.map_or(0, |started| started.timeout_ms));
-    let name = fanout::limit_name(started.map_or("", |started| started.timeout_name.as_str()));
-    let (place, image, limits) = match &entry.place {
-        // Without limits: a container of an agent that did not write them on it.
-        Place::Container(page) if page.memory == 0 => (page.name.clone(), page.image.clone(), None),
-        Place::Container(page) => {
-            let limits = ResourceSet {
-                cpu: page.cpu,
-                memory: page.memory,
-                disk: page.disk,
-                pids: page.pids,
-                read_bps: None,
-                write_bps: None,
-                read_iops: None,
-                write_iops: None,
-            };
-            (page.name.clone(), page.image.clone(), Some(limits))
-        }
-        Place::Servers(pages) => {
-            (pages.first().map(|page| page.directory.clone()).unwrap_or_default(), String::new(), None)
-        }
-        Place::Nowhere => Default::default(),
-    };
-    Facts { place, image, limits, timeout: (after, name) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_to_wait_is_said_once_until_there_is_another() {
-        let mut waits = Waits::default();
-        let said = ["away", "away", "refused", "refused", "away"].map(|why| waits.say(why.to_owned()));
-        assert_eq!(said, [true, false, true, false, true]);
     }
 }

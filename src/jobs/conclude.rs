@@ -1,12 +1,12 @@
 //! The end of a job's life: from how its run ended to its one report, or to the reason why there is none.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
 
 use crate::executors::{End, Remains};
-use crate::job::{Id, Kind, Output as _};
+use crate::job::Output as _;
 use crate::jobs::ack_task::AckTask;
 use crate::jobs::context::JobContext;
+use crate::jobs::ending::{Left, Life, Reported, Unreported};
 use crate::jobs::output::JobOutput;
 use crate::jobs::record::Entry;
 use crate::jobs::record::JobRecord;
@@ -14,55 +14,8 @@ use crate::jobs::record::outbox::{Handed, Outbox, Tried};
 use crate::jobs::report;
 use crate::limits;
 use crate::metrics;
-use crate::os::clock;
 use crate::os::threads::panic_text;
 use crate::verdict::{Outcome, Phase, Timings, Usage, Verdict};
-
-/// How a job's life ends. [`JobContext::finish`] handles both cases.
-pub(in crate::jobs) type Life = Result<Reported, Unreported>;
-
-/// A job whose report is on disk and on its way.
-pub(in crate::jobs) struct Reported {
-    pub(in crate::jobs) verdict: Verdict,
-    pub(in crate::jobs) left: Left,
-}
-
-/// Why a job leaves this agent without a report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unreported {
-    /// Nothing of it ran. It goes back to the queue, with this reason for the backend's log.
-    GiveBack(&'static str),
-    /// The backend refused it, or had its report before. Only its record goes.
-    Forget,
-    /// The agent ends first. The next one adopts the job by its record.
-    LeftToNext,
-}
-
-impl Reported {
-    /// Counts the job, which began at `begun`, in the metrics.
-    pub(in crate::jobs) fn counted(self, kind: Kind, begun: Instant) -> Left {
-        metrics::job_finished(kind, &self.verdict, clock::since(begun));
-        self.left
-    }
-}
-
-/// What is left of a job whose report was handed over.
-#[must_use = "what is left is removed by `remove`"]
-pub struct Left {
-    remains: Remains,
-    /// Job and execution of a record that names folders on servers.
-    record: Option<(Id, Id)>,
-}
-
-impl Left {
-    /// Removes it. This may take a while: the report is on its way, and the job is not in the registry any more.
-    pub(in crate::jobs) fn remove(self, outbox: &Outbox) {
-        drop(self.remains);
-        if let Some((job, execution)) = self.record {
-            outbox.cleared(&job, &execution);
-        }
-    }
-}
 
 /// From a run's end to its report.
 pub(in crate::jobs) fn conclude(

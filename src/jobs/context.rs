@@ -8,7 +8,7 @@ use crate::config::Live;
 use crate::config::types::Config;
 use crate::executors::{Control, Executor, Reaper};
 use crate::job::{Id, Kind};
-use crate::jobs::conclude::{Left, Unreported};
+use crate::jobs::ending::{Left, Unreported};
 use crate::jobs::output::JobOutput;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::Checkpoints;

@@ -1,5 +1,6 @@
 //! How many workers are free: counted where a job is handed out and where it is reported.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -102,6 +103,34 @@ impl Drop for Busy {
     }
 }
 
+/// A worker's place in the pool.
+#[derive(Debug)]
+pub struct WorkerSlot {
+    pub(in crate::jobs) roster: Arc<Roster>,
+    /// Set when it leaves because it is one too many.
+    pub(in crate::jobs) left: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default)]
+pub(in crate::jobs) struct Roster {
+    pub(in crate::jobs) wanted: AtomicUsize,
+    /// Workers that were started and have not left.
+    pub(in crate::jobs) present: Mutex<usize>,
+}
+
+impl WorkerSlot {
+    /// Whether this worker is one too many; it counts as gone from then on.
+    pub fn leave_if_over(&self) -> bool {
+        let mut present = self.roster.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if *present <= self.roster.wanted.load(Ordering::SeqCst) {
+            return false;
+        }
+        *present -= 1;
+        self.left.store(true, Ordering::SeqCst);
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -140,5 +169,20 @@ mod tests {
         assert_eq!(slots.free(), 1);
         slots.resize(2);
         assert_eq!(slots.free(), 2);
+    }
+
+    fn slot(roster: &Arc<Roster>) -> WorkerSlot {
+        WorkerSlot { roster: Arc::clone(roster), left: Arc::default() }
+    }
+
+    #[test]
+    fn as_many_leave_as_are_too_many() {
+        let roster = Arc::new(Roster { wanted: AtomicUsize::new(3), present: Mutex::new(3) });
+        let slots: Vec<WorkerSlot> = (0..3).map(|_| slot(&roster)).collect();
+        assert!(slots.iter().all(|slot| !slot.leave_if_over()));
+        roster.wanted.store(1, Ordering::SeqCst);
+        assert_eq!(slots.iter().map(WorkerSlot::leave_if_over).collect::<Vec<_>>(), [true, true, false]);
+        assert!(slots[0].left.load(Ordering::SeqCst) && !slots[2].left.load(Ordering::SeqCst));
+        assert_eq!(*roster.present.lock().expect("lock"), 1);
     }
 }

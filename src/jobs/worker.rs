@@ -11,7 +11,7 @@ use crate::jobs::context::JobContext;
 use crate::jobs::poller::Claimed;
 use crate::jobs::run;
 use crate::jobs::running::Note;
-use crate::jobs::worker_pool::WorkerSlot;
+use crate::jobs::slots::WorkerSlot;
 use crate::limits;
 use crate::metrics;
 use crate::os::clock;

@@ -5,45 +5,18 @@
 //! the doing of [`Slots`], which a resize tells first.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
 use super::context::JobContext;
 use super::poller::{Claimed, Slots};
+use super::slots::{Roster, WorkerSlot};
 use super::worker::Worker;
 use crate::metrics;
 use crate::os::threads::{self, Thread};
-
-/// A worker's place in the pool.
-#[derive(Debug)]
-pub struct WorkerSlot {
-    roster: Arc<Roster>,
-    /// Set when it leaves because it is one too many.
-    left: Arc<AtomicBool>,
-}
-
-#[derive(Debug, Default)]
-struct Roster {
-    wanted: AtomicUsize,
-    /// Workers that were started and have not left.
-    present: Mutex<usize>,
-}
-
-impl WorkerSlot {
-    /// Whether this worker is one too many; it counts as gone from then on.
-    pub fn leave_if_over(&self) -> bool {
-        let mut present = self.roster.present.lock().unwrap_or_else(PoisonError::into_inner);
-        if *present <= self.roster.wanted.load(Ordering::SeqCst) {
-            return false;
-        }
-        *present -= 1;
-        self.left.store(true, Ordering::SeqCst);
-        true
-    }
-}
 
 #[derive(Debug)]
 struct Member {
@@ -132,25 +105,5 @@ impl WorkerPool {
         for member in self.members {
             member.thread.join_within(wait);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slot(roster: &Arc<Roster>) -> WorkerSlot {
-        WorkerSlot { roster: Arc::clone(roster), left: Arc::default() }
-    }
-
-    #[test]
-    fn as_many_leave_as_are_too_many() {
-        let roster = Arc::new(Roster { wanted: AtomicUsize::new(3), present: Mutex::new(3) });
-        let slots: Vec<WorkerSlot> = (0..3).map(|_| slot(&roster)).collect();
-        assert!(slots.iter().all(|slot| !slot.leave_if_over()));
-        roster.wanted.store(1, Ordering::SeqCst);
-        assert_eq!(slots.iter().map(WorkerSlot::leave_if_over).collect::<Vec<_>>(), [true, true, false]);
-        assert!(slots[0].left.load(Ordering::SeqCst) && !slots[2].left.load(Ordering::SeqCst));
-        assert_eq!(*roster.present.lock().expect("lock"), 1);
     }
 }

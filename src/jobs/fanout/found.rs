@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::executors::Facts;
 use crate::job::{BadServer, Id, Job, Server};
 use crate::jobs::conclude::unrun;
+use crate::jobs::reattach::limit_name;
 use crate::jobs::record::page_of;
 use crate::jobs::record::{Part, PartEnd, Server as Page, Started};
 use crate::limits;
@@ -160,15 +161,6 @@ fn not_run() -> Verdict {
 pub(super) fn facts(directory: &str, started: &Started) -> Facts {
     let timeout = (Duration::from_millis(started.timeout_ms), limit_name(&started.timeout_name));
     Facts { place: directory.to_owned(), image: String::new(), limits: None, timeout }
-}
-
-/// The name of a time limit that stands in a page.
-pub(in crate::jobs) fn limit_name(text: &str) -> &'static str {
-    match text {
-        "jobs.defaultTimeout" => "jobs.defaultTimeout",
-        "jobs.maxTimeout" => "jobs.maxTimeout",
-        _ => "the job's timeout",
-    }
 }
 
 /// What a record keeps of an ending.

@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
+pub(in crate::jobs) use self::found::remains_of;
 use self::found::{Slot, Way};
-pub(in crate::jobs) use self::found::{limit_name, remains_of};
 use self::prefixed::Prefixed;
 use self::sum::{Part, sum};
 use crate::api::ExecutionUpdate;
@@ -24,12 +24,11 @@ use crate::config::types::Config;
 use crate::executors::{Control, End, Facts, Remains, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
-use crate::jobs::adopt;
-use crate::jobs::conclude::{
-    Life, Reported, Unreported, broken, conclude, count_phases, deliver, ended, guarded, unrun,
-};
+use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, guarded, unrun};
 use crate::jobs::context::{JobContext, pace};
+use crate::jobs::ending::{Life, Reported, Unreported};
 use crate::jobs::output::JobOutput;
+use crate::jobs::reattach::{asked, task_of};
 use crate::jobs::record::JobRecord;
 use crate::jobs::record::{Delivered, Entry, Part as PagePart, Place, Started, now_ms};
 use crate::jobs::report;
@@ -91,7 +90,7 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     log::warn!("an earlier run of this agent had started the job on its servers; going on with it");
     let control = Arc::clone(token.control());
     let Place::Servers(pages) = entry.place.clone() else { return Err(Unreported::Forget) };
-    let job = if found::needs_backend(&pages) { adopt::asked(context, &entry, || control.is_left())? } else { None };
+    let job = if found::needs_backend(&pages) { asked(context, &entry, || control.is_left())? } else { None };
     let slots = found::again(&pages, job.as_deref());
     let cancelled = slots.iter().find_map(|slot| match &slot.way {
         Way::Over(outcome, _) => match outcome.verdict.cause {
@@ -110,7 +109,7 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
         "the agent was restarted; lines of its last seconds may come twice, and some line numbers are left out",
     );
     // Without the backend's words there is nothing that would be run of it.
-    let job = job.map_or_else(|| adopt::task_of(&entry, None).job, |job| Arc::new(*job));
+    let job = job.map_or_else(|| task_of(&entry, None).job, |job| Arc::new(*job));
     let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
     let (context, output) = (Arc::clone(context), Mutex::new(output));
@@ -246,7 +245,7 @@ impl Group {
         }
         let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
         let delivered = running.map(|(_, started)| started.delivered).unwrap_or_default();
-        let mut output = Prefixed::new(&slot.name, self, self.config.jobs.max_output, delivered);
+        let mut output = Prefixed::new(&slot.name, &self.output, self.config.jobs.max_output, delivered);
         // A panic is this server's alone, and its control must end all the same.
         let end = guarded(|| match running {
             Some((directory, started)) => self.adopt(at, &task, directory, started, &control, &mut output),
@@ -331,7 +330,7 @@ impl Group {
             row.create(&context.client, &self.job.id);
         }
         let outcome = unrun(verdict.clone());
-        let collected = Prefixed::new(&slot.name, self, 0, Delivered::default()).finish(&outcome);
+        let collected = Prefixed::new(&slot.name, &self.output, 0, Delivered::default()).finish(&outcome);
         report::record(&context.client, &slot.execution, &outcome, &collected, &Flushed::default());
         self.record.part_ended(at, found::end_of(&outcome, true), false);
         outcome

@@ -1,10 +1,9 @@
 //! The output of one server of several: kept for its record, and passed on line by line under its name.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Group;
 use crate::job::{Output, Stream};
-use crate::jobs::output::{Collected, Progress};
+use crate::jobs::output::{Collected, JobOutput, Progress};
 use crate::jobs::record::Delivered;
 use crate::jobs::unfinished::Unfinished;
 use crate::limits;
@@ -26,15 +25,19 @@ struct Channel {
 
 pub(super) struct Prefixed<'a> {
     prefix: String,
-    group: &'a Group,
+    output: &'a Mutex<JobOutput>,
     channels: [Channel; 2],
     lines: u64,
     progress: Arc<Progress>,
 }
 
+fn lock(output: &Mutex<JobOutput>) -> MutexGuard<'_, JobOutput> {
+    output.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl<'a> Prefixed<'a> {
     /// `delivered` is how far an earlier agent came with it; all of it will come once more, from the beginning.
-    pub(super) fn new(name: &str, group: &'a Group, max_output: usize, delivered: Delivered) -> Self {
+    pub(super) fn new(name: &str, output: &'a Mutex<JobOutput>, max_output: usize, delivered: Delivered) -> Self {
         let prefix = format!("[{name}] ");
         // With prefix and mark it is no longer than the longest line, so that it is not cut twice.
         let room = limits::LINE_MAX.saturating_sub(prefix.len() + MARK_MAX);
@@ -47,8 +50,8 @@ impl<'a> Prefixed<'a> {
             unfinished: Unfinished::default(),
         };
         let channels = [channel(Stream::Stdout, delivered.stdout), channel(Stream::Stderr, delivered.stderr)];
-        let progress = group.output().part(delivered);
-        Self { prefix, group, channels, lines: 0, progress }
+        let progress = lock(output).part(delivered);
+        Self { prefix, output, channels, lines: 0, progress }
     }
 
     /// How far it has come, for the records.
@@ -66,7 +69,7 @@ impl<'a> Prefixed<'a> {
                 write(&mut text, prefix, line);
             });
             channel.unfinished = Unfinished::default();
-            self.group.output().lines_of(&self.progress, channel.stream, &text);
+            lock(self.output).lines_of(&self.progress, channel.stream, &text);
         }
         self.system(&outcome.verdict.to_string());
         self.settle();
@@ -100,24 +103,24 @@ impl Output for Prefixed<'_> {
         if !sent.is_empty() {
             channel.skip -= sent.len() as u64;
             let text = split(channel, sent);
-            self.group.output().again(stream, &text);
+            lock(self.output).again(stream, &text);
         }
         let text = split(channel, rest);
         if let Some(end) = rest.iter().rposition(|&b| b == b'\n') {
             channel.passed = channel.kept.total() - (rest.len() - end - 1) as u64;
         }
-        self.group.output().lines_of(&self.progress, stream, &text);
+        lock(self.output).lines_of(&self.progress, stream, &text);
         if !rest.is_empty() {
             channel.unfinished.fed(&channel.splitter, self.lines > before);
         }
     }
 
     fn system(&mut self, text: &str) {
-        self.group.output().system(&format!("{}{text}", self.prefix));
+        lock(self.output).system(&format!("{}{text}", self.prefix));
     }
 
     fn settle(&mut self) {
-        let mut output = self.group.output();
+        let mut output = lock(self.output);
         output.settle();
         for channel in &mut self.channels {
             let (prefix, progress) = (self.prefix.as_bytes(), &self.progress);

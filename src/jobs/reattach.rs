@@ -1,0 +1,135 @@
+//! What an agent needs to go on with a job of an earlier one: the job as its record tells it, and what the backend adds.
+//!
+//! No script, variable or login is in a record. The backend is asked for them, for as long as it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::types::ResourceSet;
+use crate::executors::{Facts, Lost, Task};
+use crate::job::{Claim, Job, Language, Resources, Script, Server};
+use crate::jobs::context::JobContext;
+use crate::jobs::ending::Unreported;
+use crate::jobs::record::{Entry, Place, Started};
+use crate::limits;
+
+/// Why a job waits, said once for each reason: it may be for hours, and is looked at each [`limits::ADOPT_AGAIN`].
+#[derive(Default)]
+pub(in crate::jobs) struct Waits(String);
+
+impl Waits {
+    /// Whether this was news.
+    pub(in crate::jobs) fn say(&mut self, why: String) -> bool {
+        let news = self.0 != why;
+        if news {
+            log::warn!("the job waits: {why}");
+            self.0 = why;
+        }
+        news
+    }
+}
+
+/// The job as the backend has it, with the logins, none of which is on disk. `None`: the backend does not list it.
+pub(in crate::jobs) fn asked(
+    context: &JobContext,
+    entry: &Entry,
+    is_left: impl Fn() -> bool,
+) -> Result<Option<Box<Job>>, Unreported> {
+    let mut waits = Waits::default();
+    loop {
+        match context.client.orphan(&entry.job) {
+            Ok(Some(Claim::Run(job))) => return Ok(Some(job)),
+            Ok(_) => return Ok(None),
+            Err(error) => {
+                waits.say(error.to_string());
+            }
+        }
+        if is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
+            return Err(Unreported::LeftToNext);
+        }
+    }
+}
+
+/// How to log in to the job's server: no secret is in the records, so the backend is asked.
+pub(in crate::jobs) fn login(context: &JobContext, entry: &Entry) -> Result<Server, Lost> {
+    let Place::Servers(pages) = &entry.place else { return Err(Lost::Gone("it has no server".to_owned())) };
+    let servers = match context.client.orphan(&entry.job).map_err(|error| Lost::OutOfReach(error.to_string()))? {
+        Some(Claim::Run(job)) => job.servers,
+        _ => Vec::new(),
+    };
+    let same = |server: &Server| {
+        pages.iter().any(|page| page.host == server.host && page.port == server.port && page.user == server.user)
+    };
+    servers
+        .into_iter()
+        .flatten()
+        .find(same)
+        .ok_or_else(|| Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()))
+}
+
+/// The job as far as its page tells it: enough to go on with, not to start it again.
+pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
+    let language = entry.language.unwrap_or(Language::Bash);
+    let job = Job {
+        id: entry.job.clone(),
+        kind: entry.kind,
+        priority: 0,
+        attempts: entry.attempts,
+        script: Script { language, content: String::new(), working_directory: String::new() },
+        environment: Vec::new(),
+        timeout: None,
+        resources: Resources::default(),
+        servers: Vec::new(),
+        event_id: None,
+        original_type: None,
+    };
+    Task { job: Arc::new(job), server, execution: entry.execution.clone() }
+}
+
+pub(in crate::jobs) fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
+    let after = Duration::from_millis(started.map_or(0, |started| started.timeout_ms));
+    let name = limit_name(started.map_or("", |started| started.timeout_name.as_str()));
+    let (place, image, limits) = match &entry.place {
+        // Without limits: a container of an agent that did not write them on it.
+        Place::Container(page) if page.memory == 0 => (page.name.clone(), page.image.clone(), None),
+        Place::Container(page) => {
+            let limits = ResourceSet {
+                cpu: page.cpu,
+                memory: page.memory,
+                disk: page.disk,
+                pids: page.pids,
+                read_bps: None,
+                write_bps: None,
+                read_iops: None,
+                write_iops: None,
+            };
+            (page.name.clone(), page.image.clone(), Some(limits))
+        }
+        Place::Servers(pages) => {
+            (pages.first().map(|page| page.directory.clone()).unwrap_or_default(), String::new(), None)
+        }
+        Place::Nowhere => Default::default(),
+    };
+    Facts { place, image, limits, timeout: (after, name) }
+}
+
+/// The name of a time limit that stands in a page.
+pub(in crate::jobs) fn limit_name(text: &str) -> &'static str {
+    match text {
+        "jobs.defaultTimeout" => "jobs.defaultTimeout",
+        "jobs.maxTimeout" => "jobs.maxTimeout",
+        _ => "the job's timeout",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_to_wait_is_said_once_until_there_is_another() {
+        let mut waits = Waits::default();
+        let said = ["away", "away", "refused", "refused", "away"].map(|why| waits.say(why.to_owned()));
+        assert_eq!(said, [true, false, true, false, true]);
+    }
+}
