@@ -1,7 +1,7 @@
 //! How long to wait before the next try: the delay grows with the attempts and is drawn at random below that bound.
 //!
-//! The jitter is full (anything from nothing to the bound), so that agents which lost the backend at the same moment
-//! do not come back at the same moment.
+//! The jitter is full (from zero to the bound), so that agents that lost the backend at the same moment do not all come
+//! back at the same moment.
 
 use std::time::Duration;
 

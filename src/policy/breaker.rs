@@ -1,16 +1,17 @@
 //! A circuit breaker: a server that cannot be reached costs a few attempts, then none until it had time to recover.
 //!
-//! Closed lets everybody through and counts connection failures in a row: moments, not attempts. Attempts that overlapped,
-//! or failed within [`Settings::moment`] of each other, failed for the same reason and count once, so that one hiccup which
-//! meets forty jobs is one failure. At the threshold it opens and refuses until its timeout is over. Then it is half-open: a few
-//! trials at once find out, enough successes close it, one failure opens it again. Only the caller knows what is a failure of the infrastructure; a script's exit code is none.
+//! Closed, it lets every attempt through and counts connection failures in a row: moments, not attempts. Attempts that
+//! overlapped, or failed within [`Settings::moment`] of each other, failed for the same reason and count once: one hiccup
+//! that meets forty jobs is one failure. At the threshold it opens and refuses until its timeout is over. Then it is
+//! half-open: a few trials run at once, enough successes close it, one failure opens it again. The caller decides what is
+//! a failure of the infrastructure; a script's exit code is not.
 //!
-//! Whoever was let through holds a [`Pass`] and comes back with it. Two things can go wrong with that, and neither may
-//! disturb the count:
+//! An attempt that was let through holds a [`Pass`] and reports with it. Two things can go wrong, and neither may disturb
+//! the count:
 //!
-//! - **A pass of an earlier era.** Each change of state begins an era. A result counts only in the era that its pass is
-//!   from: an attempt that began before the breaker opened says how the server was then. Were it counted, the last of ten
-//!   attempts that began together and time out one after the other would fail somebody else's trial.
+//! - **A pass of an earlier era.** Each change of state begins an era. A result counts only in the era of its pass: an
+//!   attempt that began before the breaker opened shows how the server was then. Otherwise the last of ten attempts that
+//!   began together and time out one after the other would fail another job's trial.
 //! - **A pass that never comes back,** because its job was cancelled while it connected, or its thread panicked. A trial's
 //!   slot lives in its pass: dropping the pass frees it. Slots are counted over all eras, so that trials which hang
 //!   longer than the timeout do not add up beyond the limit, era by era.
@@ -19,10 +20,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What an operator sets. A zero in a count acts as one.
+/// The operator's settings. A zero in a count acts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Switched off, it lets everybody through and stays closed.
+    /// Switched off, it lets every attempt through and stays closed.
     pub enabled: bool,
     /// Moments of failure in a row that open it.
     pub failure_threshold: u32,
@@ -36,7 +37,7 @@ pub struct Settings {
     pub half_open_requests: u32,
 }
 
-/// Where a breaker stands.
+/// A breaker's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     Closed,
@@ -59,7 +60,7 @@ impl fmt::Display for State {
 pub struct Transition {
     pub from: State,
     pub to: State,
-    /// Failures counted up to it, its own cause included.
+    /// Failures counted up to it, including the one that caused it.
     pub failures: u32,
 }
 
@@ -75,7 +76,7 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// The change that letting this attempt through made: the first trial makes an open breaker half-open.
+    /// The change that this attempt made: the first trial makes an open breaker half-open.
     pub fn transition(&self) -> Option<Transition> {
         self.began
     }
@@ -91,11 +92,10 @@ impl Pass {
 pub struct Refused {
     /// [`State::Open`], or [`State::HalfOpen`] with all trials under way.
     pub state: State,
-    /// When to come again. While open, it is the time of the first trial. While all trials are under way, nobody knows
-    /// yet: a success frees a place sooner, a failure opens the breaker anew for its timeout; so it is one timeout from
-    /// now.
+    /// When to come again. While open, the time of the first trial. While all trials are under way, one timeout from now: a
+    /// success frees a place sooner, and a failure opens the breaker again for its timeout.
     pub retry_at: Instant,
-    /// Failures that were counted since the server was last well.
+    /// Failures counted since the server was last reached.
     pub failures: u32,
 }
 
@@ -127,7 +127,7 @@ impl Breaker {
         Self { settings, phase: Phase::Closed, era: 0, failures: 0, counted: None, slots: Arc::new(()) }
     }
 
-    /// What [`Self::admit`] would refuse at `now` since the breaker is open; changes nothing.
+    /// The refusal that [`Self::admit`] would return at `now` because the breaker is open; changes nothing.
     pub fn look(&self, now: Instant) -> Option<Refused> {
         match self.phase {
             Phase::Open { until } if now < until => Some(self.refuse(State::Open, until)),
@@ -142,7 +142,7 @@ impl Breaker {
         }
         let mut began = None;
         if matches!(self.phase, Phase::Open { .. }) {
-            // A place is free here: whoever opened the breaker has given up its own, and nobody was let in since.
+            // A place is free here: the attempt that opened the breaker gave up its place, and no other was let in since.
             began = Some(self.turn(Phase::HalfOpen { successes: 0 }));
         }
         let trial = matches!(self.phase, Phase::HalfOpen { .. });
@@ -152,7 +152,7 @@ impl Breaker {
         Ok(Pass { era: self.era, at: now, began, _slot: trial.then(|| Arc::clone(&self.slots)) })
     }
 
-    /// An attempt's result. A change of state that it made, if any; nothing for a pass of an earlier era.
+    /// Takes an attempt's result. Returns the change of state that it made, if any; `None` for a pass of an earlier era.
     pub fn record(&mut self, pass: Pass, success: bool, now: Instant) -> Option<Transition> {
         if !self.settings.enabled || pass.era != self.era {
             return None;
@@ -181,7 +181,7 @@ impl Breaker {
         None
     }
 
-    /// Where it stands at `now`: open turns half-open by time alone, though [`Self::admit`] makes the transition.
+    /// The state at `now`: open turns half-open by time alone, though [`Self::admit`] makes the transition.
     pub fn state(&self, now: Instant) -> State {
         match self.phase {
             Phase::Open { until } if now >= until => State::HalfOpen,
@@ -189,7 +189,7 @@ impl Breaker {
         }
     }
 
-    /// Failures that were counted since the server was last well.
+    /// Failures counted since the server was last reached.
     pub fn failures(&self) -> u32 {
         self.failures
     }

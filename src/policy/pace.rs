@@ -1,15 +1,15 @@
-//! How many logins to one server may be under way at once: learned from the server, which does not tell.
+//! How many logins to one server may run at once: learned from its refusals, since it does not say.
 //!
-//! sshd turns connections away while too many others have not logged in yet (`MaxStartups`), and does so without a word of
-//! SSH. Each burst of such refusals halves the number; it grows again by one after a run of successful logins, up to a
-//! fixed most. It never falls below one: then the caller's pauses between tries are the pace.
+//! sshd turns connections away while too many others have not logged in yet (`MaxStartups`), before its greeting. Each burst
+//! of such refusals halves the number; it grows again by one after a run of successful logins, up to a fixed maximum. It
+//! never falls below one: then the caller's pauses between tries are the pace.
 
 use std::time::Instant;
 
 /// The bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Logins at once to a server of which nothing is known, and the most ever.
+    /// Logins at once to an unknown server, and the maximum.
     pub most: usize,
     /// Successful logins in a row after which one more is tried.
     pub grow_after: usize,
@@ -22,11 +22,11 @@ pub enum End {
     Passed,
     /// It closed the connection before its greeting.
     TurnedAway,
-    /// Anything else says nothing of how many it takes.
+    /// Any other end, which says nothing about the number.
     Other,
 }
 
-/// What is known of one server.
+/// The state of one server.
 #[derive(Debug)]
 pub struct Pace {
     settings: Settings,
@@ -39,7 +39,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of a server of which nothing is known.
+    /// The state of an unknown server.
     pub fn new(settings: Settings) -> Self {
         Self { settings, limit: settings.most.max(1), under_way: 0, good: 0, halved: None, passed: None }
     }
@@ -62,7 +62,7 @@ impl Pace {
                     (self.limit, self.good) = (self.limit + 1, 0);
                 }
             }
-            // Those that began before the limit fell say nothing of the new one: a burst halves it once.
+            // Logins that began before the limit fell say nothing about the new one: a burst halves it once.
             End::TurnedAway if self.halved.is_none_or(|halved| began > halved) => {
                 (self.limit, self.good, self.halved) = ((self.limit / 2).max(1), 0, Some(now));
             }
@@ -76,7 +76,7 @@ impl Pace {
         self.limit
     }
 
-    /// Whether the server let somebody in at or after `moment`.
+    /// Whether the server accepted a login at or after `moment`.
     pub fn passed_since(&self, moment: Instant) -> bool {
         self.passed.is_some_and(|passed| passed >= moment)
     }

@@ -13,14 +13,14 @@ const JITTER: f64 = 0.1;
 /// `nextPollAfter` may ask for at most this many times `maxPollInterval`.
 const NEXT_POLL_FACTOR: u32 = 4;
 
-/// What came of a poll.
+/// The result of a poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// The backend answered.
     Jobs {
-        /// How many were asked for.
+        /// The number of jobs asked for.
         asked: usize,
-        /// How many came that could be given to a worker.
+        /// The number of usable jobs that came.
         got: usize,
         /// The backend's `nextPollAfter`, from now.
         next_after: Option<Duration>,
@@ -30,7 +30,7 @@ pub enum Answer {
         /// The backend's `Retry-After`, already capped.
         retry_after: Option<Duration>,
     },
-    /// It was not even asked, since the agent may not claim at present.
+    /// There was no poll, since the agent may not claim at present.
     Skipped,
 }
 
@@ -66,7 +66,7 @@ impl Pace {
         self.due
     }
 
-    /// Takes in what came of a poll; `unit` is a random number in `0.0..1.0`.
+    /// Takes the result of a poll; `unit` is a random number in `0.0..1.0`.
     pub fn record(&mut self, answer: Answer, now: Instant, unit: f64) {
         let delay = match answer {
             Answer::Failed { retry_after } => {
@@ -90,7 +90,7 @@ impl Pace {
         self.due = now + delay;
     }
 
-    /// Somebody says that jobs are waiting: the next poll is due now, unless the backend is in trouble.
+    /// Jobs are said to wait: the next poll is due now, unless the backend is in trouble.
     pub fn hint(&mut self, now: Instant) {
         if self.failures == 0 {
             self.idle = self.interval;

@@ -1,7 +1,7 @@
 //! The token bucket that keeps the agent from flooding its backend.
 //!
-//! A caller takes its token at once and is told how long to wait for it. The bucket may go into debt, so callers are
-//! served in the order in which they asked, and none of them can be overtaken for ever.
+//! A caller takes its token at once and gets the time to wait for it. The bucket may go into debt, so callers are served in
+//! the order in which they asked, and none can be overtaken forever.
 
 use std::time::{Duration, Instant};
 

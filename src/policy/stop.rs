@@ -1,16 +1,16 @@
 //! When to end a container, and how hard: the steps from a reason to stop to TERM, to KILL, to giving up.
 //!
-//! A job ends in one way only, its container ends. A deadline, a cancel and a full disk are reasons to stop the
-//! container; the first reason is kept, since it is what the verdict tells.
+//! A job ends in one way: its container ends. A deadline, a cancel and a full disk are reasons to stop the container; the
+//! first reason is kept for the verdict.
 
 use std::time::{Duration, Instant};
 
-/// Why a container was told to end.
+/// Why a container was stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// A time limit: its configured name and length.
     Timeout { limit: &'static str, after: Duration },
-    /// Somebody cancelled the job; who.
+    /// The job was cancelled, by this party.
     Cancelled(&'static str),
     /// The writable layer holds more than this many bytes.
     Disk(u64),
@@ -76,7 +76,7 @@ impl Plan {
         self.reason.get_or_insert(reason);
     }
 
-    /// Why it was told to end, if it was.
+    /// The reason to stop, if there is one.
     pub fn reason(&self) -> Option<&Reason> {
         self.reason.as_ref()
     }

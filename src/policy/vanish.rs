@@ -1,8 +1,8 @@
-//! Notices that somebody cancelled a job, from its row alone.
+//! Detects a cancelled job from its row alone.
 //!
-//! The backend says nothing when a user cancels: the job's row only leaves the list of those that this agent holds. One
-//! look is not proof (the list is cut at 100 rows, and a job may not have entered it yet), so a job counts as
-//! cancelled when the list has shown it before, and then two whole lists in a row have not.
+//! The backend says nothing when a user cancels: the job's row leaves the list of those that this agent holds. One list is
+//! not proof (it is cut at 100 rows, and a job may not have entered it yet). So a job counts as cancelled if the list has
+//! shown it before, and then two whole lists in a row have not.
 
 use std::collections::{BTreeMap, BTreeSet};
 

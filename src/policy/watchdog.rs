@@ -1,13 +1,13 @@
 //! Decides whether the agent is alive: a process that still answers its watchdog while one of its threads hangs is worse
 //! than a dead one, which would be started afresh.
 //!
-//! Each part that must go on says how long it may be silent, and is noted each time it gets on. Whoever pings the
+//! Each watched part states how long it may be silent, and is noted each time it makes progress. The thread that pings the
 //! service manager asks here first. The present moment is an argument.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// What is known of each watched part.
+/// The state of each watched part.
 #[derive(Debug, Clone, Default)]
 pub struct Watchdog {
     parts: Vec<Part>,
@@ -27,11 +27,11 @@ struct Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handle(u64);
 
-/// The part whose silence is furthest beyond what it was allowed.
+/// The part whose silence is furthest beyond its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stuck {
     pub part: &'static str,
-    /// When it last got on.
+    /// When it last made progress.
     pub since: Instant,
     /// How long that was ago.
     pub silence: Duration,
@@ -62,15 +62,15 @@ impl Watchdog {
         self.parts.retain(|other| other.handle != part);
     }
 
-    /// Notes that `part` got on at `at`, or with `None` that it rests: it waits for nothing that could fail to come, or
-    /// has ended as it should, and is not watched until it gets on again.
+    /// Notes that `part` made progress at `at`, or with `None` that it rests: it waits for nothing that could fail to come, or
+    /// has ended as it should, and is not watched until its next progress.
     pub fn note(&mut self, part: Handle, at: Option<Instant>) {
         if let Some(part) = self.parts.iter_mut().find(|other| other.handle == part) {
             part.last = at;
         }
     }
 
-    /// Whether every part that is watched got on within its time.
+    /// Whether every watched part made progress within its time.
     pub fn healthy(&self, now: Instant) -> Result<(), Stuck> {
         let late = self.parts.iter().filter_map(|part| {
             let since = part.last?;
@@ -143,7 +143,7 @@ mod tests {
         };
         assert_eq!(stuck, want);
         assert_eq!(stuck.to_string(), "live log has not got on for 6 s; at most 5 s are normal");
-        // A note from the future, as of a thread that was ahead of the one who asks, is no silence.
+        // A note from the future, from a thread that ran ahead of the caller, is no silence.
         dog.note(part, Some(at(2_000)));
         assert_eq!(dog.healthy(at(1_999)), Ok(()));
     }

@@ -1,9 +1,9 @@
-//! Amounts from outside: a number that a server, an engine or the kernel states, such as seconds of processor time.
+//! Amounts from outside: numbers of a server, an engine or the kernel, such as seconds of processor time.
 //!
-//! What JSON cannot write (`inf`, `NaN`) must never reach a record: serde_json writes it as `null`, and the record could not
+//! Values that JSON cannot write (`inf`, `NaN`) must never reach a record: serde_json writes `null`, and the record could not
 //! be read again. So text becomes an amount here, and a computed value passes here before it is stored or sent.
 
-/// The largest amount. Up to here each whole number has a value of its own.
+/// The largest amount. Up to here each whole number has an exact value.
 pub const MOST: f64 = 9_007_199_254_740_992.0;
 
 /// The amount nearest to `value`: 0 for what is negative or no number, [`MOST`] for what is larger.

@@ -1,8 +1,8 @@
 //! What a job's result keeps of one stream: its head and its tail.
 //!
-//! A script may print without end, and both its first words and its last ones matter to who reads the result. So the first
-//! half of the room is for the start, the rest is a ring with the latest bytes, and a line between the two counts exactly
-//! what was left out. Room is taken as bytes arrive: most jobs print little.
+//! A script may print without end, and its first and last lines matter most. So the first half of the room is for the start,
+//! the rest is a ring with the latest bytes, and a line between the two counts exactly what was left out. Memory is
+//! allocated as bytes arrive: most jobs print little.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ pub struct Capture {
     total: u64,
     /// Newlines among the bytes that left the tail.
     lines_gone: u64,
-    /// The byte that left the tail last, so that is known whether the tail starts with a line.
+    /// The byte that left the tail last: it shows whether the tail starts with a line.
     before_tail: Option<u8>,
 }
 
@@ -83,8 +83,9 @@ impl Capture {
     /// The text. Bytes that are no UTF-8 and NUL become U+FFFD, which takes three bytes, so binary output can grow to three
     /// times the room.
     ///
-    /// When something was left out, head and tail are cut at the ends of lines where that costs no more than half of them,
-    /// else at a `\r`, so that no state of a progress bar is torn, else between characters, and a line between them counts the bytes and the ends of lines that are missing.
+    /// If something was left out, head and tail are cut at line ends where that costs at most half of them; else at a `\r`, so
+    /// that no state of a progress bar is torn; else between characters. A line between them counts the missing bytes and line
+    /// ends.
     pub fn into_text(mut self) -> String {
         let (mut missing, mut lines_missing) = (0, 0);
         let mut from = 0;
@@ -94,7 +95,7 @@ impl Capture {
             let head_end = end_of_head(&self.head);
             let tail = &*self.tail.make_contiguous();
             from = start_of_tail(tail, self.before_tail);
-            // What is cut off here counts too.
+            // Bytes cut off here count too.
             missing += (self.head.len() - head_end + from) as u64;
             lines_missing += lines::newlines(&self.head[head_end..]) + lines::newlines(&tail[..from]);
             self.head.truncate(head_end);

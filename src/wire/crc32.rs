@@ -1,5 +1,5 @@
-//! CRC-32 as in Ethernet and zip (IEEE 802.3, reflected, polynomial 0xEDB88320): tells a whole file from a torn one. No
-//! protection against somebody who means harm.
+//! CRC-32 as in Ethernet and zip (IEEE 802.3, reflected, polynomial 0xEDB88320): detects a torn file. It does not protect
+//! against an attacker.
 
 const TABLE: [u32; 256] = table();
 

@@ -1,8 +1,8 @@
 //! Docker's attach stream: stdout and stderr of a container in one connection, cut into frames.
 //!
 //! A frame is `{stream, 0, 0, 0, length as 4 bytes big-endian}` and then `length` bytes of payload (Docker's API reference,
-//! "Attach to a container"). Payload is handed on as it is at hand and never gathered here: lines are another decoder's
-//! affair, and a frame that announces 16 MiB must not cost 16 MiB.
+//! "Attach to a container"). Payload is handed on as it arrives and never gathered here: another decoder makes lines, and a
+//! frame that announces 16 MiB must not cost 16 MiB.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! Heads of HTTP/1.1 answers (RFC 9112), as far as Docker's socket and the agent's own need them.
 //!
-//! The Docker connection turns into a raw byte stream after the head of an attach answer, which no HTTP client library
-//! lets one have on a Unix socket without an async runtime. The parser is strict: lines end in CRLF, no folded lines, no
-//! space before a colon, no two lengths that disagree. What is refused here cannot be understood in two ways later.
+//! The Docker connection becomes a raw byte stream after the head of an attach answer. No HTTP client library offers that on
+//! a Unix socket without an async runtime. The parser is strict: lines end in CRLF, no folded lines, no space before a
+//! colon, no two lengths that disagree. So no head can be understood in two ways.
 
 use std::fmt;
 
@@ -92,7 +92,7 @@ impl std::error::Error for HeadError {}
 
 /// Reads the head at the start of `bytes`: it and its length, or `None` when its end is not there yet.
 ///
-/// To be called again with the same bytes and more: what is wrong is said as soon as its line is complete.
+/// Call it again with the same bytes and more. An error is reported as soon as its line is complete.
 pub fn parse_response(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, HeadError> {
     let mut lines = Lines::new(bytes);
     let Some(first) = lines.next()? else { return Ok(None) };
@@ -201,7 +201,7 @@ pub enum BodyLength {
     UntilClose,
 }
 
-/// The rules of RFC 9112 section 6.3, but what that lets pass for the sake of old senders is an error.
+/// The rules of RFC 9112 section 6.3, without its exceptions for old senders.
 pub fn response_body(head: &ResponseHead, method_was_head: bool) -> Result<BodyLength, HeadError> {
     if method_was_head || matches!(head.status, 100..200 | 204 | 304) {
         return Ok(BodyLength::Empty);

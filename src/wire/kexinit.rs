@@ -1,8 +1,8 @@
 //! What an SSH server offers: its version line and its first packet, KEXINIT (RFC 4253 sections 4.2, 6 and 7.1).
 //!
-//! When client and server have no algorithm in common, libssh2 says only that. The bytes that the server sent before
-//! are plain text, so the transport keeps them and this decoder reads out of them what the server would have taken.
-//! All of it comes from a stranger: lines, packets and names are bounded, and only printable names are believed.
+//! When client and server have no algorithm in common, libssh2 says only that. The server's bytes until then are plain
+//! text, so the transport keeps them and this decoder reads the server's lists from them. All of it comes from a
+//! stranger: lines, packets and names are bounded, and only printable names are believed.
 
 use std::fmt;
 
@@ -94,9 +94,9 @@ pub struct Offer {
 
 #[derive(Debug)]
 enum State {
-    /// Before the version line; so many others are behind us.
+    /// Before the version line, after this number of other lines.
     Lines(usize),
-    /// After the version line; so many packets are behind us.
+    /// After the version line, after this number of packets.
     Packets(usize),
     Done(Box<Offer>),
     Failed(KexError),

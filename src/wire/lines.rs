@@ -1,8 +1,8 @@
-//! A stream of bytes to lines, however the pieces fall.
+//! A stream of bytes to lines, in pieces of any size.
 //!
-//! Every byte that a job prints passes here, so a line that lies wholly inside the input is handed on as a slice of it;
-//! only what a piece of input leaves unfinished is copied, and never more than the longest line that is kept. The search
-//! goes eight bytes at a time, because the standard library's own is private.
+//! Every byte that a job prints passes here. A line that lies inside the input is handed on as a slice of it; only the
+//! unfinished end of a piece is copied, and never more than the longest line that is kept. The search goes eight bytes at
+//! a time, since the standard library's is private.
 
 /// A line without its end (`\n` or `\r\n`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Line<'a> {
         /// How many bytes of the line followed.
         dropped: u64,
     },
-    /// It was too long, and `\r` started it anew again and again, as a progress bar does.
+    /// It was too long, and `\r` restarted it repeatedly, as in a progress bar.
     Last {
         /// What a terminal shows at the end: the last text between two `\r`, not cut inside a UTF-8 character.
         kept: &'a [u8],
@@ -119,7 +119,7 @@ impl Splitter {
         let fits = piece.len().min(self.max_line - self.held.len());
         let needed = self.held.len() + fits;
         if needed > self.held.capacity() {
-            // Doubling, as `Vec` does it, would pass the cap.
+            // `Vec` would double its capacity beyond the cap.
             let capacity = needed.max(self.held.capacity() * 2).min(self.max_line);
             self.held.reserve_exact(capacity - self.held.len());
         }

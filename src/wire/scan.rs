@@ -1,10 +1,10 @@
-//! Looks into JSON from outside without building a tree.
+//! Reads JSON from outside without building a tree.
 //!
 //! A tree of values costs up to thirty bytes for each byte of text: `[0,0,…]` of 32 MiB takes half a gigabyte. Here a value
-//! is a slice of the text that it stands in. Only what is asked for is decoded, once, to a bound that the caller names.
+//! is a slice of its text. Only requested values are decoded, once, up to a bound that the caller names.
 //!
-//! Two steps: [`Json::outline`] finds where a value ends by brackets and quotes alone, so that one bad row of a list costs
-//! that row; [`Json::check`] reads a value strictly, and is to be called before something is decided by it.
+//! Two steps: [`Json::outline`] finds the end of a value by brackets and quotes alone, so that a bad row of a list costs that
+//! row. [`Json::check`] reads a value strictly; call it before a decision depends on the value.
 
 use serde::de::IgnoredAny;
 
@@ -15,37 +15,37 @@ pub const DEPTH: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Json<'a>(&'a [u8]);
 
-/// Why bytes are no JSON.
+/// Why bytes are not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
-    /// It ends too early, after so many bytes.
+    /// The text ends too early, after this number of bytes.
     Short(usize),
-    /// What stands at this byte fits no JSON.
+    /// The byte at this offset does not fit.
     Byte(usize),
     /// It is nested deeper than [`DEPTH`].
     Deep,
-    /// It holds bytes that are no UTF-8.
+    /// The text is not valid UTF-8.
     Encoding,
 }
 
-/// Why an object's fields cannot be had.
+/// Why an object's fields cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldsError {
     NotAnObject,
-    /// This one is given twice: nobody can say which counts.
+    /// This field is given twice, so neither counts.
     Twice(&'static str),
-    /// This one is needed, and is not there or of another sort.
+    /// This field is required, and is missing or has a wrong type.
     Missing(&'static str),
-    /// There is more of it than this limit allows.
+    /// The value is larger than this limit allows.
     TooMuch(&'static str),
     Broken(Broken),
 }
 
-/// Why a value is no text that can be taken.
+/// Why a value is not a usable text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextError {
     NotText,
-    /// It has so many bytes.
+    /// It has this number of bytes, too many.
     TooLong(usize),
     /// It holds one half of a pair of UTF-16 alone, or bytes that are no UTF-8.
     NoUnicode,
@@ -91,7 +91,7 @@ impl<'a> Json<'a> {
         })
     }
 
-    /// What sort of value it is, for messages.
+    /// The type of the value, for messages.
     pub fn sort(self) -> &'static str {
         match self.0.first() {
             Some(b'n') => "null",
@@ -145,7 +145,7 @@ impl<'a> Json<'a> {
         self.fields([name]).ok()?[0]
     }
 
-    /// A text of at most `most` bytes. It is decoded into a buffer of its very length.
+    /// A text of at most `most` bytes, decoded into a buffer of exactly its length.
     pub fn text(self, most: usize) -> Result<String, TextError> {
         let mut length = 0;
         self.decode(&mut |part| match part {

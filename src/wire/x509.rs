@@ -1,13 +1,13 @@
-//! The few words of a certificate that an operator asks for: whose it is, who issued it, when it ends (RFC 5280, 4.1).
+//! The parts of a certificate that an operator asks for: subject, issuer, end (RFC 5280, 4.1).
 //!
-//! Nothing here decides on trust: rustls has checked the chain before. The reader takes DER as it comes, checks every
-//! length against what is there, and gives `None` for all that it does not understand.
+//! Nothing here decides on trust: rustls has checked the chain before. The reader takes DER, checks every length against
+//! the input, and returns `None` for anything that it does not understand.
 
 use std::time::SystemTime;
 
 use crate::wire::time::parse_rfc3339;
 
-/// What a certificate says of itself.
+/// The parts of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// The common name, or empty.
