@@ -1,8 +1,8 @@
-//! A clock that a test puts forward (tests only): beside real sockets and real threads it goes as the real one does, and
-//! a limit of a minute is over when the test says so.
+//! A clock that a test puts forward (tests only), beside real sockets and real threads: a limit of a minute is over when the
+//! test says so.
 //!
-//! It is the clock of the thread that asks for it and of those which that one starts. What waits by
-//! [`crate::os::clock`] looks up often enough to see it jump; a sleep there puts it forward by itself and is over.
+//! It is the clock of the thread that asks for it and of the threads that this one starts. A wait of [`crate::os::clock`]
+//! checks often enough to see a jump; a sleep there puts the clock forward and ends at once.
 
 use std::cell::RefCell;
 use std::sync::Arc;

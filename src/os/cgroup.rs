@@ -1,8 +1,8 @@
-//! What a container has used, read from its control group on this host.
+//! A container's resource use, read from its control group on this host.
 //!
-//! Reading the kernel's own files costs microseconds and can be done once more at the very end; the engine's statistics
-//! take up to a second and are gone as soon as the container is. Both versions of control groups are read. Where the
-//! files are not to be had (a remote engine, no permission), the caller falls back to the engine.
+//! Reading the kernel's files costs microseconds, and works once more at the very end; the engine's statistics take up to a
+//! second and are gone with the container. Both versions of control groups are read. Where the files cannot be read (a
+//! remote engine, no permission), the caller asks the engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ impl First {
         Some(Self { pid, started: owner::started(pid)? })
     }
 
-    /// A file of it below `/proc`. The look comes after the reading: what still is this process was so before.
+    /// Reads a file of it below `/proc`. The check comes after the reading: a process that is the same now was so before.
     fn read(&self, file: &str) -> Option<String> {
         let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid)).ok()?;
         (owner::started(self.pid) == Some(self.started)).then_some(text)
@@ -42,7 +42,7 @@ enum Folders {
     V2(PathBuf),
 }
 
-/// One look. What could not be read is `None`.
+/// One sample. A value that could not be read is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reading {
     pub cpu_nanos: Option<u64>,
@@ -102,13 +102,13 @@ impl Cgroup {
     }
 }
 
-/// How many processes this host's kernel has killed for memory so far, for whatever group (`oom_kill`, since 4.13). It
-/// outlives the group, whose own count is gone when its last process is.
+/// How many processes this host's kernel has killed for memory so far, in any group (`oom_kill`, since 4.13). It outlives
+/// the group, whose count is gone with its last process.
 pub fn host_oom_kills() -> Option<u64> {
     keyed(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
 }
 
-/// Whether a count rose between two looks. Where one of them saw nothing, nobody knows, and that counts as no.
+/// Whether a count rose between two samples; false if one of them is missing.
 pub fn rose(before: Option<u64>, after: Option<u64>) -> bool {
     matches!((before, after), (Some(before), Some(after)) if after > before)
 }

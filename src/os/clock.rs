@@ -1,9 +1,9 @@
-//! The time, and every wait of the agent's core, in one place.
+//! The clock, and every wait of the agent's core.
 //!
-//! In the agent these are the standard library's, one call each. In the simulation of the core (`jobs::sim`, which is
-//! built for unit tests alone) they are the simulation's: its time moves only while every thread waits, and a seed
-//! decides who goes on. So `jobs` and `api` read the clock and wait through here alone, which a tidy test looks for. A
-//! test beside real sockets may put the real clock forward (`os::ahead`).
+//! In the agent each is one call of the standard library. In the simulation of the core (`jobs::sim`, built for unit tests
+//! alone) time moves only while every thread waits, and a seed decides which thread goes on. So `jobs` and `api` read the
+//! clock and wait through this module alone; a tidy test checks that. A test beside real sockets may put the real clock
+//! forward (`os::ahead`).
 
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 #[cfg(test)]
 use crate::os::{ahead, sim};
 
-/// When something must be over, and the name of the limit that says so.
+/// A moment in time, and the name of the limit that it comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     pub at: Instant,
@@ -60,7 +60,7 @@ pub fn since(at: Instant) -> Duration {
     now().saturating_duration_since(at)
 }
 
-/// The wall clock, for display and for what must outlast the process.
+/// The wall clock, for display and for times that must outlast the process.
 pub fn wall() -> SystemTime {
     #[cfg(test)]
     if let Some(sim) = sim::here() {
@@ -69,7 +69,7 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// Waits until `bell` rings or `wait` is over, or for no reason: the caller looks again. `guard` is of `mutex`.
+/// Waits until `bell` rings or `wait` is over, or returns early: the caller checks again. `guard` is of `mutex`.
 pub fn wait<'a, T>(mutex: &'a Mutex<T>, bell: &Condvar, guard: MutexGuard<'a, T>, wait: Duration) -> MutexGuard<'a, T> {
     #[cfg(test)]
     if let Some(sim) = sim::here() {
@@ -83,7 +83,7 @@ pub fn wait<'a, T>(mutex: &'a Mutex<T>, bell: &Condvar, guard: MutexGuard<'a, T>
     bell.wait_timeout(guard, wait).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Sleeps for `wait`, where what is waited for is no part of the simulation: an engine's socket, the lock of a file.
+/// Sleeps for `wait`, for events outside the simulation: an engine's socket, a file lock.
 pub fn sleep(wait: Duration) {
     #[cfg(test)]
     if let Some(ahead) = ahead::here() {
@@ -92,7 +92,7 @@ pub fn sleep(wait: Duration) {
     std::thread::sleep(wait);
 }
 
-/// Takes from a channel; waits at most `wait`.
+/// Receives from a channel; waits at most `wait`.
 pub fn receive<T>(from: &Receiver<T>, wait: Duration) -> Result<T, RecvTimeoutError> {
     #[cfg(test)]
     if let Some(sim) = sim::here() {
@@ -101,7 +101,7 @@ pub fn receive<T>(from: &Receiver<T>, wait: Duration) -> Result<T, RecvTimeoutEr
     from.recv_timeout(wait)
 }
 
-/// Gives to a channel; waits at most `wait`.
+/// Sends to a channel; waits at most `wait`.
 pub fn send<T>(to: &Sender<T>, value: T, wait: Duration) -> Result<(), SendTimeoutError<T>> {
     #[cfg(test)]
     if let Some(sim) = sim::here() {
@@ -110,7 +110,7 @@ pub fn send<T>(to: &Sender<T>, value: T, wait: Duration) -> Result<(), SendTimeo
     to.send_timeout(value, wait)
 }
 
-/// Asked before the disk is written to. Nothing in the agent; in the simulation, a disk that takes nothing.
+/// Called before a write to disk. Does nothing in the agent; in the simulation, the disk may refuse.
 #[inline]
 pub fn disk() -> io::Result<()> {
     #[cfg(test)]
@@ -120,8 +120,8 @@ pub fn disk() -> io::Result<()> {
     Ok(())
 }
 
-/// Marks a step after which something lasts that was not so before: where a kill makes a difference. Nothing in the
-/// agent; in the simulation, a place to be killed at.
+/// Marks a step with a lasting effect, where a kill makes a difference. Does nothing in the agent; in the simulation, the
+/// agent may be killed here.
 #[inline]
 pub fn step(what: &'static str) {
     #[cfg(test)]

@@ -9,7 +9,7 @@ pub fn below(path: &Path) -> Result<String, String> {
     let shown = path.display();
     let device = fs::metadata(path).map_err(|error| format!("cannot look at {shown}: {error}"))?.dev();
     let number = match split(device) {
-        // No device of its own (btrfs, overlay): ask the table of mounts which one is behind it.
+        // No separate device (btrfs, overlay): look the device up in the table of mounts.
         (0, _) => {
             let table = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
             let source = source_of(&table, path).ok_or_else(|| format!("no block device is behind {shown}"))?;

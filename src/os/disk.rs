@@ -1,4 +1,4 @@
-//! How much room a file system has left: for `state.minFreeDisk`, `/health` and `/metrics`.
+//! Free room of a file system, for `state.minFreeDisk`, `/health` and `/metrics`.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What is left on a file system for users other than root.
+/// Free room on a file system for users other than root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Free {
     pub bytes: u64,

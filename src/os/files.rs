@@ -10,10 +10,10 @@ use crate::limits;
 use crate::os::clock;
 use crate::os::private::{self, Refused};
 
-/// What the names of files begin with that are still being written. No name given to [`Folder::write`] may.
+/// Prefix of files that are still being written. No name given to [`Folder::write`] may begin with it.
 pub const UNFINISHED: &str = ".new-";
 
-/// A folder that nobody else may read, held open so that its entries can be made to last.
+/// A folder that no other user may read, held open so that its entries can be synced.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -22,8 +22,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder with mode 0700 unless it is there, and opens it. An existing one of this user's own is made so, one
-    /// of somebody else's is refused. The folders on the way are [`private::prepare`]'s matter.
+    /// Makes the folder with mode 0700 unless it exists, and opens it. An existing one of this user gets that mode; one of
+    /// another user is refused. [`private::prepare`] checks the folders on the way.
     pub fn open(path: &Path) -> io::Result<Self> {
         private::make(path, path.parent().unwrap_or(Path::new("/")))?;
         Self::existing(path)
@@ -44,8 +44,8 @@ impl Folder {
         &self.path
     }
 
-    /// Replaces the file `name` (mode 0600) by `parts`, one after the other. Whatever happens meanwhile, the file is
-    /// the old one or the new one; after `Ok`, it is the new one even if the power fails now.
+    /// Replaces the file `name` (mode 0600) by `parts`, one after the other. At every moment the file is the old one or the new
+    /// one; after `Ok`, it is the new one even if the power fails now.
     pub fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         clock::step("write");
         clock::disk()?;
@@ -58,14 +58,14 @@ impl Folder {
             fs::rename(&beside, self.path.join(name))
         });
         if let Err(error) = written {
-            // What is left of it is also removed by `remove_unfinished`.
+            // `remove_unfinished` removes its rest too.
             let _ = fs::remove_file(&beside);
             return Err(error);
         }
         self.sync()
     }
 
-    /// Removes the file `name`; one that is not there is fine. It may come back after a power cut until [`Folder::sync`].
+    /// Removes the file `name`; a missing one is no error. It may come back after a power cut until [`Folder::sync`].
     pub fn remove(&self, name: &str) -> io::Result<()> {
         clock::step("remove");
         match fs::remove_file(self.path.join(name)) {
@@ -74,12 +74,12 @@ impl Folder {
         }
     }
 
-    /// Makes names that were given and removed last.
+    /// Makes added and removed names durable.
     pub fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
 
-    /// Removes what a killed process left half written; how many files that were.
+    /// Removes half-written files of a killed process; returns their number.
     pub fn remove_unfinished(&self) -> io::Result<usize> {
         let mut removed = 0;
         for entry in fs::read_dir(&self.path)? {
@@ -93,7 +93,7 @@ impl Folder {
     }
 }
 
-/// A file that is not there yet, and no link to another one.
+/// Creates a file that must not exist, not even as a link.
 fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     for part in parts {
@@ -102,12 +102,12 @@ fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Opens a file to append to it, and no link to another one; it is made (0600) if need be.
+/// Opens a file to append to it, not through a link; creates it (0600) if needed.
 pub fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// Reads a small file, and no link to another one; longer than `most` is an error.
+/// Reads a small file, not through a link; longer than `most` is an error.
 pub fn read_small(path: &Path, most: u64) -> io::Result<String> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let mut text = String::new();
@@ -118,8 +118,8 @@ pub fn read_small(path: &Path, most: u64) -> io::Result<String> {
     Ok(text)
 }
 
-/// Opens a file that this program writes for others to read, such as a log. It may be a link of this user's or root's; one
-/// of somebody else's would have the agent write where they want.
+/// Opens a file that others read, such as a log. It may be a link of this user or root; a link of another user would let
+/// them choose where the agent writes.
 pub fn append_through_own_links(path: &Path, mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(mode);
@@ -137,37 +137,37 @@ pub fn append_through_own_links(path: &Path, mode: u32) -> io::Result<File> {
     }
 }
 
-/// Holds a file for this process until it is dropped or the process ends, in whatever way. The file says who holds it.
+/// Locks a file for this process until it is dropped or the process ends in any way. The file names the holder.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code)] File);
 
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub enum LockError {
-    /// Another process has it: its id as the file tells it, `?` if it does not.
+    /// Another process holds it: its id from the file, or `?`.
     Held(String),
     Io(io::Error),
 }
 
 impl Lock {
-    /// Takes the lock on the file at `path`, which is made (0600) if need be; does not wait.
+    /// Takes the lock on the file at `path`, which it creates (0600) if needed; does not wait.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        // What is held is open for reading: a file system without writers can be made read-only.
+        // Held open for reading: a file system without writers can be remounted read-only.
         let file = options.open(path).and_then(|_| File::open(path)).map_err(LockError::Io)?;
         let mut looks = limits::LOCK_LOOKS;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                // Perhaps only somebody who looks (`holder`).
+                // Perhaps a caller of `holder`, for a moment.
                 Err(TryLockError::WouldBlock) if looks > 0 => clock::sleep(limits::LOCK_LOOK),
                 Err(TryLockError::WouldBlock) => return Err(LockError::Held(pid_in(file))),
                 Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
             }
             looks -= 1;
         }
-        // Only a word for people: that it cannot be written (a full disk) is no reason to go without the lock.
+        // For people only: a failed write (a full disk) is no reason to give up the lock.
         let word = format!("{}\n", std::process::id());
         if let Err(error) = options.truncate(true).open(path).and_then(|mut file| file.write_all(word.as_bytes())) {
             log::warn!("{} does not say who holds it: {error}", path.display());
@@ -175,8 +175,8 @@ impl Lock {
         Ok(Self(file))
     }
 
-    /// The process that holds the lock on the file at `path`, `?` where the file does not tell; `None` when none does.
-    /// The kernel tells this only to who asks for the lock: it is had for a moment, beside other lookers.
+    /// The process that holds the lock on the file at `path`, `?` if the file does not say; `None` if none does. The kernel
+    /// answers this only to a try for the lock, so a shared lock is held for a moment.
     pub fn holder(path: &Path) -> io::Result<Option<String>> {
         let file = match File::open(path) {
             Ok(file) => file,
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!((fs::read(path.join("a")).expect("read"), mode(&path.join("a"))), (b"three".to_vec(), 0o600));
         fs::write(path.join(format!("{UNFINISHED}7")), "half").expect("write");
         assert_eq!(folder.remove_unfinished().expect("clean"), 1);
-        // A name that cannot be given leaves nothing behind.
+        // A rename that fails leaves nothing behind.
         fs::create_dir_all(path.join("b/c")).expect("a folder");
         assert!(folder.write("b", &[b"x"]).is_err());
         folder.remove("a").expect("remove");
@@ -241,7 +241,7 @@ mod tests {
             lchown(path.join(name), Some(owner), Some(owner)).expect("root may");
             path.join(name)
         };
-        // What a file is written to before it has its name.
+        // The temporary file before the rename.
         link(&format!("{UNFINISHED}0"), 0);
         folder.write("a", &[b"new"]).expect("write");
         let log = link("log", 65_534);
@@ -271,7 +271,7 @@ mod tests {
         assert!(matches!(Lock::take(&path), Err(LockError::Held(pid)) if pid == "?"));
         drop(first);
         assert_eq!(Lock::holder(&path).expect("look"), None);
-        // Who only looks keeps nobody away.
+        // A caller of `holder` keeps no process away.
         let looker = File::open(&path).expect("open");
         looker.try_lock_shared().expect("free");
         let waiting = std::thread::scope(|scope| {
@@ -297,7 +297,7 @@ mod tests {
             threads::spawn("t-taker", move || drop(sender.send(Lock::take(&own).map(drop)))).expect("a thread");
             (told.recv_timeout(std::time::Duration::from_secs(5)), ahead.by())
         });
-        // Who tries for ever gets it now, and ends.
+        // The thread that keeps trying gets it now, and ends.
         drop(looker);
         assert!(matches!(told, Ok(Err(LockError::Held(_)))), "{told:?}");
         assert_eq!(waited, limits::LOCK_LOOK * limits::LOCK_LOOKS);

@@ -1,6 +1,6 @@
-//! How much memory a thread takes: the allocator of the unit tests counts what each thread asks for.
+//! How much memory a thread takes: the allocator of the unit tests counts each thread's allocations.
 //!
-//! For readers of answers from outside, whose memory must not be a multiple of what they read. Tests only.
+//! For readers of answers from outside: their memory must not be a multiple of the input. Tests only.
 
 #![allow(unsafe_code)]
 
@@ -13,13 +13,13 @@ struct Counting;
 static COUNTING: Counting = Counting;
 
 thread_local! {
-    /// Bytes that this thread took and did not give back; what it frees for others counts against it.
+    /// Bytes that this thread allocated and did not free; bytes that it frees for others are subtracted.
     static NOW: Cell<isize> = const { Cell::new(0) };
     static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count(change: isize) {
-    // A thread that ends has no counters any more.
+    // An ending thread has no counters.
     let _ = NOW.try_with(|now| {
         now.set(now.get() + change);
         let _ = MOST.try_with(|most| most.set(most.get().max(now.get())));
@@ -57,7 +57,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What `act` gives, and the most bytes that it held at once on this thread.
+/// The result of `act`, and the most bytes that it held at once on this thread.
 pub(crate) fn peak<T>(act: impl FnOnce() -> T) -> (T, usize) {
     let before = NOW.get();
     MOST.set(before);

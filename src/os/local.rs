@@ -1,4 +1,4 @@
-//! Unix sockets: who is at the other end.
+//! Unix sockets: the user at the other end.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 /// Bytes of a path that the kernel's `sun_path` takes: its last of 108 is the NUL.
 pub const PATH_MAX: usize = 107;
 
-/// The user id of the process that connected, or that made the pair, at the time when it did so.
+/// The user id of the process that connected, or made the pair, at that time.
 pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     let mut found = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
     let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
@@ -26,7 +26,7 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(found.uid) }
 }
 
-/// This process's own user id, as a peer would see it.
+/// This process's user id, as a peer sees it.
 pub fn own_uid() -> io::Result<u32> {
     peer_uid(&UnixStream::pair()?.0)
 }

@@ -1,4 +1,4 @@
-//! What the operating system is asked for: threads, signals, randomness, sockets that can be waited for.
+//! The operating system: threads, signals, clocks, randomness, files, sockets.
 //!
 //! The only module with `unsafe` code, since it is the only one that calls `libc`.
 

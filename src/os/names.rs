@@ -1,8 +1,8 @@
 //! From a host's name to its addresses, within a deadline.
 //!
-//! The C library's resolver cannot be interrupted, and with a name server that does not answer it may take minutes. So
-//! each lookup has a thread, which is left behind when it is late. The number of those threads is bounded: one more
-//! lookup waits for a place, within its own deadline.
+//! The C library's resolver cannot be interrupted, and may take minutes if the name server does not answer. So each lookup
+//! has a thread, which is left behind when it is late. The number of those threads is bounded: a further lookup waits for a
+//! place within its deadline.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -24,9 +24,9 @@ pub struct Names {
     limit: &'static str,
 }
 
-/// The names of the agent's own configuration.
+/// Names in the agent's configuration.
 pub static OWN: Names = Names::new(limits::LOOKUPS_OWN, "limits::LOOKUPS_OWN");
-/// The names that jobs bring. They have places of their own, so that they never keep the agent from its backend.
+/// Names that come with jobs. They have separate places, so that they never block the way to the backend.
 pub static SERVERS: Names = Names::new(limits::LOOKUPS_SERVERS, "limits::LOOKUPS_SERVERS");
 
 /// A lookup's place, given back when the lookup ends.
@@ -64,11 +64,11 @@ impl Names {
         let place = self.take_place(host, deadline)?;
         let (sender, answer) = sync_channel(1);
         let name = host.to_owned();
-        // Its end is not waited for: it may be left behind.
+        // Not joined: it may be left behind.
         threads::spawn("resolve", move || {
             let found = ask(&name, port);
             drop(place);
-            // Nobody listens any more when it took too long.
+            // There is no receiver if it took too long.
             let _ = sender.send(found);
         })
         .map_err(failed)?;
@@ -112,7 +112,7 @@ mod tests {
         Deadline::after(length, "the test's limit")
     }
 
-    /// A resolver that says nothing until it is told to.
+    /// A resolver that answers only when the test lets it.
     fn hangs(until: &Stop) -> impl FnOnce(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + 'static {
         let until = until.clone();
         move |_, port| {
@@ -152,12 +152,12 @@ mod tests {
         for _ in 0..3 {
             assert!(names.find_by("a.example", 1, within(SHORT), hangs(&over)).is_err());
         }
-        // No fourth thread: it is said who is in the way.
+        // No fourth thread: the error names the blocking lookups.
         let never = |_: &str, _| -> io::Result<Vec<SocketAddr>> { panic!("asked") };
         let error = names.find_by("b.example", 1, within(SHORT), never).expect_err("no place");
         let said = error.to_string();
         assert!(said.contains("b.example") && said.contains("3 lookups") && said.contains("limits::MOST"), "{said}");
-        // The resolver recovers while one waits.
+        // The resolver recovers while a lookup waits.
         let ends = over.clone();
         let later = threads::spawn("t-later", move || {
             std::thread::sleep(SHORT);

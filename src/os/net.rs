@@ -1,9 +1,9 @@
-//! Every connection that the agent makes begins here: to the engine, the backend, the live log, a server, its own socket.
+//! Every connection of the agent starts here: to engine, backend, live log, servers, and its control socket.
 //!
-//! A connect has one deadline, from the name to the first address that answers. The addresses of a name are tried one
-//! after the other, each a moment after the last (RFC 8305), and all that have not failed are waited for together: an
-//! address that swallows packets costs that moment. A Unix socket whose listener takes nobody ends at the deadline too,
-//! where the kernel by itself waits for ever. A tidy test looks for connects elsewhere.
+//! A connect has one deadline, from the name to the first address that answers. Addresses are tried in turn, each a moment
+//! after the last (RFC 8305), and all that have not failed are awaited together: an address that swallows packets costs
+//! that moment. A connect to a Unix socket whose listener accepts nothing ends at the deadline too; the kernel would wait
+//! forever. A tidy test forbids connects elsewhere.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -19,7 +19,7 @@ use super::names::Names;
 use super::poll::{self, Watch};
 use crate::limits;
 
-/// Why there is no connection. The text says what was tried and which limit was over; what to do is the caller's to say.
+/// Why there is no connection. The text says what was tried and which limit passed; the caller adds what to do.
 #[derive(Debug)]
 pub enum Error {
     /// The resolver gave no address.
@@ -30,21 +30,21 @@ pub enum Error {
     NameBusy { host: String, most: (usize, &'static str), deadline: Deadline },
     /// All addresses failed.
     Tcp(Vec<(SocketAddr, io::Error)>),
-    /// Some had not answered when the time was over; the others failed before.
+    /// Some had not answered at the deadline; the others had failed.
     TcpLate { silent: Vec<SocketAddr>, failed: Vec<(SocketAddr, io::Error)>, deadline: Deadline },
     /// The Unix socket cannot be connected to.
     Unix(io::Error),
-    /// Its listener took no connection.
+    /// Its listener accepted no connection.
     UnixLate(Deadline),
 }
 
 impl Error {
-    /// Whether a time limit was over.
+    /// Whether a time limit passed.
     pub fn is_late(&self) -> bool {
         matches!(self, Self::NameLate { .. } | Self::NameBusy { .. } | Self::TcpLate { .. } | Self::UnixLate(_))
     }
 
-    /// Of several addresses, what the last one said.
+    /// The error of the last address.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Name { source, .. } | Self::Unix(source) => source.kind(),
@@ -146,7 +146,7 @@ pub fn connect(addresses: &[SocketAddr], deadline: Deadline) -> Result<TcpStream
     }
 }
 
-/// Starts to connect, and waits for nothing.
+/// Starts to connect, without waiting.
 fn begin(address: SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let socket = socket(family, libc::SOCK_NONBLOCK)?;
@@ -177,7 +177,7 @@ fn begin(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// What became of a connect whose socket is ready.
+/// The result of a connect whose socket is ready.
 fn finish(tcp: &TcpStream) -> io::Result<()> {
     if let Some(error) = tcp.take_error()? {
         return Err(error);
@@ -227,7 +227,7 @@ fn socket(family: libc::c_int, flags: libc::c_int) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call succeeded, so `fd` is open and nobody else's.
+    // SAFETY: the call succeeded, so `fd` is open and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -1,4 +1,4 @@
-//! Connects to listeners that take nobody, addresses that swallow packets, and those that answer (tests only).
+//! Connects to listeners that accept nothing, addresses that swallow packets, and those that answer (tests only).
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -15,7 +15,7 @@ fn within(length: Duration) -> Deadline {
     Deadline::after(length, "the test's limit")
 }
 
-/// A Unix socket whose listener takes nobody, and whose queue is full.
+/// A Unix socket whose listener accepts nothing, and whose queue is full.
 pub(crate) struct Frozen {
     path: PathBuf,
     listener: UnixListener,
@@ -79,7 +79,7 @@ fn a_listener_that_takes_somebody_after_a_while_is_reached_at_once() {
     let begun = Instant::now();
     let socket = unix(frozen.path(), within(LONG)).expect("room");
     assert!((SHORT..LONG / 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-    // Its own reads and writes have no limit that nobody set.
+    // Its reads and writes have no limit unless one is set.
     assert_eq!(socket.write_timeout().expect("a socket"), None);
     later.expect("a thread").join_within(LONG);
     assert!(!frozen.queued.is_empty());
@@ -109,7 +109,7 @@ fn the_longest_path_is_reached() {
     drop(listener);
 }
 
-/// An address of this host that takes no connection: its queue is full. With what keeps it so.
+/// An address of this host that accepts no connection, since its queue is full; and the sockets that fill it.
 fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -142,7 +142,7 @@ fn an_address_that_does_not_answer_costs_a_moment() {
 
 #[test]
 fn an_address_that_refuses_costs_nothing() {
-    // Nothing listens there any more.
+    // No listener is left there.
     let closed = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
     let listener = TcpListener::bind("[::1]:0").expect("a port");
     let here = listener.local_addr().expect("an address");

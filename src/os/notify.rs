@@ -1,9 +1,9 @@
-//! Tells systemd how the agent is: `sd_notify(3)` spoken by hand, since a library would bring more than these lines do.
+//! Reports the agent's state to systemd: `sd_notify(3)` by hand, since a library would be larger than these lines.
 //!
 //! A message is one datagram of `NAME=value` lines to the socket that `$NOTIFY_SOCKET` names, a path or an abstract name
 //! that begins with `@`. Without that variable nothing is sent, so the agent behaves the same when a person starts it.
-//! A send never waits: a service manager that does not read must not stop the agent, least of all the thread that
-//! answers its watchdog.
+//! A send never waits: a service manager that does not read must not stop the agent, or the thread that answers its
+//! watchdog.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
@@ -26,7 +26,7 @@ pub enum State<'a> {
     /// One line for `systemctl status`. Control characters become spaces, and what is longer than
     /// `limits::NOTIFY_STATUS` is cut.
     Status(&'a str),
-    /// The configuration is read again: `RELOADING=1`, with the moment that systemd asks for beside it.
+    /// The configuration is read again: `RELOADING=1`, with the time that systemd requires.
     Reloading,
     /// The end has begun: `STOPPING=1`.
     Stopping,
@@ -34,14 +34,14 @@ pub enum State<'a> {
     Watchdog,
 }
 
-/// What can go wrong between the agent and its service manager. None of it ends the agent.
+/// Errors between the agent and its service manager. None of them ends the agent.
 #[derive(Debug)]
 pub enum NotifyError {
-    /// `$NOTIFY_SOCKET` holds what is no address; why not.
+    /// `$NOTIFY_SOCKET` holds no valid address; the reason.
     Address(OsString, String),
-    /// No socket could be had.
+    /// No socket could be made.
     Socket(io::Error),
-    /// The message was not taken.
+    /// The message could not be sent.
     Send(OsString, io::Error),
 }
 
@@ -74,12 +74,12 @@ impl std::error::Error for NotifyError {
     }
 }
 
-/// The way to the service manager, or none.
+/// The socket of the service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Notify {
     to: Option<Target>,
     watchdog: Option<Duration>,
-    /// Set by the first failed send: the log is told once, not at every ping.
+    /// Set by the first failed send, which alone is logged.
     told: AtomicBool,
 }
 
@@ -97,12 +97,12 @@ impl Notify {
         let to = get("NOTIFY_SOCKET")
             .filter(|value| !value.is_empty())
             .and_then(|name| Target::open(name).map_err(|error| log::warn!("{error}")).ok());
-        // Without a socket no ping could be sent, and whoever asks for the interval would wait for nothing.
+        // Without a socket no ping can be sent, so there is no interval.
         let watchdog = to.as_ref().and_then(|_| watchdog(&get, std::process::id()));
         Self { to, watchdog, told: AtomicBool::new(false) }
     }
 
-    /// Whether there is a service manager to tell.
+    /// Whether there is a service manager.
     pub fn is_connected(&self) -> bool {
         self.to.is_some()
     }
@@ -156,7 +156,7 @@ fn message(states: &[State], now_micros: u64) -> String {
     states.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A line break in a status would begin a line of its own, such as `STOPPING=1`.
+/// A line break in a status would start another line, such as `STOPPING=1`.
 fn one_line(text: &str) -> String {
     let cut = (0..=text.len().min(NOTIFY_STATUS)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

@@ -1,8 +1,8 @@
-//! Which process made something that outlives it, and whether that process still runs.
+//! Identifies the process that made a lasting object, and whether that process still runs.
 //!
-//! A process is told by its number, the tick at which it started, the namespaces in which those two mean something, and
-//! the boot of the machine. So a number that was given again is another process, and what was written in another
-//! container or on another host is no process that could be looked for here.
+//! A process is identified by its number, the tick of its start, the namespaces in which both are valid, and the boot of
+//! the machine. So a reused number is another process, and an owner in another container or on another host cannot be
+//! looked up here.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -14,7 +14,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     boot: String,
-    /// Of process numbers and of time, as the kernel names them.
+    /// Namespaces of process numbers and of time, as the kernel names them.
     spaces: [String; 2],
     pid: i32,
     /// In ticks since the boot.
@@ -26,12 +26,12 @@ pub struct Owner {
 pub enum Seen {
     Runs,
     Gone,
-    /// It is, or was, where this process cannot look: on another host, before a restart, in another container.
+    /// It is or was out of sight: on another host, before a restart, in another container.
     Elsewhere,
 }
 
 impl Owner {
-    /// This process; `None` where `/proc` does not tell.
+    /// This process; `None` if `/proc` does not say.
     pub fn this_process() -> Option<Self> {
         let pid = i32::try_from(std::process::id()).ok()?;
         let (_, started) = stat("/proc/self/stat")?;
@@ -39,16 +39,16 @@ impl Owner {
         Some(Self { boot, spaces: [space("pid")?, space("time").unwrap_or_default()], pid, started })
     }
 
-    /// What has become of it, as `here`, this process, can see.
+    /// Whether it runs, as seen from `here`, this process.
     pub fn seen_by(&self, here: &Self) -> Seen {
         if (&self.boot, &self.spaces) != (&here.boot, &here.spaces) {
             return Seen::Elsewhere;
         }
-        // The signal is asked first: /proc may hide the processes of others.
+        // The signal first: /proc may hide the processes of others.
         match ask(self.pid) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Seen::Gone,
             _ => match stat(&format!("/proc/{}/stat", self.pid)) {
-                // One that was killed and not waited for does nothing any more.
+                // A killed process that was not waited for is a zombie: it does nothing.
                 Some((state, started)) if started != self.started || matches!(state, 'Z' | 'X') => Seen::Gone,
                 _ => Seen::Runs,
             },
@@ -66,7 +66,7 @@ impl fmt::Display for Owner {
 impl FromStr for Owner {
     type Err = ();
 
-    /// From what [`Owner`]'s `Display` wrote.
+    /// Reads the form that [`Owner`]'s `Display` writes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let parts: Vec<&str> = text.split('/').collect();
         let [boot, pids, times, pid, started] = parts[..] else { return Err(()) };
@@ -81,7 +81,7 @@ fn space(kind: &str) -> Option<String> {
     fs::read_link(format!("/proc/self/ns/{kind}")).ok()?.into_os_string().into_string().ok()
 }
 
-/// When a process started, in ticks since the boot; `None` when there is none of this number.
+/// When a process started, in ticks since the boot; `None` if there is no process of this number.
 pub(super) fn started(pid: i64) -> Option<u64> {
     stat(&format!("/proc/{pid}/stat")).map(|(_, started)| started)
 }

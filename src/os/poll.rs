@@ -1,7 +1,7 @@
-//! Waiting for several sockets at once, and being woken out of that wait by another thread.
+//! Waits for several sockets at once; another thread can end the wait.
 //!
-//! `ppoll(2)` and an `eventfd(2)`: the live log's one thread waits for its socket and for new lines together, so a line is
-//! on its way at once and an idle agent does not tick.
+//! `ppoll(2)` and an `eventfd(2)`: the live log's thread waits for its socket and for new lines together, so a line leaves at
+//! once and an idle agent does not tick.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -25,23 +25,24 @@ impl<'fd> Watch<'fd> {
         Self { raw: libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, borrowed: PhantomData }
     }
 
-    /// Waits for `fd` to be writable alone: what its peer sends meanwhile does not end the wait.
+    /// Waits for `fd` to be writable alone: bytes from its peer do not end the wait.
     pub fn to_write(fd: BorrowedFd<'fd>) -> Self {
         Self { raw: libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 }, borrowed: PhantomData }
     }
 
-    /// A read would not block: data, the end, or an error that the read will tell.
+    /// A read would not block: data, the end, or an error that the read returns.
     pub fn readable(&self) -> bool {
         self.raw.revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
     }
 
-    /// A write would not block, or would tell an error.
+    /// A write would not block, or would return an error.
     pub fn writable(&self) -> bool {
         self.raw.revents & (libc::POLLOUT | libc::POLLERR | libc::POLLNVAL) != 0
     }
 }
 
-/// Waits until one of `watches` is ready or `timeout` is over, which `Duration::MAX` never is. A signal ends the wait early, as if by timeout.
+/// Waits until one of `watches` is ready or `timeout` is over; `Duration::MAX` waits forever. A signal ends the wait early,
+/// as if by timeout.
 pub fn wait(watches: &mut [Watch<'_>], timeout: Duration) -> io::Result<()> {
     let limit = libc::timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
@@ -70,7 +71,7 @@ pub struct Waker(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     fd: OwnedFd,
-    /// Set from the first wake until the sleeper has taken it, so that a busy writer pays for one call only.
+    /// Set from the first wake until the sleeper takes it, so that a busy writer makes one system call only.
     pending: AtomicBool,
 }
 
@@ -87,7 +88,7 @@ impl Waker {
         Ok(Self(Arc::new(Inner { fd, pending: AtomicBool::new(false) })))
     }
 
-    /// Ends the sleeper's present or next [`wait`]. What was written before this call is visible to it afterwards.
+    /// Ends the sleeper's present or next [`wait`]. Writes before this call are visible to it afterwards.
     pub fn wake(&self) {
         if !self.0.pending.swap(true, Ordering::AcqRel) {
             let one = 1u64.to_ne_bytes();
@@ -96,7 +97,7 @@ impl Waker {
         }
     }
 
-    /// Takes the wake-up. To be called before looking at what it may be about, or news could be missed.
+    /// Takes the wake-up. Call it before reading the shared state, or news could be missed.
     pub fn take(&self) {
         let mut count = [0; 8];
         // SAFETY: pointer and length describe `count`, writable for the whole call; an empty counter is no harm.
@@ -104,7 +105,7 @@ impl Waker {
         self.0.pending.swap(false, Ordering::AcqRel);
     }
 
-    /// To be waited for.
+    /// The watch to wait for.
     pub fn watch(&self) -> Watch<'_> {
         Watch::new(self.0.fd.as_fd(), false)
     }

@@ -1,8 +1,8 @@
-//! A folder that nobody else can read, change or put another in the place of: `state.dir` and what is in it.
+//! A folder that no other user can read, change or replace: `state.dir` and its content.
 //!
-//! Who may rename in a folder decides what is found there by its name. So every folder on the way has to belong to this
-//! user or to root, and nobody else may write to it, unless it is sticky, as `/tmp` is. They are looked at from the root
-//! down: what was found good above cannot be changed by others below. Nothing that is not this user's own is changed.
+//! A user who may rename in a folder decides what a name there leads to. So every folder on the way must belong to this user
+//! or to root, and others must not write to it unless it is sticky, as `/tmp` is. The check goes from the root down: what
+//! is safe above cannot be changed from below. Nothing that belongs to another user is changed.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use crate::os::local;
 /// Why a folder is not used.
 #[derive(Debug)]
 pub enum Refused {
-    /// It, or one on the way to it, belongs to somebody else.
+    /// It, or a folder on the way to it, belongs to another user.
     Foreign {
         path: PathBuf,
         owner: u32,
@@ -30,7 +30,7 @@ pub enum Refused {
         owner: u32,
         mode: u32,
     },
-    /// A link on the way that somebody else made.
+    /// A link on the way belongs to another user.
     Link {
         path: PathBuf,
         owner: u32,
@@ -38,7 +38,7 @@ pub enum Refused {
     /// More than `limits::PATH_LINKS` links on the way.
     Links(PathBuf),
     NoFolder(PathBuf),
-    /// What was tried, on what, and what the kernel said.
+    /// What was tried, on what, and the kernel's error.
     Io {
         what: &'static str,
         path: PathBuf,
@@ -93,8 +93,8 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Refused 
     move |error| Refused::Io { what, path, error }
 }
 
-/// Makes the folder, and those on the way that are missing, with mode 0700, and opens it. One that is there and this
-/// user's own gets that mode; the one that it had, if that was another.
+/// Makes the folder, and missing ones on the way, with mode 0700, and opens it. An existing folder of this user gets that
+/// mode; returns its former mode if it was another.
 pub fn prepare(path: &Path) -> Result<(File, Option<u32>), Refused> {
     let (mut real, missing) = walk(path)?;
     for name in missing {
@@ -105,13 +105,13 @@ pub fn prepare(path: &Path) -> Result<(File, Option<u32>), Refused> {
     open(&real)
 }
 
-/// What keeps [`prepare`] from using this folder, as far as it is there; changes nothing.
+/// The reason why [`prepare`] would refuse this folder, as far as it exists; changes nothing.
 pub fn look(path: &Path) -> Result<(), Refused> {
     let (real, missing) = walk(path)?;
     if missing.is_empty() { open_as_it_is(&real).map(drop) } else { Ok(()) }
 }
 
-/// Makes one folder, and its name in `parent` last. That somebody was faster is no error: it is looked at when opened.
+/// Makes one folder and syncs `parent`. An existing one is no error: it is checked when opened.
 pub(in crate::os) fn make(path: &Path, parent: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => File::open(parent)?.sync_all(),
@@ -120,7 +120,7 @@ pub(in crate::os) fn make(path: &Path, parent: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens a folder that is this user's own, and gives it mode 0700.
+/// Opens a folder of this user, and gives it mode 0700.
 pub(in crate::os) fn open(path: &Path) -> Result<(File, Option<u32>), Refused> {
     let (handle, data) = open_as_it_is(path)?;
     let mode = data.mode() & 0o7777;
@@ -131,7 +131,7 @@ pub(in crate::os) fn open(path: &Path) -> Result<(File, Option<u32>), Refused> {
     Ok((handle, Some(mode)))
 }
 
-/// The folder itself, no link to it.
+/// Opens the folder itself, not a link to it.
 fn open_as_it_is(path: &Path) -> Result<(File, Metadata), Refused> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
@@ -143,7 +143,7 @@ fn open_as_it_is(path: &Path) -> Result<(File, Metadata), Refused> {
     let (owner, mode) = (data.uid(), data.mode() & 0o7777);
     match owner == own(path)? {
         true => {}
-        // Nothing to be changed here. Whether it can be written shows when it is.
+        // Nothing is changed here. A write shows whether it can be written.
         false if owner == 0 && mode & 0o022 == 0 => {}
         false => return Err(Refused::Foreign { path: path.to_owned(), owner, mode }),
     }
@@ -154,12 +154,12 @@ fn own(path: &Path) -> Result<u32, Refused> {
     local::own_uid().map_err(failed("compare the owner of", path))
 }
 
-/// Follows the path from the root: where it leads as far as it is there, without links, and what is missing of it. The
-/// last folder itself is not looked at.
+/// Follows the path from the root. Returns the existing part without links, and the missing part. Does not check the last
+/// folder itself.
 fn walk(path: &Path) -> Result<(PathBuf, Vec<OsString>), Refused> {
     let whole = std::path::absolute(path).map_err(failed("find", path))?;
     let root = fs::metadata("/").map_err(failed("look at", Path::new("/")))?;
-    // Whoever owns the root is root here, also where a user namespace calls them otherwise.
+    // The owner of `/` counts as root, also in a user namespace with another number.
     let trusted = [0, own(path)?, root.uid()];
     let (mut real, mut rest, mut links) = (PathBuf::from("/"), names(&whole), 0);
     while let Some(name) = rest.pop_front() {
@@ -204,7 +204,7 @@ fn names(path: &Path) -> VecDeque<OsString> {
     named.map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// A folder in which something is found by its name.
+/// A folder in which a name is looked up.
 fn look_at(path: &Path, trusted: &[u32]) -> Result<(), Refused> {
     let data = fs::symlink_metadata(path).map_err(failed("look at", path))?;
     if !data.is_dir() {
@@ -214,7 +214,7 @@ fn look_at(path: &Path, trusted: &[u32]) -> Result<(), Refused> {
     if !trusted.contains(&owner) {
         return Err(Refused::Foreign { path, owner, mode });
     }
-    // Who is in root's group is root's deputy.
+    // Members of root's group are trusted as root is.
     let by_group = mode & 0o020 != 0 && data.gid() != 0;
     if (mode & 0o002 != 0 || by_group) && mode & 0o1000 == 0 {
         return Err(Refused::Writable { path, owner, mode });
@@ -228,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody else. The tests run as root, as those of the records do.
+    /// Another user. The tests run as root, as those of the records do.
     const NOBODY: u32 = 65_534;
 
     struct Scratch(crate::os::scratch::Scratch);
@@ -313,7 +313,7 @@ mod tests {
         fs::write(&file, "x").expect("a file");
         assert!(matches!(prepare(&file), Err(Refused::NoFolder(_))));
         assert!(matches!(prepare(&file.join("state")), Err(Refused::NoFolder(_))));
-        // The folder itself is opened, whatever is put in its place after the look.
+        // The folder itself stays open, also if another is put in its place after the check.
         symlink(&target, sticky.join("late")).expect("a link");
         assert!(matches!(open(&sticky.join("late")), Err(Refused::NoFolder(_))));
     }

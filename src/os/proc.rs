@@ -1,10 +1,10 @@
-//! What the kernel says about this process: memory, processor time, descriptors, threads. For `/metrics`.
+//! The kernel's figures for this process: memory, processor time, descriptors, threads. For `/metrics`.
 #![allow(unsafe_code)]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-/// A look at this process. A figure that could not be read is `None`, never a guess.
+/// Figures of this process. One that could not be read is `None`, never a guess.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Process {
     /// Bytes of resident memory.
@@ -37,8 +37,7 @@ pub fn read() -> Process {
     }
 }
 
-/// Whether standard output is the stream that `$JOURNAL_STREAM` names, as `DEVICE:INODE`: not so when somebody has
-/// turned it elsewhere since.
+/// Whether standard output is the stream that `$JOURNAL_STREAM` names, as `DEVICE:INODE`, and was not redirected since.
 pub fn stdout_is_stream(stream: &str) -> bool {
     let found = fs::metadata("/proc/self/fd/1").map(|about| format!("{}:{}", about.dev(), about.ino()));
     found.is_ok_and(|found| found == stream)
@@ -112,7 +111,7 @@ mod tests {
         assert!(p.start_seconds.is_some_and(|s| s <= now + 2.0 && s > now - 86_400.0), "{p:?} {now}");
         let before = p.open_fds.expect("fds");
         let file = std::fs::File::open("/proc/self/stat").expect("open");
-        // Other tests open and close files meanwhile; that the figure is there and small is what holds.
+        // Other tests open and close files meanwhile, so only a small figure can be expected.
         assert!(read().open_fds.expect("fds") > 0 && before < 10_000);
         drop(file);
     }

@@ -1,10 +1,10 @@
-//! How a thread shows that it gets on: one atomic that it touches, and nothing else that could block it.
+//! Liveness counters that threads bump for the watchdog: one atomic each, which cannot block.
 //!
-//! A thread that works for a watched part [enters](Pulse::enter) the part's pulse. From then on the places where a wait
-//! begins again, deep below it, call [`touch`]: a tick of the loop that follows a script, a read from the engine's
-//! socket, a call to the backend, a slice of a sleep. None of them has to know for whom it works.
+//! A thread that works for a watched part [enters](Pulse::enter) the part's pulse. From then on each place where a wait begins
+//! again calls [`touch`]: a tick of the loop that follows a script, a read from the engine's socket, a call to the backend,
+//! a slice of a sleep. None of them needs to know the part.
 //!
-//! What the touches mean is decided in `policy::watchdog`; here they are only carried from the threads to whoever asks.
+//! `policy::watchdog` decides what the touches mean; this module only carries them.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,12 +20,12 @@ thread_local! {
     static OWN: RefCell<Option<Pulse>> = const { RefCell::new(None) };
 }
 
-/// The part that this thread works for got on. Nothing where that is not watched.
+/// Notes progress of the part that this thread works for. Does nothing if that part is not watched.
 pub fn touch() {
     OWN.with_borrow(|own| own.iter().for_each(Pulse::touch));
 }
 
-/// Held by one part of the agent. Clones touch the same atomic; when the last is gone, the part is not watched any more.
+/// Held by one part of the agent. Clones touch the same atomic; the watch ends with the last clone.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     start: Instant,
@@ -34,18 +34,18 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// For tests and for commands without a watchdog: touched by whoever likes, watched by nobody.
+    /// For tests and for commands without a watchdog: nothing watches it.
     pub fn unwatched() -> Self {
         Self { start: Instant::now(), last: Arc::new(AtomicU64::new(RESTING)) }
     }
 
-    /// The part got on. Costs a reading of the clock and a store.
+    /// Notes progress. Costs a clock reading and a store.
     pub fn touch(&self) {
         let passed = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(RESTING - 1);
         self.last.store(passed, Ordering::Relaxed);
     }
 
-    /// The part waits for what need not come, or has ended in order: it is not watched until its next touch.
+    /// The part waits for an event that need not come, or has ended in order: it is not watched until its next touch.
     pub fn rest(&self) {
         self.last.store(RESTING, Ordering::Relaxed);
     }
@@ -57,8 +57,8 @@ impl Pulse {
         }
     }
 
-    /// This thread works for the part until the guard is dropped; then the part rests. A part that the thread worked for
-    /// before rests meanwhile.
+    /// This thread works for the part until the guard is dropped; then the part rests. The thread's previous part rests
+    /// meanwhile.
     pub fn enter(self) -> Entered {
         self.touch();
         let before = OWN.replace(Some(self));
@@ -99,7 +99,7 @@ impl Pulses {
         Self::default()
     }
 
-    /// A pulse for the part `name`, which is touched at least once in `longest`; the first time counts from now.
+    /// A pulse for the part `name`, to be touched at least once in `longest`, starting now.
     pub fn part(&self, name: &'static str, longest: Duration) -> Pulse {
         let pulse = Pulse::unwatched();
         pulse.touch();
@@ -109,7 +109,7 @@ impl Pulses {
         pulse
     }
 
-    /// Whether every part got on within its time.
+    /// Whether every part made progress within its time.
     pub fn healthy(&self, now: Instant) -> Result<(), Stuck> {
         let mut book = self.book();
         let Book { watchdog, all } = &mut *book;

@@ -1,6 +1,6 @@
-//! A folder of a test's own. It goes with its owner, also when the test panics.
+//! A test's folder. It is removed with its owner, also when the test panics.
 //!
-//! All of them carry one prefix and the process's id, so that `scripts/test.sh` can say what was left behind, and by whom.
+//! All names have one prefix and the process's id, so that `scripts/test.sh` can say which process left what behind.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};

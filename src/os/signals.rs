@@ -1,4 +1,4 @@
-//! Signals, taken one at a time by a thread that waits for them: no handler, so nothing to get wrong in one.
+//! Signals, taken one at a time by a thread that waits for them, without a signal handler.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::limits;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 
-/// What the operator may send.
+/// A signal of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM or SIGINT: end.
@@ -16,7 +16,7 @@ pub enum Signal {
     Reload,
 }
 
-/// The signals are blocked in every thread that is started after this was made.
+/// The signals are blocked in every thread started after this was made.
 #[derive(Debug)]
 pub struct Signals {
     set: libc::sigset_t,
@@ -24,7 +24,7 @@ pub struct Signals {
     hang_up_ignored: bool,
 }
 
-/// A thread that waits for the end that a signal asks for; dropping this ends it.
+/// A thread that waits for a signal; dropping this ends it.
 #[derive(Debug)]
 pub struct Watch {
     stop: Stop,
@@ -32,7 +32,7 @@ pub struct Watch {
 }
 
 impl Signals {
-    /// Blocks SIGTERM, SIGINT and SIGHUP. To be called by `main` before any thread is started: threads inherit it.
+    /// Blocks SIGTERM, SIGINT and SIGHUP. `main` must call it before any thread is started: threads inherit it.
     pub fn block() -> Self {
         // SAFETY: `sigset_t` is plain data, initialised by `sigemptyset` before anything reads it; the calls only
         // write to `set` and to this thread's signal mask.
@@ -53,8 +53,8 @@ impl Signals {
         wait_for(&self.set, wait)
     }
 
-    /// Calls `act` at each SIGTERM, SIGINT or SIGHUP, on a thread of its own, for as long as the [`Watch`] lives: for a
-    /// command that a person waits for. A SIGHUP that was ignored when the program was started stays so.
+    /// Calls `act` at each SIGTERM, SIGINT or SIGHUP, on a separate thread, while the [`Watch`] lives: for a command that a
+    /// person waits for. A SIGHUP that was ignored at the start stays ignored.
     pub fn on_termination(&self, act: impl Fn() + Send + 'static) -> std::io::Result<Watch> {
         let (stop, set, hang_up_ignored) = (Stop::new(), self.set, self.hang_up_ignored);
         let own = stop.clone();

@@ -1,9 +1,9 @@
-//! The scheduler of the simulation: real threads of which one runs at a time, a clock that moves only while all wait,
-//! and one seed for every choice, so that what a seed does once it does again.
+//! The scheduler of the simulation: real threads, one of which runs at a time, a clock that moves only while all wait, and
+//! one seed for every choice. So a seed always does the same.
 //!
-//! A thread keeps the turn until it waits (see [`crate::os::clock`]). Then one of those who may go on is drawn: who has
-//! not looked since somebody else did something, or whose wait is over. When there is none, time jumps to the end of the
-//! first wait. A kill unwinds every thread of the agent at its next step or wait; nothing that they do on the way out
+//! A thread keeps the turn until it waits (see [`crate::os::clock`]). Then one thread is drawn among those that may go on: it
+//! has not checked since another thread made a step, or its wait is over. If there is none, time jumps to the end of the
+//! first wait. A kill unwinds every thread of the agent at its next step or wait; nothing that they do while unwinding
 //! reaches the simulated world, which asks [`Sim::is_killed`].
 
 use std::cell::RefCell;
@@ -17,14 +17,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, Tr
 
 /// Turns after which a seed counts as one that never ends.
 const TURNS: u64 = 3_000_000;
-/// What is remembered for the report of a failure.
+/// Lines kept for the report of a failure.
 const TRACE: usize = 400;
 
 thread_local! {
     static HERE: RefCell<Option<(Sim, usize)>> = const { RefCell::new(None) };
 }
 
-/// What unwinds a killed thread.
+/// The panic payload that unwinds a killed thread.
 struct Killed;
 
 /// One simulation, shared by clones.
@@ -45,7 +45,7 @@ struct State {
     /// Whose turn it is.
     turn: usize,
     turns: u64,
-    /// Rises when somebody did something.
+    /// Rises with each step of a thread.
     changes: u64,
     steps: u64,
     kill_at: Option<u64>,
@@ -62,7 +62,7 @@ struct Member {
     /// Dies in a kill: all but the test's own thread.
     mortal: bool,
     state: At,
-    /// Did something since its last wait.
+    /// Made a step since its last wait.
     active: bool,
     handle: Option<thread::Thread>,
 }
@@ -83,7 +83,7 @@ fn me() -> usize {
     HERE.with_borrow(|here| here.as_ref().map_or(0, |(_, number)| *number))
 }
 
-/// A thread's place, for who joins it.
+/// A thread's place, for the thread that joins it.
 #[derive(Debug)]
 pub(crate) struct Seat(Sim, usize);
 
@@ -126,7 +126,7 @@ impl Seat {
     }
 }
 
-/// Gives up the turn for good when the thread ends, by a panic too.
+/// Gives up the turn when the thread ends, also by a panic.
 struct Leaving(Sim, usize);
 
 impl Drop for Leaving {
@@ -152,7 +152,7 @@ impl Ticket {
     }
 }
 
-/// Draws who goes on; time moves when nobody can.
+/// Draws the next thread; time moves if none can go on.
 fn pass_on(state: &mut State) {
     state.turns += 1;
     loop {
@@ -180,7 +180,7 @@ fn pass_on(state: &mut State) {
         });
         match first.min() {
             Some(until) => state.now = until,
-            // Everybody has ended.
+            // All threads have ended.
             None => return,
         }
     }
@@ -288,7 +288,7 @@ impl Sim {
         state.kill_at = Some(state.steps + steps);
     }
 
-    /// So many thousandths of writes fail from now on.
+    /// From now on this share of writes fails, in thousandths.
     pub(crate) fn fail_disk(&self, thousandths: u64) {
         self.lock().disk_failing = thousandths;
     }
@@ -322,7 +322,7 @@ impl Sim {
         state.threads.truncate(1);
     }
 
-    /// A step: somebody did something, and may be killed right after it.
+    /// A step of a thread, which may be killed right after it.
     pub(crate) fn step(&self, what: &'static str) {
         let number = me();
         {
@@ -352,7 +352,7 @@ impl Sim {
         }
     }
 
-    /// Waits until somebody does something, at most `wait`.
+    /// Waits until a thread makes a step, at most `wait`.
     pub(crate) fn pause(&self, wait: Duration) {
         self.pause_until(self.elapsed() + wait);
     }
@@ -371,7 +371,7 @@ impl Sim {
         {
             let mut state = self.lock();
             if state.killed && state.threads[number].mortal {
-                // On its way out: no wait is worth it any more.
+                // Unwinding: no wait any more.
                 state.now = state.now.max(until);
                 return;
             }

@@ -1,4 +1,4 @@
-//! The flag that ends a loop: set once, seen by everybody, and able to wake a thread that sleeps.
+//! The flag that ends a loop: set once, seen by all threads, and able to wake a sleeping one.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ impl Stop {
         Self::default()
     }
 
-    /// Asks everybody to stop and wakes those who wait.
+    /// Asks all threads to stop and wakes the waiting ones.
     pub fn set(&self) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_all();
@@ -27,7 +27,7 @@ impl Stop {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps for `wait` or until stopped; true when stopped. Who sleeps here gets on, however long it is.
+    /// Sleeps for `wait` or until stopped; true when stopped. A sleep touches the pulse, however long it is.
     pub fn wait(&self, wait: Duration) -> bool {
         let until = clock::now() + wait;
         let mut set = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,14 +1,14 @@
 //! The one way to start a thread.
 //!
-//! A thread made here has a name, a panic in it is caught and logged, and it can be joined within a bound. A thread
-//! that is made elsewhere is a defect: a tidy test looks for `thread::spawn` and `thread::Builder` outside this file.
+//! A thread made here has a name, a panic in it is caught and logged, and it can be joined within a bound. A tidy test forbids
+//! `thread::spawn` and `thread::Builder` elsewhere.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A running thread. Dropping it does not stop the thread; [`Thread::join_within`] is the way to end.
+/// A running thread. Dropping it does not stop the thread; use [`Thread::join_within`].
 #[derive(Debug)]
 pub struct Thread {
     name: String,
@@ -18,13 +18,13 @@ pub struct Thread {
     seat: Option<crate::os::sim::Seat>,
 }
 
-/// How a thread came to its end.
+/// How a thread ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     Returned,
     /// It panicked; the panic's text.
     Panicked(String),
-    /// It was still running when the wait was over; it is left to itself.
+    /// It still ran at the end of the wait, and is left behind.
     StillRunning,
 }
 
@@ -48,7 +48,7 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Resul
                 Ended::Panicked(text)
             }
         };
-        // The receiver may be gone: then nobody waits.
+        // Without a receiver nobody waits.
         let _ = done.send(end);
     })?;
     Ok(Thread {

@@ -352,7 +352,6 @@ const NOT_YET: &[&str] = &[
     "src/jobs/",
     "src/limits",
     "src/metrics/",
-    "src/os/",
     "src/telemetry/",
     "src/job.rs",
     "src/verdict.rs",
