@@ -1,4 +1,4 @@
-//! What a job is once it has been read and found sound.
+//! A job, read and checked.
 //!
 //! The backend's JSON is untrusted: `api` turns it into these types or says why it cannot. From here on an id is known
 //! to be safe in a file name, a label and a URL, a language is one of three, and environment values are secrets.
@@ -15,7 +15,7 @@ pub const ID_MAX: usize = 100;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(String);
 
-/// Why a text is no [`Id`].
+/// Why a text is not an [`Id`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdError {
     Empty,
@@ -85,7 +85,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The backend's own word for it.
+    /// The backend's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
@@ -153,12 +153,12 @@ impl fmt::Debug for Script {
     }
 }
 
-/// A server that a job runs on, and how to get in.
+/// A server that a job runs on, and its login.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Server {
     /// The backend's id of it.
     pub id: Option<String>,
-    /// What its owner calls it; the host where he does not.
+    /// The name that its owner gave it, else the host.
     pub name: String,
     /// A name or an address.
     pub host: String,
@@ -188,7 +188,7 @@ impl Server {
     }
 }
 
-/// Whether `text` can be a name or an address of a host: nothing in it can surprise a resolver, a log or known_hosts.
+/// Whether `text` can be a name or an address of a host: safe for a resolver, a log and known_hosts.
 pub fn is_host(text: &str) -> bool {
     let sound = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:%".contains(&b));
     !text.is_empty() && text.len() <= 255 && sound && !text.starts_with('-')
@@ -205,13 +205,13 @@ impl fmt::Debug for Server {
     }
 }
 
-/// A server of a job of which not even the address is usable.
+/// A server entry that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadServer {
     pub id: Option<String>,
     /// Its name, or its place in the list.
     pub name: String,
-    /// What is wrong, by the path of it.
+    /// What is wrong, with its path.
     pub why: String,
 }
 
@@ -273,7 +273,7 @@ impl Claim {
 pub enum Stream {
     Stdout,
     Stderr,
-    /// The agent's own words about the job.
+    /// The agent's sentences about the job.
     System,
 }
 
@@ -288,16 +288,16 @@ impl Stream {
     }
 }
 
-/// Takes what a job prints, in the order of arrival. Implemented by whoever runs the executor.
+/// Takes a job's output, in the order of arrival. The caller of the executor implements it.
 pub trait Output {
     /// Bytes of stdout or stderr, as they arrive: any length, cut anywhere.
     fn bytes(&mut self, stream: Stream, data: &[u8]);
-    /// A sentence of the agent's own about this job.
+    /// A sentence of the agent about this job.
     fn system(&mut self, text: &str);
-    /// What comes now is a copy whose beginning is lost: a place in it that was remembered is of no use.
+    /// The following bytes are a copy whose beginning is lost: a remembered place in it is not valid.
     fn lost_beginning(&mut self) {}
-    /// Nothing more is at hand right now: what was given so far should be on its way. Said again with each
-    /// `limits::FOLLOW_TICK` of silence.
+    /// No more bytes are available now: those given so far should be sent. Called again after each `limits::FOLLOW_TICK` of
+    /// silence.
     fn settle(&mut self);
 }
 

@@ -1,7 +1,7 @@
 //! Every number that bounds a wait, a buffer or a count, in one place.
 //!
-//! A limit that an operator may set is in `config`; here are those that he may not, each with its reason. A wait that
-//! is bounded by one of these names it in the error that it causes.
+//! Limits that an operator may set are in `config`; the others are here, each with its reason. A wait that passes one of
+//! them names it in its error.
 
 mod doctor;
 mod live;
@@ -37,11 +37,11 @@ pub const ENGINE_LIST: usize = 64;
 pub const ENGINE_ROWS: usize = 10_000;
 /// Bytes that the rows of such a list may take in memory: with the answer itself, twice [`DOCKER_ANSWER`].
 pub const ENGINE_ROWS_HELD: usize = DOCKER_ANSWER - 64 * 1024;
-/// Layers of one pull that are told apart in its progress.
+/// Layers of one pull that its progress counts separately.
 pub const PULL_LAYERS: usize = 512;
 /// Longest line of a pull's progress that is read.
 pub const PULL_LINE: usize = 64 * 1024;
-/// A pull that has said nothing for so long has hung.
+/// A pull that has sent nothing for this long has hung.
 pub const PULL_SILENCE: Duration = Duration::from_secs(120);
 /// Attempts at a pull before the job is failed.
 pub const PULL_ATTEMPTS: u32 = 3;
@@ -49,9 +49,9 @@ pub const PULL_ATTEMPTS: u32 = 3;
 pub const PULL_DELAY: Duration = Duration::from_secs(1);
 /// Between two progress lines of one pull in a job's log.
 pub const PULL_PROGRESS: Duration = Duration::from_secs(5);
-/// A script that prints nothing for so long makes the worker ask whether its container still runs.
+/// A script that prints nothing for this long makes the worker ask whether its container still runs.
 pub const SILENCE_CHECK: Duration = Duration::from_secs(30);
-/// How often a worker that reads a silent stream looks up, to see whether stopping was given up.
+/// How often a worker that reads a silent stream checks whether stopping was given up.
 pub const FOLLOW_TICK: Duration = Duration::from_millis(500);
 /// One long-poll of the wait for a container's end; then the worker looks whether waiting was given up.
 pub const WAIT_SLICE: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ pub const KILL_AGAIN: Duration = Duration::from_secs(5);
 pub const SAMPLE_FIRST: Duration = Duration::from_millis(25);
 /// Longest wait between two looks at the kernel's counters: what a job used in its last quarter of a second may be missing.
 pub const SAMPLE_LONGEST: Duration = Duration::from_millis(250);
-/// Between two questions to the engine for what the kernel's files do not tell (use on a remote host, size of a layer).
+/// Between two questions to the engine for values that the kernel's files lack (use on a remote host, size of a layer).
 pub const SAMPLE_ENGINE: Duration = Duration::from_secs(1);
 /// `/dev/shm` of a job, in bytes; it counts as the job's memory.
 pub const SHM_SIZE: u64 = 64 * 1024 * 1024;
@@ -100,7 +100,8 @@ pub const NETWORK_DELAY: Duration = Duration::from_millis(100);
 pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
 pub const DOUBTFUL_NAMES: usize = 256;
-/// Age from which a container of no job in hand is removed. Somebody may still be at it: who comes second finds it gone.
+/// Age from which a container of no running job is removed. Another thread may be about to remove it too: the second one
+/// finds it gone.
 pub const JANITOR_GRACE: Duration = Duration::from_secs(120);
 /// Between two looks for such containers.
 pub const JANITOR_EVERY: Duration = Duration::from_secs(60);
@@ -122,7 +123,7 @@ pub const SSH_SUMMARY_PART: usize = 200;
 pub const SSH_SUMMARY: usize = 4000;
 /// Jobs that share one connection. A server's `MaxSessions` is 10 by default.
 pub const SSH_SESSIONS: usize = 8;
-/// What one session may have in flight, in bytes: memory that a job costs while the live log holds it up.
+/// Bytes that one session may have in flight: memory that a job costs while the live log slows it.
 pub const SSH_WINDOW: u32 = 512 * 1024;
 /// Largest packet that the server may send.
 pub const SSH_PACKET: u32 = 32 * 1024;
@@ -140,16 +141,16 @@ pub const SSH_CONNECTIONS: usize = 256;
 pub const SSH_TURN: usize = 8;
 /// Bytes of a program that are sent before the other sessions get their turn.
 pub const SSH_WRITE: usize = 32 * 1024;
-/// A connection's thread looks up at least so often.
+/// A connection's thread checks its jobs at least this often.
 pub const SSH_TICK: Duration = Duration::from_secs(1);
-/// A session whose job is gone gets so long to end by itself.
+/// How long a session whose job is gone may take to end by itself.
 pub const SSH_CLOSE: Duration = Duration::from_secs(5);
 /// Logins to one server that may be under way at once. sshd turns some away from the tenth on that has not logged in yet
 /// (`MaxStartups 10:30:100`), those of other clients included.
 pub const SSH_DIALS: usize = 4;
 /// Successful logins after which one more at once is tried, where the server had taken fewer.
 pub const SSH_DIALS_GROW: usize = 8;
-/// Servers of which it is kept how many logins they take at once.
+/// Servers whose number of concurrent logins is remembered.
 pub const SSH_PACES: usize = 1000;
 /// Failed connections to one server within this time count as one for its circuit breaker: longer than the first pauses
 /// between the tries of jobs that failed together.
@@ -162,18 +163,18 @@ pub const SSH_BACKOFF_MOST: Duration = Duration::from_secs(10);
 pub const SSH_NOISE: usize = 64 * 1024;
 /// How long a server may be silent while it hands over what is left of a job's output.
 pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
-/// The server kills what is left of a stopped job, and looks again, for so many tenths of a second.
+/// How long the server kills the rest of a stopped job and checks again, in tenths of a second.
 pub const SSH_LEFTOVERS: u32 = 30;
 /// Characters of what a program on a server says when it could not start the script.
 pub const SSH_WHY: usize = 1000;
-/// A follower on a server waits so many tenths of a second for a start that is on its way before it claims that the
-/// script has not begun, and
+/// How long a follower on a server waits for a late start before it claims that the script has not begun, in tenths of a
+/// second, and
 pub const SSH_CLAIM: u32 = 50;
-/// so many for the number of a script that has begun.
+/// for the process id of a script that has begun.
 pub const SSH_PID: u32 = 150;
 /// One stream of a session has spoken: the other one speaks within this time, or it does not arrive.
 pub const SSH_BOTH_STREAMS: Duration = Duration::from_secs(5);
-/// A program on a server has ended, and something else holds its session open: what it said last gets so long to arrive.
+/// A program on a server has ended, and another process holds its session open: the time for its last words to arrive.
 pub const SSH_SETTLE: Duration = Duration::from_millis(300);
 /// A session that is silent for this time has its program look whether it missed the script's end.
 pub const SSH_LOOK: Duration = Duration::from_secs(15);
@@ -182,7 +183,7 @@ pub const SSH_LOOK: Duration = Duration::from_secs(15);
 pub const SSH_LAST_LOOK: Duration = Duration::from_secs(10);
 /// How long it may take to find out whether a script was started, when nothing was heard of that in time.
 pub const SSH_FIND_OUT: Duration = Duration::from_secs(40);
-/// Servers that are told apart in metrics and have a circuit breaker of their own name there.
+/// Servers that the metrics name, each with its circuit breaker.
 pub const SSH_BREAKERS_SHOWN: usize = 200;
 /// Servers that `/health` names whose breakers are not closed.
 pub const SSH_TRIPPED_SHOWN: usize = 5;
@@ -332,7 +333,7 @@ pub const HEALTH_TEXT: usize = 1024;
 
 /// Longest wait for a connection to the control socket, and then again for the answer.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(5);
-/// Bytes of an answer that are read: 100 jobs, 100 reports set aside with their reasons, and the 100 problems of a reload,
+/// Bytes of an answer that are read: 100 jobs, 100 quarantined reports with their reasons, and the 100 problems of a reload,
 /// each byte six in JSON, stay below two million.
 pub const CONTROL_ANSWER: usize = 4 << 20;
 
@@ -373,7 +374,7 @@ pub const CONFIG_PROBLEMS_MAX: usize = 100;
 pub const ENGINE_LOOK: Duration = Duration::from_secs(5);
 /// Files that a file system must have room for, or nothing is claimed: an image's layer has a few thousand.
 pub const MIN_FREE_INODES: u64 = 1000;
-/// Distance of this host's clock from the backend's from which it is told.
+/// Distance of this host's clock from the backend's that causes a warning.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
 /// A date without a fraction of its second is half a second too early in the mean, and wrong by as much at most.
 pub const HTTP_DATE_DOUBT: Duration = Duration::from_millis(500);
@@ -404,19 +405,19 @@ pub const REAPER_SLEEP: Duration = Duration::from_secs(5);
 /// The poller, with a job that no worker takes, looks at the stop flag so often.
 pub const STOP_CHECK: Duration = Duration::from_millis(200);
 
-/// How long shutdown waits for one thread to end before it says which one did not, and goes on. Longer than a connection
-/// to a backend that accepts and says nothing (`API_CONNECT_WAIT`) can hold a thread.
+/// How long shutdown waits for one thread before it names it in the log and goes on. Longer than a connection to a backend
+/// that accepts and is silent (`API_CONNECT_WAIT`) can hold a thread.
 pub const THREAD_JOIN_WAIT: Duration = Duration::from_secs(15);
 
 // ---- service manager --------------------------------------------------------------------------------------------------
 
 /// Between two looks of the main thread at its threads and at whether the status line has changed.
 pub const NOTIFY_EVERY: Duration = Duration::from_secs(1);
-/// A watched part may be silent for so much longer than its longest wait: a host that is out of memory or disk is slow.
+/// How much longer than its longest wait a watched part may be silent: a host that is out of memory or disk is slow.
 pub const PULSE_ROOM: Duration = Duration::from_secs(120);
-/// A thread that sleeps for longer shows at least so often that it gets on.
+/// A thread that sleeps for longer touches its pulse at least this often.
 pub const PULSE_SLICE: Duration = Duration::from_secs(10);
-/// The live log's thread may be silent for so long: its steps are bounded by [`LOG_CONNECT`], [`LOG_HANDSHAKE`] and
+/// How long the live log's thread may be silent: its steps are bounded by [`LOG_CONNECT`], [`LOG_HANDSHAKE`] and
 /// [`PULSE_SLICE`], and it waits for no disk.
 pub const PULSE_LIVE_LOG: Duration = Duration::from_secs(30);
 /// Bytes of the status line that systemd shows: it takes messages of 4 KiB and drops longer ones whole.
@@ -427,9 +428,9 @@ pub const WATCHDOG_PINGS: u32 = 3;
 
 /// Places in a job's output that are remembered until their lines have arrived.
 pub const PROGRESS_PLACES: usize = 256;
-/// How often a job's place in its output is written down: what was sent since may be sent twice after a crash.
+/// How often a job's place in its output is written down: lines sent since then may be sent twice after a crash.
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(2);
-/// A result that has waited for so long makes the agent's health degraded.
+/// A result that has waited for this long makes the agent's health degraded.
 pub const OUTBOX_OLD: Duration = Duration::from_secs(60);
 /// Between two looks for an engine, or a backend, that an adopted job needs.
 pub const ADOPT_AGAIN: Duration = Duration::from_secs(2);
@@ -441,19 +442,19 @@ pub const RECORD_FILE_MAX: usize = 256 << 20;
 pub const RECORD_TURN: Duration = Duration::from_secs(60);
 /// Bytes that a probe of the disk writes: more than one block, so that a full file system refuses it.
 pub const RECORD_PROBE: usize = 16 * 1024;
-/// A lock that is held is tried so many times again, since somebody may only look who holds it, and
+/// How often a held lock is tried again, since another process may only ask who holds it, and
 pub const LOCK_LOOKS: u32 = 5;
-/// so long after each other.
+/// the pause between two tries.
 pub const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// Links on the way to `state.dir`: as many as the kernel follows.
 pub const PATH_LINKS: u32 = 40;
 /// Bytes of the file that holds the agent's id, which has 100 at most.
 pub const AGENT_ID_FILE: u64 = 4096;
-/// Files that are kept aside; the oldest gives way.
+/// Files in quarantine; the oldest gives way.
 pub const QUARANTINE_FILES: usize = 100;
 /// Bytes of them, all together: as much as the largest record.
 pub const QUARANTINE_BYTES: u64 = RECORD_FILE_MAX as u64;
-/// Bytes of the reason that is kept with a file set aside.
+/// Bytes of the reason that is kept with a file in quarantine.
 pub const QUARANTINE_REASON: usize = 1024;
 /// Finished jobs that are remembered. When it is reached, the oldest tenth gives way.
 pub const DONE_JOBS: usize = 50_000;
@@ -463,7 +464,7 @@ pub const DONE_KEPT: Duration = Duration::from_secs(86_400);
 pub const DONE_MESSAGE: usize = 500;
 /// Longest line of the file of finished jobs: id, message (each byte may be six in JSON) and the rest.
 pub const DONE_LINE: usize = 4096;
-/// Lines of that file that are of no use any more before it is written anew.
+/// Dead lines of that file before it is rewritten.
 pub const DONE_SLACK: usize = 5_000;
 /// Finished jobs that are remembered in memory alone while the disk takes nothing.
 pub const DONE_UNWRITTEN: usize = 1_000;
@@ -483,8 +484,8 @@ pub const OUTBOX_AWAY: u32 = 3;
 pub const OUTBOX_RELOOK: Duration = Duration::from_secs(2);
 /// Attempts at which a failed update of the execution's record holds up its report; then the report goes without it.
 pub const OUTBOX_UPDATE_TRIES: u32 = 3;
-/// A report is offered for at least so long by each run of the agent, however old the wall clock makes it: a host without
-/// a battery starts in 1970.
+/// How long each run of the agent offers a report at least, however old the wall clock makes it: a host without a battery
+/// starts in 1970.
 pub const OUTBOX_LEAST_OFFER: Duration = Duration::from_secs(3600);
-/// The outbox looks up at least so often, for what came of age meanwhile.
+/// How often the outbox checks for reports that have become too old.
 pub const OUTBOX_TICK: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! How a job ended: the one place where an ending is given its words, its status, its exit code and its metric label.
+//! How a job ended: the one place that gives an ending its words, status, exit code and metric label.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -10,8 +10,8 @@ pub enum Phase {
     Setup,
     /// The script itself: bounded by the job's own timeout.
     Execution,
-    /// From the script's end to its ending and the rest of its output. What it leaves is removed after that, when the
-    /// report is on disk.
+    /// From the script's end to the rest of its output and the evidence. The removal comes after that, when the report is on
+    /// disk.
     Cleanup,
 }
 
@@ -54,7 +54,7 @@ pub enum Cause {
     Success,
     /// The script ended by itself with another exit code.
     Exit,
-    /// A signal ended it that the agent did not send; the number.
+    /// A signal that the agent did not send ended it; the number.
     Signal(i32),
     /// The kernel killed it for its memory; the limit in bytes.
     Memory(u64),
@@ -62,9 +62,9 @@ pub enum Cause {
     Disk(u64),
     /// A time limit ended it: the limit's configured name and length.
     Timeout { limit: &'static str, after: Duration },
-    /// Somebody cancelled it; who.
+    /// It was cancelled, by this party.
     Cancelled(&'static str),
-    /// It succeeded on some of its servers; on how many it failed.
+    /// It succeeded on some of its servers; the number of those on which it failed.
     Partial(u32),
     /// It could not be run as asked: an unknown language, a NUL byte, no script.
     Refused,
@@ -72,7 +72,7 @@ pub enum Cause {
     Infrastructure,
 }
 
-/// The exit code of a job whose script was not run, or whose end is unknown: the one that `docker run` uses.
+/// The exit code of a job whose script did not run, or whose end is unknown, as `docker run` uses it.
 pub const NOT_RUN: i32 = 125;
 
 /// How a job ended, with the evidence.
@@ -80,15 +80,15 @@ pub const NOT_RUN: i32 = 125;
 pub struct Verdict {
     pub phase: Phase,
     pub cause: Cause,
-    /// The script's exit code. For an ending without one: −1 for a timeout and for nothing else, since the backend shows
-    /// it as TIMEOUT; 100 + n where n of several servers failed; [`NOT_RUN`] where the script could not be run; 128 + the signal where the agent ended it.
+    /// The script's exit code. For an ending without one: −1 for a timeout alone, since the backend shows it as TIMEOUT; 100 + n
+    /// if n of several servers failed; [`NOT_RUN`] if the script could not run; 128 + the signal if the agent ended it.
     pub exit_code: i32,
-    /// One sentence for the person whose job it was: what happened, where, with the evidence, what to do.
+    /// One sentence for the job's owner: what happened, where, the evidence, what to do.
     pub message: String,
 }
 
 impl Verdict {
-    /// The status that the backend is told.
+    /// The status for the backend.
     pub fn status(&self) -> Status {
         match self.cause {
             Cause::Success | Cause::Partial(_) => Status::Completed,
@@ -179,7 +179,7 @@ impl Timings {
     }
 }
 
-/// What an executor says when it is done with a job.
+/// An executor's result of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     pub verdict: Verdict,

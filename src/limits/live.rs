@@ -5,9 +5,9 @@ use std::time::Duration;
 /// Bytes of unacknowledged lines that one job may hold, each line counted with [`LOG_LINE_OVERHEAD`]. Ten chatty jobs
 /// stay near 5 MB.
 pub const LOG_JOB_BYTES: usize = 512 * 1024;
-/// What a line costs beside its text: its entry in the buffer, and about the names and marks around it on the wire.
+/// The cost of a line beside its text: its entry in the buffer, and roughly the JSON around it.
 pub const LOG_LINE_OVERHEAD: usize = 64;
-/// Lines and bytes that a job gathers by itself before it hands them over unasked, so that one lock serves many lines.
+/// Lines and bytes that a job gathers before it hands them over, so that one lock serves many lines.
 pub const LOG_LOCAL_LINES: usize = 64;
 /// See [`LOG_LOCAL_LINES`].
 pub const LOG_LOCAL_BYTES: usize = 16 * 1024;
@@ -18,17 +18,17 @@ pub const LOG_OUT_HIGH: usize = 128 * 1024;
 /// `status` messages that wait to be sent; more are left out, they are only for display.
 pub const LOG_STATUS_QUEUE: usize = 256;
 
-/// A line that its script has not ended is shown live when something of it was new for so long: with
-/// [`FOLLOW_TICK`](super::FOLLOW_TICK), at most a second after the last byte.
+/// An unfinished line is shown live after this time: with [`FOLLOW_TICK`](super::FOLLOW_TICK), at most a second after its
+/// last byte.
 pub const LOG_PARTIAL_AFTER: Duration = Duration::from_millis(500);
-/// Most bytes of a line that are shown before it ends, the last of them: each time all of them are sent again.
+/// Bytes at the end of an unfinished line that are shown: each time all of them are sent again.
 pub const LOG_PARTIAL_BYTES: usize = 4 * 1024;
-/// Most time that a job may have saved up for waiting on the live log; it starts with this much.
+/// Most waiting time that a job may have saved up; it starts with this much.
 pub const LOG_WAIT_CAP: Duration = Duration::from_millis(500);
 /// A job earns one part in this many of its running time for waiting.
 pub const LOG_WAIT_SHARE: u32 = 20;
 /// Nanoseconds of waiting that each byte taken by the receiver (with [`LOG_LINE_OVERHEAD`]) earns: a link of 16 MB/s, about
-/// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines rather than slow a job.
+/// 115,000 lines of 80 bytes a second, is prompt and loses nothing; a slower one loses lines and does not slow the job.
 pub const LOG_WAIT_NANOS_A_BYTE: u32 = 60;
 /// A job does not wait for a link that took nothing for this long. Chosen, not measured: several times the tens of
 /// milliseconds for which a busy machine may leave a willing receiver without a processor, and little beside a job.
@@ -52,7 +52,7 @@ pub const LOG_SILENCE: Duration = Duration::from_secs(60);
 pub const LOG_BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// See [`LOG_BACKOFF_FIRST`].
 pub const LOG_BACKOFF_MOST: Duration = Duration::from_secs(30);
-/// Pause after a refused token, which no second try will mend.
+/// Pause after a refused token, which a second try will not change.
 pub const LOG_BACKOFF_REFUSED: Duration = Duration::from_secs(60);
 /// A connection that lived this long starts the pauses over.
 pub const LOG_STEADY: Duration = Duration::from_secs(10);
@@ -66,6 +66,6 @@ pub const LOG_FRAME_BYTES: usize = 64 * 1024;
 pub const LOG_SERVER_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Messages of the server's that are read before lines and shutdown get their turn again: a flood holds neither up.
 pub const LOG_READ_TURN: usize = 256;
-/// Answers to pings go out however much waits already; a server that pings and reads nothing is given up here. Above
-/// what lines can come to: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
+/// Answers to pings are queued behind any backlog; a server that pings and reads nothing is given up here. Larger than
+/// lines can make it: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
 pub const LOG_OUT_MOST: usize = 1024 * 1024;
