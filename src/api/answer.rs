@@ -1,4 +1,4 @@
-//! What the backend answers, read with distrust: a wrong part costs that part alone, and nothing grows without a cap.
+//! The backend's answers, read with distrust: a wrong part costs that part alone, and nothing grows without a cap.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::wire::time::parse_rfc3339;
 /// The queue's answer.
 #[derive(Debug, Default, PartialEq)]
 pub struct Queue {
-    /// Every row that has a usable id, in the backend's order.
+    /// The rows with a usable id, in the backend's order.
     pub claims: Vec<Claim>,
     /// The other rows, described without their content; after a few, a count of the rest.
     pub unusable: Vec<String>,
@@ -29,19 +29,19 @@ pub struct OrphanRow {
     pub status: String,
 }
 
-/// The list of rows that the backend counts as this agent's.
+/// The list of jobs that the backend counts as this agent's.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
     /// The rows with a usable id.
     pub rows: Vec<OrphanRow>,
-    /// False when the list is as long as the backend makes it: then a missing row proves nothing.
+    /// False if the list has the backend's maximum length: then a missing row proves nothing.
     pub whole: bool,
 }
 
-/// What a heartbeat brought back.
+/// A heartbeat's answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct HeartbeatAnswer {
-    /// Jobs that the backend wants ended.
+    /// Jobs to cancel.
     pub cancel_jobs: Vec<Id>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn queue(body: &[u8]) -> Result<Queue, String> {
     let frame = Json::outline(body).map_err(|why| why.to_string())?;
     let [jobs, metadata] = object(frame, "the answer", ["jobs", "metadata"])?;
     let mut queue = Queue::default();
-    // Some servers write an empty list as null; `count` tells nothing that the list does not.
+    // Some servers write an empty list as null; `count` adds nothing to the list.
     if let Some(jobs) = jobs {
         rows(jobs.items().ok_or("\"jobs\" is no array")?, &mut queue);
     }
@@ -59,10 +59,10 @@ pub(super) fn queue(body: &[u8]) -> Result<Queue, String> {
     Ok(queue)
 }
 
-/// Bytes of a moment as text.
+/// Bytes of a time as text.
 const TIME: usize = 64;
 
-/// Reads the rows as far as they can be told apart. A bad one costs itself alone.
+/// Reads the rows as far as their bounds can be found. A bad one costs itself alone.
 fn rows(items: Items<'_>, queue: &mut Queue) {
     let mut held = 0;
     let (mut beyond, mut too_much) = (0, 0);
@@ -112,7 +112,7 @@ fn list(body: &[u8]) -> Result<(Vec<Json<'_>>, bool), String> {
     for item in items {
         match item {
             Ok(item) if all.len() < limits::QUEUE_ROWS_MAX => all.push(item),
-            // What follows cannot be told apart, or is too much.
+            // The bounds of the rest cannot be found, or it is too much.
             Ok(_) | Err(_) => return Ok((all, false)),
         }
     }
@@ -124,7 +124,7 @@ pub(super) fn orphans(body: &[u8]) -> Result<Orphans, String> {
     let (rows, all) = list(body)?;
     let whole = all && rows.len() < limits::ORPHANED_LIST_MAX;
     let usable: Vec<_> = rows.iter().filter_map(|row| orphan_row(*row)).collect();
-    // A row that cannot be read may be any job's, so the list no longer proves that one is missing.
+    // An unreadable row may be any job's, so the list no longer proves that one is missing.
     let whole = whole && usable.len() == rows.len();
     Ok(Orphans { rows: usable, whole })
 }
@@ -135,15 +135,15 @@ fn orphan_row(row: Json<'_>) -> Option<OrphanRow> {
     Some(OrphanRow { id, status: status.and_then(|status| status.beginning(crate::job::ID_MAX)).unwrap_or_default() })
 }
 
-/// One job of the same list as it was handed out, where its row still tells that; nothing may depend on it. Read by
-/// itself: the list is asked for often, and the payloads of a hundred rows are large.
+/// One job of the same list as it was handed out, if its row still has that; nothing may depend on it. A separate reader:
+/// the list is read often, and the payloads of a hundred rows are large.
 pub(super) fn orphan(body: &[u8], job: &Id) -> Option<Claim> {
     let (rows, _) = list(body).ok()?;
     let payload = rows.iter().find_map(|row| {
         let [id, payload] = row.fields(["id", "payload"]).ok()?;
         id?.is(job.as_str()).then_some(payload)
     })??;
-    // The payload is the row of the queue, or that without its id.
+    // The payload is the row of the queue, with or without its id.
     payload.field("execution")?;
     Some(job_row::read_as(job.clone(), payload))
 }
@@ -183,15 +183,15 @@ pub(super) fn error_text(body: &[u8], token: &Secret) -> (String, Option<String>
     (message, part(answer, "details"))
 }
 
-/// Bytes of an error's words that are looked at: a token in them becomes shorter.
+/// Bytes of an error's text that are read: a token in it becomes shorter.
 const WORDS: usize = 16 * limits::ERROR_TEXT_MAX;
 
-/// One line of at most [`limits::ERROR_TEXT_MAX`] characters, without the token should the backend quote it.
+/// One line of at most [`limits::ERROR_TEXT_MAX`] characters, without the token if the backend quotes it.
 fn tidy(text: &str, token: &Secret) -> String {
     let cut = text.len() >= WORDS - 4;
     let mut text = if token.is_empty() { text.to_owned() } else { text.replace(token.expose(), "***") };
     if cut {
-        // Where the end fell in the middle of the token, its beginning goes too.
+        // If the end fell inside the token, its beginning is removed too.
         let whole = token.expose();
         let mut begun = whole.char_indices().map(|(at, _)| &whole[..at]);
         let begun = begun.rfind(|begun| text.ends_with(begun)).map_or(0, str::len);

@@ -1,7 +1,7 @@
-//! What the agent sends: the bodies of the contract, written once into one buffer.
+//! The bodies that the agent sends, written once into one buffer.
 //!
-//! [`encode`] is the only way out, since it is where NUL characters are replaced: PostgreSQL refuses them in text, and
-//! one in a script's output would make the backend refuse the whole report.
+//! Every body passes [`encode`], which replaces NUL characters: PostgreSQL refuses them in text, and one in a script's
+//! output would make the backend refuse the whole report.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,13 +26,13 @@ pub struct CompleteBody<'a> {
     pub ended: SystemTime,
     pub duration: Duration,
     pub usage: Usage,
-    /// What the script handed back as its output, as JSON.
+    /// The script's own result, as JSON.
     pub script_output: Option<&'a RawValue>,
     pub condition: Option<bool>,
 }
 
-/// An update of an execution record. It has no way to say that the execution is over: the backend would take that for
-/// a second terminal report of the job.
+/// An update of an execution record. It cannot say that the execution is over: the backend would take that for a second
+/// terminal report of the job.
 #[derive(Debug, Clone, Default)]
 pub struct ExecutionUpdate<'a> {
     /// Sets the status to `running`.
@@ -68,10 +68,10 @@ fn text_of(json: Vec<u8>) -> String {
     String::from_utf8(json).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// Writes `body` as JSON, with U+FFFD in place of every NUL. `hint` is about how many bytes of text are in it.
+/// Writes `body` as JSON, with U+FFFD in place of every NUL. `hint` is its approximate number of text bytes.
 pub(super) fn encode(body: &impl Serialize, hint: usize) -> Vec<u8> {
     let mut json = Vec::with_capacity(hint + 512);
-    // Writing to memory does not fail, and no type here has a key that is no text.
+    // Writing to memory does not fail, and all keys here are strings.
     if let Err(e) = serde_json::to_writer(&mut json, body) {
         log::error!("a request body could not be written as JSON: {e}");
     }
@@ -79,8 +79,8 @@ pub(super) fn encode(body: &impl Serialize, hint: usize) -> Vec<u8> {
     json
 }
 
-/// Turns each escape `\u0000` in JSON into `\ufffd`, which has the same length. An escaped backslash before `u0000` is
-/// text and stays.
+/// Replaces each escape `\u0000` in JSON by `\ufffd`, which has the same length. An escaped backslash before `u0000` is text
+/// and stays.
 fn replace_nul(json: &mut [u8]) {
     let mut at = 0;
     while let Some(found) = json[at..].iter().position(|&b| b == b'\\') {
@@ -88,7 +88,7 @@ fn replace_nul(json: &mut [u8]) {
         if json.get(at + 1..at + 6) == Some(b"u0000") {
             json[at + 2..at + 6].copy_from_slice(b"fffd");
         }
-        // The character after a backslash belongs to it, whatever it is.
+        // Any character after a backslash belongs to it.
         at = (at + 2).min(json.len());
     }
 }
@@ -98,7 +98,7 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A moment as the contract wants it, to the millisecond.
+/// A time in the contract's form, to the millisecond.
 pub(super) fn time(at: SystemTime) -> String {
     rfc3339(at, 3)
 }

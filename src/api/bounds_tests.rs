@@ -1,4 +1,4 @@
-//! What the largest answers cost, and that reading any bytes does no harm.
+//! The cost of the largest answers; and any bytes can be read without harm.
 
 use super::answer::{error_text, heartbeat, orphan, orphans, queue};
 use crate::job::{Claim, Id};
@@ -98,7 +98,7 @@ fn no_other_answer_costs_more_than_twice_its_limit() {
     }
 }
 
-/// A bad row of three: what it is, and whether its id can be used.
+/// A bad row among three: its content, and whether its id can be used.
 #[test]
 fn whatever_a_row_is_the_others_are_claimed() {
     let deep = r#"{"id":"b","execution":"#.to_owned() + &"[".repeat(100_000) + &"]".repeat(100_000) + "}";
@@ -133,7 +133,7 @@ fn whatever_a_row_is_the_others_are_claimed() {
         let ids: Vec<_> = got.rows.iter().map(|row| row.id.as_str()).collect();
         assert_eq!((ids.as_slice(), got.whole), (want, usable), "{:.80}", row.escape_ascii().to_string());
     }
-    // Where the list itself breaks off, what came before counts.
+    // If the list breaks off, the rows before count.
     let got = queue(br#"{"jobs":[{"id":"a"} {"id":"b"}]}"#).expect("an answer");
     assert_eq!((got.claims.len(), got.unusable.len()), (1, 1));
 }

@@ -1,7 +1,7 @@
-//! The backend's certificates, for `doctor`: a handshake of its own that sends nothing, and the chain that came.
+//! The backend's certificates, for `doctor`: a separate handshake that sends no request, and the received chain.
 //!
-//! It trusts as every call does: what it is given is the configuration of the live log, made from the same keys. A chain
-//! that is not accepted is told in the library's words; there is no way here to look at it without believing it.
+//! It trusts as every call does: its TLS configuration is the live log's, made from the same keys. For a chain that is not
+//! accepted there is only the library's error; the chain itself cannot be read without trusting it.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -16,27 +16,27 @@ use crate::os::clock::{self, Deadline};
 use crate::os::net;
 use crate::wire::x509::{self, Certificate};
 
-/// What a handshake showed.
+/// The result of a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
     /// Such as `TLSv1_3`.
     pub protocol: String,
-    /// As the backend sent them, its own first; one that could not be read is left out.
+    /// In the backend's order, its own first; unreadable ones are left out.
     pub certificates: Vec<Certificate>,
-    /// How many it sent.
+    /// The number of certificates that it sent.
     pub sent: usize,
 }
 
-/// Why there is no chain to show.
+/// Why there is no chain.
 #[derive(Debug)]
 pub enum Error {
-    /// The host is no name that a certificate can be for.
+    /// The host is not a name that a certificate can have.
     Name(String),
     /// No TCP connection.
     Connect(net::Error),
-    /// The handshake was not over in time.
+    /// The handshake took too long.
     Timeout(Duration),
-    /// The handshake failed; the library's words.
+    /// The handshake failed, with the library's message.
     Handshake(String),
 }
 
@@ -60,7 +60,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Does the handshake with the first of `addresses` that answers, within `limit`, which is [`limits::DOCTOR_TLS`].
+/// Makes the handshake with the first of `addresses` that answers, within `limit`, which is [`limits::DOCTOR_TLS`].
 pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr], limit: Duration) -> Result<Chain, Error> {
     let deadline = Deadline::after(limit, "limits::DOCTOR_TLS");
     let name = ServerName::try_from(host.to_owned()).map_err(|error| Error::Name(error.to_string()))?;
@@ -77,7 +77,7 @@ pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr], lim
     })
 }
 
-/// One exchange of what is due, before the end of the limit.
+/// One step of the handshake, within the limit.
 fn step(tls: &mut ClientConnection, tcp: &TcpStream, (until, limit): (Instant, Duration)) -> Result<(), Error> {
     let left = until.saturating_duration_since(clock::now());
     if left.is_zero() {
@@ -101,7 +101,7 @@ fn step(tls: &mut ClientConnection, tcp: &TcpStream, (until, limit): (Instant, D
     match tls.process_new_packets() {
         Ok(_) => Ok(()),
         Err(error) => {
-            // The other side is told why, so that its log says it too.
+            // Sends the alert, so that the other side's log has the reason.
             let _ = tls.write_tls(&mut to as &mut dyn Write);
             Err(Error::Handshake(error.to_string()))
         }

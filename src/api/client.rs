@@ -17,7 +17,7 @@ use crate::metrics::Endpoint;
 use crate::os::clock;
 use crate::os::stop::Stop;
 
-/// What the agent could do and does, as a heartbeat says it.
+/// The agent's capacity and running jobs, for a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Capacity {
@@ -34,15 +34,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for the backend of `api`. `stop` ends waits between retries; it is not the signal to drain, since jobs
-    /// that drain still report.
+    /// A client for the backend of `api`. `stop` ends waits between retries; it is not the signal to drain, since draining jobs
+    /// still report.
     pub fn new(api: &Api, tls: &Tls, orchestrator_id: &str, version: &str, stop: Stop) -> Result<Self, Error> {
         let headers = headers(api, orchestrator_id, version)?;
         let transport = Transport::new(api, tls, headers, stop)?;
         Ok(Self { transport, orchestrator_id: orchestrator_id.to_owned() })
     }
 
-    /// A client whose calls are answered by `script` and not by a network, for the simulation of the core.
+    /// A client whose calls `script` answers, without a network, for the simulation of the core.
     #[cfg(test)]
     pub(crate) fn scripted(stop: Stop, by: std::sync::Arc<dyn super::testing::Scripted>) -> Self {
         let api = super::testing::api("http://127.0.0.1:1/api/internal");
@@ -51,21 +51,20 @@ impl Client {
         client
     }
 
-    /// The same client with connections of its own, so that no load on the others can hold it up. The rate limit stays
-    /// shared.
+    /// The same client with separate connections, so that load on the others does not delay it. The rate limit stays shared.
     #[must_use]
     pub fn separate(&self) -> Self {
         Self { transport: self.transport.separate(), ..self.clone() }
     }
 
-    /// The same client, whose waits end with another flag.
+    /// The same client; its waits end with another flag.
     #[must_use]
     pub fn with_stop(&self, stop: Stop) -> Self {
         Self { transport: self.transport.with_stop(stop), ..self.clone() }
     }
 
-    /// Claims up to `batch` jobs. Tried once: asking claims, so when an answer is lost the jobs in it stay claimed until
-    /// the backend takes them back, and asking again at once would claim more.
+    /// Claims up to `batch` jobs. Tried once: each request claims. Jobs of a lost answer stay claimed until they are given
+    /// back, and another request at once would claim more.
     pub fn queue(&self, batch: usize) -> Result<Queue, Error> {
         let call = Call {
             query: format!("?batchSize={batch}"),
@@ -78,7 +77,7 @@ impl Client {
         answer::queue(&body).map_err(|why| self.bad_answer(&call, why))
     }
 
-    /// Says that the job will run. An error with status 403 means that another agent has it: then it must not run.
+    /// Acknowledges that the job will run. Status 403 means that another agent has it: then it must not run.
     pub fn acknowledge(&self, job: &Id, estimated_start: Option<SystemTime>) -> Result<(), Error> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -96,7 +95,7 @@ impl Client {
         self.post(Endpoint::Acknowledge, format!("/jobs/{job}/acknowledge"), &body)
     }
 
-    /// Says that the job runs now; `message` is a detail for people.
+    /// Reports that the job runs now; `message` is a detail for people.
     pub fn status_running(&self, job: &Id, message: Option<&str>) -> Result<(), Error> {
         let details = message.map_or_else(|| serde_json::json!({}), |text| serde_json::json!({ "message": text }));
         let body = serde_json::json!({"status": "running", "timestamp": time(clock::wall()), "details": details});
@@ -118,7 +117,7 @@ impl Client {
         self.put_back(job, message, true)
     }
 
-    /// The same, tried once: for a job that this agent may claim again at once.
+    /// The same, tried once, for a job that this agent may claim again at once.
     pub fn release_once(&self, job: &Id, message: &str) -> Result<(), Error> {
         self.put_back(job, message, false)
     }
@@ -129,14 +128,14 @@ impl Client {
         self.transport.call(&call).map(drop)
     }
 
-    /// The jobs that the backend counts as this agent's. Tried once: those who ask have a pace of their own.
+    /// The jobs that the backend counts as this agent's. Tried once: callers have their own pace.
     pub fn orphaned(&self) -> Result<Orphans, Error> {
         let call = self.orphaned_call();
         let body = self.transport.call(&call)?;
         answer::orphans(&body).map_err(|why| self.bad_answer(&call, why))
     }
 
-    /// One of these jobs as it was handed out, where the list still tells that.
+    /// One of these jobs as it was handed out, if the list still has that.
     pub fn orphan(&self, job: &Id) -> Result<Option<Claim>, Error> {
         Ok(answer::orphan(&self.transport.call(&self.orphaned_call())?, job))
     }
@@ -153,8 +152,8 @@ impl Client {
         }
     }
 
-    /// Makes the record of one attempt.
-    /// `server` is where it runs: the backend's id of it, and its name.
+    /// Creates the execution record of one attempt.
+    /// `server` is the server's id at the backend, and its name.
     pub fn execution_create(
         &self,
         execution: &Id,
@@ -166,7 +165,7 @@ impl Client {
         #[serde(rename_all = "camelCase")]
         struct Body<'a> {
             job_id: &'a str,
-            // The contract has a number here; an id that is none is told by the name alone.
+            // The contract has a number here; of another id only the name is sent.
             #[serde(skip_serializing_if = "Option::is_none")]
             server_id: Option<i64>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,12 +181,12 @@ impl Client {
         self.post(Endpoint::ExecutionCreate, format!("/executions/{execution}/create"), &body)
     }
 
-    /// Fills the record of one attempt.
+    /// Updates the execution record of one attempt.
     pub fn execution_update(&self, execution: &Id, update: &ExecutionUpdate<'_>) -> Result<(), Error> {
         self.put_update(execution, &update.to_json(), true)
     }
 
-    /// The same with the update as JSON: what [`ExecutionUpdate::to_json`] made, perhaps in an earlier run of the agent.
+    /// The same with the update as JSON, made by [`ExecutionUpdate::to_json`], perhaps in an earlier run of the agent.
     /// Tried once.
     pub fn execution_update_json(&self, execution: &Id, json: &str) -> Result<(), Error> {
         self.put_update(execution, json, false)
@@ -196,18 +195,18 @@ impl Client {
     fn put_update(&self, execution: &Id, json: &str, retry: bool) -> Result<(), Error> {
         let path = format!("/executions/{execution}/update");
         let put = Call { method: Method::PUT, ..post(Endpoint::ExecutionUpdate, path, json.as_bytes()) };
-        // The report comes right after it and must not wait for the limit twice.
+        // The report follows and must not wait for the limit twice.
         self.transport.call(&Call { urgent: true, retry, ..put }).map(drop)
     }
 
-    /// Asks whether the backend is up; how long the answer took. Tried once.
+    /// Asks whether the backend is up; returns the time of the answer. Tried once.
     pub fn health(&self) -> Result<Duration, Error> {
         let begun = clock::now();
         self.transport.call(&Call { retry: false, urgent: true, ..get(Endpoint::Health, "/orchestrator/health") })?;
         Ok(clock::since(begun))
     }
 
-    /// Says that the agent lives and what it runs. Tried once: the next heartbeat is the retry.
+    /// Sends a heartbeat. Tried once: the next heartbeat is the retry.
     pub fn heartbeat(&self, running: &[Id], capacity: Capacity) -> Result<HeartbeatAnswer, Error> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -232,7 +231,7 @@ impl Client {
         answer::heartbeat(&body).map_err(|why| self.bad_answer(&call, why))
     }
 
-    /// Our clock beside the backend's, by the last answer that had a date.
+    /// The difference of our clock to the backend's, by the last answer with a date.
     pub fn clock_skew(&self) -> Option<ClockSkew> {
         self.transport.clock_skew()
     }
@@ -272,7 +271,7 @@ fn post(endpoint: Endpoint, path: String, json: &[u8]) -> Call<'_> {
     Call { method: Method::POST, path, body: Some(json), ..get(endpoint, "") }
 }
 
-/// The headers that every request carries.
+/// The headers of every request.
 fn headers(api: &Api, orchestrator_id: &str, version: &str) -> Result<HeaderMap, Error> {
     let value = |key: &'static str, text: &str| {
         HeaderValue::from_str(text).map_err(|_| Error {

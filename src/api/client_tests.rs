@@ -37,7 +37,7 @@ fn report() -> CompleteBody<'static> {
     }
 }
 
-/// Tries until the report is taken, refused for good, or `patience` is over; the last failure then.
+/// Tries until the report is taken, finally refused, or `patience` is over; returns the last failure.
 fn deliver(client: &Client, patience: Duration) -> Result<Delivery, Error> {
     let (job, json, begun) = (id("j1"), report().to_json(), Instant::now());
     let (mut fate, mut failures) = (Fate::NotTaken, 0);
@@ -233,7 +233,7 @@ fn each_time_limit_has_its_name() {
 
 #[test]
 fn a_send_that_is_not_read_times_out_by_name() {
-    // Accepts in the kernel alone; nobody reads, so the socket's buffers fill.
+    // Accepted by the kernel alone; nothing reads, so the socket's buffers fill.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let client = client_of(&Api { timeout: Duration::from_millis(500), ..api(&format!("http://{address}")) });
@@ -309,7 +309,7 @@ fn a_flood_is_cut_off_at_the_limit() {
     let capacity = Capacity { max_jobs: 1, current_jobs: 0, available_slots: 1 };
     let error = server.client().heartbeat(&[], capacity).expect_err("an error");
     assert!(matches!(error.problem, Problem::TooLarge { limit } if limit == limits::ANSWER_MAX), "{error:?}");
-    // Where the body does not matter, the status is the answer, however long the body is.
+    // If the body does not matter, the status is the answer, with a body of any length.
     server.client().acknowledge(&id("j1"), None).expect("2xx");
 }
 

@@ -1,6 +1,6 @@
-//! How far this host's clock is from the backend's, by the `Date` of its answers.
+//! The difference of this host's clock to the backend's, by the `Date` of its answers.
 //!
-//! Deadlines do not depend on it. But the times in reports do, and a host whose clock is far off is told so.
+//! Deadlines do not depend on it, but times in reports do. A large difference causes a warning.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -12,7 +12,7 @@ use crate::{limits, metrics};
 /// Until the first answer with a date.
 const UNKNOWN: i64 = i64::MIN;
 
-/// The last skew that was seen, shared by all clones of a client.
+/// The last measured skew, shared by all clones of a client.
 #[derive(Debug)]
 pub(super) struct Clock {
     /// Milliseconds by which ours is ahead.
@@ -20,12 +20,12 @@ pub(super) struct Clock {
     is_off: AtomicBool,
 }
 
-/// The clock beside the backend's, as it was last seen.
+/// The last measured difference to the backend's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockSkew {
-    /// Milliseconds by which ours is ahead; below zero when it is behind.
+    /// Milliseconds by which ours is ahead; negative if it is behind.
     pub ahead: i64,
-    /// It was told to be more than `limits::CLOCK_SKEW`, and not to be well again.
+    /// A warning above `limits::CLOCK_SKEW` was logged, and no all-clear since.
     pub is_off: bool,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for ClockSkew {
     }
 }
 
-/// What an answer told: milliseconds by which our clock is ahead, and how far that may be wrong.
+/// The measurement of one answer: milliseconds by which our clock is ahead, and its uncertainty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     ahead: i64,
@@ -49,14 +49,14 @@ impl Clock {
         Self { ahead: AtomicI64::new(UNKNOWN), is_off: AtomicBool::new(false) }
     }
 
-    /// Takes note of an answer: its `Date`, when the request was begun by our clock, and how long its head took to come.
+    /// Notes an answer: its `Date`, the start of the request by our clock, and the time until its head.
     pub(super) fn note(&self, date: Option<&str>, begun: SystemTime, took: Duration) {
         let Some(seen) = date.and_then(parse_http_date).and_then(|date| compare(date, begun, took)) else { return };
         self.ahead.store(seen.ahead, Ordering::Relaxed);
         metrics::CLOCK_SKEW.set(seen.ahead);
         let distance = seen.ahead.saturating_abs();
         let limit = millis(limits::CLOCK_SKEW);
-        // Between the two bounds it stays as it was said last.
+        // Between the two bounds nothing is logged.
         if distance - seen.doubt > limit && !self.is_off.swap(true, Ordering::Relaxed) {
             log::warn!(
                 "this host's clock is {}; times in reports will be wrong by as much: is its time synchronised \
@@ -68,14 +68,14 @@ impl Clock {
         }
     }
 
-    /// As it was last seen; `None` before the first answer with a date.
+    /// The last measurement; `None` before the first answer with a date.
     pub(super) fn skew(&self) -> Option<ClockSkew> {
         let ahead = self.ahead.load(Ordering::Relaxed);
         (ahead != UNKNOWN).then(|| ClockSkew { ahead, is_off: self.is_off.load(Ordering::Relaxed) })
     }
 }
 
-/// The answer is taken to have been written half-way; a date has no fraction, so that half a second is its mean.
+/// Assumes that the answer was written half-way. A date has no fraction: half a second is its mean error.
 fn compare(date: SystemTime, begun: SystemTime, took: Duration) -> Option<Seen> {
     if took > limits::CLOCK_ROUND_TRIP {
         return None;
@@ -116,7 +116,7 @@ mod tests {
             let seen = compare(date, at(begun), Duration::from_millis(took));
             assert_eq!(seen, Some(Seen { ahead, doubt }), "{begun}");
         }
-        // An answer that took long tells too little.
+        // A slow answer is too uncertain.
         assert_eq!(compare(date, date, limits::CLOCK_ROUND_TRIP + Duration::from_millis(1)), None);
     }
 

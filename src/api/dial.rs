@@ -35,7 +35,7 @@ pub(super) struct Limits {
     pub(super) connect: (Duration, &'static str),
 }
 
-/// When `timeout`, asked for at `from`, is over, and what it is called.
+/// The deadline of `timeout`, asked for at `from`, and its name.
 fn deadline(timeout: &NextTimeout, from: Instant, limits: Limits) -> Deadline {
     let left = if timeout.after.is_not_happening() { limits.connect.0 } else { *timeout.after };
     let (length, limit) = match timeout.reason {
@@ -46,7 +46,7 @@ fn deadline(timeout: &NextTimeout, from: Instant, limits: Limits) -> Deadline {
     Deadline { at: from + left, limit, length }
 }
 
-/// Carried through ureq as one of its own errors, and found again by `error::sort`.
+/// Carried through ureq inside one of its errors; `error::sort` unpacks it.
 fn carried(error: net::Error) -> Error {
     Error::Io(io::Error::new(error.kind(), error))
 }
@@ -102,7 +102,7 @@ impl<In: Transport> Connector<In> for Tcp {
 struct Socket {
     socket: TcpStream,
     buffers: LazyBuffers,
-    /// When TLS and the proxy's answer must be there: their reads and writes count to the connect.
+    /// The deadline for TLS and the proxy's answer, which count to the connect.
     connected_by: Instant,
 }
 
@@ -113,7 +113,7 @@ impl fmt::Debug for Socket {
 }
 
 impl Socket {
-    /// When the exchange that begins now must be over.
+    /// The deadline of the present exchange.
     fn until(&self, timeout: &NextTimeout) -> Option<Instant> {
         if timeout.after.is_not_happening() {
             return None;
@@ -123,7 +123,7 @@ impl Socket {
     }
 }
 
-/// What is left until then, as the kernel takes it.
+/// The time left until then, as a socket timeout.
 fn left(until: Option<Instant>, reason: Timeout) -> Result<Option<Duration>, Error> {
     pulse::touch();
     let Some(until) = until else { return Ok(None) };
@@ -133,7 +133,7 @@ fn left(until: Option<Instant>, reason: Timeout) -> Result<Option<Duration>, Err
     }
 }
 
-/// Whether a bounded read or write is only to be done again; the clock says whether there is time.
+/// Whether a bounded read or write must be repeated; the clock says whether there is time.
 fn again(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
@@ -173,7 +173,7 @@ impl Transport for Socket {
         }
     }
 
-    /// An idle connection has nothing to say; what can be read is its end, or what nobody asked for.
+    /// Whether an idle connection is usable: bytes to read would be its end, or unsolicited.
     fn is_open(&mut self) -> bool {
         let mut watch = [poll::Watch::new(self.socket.as_fd(), false)];
         poll::wait(&mut watch, Duration::ZERO).is_ok() && !watch[0].readable()

@@ -1,4 +1,4 @@
-//! What went wrong with a call to the backend: which call, on which host, why, and what to do about it.
+//! Errors of a call to the backend: which call, on which host, why, and what to do.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,33 +21,33 @@ pub struct Error {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Problem {
-    /// A time limit was over: what was waited for and how long.
+    /// A time limit passed: what was waited for, and how long.
     Timeout { which: Wait, limit: Duration },
     /// The backend's name was not resolved, or no address of it answered.
     Unreached(Box<net::Error>),
-    /// No connection came about for another reason, such as a proxy.
+    /// There was no connection for another reason, such as a proxy.
     Connect(Box<ureq::Error>),
-    /// TLS did not come about: a certificate was not accepted or the handshake failed.
+    /// TLS failed: a certificate was not accepted, or the handshake failed.
     Tls { why: String, advice: &'static str, permanent: bool },
     /// The connection broke after it was made.
     Cut(Box<ureq::Error>),
-    /// What came back is no HTTP/1.1.
+    /// The answer is not HTTP/1.1.
     Protocol(Box<ureq::Error>),
     /// An answer with another status than 2xx.
     Http { status: u16, message: String, details: Option<String>, retry_after: Option<Duration> },
-    /// An answer with 2xx whose body is not what the contract says.
+    /// An answer with 2xx whose body does not follow the contract.
     BadAnswer { why: String },
     /// The answer is longer than the limit, in bytes.
     TooLarge { limit: usize },
     /// The client cannot be built from this configuration.
     Setup { key: &'static str, why: String },
-    /// A report was sent and its answer lost, and nothing that the backend shows says whether it was taken.
+    /// A report was sent and its answer lost, and nothing shows whether it was taken.
     Unknown,
-    /// The agent was told to stop before the request was sent.
+    /// The agent was stopped before the request was sent.
     Stopped,
 }
 
-/// What a call was waiting for when its time was over.
+/// What a call was waiting for when its time ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     Resolve,
@@ -59,7 +59,7 @@ pub enum Wait {
 }
 
 impl Wait {
-    /// As it appears in messages.
+    /// Its name in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Resolve => "resolving the name",
@@ -73,7 +73,7 @@ impl Wait {
 }
 
 impl Error {
-    /// Whether the same call may go well later.
+    /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match &self.problem {
             Problem::Timeout { .. }
@@ -91,7 +91,7 @@ impl Error {
         }
     }
 
-    /// Whether the backend may have done what it was asked although the call failed.
+    /// Whether the backend may have processed the failed call.
     pub fn is_ambiguous(&self) -> bool {
         match &self.problem {
             Problem::Timeout { which, .. } => !matches!(which, Wait::Resolve | Wait::Connect),
@@ -109,13 +109,13 @@ impl Error {
         }
     }
 
-    /// Whether the backend will refuse the same call however often it comes. A wrong token (401) may be mended, 408, 425
-    /// and 429 are over some time; any other 4xx is an answer to the call itself.
+    /// Whether the backend will refuse the same call every time. A wrong token (401) may be replaced, and 408, 425 and 429
+    /// pass; any other 4xx is an answer to the call itself.
     pub fn is_refusal(&self) -> bool {
         matches!(self.status(), Some(status @ 400..=499) if !matches!(status, 401 | 407 | 408 | 425 | 429))
     }
 
-    /// The HTTP status, where there was one.
+    /// The HTTP status, if there was one.
     pub fn status(&self) -> Option<u16> {
         match &self.problem {
             Problem::Http { status, .. } => Some(*status),
@@ -224,7 +224,7 @@ pub(super) fn sort(error: ureq::Error, limit_of: impl Fn(Wait) -> Duration) -> P
             }
             match e.downcast::<net::Error>() {
                 Ok(unreached) => Problem::Unreached(Box::new(unreached)),
-                // What is said of a proxy before there is a connection.
+                // Errors of a proxy before there is a connection.
                 Err(e) if e.kind() == Io::NotFound => Problem::Connect(Box::new(E::Io(e))),
                 Err(e) => Problem::Cut(Box::new(E::Io(e))),
             }

@@ -1,8 +1,8 @@
 //! One row of the queue into a [`Claim`].
 //!
-//! Each field is read on its own and a wrong one is named by its path, so that the person whose job it is learns what
-//! to change. A reason never quotes a value: it may be a secret. Unknown keys are ignored. A row whose id can be used
-//! always becomes a claim, since a job that nobody answers for would stay claimed for ever.
+//! Each field is read separately and a wrong one is named by its path, so that the job's owner learns what to change. A
+//! reason never quotes a value: it may be a secret. Unknown keys are ignored. A row with a usable id always becomes a
+//! claim: a job without an answer would stay claimed forever.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use crate::wire::scan::{FieldsError, Json, TextError};
 
 /// Bytes of a word such as a type.
 const WORD: usize = 100;
-/// Bytes of a text whose own limit is looked at later, with better words.
+/// Bytes of a text whose exact limit is checked later, with a better message.
 const ANY: usize = limits::QUEUE_ROW_MAX;
 
-/// What is told of a job beside what it is to do. For messages only, so a wrong one is no reason to refuse a job.
+/// Facts about a job for messages only: a wrong one is no reason to refuse the job.
 #[derive(Default)]
 struct About {
     event_id: Option<String>,
     original_type: Option<String>,
 }
 
-/// Reads one row; an error says why it has no usable id.
+/// Reads one row; the error says why it has no usable id.
 pub(super) fn read(row: Json<'_>) -> Result<Claim, String> {
     let [id] = row.fields(["id"]).map_err(|error| match error {
         FieldsError::NotAnObject => format!("{}, no usable id", row.sort()),
@@ -58,7 +58,7 @@ pub(super) fn read_as(id: Id, row: Json<'_>) -> Claim {
     }
 }
 
-/// About how much memory a claim holds.
+/// A claim's approximate memory.
 pub(super) fn held(claim: &Claim) -> usize {
     match claim {
         Claim::Run(job) => cost(job),
@@ -67,7 +67,7 @@ pub(super) fn held(claim: &Claim) -> usize {
 }
 
 fn cost(job: &Job) -> usize {
-    // What an allocation costs beside its bytes.
+    // The overhead of an allocation.
     const BLOCK: usize = 32;
     let secret = |secret: &Option<Secret>| secret.as_ref().map_or(0, |secret| BLOCK + secret.len());
     let variables: usize = job
@@ -142,7 +142,7 @@ fn job_kind(raw: Json<'_>) -> Result<Kind, String> {
     }
 }
 
-/// Whether the job wants to run on a server of its own.
+/// Whether the job names a server.
 fn is_server(target: Json<'_>) -> Result<bool, String> {
     let [kind] = object(target, "execution.target", ["type"])?;
     let kind = kind.map_or(Ok("local".to_owned()), |raw| text(raw, "execution.target.type", WORD))?;
@@ -212,7 +212,7 @@ fn variable(raw: Json<'_>, name: &str) -> Result<Option<Secret>, String> {
     Ok(Some(Secret::new(value)))
 }
 
-/// Nanoseconds from 10⁹ on, seconds below; 0 is no timeout of its own.
+/// Nanoseconds from 10⁹ on, seconds below; 0 means the default timeout.
 fn timeout(raw: Json<'_>) -> Result<Option<Duration>, String> {
     let path = "execution.timeout";
     let value = number(raw, path)?;
@@ -229,7 +229,7 @@ fn timeout(raw: Json<'_>) -> Result<Option<Duration>, String> {
 fn resources(raw: Json<'_>) -> Result<Resources, String> {
     let [cpu, memory, disk, pids] =
         object(raw, "execution.resources", ["cpuLimit", "memoryLimit", "diskLimit", "pidsLimit"])?;
-    // Zero is how some backends write "not given".
+    // Some backends write zero for "not given".
     let amount = |raw: Raw<'_>, name: &str| -> Result<Option<f64>, String> {
         let Some(raw) = raw else { return Ok(None) };
         let path = format!("execution.resources.{name}");

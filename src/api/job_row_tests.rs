@@ -1,4 +1,4 @@
-//! Rows of the queue, good and odd, and what becomes of them.
+//! Rows of the queue, good and odd, and their results.
 
 use super::*;
 use serde_json::{Value, json};

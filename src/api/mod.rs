@@ -1,9 +1,8 @@
-//! The backend, as the agent sees it: one client whose methods are the calls of the contract.
+//! The backend's HTTP contract: one client, one method a call.
 //!
-//! [`Client`] knows paths and bodies. `transport` knows how a call is sent, limited, measured and tried again, `answer`
-//! and `job_row` distrust what comes back, and [`report`] delivers the one terminal report of a job. A call that the
-//! backend may have processed although it failed is "ambiguous"; only [`report`] has to care, since every other call
-//! can be sent twice without harm.
+//! [`Client`] knows paths and bodies. `transport` sends, limits, measures and retries a call, `answer` and `job_row` distrust
+//! the answer, and [`report`] delivers the one terminal report of a job. A failed call that the backend may have processed
+//! is "ambiguous". Only [`report`] must handle that: every other call can be sent twice without harm.
 
 mod answer;
 mod body;

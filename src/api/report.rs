@@ -1,10 +1,10 @@
 //! Delivers the one terminal report of a job.
 //!
-//! Every report that the backend takes runs the job's follow-up actions, so a report whose answer was lost must not
-//! simply be sent again. The backend keeps a list of the jobs that it counts as this agent's: a job that has left it
-//! was reported, and one that is still in it was not.
+//! Every accepted report runs the job's follow-up actions, so a report whose answer was lost must not simply be sent again.
+//! The backend lists the jobs that it counts as this agent's: a job that has left the list was reported, and one that is
+//! still in it was not.
 //!
-//! [`attempt`] is one try; whoever makes them has a pace of their own.
+//! [`attempt`] is one try; the caller sets the pace.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use super::error::{Error, Problem};
 use crate::job::Id;
 use crate::limits;
 
-/// How a report came to be delivered.
+/// How a report was delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// The backend said that it took it.
+    /// The backend confirmed it.
     Accepted,
-    /// The answer was lost, but the job is no longer among those that the backend waits for.
+    /// The answer was lost, but the backend no longer waits for the job.
     Seen,
 }
 
-/// Whether the report may be sent, as far as is known.
+/// Whether the report may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It was not taken yet: send it.
@@ -32,11 +32,11 @@ pub enum Fate {
     Unknown,
 }
 
-/// What a look at the backend's list says of a report; see [`judge`].
+/// What the backend's list says about a report; see [`judge`].
 pub type Ask<'a> = dyn FnMut() -> Result<Option<Fate>, Error> + 'a;
 
-/// One try to deliver the report `json`: asks first what became of it when `fate` is unknown, and keeps in `fate` what is
-/// known afterwards. After an error, [`least_pause`] says how long the next try must wait.
+/// One try to deliver the report `json`. If `fate` is unknown, it asks first; it updates `fate`. After an error,
+/// [`least_pause`] says how long the next try must wait.
 pub fn attempt(client: &Client, job: &Id, json: &str, fate: &mut Fate, ask: &mut Ask<'_>) -> Result<Delivery, Error> {
     if *fate == Fate::Unknown {
         match ask()? {
@@ -58,7 +58,7 @@ pub fn least_pause(fate: Fate, error: &Error) -> Duration {
     settle.max(error.retry_after().unwrap_or_default())
 }
 
-/// What the backend's list tells of the report of `job`; `None`: it was taken.
+/// What the backend's list says about the report of `job`; `None`: it was taken.
 pub fn judge(orphans: &Orphans, job: &Id) -> Option<Fate> {
     let waits = orphans.rows.iter().any(|row| row.id == *job);
     match (waits, orphans.whole) {
@@ -68,7 +68,7 @@ pub fn judge(orphans: &Orphans, job: &Id) -> Option<Fate> {
     }
 }
 
-/// The error of a report whose fate the backend does not show.
+/// The error of a report whose fate is unknown.
 fn unknown(client: &Client, job: &Id) -> Error {
     client.error_of(format!("POST /jobs/{job}/complete"), Problem::Unknown)
 }

@@ -1,6 +1,6 @@
 //! The servers of a job: `execution.target.serverDetails`, or each of `metadata.servers`.
 //!
-//! One wrong server of several costs that server alone; a wrong only one costs the job.
+//! A wrong server among several costs that server alone; a wrong single server costs the job.
 
 use super::json::{Raw, number, object, plain, shown, text};
 use crate::job::{BadServer, Server, is_host, is_user};
@@ -16,7 +16,7 @@ const NAME: usize = 1024;
 pub(super) fn servers(target: Raw<'_>, metadata: Raw<'_>) -> Result<Vec<Result<Server, BadServer>>, String> {
     if let Some(list) = several(metadata)? {
         let items = list.items().ok_or("metadata.servers is no array that can be read")?;
-        // Counted before anything is kept of them.
+        // Counted before any is kept.
         let count = items.clone().count();
         if count == 0 {
             return Err("metadata.servers is empty: the job has no server to run on".into());
@@ -95,7 +95,7 @@ fn port(raw: Json<'_>, path: &str) -> Result<u16, String> {
         "text" => raw.text(NAME).ok().and_then(|text| text.trim().parse::<u16>().ok()),
         _ => {
             let value = number(raw, path)?;
-            // Whole and in range, or it is no port.
+            // A port is whole and in range.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             (value.fract() == 0.0 && (1.0..=65535.0).contains(&value)).then_some(value as u16)
         }
@@ -173,7 +173,7 @@ mod tests {
             let all: Vec<Value> = (0..count).map(|_| details()).collect();
             read(&json!({"type": "server"}), &json!({"multiServer": true, "servers": all}))
         };
-        assert_eq!(with(limits::SSH_SERVERS_MAX).expect("so many are taken").len(), limits::SSH_SERVERS_MAX);
+        assert_eq!(with(limits::SSH_SERVERS_MAX).expect("the maximum is taken").len(), limits::SSH_SERVERS_MAX);
         let error = with(limits::SSH_SERVERS_MAX + 1).expect_err("one more is refused");
         assert_eq!(error, "metadata.servers has 201 servers, at most 200 are taken");
     }

@@ -1,4 +1,4 @@
-//! A backend for tests: real sockets, and answers that a test writes down.
+//! A backend for tests: real sockets and scripted answers.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use crate::config::types::{Api, BackoffKind, RateLimit, Retry, Tls};
 use crate::os::{stop::Stop, threads};
 use crate::secret::Secret;
 
-/// Answers calls without a network: the status, where there is one, and the body or the problem.
+/// Answers calls without a network: the status, if there is one, and the body or the problem.
 pub(crate) trait Scripted: std::fmt::Debug + Send + Sync {
     fn exchange(
         &self,
@@ -19,7 +19,7 @@ pub(crate) trait Scripted: std::fmt::Debug + Send + Sync {
     ) -> (Option<u16>, Result<Vec<u8>, super::Problem>);
 }
 
-/// What a network does instead of an answer.
+/// A network fault in place of an answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum NoAnswer {
     Refused,
@@ -79,7 +79,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one whose `script` is given each request and how many came before it.
+    /// Starts one; `script` gets each request and the number of those before it.
     pub(crate) fn start(script: impl Fn(&Seen, usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");

@@ -1,6 +1,6 @@
 //! Trust and client certificate towards the backend, from `security.tls`.
 //!
-//! A configured CA replaces the bundled roots, it does not add to them: who names a CA wants no other to vouch.
+//! A configured CA replaces the bundled roots: no other authority may vouch for the backend.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! One HTTP exchange with the backend, and the rules for doing it again.
+//! One HTTP exchange with the backend, and the rules for retries.
 //!
-//! Everything that all calls share is here and nowhere else: the headers, the time limits, the cap on what is read,
-//! the rate limit, the retries, the metric and the debug line.
+//! Everything that all calls share is here alone: headers, time limits, the cap on answers, rate limit, retries, metric,
+//! debug line.
 
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use crate::policy::rate::Bucket;
 use crate::secret::Secret;
 use crate::wire::time::parse_http_date;
 
-/// One call, as it will be sent.
+/// One call.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub(super) endpoint: Endpoint,
@@ -31,23 +31,23 @@ pub(super) struct Call<'a> {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) body: Option<&'a [u8]>,
-    /// Most bytes of an answer that are read.
+    /// The cap on the answer, in bytes.
     pub(super) limit: usize,
-    /// Whether the answer's body matters; if not, a status of 2xx alone is the answer.
+    /// Whether the answer's body matters; if not, a status of 2xx is the whole answer.
     pub(super) needs_body: bool,
-    /// Whether the call is tried again by itself.
+    /// Whether the transport retries the call.
     pub(super) retry: bool,
-    /// Whether it waits only shortly for the rate limit.
+    /// Whether it waits only briefly for the rate limit.
     pub(super) urgent: bool,
 }
 
-/// The way to the backend, shared by all clones of a client.
+/// The connection to the backend, shared by all clones of a client.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
     agent: ureq::Agent,
     base: Arc<Base>,
     stop: Stop,
-    /// Answers in place of the network, in the simulation of the core.
+    /// Answers calls in place of the network, in the simulation of the core.
     #[cfg(test)]
     scripted: Option<Arc<dyn super::testing::Scripted>>,
 }
@@ -103,23 +103,23 @@ impl Transport {
         self.scripted = Some(by);
     }
 
-    /// The same way with connections of its own.
+    /// The same with separate connections.
     pub(super) fn separate(&self) -> Self {
         let agent = dial::agent(self.agent.config().clone(), dial_limits(self.base.timeout));
         Self { agent, ..self.clone() }
     }
 
-    /// The same way, whose waits end with another flag.
+    /// The same; its waits end with another flag.
     pub(super) fn with_stop(&self, stop: Stop) -> Self {
         Self { stop, ..self.clone() }
     }
 
-    /// The delay before the next try after `failures` failures, of which `last` is the last.
+    /// The delay before the next try after `failures` failures; `last` is the last one.
     pub(super) fn delay(&self, failures: u32, last: &Error) -> Duration {
         self.base.backoff.delay(failures, random::unit()).max(last.retry_after().unwrap_or_default())
     }
 
-    /// Does the call, again if that is allowed and may help.
+    /// Makes the call, with retries if they are allowed and may help.
     pub(super) fn call(&self, call: &Call<'_>) -> Result<Vec<u8>, Error> {
         let mut attempts = 0;
         loop {
@@ -150,12 +150,12 @@ impl Transport {
         self.base.host.clone()
     }
 
-    /// Our clock beside the backend's, once that is known.
+    /// The difference of our clock to the backend's, once known.
     pub(super) fn clock_skew(&self) -> Option<ClockSkew> {
         self.base.clock.skew()
     }
 
-    /// One try, with its place in the rate limit, its metric and its log line.
+    /// One try, with rate limit, metric and log line.
     fn attempt(&self, call: &Call<'_>) -> Result<Vec<u8>, Problem> {
         self.wait_for_turn(call.urgent)?;
         pulse::touch();
@@ -200,7 +200,7 @@ impl Transport {
             Ok(response) => response,
             Err(error) => return (None, Err(sort(error))),
         };
-        // What a cache gives may be old.
+        // An answer from a cache may be old.
         if !response.headers().contains_key("age") {
             let date = response.headers().get("date").and_then(|v: &HeaderValue| v.to_str().ok());
             self.base.clock.note(date, begun.0, clock::since(begun.1));
@@ -245,14 +245,14 @@ fn build_agent(timeout: Duration, idle: Duration, tls: ureq::tls::TlsConfig, hos
     let limit = |which| Some(limit_of(which, timeout));
     let mut config = ureq::Agent::config_builder()
         .http_status_as_error(false)
-        // A redirect would carry the token to an address that nobody configured.
+        // A redirect would carry the token to an address outside the configuration.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .max_idle_age(idle)
         .max_idle_connections(limits::API_IDLE_CONNECTIONS)
         .max_idle_connections_per_host(limits::API_IDLE_CONNECTIONS)
         .input_buffer_size(limits::API_BUFFER)
-        // Within the buffer, so that a longer head is noticed as one and not waited for.
+        // Smaller than the buffer, so that a longer head is an error and not waited for.
         .max_response_header_size(limits::API_HEAD)
         .output_buffer_size(limits::API_BUFFER)
         .timeout_global(limit(Wait::Call))
@@ -265,7 +265,7 @@ fn build_agent(timeout: Duration, idle: Duration, tls: ureq::tls::TlsConfig, hos
         .tls_config(tls);
     if host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     {
-        // A proxy from the environment cannot reach this host's own loopback.
+        // A proxy from the environment cannot reach this host's loopback.
         config = config.proxy(None);
     }
     dial::agent(config.build(), dial_limits(timeout))
@@ -283,7 +283,7 @@ fn dial_limits(timeout: Duration) -> dial::Limits {
     }
 }
 
-/// The length of each limit. A part gets a little less than the whole call, so that the part is what an error names.
+/// The length of each limit. A part gets a little less than the whole call, so that an error names the part.
 fn limit_of(which: Wait, timeout: Duration) -> Duration {
     match which {
         Wait::Resolve => (timeout / 4).min(limits::API_CONNECT_WAIT),
@@ -300,7 +300,7 @@ fn read_capped(body: &mut ureq::Body, limit: usize, sort: impl Fn(ureq::Error) -
     }
     let (mut bytes, mut reader) = (Vec::new(), body.as_reader());
     loop {
-        // Doubling, as `Vec` does it, would take twice the limit for an answer just above half of it.
+        // `Vec` would double its capacity to twice the limit for an answer just above half of it.
         let more = bytes.len().max(limits::API_BUFFER).min(limit + 1 - bytes.len());
         bytes.reserve_exact(more);
         let wanted = u64::try_from(more).unwrap_or(u64::MAX);
@@ -402,7 +402,7 @@ mod tests {
             let problem = ask(&transport).expect_err("too long").problem;
             assert!(matches!(problem, Problem::TooLarge { limit: limits::ANSWER_MAX }), "{problem:?}");
         }
-        // The words of an error are read within the same bound, and else done without.
+        // The text of an error is read within the same bound, or left out.
         for read in [true, false] {
             let problem = ask(&transport).expect_err("400").problem;
             let Problem::Http { status: 400, message, .. } = problem else { panic!("{problem:?}") };
@@ -441,7 +441,7 @@ mod tests {
     #[test]
     fn idle_connections_are_kept_up_to_a_number() {
         const MORE: usize = limits::API_IDLE_CONNECTIONS + 4;
-        // Nobody is answered before all are there, so each has a connection of its own.
+        // No request is answered before all have arrived, so each needs a connection.
         let all = Arc::new(Barrier::new(MORE));
         let held = Arc::clone(&all);
         let server = Server::start(move |_, _| {
@@ -463,7 +463,7 @@ mod tests {
         let mut connections: Vec<_> = server.seen().iter().map(|seen| seen.connection).collect();
         connections.sort_unstable();
         connections.dedup();
-        assert_eq!(connections.len(), MORE + 4, "of the first, so many as may were kept");
+        assert_eq!(connections.len(), MORE + 4, "of the first ones, the maximum was kept");
     }
 
     #[test]
