@@ -221,18 +221,12 @@ pub const CHUNK_LINE_MAX: usize = 1024;
 /// Most bytes of trailer fields after the last chunk; they are skipped, so a sender must not keep us skipping.
 pub const CHUNK_TRAILERS_MAX: usize = 16 * 1024;
 
-/// Longest line of an SSH server before its first packet, line end included (RFC 4253 section 4.2).
-pub const KEX_LINE_MAX: usize = 255;
-/// Lines that an SSH server may say before its version, as many as OpenSSH's client takes.
-pub const KEX_LINES_MAX: usize = 1024;
-/// Longest packet that is believed before the key exchange (RFC 4253 section 6.1). OpenSSH's offer is below 2 KiB.
+/// Bytes that are read of an SSH server's greeting, its offer included. OpenSSH sends 2 KiB.
+pub const KEX_BYTES_MAX: usize = 64 * 1024;
+/// Longest packet that is believed before the key exchange (RFC 4253 section 6.1).
 pub const KEX_PACKET_MAX: usize = 35_000;
-/// Packets without meaning that an SSH server may send before its offer.
-pub const KEX_PACKETS_MAX: usize = 16;
-/// Longest name of an SSH algorithm (RFC 4251 section 6).
-pub const KEX_NAME_MAX: usize = 64;
-/// Bytes of an SSH server's own words that are kept when it ends the conversation.
-pub const KEX_DESCRIPTION_MAX: usize = 200;
+/// Bytes of an SSH server's own words that are shown when it closes the connection.
+pub const KEX_WORDS_MAX: usize = 200;
 
 /// Bytes of a known_hosts file. A line has some 100 to 600; the largest sites distribute files of a few MB.
 pub const KNOWN_HOSTS_MAX: u64 = 16 * 1024 * 1024;

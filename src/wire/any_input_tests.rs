@@ -1,5 +1,6 @@
 //! Every decoder with random input: it does no harm, and pieces give what the whole gives.
 
+use super::kexinit::Greeting;
 use super::random::Random;
 use super::{capture, chunked, frames, http1, kexinit, lines, x509};
 
@@ -104,15 +105,11 @@ fn heads_as_they_grow() {
 }
 
 #[test]
-fn offers_in_pieces() {
-    let read = |pieces: &[&[u8]]| {
-        let mut decoder = kexinit::Decoder::new();
-        for piece in pieces {
-            let _ = decoder.feed(piece);
-        }
-        decoder.finish().cloned()
-    };
-    each(24, |input, pieces, _| assert_eq!(read(pieces), read(&[input]), "{}", input.escape_ascii()));
+fn offers_as_they_grow() {
+    each(24, |input, _, begun| {
+        let (whole, part) = (kexinit::read(input), kexinit::read(begun));
+        assert!(part == Greeting::Partial || part == whole, "{} {}", input.escape_ascii(), begun.len());
+    });
 }
 
 #[test]

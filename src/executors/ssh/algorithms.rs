@@ -96,18 +96,17 @@ impl Algorithms {
         let (macs, compression) = (owned(MACS), owned(COMPRESSION));
         let (key, cipher, fixed) =
             ("ssh.security.allowedKeyExchanges", "ssh.security.allowedCiphers", "fixed, no key changes it");
-        let out = (&offer.ciphers_client_to_server, &offer.ciphers_server_to_client);
         // These ciphers check what they carry.
         let needs_mac = |theirs: &[String]| first(&self.ciphers, theirs).is_none_or(|name| !name.contains("-gcm"));
         [
             ("key exchange", key, &self.kex, &offer.kex, true),
             ("host key", fixed, &self.host_keys, &offer.host_keys, true),
-            ("cipher (client to server)", cipher, &self.ciphers, out.0, true),
-            ("cipher (server to client)", cipher, &self.ciphers, out.1, true),
-            ("MAC (client to server)", fixed, &macs, &offer.macs_client_to_server, needs_mac(out.0)),
-            ("MAC (server to client)", fixed, &macs, &offer.macs_server_to_client, needs_mac(out.1)),
-            ("compression (client to server)", fixed, &compression, &offer.compression_client_to_server, true),
-            ("compression (server to client)", fixed, &compression, &offer.compression_server_to_client, true),
+            ("cipher (client to server)", cipher, &self.ciphers, &offer.ciphers[0], true),
+            ("cipher (server to client)", cipher, &self.ciphers, &offer.ciphers[1], true),
+            ("MAC (client to server)", fixed, &macs, &offer.macs[0], needs_mac(&offer.ciphers[0])),
+            ("MAC (server to client)", fixed, &macs, &offer.macs[1], needs_mac(&offer.ciphers[1])),
+            ("compression (client to server)", fixed, &compression, &offer.compression[0], true),
+            ("compression (server to client)", fixed, &compression, &offer.compression[1], true),
         ]
         .into_iter()
         .find(|(.., ours, theirs, needed)| *needed && first(ours, theirs).is_none())
@@ -216,16 +215,13 @@ mod tests {
     #[test]
     fn the_class_in_which_nothing_is_in_common_is_told() {
         let all = |names: &[&str]| owned(names);
+        let both = |name: &str| [all(&[name]), all(&[name])];
         let good = Offer {
-            version: String::new(),
             kex: all(&["other", "curve25519-sha256"]),
             host_keys: all(&["ssh-ed25519"]),
-            ciphers_client_to_server: all(&["aes256-ctr"]),
-            ciphers_server_to_client: all(&["aes256-ctr"]),
-            macs_client_to_server: all(&["hmac-sha2-256"]),
-            macs_server_to_client: all(&["hmac-sha2-256"]),
-            compression_client_to_server: all(&["none"]),
-            compression_server_to_client: all(&["none"]),
+            ciphers: both("aes256-ctr"),
+            macs: both("hmac-sha2-256"),
+            compression: both("none"),
         };
         let settings = crate::config::defaults().ssh;
         let ours = Algorithms::new(&settings, host_keys_first(&[]));
@@ -238,27 +234,27 @@ mod tests {
                 "host key: the server offers ssh-rsa; this agent allows ssh-e",
             ),
             (
-                Offer { ciphers_client_to_server: all(&["x"]), ..good.clone() },
+                Offer { ciphers: [all(&["x"]), all(&["aes256-ctr"])], ..good.clone() },
                 "cipher (client to server): the server offers x;",
             ),
             (
-                Offer { ciphers_server_to_client: vec![], ..good.clone() },
+                Offer { ciphers: [all(&["aes256-ctr"]), vec![]], ..good.clone() },
                 "cipher (server to client): the server offers nothing;",
             ),
             (
-                Offer { macs_client_to_server: sha1.clone(), ..good.clone() },
+                Offer { macs: [sha1.clone(), all(&["hmac-sha2-256"])], ..good.clone() },
                 "MAC (client to server): the server offers hmac-sha1;",
             ),
             (
-                Offer { macs_server_to_client: sha1.clone(), ..good.clone() },
+                Offer { macs: [all(&["hmac-sha2-256"]), sha1.clone()], ..good.clone() },
                 "MAC (server to client): the server offers hmac-sha1;",
             ),
             (
-                Offer { compression_client_to_server: all(&["zlib"]), ..good.clone() },
+                Offer { compression: [all(&["zlib"]), all(&["none"])], ..good.clone() },
                 "compression (client to server): the server",
             ),
             (
-                Offer { compression_server_to_client: all(&["zlib"]), ..good.clone() },
+                Offer { compression: [all(&["none"]), all(&["zlib"])], ..good.clone() },
                 "compression (server to client): the server",
             ),
             (
@@ -270,14 +266,7 @@ mod tests {
             assert!(said.contains(words), "{said}");
         }
         // A cipher that checks what it carries needs no MAC.
-        let gcm = all(&["aes128-gcm@openssh.com"]);
-        let sealed = Offer {
-            ciphers_client_to_server: gcm.clone(),
-            ciphers_server_to_client: gcm,
-            macs_client_to_server: sha1.clone(),
-            macs_server_to_client: sha1,
-            ..good
-        };
+        let sealed = Offer { ciphers: both("aes128-gcm@openssh.com"), macs: both("hmac-sha1"), ..good };
         assert_eq!(ours.compare(&sealed), None);
     }
 }

@@ -17,12 +17,11 @@ use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
 use crate::executors::ssh::keys::{self, KeyInfo};
 use crate::job::Server;
-use crate::limits;
 use crate::metrics;
 use crate::os::clock::Deadline;
 use crate::os::{names, net};
 use crate::secret::Secret;
-use crate::wire::kexinit::{Decoder, Offer, printable};
+use crate::wire::kexinit::{self, Greeting, Offer};
 
 /// The way to one server.
 pub struct Dial<'a> {
@@ -177,7 +176,7 @@ impl Dial<'_> {
         };
         // KEX_FAILURE, KEY_EXCHANGE_FAILURE, METHOD_NONE, METHOD_NOT_SUPPORTED.
         let explain = tell && matches!(error.code(), ssh2::ErrorCode::Session(-5 | -8 | -17 | -33));
-        if explain && let Some(what) = self.offer().ok().and_then(|offer| ours.compare(&offer)) {
+        if explain && let Some(what) = self.offer().and_then(|offer| ours.compare(&offer)) {
             return Err(nothing(what));
         }
         Err(self.failed(Step::Handshake, &session, socket, &error))
@@ -190,8 +189,7 @@ impl Dial<'_> {
         }
         let greeting = session.banner_bytes().unwrap_or_default();
         if step == Step::Handshake && !greeting.starts_with(b"SSH-") {
-            let said = printable(&greeting[..greeting.len().min(limits::KEX_DESCRIPTION_MAX)]);
-            return Error::TurnedAway { server: self.shown(), said };
+            return Error::TurnedAway { server: self.shown(), said: kexinit::words(greeting) };
         }
         Error::Cut { server: self.shown(), step, what: error.message().to_owned() }
     }
@@ -210,24 +208,21 @@ impl Dial<'_> {
         Ok((name.to_owned(), key.to_vec()))
     }
 
-    /// What the server offers, asked of a second connection: libssh2 does not tell.
-    fn offer(&self) -> Result<Offer, Error> {
-        let mut socket = self.connect()?;
+    /// What the server offers, asked of a second connection: libssh2 does not tell. Nothing where that fails as well.
+    fn offer(&self) -> Option<Offer> {
+        let mut socket = self.connect().ok()?;
         self.begin(Step::Handshake);
-        let until = Instant::now() + self.wait();
-        let broken = |error: std::io::Error| self.broken(Step::Handshake, error);
-        std::io::Write::write_all(&mut socket, b"SSH-2.0-cronium-agent\r\n").map_err(broken)?;
-        let mut decoder = Decoder::new();
-        let mut buffer = [0; 4096];
+        let deadline = Deadline::after(self.wait(), "ssh.connectionPool.connectionTimeout");
+        std::io::Write::write_all(&mut socket, b"SSH-2.0-cronium-agent\r\n").ok()?;
+        let (mut greeting, mut piece) = (Vec::new(), [0; 4096]);
         loop {
-            let left = until.saturating_duration_since(Instant::now()).max(limits::SOCKET_WAIT_LEAST);
-            socket.set_read_timeout(Some(left)).map_err(broken)?;
-            let n = socket.read(&mut buffer).map_err(broken)?;
-            if n == 0 {
-                return Err(self.broken(Step::Handshake, "it closed the connection"));
-            }
-            if let Some(offer) = decoder.feed(&buffer[..n]).map_err(|error| self.broken(Step::Handshake, error))? {
-                return Ok(offer.clone());
+            socket.set_read_timeout(Some(deadline.left()?)).ok()?;
+            let n = socket.read(&mut piece).ok().filter(|&n| n > 0)?;
+            greeting.extend_from_slice(&piece[..n]);
+            match kexinit::read(&greeting) {
+                Greeting::Partial => {}
+                Greeting::Offer(offer) => return Some(offer),
+                Greeting::Nonsense => return None,
             }
         }
     }
