@@ -2,29 +2,55 @@
 //! reports exactly one result. ARCHITECTURE.md has the map; modules may use only those of a lower layer.
 
 // Layer 0: values and decisions. No I/O, no clock, no thread.
-pub mod job;
+mod job;
 pub mod limits;
-pub mod policy;
-pub mod secret;
-pub mod verdict;
-pub mod wire;
+mod policy;
+mod secret;
+mod verdict;
+mod wire;
 
 // Layer 1: what everything above stands on.
-pub mod config;
-pub mod metrics;
-pub mod os;
-pub mod telemetry;
+mod config;
+mod metrics;
+mod os;
+mod telemetry;
 
 // Layer 2: one module per counterpart.
-pub mod api;
-pub mod docker;
-pub mod executors;
-pub mod health;
-pub mod logs;
+mod api;
+mod docker;
+mod executors;
+mod health;
+mod logs;
 
 // Layer 3: the life of a job.
-pub mod jobs;
+mod jobs;
 
 // Layer 4: what a person starts.
-pub mod agent;
-pub mod cli;
+mod agent;
+mod cli;
+mod commands;
+
+pub use commands::main;
+
+pub mod parts {
+    //! What the integration tests run without an agent around it. Everything else is private, so that the compiler finds
+    //! what nothing uses.
+
+    pub use crate::config::types::{Config, Docker, DockerEndpoint};
+    pub use crate::config::{Sources, defaults, load};
+    pub use crate::docker::Client;
+    pub use crate::docker::networks::Bridge;
+    pub use crate::executors::container::ContainerExecutor;
+    pub use crate::executors::container::usage::Sampler;
+    pub use crate::executors::ssh::connection::{Connection, Event, Next, Session, Times};
+    pub use crate::executors::ssh::dial::{Dial, Progress};
+    pub use crate::executors::ssh::hosts::Hosts;
+    pub use crate::executors::ssh::{house, remote};
+    pub use crate::executors::{Control, End, Executor, Reaper, Task};
+    pub use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Server, Stream};
+    pub use crate::os::pulse::{Pulse, Pulses};
+    pub use crate::os::threads;
+    pub use crate::policy::stop::Pace;
+    pub use crate::policy::watchdog::Stuck;
+    pub use crate::secret::Secret;
+}

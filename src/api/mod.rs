@@ -22,8 +22,7 @@ pub(crate) mod testing;
 mod tls;
 mod transport;
 
-pub use answer::{HeartbeatAnswer, OrphanRow, Orphans, Queue};
+pub use answer::{Orphans, Queue};
 pub use body::{CompleteBody, ExecutionUpdate};
 pub use client::{Capacity, Client};
-pub use clock::ClockSkew;
-pub use error::{Error, Problem, Wait};
+pub use error::{Error, Problem};

@@ -33,7 +33,7 @@ impl NoAnswer {
         match self {
             Self::Refused => super::Problem::Connect(Box::new(ureq::Error::ConnectionFailed)),
             Self::Cut => super::Problem::Cut(Box::new(ureq::Error::Io(std::io::ErrorKind::ConnectionReset.into()))),
-            Self::Late(limit) => super::Problem::Timeout { which: super::Wait::Answer, limit },
+            Self::Late(limit) => super::Problem::Timeout { which: super::error::Wait::Answer, limit },
         }
     }
 }

@@ -31,4 +31,4 @@ pub use draft::{Sources, process_env};
 pub use keys::{defaults, set};
 pub use live::Live;
 pub use load::{Loaded, load};
-pub use problem::{Origin, Problem, ProblemKind, Problems, Warning};
+pub use problem::{Origin, Problem, Problems};

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use super::field::{Effect, Key, Kind, Value};
 use super::keys::{key, keys};
+use super::problem::ProblemKind;
 use super::show::{effective, to_yaml};
 use super::types::Config;
 use super::yaml::{self, Node};
-use super::{Loaded, Origin, ProblemKind, Problems, Sources, load};
+use super::{Loaded, Origin, Problems, Sources, load};
 use crate::limits;
 
 /// A file that ends with the test.

@@ -9,8 +9,8 @@
 
 use std::fmt;
 
+pub use crate::executors::complaint::SETUP_FAILED;
 pub(in crate::executors) use crate::executors::complaint::keep_tail;
-pub use crate::executors::complaint::{SETUP_FAILED, complaint};
 use crate::executors::names::is_owned;
 use crate::executors::shebang::Shebang;
 use crate::job::{Language, Script};

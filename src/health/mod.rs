@@ -18,9 +18,11 @@ mod state;
 pub use self::error::Error;
 pub use self::http::{Asked, Page, Reply, json, refusal};
 pub use self::server::Server;
-pub use self::socket::SOCKET;
 pub use self::start::{start, start_control};
 pub use self::state::{Component, DetailValue, HealthState, Reason, Status, shortened};
+
+#[cfg(test)]
+pub use self::socket::SOCKET;
 
 #[cfg(test)]
 mod control_tests;

@@ -188,6 +188,7 @@ impl Running {
     }
 
     /// Whether no job is in hand.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.lock().entries.is_empty()
     }

@@ -39,11 +39,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-pub use self::buffer::{Numbers, Origin};
+pub use self::buffer::Origin;
 pub use self::encode::Dialect;
 pub use self::job::JobStream;
 pub use self::job::Mark;
-pub use self::tls::{TlsError, tls_config};
+pub use self::tls::tls_config;
 
 use self::dial::{Dialer, Target};
 use self::error::LinkError;

@@ -16,7 +16,8 @@ macro_rules! label {
         pub(super) const $label: Label = Label($key, &[$($word),*]);
 
         impl $name {
-            /// The word in the label.
+            /// The word in the label. Not every label's is asked for alone.
+            #[allow(dead_code)]
             pub fn as_str(self) -> &'static str {
                 $label.1[self as usize]
             }

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, SharedLogger, ThreadLogMode, WriteLogger};
 
-pub use self::context::{Context, ContextGuard, context, current};
+pub use self::context::{context, current};
 use self::rotate::Rotating;
 use self::sink::{Lead, Lines, Place, Sink};
 use crate::config::types::{LogFormat, LogOutput, Logging};

@@ -1,5 +1,6 @@
 //! The whole way of a record, into memory and, in a process of its own, through the global logger.
 
+use super::context::ContextGuard;
 use super::*;
 use crate::job::Id;
 

@@ -6,9 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Barrier;
 
-use cronium_agent::config::types::{Docker, DockerEndpoint};
-use cronium_agent::docker::Client;
-use cronium_agent::docker::networks::Bridge;
+use cronium_agent::parts::{Bridge, Client, Docker, DockerEndpoint};
 use cronium_dev_backend::DevBackend;
 
 use crate::engine_proxy::{Break, Proxy};

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cronium_agent::wire::crc32;
 use cronium_dev_backend::JobRow;
 use serde_json::json;
 
@@ -199,6 +198,12 @@ fn a_container_that_was_made_and_not_started_goes_back_to_the_queue() {
     agent.stop();
 }
 
+/// As zip has it, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+}
+
 /// Writes the page anew with other text in place of each deadline, as if a clock that was wrong had written it.
 fn set_deadlines(page: &Path, to: &str) {
     let text = std::fs::read_to_string(page).expect("a page");
@@ -208,7 +213,7 @@ fn set_deadlines(page: &Path, to: &str) {
     for part in parts {
         body += &format!("\"deadline_ms\":{to}{}", part.trim_start_matches(|c: char| c.is_ascii_digit()));
     }
-    let head = format!("cronium-journal 1 {:08x} {}\n", crc32::of(body.as_bytes()), body.len());
+    let head = format!("cronium-journal 1 {:08x} {}\n", crc32(body.as_bytes()), body.len());
     std::fs::write(page, head + &body).expect("written");
 }
 

@@ -1,7 +1,7 @@
 //! The whole agent from the outside: the real binary, a real container engine, the dev backend over real sockets.
 //!
 //! A missing engine or image is an error that says how to get one, never a skip: `scripts/test.sh` sees to both.
-#![allow(clippy::print_stderr, clippy::unwrap_used, unreachable_pub)]
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod engine_proxy;
 mod harness;

@@ -5,14 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cronium_agent::config;
-use cronium_agent::executors::ssh::connection::{Connection, Event, Next, Session, Times};
-use cronium_agent::executors::ssh::dial::{Dial, Progress};
-use cronium_agent::executors::ssh::hosts::Hosts;
-use cronium_agent::executors::ssh::remote;
-use cronium_agent::job::{Server, Stream};
 use cronium_agent::limits;
-use cronium_agent::secret::Secret;
+use cronium_agent::parts::{
+    Connection, Dial, Event, Hosts, Next, Progress, Secret, Server, Session, Stream, Times, defaults, remote,
+};
 use crossbeam_channel::never;
 
 use crate::harness::{eventually, shared};
@@ -20,7 +16,7 @@ use crate::sshd::{Options, Sshd};
 
 /// A connection to this server, with the thread that serves it.
 fn connect(sshd: &Sshd, close: Duration) -> (Arc<Connection>, JoinHandle<()>) {
-    let mut settings = config::defaults().ssh;
+    let mut settings = defaults().ssh;
     settings.known_hosts_file = sshd.path("known_hosts");
     std::fs::write(&settings.known_hosts_file, sshd.known_hosts()).expect("known_hosts");
     let server = Server {

@@ -4,9 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use cronium_agent::executors::ssh::{house, remote};
-use cronium_agent::job::{Language, Script};
-use cronium_agent::secret::Secret;
+use cronium_agent::parts::{Language, Script, Secret, house, remote};
 use serde_json::Value;
 
 use crate::harness::{Folder, eventually, finished, report, shared, stdout};

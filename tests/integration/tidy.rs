@@ -13,7 +13,8 @@ use source::{Source, files, item, line, root, sources, words};
 
 /// Each module with its layer and with those of its own layer that it may use. Lower layers are free to all.
 const LAYERS: &[(&str, u8, &[&str])] = &[
-    ("main", 4, &["agent", "cli"]),
+    ("main", 4, &["main"]),
+    ("commands", 4, &["agent", "cli"]),
     ("agent", 4, &["cli"]),
     ("cli", 4, &[]),
     ("jobs", 3, &[]),

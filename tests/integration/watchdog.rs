@@ -6,17 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use cronium_agent::config::types::Config;
-use cronium_agent::config::{Sources, load};
-use cronium_agent::docker;
-use cronium_agent::executors::container::ContainerExecutor;
-use cronium_agent::executors::container::usage::Sampler;
-use cronium_agent::executors::{Control, End, Executor, Reaper, Task};
-use cronium_agent::job::{Id, Job, Kind, Language, Output, Resources, Script, Stream};
-use cronium_agent::os::pulse::{Pulse, Pulses};
-use cronium_agent::os::threads;
-use cronium_agent::policy::stop::Pace;
-use cronium_agent::policy::watchdog::Stuck;
+use cronium_agent::parts::{
+    Client, Config, ContainerExecutor, Control, End, Executor, Id, Job, Kind, Language, Output, Pace, Pulse, Pulses,
+    Reaper, Resources, Sampler, Script, Sources, Stream, Stuck, Task, load, threads,
+};
 
 use crate::harness::{LONG, require_engine, shared, unique};
 
@@ -71,7 +64,7 @@ fn run(executor: &ContainerExecutor, task: &Task, control: &Arc<Control>, mut ou
 /// Runs `script` on a watched thread; the exit code, and what the watchdog found meanwhile.
 fn watched(script: &str, hold: Option<Duration>) -> (i64, Option<Stuck>) {
     let (config, pulses) = (config(), Pulses::new());
-    let docker = docker::Client::new(&config.container.docker);
+    let docker = Client::new(&config.container.docker);
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).expect("a thread");
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
     let executor = ContainerExecutor::new(docker, &config, &unique("agent"), sampler.clone());

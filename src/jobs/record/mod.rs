@@ -28,7 +28,7 @@ pub mod outbox;
 pub mod quarantine;
 pub mod store;
 
-pub use self::done::{Done, DoneJobs};
+pub use self::done::Done;
 pub use self::entry::{
     Container, Delivered, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started, State,
 };

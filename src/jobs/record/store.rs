@@ -179,7 +179,7 @@ impl RecordStore {
         self.path_of(job).try_exists().unwrap_or(true)
     }
 
-    /// Forgets a job that was given back, or that was never ours: for good, even if the power fails now.
+    #[cfg(test)]
     pub fn remove(&self, job: &Id) {
         self.unlink(job, true);
     }
@@ -189,7 +189,8 @@ impl RecordStore {
         self.unlink(job, false);
     }
 
-    /// [`RecordStore::remove`], where the file is still that of `execution`, and not of a later attempt.
+    /// Forgets a job that was given back, where the file is still that of `execution`, and not of a later attempt: for
+    /// good, even if the power fails now.
     pub(in crate::jobs) fn remove_execution(&self, job: &Id, execution: &Id) {
         self.unlink_execution(job, execution, true);
     }

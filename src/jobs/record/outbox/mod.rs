@@ -103,7 +103,6 @@ pub enum Handed {
 #[derive(Debug)]
 pub struct Refused {
     pub entry: Box<Entry>,
-    pub tried: Tried,
     pub why: String,
 }
 
@@ -167,16 +166,17 @@ impl Outbox {
         self.show(&known);
     }
 
-    /// Sees to the report of a job that ended: writes it to the records, tries once on this thread, and keeps it for
-    /// further tries if need be. `entry` is at the stage `Ended`.
+    #[cfg(test)]
     pub fn report(&self, entry: Entry) -> Result<Handed, Refused> {
         self.report_after(entry, Tried::default(), |_| ())
     }
 
-    /// The same; `safe` is called before the first try, with whether the report is on disk. `tried` is what is known of earlier tries: after one whose fate is unknown, the backend is asked, and
-    /// not on this thread. An entry of a job of which a folder may be left on a server stays until [`Outbox::cleared`].
+    /// Sees to the report of a job that ended: writes it to the records, tries once on this thread, and keeps it for
+    /// further tries if need be. `entry` is at the stage `Ended`. `safe` is called before the first try, with whether the
+    /// report is on disk. `tried` is what is known of earlier tries: after one whose fate is unknown, the backend is
+    /// asked, and not on this thread. An entry of a job of which a folder may be left on a server stays until [`Outbox::cleared`].
     pub fn report_after(&self, entry: Entry, tried: Tried, safe: impl FnOnce(bool)) -> Result<Handed, Refused> {
-        let not_ended = |entry| Err(refused(entry, Tried::default(), "its job has not ended".to_owned()));
+        let not_ended = |entry| Err(refused(entry, "its job has not ended".to_owned()));
         if entry.ended().is_none() {
             return not_ended(entry);
         }
@@ -220,21 +220,21 @@ impl Outbox {
     /// Keeps a report; `last` is the failure of the try before.
     fn enter(&self, entry: Entry, tried: Tried, last: Option<&Error>) -> Result<(), Refused> {
         let Some(since_ms) = entry.ended().map(|ended| ended.since_ms) else {
-            return Err(refused(entry, tried, "its job has not ended".to_owned()));
+            return Err(refused(entry, "its job has not ended".to_owned()));
         };
         let written = self.0.records.put(&entry);
         let mut known = self.lock();
         if let Err(error) = &written
             && known.ending
         {
-            return Err(refused(entry, tried, format!("the agent ends, and {error}")));
+            return Err(refused(entry, format!("the agent ends, and {error}")));
         }
         if !known.queue.has_room(&entry, written.is_err()) {
             let why = written.map_or_else(
                 |e| format!("too many others wait in memory, and {e}"),
                 |()| format!("{} others wait; the next start finds it on disk", known.queue.len()),
             );
-            return Err(refused(entry, tried, why));
+            return Err(refused(entry, why));
         }
         let (job, remains) = (entry.job.clone(), entry.has_remains());
         let held = written.is_err().then(|| Arc::new(entry));
@@ -272,6 +272,7 @@ impl Outbox {
     }
 
     /// Tries everything at once, but for what the backend asked to wait.
+    #[cfg(test)]
     pub fn kick(&self) {
         self.lock().queue.kick(clock::now());
         self.0.changed.notify_all();
@@ -474,8 +475,8 @@ impl Outbox {
     }
 }
 
-fn refused(entry: Entry, tried: Tried, why: String) -> Refused {
-    Refused { entry: Box::new(entry), tried, why }
+fn refused(entry: Entry, why: String) -> Refused {
+    Refused { entry: Box::new(entry), why }
 }
 
 /// How long ago that was, by the wall clock.

@@ -215,6 +215,7 @@ impl Queue {
     }
 
     /// Everything is due as soon as may be.
+    #[cfg(test)]
     pub(super) fn kick(&mut self, now: Instant) {
         self.answered();
         self.ready.clear();
