@@ -1,8 +1,14 @@
 //! Conventions that a machine can check. Each check is a function from a file to its faults, run twice: over the real
 //! tree, where it must find nothing, and over one bad line, where it must find something.
 
+#[path = "tidy/architecture.rs"]
+mod architecture;
+#[path = "tidy/operations.rs"]
+mod operations;
 #[path = "tidy/pages.rs"]
 mod pages;
+#[path = "tidy/plain.rs"]
+mod plain;
 #[path = "tidy/source.rs"]
 mod source;
 
