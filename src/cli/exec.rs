@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use crate::cli::script::{self, Terminal};
-use crate::cli::{UsageError, exit};
+use crate::cli::{UsageError, exit, print};
 use crate::config;
 use crate::config::types::{Config, NetworkMode};
 use crate::docker;
@@ -39,11 +39,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The flags of `exec` that take a value.
-    pub(in crate::cli) const FLAGS: [&str; 8] =
-        ["lang", "env", "timeout", "memory", "cpu", "network", "server", "identity"];
-
-    /// Takes the value of one of [`Request::FLAGS`].
+    /// Takes the value of one of the command's own flags.
     pub(in crate::cli) fn take(&mut self, flag: &str, value: String) -> Result<(), UsageError> {
         match flag {
             "lang" => {
@@ -161,14 +157,10 @@ fn variable(text: &str) -> Result<(String, Secret), UsageError> {
 }
 
 /// Runs the script; gives the program's exit code.
-#[allow(clippy::print_stderr)]
 pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
     let (content, language) = match script::load(&request.file, request.language) {
         Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("cronium-agent: {error}");
-            return exit::USAGE;
-        }
+        Err(error) => return print::say(error, exit::USAGE),
     };
     config.jobs.max_timeout = config.jobs.max_timeout.max(request.timeout.unwrap_or_default());
     if request.server.is_some() {
@@ -179,8 +171,7 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
     }
     let docker = docker::Client::new(&config.container.docker);
     if let Err(error) = docker.ping() {
-        eprintln!("cronium-agent: {error}");
-        return exit::ENGINE;
+        return print::say(error, exit::ENGINE);
     }
     // What was asked for by hand is meant: it may exceed the limits that are set for the backend's jobs.
     let limits = &mut config.container.limits;
@@ -193,7 +184,6 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
 type Ended = (Outcome, Option<(&'static str, std::io::Error)>);
 
 /// Shows the verdict; gives the program's exit code.
-#[allow(clippy::print_stderr)]
 fn ended(result: Result<Ended, String>) -> u8 {
     match result {
         Ok((outcome, lost)) => {
@@ -208,10 +198,7 @@ fn ended(result: Result<Ended, String>) -> u8 {
             }
             code
         }
-        Err(error) => {
-            eprintln!("cronium-agent: {error}");
-            exit::EXEC_FAILED
-        }
+        Err(error) => print::say(error, exit::EXEC_FAILED),
     }
 }
 

@@ -6,10 +6,9 @@
 //! removed in the same way.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
-use crate::cli::{UsageError, exit};
+use crate::cli::{UsageError, exit, print};
 use crate::config::types::Config;
 use crate::config::value;
 use crate::docker::containers::short;
@@ -50,18 +49,14 @@ enum Mode {
 }
 
 /// Looks, removes, prints a table; gives the program's exit code. `agent` is this agent's id: `None` where none has run yet.
-#[allow(clippy::print_stderr)]
 pub fn run(config: &Config, agent: Result<Option<String>, String>, request: &Request) -> u8 {
     match collect(config, agent, request) {
+        Ok((text, exit::OK)) => print::out(&text),
         Ok((text, code)) => {
-            // A reader that has gone away (`| head`) is no failure.
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            print::out(&text);
             code
         }
-        Err((error, code)) => {
-            eprintln!("cronium-agent: {error}");
-            code
-        }
+        Err((error, code)) => print::say(error, code),
     }
 }
 
@@ -104,7 +99,7 @@ fn collect(
             code = exit::FAILED;
         }
     }
-    let mut text = table(&lines);
+    let mut text = table(lines);
     if let (Some(pid), Some(agent)) = (holder, agent) {
         let _ = writeln!(
             text,
@@ -152,18 +147,11 @@ fn age(age: Duration) -> String {
     }
 }
 
-/// The lines below a head, each column as wide as its widest entry.
-fn table(lines: &[Line]) -> String {
+/// The lines below a head.
+fn table(lines: Vec<Line>) -> String {
     let head: Line = ["CONTAINER", "JOB", "STATE", "AGE", "ACTION"].map(str::to_owned);
-    let all = || std::iter::once(&head).chain(lines);
-    let widths: Vec<usize> =
-        (0..head.len()).map(|at| all().map(|line| line[at].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for line in all() {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    text
+    let rows: Vec<Line> = std::iter::once(head).chain(lines).collect();
+    print::columns(&rows)
 }
 
 #[cfg(test)]
@@ -189,7 +177,7 @@ mod tests {
     fn columns_stand_below_each_other() {
         let line = |words: [&str; 5]| words.map(str::to_owned);
         let text =
-            table(&[line(["abc", "a-long-job", "exited", "3m12s", "removed"]), line(["d", "-", "x", "1s", "kept"])]);
+            table(vec![line(["abc", "a-long-job", "exited", "3m12s", "removed"]), line(["d", "-", "x", "1s", "kept"])]);
         let expected = "CONTAINER  JOB         STATE   AGE    ACTION\n\
                         abc        a-long-job  exited  3m12s  removed\n\
                         d          -           x       1s     kept\n";

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, Write as _};
 
-use crate::cli::{UsageError, exec, exit};
+use crate::cli::{UsageError, exec, exit, print};
 use crate::config::types::Config;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::known_hosts::{self, Check, KnownHosts};
@@ -11,49 +11,33 @@ use crate::job::Server;
 /// What was typed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Request {
-    words: Vec<String>,
+    pub host: String,
+    pub port: u16,
     /// `--yes`: without a question, for scripts.
     pub yes: bool,
 }
 
 impl Request {
-    /// Takes one word after the command.
-    pub(in crate::cli) fn word(&mut self, word: String) -> Result<(), UsageError> {
-        match self.words.len() {
-            0 if word != "add" => Err(UsageError(format!("known-hosts knows add, not {word:?}"))),
-            0 | 1 => {
-                self.words.push(word);
-                Ok(())
+    /// Reads the words after the command.
+    pub(in crate::cli) fn new(verb: &str, address: &str, yes: bool) -> Result<Self, UsageError> {
+        match (verb, address) {
+            ("add", "") | ("", _) => {
+                Err(UsageError("usage: cronium-agent known-hosts add HOST[:PORT] [--yes]".to_owned()))
             }
-            _ => Err(UsageError(format!("unexpected argument {word:?}"))),
-        }
-    }
-
-    /// Checks that there is a host.
-    pub(in crate::cli) fn complete(self) -> Result<Self, UsageError> {
-        match self.words.get(1) {
-            Some(address) => exec::address_of(address).map(drop).map(|()| self),
-            None => Err(UsageError("usage: cronium-agent known-hosts add HOST[:PORT] [--yes]".to_owned())),
+            ("add", address) => exec::address_of(address).map(|(host, port)| Self { host, port, yes }),
+            (other, _) => Err(UsageError(format!("known-hosts knows add, not {other:?}"))),
         }
     }
 }
 
 /// Fetches, shows, asks, writes; gives the program's exit code.
-#[allow(clippy::print_stderr)]
 pub fn run(config: &Config, request: &Request) -> u8 {
-    match add(config, request) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("cronium-agent: {error}");
-            exit::FAILED
-        }
-    }
+    add(config, request).unwrap_or_else(|error| print::say(error, exit::FAILED))
 }
 
 #[allow(clippy::print_stderr)]
 fn add(config: &Config, request: &Request) -> Result<u8, String> {
-    let address = request.words.get(1).map_or("", String::as_str);
-    let (host, port) = exec::address_of(address).map_err(|error| error.0)?;
+    let (host, port) = (request.host.clone(), request.port);
     let server = Server {
         id: None,
         name: host.clone(),

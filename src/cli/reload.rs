@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::cli::exit;
 use crate::cli::status::{plain, reloaded};
+use crate::cli::{exit, print};
 use crate::health::ask::ask;
 use crate::jobs::control::ReloadAsked;
 use crate::jobs::status::{Reload, Status};
@@ -12,26 +12,19 @@ use crate::limits;
 use crate::metrics::ReloadResult;
 
 /// Asks the agent whose `state.dir` this is, and prints; gives the program's exit code.
-#[allow(clippy::print_stderr)]
 pub fn run(dir: &Path) -> u8 {
-    use std::io::Write as _;
     match reload(dir, limits::CONTROL_WAIT) {
         Ok(reload) => {
             // Without the time, which is now.
             let lines: Vec<String> = reloaded(&reload).iter().map(|line| plain(line)).collect();
             let text = format!("cronium-agent: the configuration was read again: {}\n", lines.join("\n"));
-            if reload.result == ReloadResult::Refused.as_str() {
-                eprint!("{text}");
-                return exit::FAILED;
+            if reload.result != ReloadResult::Refused.as_str() {
+                return print::out(&text);
             }
-            // A reader that has gone away (`| head`) is no failure.
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
-            exit::OK
-        }
-        Err(error) => {
-            eprintln!("cronium-agent: {error}");
+            print::err(&text);
             exit::FAILED
         }
+        Err(error) => print::say(error, exit::FAILED),
     }
 }
 

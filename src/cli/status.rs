@@ -3,27 +3,17 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::cli::exit;
+use crate::cli::{exit, print};
 use crate::config::types::Config;
 use crate::health::ask::ask;
 use crate::jobs::status::{Job, Reload, Reports, Status};
 
 /// Asks and prints; gives the program's exit code.
-#[allow(clippy::print_stderr)]
 pub fn run(config: &Config, json: bool) -> u8 {
-    use std::io::Write as _;
     let dir = &config.state.dir;
     match ask::<Status>(dir, "GET /status") {
-        Ok((raw, status)) => {
-            let text = if json { raw + "\n" } else { table(&status, dir) };
-            // A reader that has gone away (`| head`) is no failure.
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
-            exit::OK
-        }
-        Err(error) => {
-            eprintln!("cronium-agent: {error}");
-            exit::FAILED
-        }
+        Ok((raw, status)) => print::out(&if json { raw + "\n" } else { table(&status, dir) }),
+        Err(error) => print::say(error, exit::FAILED),
     }
 }
 
@@ -130,14 +120,7 @@ fn jobs(jobs: &[Job]) -> String {
             [&job.kind, &job.place, &job.execution].map(|o| o.clone().unwrap_or_else(unknown));
         [job.id.clone(), kind, phase, age, place, execution].map(|cell| plain(&cell))
     }));
-    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let mut out = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    out
+    print::columns(&rows)
 }
 
 /// A length of time in its two largest units.

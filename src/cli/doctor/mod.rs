@@ -11,11 +11,10 @@ mod host;
 mod proofs;
 mod report;
 
-use std::io::Write as _;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use crate::cli::exit;
+use crate::cli::{exit, print};
 use crate::config::{Loaded, Problems};
 use crate::docker;
 use crate::limits;
@@ -47,9 +46,10 @@ pub fn run(
     };
     let report = Report { checks, took: begun.elapsed() };
     let text = if request.json { report.json() } else { report.text(request.fix_hints) };
-    // A reader that has gone away (`| head`) is no failure.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
-    code.unwrap_or_else(|| report.code())
+    match (print::out(&text), code.unwrap_or_else(|| report.code())) {
+        (shown, exit::OK) => shown,
+        (_, code) => code,
+    }
 }
 
 /// One thing that is wrong with the configuration; without one there is nothing else to look at.
