@@ -5,7 +5,6 @@
 //! [`Prepared::run`] starts, feeds the script and follows it to its end. What was prepared and is dropped instead
 //! leaves nothing behind.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::job::{Id, Job, Output, Server};
 use crate::secret::Secret;
 use crate::verdict::Outcome;
 
+mod cleanup;
 pub mod complaint;
 pub mod container;
 pub mod control;
@@ -26,6 +26,7 @@ pub mod shebang;
 pub mod shell;
 pub mod ssh;
 
+pub use cleanup::{Cleanup, CleanupGuard};
 pub use control::Control;
 pub use reaper::Reaper;
 
@@ -86,70 +87,19 @@ pub struct Facts {
 #[derive(Debug)]
 pub enum End {
     /// What came of it, and what is still there of it until that is safe.
-    Outcome(Box<Outcome>, Remains),
+    Outcome(Box<Outcome>, CleanupGuard),
     /// The agent ends and the script goes on, for the next agent to find.
     Left,
     /// It has not begun: the agent ends before, or what was adopted turns out so. It may be run; what is there of it goes
     /// when that is on disk.
-    NeverRan(Remains),
-}
-
-/// What is still there of a script that has ended, a container or a folder on a server. Until the outcome is on disk it is
-/// the only witness, so dropping this, which removes it, comes after that. The report does not wait for the removal.
-#[derive(Default)]
-pub struct Remains(Option<Box<dyn Leftover>>);
-
-/// A thing that is removed when it is dropped.
-pub trait Leftover: Send {
-    /// The outcome is on disk: asks for the removal, where that can be done without waiting for it.
-    fn ask(&mut self) {}
-}
-
-/// A leftover that is removed by its drop alone.
-struct Plain<T>(#[allow(dead_code)] T);
-
-impl<T: Send> Leftover for Plain<T> {}
-
-impl Remains {
-    /// Nothing is left.
-    pub fn nothing() -> Self {
-        Self(None)
-    }
-
-    /// `thing` is removed when it is dropped.
-    pub fn of(thing: impl Send + 'static) -> Self {
-        Self(Some(Box::new(Plain(thing))))
-    }
-
-    /// The same, where its removal can be asked for beforehand.
-    pub fn asked_for(leftover: impl Leftover + 'static) -> Self {
-        Self(Some(Box::new(leftover)))
-    }
-
-    /// Whether anything is left.
-    pub fn is_something(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// See [`Leftover::ask`].
-    pub fn ask(&mut self) {
-        if let Some(leftover) = &mut self.0 {
-            leftover.ask();
-        }
-    }
-}
-
-impl fmt::Debug for Remains {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Remains({})", if self.is_something() { "something" } else { "nothing" })
-    }
+    NeverRan(CleanupGuard),
 }
 
 /// Why there is nothing to go on with.
 #[derive(Debug)]
 pub enum Lost {
     /// It was never started: it may be run. What is there of it goes when that is on disk.
-    NeverStarted(Remains),
+    NeverStarted(CleanupGuard),
     /// Nothing of it is left; what is known of that.
     Gone(String),
     /// Engine or server do not answer; to be tried again.
@@ -168,8 +118,8 @@ pub trait Executor: Send + Sync {
     ) -> Result<Box<dyn Prepared>, Lost>;
 
     /// What an earlier agent left at `place` on a server, of a script whose report is on disk: it goes when this is dropped.
-    fn remains(&self, _server: &Server, _place: &str) -> Remains {
-        Remains::nothing()
+    fn cleanup(&self, _server: &Server, _place: &str) -> CleanupGuard {
+        CleanupGuard::none()
     }
 
     /// Gets everything ready but starts nothing; an ending that needed no start is the error.
@@ -186,6 +136,6 @@ pub trait Prepared: Send {
     /// What it is.
     fn facts(&self) -> Facts;
     /// Starts it (or goes on with it, where it was adopted) and follows it to its end, whatever that is; leaves nothing
-    /// behind but its [`Remains`], unless the agent ends before ([`Control::leave`]).
+    /// behind but a [`CleanupGuard`], unless the agent ends before ([`Control::leave`]).
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End;
 }

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::executors::{Control, End, Lost, Prepared, Remains};
+use crate::executors::{CleanupGuard, Control, End, Lost, Prepared};
 use crate::job::{Kind, Server};
 use crate::jobs::conclude::{broken, conclude, deliver, ended, guarded, unrun};
 use crate::jobs::context::JobContext;
@@ -149,15 +149,15 @@ fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Lef
         let each = pages.iter().enumerate();
         for (server, directory) in each.filter_map(|(at, page)| fanout::remains_of(job.as_deref(), at, page)) {
             log::warn!("an earlier run of this agent had not removed {directory} on {}", server.shown());
-            folders.push(context.servers.remains(&server, &directory));
+            folders.push(context.servers.cleanup(&server, &directory));
         }
     }
-    let remains = Remains::of(folders);
+    let cleanup = CleanupGuard::of(folders);
     if context.records.done().lookup(&entry.job).is_some_and(|done| done.attempts >= entry.attempts) {
         return Err(Unreported::Forget);
     }
     // It may have been sent before: the outbox asks the backend for that.
-    Ok(deliver(&context.outbox, entry, Tried::lost(), remains))
+    Ok(deliver(&context.outbox, entry, Tried::lost(), cleanup))
 }
 
 /// Goes on with a job that was started.
@@ -198,7 +198,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
             record.doubt();
             ended(unrun(verdict))
         }
-        Err(Missing::NeverRan(remains)) => End::NeverRan(remains),
+        Err(Missing::NeverRan(cleanup)) => End::NeverRan(cleanup),
         Err(Missing::Left) => End::Left,
     };
     control.end();
@@ -220,7 +220,7 @@ type Found = (Box<dyn Prepared>, Option<Server>);
 enum Missing {
     /// Its end cannot be known.
     Unknown(Verdict),
-    NeverRan(Remains),
+    NeverRan(CleanupGuard),
     /// This agent ends before it was found.
     Left,
 }
@@ -248,7 +248,7 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
             Ok(found) => return Ok(found),
             Err(Lost::Gone(why)) => return Err(unknown(&why)),
             // Its record says that it was started, and the engine that it was not: the agent was killed in between.
-            Err(Lost::NeverStarted(remains)) => return Err(Missing::NeverRan(remains)),
+            Err(Lost::NeverStarted(cleanup)) => return Err(Missing::NeverRan(cleanup)),
             Err(Lost::OutOfReach(why)) => {
                 waits.say(why);
             }

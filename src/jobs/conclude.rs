@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::executors::{End, Remains};
+use crate::executors::{CleanupGuard, End};
 use crate::job::Output as _;
 use crate::jobs::ack_task::AckTask;
 use crate::jobs::context::JobContext;
@@ -25,8 +25,8 @@ pub(in crate::jobs) fn conclude(
     mut output: JobOutput,
     ack: Option<AckTask>,
 ) -> Life {
-    let (outcome, remains) = match end {
-        End::Outcome(outcome, remains) => (outcome, remains),
+    let (outcome, cleanup) = match end {
+        End::Outcome(outcome, cleanup) => (outcome, cleanup),
         End::Left => {
             log::warn!("the script goes on without this agent; the next one finds it");
             output.settle();
@@ -34,10 +34,10 @@ pub(in crate::jobs) fn conclude(
             record.note_last();
             return Err(Unreported::LeftToNext);
         }
-        End::NeverRan(remains) => {
+        End::NeverRan(cleanup) => {
             // First: after a kill from here on, the next agent must not take it for a script whose end is unknown.
             record.never_ran();
-            drop(remains);
+            drop(cleanup);
             output.flush(limits::LIVE_FLUSH);
             return Err(Unreported::GiveBack("the script was not started"));
         }
@@ -49,23 +49,23 @@ pub(in crate::jobs) fn conclude(
     drop(ack);
     context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
     count_phases(&outcome.timings);
-    let entry = record.end(report::write(true, &outcome, collected), remains.is_something());
-    let left = deliver(&context.outbox, entry, record.tried(), remains);
+    let entry = record.end(report::write(true, &outcome, collected), cleanup.is_some());
+    let left = deliver(&context.outbox, entry, record.tried(), cleanup);
     Ok(Reported { verdict: outcome.verdict, left })
 }
 
 /// Hands a job's last record to the outbox: on disk first, then to the backend, for as long as it takes.
 ///
-/// The script's remains are asked to go in between. The caller removes them: the report does not wait for it. A disk that
-/// does not take the record is the exception: the next agent would find the remains, not know of the report, and send
+/// The cleanup is requested in between. The caller carries it out: the report does not wait for it. A disk that does not
+/// take the record is the exception: the next agent would find the container, not know of the report, and send
 /// another.
-pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut remains: Remains) -> Left {
+pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut cleanup: CleanupGuard) -> Left {
     let record = entry.has_remains().then(|| (entry.job.clone(), entry.execution.clone()));
     let handed = outbox.report_after(entry, tried, |on_disk| {
         if on_disk {
-            remains.ask();
+            cleanup.request();
         } else {
-            drop(std::mem::take(&mut remains));
+            drop(std::mem::take(&mut cleanup));
         }
     });
     // Where the outbox could not keep it, the record is the only copy.
@@ -79,7 +79,7 @@ pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut 
         }
         Err(refused) => log::error!("the result is lost: {refused}"),
     }
-    Left { remains, record }
+    Left { cleanup, record }
 }
 
 /// Calls `act`; a panic in it becomes its text.
@@ -95,7 +95,7 @@ pub(in crate::jobs) fn broken(panic: String) -> Outcome {
 
 /// The end of a job without anything left of it.
 pub(in crate::jobs) fn ended(outcome: Outcome) -> End {
-    End::Outcome(Box::new(outcome), Remains::nothing())
+    End::Outcome(Box::new(outcome), CleanupGuard::none())
 }
 
 /// The outcome of a job that did not run.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::executors::Remains;
+use crate::executors::CleanupGuard;
 use crate::job::{Id, Kind};
 use crate::jobs::record::outbox::Outbox;
 use crate::metrics;
@@ -40,7 +40,7 @@ impl Reported {
 /// What is left of a job whose report was handed over.
 #[must_use = "what is left is removed by `remove`"]
 pub struct Left {
-    pub(in crate::jobs) remains: Remains,
+    pub(in crate::jobs) cleanup: CleanupGuard,
     /// Job and execution of a record that names folders on servers.
     pub(in crate::jobs) record: Option<(Id, Id)>,
 }
@@ -48,7 +48,7 @@ pub struct Left {
 impl Left {
     /// Removes it. This may take a while: the report is on its way, and the job is not in the registry any more.
     pub(in crate::jobs) fn remove(self, outbox: &Outbox) {
-        drop(self.remains);
+        drop(self.cleanup);
         if let Some((job, execution)) = self.record {
             outbox.cleared(&job, &execution);
         }

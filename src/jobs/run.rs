@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::executors::container::spec::container_name;
-use crate::executors::{End, Prepared, Remains, Task};
+use crate::executors::{CleanupGuard, End, Prepared, Task};
 use crate::job::{Id, Job, Kind, Server};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
 use crate::jobs::conclude::{broken, conclude, ended, guarded, unrun};
@@ -45,8 +45,8 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     ack.ours()?;
     let end = match prepared {
         Ok(Ok(ready)) => start(context, ready, &task, (&record, &ack, token), &mut output),
-        Ok(Err(_)) if control.is_given_back() => End::NeverRan(Remains::nothing()),
-        Ok(Err(outcome)) => End::Outcome(outcome, Remains::nothing()),
+        Ok(Err(_)) if control.is_given_back() => End::NeverRan(CleanupGuard::none()),
+        Ok(Err(outcome)) => End::Outcome(outcome, CleanupGuard::none()),
         Err(panic) => ended(broken(panic)),
     };
     control.end();
@@ -74,7 +74,7 @@ fn start(
     token.note(Note::Place(task.server.as_ref().map_or_else(|| facts.place.clone(), Server::shown)));
     if let Err(error) = record.start(&facts) {
         log::error!("not starting the job, since its record says that it was not: {error}");
-        return End::NeverRan(Remains::of(ready));
+        return End::NeverRan(CleanupGuard::of(ready));
     }
     ack.started();
     token.step(Step::Running);

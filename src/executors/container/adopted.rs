@@ -12,7 +12,7 @@ use crate::executors::complaint::complaint;
 use crate::executors::container::run::{Base, Container, Followed};
 use crate::executors::container::{Shared, labels};
 use crate::executors::control::Signal;
-use crate::executors::{Control, End, Facts, Lost, Prepared, Remains, Task};
+use crate::executors::{CleanupGuard, Control, End, Facts, Lost, Prepared, Task};
 use crate::job::Output;
 use crate::policy::stop::Reason;
 use crate::verdict::Span;
@@ -53,7 +53,7 @@ impl Adopted {
         };
         let container = Container::new(shared.docker.clone(), found.id.clone());
         if found.state.status == "created" {
-            return Err(Lost::NeverStarted(Remains::of(container)));
+            return Err(Lost::NeverStarted(CleanupGuard::of(container)));
         }
         let base = Base {
             shared: Arc::clone(shared),
@@ -97,7 +97,7 @@ impl Prepared for Adopted {
         {
             // The shell's stdin ended before the program had come: half of it never runs.
             let _ = meter.finish();
-            return End::NeverRan(Remains::of(self));
+            return End::NeverRan(CleanupGuard::of(self));
         }
         let setup = Span { started: begun.0, length: Duration::ZERO };
         self.base.finish(followed, &meter, (setup, begun), killed_before, output)

@@ -15,7 +15,7 @@ use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::{ended_in_time, seconds, setup_verdict, stopped};
-use crate::executors::{Control, End, Facts, Prepared, Remains, Task, shell};
+use crate::executors::{CleanupGuard, Control, End, Facts, Prepared, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::os::cgroup::Reading;
@@ -145,13 +145,13 @@ impl Prepared for Ready {
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
         if self.base.control.reason().is_some() {
             let outcome = self.base.never_ran(&Error::Stopped { doing: "start the container".to_owned() });
-            return End::Outcome(outcome, Remains::of(self));
+            return End::Outcome(outcome, CleanupGuard::of(self));
         }
         if !self.base.control.begin() {
-            return End::NeverRan(Remains::of(self));
+            return End::NeverRan(CleanupGuard::of(self));
         }
         if let Err(error) = self.base.shared.docker.start(self.base.container.id(), self.deadline) {
-            return End::Outcome(self.base.never_ran(&error), Remains::of(self));
+            return End::Outcome(self.base.never_ran(&error), CleanupGuard::of(self));
         }
         let begun = self.base.begun;
         let setup = Span { started: begun.0, length: begun.1.elapsed() };
@@ -278,7 +278,7 @@ impl Base {
         self.control.end();
         let cleanup = Span { started: cleanup.0, length: cleanup.1.elapsed() };
         let timings = Timings { setup: Some(setup), execution: Some(execution), cleanup: Some(cleanup) };
-        End::Outcome(Box::new(Outcome { verdict, timings, usage, evidence }), Remains::of(self.container))
+        End::Outcome(Box::new(Outcome { verdict, timings, usage, evidence }), CleanupGuard::of(self.container))
     }
 
     /// The outcome of a container that was not started; dropping `self` removes it.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::never;
 
-use crate::executors::Leftover;
+use crate::executors::Cleanup;
 use crate::executors::ssh::Shared;
 use crate::executors::ssh::connection::{Event, Next, Session};
 use crate::executors::ssh::pool::Wish;
@@ -40,9 +40,9 @@ enum Heard {
     Late,
 }
 
-impl Leftover for Folder {
+impl Cleanup for Folder {
     /// The word is on its way at once; the server does the rest by itself.
-    fn ask(&mut self) {
+    fn request(&mut self) {
         let word: &[u8] = if self.shared.settings.cleanup_after { b"done\n" } else { b"keep\n" };
         if let Some(session) = self.session.as_ref().filter(|_| !self.asked) {
             session.send(word.to_vec());
@@ -53,7 +53,7 @@ impl Leftover for Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        self.ask();
+        self.request();
         let session = self.session.take();
         if !self.shared.settings.cleanup_after {
             if let Some(session) = session {

@@ -37,7 +37,7 @@ use crate::executors::ssh::folder::Folder;
 use crate::executors::ssh::pool::{Pool, Wish};
 use crate::executors::ssh::remote::Place;
 use crate::executors::ssh::run::{Adopted, Ready};
-use crate::executors::{Control, Executor, Facts, Lost, Prepared, Remains, Task, shell};
+use crate::executors::{CleanupGuard, Control, Executor, Facts, Lost, Prepared, Task, shell};
 use crate::job::{Output, Server};
 use crate::limits;
 use crate::os::random;
@@ -135,11 +135,11 @@ impl Executor for SshExecutor {
         }))
     }
 
-    fn remains(&self, server: &Server, place: &str) -> Remains {
+    fn cleanup(&self, server: &Server, place: &str) -> CleanupGuard {
         let (shared, server) = (self.now(), server.clone());
         let place = Place::of(place, &shared.settings);
         let (names, session) = (vec![place.name.clone()], None);
-        Remains::asked_for(Folder { shared, server, names, place, session, asked: false })
+        CleanupGuard::with_request(Folder { shared, server, names, place, session, asked: false })
     }
 
     fn prepare(

@@ -21,7 +21,7 @@ use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::Word;
 use crate::executors::ssh::remote::{self, Place};
 use crate::executors::ssh::words::rounded;
-use crate::executors::{Control, End, Facts, Prepared, Remains, Task};
+use crate::executors::{CleanupGuard, Control, End, Facts, Prepared, Task};
 use crate::job::{Output, Server};
 use crate::limits;
 use crate::metrics;
@@ -116,7 +116,7 @@ impl Prepared for Ready {
         run.host_key = session.connection().host_key.clone();
         if control.reason().is_some() {
             let verdict = setup_verdict(&Error::Stopped { server: server.shown() }, &control);
-            return End::Outcome(Box::new(run.outcome(verdict, None, warm)), Remains::nothing());
+            return End::Outcome(Box::new(run.outcome(verdict, None, warm)), CleanupGuard::none());
         }
         run.start = Start::Waits(program);
         run.see_through(Some((session, nonce)), warm, output)
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
         if self.control.is_left() {
             return match self.start {
                 // It never left this agent.
-                Start::Waits(_) => End::NeverRan(Remains::nothing()),
+                Start::Waits(_) => End::NeverRan(CleanupGuard::none()),
                 _ => End::Left,
             };
         }
@@ -223,14 +223,14 @@ impl<'a> Run<'a> {
         match ended {
             Ok(ending) => {
                 let outcome = self.outcome(self.judge(&ending), Some(&ending), warm);
-                End::Outcome(Box::new(outcome), Remains::asked_for(self.folder()))
+                End::Outcome(Box::new(outcome), CleanupGuard::with_request(self.folder()))
             }
             // What there may be of it stays for a person to look at.
             Err(Stop::Because(verdict)) => {
-                End::Outcome(Box::new(self.outcome(*verdict, None, warm)), Remains::nothing())
+                End::Outcome(Box::new(self.outcome(*verdict, None, warm)), CleanupGuard::none())
             }
             Err(Stop::Left) => End::Left,
-            Err(Stop::NeverRan) => End::NeverRan(Remains::nothing()),
+            Err(Stop::NeverRan) => End::NeverRan(CleanupGuard::none()),
         }
     }
 

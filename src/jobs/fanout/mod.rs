@@ -21,7 +21,7 @@ use self::prefixed::Prefixed;
 use self::sum::{Part, sum};
 use crate::api::ExecutionUpdate;
 use crate::config::types::Config;
-use crate::executors::{Control, End, Facts, Remains, Task};
+use crate::executors::{CleanupGuard, Control, End, Facts, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
 use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, guarded, unrun};
@@ -72,7 +72,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     let facts = Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") };
     if let Err(error) = record.start(&facts) {
         log::error!("not starting the job, since its record says that it was not: {error}");
-        return conclude(context, &record, End::NeverRan(Remains::nothing()), output, Some(ack));
+        return conclude(context, &record, End::NeverRan(CleanupGuard::none()), output, Some(ack));
     }
     ack.started();
     let names: Vec<String> = job.servers.iter().flatten().map(Server::shown).collect();
@@ -151,7 +151,7 @@ impl Group {
             Arc::into_inner(group).map(|group| group.output.into_inner().unwrap_or_else(PoisonError::into_inner));
         if is_left {
             drop(removing);
-            let end = if record.nothing_begun() { End::NeverRan(Remains::nothing()) } else { End::Left };
+            let end = if record.nothing_begun() { End::NeverRan(CleanupGuard::none()) } else { End::Left };
             let output = output.ok_or(Unreported::LeftToNext)?;
             return conclude(&context, &record, end, output, ack);
         }
@@ -173,7 +173,7 @@ impl Group {
         drop(ack);
         context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
         let page = record.end(report::write(false, &outcome, collected), false);
-        let left = deliver(&context.outbox, page, record.tried(), Remains::of(removing));
+        let left = deliver(&context.outbox, page, record.tried(), CleanupGuard::of(removing));
         Ok(Reported { verdict: outcome.verdict, left })
     }
 
@@ -216,14 +216,14 @@ impl Group {
     }
 
     /// The server at this place of the list; `None` when it is left to the next agent.
-    fn serve(&self, at: usize, slot: &Slot) -> Option<(Outcome, Remains)> {
+    fn serve(&self, at: usize, slot: &Slot) -> Option<(Outcome, CleanupGuard)> {
         let ended = guarded(|| match &slot.way {
             Way::Start(server) => self.on(at, slot, server, None),
             Way::GoOn(server, directory, started) => self.on(at, slot, server, Some((directory, started))),
-            Way::Without(verdict) => Some((self.without(at, slot, verdict), Remains::nothing())),
+            Way::Without(verdict) => Some((self.without(at, slot, verdict), CleanupGuard::none())),
             Way::Over(outcome, recorded) => Some(self.over(at, slot, outcome, *recorded)),
         });
-        ended.unwrap_or_else(|panic| Some((broken(panic), Remains::nothing())))
+        ended.unwrap_or_else(|panic| Some((broken(panic), CleanupGuard::none())))
     }
 
     /// The script on one server; `None` when it is left to the next agent.
@@ -233,7 +233,7 @@ impl Group {
         slot: &Slot,
         server: &Server,
         running: Option<(&str, &Started)>,
-    ) -> Option<(Outcome, Remains)> {
+    ) -> Option<(Outcome, CleanupGuard)> {
         let (context, execution) = (&self.context, &slot.execution);
         let control = self.control();
         if control.is_left() {
@@ -253,15 +253,15 @@ impl Group {
         });
         control.end();
         let end = end.unwrap_or_else(|panic| ended(broken(panic)));
-        let (outcome, mut remains) = match end {
-            End::Outcome(outcome, remains) => (*outcome, remains),
+        let (outcome, mut cleanup) = match end {
+            End::Outcome(outcome, cleanup) => (*outcome, cleanup),
             End::Left => {
                 output.settle();
                 return None;
             }
-            End::NeverRan(remains) => {
+            End::NeverRan(cleanup) => {
                 self.record.part_is(at, PagePart::Waiting { record: true });
-                drop(remains);
+                drop(cleanup);
                 if control.is_left() || running.is_none() {
                     return None;
                 }
@@ -271,7 +271,7 @@ impl Group {
             }
         };
         count_phases(&outcome.timings);
-        let kept = remains.is_something();
+        let kept = cleanup.is_some();
         if !kept {
             // On disk before the backend hears of it: nobody else knows how it ended.
             self.record.part_ended(at, found::end_of(&outcome, false), false);
@@ -280,15 +280,15 @@ impl Group {
         let collected = output.finish(&outcome);
         report::record(&context.client, execution, &outcome, &collected, &Flushed::default());
         self.record.part_ended(at, found::end_of(&outcome, true), kept);
-        remains.ask();
-        Some((outcome, remains))
+        cleanup.request();
+        Some((outcome, cleanup))
     }
 
     fn start(&self, at: usize, task: &Task, control: &Arc<Control>, output: &mut Prefixed<'_>) -> End {
         let ready = match self.context.servers.prepare(task, control, output) {
             Ok(ready) => ready,
-            Err(_) if control.is_given_back() => return End::NeverRan(Remains::nothing()),
-            Err(outcome) => return End::Outcome(outcome, Remains::nothing()),
+            Err(_) if control.is_given_back() => return End::NeverRan(CleanupGuard::none()),
+            Err(outcome) => return End::Outcome(outcome, CleanupGuard::none()),
         };
         if let Err(error) = self.record.part_starts(at, &ready.facts(), output.progress()) {
             let words = format!("not run: after a crash of the agent it would be run once more, since {error}");
@@ -337,9 +337,9 @@ impl Group {
     }
 
     /// A server on which it ended under an earlier agent. What was printed there went to its record alone.
-    fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> (Outcome, Remains) {
+    fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> (Outcome, CleanupGuard) {
         let verdict = &outcome.verdict;
-        let remains = slot.remains.as_ref().map(|(server, directory)| self.context.servers.remains(server, directory));
+        let cleanup = slot.remains.as_ref().map(|(server, directory)| self.context.servers.cleanup(server, directory));
         if !recorded {
             let metadata = [("reason", verdict.reason().to_owned()), ("verdict", verdict.message.clone())];
             let update = ExecutionUpdate {
@@ -351,7 +351,7 @@ impl Group {
             if let Err(error) = self.context.client.execution_update(&slot.execution, &update) {
                 log::warn!("the execution's record could not be completed: {error}");
             }
-            self.record.part_ended(at, found::end_of(outcome, true), remains.is_some());
+            self.record.part_ended(at, found::end_of(outcome, true), cleanup.is_some());
         }
         let place = if recorded { "is in its own execution record" } else { "may be lost" };
         let words = format!("it had ended before the agent was restarted, and its output {place}");
@@ -359,7 +359,7 @@ impl Group {
         output.system(&format!("[{}] {words}: {verdict}", slot.name));
         output.again(Stream::Stderr, format!("cronium-agent: [{}] {words}\n", slot.name).as_bytes());
         output.settle();
-        (outcome.clone(), remains.unwrap_or_default())
+        (outcome.clone(), cleanup.unwrap_or_default())
     }
 }
 
@@ -386,9 +386,9 @@ impl Servers {
             let _context = telemetry::context(&group.job.id, &slot.execution);
             let (ended, name, record) = (group.serve(at, slot), slot.name.clone(), Arc::clone(&group.record));
             drop(group);
-            if let Some((outcome, remains)) = ended {
+            if let Some((outcome, cleanup)) = ended {
                 let _ = tell.send(Part { at, name, outcome });
-                drop(remains);
+                drop(cleanup);
                 record.part_is_clear(at);
             }
         }

@@ -17,7 +17,7 @@ pub use self::table::{Action, Seen, decide};
 use self::table::{Container as Held, Record, Row};
 use crate::api::Orphans;
 use crate::docker::containers::State;
-use crate::executors::Remains;
+use crate::executors::CleanupGuard;
 use crate::executors::container::janitor::{Found, Janitor};
 use crate::executors::container::spec::container_name;
 use crate::job::{Id, Kind};
@@ -312,7 +312,7 @@ impl Round<'_> {
         let entry = record::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         let outbox = &self.own.context.outbox;
-        deliver(outbox, Entry { stage, ..entry }, Tried::default(), Remains::nothing()).remove(outbox);
+        deliver(outbox, Entry { stage, ..entry }, Tried::default(), CleanupGuard::none()).remove(outbox);
     }
 }
 

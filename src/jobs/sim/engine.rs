@@ -12,7 +12,7 @@ use crate::executors::container::labels::Told;
 use crate::executors::container::spec::container_name;
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::stopped;
-use crate::executors::{Control, End, Executor, Facts, Lost, Prepared, Remains, Task};
+use crate::executors::{CleanupGuard, Control, End, Executor, Facts, Lost, Prepared, Task};
 use crate::job::{Id, Output, Stream};
 use crate::jobs::conclude::unrun;
 use crate::jobs::reconcile::{Engine as Containers, RemoveError};
@@ -224,10 +224,10 @@ impl Prepared for Ready {
         if self.adopted.is_none() {
             if let Some(reason) = self.control.reason() {
                 self.control.end();
-                return End::Outcome(Box::new(unrun(stopped(&reason, None))), Remains::of(self));
+                return End::Outcome(Box::new(unrun(stopped(&reason, None))), CleanupGuard::of(self));
             }
             if !self.control.begin() {
-                return End::NeverRan(Remains::of(self));
+                return End::NeverRan(CleanupGuard::of(self));
             }
             let now = self.engine.sim.elapsed();
             let started = self.engine.call("start", |inner| {
@@ -237,7 +237,7 @@ impl Prepared for Ready {
             });
             if let Err(why) = started {
                 self.control.end();
-                return End::Outcome(infrastructure(Phase::Setup, why), Remains::of(self));
+                return End::Outcome(infrastructure(Phase::Setup, why), CleanupGuard::of(self));
             }
         }
         let (after, limit) = self.facts.timeout;
@@ -264,7 +264,7 @@ impl Prepared for Ready {
                 message: format!("the script ended with exit code {exit_code}"),
             },
         };
-        End::Outcome(Box::new(unrun(verdict)), Remains::of(self))
+        End::Outcome(Box::new(unrun(verdict)), CleanupGuard::of(self))
     }
 }
 
@@ -317,7 +317,7 @@ impl Executor for Engine {
         let (name, engine, control) = (facts.place.clone(), self.clone(), Arc::clone(control));
         let ready = Ready { engine, name, control, facts: facts.clone(), adopted: Some(left), kept: false };
         if container.started.is_none() {
-            return Err(Lost::NeverStarted(Remains::of(ready)));
+            return Err(Lost::NeverStarted(CleanupGuard::of(ready)));
         }
         Ok(Box::new(ready))
     }
