@@ -70,9 +70,9 @@ impl Task {
     }
 }
 
-/// What there is to know of a task that waits, for whoever has to find it again.
+/// Data needed to reattach to a task.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Facts {
+pub struct ReattachInfo {
     /// The container's name, or the folder on the server.
     pub place: String,
     /// The container's image; empty on a server.
@@ -108,11 +108,11 @@ pub enum Lost {
 
 /// Runs the jobs of one kind.
 pub trait Executor: Send + Sync {
-    /// Finds a script again that an earlier agent started, as `facts` describe it; `left` of its time limit remains.
+    /// Finds a script again that an earlier agent started, as `info` describe it; `left` of its time limit remains.
     fn adopt(
         &self,
         task: &Task,
-        facts: &Facts,
+        info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Box<dyn Prepared>, Lost>;
@@ -133,8 +133,8 @@ pub trait Executor: Send + Sync {
 
 /// A task that waits for the word to start. Dropping it throws it away; nothing of it ran.
 pub trait Prepared: Send {
-    /// What it is.
-    fn facts(&self) -> Facts;
+    /// What the record keeps of it.
+    fn reattach_info(&self) -> ReattachInfo;
     /// Starts it (or goes on with it, where it was adopted) and follows it to its end, whatever that is; leaves nothing
     /// behind but a [`CleanupGuard`], unless the agent ends before ([`Control::leave`]).
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End;

@@ -16,7 +16,7 @@ use crate::jobs::ending::{Left, Life, Unreported};
 use crate::jobs::fanout;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
-use crate::jobs::reattach::{Waits, asked, facts_of, login, task_of};
+use crate::jobs::reattach::{Waits, asked, login, reattach_info, task_of};
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::record::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::record::{JobRecord, boot_id};
@@ -119,10 +119,10 @@ fn give_back(context: &JobContext, entry: &Entry, token: &Token) -> Result<Left,
         return Err(WHY);
     }
     let control = context.control(token);
-    let (task, facts) = (task_of(entry, None), facts_of(entry, None));
+    let (task, info) = (task_of(entry, None), reattach_info(entry, None));
     let mut waits = Waits::default();
     loop {
-        match context.containers.adopt(&task, &facts, Duration::ZERO, &control) {
+        match context.containers.adopt(&task, &info, Duration::ZERO, &control) {
             // Its record says that it was not started, so somebody else started it. It is removed.
             Ok(there) => drop(there),
             Err(Lost::NeverStarted(_) | Lost::Gone(_)) => {}
@@ -232,7 +232,7 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
         let words = format!("the agent was restarted while the script ran, and {why}{reboot}: its end is unknown");
         Missing::Unknown(Verdict::infrastructure(Phase::Execution, words))
     };
-    let facts = facts_of(entry, Some(started));
+    let info = reattach_info(entry, Some(started));
     let mut waits = Waits::default();
     loop {
         let server = match entry.kind {
@@ -242,7 +242,7 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
         let executor = context.executor(entry.kind);
         let found = server.and_then(|server| {
             let task = task_of(entry, server.clone());
-            executor.adopt(&task, &facts, started.left(now_ms()), control).map(|prepared| (prepared, server))
+            executor.adopt(&task, &info, started.left(now_ms()), control).map(|prepared| (prepared, server))
         });
         match found {
             Ok(found) => return Ok(found),

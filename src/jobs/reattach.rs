@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::types::ResourceSet;
-use crate::executors::{Facts, Lost, Task};
+use crate::executors::{Lost, ReattachInfo, Task};
 use crate::job::{Claim, Job, Language, Resources, Script, Server};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::Unreported;
@@ -86,7 +86,7 @@ pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
     Task { job: Arc::new(job), server, execution: entry.execution.clone() }
 }
 
-pub(in crate::jobs) fn facts_of(entry: &Entry, started: Option<&Started>) -> Facts {
+pub(in crate::jobs) fn reattach_info(entry: &Entry, started: Option<&Started>) -> ReattachInfo {
     let after = Duration::from_millis(started.map_or(0, |started| started.timeout_ms));
     let name = limit_name(started.map_or("", |started| started.timeout_name.as_str()));
     let (place, image, limits) = match &entry.place {
@@ -110,7 +110,7 @@ pub(in crate::jobs) fn facts_of(entry: &Entry, started: Option<&Started>) -> Fac
         }
         Place::Nowhere => Default::default(),
     };
-    Facts { place, image, limits, timeout: (after, name) }
+    ReattachInfo { place, image, limits, timeout: (after, name) }
 }
 
 /// The name of a time limit that stands in a page.

@@ -70,9 +70,9 @@ fn start(
     (record, ack, token): (&Arc<JobRecord>, &AckTask, &Token),
     output: &mut JobOutput,
 ) -> End {
-    let facts = ready.facts();
-    token.note(Note::Place(task.server.as_ref().map_or_else(|| facts.place.clone(), Server::shown)));
-    if let Err(error) = record.start(&facts) {
+    let info = ready.reattach_info();
+    token.note(Note::Place(task.server.as_ref().map_or_else(|| info.place.clone(), Server::shown)));
+    if let Err(error) = record.start(&info) {
         log::error!("not starting the job, since its record says that it was not: {error}");
         return End::NeverRan(CleanupGuard::of(ready));
     }

@@ -157,7 +157,7 @@ fn fly(
 ) -> Result<Ran, NotRun> {
     let mut heard = Heard { out: Vec::new(), err: Vec::new(), first };
     let ready = executor.prepare(task, control, &mut heard).map_err(|outcome| outcome.verdict.message)?;
-    let limits = ready.facts().limits.ok_or("the executor tells no limits")?;
+    let limits = ready.reattach_info().limits.ok_or("the executor tells no limits")?;
     let End::Outcome(outcome, _) = ready.run(task, &mut heard) else { return Err("it was left to itself".to_owned()) };
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     let (cause, message) = (outcome.verdict.cause, outcome.verdict.message);

@@ -12,7 +12,7 @@ use crate::executors::complaint::complaint;
 use crate::executors::container::run::{Base, Container, Followed};
 use crate::executors::container::{Shared, labels};
 use crate::executors::control::Signal;
-use crate::executors::{CleanupGuard, Control, End, Facts, Lost, Prepared, Task};
+use crate::executors::{CleanupGuard, Control, End, Lost, Prepared, ReattachInfo, Task};
 use crate::job::Output;
 use crate::policy::stop::Reason;
 use crate::verdict::Span;
@@ -40,14 +40,14 @@ impl Adopted {
     /// Looks for it by the name that it was given.
     pub(in crate::executors::container) fn find(
         shared: &Arc<Shared>,
-        facts: &Facts,
+        info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Self, Lost> {
-        let found = match shared.docker.inspect(&facts.place, false) {
+        let found = match shared.docker.inspect(&info.place, false) {
             Ok(found) => found,
             Err(error) if error.status() == Some(404) => {
-                return Err(Lost::Gone(format!("its container {} is not in the engine any more", facts.place)));
+                return Err(Lost::Gone(format!("its container {} is not in the engine any more", info.place)));
             }
             Err(error) => return Err(Lost::OutOfReach(error.to_string())),
         };
@@ -59,24 +59,24 @@ impl Adopted {
             shared: Arc::clone(shared),
             container,
             control: Arc::clone(control),
-            resources: facts.limits.unwrap_or(shared.settings.limits),
+            resources: info.limits.unwrap_or(shared.settings.limits),
             layer_limited: !shared.settings.security.readonly_rootfs,
-            timeout: facts.timeout,
+            timeout: info.timeout,
             begun: (SystemTime::now(), Instant::now()),
-            name: facts.place.clone(),
-            image: facts.image.clone(),
+            name: info.place.clone(),
+            image: info.image.clone(),
             network: String::new(),
             nonce: labels::nonce(&found.labels).unwrap_or_default().to_owned(),
             hint: String::new(),
-            ended_by: ended_late(&found.state, facts.timeout),
+            ended_by: ended_late(&found.state, info.timeout),
         };
         Ok(Self { base, left, ended: !found.state.running })
     }
 }
 
 impl Prepared for Adopted {
-    fn facts(&self) -> Facts {
-        self.base.facts()
+    fn reattach_info(&self) -> ReattachInfo {
+        self.base.reattach_info()
     }
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {

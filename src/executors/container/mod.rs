@@ -35,7 +35,7 @@ use crate::executors::container::run::{Base, Container, Ready};
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
-use crate::executors::{Control, Executor, Facts, Lost, Prepared, Task, shell};
+use crate::executors::{Control, Executor, Lost, Prepared, ReattachInfo, Task, shell};
 use crate::job::{Language, Output};
 use crate::os::owner::Owner;
 use crate::os::random;
@@ -128,11 +128,11 @@ impl Executor for ContainerExecutor {
     fn adopt(
         &self,
         _task: &Task,
-        facts: &Facts,
+        info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Box<dyn Prepared>, Lost> {
-        Ok(Box::new(Adopted::find(&self.now(), facts, left, control)?))
+        Ok(Box::new(Adopted::find(&self.now(), info, left, control)?))
     }
 
     fn prepare(

@@ -15,7 +15,7 @@ use crate::executors::container::program::Program;
 use crate::executors::container::usage::Meter;
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::{ended_in_time, seconds, setup_verdict, stopped};
-use crate::executors::{CleanupGuard, Control, End, Facts, Prepared, Task, shell};
+use crate::executors::{CleanupGuard, Control, End, Prepared, ReattachInfo, Task, shell};
 use crate::job::{Output, Stream};
 use crate::limits;
 use crate::os::cgroup::Reading;
@@ -138,8 +138,8 @@ pub(in crate::executors::container) struct Followed {
 }
 
 impl Prepared for Ready {
-    fn facts(&self) -> Facts {
-        self.base.facts()
+    fn reattach_info(&self) -> ReattachInfo {
+        self.base.reattach_info()
     }
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
@@ -235,8 +235,8 @@ impl Ready {
 }
 
 impl Base {
-    pub(in crate::executors::container) fn facts(&self) -> Facts {
-        Facts {
+    pub(in crate::executors::container) fn reattach_info(&self) -> ReattachInfo {
+        ReattachInfo {
             place: self.name.clone(),
             image: self.image.clone(),
             limits: Some(self.resources),

@@ -37,7 +37,7 @@ use crate::executors::ssh::folder::Folder;
 use crate::executors::ssh::pool::{Pool, Wish};
 use crate::executors::ssh::remote::Place;
 use crate::executors::ssh::run::{Adopted, Ready};
-use crate::executors::{CleanupGuard, Control, Executor, Facts, Lost, Prepared, Task, shell};
+use crate::executors::{CleanupGuard, Control, Executor, Lost, Prepared, ReattachInfo, Task, shell};
 use crate::job::{Output, Server};
 use crate::limits;
 use crate::os::random;
@@ -117,7 +117,7 @@ impl Executor for SshExecutor {
     fn adopt(
         &self,
         task: &Task,
-        facts: &Facts,
+        info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Box<dyn Prepared>, Lost> {
@@ -128,9 +128,9 @@ impl Executor for SshExecutor {
         Ok(Box::new(Adopted {
             shared: Arc::clone(&shared),
             server,
-            place: Place::of(&facts.place, &shared.settings),
+            place: Place::of(&info.place, &shared.settings),
             control: Arc::clone(control),
-            timeout: facts.timeout,
+            timeout: info.timeout,
             left,
         }))
     }

@@ -21,7 +21,7 @@ use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::Word;
 use crate::executors::ssh::remote::{self, Place};
 use crate::executors::ssh::words::rounded;
-use crate::executors::{CleanupGuard, Control, End, Facts, Prepared, Task};
+use crate::executors::{CleanupGuard, Control, End, Prepared, ReattachInfo, Task};
 use crate::job::{Output, Server};
 use crate::limits;
 use crate::metrics;
@@ -105,8 +105,8 @@ pub(in crate::executors::ssh) struct Run<'a> {
 }
 
 impl Prepared for Ready {
-    fn facts(&self) -> Facts {
-        Facts { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
+    fn reattach_info(&self) -> ReattachInfo {
+        ReattachInfo { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
     }
 
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {
@@ -135,8 +135,8 @@ pub(in crate::executors::ssh) struct Adopted {
 }
 
 impl Prepared for Adopted {
-    fn facts(&self) -> Facts {
-        Facts { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
+    fn reattach_info(&self) -> ReattachInfo {
+        ReattachInfo { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
     }
 
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {

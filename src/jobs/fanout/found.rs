@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::executors::Facts;
+use crate::executors::ReattachInfo;
 use crate::job::{BadServer, Id, Job, Server};
 use crate::jobs::conclude::unrun;
 use crate::jobs::reattach::limit_name;
@@ -158,9 +158,9 @@ fn not_run() -> Verdict {
 }
 
 /// What an executor needs to find the script again.
-pub(super) fn facts(directory: &str, started: &Started) -> Facts {
+pub(super) fn reattach_info(directory: &str, started: &Started) -> ReattachInfo {
     let timeout = (Duration::from_millis(started.timeout_ms), limit_name(&started.timeout_name));
-    Facts { place: directory.to_owned(), image: String::new(), limits: None, timeout }
+    ReattachInfo { place: directory.to_owned(), image: String::new(), limits: None, timeout }
 }
 
 /// What a record keeps of an ending.

@@ -21,7 +21,7 @@ use self::prefixed::Prefixed;
 use self::sum::{Part, sum};
 use crate::api::ExecutionUpdate;
 use crate::config::types::Config;
-use crate::executors::{CleanupGuard, Control, End, Facts, Task};
+use crate::executors::{CleanupGuard, Control, End, ReattachInfo, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
 use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, guarded, unrun};
@@ -69,8 +69,8 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     let job = task.job;
     let timeout = job.timeout.unwrap_or(context.config.now().jobs.default_timeout);
     let (place, image) = (String::new(), String::new());
-    let facts = Facts { place, image, limits: None, timeout: (timeout, "the job's timeout") };
-    if let Err(error) = record.start(&facts) {
+    let info = ReattachInfo { place, image, limits: None, timeout: (timeout, "the job's timeout") };
+    if let Err(error) = record.start(&info) {
         log::error!("not starting the job, since its record says that it was not: {error}");
         return conclude(context, &record, End::NeverRan(CleanupGuard::none()), output, Some(ack));
     }
@@ -290,7 +290,7 @@ impl Group {
             Err(_) if control.is_given_back() => return End::NeverRan(CleanupGuard::none()),
             Err(outcome) => return End::Outcome(outcome, CleanupGuard::none()),
         };
-        if let Err(error) = self.record.part_starts(at, &ready.facts(), output.progress()) {
+        if let Err(error) = self.record.part_starts(at, &ready.reattach_info(), output.progress()) {
             let words = format!("not run: after a crash of the agent it would be run once more, since {error}");
             return ended(unrun(Verdict::infrastructure(Phase::Setup, words)));
         }
@@ -309,7 +309,12 @@ impl Group {
         self.record.part_goes_on(at, output.progress());
         // By its own thread alone: the agent's end leaves it, as it leaves what it has started itself.
         let _ = control.begin();
-        match self.context.servers.adopt(task, &found::facts(directory, started), started.left(now_ms()), control) {
+        match self.context.servers.adopt(
+            task,
+            &found::reattach_info(directory, started),
+            started.left(now_ms()),
+            control,
+        ) {
             Ok(prepared) => {
                 output.system("the agent was restarted; going on with the script");
                 prepared.run(task, output)

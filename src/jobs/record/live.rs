@@ -13,7 +13,7 @@ use super::{
     Delivered, Ended, Entry, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State,
     now_ms,
 };
-use crate::executors::{Facts, Task};
+use crate::executors::{ReattachInfo, Task};
 use crate::job::{Id, Language};
 use crate::jobs::output::Progress;
 use crate::jobs::record::outbox::Tried;
@@ -106,18 +106,18 @@ impl JobRecord {
     /// Intent → Started: the job may be running from now on.
     ///
     /// After an error it must not be started: its record says that it was not, and the next agent would run it again.
-    pub fn start(&self, facts: &Facts) -> Result<(), RecordError> {
+    pub fn start(&self, info: &ReattachInfo) -> Result<(), RecordError> {
         let mut live = self.lock();
-        let (after, name) = facts.timeout;
+        let (after, name) = info.timeout;
         match &mut live.entry.place {
             Place::Container(container) => {
-                container.image.clone_from(&facts.image);
-                if let Some(limits) = facts.limits {
+                container.image.clone_from(&info.image);
+                if let Some(limits) = info.limits {
                     (container.memory, container.pids) = (limits.memory, limits.pids);
                     (container.disk, container.cpu) = (limits.disk, limits.cpu);
                 }
             }
-            Place::Servers(servers) => servers.iter_mut().for_each(|server| server.directory.clone_from(&facts.place)),
+            Place::Servers(servers) => servers.iter_mut().for_each(|server| server.directory.clone_from(&info.place)),
             Place::Nowhere => {}
         }
         let mut delivered = self.progress.delivered();
@@ -182,10 +182,10 @@ impl JobRecord {
 
     /// Writes that the script may be running on the server at this place of the list. After an error it must not be sent
     /// there: the next agent would start it once more.
-    pub fn part_starts(&self, at: usize, facts: &Facts, progress: Arc<Progress>) -> Result<(), RecordError> {
-        let started = started_now(facts.timeout, progress.delivered());
+    pub fn part_starts(&self, at: usize, info: &ReattachInfo, progress: Arc<Progress>) -> Result<(), RecordError> {
+        let started = started_now(info.timeout, progress.delivered());
         self.part_goes_on(at, progress);
-        self.part(at, Part::Started(started), Some(&facts.place))
+        self.part(at, Part::Started(started), Some(&info.place))
     }
 
     /// The same server's output goes on from where an earlier agent had it.

@@ -12,7 +12,7 @@ use crate::executors::container::labels::Told;
 use crate::executors::container::spec::container_name;
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::stopped;
-use crate::executors::{CleanupGuard, Control, End, Executor, Facts, Lost, Prepared, Task};
+use crate::executors::{CleanupGuard, Control, End, Executor, Lost, Prepared, ReattachInfo, Task};
 use crate::job::{Id, Output, Stream};
 use crate::jobs::conclude::unrun;
 use crate::jobs::reconcile::{Engine as Containers, RemoveError};
@@ -178,7 +178,7 @@ struct Ready {
     engine: Engine,
     name: String,
     control: Arc<Control>,
-    facts: Facts,
+    info: ReattachInfo,
     /// What is left of the time limit, where it was found again.
     adopted: Option<Duration>,
     kept: bool,
@@ -216,8 +216,8 @@ fn infrastructure(phase: Phase, why: String) -> Box<Outcome> {
 }
 
 impl Prepared for Ready {
-    fn facts(&self) -> Facts {
-        self.facts.clone()
+    fn reattach_info(&self) -> ReattachInfo {
+        self.info.clone()
     }
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
@@ -240,7 +240,7 @@ impl Prepared for Ready {
                 return End::Outcome(infrastructure(Phase::Setup, why), CleanupGuard::of(self));
             }
         }
-        let (after, limit) = self.facts.timeout;
+        let (after, limit) = self.info.timeout;
         let timeout = Reason::Timeout { limit, after };
         let found_ended = self.ended_for();
         if found_ended.is_none() {
@@ -307,15 +307,15 @@ impl Executor for Engine {
     fn adopt(
         &self,
         _task: &Task,
-        facts: &Facts,
+        info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Box<dyn Prepared>, Lost> {
-        let found = self.call("inspect", |inner| inner.containers.get(&facts.place).cloned());
+        let found = self.call("inspect", |inner| inner.containers.get(&info.place).cloned());
         let container = found.map_err(Lost::OutOfReach)?;
         let container = container.ok_or_else(|| Lost::Gone("its container is gone".to_owned()))?;
-        let (name, engine, control) = (facts.place.clone(), self.clone(), Arc::clone(control));
-        let ready = Ready { engine, name, control, facts: facts.clone(), adopted: Some(left), kept: false };
+        let (name, engine, control) = (info.place.clone(), self.clone(), Arc::clone(control));
+        let ready = Ready { engine, name, control, info: info.clone(), adopted: Some(left), kept: false };
         if container.started.is_none() {
             return Err(Lost::NeverStarted(CleanupGuard::of(ready)));
         }
@@ -338,7 +338,7 @@ impl Executor for Engine {
             inner.containers.insert(name.clone(), container);
         });
         made.map_err(|why| infrastructure(Phase::Setup, why))?;
-        let facts = Facts {
+        let info = ReattachInfo {
             place: name.clone(),
             image: "image".to_owned(),
             limits: None,
@@ -348,7 +348,7 @@ impl Executor for Engine {
             engine: self.clone(),
             name,
             control: Arc::clone(control),
-            facts,
+            info,
             adopted: None,
             kept: false,
         }))
