@@ -5,6 +5,7 @@
 //! [`Prepared::run`] starts, feeds the script and follows it to its end. What was prepared and is dropped instead
 //! leaves nothing behind.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,16 +96,27 @@ pub enum End {
     NeverRan(CleanupGuard),
 }
 
-/// Why there is nothing to go on with.
+/// Why a script of an earlier agent was not adopted.
 #[derive(Debug)]
-pub enum Lost {
-    /// It was never started: it may be run. What is there of it goes when that is on disk.
-    NeverStarted(CleanupGuard),
-    /// Nothing of it is left; what is known of that.
+pub enum AdoptError {
+    /// It was never started, so it may be run. What is there of it goes when that is on disk.
+    NotStarted(CleanupGuard),
+    /// Nothing of it is there: why that is so.
     Gone(String),
-    /// Engine or server do not answer; to be tried again.
-    OutOfReach(String),
+    /// The engine or the server does not answer. To be tried again.
+    Unreachable(String),
 }
+
+impl fmt::Display for AdoptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted(_) => f.write_str("it was not started"),
+            Self::Gone(why) | Self::Unreachable(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for AdoptError {}
 
 /// Runs the jobs of one kind.
 pub trait Executor: Send + Sync {
@@ -115,7 +127,7 @@ pub trait Executor: Send + Sync {
         info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
-    ) -> Result<Box<dyn Prepared>, Lost>;
+    ) -> Result<Box<dyn Prepared>, AdoptError>;
 
     /// What an earlier agent left at `place` on a server, of a script whose report is on disk: it goes when this is dropped.
     fn cleanup(&self, _server: &Server, _place: &str) -> CleanupGuard {

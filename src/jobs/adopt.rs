@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::executors::{CleanupGuard, Control, End, Lost, Prepared};
+use crate::executors::{AdoptError, CleanupGuard, Control, End, Prepared};
 use crate::job::{Kind, Server};
 use crate::jobs::conclude::{broken, conclude, deliver, ended, guarded, unrun};
 use crate::jobs::context::JobContext;
@@ -125,8 +125,8 @@ fn give_back(context: &JobContext, entry: &Entry, token: &Token) -> Result<Left,
         match context.containers.adopt(&task, &info, Duration::ZERO, &control) {
             // Its record says that it was not started, so somebody else started it. It is removed.
             Ok(there) => drop(there),
-            Err(Lost::NeverStarted(_) | Lost::Gone(_)) => {}
-            Err(Lost::OutOfReach(why)) => {
+            Err(AdoptError::NotStarted(_) | AdoptError::Gone(_)) => {}
+            Err(AdoptError::Unreachable(why)) => {
                 waits.say(why);
                 if control.is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
                     return Err(Unreported::LeftToNext);
@@ -246,10 +246,10 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
         });
         match found {
             Ok(found) => return Ok(found),
-            Err(Lost::Gone(why)) => return Err(unknown(&why)),
+            Err(AdoptError::Gone(why)) => return Err(unknown(&why)),
             // Its record says that it was started, and the engine that it was not: the agent was killed in between.
-            Err(Lost::NeverStarted(cleanup)) => return Err(Missing::NeverRan(cleanup)),
-            Err(Lost::OutOfReach(why)) => {
+            Err(AdoptError::NotStarted(cleanup)) => return Err(Missing::NeverRan(cleanup)),
+            Err(AdoptError::Unreachable(why)) => {
                 waits.say(why);
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::types::ResourceSet;
-use crate::executors::{Lost, ReattachInfo, Task};
+use crate::executors::{AdoptError, ReattachInfo, Task};
 use crate::job::{Claim, Job, Language, Resources, Script, Server};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::Unreported;
@@ -51,9 +51,9 @@ pub(in crate::jobs) fn asked(
 }
 
 /// How to log in to the job's server: no secret is in the records, so the backend is asked.
-pub(in crate::jobs) fn login(context: &JobContext, entry: &Entry) -> Result<Server, Lost> {
-    let Place::Servers(pages) = &entry.place else { return Err(Lost::Gone("it has no server".to_owned())) };
-    let servers = match context.client.orphan(&entry.job).map_err(|error| Lost::OutOfReach(error.to_string()))? {
+pub(in crate::jobs) fn login(context: &JobContext, entry: &Entry) -> Result<Server, AdoptError> {
+    let Place::Servers(pages) = &entry.place else { return Err(AdoptError::Gone("it has no server".to_owned())) };
+    let servers = match context.client.orphan(&entry.job).map_err(|error| AdoptError::Unreachable(error.to_string()))? {
         Some(Claim::Run(job)) => job.servers,
         _ => Vec::new(),
     };
@@ -64,7 +64,7 @@ pub(in crate::jobs) fn login(context: &JobContext, entry: &Entry) -> Result<Serv
         .into_iter()
         .flatten()
         .find(same)
-        .ok_or_else(|| Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()))
+        .ok_or_else(|| AdoptError::Gone("the backend does not tell any more how to log in to its server".to_owned()))
 }
 
 /// The job as far as its page tells it: enough to go on with, not to start it again.

@@ -12,7 +12,7 @@ use crate::executors::complaint::complaint;
 use crate::executors::container::run::{Base, Container, Followed};
 use crate::executors::container::{Shared, labels};
 use crate::executors::control::Signal;
-use crate::executors::{CleanupGuard, Control, End, Lost, Prepared, ReattachInfo, Task};
+use crate::executors::{AdoptError, CleanupGuard, Control, End, Prepared, ReattachInfo, Task};
 use crate::job::Output;
 use crate::policy::stop::Reason;
 use crate::verdict::Span;
@@ -43,17 +43,17 @@ impl Adopted {
         info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
-    ) -> Result<Self, Lost> {
+    ) -> Result<Self, AdoptError> {
         let found = match shared.docker.inspect(&info.place, false) {
             Ok(found) => found,
             Err(error) if error.status() == Some(404) => {
-                return Err(Lost::Gone(format!("its container {} is not in the engine any more", info.place)));
+                return Err(AdoptError::Gone(format!("its container {} is not in the engine any more", info.place)));
             }
-            Err(error) => return Err(Lost::OutOfReach(error.to_string())),
+            Err(error) => return Err(AdoptError::Unreachable(error.to_string())),
         };
         let container = Container::new(shared.docker.clone(), found.id.clone());
         if found.state.status == "created" {
-            return Err(Lost::NeverStarted(CleanupGuard::of(container)));
+            return Err(AdoptError::NotStarted(CleanupGuard::of(container)));
         }
         let base = Base {
             shared: Arc::clone(shared),

@@ -35,7 +35,7 @@ use crate::executors::container::run::{Base, Container, Ready};
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
-use crate::executors::{Control, Executor, Lost, Prepared, ReattachInfo, Task, shell};
+use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, shell};
 use crate::job::{Language, Output};
 use crate::os::owner::Owner;
 use crate::os::random;
@@ -131,7 +131,7 @@ impl Executor for ContainerExecutor {
         info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
-    ) -> Result<Box<dyn Prepared>, Lost> {
+    ) -> Result<Box<dyn Prepared>, AdoptError> {
         Ok(Box::new(Adopted::find(&self.now(), info, left, control)?))
     }
 

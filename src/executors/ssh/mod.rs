@@ -37,7 +37,7 @@ use crate::executors::ssh::folder::Folder;
 use crate::executors::ssh::pool::{Pool, Wish};
 use crate::executors::ssh::remote::Place;
 use crate::executors::ssh::run::{Adopted, Ready};
-use crate::executors::{CleanupGuard, Control, Executor, Lost, Prepared, ReattachInfo, Task, shell};
+use crate::executors::{AdoptError, CleanupGuard, Control, Executor, Prepared, ReattachInfo, Task, shell};
 use crate::job::{Output, Server};
 use crate::limits;
 use crate::os::random;
@@ -120,9 +120,9 @@ impl Executor for SshExecutor {
         info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
-    ) -> Result<Box<dyn Prepared>, Lost> {
+    ) -> Result<Box<dyn Prepared>, AdoptError> {
         let Some(server) = task.server.clone() else {
-            return Err(Lost::Gone("the backend does not tell any more how to log in to its server".to_owned()));
+            return Err(AdoptError::Gone("the backend does not tell any more how to log in to its server".to_owned()));
         };
         let shared = self.now();
         Ok(Box::new(Adopted {

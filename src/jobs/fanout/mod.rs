@@ -319,8 +319,8 @@ impl Group {
                 output.system("the agent was restarted; going on with the script");
                 prepared.run(task, output)
             }
-            Err(lost) => {
-                let words = format!("the agent was restarted while the script ran: its end is unknown ({lost:?})");
+            Err(error) => {
+                let words = format!("the agent was restarted while the script ran: its end is unknown ({error})");
                 ended(unrun(Verdict::infrastructure(Phase::Execution, words)))
             }
         }

@@ -12,7 +12,7 @@ use crate::executors::container::labels::Told;
 use crate::executors::container::spec::container_name;
 use crate::executors::control::{Signal, Target};
 use crate::executors::ending::stopped;
-use crate::executors::{CleanupGuard, Control, End, Executor, Lost, Prepared, ReattachInfo, Task};
+use crate::executors::{AdoptError, CleanupGuard, Control, End, Executor, Prepared, ReattachInfo, Task};
 use crate::job::{Id, Output, Stream};
 use crate::jobs::conclude::unrun;
 use crate::jobs::reconcile::{Engine as Containers, RemoveError};
@@ -310,14 +310,14 @@ impl Executor for Engine {
         info: &ReattachInfo,
         left: Duration,
         control: &Arc<Control>,
-    ) -> Result<Box<dyn Prepared>, Lost> {
+    ) -> Result<Box<dyn Prepared>, AdoptError> {
         let found = self.call("inspect", |inner| inner.containers.get(&info.place).cloned());
-        let container = found.map_err(Lost::OutOfReach)?;
-        let container = container.ok_or_else(|| Lost::Gone("its container is gone".to_owned()))?;
+        let container = found.map_err(AdoptError::Unreachable)?;
+        let container = container.ok_or_else(|| AdoptError::Gone("its container is gone".to_owned()))?;
         let (name, engine, control) = (info.place.clone(), self.clone(), Arc::clone(control));
         let ready = Ready { engine, name, control, info: info.clone(), adopted: Some(left), kept: false };
         if container.started.is_none() {
-            return Err(Lost::NeverStarted(CleanupGuard::of(ready)));
+            return Err(AdoptError::NotStarted(CleanupGuard::of(ready)));
         }
         Ok(Box::new(ready))
     }
