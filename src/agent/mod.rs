@@ -364,7 +364,7 @@ impl Agent {
             match config.jobs.on_shutdown {
                 OnShutdown::Leave => {
                     log::warn!("leaving {count} jobs that still run to the next start (jobs.onShutdown: leave)");
-                    self.running.leave_all();
+                    self.running.detach_all();
                 }
                 OnShutdown::Cancel => {
                     log::warn!("cancelling {count} jobs that still run (jobs.onShutdown: cancel)");

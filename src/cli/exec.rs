@@ -271,7 +271,7 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
     let outcome = match executor.prepare(task, &control, &mut terminal) {
         Ok(ready) => match ready.run(task, &mut terminal) {
             End::Outcome(outcome, _) => *outcome,
-            End::Left | End::NeverRan(_) => {
+            End::Detached | End::NeverRan(_) => {
                 return Err("the script was left to itself, which nobody asked for".to_owned());
             }
         },

@@ -47,7 +47,7 @@ struct Inner {
     sent: Option<Signal>,
     /// The script may run: from here on it is ended, or goes on without this agent.
     begun: bool,
-    left: bool,
+    detached: bool,
     ended: bool,
     /// The handles of a job on several servers, one a server.
     parts: Vec<Weak<Control>>,
@@ -73,7 +73,7 @@ impl Control {
             target: None,
             sent: None,
             begun: false,
-            left: false,
+            detached: false,
             ended: false,
             parts: Vec::new(),
         };
@@ -86,13 +86,13 @@ impl Control {
         let mut inner = self.lock();
         inner.parts.retain(|part| part.strong_count() > 0);
         inner.parts.push(Arc::downgrade(&part));
-        let (reason, left) = (inner.plan.reason().cloned(), inner.left);
+        let (reason, detached) = (inner.plan.reason().cloned(), inner.detached);
         drop(inner);
         if let Some(reason) = reason {
             part.request(reason);
         }
-        if left {
-            part.leave();
+        if detached {
+            part.detach();
         }
         part
     }
@@ -129,8 +129,8 @@ impl Control {
             return false;
         }
         let mut inner = self.lock();
-        inner.begun |= !inner.left;
-        !inner.left
+        inner.begun |= !inner.detached;
+        !inner.detached
     }
 
     /// Asks for the job's end. The first reason is the one that counts.
@@ -166,9 +166,9 @@ impl Control {
 
     /// The agent ends. A script that runs is to go on, and nothing of it is to be touched any more; one that has not begun
     /// is not started.
-    pub fn leave(&self) {
-        let parts = self.change(Inner::leave);
-        parts.iter().for_each(|part| part.leave());
+    pub fn detach(&self) {
+        let parts = self.change(Inner::detach);
+        parts.iter().for_each(|part| part.detach());
     }
 
     /// The agent ends and leaves nothing that runs: what has begun is ended for `who`, the rest is not started.
@@ -179,33 +179,33 @@ impl Control {
             if begun {
                 inner.plan.request(Reason::Cancelled(who));
             } else {
-                inner.leave();
+                inner.detach();
             }
         });
         for part in parts {
             if begun {
                 part.request(Reason::Cancelled(who));
             } else {
-                part.leave();
+                part.detach();
             }
         }
     }
 
     /// Whether the agent ends: the script is left to the next one, or is not started.
-    pub fn is_left(&self) -> bool {
-        self.lock().left
+    pub fn is_detached(&self) -> bool {
+        self.lock().detached
     }
 
     /// Whether somebody still waits for what is being prepared.
     pub fn is_wanted(&self) -> bool {
         let inner = self.lock();
-        !inner.left && inner.plan.reason().is_none()
+        !inner.detached && inner.plan.reason().is_none()
     }
 
     /// Whether it goes back to the queue: the agent ends before it has begun, and nobody wanted its end before.
     pub fn is_given_back(&self) -> bool {
         let inner = self.lock();
-        inner.left && !inner.begun && inner.plan.reason().is_none()
+        inner.detached && !inner.begun && inner.plan.reason().is_none()
     }
 
     /// The job is over: nothing is to be signalled any more.
@@ -238,8 +238,8 @@ impl Control {
 }
 
 impl Inner {
-    fn leave(&mut self) {
-        self.left = true;
+    fn detach(&mut self) {
+        self.detached = true;
         self.end();
     }
 

@@ -90,7 +90,7 @@ pub enum End {
     /// What came of it, and what is still there of it until that is safe.
     Outcome(Box<Outcome>, CleanupGuard),
     /// The agent ends and the script goes on, for the next agent to find.
-    Left,
+    Detached,
     /// It has not begun: the agent ends before, or what was adopted turns out so. It may be run; what is there of it goes
     /// when that is on disk.
     NeverRan(CleanupGuard),
@@ -148,6 +148,6 @@ pub trait Prepared: Send {
     /// What the record keeps of it.
     fn reattach_info(&self) -> ReattachInfo;
     /// Starts it (or goes on with it, where it was adopted) and follows it to its end, whatever that is; leaves nothing
-    /// behind but a [`CleanupGuard`], unless the agent ends before ([`Control::leave`]).
+    /// behind but a [`CleanupGuard`], unless the agent ends before ([`Control::detach`]).
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End;
 }

@@ -128,7 +128,7 @@ fn give_back(context: &JobContext, entry: &Entry, token: &Token) -> Result<Left,
             Err(AdoptError::NotStarted(_) | AdoptError::Gone(_)) => {}
             Err(AdoptError::Unreachable(why)) => {
                 waits.say(why);
-                if control.is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
+                if control.is_detached() || context.stop.wait(limits::ADOPT_AGAIN) {
                     return Err(Unreported::LeftToNext);
                 }
                 continue;
@@ -143,7 +143,7 @@ fn give_back(context: &JobContext, entry: &Entry, token: &Token) -> Result<Left,
 fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Left, Unreported> {
     token.step(Step::Reporting);
     let control = context.control(token);
-    let job = asked(context, &entry, || control.is_left())?;
+    let job = asked(context, &entry, || control.is_detached())?;
     let mut folders = Vec::new();
     if let Place::Servers(pages) = &entry.place {
         let each = pages.iter().enumerate();
@@ -199,7 +199,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
             ended(unrun(verdict))
         }
         Err(Missing::NeverRan(cleanup)) => End::NeverRan(cleanup),
-        Err(Missing::Left) => End::Left,
+        Err(Missing::Detached) => End::Detached,
     };
     control.end();
     token.step(Step::Reporting);
@@ -222,7 +222,7 @@ enum Missing {
     Unknown(Verdict),
     NeverRan(CleanupGuard),
     /// This agent ends before it was found.
-    Left,
+    Detached,
 }
 
 /// Looks for it until there is an answer.
@@ -253,8 +253,8 @@ fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Co
                 waits.say(why);
             }
         }
-        if control.is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
-            return Err(Missing::Left);
+        if control.is_detached() || context.stop.wait(limits::ADOPT_AGAIN) {
+            return Err(Missing::Detached);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(in crate::jobs) fn conclude(
 ) -> Life {
     let (outcome, cleanup) = match end {
         End::Outcome(outcome, cleanup) => (outcome, cleanup),
-        End::Left => {
+        End::Detached => {
             log::warn!("the script goes on without this agent; the next one finds it");
             output.settle();
             output.flush(limits::LIVE_FLUSH);

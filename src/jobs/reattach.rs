@@ -33,7 +33,7 @@ impl Waits {
 pub(in crate::jobs) fn asked(
     context: &JobContext,
     entry: &Entry,
-    is_left: impl Fn() -> bool,
+    is_detached: impl Fn() -> bool,
 ) -> Result<Option<Box<Job>>, Unreported> {
     let mut waits = Waits::default();
     loop {
@@ -44,7 +44,7 @@ pub(in crate::jobs) fn asked(
                 waits.say(error.to_string());
             }
         }
-        if is_left() || context.stop.wait(limits::ADOPT_AGAIN) {
+        if is_detached() || context.stop.wait(limits::ADOPT_AGAIN) {
             return Err(Unreported::LeftToNext);
         }
     }

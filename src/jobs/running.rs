@@ -153,7 +153,7 @@ impl Running {
         let entry = Entry::new(clock::now());
         let control = Arc::clone(&entry.control);
         if jobs.ending {
-            control.leave();
+            control.detach();
         }
         jobs.entries.insert(id.clone(), entry);
         Some(Token { running: self.clone(), id: id.clone(), control })
@@ -201,8 +201,8 @@ impl Running {
     }
 
     /// The agent ends: every script goes on without it, and no other begins.
-    pub fn leave_all(&self) {
-        self.end_all().iter().for_each(|control| control.leave());
+    pub fn detach_all(&self) {
+        self.end_all().iter().for_each(|control| control.detach());
     }
 
     /// The agent ends, and every script with it, on behalf of `who`; no other begins.
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn at_the_agents_end_what_has_not_begun_is_given_back_and_never_cancelled() {
         let (back, user) = ((false, true, None), (false, false, Some(Reason::Cancelled("user"))));
-        let left = at_the_end(Running::leave_all);
+        let left = at_the_end(Running::detach_all);
         assert_eq!(left, [back.clone(), (false, false, None), user.clone(), back.clone()]);
         let stopped = at_the_end(|running| running.stop_all("the shutdown"));
         assert_eq!(stopped, [back.clone(), (true, false, Some(Reason::Cancelled("the shutdown"))), user, back]);
@@ -361,7 +361,7 @@ mod tests {
         running.stop_all("the shutdown");
         let three = token.control().part();
         for part in [&one, &two, &three] {
-            assert_eq!((part.reason(), part.is_left()), (Some(Reason::Cancelled("the shutdown")), false));
+            assert_eq!((part.reason(), part.is_detached()), (Some(Reason::Cancelled("the shutdown")), false));
         }
         let other = Running::new();
         let token = other.claim(&id("b")).expect("free");

@@ -88,7 +88,7 @@ impl Prepared for Adopted {
         self.base.read_copy(&mut followed, true, output);
         if !followed.started
             && followed.broke.is_none()
-            && !self.base.control.is_left()
+            && !self.base.control.is_detached()
             && !self.base.control.is_given_up()
             // Its own words why the script could not be started are an end.
             && complaint(&self.base.nonce, &[followed.stderr.tail(), &followed.held].concat()).is_none()

@@ -31,7 +31,7 @@ impl Base {
         let mut patience = None;
         let stopped = || Error::Stopped { doing: "wait for the container's end".to_owned() };
         loop {
-            if self.control.is_left() {
+            if self.control.is_detached() {
                 return Err(stopped());
             }
             if let Some(error) = followed.broke.take() {
@@ -140,7 +140,7 @@ impl Base {
         let (base, control) = (&*self, Arc::clone(&self.control));
         let gone = || Error::Stopped { doing: "follow the container".to_owned() };
         let mut sink = |piece: &[u8]| {
-            if control.is_left() || control.is_given_up() {
+            if control.is_detached() || control.is_given_up() {
                 return Err(gone());
             }
             let fed = decoder.feed(piece, &mut |stream, bytes| copy.take(stream, bytes, followed, output));

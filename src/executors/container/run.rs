@@ -41,7 +41,7 @@ impl Container {
     }
 
     /// Gives it up to the next agent.
-    fn leave(&mut self) {
+    fn detach(&mut self) {
         self.removed = true;
     }
 
@@ -163,7 +163,7 @@ impl Prepared for Ready {
         let mut followed = self.follow(output);
         followed.broke = followed.broke.or(fed.err());
         let Self { attached, base, .. } = *self;
-        // Left or ended: nothing more is read from it.
+        // Detached or ended: nothing more is read from it.
         drop(attached);
         base.finish(followed, &meter, (setup, execution), killed_before, output)
     }
@@ -191,7 +191,7 @@ impl Ready {
         let mut followed = Followed::default();
         let mut heard = Instant::now();
         loop {
-            if self.base.control.is_left() {
+            if self.base.control.is_detached() {
                 return followed;
             }
             match self.attached.read(&mut buffer, limits::FOLLOW_TICK) {
@@ -253,19 +253,19 @@ impl Base {
         killed_before: Option<u64>,
         output: &mut dyn Output,
     ) -> End {
-        if self.control.is_left() {
+        if self.control.is_detached() {
             let _ = meter.finish();
-            self.container.leave();
-            return End::Left;
+            self.container.detach();
+            return End::Detached;
         }
         // The last look, while the kernel still has the counters. The watch on its disk goes on: the script may too.
         meter.look(&self.shared.docker);
         let waited = self.wait_for_end(&mut followed, output);
         let (usage, reading) = meter.finish();
         followed.host_killed = crate::os::cgroup::rose(killed_before, self.host_oom_kills());
-        if self.control.is_left() {
-            self.container.leave();
-            return End::Left;
+        if self.control.is_detached() {
+            self.container.detach();
+            return End::Detached;
         }
         let held = std::mem::take(&mut followed.held);
         followed.stderr.take(&held, &self.nonce, &mut |bytes| output.bytes(Stream::Stderr, bytes));

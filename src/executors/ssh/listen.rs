@@ -54,7 +54,7 @@ pub(in crate::executors::ssh) enum Heard {
     /// Nothing was heard of the script in time.
     Late,
     /// The agent ends.
-    Left,
+    Detached,
 }
 
 impl Run<'_> {
@@ -69,8 +69,8 @@ impl Run<'_> {
         let mut sent_here = None;
         let (mut heard_at, mut looked_at) = (Instant::now(), Instant::now());
         loop {
-            if self.control.is_left() {
-                return Heard::Left;
+            if self.control.is_detached() {
+                return Heard::Detached;
             }
             if let Some(heard) = self.hand_over(&preamble, session) {
                 return heard;
@@ -141,7 +141,7 @@ impl Run<'_> {
                 return Some(Heard::Unwanted);
             }
             if !self.control.begin() {
-                return Some(Heard::Left);
+                return Some(Heard::Detached);
             }
             if let Start::Waits(program) = std::mem::replace(&mut self.start, Start::Sent) {
                 session.send(program);

@@ -153,7 +153,7 @@ impl Prepared for Adopted {
 pub(in crate::executors::ssh) enum Stop {
     Because(Unknown),
     /// The agent ends; the script goes on.
-    Left,
+    Detached,
     /// An adopted script had not begun.
     NeverRan,
 }
@@ -212,11 +212,11 @@ impl<'a> Run<'a> {
     /// Follows, collects, judges. Without a session, one is sought for a script that runs already.
     fn see_through(&mut self, session: Option<(Session, String)>, warm: bool, output: &mut dyn Output) -> End {
         let ended = self.see_its_end(session, output);
-        if self.control.is_left() {
+        if self.control.is_detached() {
             return match self.start {
                 // It never left this agent.
                 Start::Waits(_) => End::NeverRan(CleanupGuard::none()),
-                _ => End::Left,
+                _ => End::Detached,
             };
         }
         self.control.end();
@@ -229,7 +229,7 @@ impl<'a> Run<'a> {
             Err(Stop::Because(verdict)) => {
                 End::Outcome(Box::new(self.outcome(*verdict, None, warm)), CleanupGuard::none())
             }
-            Err(Stop::Left) => End::Left,
+            Err(Stop::Detached) => End::Detached,
             Err(Stop::NeverRan) => End::NeverRan(CleanupGuard::none()),
         }
     }
@@ -294,7 +294,7 @@ impl<'a> Run<'a> {
                     self.found_over(&status);
                     return Ok(());
                 }
-                Heard::Left => return Err(Stop::Left),
+                Heard::Detached => return Err(Stop::Detached),
                 Heard::GivenUp if self.started.is_some() => {
                     self.last_look = Some(Instant::now() + limits::SSH_LAST_LOOK);
                     return Ok(());
@@ -412,7 +412,8 @@ impl<'a> Run<'a> {
         let mut failures = 0;
         loop {
             let control = self.control;
-            let wanted = || !control.is_left() && (last.is_some() || !control.is_given_up()) && Instant::now() < until;
+            let wanted =
+                || !control.is_detached() && (last.is_some() || !control.is_given_up()) && Instant::now() < until;
             let wish = Wish { server: self.server, until, wanted: &wanted };
             let error = match self.shared.pool.session(&wish) {
                 Ok((session, _)) => {
@@ -439,8 +440,8 @@ impl<'a> Run<'a> {
                 Err(error) => error,
             };
             failures += 1;
-            if control.is_left() {
-                return Err(Stop::Left);
+            if control.is_detached() {
+                return Err(Stop::Detached);
             }
             if !wanted() || !error.is_passing() {
                 return Err(self.out_of_reach(begun.elapsed(), &error).into());

@@ -59,7 +59,7 @@ fn with_run(act: impl FnOnce(&mut Run<'_>)) {
 fn said<T>(result: Result<T, Stop>) -> String {
     match result {
         Err(Stop::Because(verdict)) => verdict.message,
-        Err(Stop::Left | Stop::NeverRan) => panic!("it is not left, and nobody knows that it never ran"),
+        Err(Stop::Detached | Stop::NeverRan) => panic!("it is not left, and nobody knows that it never ran"),
         Ok(_) => panic!("nobody is there"),
     }
 }

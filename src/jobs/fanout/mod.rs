@@ -90,7 +90,7 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     log::warn!("an earlier run of this agent had started the job on its servers; going on with it");
     let control = Arc::clone(token.control());
     let Place::Servers(pages) = entry.place.clone() else { return Err(Unreported::Forget) };
-    let job = if found::needs_backend(&pages) { asked(context, &entry, || control.is_left())? } else { None };
+    let job = if found::needs_backend(&pages) { asked(context, &entry, || control.is_detached())? } else { None };
     let slots = found::again(&pages, job.as_deref());
     let cancelled = slots.iter().find_map(|slot| match &slot.way {
         Way::Over(outcome, _) => match outcome.verdict.cause {
@@ -145,13 +145,13 @@ impl Group {
         let (parts, threads) = group.on_all_servers();
         let removing = Removing(threads, longest);
         token.step(Step::Reporting);
-        let is_left = control.is_left() && parts.len() < group.slots.len();
+        let is_detached = control.is_detached() && parts.len() < group.slots.len();
         // A thread that was heard of but did not end keeps the output: the report goes without it.
         let output =
             Arc::into_inner(group).map(|group| group.output.into_inner().unwrap_or_else(PoisonError::into_inner));
-        if is_left {
+        if is_detached {
             drop(removing);
-            let end = if record.nothing_begun() { End::NeverRan(CleanupGuard::none()) } else { End::Left };
+            let end = if record.nothing_begun() { End::NeverRan(CleanupGuard::none()) } else { End::Detached };
             let output = output.ok_or(Unreported::LeftToNext)?;
             return conclude(&context, &record, end, output, ack);
         }
@@ -236,7 +236,7 @@ impl Group {
     ) -> Option<(Outcome, CleanupGuard)> {
         let (context, execution) = (&self.context, &slot.execution);
         let control = self.control();
-        if control.is_left() {
+        if control.is_detached() {
             return None;
         }
         if !slot.record && running.is_none() {
@@ -255,14 +255,14 @@ impl Group {
         let end = end.unwrap_or_else(|panic| ended(broken(panic)));
         let (outcome, mut cleanup) = match end {
             End::Outcome(outcome, cleanup) => (*outcome, cleanup),
-            End::Left => {
+            End::Detached => {
                 output.settle();
                 return None;
             }
             End::NeverRan(cleanup) => {
                 self.record.part_is(at, PagePart::Waiting { record: true });
                 drop(cleanup);
-                if control.is_left() || running.is_none() {
+                if control.is_detached() || running.is_none() {
                     return None;
                 }
                 output.system("it had not begun when the agent was restarted; starting it now");

@@ -250,7 +250,7 @@ impl Prepared for Ready {
         }
         let Some(exit_code) = self.follow(output) else {
             self.kept = true;
-            return End::Left;
+            return End::Detached;
         };
         self.control.end();
         let verdict = match (self.control.reason().filter(|_| self.control.sent().is_some()), found_ended) {
@@ -282,7 +282,7 @@ impl Ready {
         let sim = &self.engine.sim;
         let mut read = 0;
         loop {
-            if self.control.is_left() || sim.is_killed() {
+            if self.control.is_detached() || sim.is_killed() {
                 return None;
             }
             let container = self.engine.lock().containers.get(&self.name).cloned()?;

@@ -121,7 +121,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     if !running.wait_until_empty(drain) {
         match at_end {
             AtEnd::Cancel(_) => running.stop_all(SHUTDOWN),
-            AtEnd::Drain | AtEnd::Leave(_) => running.leave_all(),
+            AtEnd::Drain | AtEnd::Leave(_) => running.detach_all(),
         }
         running.wait_until_empty(Duration::from_secs(60));
     }
