@@ -97,9 +97,9 @@ pub const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks for it.
 pub const NETWORK_DELAY: Duration = Duration::from_millis(100);
 /// How long a container may still appear whose creation was given up: twice what its call was given.
-pub const DOUBTFUL_TIME: Duration = Duration::from_secs(120);
+pub const UNCONFIRMED_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
-pub const DOUBTFUL_NAMES: usize = 256;
+pub const UNCONFIRMED_NAMES: usize = 256;
 /// Age from which a container of no running job is removed. Another thread may be about to remove it too: the second one
 /// finds it gone.
 pub const JANITOR_GRACE: Duration = Duration::from_secs(120);

@@ -6,7 +6,6 @@
 //! dropped anywhere on this way, by an error or a panic, is removed.
 
 pub mod adopted;
-pub mod doubtful;
 pub mod janitor;
 pub mod judge;
 pub mod labels;
@@ -17,6 +16,7 @@ pub mod rejoin;
 pub mod resources;
 pub mod run;
 pub mod spec;
+pub mod unconfirmed;
 pub mod usage;
 
 use std::path::Path;
@@ -27,12 +27,12 @@ use crate::config::types::{Config, Container as Settings, Jobs, NetworkMode, Pul
 use crate::docker::networks::Bridge;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::adopted::Adopted;
-use crate::executors::container::doubtful::Doubtful;
 use crate::executors::container::labels::Labels;
 use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::run::{Base, Container, Ready};
 use crate::executors::container::spec::{Spec, container_name};
+use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, shell};
@@ -58,7 +58,7 @@ pub(in crate::executors::container) struct Shared {
     /// What the limit of image, container and start is called.
     setup: &'static str,
     pulls: Pulls,
-    doubtful: Doubtful,
+    unconfirmed: UnconfirmedContainers,
     pub(in crate::executors::container) sampler: Sampler,
     /// The device that holds the engine's data, looked for once, when a rate is limited.
     device: OnceLock<Result<String, String>>,
@@ -69,7 +69,7 @@ impl ContainerExecutor {
     pub fn new(docker: docker::Client, config: &Config, agent: &str, sampler: Sampler) -> Self {
         let shared = Shared {
             pulls: Pulls::new(docker.clone(), config.container.registry_auth_file.clone()),
-            doubtful: Doubtful::new(docker.clone()),
+            unconfirmed: UnconfirmedContainers::new(docker.clone()),
             docker,
             settings: config.container.clone(),
             agent: agent.to_owned(),
@@ -118,9 +118,9 @@ impl ContainerExecutor {
         self.now().network().map(drop)
     }
 
-    /// Removes containers of which it was not known whether the engine had made them; to be called now and then.
+    /// Removes containers whose creation was never confirmed; to be called now and then.
     pub fn sweep(&self) {
-        self.now().doubtful.sweep();
+        self.now().unconfirmed.sweep();
     }
 }
 
@@ -232,7 +232,7 @@ impl Shared {
         let create = || match self.docker.create(name, body, deadline) {
             Ok(id) => Ok(Container::new(self.docker.clone(), id)),
             Err(error) => {
-                self.doubtful.note(name, &error);
+                self.unconfirmed.note(name, &error);
                 Err(error)
             }
         };

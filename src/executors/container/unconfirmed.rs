@@ -1,9 +1,9 @@
-//! Containers of which it is not known whether they exist: the engine was asked to create them and its answer was lost,
-//! made no sense, or did not come in time.
+//! Containers whose creation was never confirmed: the engine was asked to create them, and its answer was lost, made no
+//! sense, or came too late.
 //!
-//! The engine finishes what it was asked for all the same, perhaps much later, so that one removal at once is not
-//! enough. The name is the agent's own choice and is used once: whatever carries it is removed, for as long as it may
-//! still appear. What is left after that is found by its label at the agent's next start.
+//! The engine finishes the request all the same, perhaps much later. So one removal at once is not enough. The agent
+//! chooses the name and uses it once: it removes what carries the name, for as long as it may still appear. What is left
+//! after that is found by its label.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -14,24 +14,24 @@ use crate::os::clock;
 
 /// The names, shared by all jobs.
 #[derive(Debug, Clone)]
-pub struct Doubtful {
+pub struct UnconfirmedContainers {
     docker: docker::Client,
     names: Arc<Mutex<Vec<(String, Instant)>>>,
 }
 
-impl Doubtful {
+impl UnconfirmedContainers {
     /// None yet.
     pub fn new(docker: docker::Client) -> Self {
         Self { docker, names: Arc::default() }
     }
 
-    /// Notes the name if this outcome of its creation leaves it open whether the engine made the container.
+    /// Notes the name if the engine may have made the container in spite of this error.
     pub fn note(&self, name: &str, error: &Error) {
         if !leaves_it_open(error) {
             return;
         }
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.len() >= limits::DOUBTFUL_NAMES {
+        if names.len() >= limits::UNCONFIRMED_NAMES {
             log::error!("container {name} may be left behind until the agent's next start: {error}");
             return;
         }
@@ -44,7 +44,7 @@ impl Doubtful {
         let mut over = Vec::new();
         for (name, since) in names {
             // Read before the removal: a name is let go only after a look at the end of its time.
-            let is_last = clock::since(since) >= limits::DOUBTFUL_TIME;
+            let is_last = clock::since(since) >= limits::UNCONFIRMED_TIME;
             let removed = self.docker.remove(&name);
             if let Err(error) = &removed {
                 log::warn!("container {name}, whose creation was not confirmed: {error}");
@@ -101,16 +101,16 @@ mod tests {
     fn a_name_is_looked_for_as_long_as_it_may_appear_and_once_after() {
         Ahead::run(|ahead| {
             let engine = Engine::start(|_| done());
-            let doubtful = Doubtful::new(engine.client());
-            doubtful.note("cronium-a", &lost());
+            let unconfirmed = UnconfirmedContainers::new(engine.client());
+            unconfirmed.note("cronium-a", &lost());
             for (pass, looks) in [
                 (Duration::ZERO, 1),
-                (limits::DOUBTFUL_TIME - Duration::from_secs(5), 2),
+                (limits::UNCONFIRMED_TIME - Duration::from_secs(5), 2),
                 (Duration::from_secs(5), 3),
                 (Duration::from_secs(1), 3),
             ] {
                 ahead.put(pass);
-                doubtful.sweep();
+                unconfirmed.sweep();
                 assert_eq!(engine.count("DELETE /containers/cronium-a"), looks, "after {:?}", ahead.by());
             }
         });
@@ -128,12 +128,12 @@ mod tests {
                 later.put(limits::DOCKER_WORK);
                 Act::Stall(Vec::new())
             });
-            let doubtful = Doubtful::new(engine.client());
-            ["a", "b"].iter().for_each(|name| doubtful.note(name, &lost()));
-            doubtful.sweep();
+            let unconfirmed = UnconfirmedContainers::new(engine.client());
+            ["a", "b"].iter().for_each(|name| unconfirmed.note(name, &lost()));
+            unconfirmed.sweep();
             assert_eq!(engine.seen(), ["DELETE /containers/a?force=1&v=1"]);
             mended.store(false, Ordering::SeqCst);
-            doubtful.sweep();
+            unconfirmed.sweep();
             assert_eq!((engine.count("DELETE /containers/a"), engine.count("DELETE /containers/b")), (2, 1));
         });
     }
@@ -141,13 +141,13 @@ mod tests {
     #[test]
     fn a_bounded_number_of_names_is_kept() {
         let engine = Engine::start(|_| done());
-        let doubtful = Doubtful::new(engine.client());
-        for n in 0..limits::DOUBTFUL_NAMES + 5 {
-            doubtful.note(&format!("cronium-{n}"), &lost());
+        let unconfirmed = UnconfirmedContainers::new(engine.client());
+        for n in 0..limits::UNCONFIRMED_NAMES + 5 {
+            unconfirmed.note(&format!("cronium-{n}"), &lost());
         }
-        doubtful.sweep();
-        let (last, beyond) = (limits::DOUBTFUL_NAMES - 1, limits::DOUBTFUL_NAMES);
-        assert_eq!(engine.seen().len(), limits::DOUBTFUL_NAMES);
+        unconfirmed.sweep();
+        let (last, beyond) = (limits::UNCONFIRMED_NAMES - 1, limits::UNCONFIRMED_NAMES);
+        assert_eq!(engine.seen().len(), limits::UNCONFIRMED_NAMES);
         assert_eq!(engine.count(&format!("DELETE /containers/cronium-{last}?")), 1);
         assert_eq!(engine.count(&format!("DELETE /containers/cronium-{beyond}?")), 0);
     }
