@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{DevBackend, JobRow, Options};
+use cronium_dev_backend::{DevBackend, JobRow, Options, Settings};
 use serde_json::{Value, json};
 
 /// Longest wait for anything that a healthy machine does in a second or two.
@@ -95,14 +95,29 @@ impl Drop for Folder {
     }
 }
 
-/// The dev backend with its defaults.
+/// The dev backend in its kindest form.
 pub fn backend() -> DevBackend {
-    DevBackend::start(Options::default()).expect("the dev backend starts")
+    backend_as(Settings::kind())
+}
+
+/// The dev backend as the deployed one was seen to be.
+pub fn deployed() -> DevBackend {
+    backend_as(Settings::default())
+}
+
+/// The same with a log socket beside it, for tests that look at lines as they arrive.
+pub fn with_socket() -> DevBackend {
+    backend_as(Settings::with_socket())
+}
+
+pub fn backend_as(settings: Settings) -> DevBackend {
+    DevBackend::start(Options { settings, ..Options::default() }).expect("the dev backend starts")
 }
 
 /// One that containers reach too, by the address of the engine's bridge.
 pub fn backend_on_every_address() -> DevBackend {
-    DevBackend::start(Options { listen: "0.0.0.0:0".to_owned(), ..Options::default() }).expect("the dev backend starts")
+    let options = Options { listen: "0.0.0.0:0".to_owned(), settings: Settings::kind(), ..Options::default() };
+    DevBackend::start(options).expect("the dev backend starts")
 }
 
 /// A job in the contract's shape; change what matters with [`Value`] indexing.

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    Agent, backend, eventually, finish, finished, job, record, report, shared, stderr, stdout, told_live,
+    Agent, deployed, eventually, finish, finished, job, record, report, shared, stderr, stdout, told_live, with_socket,
 };
 
 #[test]
 fn three_languages_are_claimed_run_streamed_and_reported_once() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let jobs = [
         job("BASH", "echo \"bash $BASH_VERSION\"\necho oops >&2\nexit 3"),
@@ -47,7 +47,7 @@ fn three_languages_are_claimed_run_streamed_and_reported_once() {
 #[test]
 fn who_watches_is_told_live_that_a_job_runs_and_how_it_ended() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     // The live log is up from then on.
     finish(&backend, job("BASH", "echo first"));
@@ -66,7 +66,7 @@ fn who_watches_is_told_live_that_a_job_runs_and_how_it_ended() {
 #[test]
 fn tracebacks_name_a_real_file_and_the_right_line() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let row = finish(&backend, job("PYTHON", "x = 1\n\n\nraise ValueError('boom')\n"));
     assert!(stderr(&row).contains("File \"/workspace/script.py\", line 4, in <module>"), "{}", stderr(&row));
@@ -80,7 +80,7 @@ fn tracebacks_name_a_real_file_and_the_right_line() {
 #[test]
 fn environment_working_directory_and_large_scripts_arrive() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let value = "it's \"$HOME\" `x` \\ ü\nsecond line\ttab";
     let mut with = job("BASH", "pwd; printf '%s|' \"$PLAIN\"; printenv MY-VAR; env | grep -c ^CRONIUM_");
@@ -107,7 +107,7 @@ fn environment_working_directory_and_large_scripts_arrive() {
 #[test]
 fn a_nul_byte_and_a_directory_outside_are_refused_with_reasons() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let row = finish(&backend, job("BASH", "echo a\necho \0b"));
     assert_eq!(report(&row)["status"], "failed");
@@ -124,7 +124,7 @@ fn a_nul_byte_and_a_directory_outside_are_refused_with_reasons() {
 #[test]
 fn the_record_has_timings_usage_and_evidence() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let script = "import time\nend = time.time() + 0.6\nx = bytearray(40_000_000)\nwhile time.time() < end: pass\n";
     let row = finish(&backend, job("PYTHON", script));
@@ -151,7 +151,7 @@ fn the_record_has_timings_usage_and_evidence() {
 #[test]
 fn a_job_without_a_script_fails_with_its_kind_and_harms_nothing() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let mut http = job("BASH", "");
     http["metadata"]["originalType"] = json!("HTTP_REQUEST");
@@ -171,7 +171,7 @@ fn a_job_without_a_script_fails_with_its_kind_and_harms_nothing() {
 #[test]
 fn nanoseconds_and_seconds_are_both_timeouts_and_output_is_kept() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
     for timeout in [json!(1_000_000_000_u64), json!(1)] {
         let mut slow = job("BASH", "echo begun; sleep 30; echo never");

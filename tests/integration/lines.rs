@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{DevBackend, JobRow, checksum, checksum_start};
+use cronium_dev_backend::{DevBackend, JobRow, LogSocket, checksum, checksum_start};
 use serde_json::json;
 
 use crate::harness::{
@@ -81,7 +81,7 @@ fn the_deployed_dialect_loses_nothing_either() {
     let _machine = alone();
     let backend = backend();
     let mut settings = backend.settings();
-    settings.offer_v2 = false;
+    settings.log_socket = LogSocket::Lines;
     backend.set_settings(settings);
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();

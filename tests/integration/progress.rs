@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{DevBackend, JobLines, Line};
+use cronium_dev_backend::{DevBackend, JobLines, Line, LogSocket};
 
 use crate::harness::{Agent, Folder, LONG, backend, binary, eventually, finished, job, require_engine, shared, stdout};
 use crate::ssh_multi::{NAMES, Three};
@@ -122,7 +122,7 @@ fn the_deployed_dialect_gets_a_line_when_it_has_ended() {
     let _machine = shared();
     let backend = backend();
     let mut settings = backend.settings();
-    settings.offer_v2 = false;
+    settings.log_socket = LogSocket::Lines;
     backend.set_settings(settings);
     let agent = Agent::start(&backend, &[]);
     let id = backend.enqueue(job("BASH", "printf half; echo beside >&2; sleep 2.5; echo ' and half'")).expect("queued");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{DevBackend, JobRow, Options};
+use cronium_dev_backend::{DevBackend, JobRow, Options, Settings};
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
@@ -41,7 +41,8 @@ pub(crate) fn unique(prefix: &str) -> String {
 impl Agent {
     /// Starts one with a fresh state folder and a backend of its own; `settings` as for `--set`.
     pub(crate) fn start(program: &Path, socket: &Path, settings: &[(&str, &str)]) -> Outcome<Self> {
-        let backend = DevBackend::start(Options::default()).map_err(|error| format!("the backend: {error}"))?;
+        let backend = DevBackend::start(Options { settings: Settings::kind(), ..Options::default() })
+            .map_err(|error| format!("the backend: {error}"))?;
         let (folder, id) = (std::env::temp_dir().join(unique("cronium-bench")), unique("bench"));
         std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let port = free_port()?;

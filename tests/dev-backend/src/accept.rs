@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Shared, lock};
 use crate::serve;
+use crate::shared::{Shared, lock};
 
 /// Connections at a time; more are closed at once.
 const CONNECTIONS: usize = 512;

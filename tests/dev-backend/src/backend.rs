@@ -1,59 +1,22 @@
 //! The backend as its owner has it. Everything that its threads share is in [`Shared`]; all of them are joined at stop.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::accept;
 use crate::fault::Fault;
 use crate::lines::{JobLines, Line};
-use crate::live::Socket;
-use crate::store::{JobRow, Store};
-
-/// Requests remembered, and bytes of their bodies.
-const REQUESTS: usize = 100_000;
-const REQUEST_BYTES: usize = 256 << 20;
-
-/// How the backend behaves where the contract leaves it open. May change while it runs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
-pub struct Settings {
-    /// Errors as `{"error":{"code","message"}}` instead of `{"error":"text"}`.
-    pub coded_errors: bool,
-    /// The queue's answer carries `metadata.nextPollAfter` so far ahead.
-    pub next_poll_after_ms: Option<u32>,
-    /// The acknowledgement carries a lease of so long.
-    pub lease_seconds: Option<u32>,
-    /// Answer the subprotocol `cronium.logs.v2` when asked for it; else the deployed dialect (one frame a line).
-    pub offer_v2: bool,
-    /// Acknowledge batches of v2.
-    pub acknowledge_batches: bool,
-    /// Send `jobs` over v2 sockets when something is queued.
-    pub announce_jobs: bool,
-    /// Lines kept per job, at its start and at its end each. All are counted.
-    pub keep_lines: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            coded_errors: false,
-            next_poll_after_ms: None,
-            lease_seconds: None,
-            offer_v2: true,
-            acknowledge_batches: true,
-            announce_jobs: true,
-            keep_lines: 5000,
-        }
-    }
-}
+use crate::page::Shown;
+use crate::settings::Settings;
+use crate::shared::{Shared, lock};
+use crate::store::JobRow;
+use crate::workflow::Edge;
 
 /// What a watcher is told while it happens. It is called with locks held: it must not call the backend.
 #[derive(Debug)]
@@ -115,206 +78,30 @@ impl Request {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct Requests {
-    pub(crate) list: Vec<Request>,
-    pub(crate) total: u64,
-    bytes: usize,
-}
-
-impl Requests {
-    /// Remembers a request; its index, or none when the memory is full.
-    pub(crate) fn add(&mut self, mut request: Request) -> Option<usize> {
-        self.total += 1;
-        if self.list.len() >= REQUESTS {
-            return None;
-        }
-        self.bytes = self.bytes.saturating_add(request.body.len());
-        if self.bytes > REQUEST_BYTES {
-            request.body = Arc::from([]);
-        }
-        self.list.push(request);
-        Some(self.list.len() - 1)
-    }
-}
-
-#[derive(Default)]
-struct Changes {
-    generation: u64,
-    waiters: usize,
-}
-
-pub(crate) struct Shared {
-    pub(crate) token: String,
-    pub(crate) start: Instant,
-    pub(crate) address: SocketAddr,
-    pub(crate) stopping: AtomicBool,
-    store: Mutex<Store>,
-    pub(crate) lines: Mutex<HashMap<String, JobLines>>,
-    pub(crate) requests: Mutex<Requests>,
-    pub(crate) faults: Mutex<Vec<Fault>>,
-    settings: Mutex<Settings>,
-    watcher: Option<Watcher>,
-    changes: Mutex<Changes>,
-    changed: Condvar,
-    pub(crate) connections: Mutex<HashMap<u64, TcpStream>>,
-    pub(crate) sockets: Mutex<HashMap<u64, Socket>>,
-    pub(crate) socket_hellos: Mutex<Vec<Value>>,
-    pub(crate) stalled_until: Mutex<Option<Instant>>,
-    pub(crate) refuse_until: Mutex<Option<Instant>>,
-    pub(crate) next_connection: AtomicU64,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
-        lock(&self.store)
-    }
-
-    pub(crate) fn settings(&self) -> Settings {
-        lock(&self.settings).clone()
-    }
-
-    pub(crate) fn set_settings(&self, settings: Settings) {
-        *lock(&self.settings) = settings;
-    }
-
-    pub(crate) fn emit(&self, event: &Event<'_>) {
-        if let Some(watcher) = &self.watcher {
-            watcher(event);
-        }
-    }
-
-    pub(crate) fn watched(&self) -> bool {
-        self.watcher.is_some()
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-
-    /// Something changed: whoever waits looks again.
-    pub(crate) fn bump(&self) {
-        let mut changes = lock(&self.changes);
-        changes.generation += 1;
-        if changes.waiters > 0 {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Until the check holds (true), or the time is over or the backend stops (false).
-    pub(crate) fn wait_for(&self, limit: Duration, check: impl FnMut() -> bool) -> bool {
-        self.wait(limit, false, check)
-    }
-
-    /// The same; one that goes on while the backend stops is for the stop itself.
-    pub(crate) fn wait(&self, limit: Duration, through_stop: bool, mut check: impl FnMut() -> bool) -> bool {
-        let end = Instant::now() + limit;
-        loop {
-            let seen = lock(&self.changes).generation;
-            if check() {
-                return true;
-            }
-            if self.is_stopping() && !through_stop {
-                return false;
-            }
-            let mut changes = lock(&self.changes);
-            changes.waiters += 1;
-            while changes.generation == seen {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    changes.waiters -= 1;
-                    return false;
-                }
-                changes = self.changed.wait_timeout(changes, left).unwrap_or_else(PoisonError::into_inner).0;
-            }
-            changes.waiters -= 1;
-        }
-    }
-
-    /// Waits so long, or until the backend stops.
-    pub(crate) fn pause(&self, length: Duration) {
-        self.wait_for(length, || self.is_stopping());
-    }
-
-    pub(crate) fn enqueue(&self, payload: Value) -> Result<String, String> {
-        let id = self.store().enqueue(payload, self.start)?;
-        self.bump();
-        if self.settings().announce_jobs {
-            self.send_all(r#"{"type":"jobs","payload":{}}"#);
-        }
-        Ok(id)
-    }
-
-    /// Sends a text to every socket that speaks v2.
-    pub(crate) fn send_all(&self, text: &str) {
-        let sockets: Vec<Socket> = lock(&self.sockets).values().filter(|socket| socket.v2).cloned().collect();
-        for socket in sockets {
-            // A socket that does not take it is closed by its own reader.
-            let _ = socket.send(text);
-        }
-    }
-
-    /// Cuts all connections but one.
-    pub(crate) fn cut_all(&self, but: Option<u64>) {
-        for (id, stream) in lock(&self.connections).iter() {
-            if Some(*id) != but {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        }
-    }
-
-    /// New connections are refused for so long.
-    pub(crate) fn refuse(&self, length: Duration) {
-        *lock(&self.refuse_until) = Some(Instant::now() + length);
-        self.wake_acceptor();
-    }
-
-    fn wake_acceptor(&self) {
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-    }
-}
-
 /// The backend, running until it is stopped or dropped.
 pub struct DevBackend {
     pub(crate) shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl DevBackend {
     pub fn start(options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(&options.listen)?;
-        let shared = Arc::new(Shared {
-            token: options.token,
-            start: Instant::now(),
-            address: listener.local_addr()?,
-            stopping: AtomicBool::new(false),
-            store: Mutex::default(),
-            lines: Mutex::default(),
-            requests: Mutex::default(),
-            faults: Mutex::new(options.faults),
-            settings: Mutex::new(options.settings),
-            watcher: options.watcher,
-            changes: Mutex::default(),
-            changed: Condvar::new(),
-            connections: Mutex::default(),
-            sockets: Mutex::default(),
-            socket_hellos: Mutex::default(),
-            stalled_until: Mutex::default(),
-            refuse_until: Mutex::default(),
-            next_connection: AtomicU64::new(1),
-        });
-        for job in options.jobs {
+        let (jobs, address) = (options.jobs.clone(), listener.local_addr()?);
+        let shared = Arc::new(Shared::new(options, address));
+        for job in jobs {
             shared.enqueue(job).map_err(|text| io::Error::new(io::ErrorKind::InvalidInput, text))?;
         }
-        let for_thread = Arc::clone(&shared);
-        let acceptor = std::thread::Builder::new()
-            .name("dev-accept".to_owned())
-            .spawn(move || accept::serve(&for_thread, listener))?;
-        Ok(Self { shared, acceptor: Some(acceptor) })
+        let (acceptor, cleaner) = (Arc::clone(&shared), Arc::clone(&shared));
+        let mut backend = Self { shared, threads: Vec::new() };
+        backend.spawn("dev-accept", move || accept::serve(&acceptor, listener))?;
+        backend.spawn("dev-clean-up", move || cleaner.clean_up())?;
+        Ok(backend)
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
+        Ok(())
     }
 
     /// `http://ip:port`, without a path.
@@ -333,6 +120,25 @@ impl DevBackend {
     /// Queues a job (the shape of the contract) and returns its id.
     pub fn enqueue(&self, payload: Value) -> Result<String, String> {
         self.shared.enqueue(payload)
+    }
+
+    /// Queues the jobs of a workflow that no edge leads to; the others start when the edge's end has come.
+    pub fn enqueue_workflow(&self, jobs: Vec<Value>, edges: Vec<Edge>) -> Result<(), String> {
+        self.shared.enqueue_workflow(jobs, edges)
+    }
+
+    /// What a user sees of a job.
+    pub fn shown(&self, id: &str) -> Option<Shown> {
+        self.job(id).map(|job| job.shown)
+    }
+
+    /// A user's variable: always text.
+    pub fn variable(&self, user: &str, key: &str) -> Option<String> {
+        self.shared.store().variables.get(&(user.to_owned(), key.to_owned())).map(|(text, _)| text.clone())
+    }
+
+    pub fn set_variable(&self, user: &str, key: &str, text: &str) {
+        self.shared.store().set_variable(user, key, text.to_owned());
     }
 
     pub fn job(&self, id: &str) -> Option<JobRow> {
@@ -457,11 +263,13 @@ impl DevBackend {
     }
 
     fn end(&mut self) {
-        let Some(acceptor) = self.acceptor.take() else { return };
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        self.shared.bump();
+        let threads = std::mem::take(&mut self.threads);
+        if threads.is_empty() {
+            return;
+        }
+        self.interrupt();
         self.shared.wake_acceptor();
-        let _ = acceptor.join();
+        threads.into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 

@@ -4,13 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::backend::{Settings, Shared, Via, lock};
+use crate::backend::Via;
 use crate::fault::Fault;
 use crate::http::{Answer, Head, decode};
+use crate::settings::Settings;
+use crate::shared::{Shared, lock};
 use crate::store::Stamp;
+use crate::workflow::Edge;
 
 const PAGE: &str = include_str!("page.html");
 const LINES_A_PAGE: usize = 2000;
@@ -50,6 +54,11 @@ fn route(shared: &Arc<Shared>, head: &Head, body: &[u8], connection: u64) -> Out
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (head.method.as_str(), segments.as_slice()) {
         ("POST", ["jobs"]) => enqueue(shared, body),
+        ("POST", ["workflows"]) => {
+            let Workflow { jobs, edges } = read(body)?;
+            shared.enqueue_workflow(jobs, edges).map_err(|text| (400, text))?;
+            Ok(json!({"success": true}))
+        }
         ("GET", ["jobs"]) => Ok(jobs(shared)),
         ("GET", ["jobs", id]) => shared.store().full(id).ok_or((404, format!("no job {id}"))),
         ("GET", ["jobs", id, "lines"]) => lines(shared, head, id),
@@ -88,6 +97,13 @@ fn route(shared: &Arc<Shared>, head: &Head, body: &[u8], connection: u64) -> Out
         ("GET", ["state"]) => Ok(state(shared)),
         _ => Err((404, "not found".to_owned())),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Workflow {
+    jobs: Vec<Value>,
+    edges: Vec<Edge>,
 }
 
 fn enqueue(shared: &Shared, body: &[u8]) -> Outcome {
@@ -160,7 +176,6 @@ fn via(word: &str) -> Result<Via, (u16, String)> {
     }
 }
 
-/// What a user's cancel does: the row, and what else the way says. False when there is no such job.
 /// Puts a job back into the queue whatever became of it, its reports kept; `further` counts it as one more attempt.
 pub(crate) fn requeue(shared: &Shared, id: &str, further: bool) -> bool {
     {
@@ -178,6 +193,8 @@ pub(crate) fn requeue(shared: &Shared, id: &str, further: bool) -> bool {
     true
 }
 
+/// What a user's cancel does: the row's status and `completedAt`, and what else the way says. The page stays as it is. False
+/// when there is no such job.
 pub(crate) fn cancel(shared: &Shared, id: &str, via: Via) -> bool {
     {
         let mut store = shared.store();

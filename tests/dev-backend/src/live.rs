@@ -13,10 +13,12 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Message};
 
-use crate::backend::{Event, Shared, lock};
+use crate::backend::Event;
 use crate::check;
 use crate::http::Head;
 use crate::lines::{JobLines, STREAMS};
+use crate::settings::LogSocket;
+use crate::shared::{Shared, lock};
 use crate::time;
 
 pub(crate) const V2: &str = "cronium.logs.v2";
@@ -105,7 +107,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: TcpStream, rest: Vec<u8>, head
 
 fn open(shared: &Shared, stream: TcpStream, head: &Head) -> Option<(Socket, TcpStream)> {
     let offered = head.header("sec-websocket-protocol").unwrap_or_default();
-    let v2 = shared.settings().offer_v2 && offered.split(',').any(|name| name.trim() == V2);
+    let v2 = shared.settings().log_socket == LogSocket::V2 && offered.split(',').any(|name| name.trim() == V2);
     let key = derive_accept_key(head.header("sec-websocket-key")?.as_bytes());
     let protocol = if v2 { format!("Sec-WebSocket-Protocol: {V2}\r\n") } else { String::new() };
     let answer = format!(

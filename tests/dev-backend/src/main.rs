@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cronium_dev_backend::{DevBackend, Event, JobRow, Options, Watcher};
+use cronium_dev_backend::{DevBackend, Event, JobRow, LogSocket, Options, Settings, Watcher};
 use lexopt::Arg::{Long, Short};
 use lexopt::ValueExt as _;
 use serde_json::Value;
@@ -22,7 +22,8 @@ const HELP: &str = "cronium-dev-backend: the Cronium backend's internal API in m
   --exit-when-done        end when all jobs of the file have their terminal report; prints a table
   --log-jobs              print each line as it arrives, and verdicts (the default)
   --quiet                 print neither
-  --plain-logs            do not offer cronium.logs.v2 on the log socket
+  --log-socket lines|v2   have a log socket, in one of its dialects (the deployed backend has none)
+  --kind                  every kinder way: a log socket, cancelled rows that stay, no clean-up
 ";
 
 #[derive(Default)]
@@ -45,7 +46,8 @@ fn arguments() -> Result<Arguments, String> {
             Long("exit-when-done") => out.exit_when_done = true,
             Long("log-jobs") => out.quiet = false,
             Long("quiet") => out.quiet = true,
-            Long("plain-logs") => out.options.settings.offer_v2 = false,
+            Long("log-socket") => out.options.settings.log_socket = log_socket(&value(&mut parser)?)?,
+            Long("kind") => out.options.settings = Settings::kind(),
             Long("help") | Short('h') => out.help = true,
             other => return Err(other.unexpected().to_string()),
         }
@@ -56,6 +58,14 @@ fn arguments() -> Result<Arguments, String> {
 fn value(parser: &mut lexopt::Parser) -> Result<String, String> {
     let value: Result<String, lexopt::Error> = parser.value().and_then(OsString::string);
     value.map_err(|error| error.to_string())
+}
+
+fn log_socket(word: &str) -> Result<LogSocket, String> {
+    match word {
+        "lines" => Ok(LogSocket::Lines),
+        "v2" => Ok(LogSocket::V2),
+        _ => Err(format!("--log-socket is lines or v2, not {word}")),
+    }
 }
 
 fn read_jobs(path: &str) -> Result<Vec<Value>, String> {

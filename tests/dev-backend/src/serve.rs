@@ -5,9 +5,11 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Request, Shared, lock};
+use crate::backend::Request;
 use crate::fault::{self, Action, Hit};
 use crate::http::{Answer, Head, Incoming};
+use crate::settings::LogSocket;
+use crate::shared::{Shared, lock};
 use crate::{api, dev, live};
 
 pub(crate) fn connection(shared: &Arc<Shared>, stream: TcpStream, id: u64) {
@@ -193,6 +195,7 @@ fn upgrade(shared: &Arc<Shared>, incoming: &mut Incoming, head: &Head, id: u64) 
                 _ => return Next::Cut,
             }
         }
+        None if shared.settings().log_socket == LogSocket::Refused => api::no_such_page(),
         None if !api::authorized(shared, head) => api::error(shared, 401, "Unauthorized"),
         None => {
             answered(shared, index, 101);

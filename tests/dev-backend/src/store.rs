@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use crate::page::Shown;
 use crate::time;
+use crate::workflow::Workflows;
 
 /// When something happened: since the backend's start, and by the wall clock.
 #[derive(Debug, Clone)]
@@ -47,7 +49,6 @@ pub struct Execution {
     /// The updates laid over each other, as the row would look.
     pub row: Map<String, Value>,
     pub output: Option<Value>,
-    pub condition: Option<Value>,
 }
 
 /// A job's row.
@@ -67,7 +68,14 @@ pub struct JobRow {
     pub claimed: Option<Stamp>,
     pub acknowledged: Option<Stamp>,
     pub started: Option<Stamp>,
+    /// `completedAt`. Also an update of an execution sets it, while the job still runs.
     pub finished: Option<Stamp>,
+    /// Of the last release; it stays, whatever comes later.
+    pub last_error: Option<String>,
+    /// What the last report left of exit code, metrics, output and condition. Each replaces the one before as a whole.
+    pub result: Value,
+    /// What a user sees.
+    pub shown: Shown,
     pub reports: Vec<Report>,
     pub executions: Vec<String>,
     /// Times that the queue handed it out.
@@ -92,11 +100,32 @@ impl JobRow {
             .unwrap_or("-")
     }
 
-    /// What a call about the job answers as `job`.
+    /// The database's name for the type: `SCRIPT`, `HTTP_REQUEST` or `TOOL_ACTION`.
+    pub(crate) fn original_type(&self) -> &str {
+        let http = self.payload["execution"]["http"].is_object();
+        self.payload["metadata"]["originalType"].as_str().unwrap_or(if http { "HTTP_REQUEST" } else { "SCRIPT" })
+    }
+
+    /// The whole row, which calls about the job answer as `job`.
     pub(crate) fn row(&self) -> Value {
-        json!({"id": self.id, "status": self.status, "type": self.payload["type"], "orchestratorId": self.claimed_by,
-               "startedAt": self.started.as_ref().map(|stamp| stamp.wall.clone()),
-               "completedAt": self.finished.as_ref().map(|stamp| stamp.wall.clone()), "payload": self.payload})
+        let (metadata, at) =
+            (&self.payload["metadata"], |stamp: &Option<Stamp>| stamp.as_ref().map(|s| s.wall.clone()));
+        json!({"id": self.id, "eventId": metadata["eventId"], "userId": metadata["userId"], "type": self.original_type(),
+               "status": self.status, "priority": "normal", "payload": self.payload["execution"], "metadata": metadata,
+               "orchestratorId": self.claimed_by, "attempts": 0, "lastError": self.last_error, "result": self.result,
+               "scheduledFor": self.payload["scheduledFor"], "createdAt": self.payload["createdAt"],
+               "startedAt": at(&self.started), "completedAt": at(&self.finished), "updatedAt": time::now()})
+    }
+
+    /// As the queue hands it out. The deployed backend has the headers of an HTTP request as a list of pairs.
+    fn handed_out(&self) -> Value {
+        let mut payload = self.payload.clone();
+        if let Some(headers) = payload.pointer_mut("/execution/http/headers")
+            && let Some(object) = headers.as_object()
+        {
+            *headers = object.iter().map(|(key, value)| json!({"key": key, "value": value})).collect();
+        }
+        payload
     }
 
     pub(crate) fn brief(&self) -> Value {
@@ -104,7 +133,9 @@ impl JobRow {
                "exitCode": self.exit_code, "durationMs": self.duration_ms, "claimedBy": self.claimed_by,
                "terminalReports": self.terminal_reports(), "claims": self.claims, "queued": Stamp::json(Some(&self.queued)),
                "claimed": Stamp::json(self.claimed.as_ref()), "acknowledged": Stamp::json(self.acknowledged.as_ref()),
-               "started": Stamp::json(self.started.as_ref()), "finished": Stamp::json(self.finished.as_ref())})
+               "started": Stamp::json(self.started.as_ref()), "finished": Stamp::json(self.finished.as_ref()),
+               "lastError": self.last_error, "shown": {"status": self.shown.status, "output": self.shown.output,
+               "error": self.shown.error}})
     }
 }
 
@@ -113,7 +144,9 @@ pub(crate) struct Store {
     pub(crate) jobs: Vec<JobRow>,
     index: HashMap<String, usize>,
     pub(crate) executions: BTreeMap<String, Execution>,
-    pub(crate) variables: BTreeMap<(String, String), Value>,
+    /// By user and key: the text, and the time of its last change.
+    pub(crate) variables: BTreeMap<(String, String), (String, String)>,
+    pub(crate) workflows: Workflows,
     pub(crate) cancel_by_heartbeat: BTreeSet<String>,
     pub(crate) agent: BTreeMap<&'static str, AgentTold>,
     pub(crate) audit: Vec<Value>,
@@ -154,6 +187,9 @@ impl Store {
             acknowledged: None,
             started: None,
             finished: None,
+            last_error: None,
+            result: Value::Null,
+            shown: Shown::default(),
             reports: Vec::new(),
             executions: Vec::new(),
             claims: 0,
@@ -191,7 +227,7 @@ impl Store {
         self.jobs.iter().filter(|job| job.status == "queued").count()
     }
 
-    /// Claims up to `limit` queued jobs that are due.
+    /// Claims up to `limit` queued jobs that are due, of these types (the database's names).
     pub(crate) fn claim(&mut self, agent: &str, limit: usize, types: Option<&[&str]>, start: Instant) -> Vec<Value> {
         let now = time::unix_nanos();
         let mut claimed = Vec::new();
@@ -200,17 +236,36 @@ impl Store {
                 break;
             }
             let due = job.payload["scheduledFor"].as_str().and_then(time::parse).is_none_or(|at| at <= now);
-            let kind = job.payload["type"].as_str().unwrap_or_default();
-            if job.status != "queued" || !due || types.is_some_and(|types| !types.contains(&kind)) {
+            let wanted = types.is_none_or(|types| types.contains(&job.original_type()));
+            if job.status != "queued" || !due || !wanted {
                 continue;
             }
             job.status = "claimed";
             job.claimed_by = Some(agent.to_owned());
             job.claimed = Some(Stamp::now(start));
             job.claims += 1;
-            claimed.push(job.payload.clone());
+            claimed.push(job.handed_out());
         }
         claimed
+    }
+
+    pub(crate) fn set_variable(&mut self, user: &str, key: &str, text: String) {
+        self.variables.insert((user.to_owned(), key.to_owned()), (text, time::now()));
+    }
+
+    /// Fails the rows that have been `running` for so long and have no `completedAt`; whether there were any. The pages and
+    /// the agent learn nothing of it.
+    pub(crate) fn clean_up(&mut self, limit: Duration, start: Instant) -> bool {
+        let since =
+            |job: &JobRow| job.started.as_ref().map(|started| start.elapsed().saturating_sub(started.since_start));
+        let stuck = |job: &&mut JobRow| {
+            job.status == "running" && job.finished.is_none() && since(job).is_some_and(|t| t >= limit)
+        };
+        let mut any = false;
+        for job in self.jobs.iter_mut().filter(stuck) {
+            (job.status, job.finished, any) = ("failed", Some(Stamp::now(start)), true);
+        }
+        any
     }
 
     /// Everything known of one job.
@@ -230,12 +285,13 @@ impl Store {
             .filter(|execution| execution.job_id == id)
             .map(|execution| {
                 json!({"id": execution.id, "created": execution.created, "updates": execution.updates, "row": execution.row,
-                       "output": execution.output, "condition": execution.condition})
+                       "output": execution.output})
             })
             .collect();
         out["reports"] = Value::Array(reports);
         out["executions"] = Value::Array(executions);
         out["payload"] = job.payload.clone();
+        out["result"] = job.result.clone();
         Some(out)
     }
 }

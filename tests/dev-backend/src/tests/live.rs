@@ -8,8 +8,12 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
 
-use super::{Client, LIMIT, NOW, backend, job, started};
-use crate::{Action, DevBackend, Fault, Settings, checksum, checksum_start};
+use super::{Client, LIMIT, NOW, backend, job};
+use crate::{Action, DevBackend, Fault, LogSocket, Settings, checksum, checksum_start};
+
+fn started() -> DevBackend {
+    backend(Settings::with_socket())
+}
 
 fn connect(backend: &DevBackend, protocol: Option<&'static str>) -> (WebSocket<TcpStream>, Option<String>) {
     let url = format!("ws://{}/api/internal/socket", backend.address());
@@ -66,9 +70,9 @@ fn the_v2_dialect_acknowledges_batches_and_carries_commands() {
 }
 
 #[test]
-fn the_deployed_dialect_takes_a_line_a_frame_and_notes_what_is_wrong() {
-    let backend = backend(Settings { offer_v2: false, ..Settings::default() });
-    // Asked for v2, the deployed backend answers without a subprotocol. (tungstenite's client takes that for an error.)
+fn the_plain_dialect_takes_a_line_a_frame_and_notes_what_is_wrong() {
+    let backend = backend(Settings { log_socket: LogSocket::Lines, ..Settings::default() });
+    // Asked for v2, such a backend answers without a subprotocol. (tungstenite's client takes that for an error.)
     let upgrade = b"GET /api/internal/socket HTTP/1.1\r\nAuthorization: Bearer dev\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: cronium.logs.v2\r\n\r\n";
     let got = Client::of(&backend).raw(upgrade).expect("an answer");
     assert!(got.status == 101 && !got.headers.contains("Sec-WebSocket-Protocol"), "{got:?}");
@@ -113,7 +117,7 @@ fn a_stalled_socket_reads_again_later_and_handshakes_can_fail() {
 
 #[test]
 fn many_lines_are_counted_and_few_kept() {
-    let backend = backend(Settings { keep_lines: 100, ..Settings::default() });
+    let backend = backend(Settings { keep_lines: 100, ..Settings::with_socket() });
     let (mut socket, _) = connect(&backend, Some("cronium.logs.v2"));
     let (size, batches) = (500_u64, 400_u64);
     let frames: Vec<Message> = (0..batches).map(|n| batch(n + 1, n * size + 1, (n + 1) * size)).collect();
