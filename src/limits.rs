@@ -230,6 +230,15 @@ pub const KEX_WORDS_MAX: usize = 200;
 
 /// Bytes of a known_hosts file. A line has some 100 to 600; the largest sites distribute files of a few MB.
 pub const KNOWN_HOSTS_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of one of its lines: an RSA key of 16,384 bits for a thousand names has 100 kB. A longer one makes the file
+/// unreadable: it may revoke a key.
+pub const KNOWN_HOSTS_LINE_MAX: u64 = 256 * 1024;
+/// Lines of it that may be of one host. A host has a few keys; with more the file is unreadable.
+pub const KNOWN_HOSTS_OF_ONE: usize = 1000;
+/// Lines that cannot be read, of which `doctor` tells.
+pub const KNOWN_HOSTS_SKIPPED_SHOWN: usize = 5;
+/// Keys of other types that are named where a host shows a key of an unknown type: one for each type that is in use.
+pub const HOST_KEYS_SHOWN: usize = 8;
 
 /// Bytes of a private key's text. RSA with 16,384 bits has 13 kB, base64 around it makes 17 of them.
 pub const PRIVATE_KEY_MAX: usize = 64 * 1024;

@@ -52,7 +52,7 @@ fn add(config: &Config, request: &Request) -> Result<u8, String> {
     let file = &config.ssh.known_hosts_file;
     let shown = file.display();
     eprintln!("{} shows this key: {kind} {}", server.shown(), known_hosts::fingerprint(&key));
-    let known = KnownHosts::load(file).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let known = KnownHosts::load(file, &host, port).map_err(|error| format!("cannot read {shown}: {error}"))?;
     match known.check(&host, port, &kind, &key) {
         Check::Known { line } => {
             eprintln!("it is known already: line {line} of {shown}");

@@ -138,7 +138,7 @@ pub(super) fn free_disk(name: &'static str, path: &Path, least: u64) -> Check {
 
 fn known_hosts(ssh: &Ssh, given: bool) -> Check {
     let file = ssh.known_hosts_file.display();
-    let known = match KnownHosts::load(&ssh.known_hosts_file) {
+    let known = match KnownHosts::count(&ssh.known_hosts_file) {
         Ok(known) => known,
         Err(error) => {
             let hint =
@@ -150,7 +150,7 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
         let hint = "set ssh.security.strictHostKeyChecking: true and pin keys with cronium-agent known-hosts add";
         return Check::warn(
             KNOWN_HOSTS,
-            format!("{file}: {} keys; a server's first key is believed", known.count()),
+            format!("{file}: {} keys; a server's first key is believed", known.counts().keys),
             hint,
         );
     }
@@ -162,16 +162,17 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
             Check::ok(KNOWN_HOSTS, format!("{measured}; of no matter where all jobs run in containers"))
         };
     }
-    let read = format!("{file}: {} keys", known.count());
-    if known.skipped().is_empty() && known.authorities() == 0 {
+    let read = format!("{file}: {} keys", known.counts().keys);
+    let counts = known.counts();
+    if counts.skipped == 0 && counts.authorities == 0 {
         return Check::ok(KNOWN_HOSTS, read);
     }
     let lines: Vec<String> =
-        known.skipped().iter().take(5).map(|skipped| format!("line {}: {}", skipped.line, skipped.why)).collect();
+        known.skipped().iter().map(|skipped| format!("line {}: {}", skipped.line, skipped.why)).collect();
     let measured = format!(
         "{read}; {} lines cannot be read and {} speak of certificates, which are not supported; {}",
-        known.skipped().len(),
-        known.authorities(),
+        counts.skipped,
+        counts.authorities,
         lines.join("; ")
     );
     Check::warn(KNOWN_HOSTS, measured, "correct or remove these lines")

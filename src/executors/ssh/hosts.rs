@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::config::types::Ssh as Settings;
 use crate::executors::ssh::known_hosts::{self, Check, KnownHosts};
 use crate::job::Server;
+use crate::limits;
 
 /// A host key that is not trusted.
 #[derive(Debug)]
@@ -42,13 +43,14 @@ impl Hosts {
         }
     }
 
-    fn read(&self) -> Result<KnownHosts, String> {
-        KnownHosts::load(&self.file).map_err(|error| format!("cannot read {}: {error}", self.file.display()))
+    fn read(&self, server: &Server) -> Result<KnownHosts, String> {
+        KnownHosts::load(&self.file, &server.host, server.port)
+            .map_err(|error| format!("cannot read {}: {error}", self.file.display()))
     }
 
     /// The key types that are known of a server, in the file's order.
     pub fn types_for(&self, server: &Server) -> Result<Vec<String>, String> {
-        Ok(self.read()?.types_for(&server.host, server.port))
+        Ok(self.read(server)?.types_for(&server.host, server.port))
     }
 
     /// Whether the key is the server's; its fingerprint if so, and why not otherwise.
@@ -56,7 +58,7 @@ impl Hosts {
         let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let (host, port, file) = (&server.host, server.port, self.file.display());
         let (fingerprint, line) = (known_hosts::fingerprint(key), known_hosts::line(host, port, kind, key));
-        let all = self.read()?;
+        let all = self.read(server)?;
         Err(match all.check(host, port, kind, key) {
             Check::Known { .. } => return Ok(fingerprint),
             Check::Revoked { line } => {
@@ -73,7 +75,7 @@ impl Hosts {
             Check::OtherTypes(known) => format!(
                 "it shows a {kind} key {fingerprint}, of which {file} knows nothing, while it knows {}; if it is right, add \
                  this line: {line}",
-                known.iter().map(|(at, kind)| format!("{kind} in line {at}")).collect::<Vec<_>>().join(", ")
+                some_of(&known)
             )
             .into(),
             Check::Unknown if self.strict => {
@@ -95,5 +97,27 @@ impl Hosts {
                 return Ok(fingerprint);
             }
         })
+    }
+}
+
+/// The first of these keys, and how many there are beside.
+fn some_of(known: &[(usize, String)]) -> String {
+    let shown = known.iter().take(limits::HOST_KEYS_SHOWN).map(|(at, kind)| format!("{kind} in line {at}"));
+    let rest = known.len().checked_sub(limits::HOST_KEYS_SHOWN).filter(|&rest| rest > 0);
+    shown.chain(rest.map(|rest| format!("{rest} more"))).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_of_many_keys_is_told_by_the_first_ones() {
+        let keys = |count: usize| (1..=count).map(|n| (n, "ssh-rsa".to_owned())).collect::<Vec<_>>();
+        assert_eq!(some_of(&keys(2)), "ssh-rsa in line 1, ssh-rsa in line 2");
+        assert!(some_of(&keys(limits::HOST_KEYS_SHOWN)).ends_with(&format!("line {}", limits::HOST_KEYS_SHOWN)));
+        let many = some_of(&keys(limits::KNOWN_HOSTS_OF_ONE));
+        assert!(many.ends_with(&format!(", {} more", limits::KNOWN_HOSTS_OF_ONE - limits::HOST_KEYS_SHOWN)), "{many}");
+        assert!(many.len() < 50 * limits::HOST_KEYS_SHOWN, "{many}");
     }
 }

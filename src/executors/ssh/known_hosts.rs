@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::Ipv6Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -20,9 +20,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ring::{digest, hmac};
 
-use crate::limits::KNOWN_HOSTS_MAX;
+use crate::limits::{KNOWN_HOSTS_LINE_MAX, KNOWN_HOSTS_MAX, KNOWN_HOSTS_OF_ONE, KNOWN_HOSTS_SKIPPED_SHOWN};
 
 const SSH_PORT: u16 = 22;
+/// Characters of a type's name (RFC 4251, section 6).
+const TYPE_MAX: usize = 64;
 
 /// What the file says about one key that a server showed. Lines count from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,42 +66,84 @@ struct Entry {
     blob: Vec<u8>,
 }
 
-/// A file's content.
+/// What a file says of one host, and how many lines it has for all.
 #[derive(Debug, Default)]
 pub struct KnownHosts {
     entries: Vec<Entry>,
-    skipped: Vec<Skipped>,
     /// Lines of certificate authorities, which are not supported, and the names that they are for.
     authorities: Vec<(usize, Names)>,
+    /// The first [`KNOWN_HOSTS_SKIPPED_SHOWN`] lines that were left out.
+    skipped: Vec<Skipped>,
+    counts: Counts,
+}
+
+/// Lines of a file.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Keys that were read, revoked ones included.
+    pub keys: usize,
+    /// `@cert-authority` lines, which are not supported.
+    pub authorities: usize,
+    /// Lines that were left out.
+    pub skipped: usize,
 }
 
 impl KnownHosts {
-    /// Reads a file's text.
-    pub fn parse(text: &str) -> Self {
-        let mut all = Self::default();
-        // Editors of other systems begin a file with a mark, which is no part of a name.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        for (line, text) in (1..).zip(text.lines()) {
-            let text = text.trim_matches([' ', '\t', '\r']);
-            if text.is_empty() || text.starts_with('#') {
-                continue;
-            }
-            match entry(line, text) {
-                Ok(Line::Key(entry)) => all.entries.push(entry),
-                Ok(Line::Authority(names)) => all.authorities.push((line, names)),
-                Err(why) => all.skipped.push(Skipped { line, why }),
-            }
-        }
-        all
+    /// Reads what a file says of this host; one that is missing is empty. Bytes that are not UTF-8 cost their own line at
+    /// most. Of other hosts nothing is kept, so that a large file costs little memory.
+    pub fn load(path: &Path, host: &str, port: u16) -> io::Result<Self> {
+        let spellings = spellings(host, port);
+        Self::read(path, &|names| spellings.iter().any(|name| names.hold(name)))
     }
 
-    /// Reads a file; one that is missing is empty. Bytes that are not UTF-8 cost their own line at most.
-    pub fn load(path: &Path) -> io::Result<Self> {
+    /// Counts a file's lines; nothing is kept of any host.
+    pub fn count(path: &Path) -> io::Result<Self> {
+        Self::read(path, &|_| false)
+    }
+
+    fn read(path: &Path, wanted: &dyn Fn(&Names) -> bool) -> io::Result<Self> {
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             other => other?,
         };
-        Ok(Self::parse(&String::from_utf8_lossy(&contents(&file)?)))
+        let mut all = Self::default();
+        each_line(&file, &mut |line, bytes| {
+            all.take(line, &String::from_utf8_lossy(bytes), wanted);
+            if all.entries.len() + all.authorities.len() <= KNOWN_HOSTS_OF_ONE {
+                return Ok(());
+            }
+            let what =
+                format!("more than {KNOWN_HOSTS_OF_ONE} of its lines are of this host (limits::KNOWN_HOSTS_OF_ONE)");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, what))
+        })?;
+        Ok(all)
+    }
+
+    fn take(&mut self, line: usize, text: &str, wanted: &dyn Fn(&Names) -> bool) {
+        let text = text.trim_matches([' ', '\t', '\r']);
+        if text.is_empty() || text.starts_with('#') {
+            return;
+        }
+        match entry(line, text) {
+            Ok(Line::Key(entry)) => {
+                self.counts.keys += 1;
+                if wanted(&entry.names) {
+                    self.entries.push(entry);
+                }
+            }
+            Ok(Line::Authority(names)) => {
+                self.counts.authorities += 1;
+                if wanted(&names) {
+                    self.authorities.push((line, names));
+                }
+            }
+            Err(why) => {
+                self.counts.skipped += 1;
+                if self.skipped.len() < KNOWN_HOSTS_SKIPPED_SHOWN {
+                    self.skipped.push(Skipped { line, why });
+                }
+            }
+        }
     }
 
     /// What the file says of the key `key_blob` (in the protocol's encoding) of type `key_type` (as in that encoding:
@@ -133,14 +177,14 @@ impl KnownHosts {
         known.filter(|entry| seen.insert(&entry.key_type)).map(|entry| entry.key_type.clone()).collect()
     }
 
-    /// Lines that were left out.
+    /// The first [`KNOWN_HOSTS_SKIPPED_SHOWN`] lines that were left out.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
 
-    /// `@cert-authority` lines, which are not supported.
-    pub fn authorities(&self) -> usize {
-        self.authorities.len()
+    /// How many lines the file has.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The first `@cert-authority` line for this host, which is not supported.
@@ -148,11 +192,6 @@ impl KnownHosts {
         let spellings = spellings(host, port);
         let means = |names: &Names| spellings.iter().any(|name| names.hold(name));
         self.authorities.iter().find(|(_, names)| means(names)).map(|(line, _)| *line)
-    }
-
-    /// Keys that were read, revoked ones included.
-    pub fn count(&self) -> usize {
-        self.entries.len()
     }
 
     fn of(&self, host: &str, port: u16) -> impl Iterator<Item = &Entry> {
@@ -200,6 +239,9 @@ fn entry(line: usize, text: &str) -> Result<Line, &'static str> {
         return names(first).map(Line::Authority);
     }
     let (key_type, key) = (next("it has no key")?, next("it has no key after its type")?);
+    if key_type.len() > TYPE_MAX {
+        return Err("its type has more than 64 characters");
+    }
     if key_type.starts_with(|c: char| c.is_ascii_digit()) {
         return Err("it holds a key of SSH protocol 1");
     }
@@ -306,25 +348,47 @@ pub fn append(path: &Path, line: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(path)?;
     // The lock ends when the file is closed.
     file.lock()?;
-    let before = contents(&file)?;
-    let known = before.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&before);
-    if known.split(|&byte| byte == b'\n').any(|other| other.trim_ascii() == line.as_bytes()) {
+    let mut known = false;
+    let ended = each_line(&file, &mut |_, other| {
+        known |= other.trim_ascii() == line.as_bytes();
+        Ok(())
+    })?;
+    if known {
         return Ok(());
     }
-    let start = if before.last().is_none_or(|&byte| byte == b'\n') { "" } else { "\n" };
+    let start = if ended { "" } else { "\n" };
     file.seek(SeekFrom::End(0))?;
     file.write_all(format!("{start}{line}\n").as_bytes())?;
     file.sync_all()
 }
 
-fn contents(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(KNOWN_HOSTS_MAX + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length <= KNOWN_HOSTS_MAX) {
-        return Ok(bytes);
+/// Hands each line on with its number, without its end, and without the mark that editors of other systems put before
+/// the first. Whether the last line has an end.
+fn each_line(file: &File, take: &mut dyn FnMut(usize, &[u8]) -> io::Result<()>) -> io::Result<bool> {
+    let too_much = |what: String| io::Error::new(io::ErrorKind::FileTooLarge, what);
+    let mut reader = BufReader::new(file);
+    let (mut line, mut whole) = (Vec::new(), 0);
+    for number in 1.. {
+        line.clear();
+        let read = reader.by_ref().take(KNOWN_HOSTS_LINE_MAX + 1).read_until(b'\n', &mut line)? as u64;
+        whole += read;
+        if whole > KNOWN_HOSTS_MAX {
+            return Err(too_much(format!("the file has more than {KNOWN_HOSTS_MAX} bytes (limits::KNOWN_HOSTS_MAX)")));
+        }
+        if read > KNOWN_HOSTS_LINE_MAX {
+            let most = format!("{KNOWN_HOSTS_LINE_MAX} bytes (limits::KNOWN_HOSTS_LINE_MAX)");
+            return Err(too_much(format!("line {number} has more than {most}")));
+        }
+        let ended = line.last() == Some(&b'\n');
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        if read > 0 {
+            take(number, text.strip_prefix("\u{feff}".as_bytes()).filter(|_| number == 1).unwrap_or(text))?;
+        }
+        if !ended {
+            return Ok(read == 0);
+        }
     }
-    let what = format!("the file has more than {KNOWN_HOSTS_MAX} bytes (limits::KNOWN_HOSTS_MAX)");
-    Err(io::Error::new(io::ErrorKind::FileTooLarge, what))
+    Ok(true)
 }
 
 #[cfg(test)]

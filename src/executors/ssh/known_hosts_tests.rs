@@ -5,6 +5,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
+use crate::os::heap_tests::peak;
+
+impl KnownHosts {
+    /// All that a text says, of any host.
+    fn parse(text: &str) -> Self {
+        let file = crate::os::scratch::Scratch::new();
+        let path = file.join("known");
+        std::fs::write(&path, text).expect("written");
+        Self::read(&path, &|_| true).expect("a file")
+    }
+}
 
 /// A key in the protocol's encoding: its type and some bytes.
 fn blob(key_type: &str, body: &[u8]) -> Vec<u8> {
@@ -153,7 +164,7 @@ fn types_are_in_the_order_of_the_file() {
     assert_eq!(all.types_for("web", 22), [EC, ED]);
     assert_eq!(all.types_for("web", 2222), [RSA]);
     assert_eq!(all.types_for("other", 22), [""; 0]);
-    assert_eq!((all.count(), all.skipped()), (5, &[][..]));
+    assert_eq!((all.counts().keys, all.skipped()), (5, &[][..]));
     assert_eq!((all.authority_for("web", 22), all.authority_for("web", 2222)), (Some(6), Some(6)));
     let some = KnownHosts::parse(&fill("@cert-authority *.example,!bad.example {ed1}"));
     assert_eq!((some.authority_for("a.example", 22), some.authority_for("bad.example", 22)), (Some(1), None));
@@ -168,6 +179,7 @@ fn lines_that_cannot_be_read_are_skipped_and_told() {
         ("web ssh-ed25519 AAAA", "another type"),
         (&fill("web {ed1}").replace(" ssh-ed25519 ", " ssh-rsa "), "another type"),
         ("web 1024 35 1234567890", "protocol 1"),
+        (&format!("web {} AAAA", "t".repeat(65)), "64 characters"),
         ("@trusted web {ed1}", "marker"),
         ("@cert-authority", "after its marker"),
         (&format!("web {CERT} {}", STANDARD.encode(blob(CERT, b"x"))), "certificate"),
@@ -229,10 +241,11 @@ fn lines_are_what_ssh_keygen_finds_hashes_and_prints() {
         }
     }
     let agrees = || {
-        let all = KnownHosts::load(&file).expect("a file");
-        assert_eq!((all.count(), all.skipped()), (hosts.len() * keys.len(), &[][..]));
         for (number, (host, port)) in hosts.into_iter().enumerate() {
             let found = folder.keygen(&["-f", "known", "-F", &host_name(host, port)]);
+            let all = KnownHosts::load(&file, host, port).expect("a file");
+            let counts = Counts { keys: hosts.len() * keys.len(), ..Counts::default() };
+            assert_eq!((all.counts(), all.entries.len()), (counts, keys.len()), "of this host alone");
             let types: Vec<&String> = keys.iter().map(|(key_type, _)| key_type).collect();
             assert_eq!(all.types_for(host, port).iter().collect::<Vec<_>>(), types);
             for (at, (key_type, blob)) in keys.iter().enumerate() {
@@ -240,6 +253,7 @@ fn lines_are_what_ssh_keygen_finds_hashes_and_prints() {
                 assert!(found.contains(&format!("found: line {line}")), "{found}");
                 assert_eq!(all.check(host, port, key_type, blob), Check::Known { line });
             }
+            let all = KnownHosts::load(&file, host, 4).expect("a file");
             assert_eq!(all.check(host, 4, ED, &keys[0].1), Check::Unknown, "at another port");
         }
     };
@@ -322,20 +336,62 @@ fn appending() {
         let error = append(&path, bad).expect_err("not one line");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad:?}");
     }
-    let missing = KnownHosts::load(&folder.0.join("none")).expect("missing is empty");
-    assert!(missing.entries.is_empty());
-    assert!(KnownHosts::load(&folder.0).is_err(), "a folder is no file");
+    let missing = KnownHosts::count(&folder.0.join("none")).expect("missing is empty");
+    assert_eq!(missing.counts(), Counts::default());
+    assert!(KnownHosts::count(&folder.0).is_err(), "a folder is no file");
 }
 
 #[test]
 fn a_file_without_end_is_refused() {
     let folder = Folder::new("long");
     let path = folder.0.join("known");
-    let file = File::create(&path).expect("a file");
-    file.set_len(KNOWN_HOSTS_MAX + 1).expect("sparse");
-    assert_eq!(KnownHosts::load(&path).expect_err("too long").kind(), io::ErrorKind::FileTooLarge);
-    file.set_len(KNOWN_HOSTS_MAX).expect("sparse");
-    assert!(KnownHosts::load(&path).is_ok());
+    let line = |length: u64| "#".repeat(usize::try_from(length - 1).expect("short")) + "\n";
+    let whole = line(1024).repeat(usize::try_from(KNOWN_HOSTS_MAX / 1024).expect("short"));
+    for (text, read) in [
+        (whole.clone(), true),
+        (whole + "#", false),
+        (line(KNOWN_HOSTS_LINE_MAX), true),
+        (line(KNOWN_HOSTS_LINE_MAX + 1), false),
+    ] {
+        std::fs::write(&path, &text).expect("written");
+        let loaded = KnownHosts::load(&path, "web", 22).map(|all| all.counts());
+        assert_eq!(
+            loaded.map_err(|error| error.kind()),
+            if read { Ok(Counts::default()) } else { Err(io::ErrorKind::FileTooLarge) }
+        );
+        assert_eq!(append(&path, "one").is_ok(), read && text.len() as u64 <= KNOWN_HOSTS_MAX);
+    }
+}
+
+/// Lines that are read, of other hosts, and lines that cannot be read: each as short as it can be.
+#[test]
+fn a_large_file_costs_little_memory() {
+    const LARGE: usize = 4 << 20;
+    let folder = Folder::new("memory");
+    let path = folder.0.join("known");
+    for line in [fill("a {ed1}\n"), "@cert-authority a\n".to_owned(), "x\n".to_owned(), fill("\u{feff}b {rsa1}\r\n")] {
+        std::fs::write(&path, line.repeat(LARGE / line.len())).expect("written");
+        for load in [|path: &Path| KnownHosts::load(path, "web", 22), KnownHosts::count] {
+            let (all, most) = peak(|| load(&path).expect("a file"));
+            assert!(most < 1 << 20, "{most} bytes for many of {line}");
+            assert!(all.skipped().len() <= KNOWN_HOSTS_SKIPPED_SHOWN && all.entries.is_empty());
+        }
+        let (_, most) = peak(|| append(&path, "one").is_ok());
+        assert!(most < 1 << 20, "{most} bytes to append to many of {line}");
+    }
+}
+
+#[test]
+fn a_host_of_too_many_lines_is_refused() {
+    let folder = Folder::new("many");
+    let path = folder.0.join("known");
+    let text = fill("web {ed1}\n").repeat(KNOWN_HOSTS_OF_ONE) + &fill("other {ed1}\n");
+    std::fs::write(&path, &text).expect("written");
+    assert_eq!(KnownHosts::load(&path, "web", 22).expect("a file").entries.len(), KNOWN_HOSTS_OF_ONE);
+    std::fs::write(&path, text + &fill("*eb {ed2}\n")).expect("written");
+    let error = KnownHosts::load(&path, "web", 22).expect_err("too many");
+    assert!(error.to_string().contains("limits::KNOWN_HOSTS_OF_ONE"), "{error}");
+    assert_eq!(KnownHosts::load(&path, "other", 22).expect("of no matter here").entries.len(), 1);
 }
 
 #[test]
@@ -343,7 +399,7 @@ fn bytes_that_are_no_text_cost_one_line() {
     let folder = Folder::new("bytes");
     let path = folder.0.join("known");
     std::fs::write(&path, [b"\xff\xfe x y\n", fill("web {ed1}").as_bytes()].concat()).expect("written");
-    let all = KnownHosts::load(&path).expect("a file");
+    let all = KnownHosts::load(&path, "web", 22).expect("a file");
     assert_eq!((all.types_for("web", 22), all.skipped()[0].line), (vec![ED.to_owned()], 1));
 }
 
@@ -369,30 +425,4 @@ fn many_append_at_once_and_nothing_is_torn_or_doubled() {
     let text = folder.read("known");
     assert_eq!(text.lines().count(), ROUNDS * (THREADS + 1), "each line once");
     assert!(text.lines().all(|line| line.ends_with(&"x".repeat(500))));
-}
-
-/// A file of the largest size with a type of its own on each line must not cost minutes.
-#[test]
-fn the_types_of_a_host_are_found_in_one_pass() {
-    let file = |lines: usize| {
-        let entry = |n: usize| {
-            let name = format!("t{n:06}");
-            let blob = [&8u32.to_be_bytes()[..3], &[7], name.as_bytes()].concat();
-            line("web", 22, &name, &blob)
-        };
-        KnownHosts::parse(&(0..lines).map(|n| entry(n) + "\n").collect::<String>())
-    };
-    let took = |lines: usize| {
-        let all = file(lines);
-        let once = || {
-            let begun = std::time::Instant::now();
-            assert_eq!(all.types_for("web", 22).len(), lines);
-            begun.elapsed()
-        };
-        // The best of a few, on a machine with other work.
-        (0..5).map(|_| once()).min().unwrap_or_default().max(std::time::Duration::from_millis(10))
-    };
-    let (small, large) = (took(4_000), took(32_000));
-    // Eight times as many: with the square it would be 64 times.
-    assert!(large < small * 30, "{small:?} to {large:?}");
 }
