@@ -20,7 +20,7 @@ use std::io;
 use std::path::PathBuf;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use simplelog::{ConfigBuilder, SharedLogger, ThreadLogMode, WriteLogger};
+use simplelog::{ConfigBuilder, ThreadLogMode, WriteLogger};
 
 pub use self::context::{context, current};
 use self::rotate::Rotating;
@@ -97,29 +97,25 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// What every record passes before a logger of simplelog's kind writes it.
+/// What every record passes before it is written: as JSON here, as text by simplelog.
 struct Front {
-    format: LogFormat,
-    inner: Box<dyn SharedLogger>,
+    sink: Sink,
+    text: Option<Box<WriteLogger<Lines>>>,
 }
 
 impl Front {
     fn new(format: LogFormat, sink: Sink, lead: Lead) -> Self {
-        let inner: Box<dyn SharedLogger> = match format {
-            LogFormat::Json => Box::new(json::JsonLogger(sink)),
-            LogFormat::Text => {
-                // The time is put in by `Lines`: simplelog's own format for it needs the `time` crate by name.
-                let mut config = ConfigBuilder::new();
-                config
-                    .set_time_level(LevelFilter::Off)
-                    .set_thread_level(LevelFilter::Error)
-                    .set_thread_mode(ThreadLogMode::Names)
-                    .set_target_level(LevelFilter::Error)
-                    .set_location_level(LevelFilter::Off);
-                WriteLogger::new(LevelFilter::Trace, config.build(), Lines::new(sink, lead))
-            }
-        };
-        Self { format, inner }
+        // The time is put in by `Lines`: simplelog's own format for it needs the `time` crate by name.
+        let config = ConfigBuilder::new()
+            .set_time_level(LevelFilter::Off)
+            .set_thread_level(LevelFilter::Error)
+            .set_thread_mode(ThreadLogMode::Names)
+            .set_target_level(LevelFilter::Error)
+            .set_location_level(LevelFilter::Off)
+            .build();
+        let text = || WriteLogger::new(LevelFilter::Trace, config, Lines::new(sink.clone(), lead));
+        let text = (format == LogFormat::Text).then(text);
+        Self { text, sink }
     }
 }
 
@@ -134,22 +130,17 @@ impl Log for Front {
             return;
         }
         // Formatted before any lock is taken: a value whose formatting logs, or panics, does no harm.
-        let mut text = message::bounded(*record.args());
-        if self.format == LogFormat::Text {
-            text = message::one_line(&text);
-            if let Some(context) = current() {
-                text = format!("{text} job={} execution={}", context.job(), context.execution());
-            }
+        let message = message::bounded(*record.args());
+        let (level, target) = (record.level(), message::trimmed(record.target()));
+        let Some(text) = &self.text else { return self.sink.line(&json::line(level, target, &message)) };
+        let mut message = message::one_line(&message);
+        if let Some(context) = current() {
+            message = format!("{message} job={} execution={}", context.job(), context.execution());
         }
-        let target = message::trimmed(record.target());
-        let mut builder = Record::builder();
-        builder.level(record.level()).target(target).file(record.file()).line(record.line());
-        self.inner.log(&builder.args(format_args!("{text}")).build());
+        text.log(&Record::builder().level(level).target(target).args(format_args!("{message}")).build());
     }
 
-    fn flush(&self) {
-        self.inner.flush();
-    }
+    fn flush(&self) {}
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::backend;
-use super::proofs::{self, Found, Listener};
+use super::proofs::{self, Found, Listener, NotRun, Ran};
 use super::report::Check;
 use crate::cli::exec::no_thread;
-use crate::config::types::{Config, DockerEndpoint, PullPolicy, ResourceSet};
+use crate::config::types::{Config, DockerEndpoint, PullPolicy};
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
@@ -36,20 +36,6 @@ const AGENT: &str = "doctor";
 
 /// Where clouds serve a machine's credentials.
 const CLOUD: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-
-/// What a canary printed and how it ended.
-#[derive(Debug, Clone)]
-pub(super) struct Ran {
-    pub(super) out: String,
-    pub(super) err: String,
-    pub(super) cause: Cause,
-    pub(super) message: String,
-    /// The limits that its container got.
-    pub(super) limits: ResourceSet,
-}
-
-/// Why a canary proves nothing.
-pub(super) type NotRun = String;
 
 /// One script to try.
 struct Canary {

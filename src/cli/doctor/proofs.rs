@@ -5,9 +5,8 @@
 
 use std::net::IpAddr;
 
-use super::canaries::{NotRun, Ran};
 use super::report::Check;
-use crate::config::types::{Container, Network, NetworkMode, Security};
+use crate::config::types::{Container, Network, NetworkMode, ResourceSet, Security};
 use crate::executors::container::resources::bytes;
 use crate::limits;
 use crate::verdict::Cause;
@@ -23,6 +22,20 @@ const ISOLATION: &str = "proof-other-job";
 const METADATA: &str = "proof-metadata";
 const SOCKET: &str = "proof-engine-socket";
 pub(super) const CLEANUP: &str = "cleanup";
+
+/// What a canary printed and how it ended.
+#[derive(Debug, Clone)]
+pub(super) struct Ran {
+    pub(super) out: String,
+    pub(super) err: String,
+    pub(super) cause: Cause,
+    pub(super) message: String,
+    /// The limits that its container got.
+    pub(super) limits: ResourceSet,
+}
+
+/// Why a canary proves nothing.
+pub(super) type NotRun = String;
 
 /// What all canaries found.
 pub(super) struct Found {
