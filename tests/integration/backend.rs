@@ -51,7 +51,7 @@ fn it_asks_for_as_many_jobs_as_workers_are_free() {
         b.jobs().iter().all(|row| row.terminal_reports() > 0)
     });
     assert!(done, "not all jobs were reported");
-    assert_eq!(most, 2, "jobs in hand at once");
+    assert_eq!(most, 2, "running jobs at once");
     for id in &ids {
         assert_eq!(finished(&backend, id).claims, 1);
     }

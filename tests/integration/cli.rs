@@ -1,4 +1,4 @@
-//! The command line as a person uses it: exec, validate, version, help, and what a slip of the finger is told.
+//! The command line as a person uses it: exec, validate, version, help, and the answers to typing errors.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -81,7 +81,7 @@ fn the_operator_sees_a_running_job_and_ends_it() {
     // The other was left alone.
     let ended = finished(&backend, &other);
     assert_eq!((ended.exit_code, stdout(&ended)), (Some(0), "other\nended\n"));
-    eventually("no job in hand", || status(&agent)["jobs"] == Value::Array(Vec::new()));
+    eventually("no running job", || status(&agent)["jobs"] == Value::Array(Vec::new()));
     assert_eq!(backend.job(&id).expect("row").terminal_reports(), 1);
 
     for unknown in [id.as_str(), "job_of_nobody"] {
@@ -168,7 +168,7 @@ fn an_agent_takes_the_place_of_a_dead_one_and_not_of_a_living_one() {
     let setting = [("state.dir", state.to_str().expect("text"))];
     let next = Agent::start(&backend, &setting);
     next.wait_ready();
-    // Whoever connects and says nothing keeps nobody out.
+    // A client that connects and is silent keeps nobody out.
     let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(state.join("control.sock")).expect("connect")).collect();
     let (out, _) = check(&state, &["status", "--json"], 0);
     assert!(out.contains(&format!("\"pid\":{}", next.pid())), "{out}");

@@ -68,7 +68,7 @@ impl Drop for Frozen {
     }
 }
 
-/// A host with names and a name server of its own, for the programs that are started behind it.
+/// A host with its own names and name server, for the programs started in it.
 struct Names {
     folder: Folder,
 }

@@ -118,7 +118,7 @@ fn a_broken_stream_costs_neither_lines_nor_the_verdict() {
     let lines = backend.lines(&row.id);
     let live: Vec<&str> = lines.iter().filter(|l| l.stream == "stdout").map(|line| line.text.as_str()).collect();
     assert_eq!(live, all, "each live line once");
-    // Where the copy cannot be read either, the reader of the lines is told.
+    // If the copy cannot be read either, the job's log says so.
     proxy.break_calls("POST", "/attach", 1, Break::CutAfter(400));
     proxy.break_calls("GET", "/logs", 9, answer("HTTP/1.1 501 No\r\nContent-Length: 0\r\n\r\n"));
     let row = finish(&backend, job("BASH", "for i in $(seq 30); do echo line $i; sleep 0.03; done; exit 7"));
@@ -196,7 +196,7 @@ fn an_engine_that_fails_at_the_end_of_a_job_is_told_apart_from_the_script() {
         assert_eq!((row.exit_code, stdout(&row)), (Some(7), "ran\n"), "{}", stderr(&row));
         proxy.mend();
     }
-    // Without the evidence there is no verdict on the script, but its exit code and its output are told.
+    // Without the evidence there is no verdict on the script, but the report has its exit code and output.
     proxy.break_calls("GET", "/json", 9, answer(server_error));
     let row = finish(&backend, job("BASH", "echo ran; exit 7"));
     assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("failed"), "ran\n"));

@@ -21,13 +21,13 @@ pub enum Break {
     Cut,
     /// No answer, and the connection stays open.
     Silence,
-    /// The engine's answer, so many milliseconds later.
+    /// The engine's answer, this many milliseconds later.
     Delay(u64),
-    /// The engine's answer, cut after so many bytes.
+    /// The engine's answer, cut after this many bytes.
     CutAfter(usize),
     /// The engine's answering head, then these bytes, then the end.
     HeadThen(Vec<u8>),
-    /// In the request's body, words for others of the same length: an engine that does not do what it is told.
+    /// In the request's body, words for others of the same length: an engine that ignores the request.
     Swap(&'static [(&'static str, &'static str)]),
     /// `GET /_ping` tells this API version, and calls in it are passed on in 1.41.
     Version(&'static str),

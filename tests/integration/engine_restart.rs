@@ -11,10 +11,10 @@ use cronium_dev_backend::{DevBackend, JobRow};
 use crate::harness::{Agent, Folder, backend, eventually, finish, finished, job, report, shared, stderr, stdout};
 
 const IMAGE: &str = "cronium/runner:bash-alpine";
-/// Numbered lines, one each 50 ms, and an exit code of its own.
+/// Numbered lines, one each 50 ms, and a rare exit code.
 const COUNT: &str = "for n in $(seq 1 120); do echo \"line $n\"; sleep 0.05; done; exit 7";
 
-/// A Docker engine with folders, socket and containerd of its own; ended, and its mounts undone, with its owner.
+/// A Docker engine with its own folders, socket and containerd; dropping it ends it and undoes its mounts.
 struct Engine {
     folder: Folder,
     live_restore: bool,
@@ -44,7 +44,7 @@ impl Engine {
     /// Starts the daemon and waits until it answers.
     fn up(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
-        // In a network of its own: an engine without a bridge removes the bridge that it finds, which is the machine's.
+        // In a separate network: an engine without a bridge removes the bridge that it finds, which is the machine's.
         let mut command = Command::new("unshare");
         command.args(["--net", "dockerd"]);
         for (name, folder) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
@@ -215,13 +215,13 @@ fn a_socket_that_is_gone_for_a_while_and_an_engine_that_is_frozen_lose_nothing()
     let in_time = backend.enqueue(limited).expect("queued");
     begun(&backend, &in_time, 0);
     begun(&backend, &id, 10);
-    let (socket, aside) = (engine.path("docker.sock"), engine.path("aside.sock"));
-    std::fs::rename(&socket, &aside).expect("rename");
+    let (socket, hidden) = (engine.path("docker.sock"), engine.path("hidden.sock"));
+    std::fs::rename(&socket, &hidden).expect("rename");
     eventually("claims pause", || agent.get("/ready").0 == 503);
     std::thread::sleep(Duration::from_secs(away));
     let waiting = backend.enqueue(job("BASH", "echo waited")).expect("queued");
     assert_eq!(backend.job(&waiting).expect("row").claims, 0);
-    std::fs::rename(&aside, &socket).expect("rename");
+    std::fs::rename(&hidden, &socket).expect("rename");
     whole(&backend, &finished(&backend, &id));
     let row = finished(&backend, &in_time);
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(3)), "{}", stderr(&row));

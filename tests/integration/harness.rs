@@ -1,4 +1,4 @@
-//! What every test stands on: a dev backend, an agent process with a state folder of its own, jobs, and a look at the
+//! The base of every test: a dev backend, an agent process with its own state folder, jobs, and a look at the
 //! engine that does not go through the agent's code.
 
 use std::fs::File;
@@ -40,7 +40,7 @@ pub fn unique(prefix: &str) -> String {
     }
 }
 
-/// Set where a test runs once more with process ids of its own: to the id of the one that started it.
+/// Set where a test runs once more in its own space of process ids: to the id of the one that started it.
 const OWN_PIDS: &str = "CRONIUM_TEST_OWN_PIDS";
 
 /// Runs the test of this name once more, in a space of process ids that nobody else sees into; whether this is that run.

@@ -1,4 +1,4 @@
-//! `scripts/install.sh` in a root of its own: what it places, what it refuses, what it keeps, what it removes.
+//! `scripts/install.sh` below another root: what it places, what it refuses, what it keeps, what it removes.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -53,9 +53,9 @@ fn who_watches_is_told_live_that_a_job_runs_and_how_it_ended() {
     finish(&backend, job("BASH", "echo first"));
     let last = || told_live(&backend);
     let id = backend.enqueue(job("BASH", "sleep 1; exit 3")).expect("queued");
-    eventually("it is told to run", || last()["jobId"] == *id && last()["status"] == "running");
+    eventually("its start is shown", || last()["jobId"] == *id && last()["status"] == "running");
     finished(&backend, &id);
-    eventually("its end is told", || last()["status"] == "failed");
+    eventually("its end is shown", || last()["status"] == "failed");
     let told = last();
     assert_eq!(told["jobId"], *id);
     assert!(told["details"].as_str().is_some_and(|text| text.contains("exit code 3")), "{told}");

@@ -1,4 +1,4 @@
-//! Every limit, by a script that tries to break it; and what the person whose script it was is told.
+//! Every limit, by a script that tries to break it; and the message that its author gets.
 
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ fn a_fork_bomb_meets_its_limit_and_harms_nothing() {
     assert_eq!((row.exit_code, reason(&backend, &row).as_str()), (Some(1), "script"));
     assert!(verdict(&backend, &row).contains("limit of 30 processes"), "{}", verdict(&backend, &row));
 
-    // Bash tries a refused fork again and again, so that this one ends at its time limit: that is told as well.
+    // Bash tries a refused fork again and again, so that this one ends at its time limit: the verdict says that as well.
     let mut classic = job("BASH", "b() { b | b & }; b; while :; do sleep 5; done");
     classic["execution"]["timeout"] = json!(3);
     let row = finish(&backend, classic);

@@ -37,7 +37,7 @@ mod fleet;
 mod health;
 /// Pulls from a real registry.
 mod images;
-/// The installer, in a root of its own.
+/// The installer, below another root.
 mod install;
 /// What is left behind in the engine, and what must stay.
 mod janitor;

@@ -1,4 +1,4 @@
-//! Podman's API service with folders of its own, and the images of the real engine in it; gone with its owner.
+//! Podman's API service with its own folders, and the images of the real engine in it; dropping it removes all.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
@@ -119,7 +119,7 @@ impl Drop for Podman {
         let _ = command(&self.folder).args(["rm", "-af", "-t", "0"]).output();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Podman mounts a part of its own root over itself.
+        // Podman mounts a part of its root over itself.
         let _ = Command::new("umount").arg(self.folder.path().join("root/overlay")).output();
     }
 }

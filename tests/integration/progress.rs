@@ -96,7 +96,7 @@ fn of_a_bar_that_is_drawn_over_and_over_the_last_state_is_kept() {
     let id = backend.enqueue(job("BASH", script)).expect("queued");
     let state = shown(&backend, &id, |lines| !lines.is_empty()).remove(0);
     let number: String = state.text.trim_start().chars().take_while(char::is_ascii_digit).collect();
-    assert!(state.text.len() <= 19 && !number.is_empty(), "one state of many, or what came of it: {:?}", state.text);
+    assert!(state.text.len() <= 19 && !number.is_empty(), "one state of many, or its rest: {:?}", state.text);
     let row = finished(&backend, &id);
     let lines = numbered(&backend, &id, "stdout");
     let left_out = 200_000 * 20 - 19;
@@ -168,7 +168,7 @@ fn went_on(backend: &DevBackend, id: &str, before: &Line, prefix: &str) {
     assert_eq!(lines.iter().filter(|line| line.text == format!("{prefix}last")).count(), 1, "{lines:#?}");
 }
 
-/// Until the page of the journal, which is written every two seconds, has the numbers of so many unfinished lines.
+/// Until the page of the journal, which is written every two seconds, has the numbers of this many unfinished lines.
 fn noted(agent: &Agent, lines: usize) {
     let folder = agent.state().join("jobs");
     // Not what is being written beside them: it is no page yet.

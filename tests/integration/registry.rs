@@ -74,7 +74,7 @@ impl Registry {
         path
     }
 
-    /// Pushes the Bash runner under a name of its own with one more file, so that the engine has to pull it; gives its
+    /// Pushes the Bash runner under a new name with one more file, so that the engine has to pull it; returns its
     /// name. The engine does not have it afterwards.
     pub fn push(&self, name: &str, content: &str) -> String {
         let image = format!("127.0.0.1:{}/{name}:1", self.port);

@@ -332,7 +332,7 @@ fn the_next_heartbeats_have_the_new_capacity_and_the_new_interval() {
     assert_eq!(rig.beats()[0]["capacity"]["maxJobs"], 2);
     rig.reload(&jobs("maxConcurrent: 3\n  leaseRenewal: 10m"), "jobs.maxConcurrent 2 → 3");
     let told = || rig.beats().last().is_some_and(|beat| beat["capacity"]["maxJobs"] == 3);
-    eventually("the capacity is told at once", told);
+    eventually("the capacity is sent at once", told);
     let before = rig.beats().len();
     rig.reload(&jobs("maxConcurrent: 3\n  leaseRenewal: 200ms"), "jobs.leaseRenewal 10m → 200ms");
     eventually("the new interval", || rig.beats().len() >= before + 5);

@@ -333,7 +333,7 @@ fn a_job_that_was_finished_is_reported_again_as_it_was_and_runs_again_only_as_a_
     assert_eq!((last["status"].as_str(), last["exitCode"].as_i64()), (Some("failed"), Some(6)), "{last}");
     assert!(said()[0].starts_with("run ") && said()[1].is_empty(), "it ran again: {:?}", said());
     assert!(backend.requeue(&id, true));
-    eventually("a report of its own", || backend.job(&id).expect("row").terminal_reports() == 3);
+    eventually("another report", || backend.job(&id).expect("row").terminal_reports() == 3);
     assert!(said()[2].starts_with("run ") && said()[2] != said()[0], "{:?}", said());
     assert_eq!(backend.problems(), Vec::<String>::new());
     agent.stop();

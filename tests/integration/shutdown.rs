@@ -164,7 +164,7 @@ fn a_job_that_waits_for_its_server_goes_back_to_the_queue_when_the_agent_ends() 
     }
 }
 
-/// Ten jobs at once, and an agent that is told to end at some moment of their claim, their making and their start.
+/// Ten jobs at once, and an agent that gets a signal at some moment of their claim, their making and their start.
 #[test]
 fn whenever_an_agent_leaves_no_job_is_cancelled() {
     let _machine = shared();

@@ -22,7 +22,7 @@ const FOREIGN: [&str; 2] = [
 fn runs(rig: &Rig, what: &str) {
     let row = rig.bash("echo fine");
     assert_eq!(stdout(&row), "fine\n", "{what}: {}", rig.said(&row));
-    // The next one is to be a connection of its own.
+    // The next job must make a new connection.
     rig.sshd.kill_sessions();
 }
 

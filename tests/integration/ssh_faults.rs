@@ -32,7 +32,7 @@ fn counted(rig: &Rig, row: &JobRow, count: u32) {
     assert_eq!((ran.as_str(), row.claims), ("ran\n", 1));
 }
 
-/// Waits until so many lines of stdout have come.
+/// Waits until this many lines of stdout have come.
 fn lines(rig: &Rig, id: &str, count: u64) {
     eventually("lines arrive", || rig.backend.line_sums(id).is_some_and(|sums| sums.counts[0] >= count));
 }
@@ -179,7 +179,7 @@ fn a_directory_removed_under_a_running_job_does_not_hang_it() {
     rig.leave();
 }
 
-/// A script whose children will not hear TERM: one in its group, one in a session of its own, one whose parent has gone.
+/// A script whose children will not hear TERM: one in its group, one in a session by itself, one whose parent has gone.
 fn deaf(mark: &str) -> String {
     format!(
         "trap '' TERM\nbash -c 'exec -a {mark}-child sleep 301' &\nsetsid bash -c 'exec -a {mark}-session sleep 302' &\n\

@@ -103,7 +103,7 @@ fn known_hosts_are_read_as_openssh_writes_them() {
         fs::write(&rig.known_hosts, text).expect("write");
         let row = rig.bash("echo fine");
         assert_eq!(stdout(&row), "fine\n", "{what}: {}", rig.said(&row));
-        // The next one is to be a connection of its own.
+        // The next job must make a new connection.
         rig.sshd.kill_sessions();
     }
     for (what, text) in [

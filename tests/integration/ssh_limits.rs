@@ -75,7 +75,7 @@ fn output_that_nobody_takes_waits_on_the_server_but_for_a_bounded_part() {
         now.is_some() && last.1.elapsed() > Duration::from_millis(700)
     });
     let stood = written().expect("some pieces") * piece;
-    // What the queue holds, one piece more in hand, the window with its refill, and the server's own pipe.
+    // What the queue holds, one more piece being handled, the window with its refill, and the server's own pipe.
     let window = usize::try_from(limits::SSH_WINDOW).expect("a number");
     let most = (limits::SSH_QUEUE + 1) * limits::SSH_READ + window + limits::SSH_READ + 2 * 64 * 1024;
     assert!(

@@ -78,7 +78,7 @@ impl Three {
     }
 }
 
-/// The paths that such an agent is told.
+/// The paths in the configuration of such an agent.
 struct Paths(String, String);
 
 fn settings_in(folder: &Folder) -> Paths {
@@ -126,7 +126,7 @@ fn a_job_on_three_servers_runs_on_each_and_is_reported_once() {
         let found = found.unwrap_or_else(|| panic!("no record for {name}: {executions:?}"));
         assert_eq!((&found["created"]["serverId"], &found["row"]["exitCode"]), (&json!(id), &json!(0)));
     }
-    eventually("who watches is told the end", || told_live(&three.backend)["status"] == "completed");
+    eventually("watchers see the end", || told_live(&three.backend)["status"] == "completed");
     three.stop();
 }
 

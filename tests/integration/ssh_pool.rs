@@ -15,7 +15,7 @@ fn the_second_job_makes_no_handshake_and_starts_at_once() {
     let _machine = alone();
     let rig = Rig::start(&[]);
     let row = rig.bash("echo cold");
-    eprintln!("on a server, from the job in hand to its first line: cold {:?}", first_line_after(&rig.backend, &row));
+    eprintln!("on a server, from the claim to the first line: cold {:?}", first_line_after(&rig.backend, &row));
     assert_eq!((stdout(&row), rig.sshd.logins()), ("cold\n", 1));
     let mut times: Vec<Duration> = (0..10)
         .map(|_| {
@@ -25,13 +25,13 @@ fn the_second_job_makes_no_handshake_and_starts_at_once() {
         })
         .collect();
     times.sort();
-    eprintln!("on a server, from the job in hand to its first line: warm {:?} (median of 10)", times[5]);
+    eprintln!("on a server, from the claim to the first line: warm {:?} (median of 10)", times[5]);
     assert!(times[5] < Duration::from_millis(300), "{times:?}");
     assert_eq!((rig.sshd.accepted(), rig.sshd.logins()), (1, 1), "{}", rig.sshd.log());
     rig.stop();
 }
 
-/// Runs so many jobs side by side; the most connections that were open at once.
+/// Runs this many jobs side by side; returns the most connections that were open at once.
 fn side_by_side(rig: &Rig, count: usize, script: &str) -> usize {
     let ids: Vec<String> = (0..count).map(|_| rig.queue(rig.job("BASH", script))).collect();
     let mut most = 0;

@@ -1,7 +1,7 @@
-//! Real OpenSSH servers, as many as a test needs: each with a folder, host keys, a port and a user of its own, and with
+//! Real OpenSSH servers, as many as a test needs: each with its own folder, host keys, port and user, and with
 //! the faults that a test asks for, made for real.
 //!
-//! A user of its own makes it easy to say what a job left behind: any process that this user still has. Names carry this
+//! A separate user makes it easy to say what a job left behind: any process that this user still has. Names carry this
 //! process's id, so that tests can run side by side, and what a killed run left is removed by the next.
 
 use std::fs::{self, File};
@@ -41,9 +41,9 @@ pub struct Options<'a> {
     pub sh: Option<&'a str>,
     /// The only programs that a session finds, by name; none: the usual path.
     pub programs: Option<&'a [&'a str]>,
-    /// Where it listens, unless it has a network of its own.
+    /// Where it listens, unless it has a separate network.
     pub address: &'a str,
-    /// In a network namespace of its own, whose cable can be pulled.
+    /// In a network namespace, whose cable can be pulled.
     pub network: bool,
     /// Its host keys are signed by an authority, and the certificates are offered too.
     pub certificates: bool,
@@ -135,7 +135,7 @@ impl Sshd {
         Self::start(&Options { config, ..Options::default() })
     }
 
-    /// One in a network namespace of its own.
+    /// One in a network namespace.
     pub fn start_in_netns() -> Self {
         Self::start(&Options { network: true, ..Options::default() })
     }

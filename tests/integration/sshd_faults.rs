@@ -96,7 +96,7 @@ impl Network {
         Self { name, guest }
     }
 
-    /// Pulls the cable: packets vanish in both directions, and nobody is told.
+    /// Pulls the cable: packets vanish in both directions without an error.
     pub fn cut(&self) {
         ip(&format!("-n {0} link set {0}p down", self.name)).expect("cut");
     }
@@ -149,7 +149,7 @@ impl SmallDisk {
         Self(path.to_owned())
     }
 
-    /// Fills it but for so many bytes, in pages of 4096.
+    /// Fills it except for this many bytes, in pages of 4096.
     pub fn fill(&self, but: usize) {
         let path = self.0.join("filler");
         // Written up to the end, then cut: nobody counts a file system's own needs right.

@@ -43,7 +43,7 @@ impl Machine {
         let machine = Self { name: unique("boot"), agent: unique("agent"), folder: Folder::new(), backend };
         machine.pack();
         let label = format!("cronium.agent.id={}", machine.name);
-        // A network of its own, not the engine's default one, which an engine need not have.
+        // A separate network, not the engine's default one, which an engine need not have.
         docker(&["network", "create", "--label", "cronium.managed=true", &machine.name]);
         let source = format!("{}:/source:ro", machine.folder.path().display());
         let socket = format!("{SOCKET}:{SOCKET}");
@@ -245,7 +245,7 @@ fn reloads(machine: &Machine) {
     machine.sh(&format!("systemctl reload {UNIT}"));
     eventually("the reload is over", || machine.show("ActiveState") == "active");
     assert_eq!(machine.main_pid(), pid, "it is the same agent");
-    // A bad one is told to whoever asks, and harms nothing.
+    // A bad one is reported to the caller, and harms nothing.
     let file = "/etc/cronium/cronium-orchestrator.yaml";
     machine.sh(&format!("cp {file} /root/good.yaml && echo 'jobs: [' >>{file}"));
     let said = machine.sh(&format!("systemctl reload {UNIT} && echo done || echo refused"));
@@ -316,7 +316,7 @@ fn wrote_a_sane_journal(machine: &Machine) {
             "4" => "[WARN] ",
             _ => "[INFO] ",
         };
-        assert!(message.starts_with(wanted), "its time, or its level, is told twice or wrongly: {priority} {message}");
+        assert!(message.starts_with(wanted), "its time or its level stands twice, or is wrong: {priority} {message}");
         assert!(!message.contains('\u{1b}') && !message.contains(machine.backend.token()), "{message}");
     }
 }

@@ -17,7 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::harness::binary;
 use source::{Source, files, item, line, root, sources, words};
 
-/// Each module with its layer and with those of its own layer that it may use. Lower layers are free to all.
+/// Each module with its layer and with those of the same layer that it may use. Lower layers are free to all.
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("main", 4, &["main"]),
     ("commands", 4, &["agent", "cli"]),

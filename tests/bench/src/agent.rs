@@ -39,7 +39,7 @@ pub(crate) fn unique(prefix: &str) -> String {
 }
 
 impl Agent {
-    /// Starts one with a fresh state folder and a backend of its own; `settings` as for `--set`.
+    /// Starts one with a fresh state folder and its own backend; `settings` as for `--set`.
     pub(crate) fn start(program: &Path, socket: &Path, settings: &[(&str, &str)]) -> Outcome<Self> {
         let backend = DevBackend::start(Options { settings: Settings::kind(), ..Options::default() })
             .map_err(|error| format!("the backend: {error}"))?;

@@ -126,7 +126,7 @@ impl Engine {
     }
 
     /// create, attach, start, the program to its stdin, `follow` what it prints, wait, remove: the least that running a
-    /// script in a container of its own takes. How long all of it took.
+    /// script in a new container takes. Returns the time for all of it.
     pub(crate) fn run(
         &mut self,
         request: &Value,

@@ -94,7 +94,7 @@ impl Footprint {
         let part = |name: &str| memory.get(name).copied().unwrap_or(0.0);
         let _ = writeln!(
             self.text,
-            "      of it {:.1} MB of files (the program), {:.1} MB of memory of its own; RSS {:.1} MB",
+            "      of it {:.1} MB of files (the program), {:.1} MB of private memory; RSS {:.1} MB",
             part("Pss_File"),
             part("Pss_Anon"),
             part("Rss")
@@ -284,7 +284,7 @@ impl Sockets {
         Ok(Self(out))
     }
 
-    /// A thread that waits for sockets is told to stop over a pair: two neighbours, and both ends are the agent's own.
+    /// A pair stops a thread that waits for sockets: two neighbours, and both ends are the agent's.
     fn add_pairs<'a>(&mut self, targets: impl Iterator<Item = &'a str>) {
         let unknown: Vec<u64> = targets.filter_map(inode).filter(|inode| !self.0.contains_key(inode)).collect();
         for first in &unknown {

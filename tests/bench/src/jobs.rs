@@ -14,7 +14,7 @@ use crate::table::{Row, Table, Target, median};
 const SCRIPT: &str = "echo done";
 /// The label of the floor's containers.
 pub(crate) const LABEL: &str = "cronium.bench";
-/// The default lets a job's five calls through twice a second; a row of its own shows that.
+/// The default lets a job's five calls through twice a second; one row shows that.
 pub(crate) const NO_RATE_LIMIT: (&str, &str) = ("api.rateLimit.enabled", "false");
 
 const LONGER: Target = Target::AtMost(1.10);
@@ -36,7 +36,7 @@ fn times(rows: &[JobRow]) -> Outcome<Vec<(Duration, Duration)>> {
     rows.iter().map(|row| handled(row).ok_or(format!("job {} has no times", row.id))).collect()
 }
 
-/// An agent with so many workers, warm, and the create request of its containers.
+/// An agent with this number of workers, warm, and the create request of its containers.
 fn start(setup: &Setup, workers: usize, more: &[(&str, &str)]) -> Outcome<(Agent, Value)> {
     let number = workers.to_string();
     let mut settings = vec![("jobs.maxConcurrent", number.as_str())];
@@ -78,7 +78,7 @@ pub(crate) fn serial(setup: &Setup, table: &mut Table) -> Outcome<()> {
     Ok(())
 }
 
-/// So many workers, rounds of jobs that are queued at once.
+/// A number of workers, rounds of jobs that are queued at once.
 pub(crate) fn parallel(setup: &Setup, workers: usize, table: &mut Table) -> Outcome<()> {
     let (mut agent, request) = start(setup, workers, &[NO_RATE_LIMIT])?;
     let (mut each, mut rates) = (Vec::new(), Vec::new());

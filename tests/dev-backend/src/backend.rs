@@ -18,7 +18,7 @@ use crate::shared::{Shared, lock};
 use crate::store::JobRow;
 use crate::workflow::Edge;
 
-/// What a watcher is told while it happens. It is called with locks held: it must not call the backend.
+/// Called for each event as it happens, with locks held: it must not call the backend.
 #[derive(Debug)]
 pub enum Event<'a> {
     Line { job: &'a str, stream: &'static str, text: &'a str },

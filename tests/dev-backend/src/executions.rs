@@ -43,7 +43,7 @@ fn execution<'a>(store: &'a mut Store, id: &str) -> Result<&'a mut Execution, Re
     store.executions.get_mut(id).ok_or_else(|| Refusal::new(404, "Execution not found"))
 }
 
-/// Stores what is told of an execution. With `completedAt` or an end as its status, the job then gets the status that the
+/// Stores an update of an execution. With `completedAt` or an end as its status, the job then gets the status that the
 /// execution has now: seconds later when the socket server is away, over whatever the job became meanwhile.
 pub(crate) fn update(call: &Call<'_>, id: &str, body: Value) -> Outcome {
     let unknown = check::execution_update(&body)?;

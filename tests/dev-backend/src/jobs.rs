@@ -152,7 +152,7 @@ pub(crate) fn status(call: &Call<'_>, id: &str, body: Value) -> Outcome {
     Ok(answer)
 }
 
-/// An end of which no more is told.
+/// An end without details.
 fn end(status: &'static str, exit_code: Option<i64>) -> Change<'static> {
     let result = Some(json!({"exitCode": exit_code}));
     Change { status, verdict: status, completed: true, exit_code, result, ..Change::default() }

@@ -24,7 +24,7 @@ use crate::time;
 pub(crate) const V2: &str = "cronium.logs.v2";
 const JOBS: usize = 100_000;
 
-/// The sending side of an open socket. Frames are written whole under the lock, by whoever has something to say.
+/// The sending side of an open socket. Any thread may write; a frame is written whole under the lock.
 #[derive(Clone)]
 pub(crate) struct Socket {
     pub(crate) v2: bool,

@@ -78,7 +78,7 @@ fn read_jobs(path: &str) -> Result<Vec<Value>, String> {
 
 fn say(event: &Event<'_>) {
     let mut out = std::io::stdout().lock();
-    // Whoever reads this may be gone; the backend goes on.
+    // The reader of this may be gone; the backend goes on.
     let _ = match event {
         Event::Line { job, stream, text } => writeln!(out, "{job} {stream:6} | {text}"),
         Event::Verdict { job, verdict, exit_code, duration_ms } => {

@@ -168,7 +168,7 @@ fn hang(shared: &Shared, mut stream: &TcpStream) {
     while !shared.is_stopping() && matches!(io::Read::read(&mut stream, &mut sink), Ok(1..)) {}
 }
 
-/// Valid JSON of so many bytes: a queue answer with one long string beside an empty list.
+/// Valid JSON of this number of bytes: a queue answer with one long string beside an empty list.
 fn giant(bytes: usize) -> Vec<u8> {
     let (before, after) = (br#"{"jobs":[],"count":0,"filler":""#, br#""}"#);
     let mut body = before.to_vec();

@@ -16,7 +16,7 @@ pub struct Settings {
     /// The backend's own socket server answers. When it does not, `create`, `status`, `update`, `complete` and `fail`
     /// take `broadcast_delay_ms` longer.
     pub socket_server: bool,
-    /// The same for a body over so many bytes, which the socket server refuses.
+    /// The same for a body over this many bytes, which the socket server refuses.
     pub broadcast_limit: usize,
     /// Three tries, 1 s and 2 s apart. The pages learn nothing of such a call while they are open.
     pub broadcast_delay_ms: u64,

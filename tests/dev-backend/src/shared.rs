@@ -126,7 +126,7 @@ impl Shared {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Something changed: whoever waits looks again.
+    /// Something changed: waiting threads check again.
     pub(crate) fn bump(&self) {
         let mut changes = lock(&self.changes);
         changes.generation += 1;

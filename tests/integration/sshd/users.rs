@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Options, PASSWORD, output};
 use crate::harness::eventually;
 
-/// The files of users are locked by whoever changes them.
+/// A lock on the files of users, taken by each process that changes them.
 static USERS: Mutex<()> = Mutex::new(());
 
 pub(super) fn add_user(folder: &Path, options: &Options<'_>) -> (String, u32) {
