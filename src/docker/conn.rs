@@ -25,7 +25,7 @@ impl Conn {
         let deadline = Deadline::after(limits::DOCKER_CONNECT, "limits::DOCKER_CONNECT").or(deadline);
         let opened = match endpoint {
             DockerEndpoint::Unix(path) => net::unix(path, deadline).map(Conn::Unix),
-            DockerEndpoint::Tcp(host, port) => net::tcp(&names::OWN, host, *port, deadline).map(Conn::Tcp),
+            DockerEndpoint::Tcp(host, port) => names::OWN.connect(host, *port, deadline).map(Conn::Tcp),
         };
         opened.map_err(|source| Error::Connect { endpoint: endpoint_name(endpoint), source: Box::new(source) })
     }

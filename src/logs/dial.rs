@@ -110,7 +110,7 @@ impl Dialer {
         let (host, port, waker) = (target.host.clone(), target.port, shared.waker.clone());
         threads::spawn("log-connect", move || {
             // After a stop there is no receiver.
-            let _ = sender.send(net::tcp(&names::OWN, &host, port, deadline));
+            let _ = sender.send(names::OWN.connect(&host, port, deadline));
             waker.wake();
         })?;
         loop {

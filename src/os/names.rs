@@ -5,12 +5,12 @@
 //! place within its deadline.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::clock::{self, Deadline};
-use super::net::Error;
+use super::net::{self, Error};
 use super::threads;
 use crate::limits;
 
@@ -49,7 +49,12 @@ impl Names {
         self.find_by(host, port, deadline, |host, port| (host, port).to_socket_addrs().map(Iterator::collect))
     }
 
-    /// The same with another resolver.
+    /// Connects to the first address of `host` that answers.
+    pub fn connect(&'static self, host: &str, port: u16, deadline: Deadline) -> Result<TcpStream, Error> {
+        net::connect(&self.find(host, port, deadline)?, deadline)
+    }
+
+    /// [`Names::find`] with another resolver.
     pub(crate) fn find_by(
         &'static self,
         host: &str,

@@ -15,7 +15,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::clock::{self, Deadline};
-use super::names::Names;
 use super::poll::{self, Watch};
 use crate::limits;
 
@@ -94,11 +93,6 @@ impl std::error::Error for Error {
             _ => None,
         }
     }
-}
-
-/// Connects to a host, whose lookup counts among those of `names`.
-pub fn tcp(names: &'static Names, host: &str, port: u16, deadline: Deadline) -> Result<TcpStream, Error> {
-    connect(&names.find(host, port, deadline)?, deadline)
 }
 
 /// Connects to the first of `addresses` that answers. The socket sends each write at once.
