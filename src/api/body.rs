@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
-use serde_json::value::RawValue;
 
 use crate::os::clock;
 use crate::verdict::{Span, Status, Timings, Usage};
@@ -26,9 +25,6 @@ pub struct CompleteBody<'a> {
     pub ended: SystemTime,
     pub duration: Duration,
     pub usage: Usage,
-    /// The script's own result, as JSON.
-    pub script_output: Option<&'a RawValue>,
-    pub condition: Option<bool>,
 }
 
 /// An update of an execution record. It cannot say that the execution is over: the backend would take that for a second
@@ -124,12 +120,6 @@ impl Serialize for CompleteBody<'_> {
         map.serialize_entry("exitCode", &self.exit_code)?;
         map.serialize_entry("output", &Output { stdout: self.stdout, stderr: self.stderr })?;
         map.serialize_entry("metrics", &Metrics(self))?;
-        if let Some(output) = self.script_output {
-            map.serialize_entry("scriptOutput", output)?;
-        }
-        if let Some(condition) = self.condition {
-            map.serialize_entry("condition", &condition)?;
-        }
         map.serialize_entry("timestamp", &time(clock::wall()))?;
         map.end()
     }
@@ -248,7 +238,6 @@ mod tests {
     #[test]
     fn a_complete_body_has_the_shape_of_the_contract() {
         let at = UNIX_EPOCH + Duration::from_secs(1_705_314_600);
-        let raw = RawValue::from_string("{\"n\":[1,\"\\u0000\"]}".into()).expect("JSON");
         let body = CompleteBody {
             status: Status::Timeout,
             exit_code: -1,
@@ -258,8 +247,6 @@ mod tests {
             ended: at + Duration::from_millis(1500),
             duration: Duration::from_millis(1500),
             usage: Usage { peak_cpu_percent: f64::NAN, peak_memory: 7, ..Usage::default() },
-            script_output: Some(&raw),
-            condition: Some(false),
         };
         let mut got: Value = serde_json::from_slice(&encode(&body, 3)).expect("JSON");
         let timestamp = got.as_object_mut().and_then(|o| o.remove("timestamp"));
@@ -268,8 +255,7 @@ mod tests {
             got,
             json!({"status":"timeout","exitCode":-1,"output":{"stdout":"a\u{fffd}b","stderr":""},
                 "metrics":{"startTime":"2024-01-15T10:30:00.000Z","endTime":"2024-01-15T10:30:01.500Z","duration":1500,
-                    "resourceUsage":{"peakCpu":0.0,"peakMemory":7,"networkRx":0,"networkTx":0,"diskRead":0,"diskWrite":0}},
-                "scriptOutput":{"n":[1,"\u{fffd}"]},"condition":false})
+                    "resourceUsage":{"peakCpu":0.0,"peakMemory":7,"networkRx":0,"networkTx":0,"diskRead":0,"diskWrite":0}}})
         );
     }
 

@@ -27,8 +27,6 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) 
         ended,
         duration: outcome.timings.execution.map_or(std::time::Duration::ZERO, |span| span.length),
         usage: outcome.usage,
-        script_output: None,
-        condition: None,
     };
     Report {
         status: verdict.status().as_str().to_owned(),
