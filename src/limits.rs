@@ -485,8 +485,9 @@ pub const OUTBOX_AWAY: u32 = 3;
 /// How long the backend's list of this agent's jobs is used for many reports, and how soon a report is looked for again
 /// that a full list did not show.
 pub const OUTBOX_RELOOK: Duration = Duration::from_secs(2);
-/// Attempts at which a failed update of the execution's record holds up its report; then the report goes without it.
-pub const OUTBOX_UPDATE_TRIES: u32 = 3;
+/// Attempts at which a failed update of the execution's row holds up its report; then the report goes without it. With
+/// their pauses they outlast a database that is away for a minute.
+pub const OUTBOX_UPDATE_TRIES: u32 = 10;
 /// How long each run of the agent offers a report at least, however old the wall clock makes it: a host without a battery
 /// starts in 1970.
 pub const OUTBOX_LEAST_OFFER: Duration = Duration::from_secs(3600);

@@ -36,6 +36,7 @@ use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::outbox::{Outbox, Terms};
 use crate::jobs::record::{Checkpoints, Entry, Opened, RecordStore};
+use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
 use crate::jobs::status;
 use crate::jobs::worker_pool::WorkerPool;
@@ -266,6 +267,13 @@ impl Agent {
 
         let pulse = parts.pulses.part("heartbeat", poll_wait + limits::PULSE_ROOM);
         let heartbeat = parts.heartbeat(&live, pulse).spawn().map_err(no_thread)?;
+        let row_watch = RowWatch {
+            client: parts.client.clone(),
+            running: parts.running.clone(),
+            stop: parts.all.clone(),
+            pulse: parts.pulses.part("row-watch", poll_wait + limits::ROW_IDLE + limits::PULSE_ROOM),
+        };
+        let row_watch = row_watch.spawn().map_err(no_thread)?;
         let (hand, taken) = bounded(0);
         let (no_more_claims, admission) = (Stop::new(), Arc::clone(&parts.health));
         let mut poller = Poller::new(
@@ -281,7 +289,7 @@ impl Agent {
         poller.pulse = parts.pulses.part("poller", poll_wait + limits::PULSE_ROOM);
         let pool = WorkerPool::start(context, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;
-        let mut others = vec![heartbeat, monitor];
+        let mut others = vec![heartbeat, row_watch, monitor];
         others.append(&mut parts.threads);
         Ok(Self {
             service: Service::new(parts.pulses),
@@ -385,6 +393,7 @@ impl Agent {
         // The poller owns the workers' channel: when it ends, they do.
         self.poller.join_within(self.poll_wait);
         self.all.set();
+        self.running.wake();
         self.pool.join(limits::THREAD_JOIN_WAIT);
         self.adopter.join(limits::THREAD_JOIN_WAIT);
         self.servers.stop();

@@ -29,6 +29,21 @@ pub struct OrphanRow {
     pub status: String,
 }
 
+/// What the backend's row says of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowStatus {
+    Claimed,
+    Running,
+    /// A user cancelled it.
+    Cancelled,
+    /// `completed` or `failed`.
+    Ended,
+    /// It waits for an agent.
+    Queued,
+    /// The answer does not say it, as that of some backends.
+    Untold,
+}
+
 /// The list of jobs that the backend counts as this agent's.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Orphans {
@@ -127,6 +142,23 @@ pub(super) fn orphans(body: &[u8]) -> Result<Orphans, String> {
     // An unreadable row may be any job's, so the list no longer proves that one is missing.
     let whole = whole && usable.len() == rows.len();
     Ok(Orphans { rows: usable, whole })
+}
+
+/// The status in the row with which an acknowledgement is answered. An answer that cannot be read says nothing.
+pub(super) fn acknowledged(body: &[u8]) -> RowStatus {
+    let status = Json::outline(body).ok().and_then(|answer| {
+        let [job] = answer.fields(["job"]).ok()?;
+        let [status] = job?.fields(["status"]).ok()?;
+        status?.beginning(crate::job::ID_MAX)
+    });
+    match status.as_deref() {
+        Some("claimed") => RowStatus::Claimed,
+        Some("running") => RowStatus::Running,
+        Some("cancelled") => RowStatus::Cancelled,
+        Some("completed" | "failed") => RowStatus::Ended,
+        Some("queued") => RowStatus::Queued,
+        _ => RowStatus::Untold,
+    }
 }
 
 fn orphan_row(row: Json<'_>) -> Option<OrphanRow> {
@@ -254,6 +286,28 @@ mod tests {
             queue.unusable.last().map(String::as_str),
             Some("4001 rows beyond the 1000 that are read of one answer")
         );
+    }
+
+    #[test]
+    fn the_row_of_an_acknowledgement_says_how_the_job_is() {
+        for (body, want) in [
+            (
+                r#"{"success":true,"job":{"id":"a","status":"claimed","payload":{"status":"cancelled"}}}"#,
+                RowStatus::Claimed,
+            ),
+            (r#"{"job":{"status":"running"}}"#, RowStatus::Running),
+            (r#"{"job":{"status":"cancelled"}}"#, RowStatus::Cancelled),
+            (r#"{"job":{"status":"failed"}}"#, RowStatus::Ended),
+            (r#"{"job":{"status":"completed"}}"#, RowStatus::Ended),
+            (r#"{"job":{"status":"queued"}}"#, RowStatus::Queued),
+            (r#"{"job":{"status":7}}"#, RowStatus::Untold),
+            (r#"{"job":null}"#, RowStatus::Untold),
+            (r#"{"success":true}"#, RowStatus::Untold),
+            ("", RowStatus::Untold),
+            ("<html>", RowStatus::Untold),
+        ] {
+            assert_eq!(acknowledged(body.as_bytes()), want, "{body}");
+        }
     }
 
     #[test]

@@ -27,13 +27,14 @@ pub struct CompleteBody<'a> {
     pub usage: Usage,
 }
 
-/// An update of an execution record. It cannot say that the execution is over: the backend would take that for a second
-/// terminal report of the job.
+/// An update of an execution's row. Its status is always `running`: the backend passes the row's status on to the job, and
+/// would take a terminal one for a second report, and none for the one before it, which puts the job back into the queue.
 #[derive(Debug, Clone, Default)]
 pub struct ExecutionUpdate<'a> {
-    /// Sets the status to `running`.
-    pub running: bool,
     pub started: Option<SystemTime>,
+    /// When the script ended, or until when the output goes. It sets the times that the pages show, and spares the job
+    /// the backend's clean-up of jobs that ran for long.
+    pub completed: Option<SystemTime>,
     pub exit_code: Option<i32>,
     pub output: Option<&'a str>,
     pub error: Option<&'a str>,
@@ -163,11 +164,12 @@ impl Serialize for Metrics<'_> {
 impl Serialize for ExecutionUpdate<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
-        if self.running {
-            map.serialize_entry("status", "running")?;
-        }
+        map.serialize_entry("status", "running")?;
         if let Some(at) = self.started {
             map.serialize_entry("startedAt", &time(at))?;
+        }
+        if let Some(at) = self.completed {
+            map.serialize_entry("completedAt", &time(at))?;
         }
         if let Some(code) = self.exit_code {
             map.serialize_entry("exitCode", &code)?;
@@ -263,8 +265,8 @@ mod tests {
     fn an_execution_update_is_never_terminal() {
         let span = Span { started: UNIX_EPOCH, length: Duration::from_millis(250) };
         let update = ExecutionUpdate {
-            running: true,
             started: Some(UNIX_EPOCH),
+            completed: Some(UNIX_EPOCH),
             exit_code: Some(3),
             output: Some("o"),
             error: Some("e"),
@@ -275,11 +277,11 @@ mod tests {
         let (from, to) = ("1970-01-01T00:00:00.000Z", "1970-01-01T00:00:00.250Z");
         assert_eq!(
             got,
-            json!({"status":"running","startedAt":from,"exitCode":3,"output":"o","error":"e",
+            json!({"status":"running","startedAt":from,"completedAt":from,"exitCode":3,"output":"o","error":"e",
                 "setupStartedAt":from,"setupCompletedAt":to,"setupDuration":250,
                 "executionStartedAt":from,"executionCompletedAt":to,"executionDuration":250,
                 "totalDuration":500,"executionMetadata":{"image":"cronium/runner"}})
         );
-        assert_eq!(encode(&ExecutionUpdate::default(), 0), b"{}");
+        assert_eq!(encode(&ExecutionUpdate::default(), 0), br#"{"status":"running"}"#);
     }
 }

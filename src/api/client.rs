@@ -1,11 +1,11 @@
 //! The calls of the contract, one method each.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 use ureq::http::{HeaderMap, HeaderValue, Method};
 
-use super::answer::{self, HeartbeatAnswer, Orphans, Queue};
+use super::answer::{self, HeartbeatAnswer, Orphans, Queue, RowStatus};
 use super::body::{ExecutionUpdate, Pairs, encode, time};
 use super::clock::ClockSkew;
 use super::error::{Error, Problem};
@@ -77,22 +77,32 @@ impl Client {
         answer::queue(&body).map_err(|why| self.bad_answer(&call, why))
     }
 
-    /// Acknowledges that the job will run. Status 403 means that another agent has it: then it must not run.
-    pub fn acknowledge(&self, job: &Id, estimated_start: Option<SystemTime>) -> Result<(), Error> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Body<'a> {
-            orchestrator_id: &'a str,
-            timestamp: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            estimated_start_time: Option<String>,
-        }
-        let body = Body {
-            orchestrator_id: &self.orchestrator_id,
-            timestamp: time(clock::wall()),
-            estimated_start_time: estimated_start.map(time),
+    /// Says that this agent has the job, and asks how its row is. An error with status 403 means that another agent has
+    /// it: then it must not run.
+    pub fn acknowledge(&self, job: &Id) -> Result<RowStatus, Error> {
+        self.ask_row(job, true)
+    }
+
+    /// Asks how the row of a job is that this agent has. Tried once: those who ask have a pace of their own.
+    pub fn row_status(&self, job: &Id) -> Result<RowStatus, Error> {
+        self.ask_row(job, false)
+    }
+
+    fn ask_row(&self, job: &Id, retry: bool) -> Result<RowStatus, Error> {
+        let body = serde_json::json!({
+            "orchestratorId": self.orchestrator_id.as_str(),
+            "timestamp": time(clock::wall()),
+        });
+        let json = encode(&body, 0);
+        let call = Call {
+            // The whole row, its script included.
+            limit: limits::QUEUE_ANSWER_MAX,
+            needs_body: false,
+            retry,
+            urgent: true,
+            ..post(Endpoint::Acknowledge, format!("/jobs/{job}/acknowledge"), &json)
         };
-        self.post(Endpoint::Acknowledge, format!("/jobs/{job}/acknowledge"), &body)
+        self.transport.call(&call).map(|body| answer::acknowledged(&body))
     }
 
     /// Reports that the job runs now; `message` is a detail for people.

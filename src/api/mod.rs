@@ -22,7 +22,7 @@ pub(crate) mod testing;
 mod tls;
 mod transport;
 
-pub use answer::{Orphans, Queue};
+pub use answer::{Orphans, Queue, RowStatus};
 pub use body::{CompleteBody, ExecutionUpdate};
 pub use client::{Capacity, Client};
 pub use error::{Error, Problem};

@@ -5,25 +5,31 @@
 //! a job in order.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::api;
+use crate::api::{self, RowStatus};
+use crate::executors::Control;
 use crate::job::{Id, Server};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::Unreported;
+use crate::jobs::row_watch::BY_ROW;
+use crate::jobs::running::Token;
 use crate::limits;
 use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
+use crate::policy::stop::Reason;
 use crate::telemetry;
 
 /// What the backend said to the acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Acknowledged {
+    /// It may run, unless a user has cancelled it meanwhile: its control says so.
     Ours,
-    /// Refused: another agent has it, or it is gone. It must not run.
+    /// Another agent has it, or its row says that it is over. It must not run.
     NotOurs(String),
     /// No answer that says either.
     Unknown(String),
@@ -65,13 +71,14 @@ impl AckTask {
     /// Begins with the acknowledgement at once. A job on several servers has a row for each, which are not made here.
     pub(in crate::jobs) fn start(
         context: &JobContext,
-        job: &Id,
-        execution: &Id,
+        (execution, token): (&Id, &Token),
         row: Option<ExecutionRow>,
     ) -> Result<Self, Unreported> {
         // The script starts within `jobs.setupTimeout`, or not at all.
         let setup = context.config.now().jobs.setup_timeout;
-        Self::spawn(context.client.clone(), (job, execution), row, setup, context.stop.clone()).map_err(|error| {
+        let control = Arc::clone(token.control());
+        let ids = (token.id(), execution);
+        Self::spawn(context.client.clone(), ids, (row, control), setup, context.stop.clone()).map_err(|error| {
             log::error!("cannot start a thread for the job: {error}");
             Unreported::GiveBack("the agent is out of threads")
         })
@@ -80,7 +87,7 @@ impl AckTask {
     fn spawn(
         client: api::Client,
         (job, execution): (&Id, &Id),
-        row: Option<ExecutionRow>,
+        (row, control): (Option<ExecutionRow>, Arc<Control>),
         setup: Duration,
         stop: Stop,
     ) -> std::io::Result<Self> {
@@ -89,7 +96,7 @@ impl AckTask {
         let (job, execution) = (job.clone(), execution.clone());
         let thread = threads::spawn("job-ack", move || {
             let _context = telemetry::context(&job, &execution);
-            let answer = acknowledge(&client, &job);
+            let answer = acknowledge(&client, &job, &control);
             let ours = answer == Acknowledged::Ours;
             let _ = tell.send(answer);
             if !ours {
@@ -99,11 +106,8 @@ impl AckTask {
                 row.create(&client, &job);
             }
             // An error means that the job has not started.
-            if clock::receive(&started, setup + limits::ACKNOWLEDGE_WAIT).is_ok()
-                && !stop.is_set()
-                && let Err(error) = client.status_running(&job, Some("the script is running"))
-            {
-                log::warn!("the backend could not be told that the job runs: {error}");
+            if clock::receive(&started, setup + limits::ACKNOWLEDGE_WAIT).is_ok() && !stop.is_set() {
+                say_running(&client, &job, &control);
             }
         })?;
         Ok(Self { answer, start: Some(start), thread: Some(thread) })
@@ -156,9 +160,17 @@ impl Drop for AckTask {
     }
 }
 
-fn acknowledge(client: &api::Client, job: &Id) -> Acknowledged {
-    match client.acknowledge(job, None) {
-        Ok(_) => Acknowledged::Ours,
+fn acknowledge(client: &api::Client, job: &Id, control: &Control) -> Acknowledged {
+    match client.acknowledge(job) {
+        Ok(RowStatus::Claimed | RowStatus::Untold) => Acknowledged::Ours,
+        // Its report is owed all the same.
+        Ok(RowStatus::Cancelled) => {
+            control.request(Reason::Cancelled(BY_ROW));
+            Acknowledged::Ours
+        }
+        Ok(other @ (RowStatus::Running | RowStatus::Ended | RowStatus::Queued)) => {
+            Acknowledged::NotOurs(format!("the backend acknowledges it, but its row says {other:?}, not claimed"))
+        }
         Err(error) if matches!(error.status(), Some(400..=499)) && !error.is_retryable() => {
             Acknowledged::NotOurs(error.to_string())
         }
@@ -166,10 +178,21 @@ fn acknowledge(client: &api::Client, job: &Id) -> Acknowledged {
     }
 }
 
+/// Says that the script runs. This would undo a user's cancel, so the row is asked for that right before.
+fn say_running(client: &api::Client, job: &Id, control: &Control) {
+    if matches!(client.row_status(job), Ok(RowStatus::Cancelled)) {
+        control.request(Reason::Cancelled(BY_ROW));
+    }
+    if control.reason().is_some() {
+        return;
+    }
+    if let Err(error) = client.status_running(job, Some("the script is running")) {
+        log::warn!("the backend could not be told that the job runs: {error}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::api::Problem;
     use crate::api::testing::{NoAnswer, Scripted};
@@ -203,7 +226,11 @@ mod tests {
             let client = api::Client::scripted(Stop::new(), Arc::new(backend));
             let (job, execution) = (Id::parse("job-1").expect("id"), Id::parse("exec-1").expect("id"));
             let record = Some(ExecutionRow::new(&execution, None));
-            act(sim, AckTask::spawn(client, (&job, &execution), record, SETUP, Stop::new()).expect("a thread"));
+            act(
+                sim,
+                AckTask::spawn(client, (&job, &execution), (record, Control::new()), SETUP, Stop::new())
+                    .expect("a thread"),
+            );
             sim.kill();
             while sim.alive() > 0 {
                 sim.pause(Duration::from_secs(1));

@@ -1,8 +1,7 @@
 //! Tells the backend that the agent lives, and hears which jobs it shall end.
 //!
-//! It has a thread and connections of its own: whatever the jobs do, the lease is renewed. A cancel arrives here in two
-//! of its three ways: as `cancelJobs` in the answer, and as a row that has left the list of this agent's jobs (see
-//! [`crate::policy::vanish`]). The third, over the WebSocket, is the live log's.
+//! It has a thread and connections of its own: whatever the jobs do, the lease is renewed. A cancel arrives here in one
+//! of its three ways, as `cancelJobs` in the answer. The others are the row watch's and the live log's.
 //!
 //! If no heartbeat is taken for longer than `jobs.stopAfterLost`, the running jobs are ended: for a backend that gives
 //! the jobs of a silent agent to another. A thread of its own looks at that, since a heartbeat under way may take as
@@ -12,7 +11,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::reconcile::{Action, Seen, decide};
 use super::running::Running;
 use crate::api::{Capacity, Client, Error};
 use crate::config::Live;
@@ -22,14 +20,11 @@ use crate::limits;
 use crate::os::clock;
 use crate::os::{pulse::Pulse, random, stop::Stop, threads};
 use crate::policy::backoff::{Backoff, Growth};
-use crate::policy::vanish::Tracker;
 
 /// Who cancelled, when the heartbeat's answer said so.
 pub const BY_HEARTBEAT: &str = "backend (heartbeat)";
 /// Who cancelled, when no heartbeat was taken for too long.
 pub const BY_LOST_CONTACT: &str = "the agent itself (jobs.stopAfterLost)";
-/// Who cancelled, when the job's row is gone.
-pub const BY_ROW: &str = "backend (row)";
 
 /// Is told how each heartbeat went: how long it took, or why it failed.
 pub type OnResult = Box<dyn Fn(Result<Duration, &Error>) + Send>;
@@ -60,7 +55,6 @@ impl Heartbeat {
         self.client = self.client.separate();
         let contact = Contact::new(self.running.clone(), self.config.clone());
         let mut watch = contact.watch(&self.stop, None);
-        let mut tracker = Tracker::default();
         let mut failures = 0;
         loop {
             self.pulse.touch();
@@ -69,9 +63,6 @@ impl Heartbeat {
             failures = if self.beat(failures) { 0 } else { failures + 1 };
             if failures == 0 {
                 contact.was_at(sent);
-                if !self.stop.is_set() {
-                    self.look_for_vanished(&mut tracker);
-                }
             }
             if self.pause(self.delay(failures), &config) {
                 break;
@@ -133,29 +124,6 @@ impl Heartbeat {
                 log::warn!("the heartbeat was not taken: {error}");
                 false
             }
-        }
-    }
-
-    /// Cancels the jobs whose rows are gone.
-    fn look_for_vanished(&self, tracker: &mut Tracker<Id>) {
-        let running = self.running.ids();
-        if running.is_empty() {
-            tracker.observe(&[], &BTreeSet::new(), true);
-            return;
-        }
-        match self.client.orphaned() {
-            Ok(orphans) => {
-                let held =
-                    orphans.rows.into_iter().filter(|row| matches!(row.status.as_str(), "claimed" | "running" | ""));
-                let listed: BTreeSet<Id> = held.map(|row| row.id).collect();
-                let vanished = tracker.observe(&running, &listed, orphans.whole);
-                for id in &running {
-                    if decide(Seen::running(vanished.contains(id))) == Action::Cancel {
-                        self.cancel(id, BY_ROW);
-                    }
-                }
-            }
-            Err(error) => log::debug!("the list of this agent's jobs did not come: {error}"),
         }
     }
 
@@ -252,7 +220,6 @@ mod tests {
     use crate::api::testing::{Act, Seen, Server, ok};
     use crate::os::pulse::Pulses;
     use crossbeam_channel::{Receiver, unbounded};
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -325,23 +292,6 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(&beat.body).expect("JSON");
         assert_eq!(body["runningJobs"], serde_json::json!(["a"]));
         assert_eq!(body["capacity"], serde_json::json!({"maxJobs":5,"currentJobs":1,"availableSlots":4}));
-        rig.end();
-    }
-
-    #[test]
-    fn a_row_that_was_listed_and_is_gone_twice_cancels() {
-        let asked = AtomicUsize::new(0);
-        let server = Server::start(move |seen, _| match is_beat(seen) {
-            true => ok(""),
-            false if asked.fetch_add(1, Ordering::SeqCst) == 0 => ok(r#"[{"id":"a","status":"running"}]"#),
-            false => ok("[]"),
-        });
-        let running = Running::new();
-        let id = Id::parse("a").expect("id");
-        let _token = running.claim(&id).expect("free");
-        let rig = start(server.client(), Duration::from_millis(20), &running);
-        assert_eq!(rig.cancelled_by(&id), BY_ROW);
-        assert!(server.lines().iter().filter(|l| l.contains("orphaned")).count() >= 3);
         rig.end();
     }
 

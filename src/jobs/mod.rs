@@ -14,6 +14,7 @@ pub mod reattach;
 pub mod reconcile;
 pub mod record;
 pub mod report;
+pub mod row_watch;
 mod run;
 pub mod running;
 #[cfg(test)]

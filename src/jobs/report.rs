@@ -8,14 +8,14 @@ use crate::jobs::output::Collected;
 use crate::jobs::record::Report;
 use crate::logs::Flushed;
 use crate::os::clock;
-use crate::verdict::{Cause, Outcome};
+use crate::verdict::{Cause, Outcome, Status, Verdict};
 
 /// The report of a job as it will be sent. A job on several servers has no `execution` of its own: each server's record
 /// was completed with [`record`].
 pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) -> Report {
     let (mut output, flushed) = output;
     let verdict = &outcome.verdict;
-    explain(&mut output.stderr, outcome);
+    explain(&mut output.stderr, verdict);
     let update = has_record.then(|| update(outcome, &output, &metadata(outcome, &output, &flushed)));
     let (started, ended) = times(outcome);
     let complete = CompleteBody {
@@ -39,9 +39,10 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) 
 
 fn update(outcome: &Outcome, output: &Collected, metadata: &[(&str, String)]) -> String {
     let verdict = &outcome.verdict;
+    let (started, ended) = times(outcome);
     let update = ExecutionUpdate {
-        running: false,
-        started: Some(times(outcome).0),
+        started: Some(started),
+        completed: Some(ended),
         exit_code: Some(verdict.exit_code),
         output: Some(&output.stdout),
         error: (verdict.cause != Cause::Success).then_some(verdict.message.as_str()),
@@ -66,18 +67,47 @@ fn times(outcome: &Outcome) -> (SystemTime, SystemTime) {
     (span.map_or(now, |span| span.started), span.map_or(now, |span| span.ended()))
 }
 
-/// The report has no field for the reason. Where the script itself does not tell it, its stderr ends with it.
-fn explain(stderr: &mut String, outcome: &Outcome) {
-    if matches!(outcome.verdict.cause, Cause::Success | Cause::Exit) {
+/// The pages show neither exit code nor reason. So the stderr of each job that did not succeed ends with the verdict, in a
+/// line that is told from the script's own by its beginning.
+fn explain(stderr: &mut String, verdict: &Verdict) {
+    if verdict.cause == Cause::Success {
         return;
     }
     if !stderr.is_empty() && !stderr.ends_with('\n') {
         stderr.push('\n');
     }
-    stderr.push_str("cronium-agent: ");
-    stderr.push_str(&outcome.verdict.message);
+    stderr.push_str(OURS);
+    stderr.push_str(&own_words(verdict.status(), &verdict.message));
     stderr.push('\n');
 }
+
+/// How each line of the agent's own begins in a script's stderr.
+pub const OURS: &str = "cronium-agent: ";
+
+/// Words of the agent's own for the stderr of a job that ended with this status.
+///
+/// The app shows a failed job as TIMEOUT whose stderr holds "timeout" or "timed out" anywhere, also in the name of a key.
+/// So in a job that did not time out they are written another way.
+pub fn own_words(status: Status, text: &str) -> String {
+    if status == Status::Timeout {
+        return text.to_owned();
+    }
+    let lower = text.to_ascii_lowercase();
+    let (mut out, mut at) = (String::with_capacity(text.len() + 8), 0);
+    // `jobs.setupTimeout` becomes `jobs.setupTime-out`, `timed out` becomes `timed-out`.
+    while let Some((found, head, length)) =
+        WORDS.iter().filter_map(|(word, head)| Some((lower[at..].find(word)?, *head, word.len()))).min()
+    {
+        out.push_str(&text[at..at + found + head]);
+        out.push('-');
+        at += found + length - "out".len();
+    }
+    out.push_str(&text[at..]);
+    out
+}
+
+/// What the app takes for a timeout, each with the length of its first part.
+const WORDS: [(&str, usize); 2] = [("timeout", 4), ("timed out", 5)];
 
 fn metadata<'a>(outcome: &Outcome, output: &Collected, flushed: &Flushed) -> Vec<(&'a str, String)> {
     let (verdict, usage) = (&outcome.verdict, &outcome.usage);
@@ -105,24 +135,47 @@ fn metadata<'a>(outcome: &Outcome, output: &Collected, flushed: &Flushed) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::{Phase, Timings, Usage, Verdict};
+    use crate::verdict::Phase;
 
-    fn outcome(cause: Cause) -> Outcome {
-        let verdict = Verdict { phase: Phase::Execution, cause, exit_code: 1, message: "because".into() };
-        Outcome { verdict, timings: Timings::default(), usage: Usage::default(), evidence: Vec::new() }
+    fn verdict(cause: Cause, message: &str) -> Verdict {
+        Verdict { phase: Phase::Execution, cause, exit_code: 1, message: message.into() }
     }
 
     #[test]
-    fn the_reason_is_in_stderr_where_the_script_does_not_tell_it() {
+    fn the_stderr_of_each_job_that_did_not_succeed_ends_with_the_reason() {
         for (cause, before, after) in [
-            (Cause::Exit, "boom", "boom"),
+            (Cause::Exit, "boom", "boom\ncronium-agent: because\n"),
             (Cause::Success, "", ""),
+            (Cause::Success, "a warning", "a warning"),
+            (Cause::Partial(1), "boom\n", "boom\ncronium-agent: because\n"),
             (Cause::Memory(1), "boom", "boom\ncronium-agent: because\n"),
+            (Cause::Cancelled("user"), "", "cronium-agent: because\n"),
             (Cause::Infrastructure, "", "cronium-agent: because\n"),
         ] {
             let mut stderr = before.to_owned();
-            explain(&mut stderr, &outcome(cause));
+            explain(&mut stderr, &verdict(cause, "because"));
             assert_eq!(stderr, after);
         }
+    }
+
+    #[test]
+    fn only_a_job_that_timed_out_is_shown_as_one() {
+        for (text, want) in [
+            ("within 60 s (jobs.setupTimeout)", "within 60 s (jobs.setupTime-out)"),
+            ("it timed out", "it timed-out"),
+            ("TIMEOUT, Timed Out: timeouttimeout", "TIME-OUT, Timed-Out: time-outtime-out"),
+            ("image über/timeout:1 is not there", "image über/time-out:1 is not there"),
+            ("nothing of that", "nothing of that"),
+            ("", ""),
+        ] {
+            let own = own_words(Status::Failed, text);
+            assert_eq!(own, want);
+            assert!(WORDS.iter().all(|(word, _)| !own.to_lowercase().contains(word)), "{own}");
+            assert_eq!(own_words(Status::Timeout, text), text);
+        }
+        let late = Cause::Timeout { limit: "jobs.maxTimeout", after: std::time::Duration::from_secs(1) };
+        let mut stderr = String::new();
+        explain(&mut stderr, &verdict(late, "longer than its limit (jobs.maxTimeout)"));
+        assert!(stderr.contains("jobs.maxTimeout"));
     }
 }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::executors::container::spec::container_name;
+use crate::executors::ending::stopped;
 use crate::executors::{CleanupGuard, End, Prepared, Task};
 use crate::job::{Id, Job, Kind, Server};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
@@ -34,7 +35,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     }
     let mut output = context.output(&task.job.id);
     let row = ExecutionRow::new(&task.execution, task.server.as_ref());
-    let ack = AckTask::start(context, &task.job.id, &task.execution, Some(row))?;
+    let ack = AckTask::start(context, (&task.execution, token), Some(row))?;
     // On disk before anything of it exists: after a crash it is found, or known not to have begun.
     let intent = JobRecord::intend(&context.records, &task, place_of(&task), output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
@@ -44,7 +45,10 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     // Dropping what is prepared removes it.
     ack.ours()?;
     let end = match prepared {
-        Ok(Ok(ready)) => start(context, ready, &task, (&record, &ack, token), &mut output),
+        Ok(Ok(ready)) => match control.reason() {
+            Some(reason) => End::Outcome(Box::new(unrun(stopped(&reason, None))), CleanupGuard::of(ready)),
+            None => start(context, ready, &task, (&record, &ack, token), &mut output),
+        },
         Ok(Err(_)) if control.is_given_back() => End::NeverRan(CleanupGuard::none()),
         Ok(Err(outcome)) => End::Outcome(outcome, CleanupGuard::none()),
         Err(panic) => ended(broken(panic)),
@@ -86,32 +90,40 @@ fn start(
 /// Reports a job that cannot be run as it was sent.
 pub(in crate::jobs) fn refuse(
     context: &Arc<JobContext>,
-    (id, execution): (&Id, &Id),
+    (execution, token): (&Id, &Token),
     kind: Kind,
     reason: String,
 ) -> Life {
     log::warn!("refused: {reason}");
-    let ack = AckTask::start(context, id, execution, Some(ExecutionRow::new(execution, None)))?;
+    let ack = AckTask::start(context, (execution, token), Some(ExecutionRow::new(execution, None)))?;
     ack.ours()?;
-    report_unrun(context, (id, execution), (kind, 0), Verdict::refused(reason), ack)
+    report_unrun(context, (execution, token), (kind, 0), Verdict::refused(reason), ack)
 }
 
 /// Tells the backend once more how a job ended that it hands out again: it is not run a second time.
-pub(in crate::jobs) fn repeat(context: &Arc<JobContext>, job: &Job, execution: &Id, done: &Done) -> Life {
+pub(in crate::jobs) fn repeat(
+    context: &Arc<JobContext>,
+    job: &Job,
+    (execution, token): (&Id, &Token),
+    done: &Done,
+) -> Life {
     log::warn!("the job was finished before as {}; it is reported so again and not run", done.status);
-    let ack = AckTask::start(context, &job.id, execution, None)?;
+    let ack = AckTask::start(context, (execution, token), None)?;
     ack.ours()?;
-    report_unrun(context, (&job.id, execution), (job.kind, job.attempts), as_before(done), ack)
+    report_unrun(context, (execution, token), (job.kind, job.attempts), as_before(done), ack)
 }
 
 /// Reports a job of which nothing runs here.
 fn report_unrun(
     context: &JobContext,
-    (id, execution): (&Id, &Id),
+    (execution, token): (&Id, &Token),
     (kind, attempts): (Kind, u32),
     verdict: Verdict,
     ack: AckTask,
 ) -> Life {
+    let id = token.id();
+    // A user's cancel, of which the acknowledgement told, says more.
+    let verdict = token.control().reason().map_or(verdict, |reason| stopped(&reason, None));
     let output = JobOutput::new(0, context.streamer.open(id));
     let entry = record::blank(id, execution, kind, attempts, None, Place::Nowhere);
     let record = JobRecord::claimed(&context.records, entry, output.progress());

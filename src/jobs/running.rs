@@ -156,6 +156,7 @@ impl Running {
             control.detach();
         }
         jobs.entries.insert(id.clone(), entry);
+        self.0.changed.notify_all();
         Some(Token { running: self.clone(), id: id.clone(), control })
     }
 
@@ -188,7 +189,6 @@ impl Running {
     }
 
     /// Whether no job is in hand.
-    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.lock().entries.is_empty()
     }
@@ -219,6 +219,21 @@ impl Running {
     /// Whether the agent ends: nothing that is claimed from here on begins.
     pub fn is_ending(&self) -> bool {
         self.lock().ending
+    }
+
+    /// Wakes who waits for a job: there will be none.
+    pub fn wake(&self) {
+        // Under the lock, between whose taking and the wait they look whether to end.
+        let _jobs = self.lock();
+        self.0.changed.notify_all();
+    }
+
+    /// Waits at most `wait` until a job is in the registry, or for [`Running::wake`].
+    pub fn wait_for_one(&self, wait: Duration) {
+        let jobs = self.lock();
+        if jobs.entries.is_empty() {
+            drop(clock::wait(&self.0.jobs, &self.0.changed, jobs, wait));
+        }
     }
 
     /// Waits at most `wait` until no job is in hand; whether that came about.

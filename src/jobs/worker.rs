@@ -66,10 +66,10 @@ impl Worker {
         metrics::JOBS_ACTIVE.add(1);
         let life = match claim {
             Claim::Run(job) => match context.records.done().lookup(&job.id) {
-                Some(done) if done.attempts >= job.attempts => run::repeat(context, &job, &execution, &done),
+                Some(done) if done.attempts >= job.attempts => run::repeat(context, &job, (&execution, &token), &done),
                 _ => run::run(context, *job, execution.clone(), &token),
             },
-            Claim::Refuse { id, reason, kind } => run::refuse(context, (&id, &execution), kind, reason),
+            Claim::Refuse { reason, kind, .. } => run::refuse(context, (&execution, &token), kind, reason),
         };
         metrics::JOBS_ACTIVE.add(-1);
         context.finish(token, &execution, life.map(|reported| reported.counted(kind, at)));

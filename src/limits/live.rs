@@ -69,3 +69,12 @@ pub const LOG_READ_TURN: usize = 256;
 /// Answers to pings are queued behind any backlog; a server that pings and reads nothing is given up here. Larger than
 /// lines can make it: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
 pub const LOG_OUT_MOST: usize = 1024 * 1024;
+
+/// Between two looks at the rows of the jobs that run, at least: a cancel is to end a script within 5 s.
+pub const ROW_LOOK: Duration = Duration::from_secs(3);
+/// Rows that are asked for one by one after one list, when that does not show them.
+pub const ROW_ASKS: usize = 20;
+/// Until a row is asked for again that is neither this agent's nor cancelled.
+pub const ROW_LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// One wait for a job whose row is to be watched; after it, the thread looks whether it is still wanted.
+pub const ROW_IDLE: Duration = Duration::from_secs(5);

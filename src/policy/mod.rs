@@ -8,5 +8,4 @@ pub mod poll;
 pub mod rate;
 pub mod stop;
 pub mod suggest;
-pub mod vanish;
 pub mod watchdog;

@@ -401,8 +401,11 @@ pub fn stdout(row: &JobRow) -> &str {
     report(row)["output"]["stdout"].as_str().expect("stdout")
 }
 
+/// What the script printed there, and the verdict of each ending but the script's own exit code, which stands in the report.
 pub fn stderr(row: &JobRow) -> &str {
-    report(row)["output"]["stderr"].as_str().expect("stderr")
+    let all = report(row)["output"]["stderr"].as_str().expect("stderr");
+    let own = all.trim_end_matches('\n').rfind('\n').map_or(0, |end| end + 1);
+    if all[own..].starts_with("cronium-agent: the script ended with exit code") { &all[..own] } else { all }
 }
 
 /// The execution's record as the backend has it: `executionMetadata`, timings, error.

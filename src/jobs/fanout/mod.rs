@@ -21,6 +21,7 @@ use self::prefixed::Prefixed;
 use self::sum::{Part, sum};
 use crate::api::ExecutionUpdate;
 use crate::config::types::Config;
+use crate::executors::ending::stopped;
 use crate::executors::{CleanupGuard, Control, End, ReattachInfo, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
@@ -60,12 +61,15 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
         return Err(Unreported::GiveBack("the agent is stopping"));
     }
     let output = context.output(&job.id);
-    let ack = AckTask::start(context, &job.id, execution, None)?;
+    let ack = AckTask::start(context, (execution, token), None)?;
     let task = Task { job: Arc::new(job), server: None, execution: execution.clone() };
     let place = Place::Servers(found::pages(&task.job, execution));
     let intent = JobRecord::intend(&context.records, &task, place, output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
     ack.ours()?;
+    if let Some(reason) = control.reason() {
+        return conclude(context, &record, ended(unrun(stopped(&reason, None))), output, Some(ack));
+    }
     let job = task.job;
     let timeout = job.timeout.unwrap_or(context.config.now().jobs.default_timeout);
     let (place, image) = (String::new(), String::new());

@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-pub use self::table::{Action, Seen, decide};
-use self::table::{Container as Held, Record, Row};
-use crate::api::Orphans;
+pub use self::table::{Action, Row, Seen, decide};
+use self::table::{Container as Held, Record};
+use crate::api::{Orphans, RowStatus};
 use crate::docker::containers::State;
 use crate::executors::CleanupGuard;
 use crate::executors::container::janitor::{Found, Janitor};
@@ -223,14 +223,22 @@ impl Round<'_> {
             Some(row) if row.status == "running" => Row::Running,
             Some(_) if self.at_start || settled.contains(job) => Row::Claimed,
             Some(_) => Row::Fresh,
+            None if self.containers.contains_key(job) && !self.here.contains(job) && self.is_cancelled(job) => {
+                Row::Cancelled
+            }
             None if list.whole => Row::Absent,
             None => Row::Cut,
         }
     }
 
+    /// Of a job whose container is here and that the list does not show.
+    fn is_cancelled(&self, job: &Id) -> bool {
+        matches!(self.own.context.client.row_status(job), Ok(RowStatus::Cancelled))
+    }
+
     fn carry_out(&mut self, job: &Id, action: Action) -> Result<(), String> {
         match action {
-            // A cancel by the row is the heartbeat's, whose lists come at an even pace.
+            // What runs here is cancelled by the row watch, which asks more often.
             Action::Leave | Action::Cancel => Ok(()),
             Action::Adopt => {
                 self.own

@@ -33,8 +33,8 @@ pub enum Row {
     /// The list is cut and does not show the job: that proves nothing.
     Cut,
     Absent,
-    /// Earlier lists showed it, and two whole ones in a row do not: a user cancelled the job.
-    Vanished,
+    /// It is not in the list, and the backend says that a user cancelled the job. A report of it is owed.
+    Cancelled,
     /// Listed for too short a time: a poll or a release of this job may be under way.
     Fresh,
     Claimed,
@@ -54,9 +54,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// A job that runs here, and whether its row has vanished from the backend's lists.
-    pub fn running(vanished: bool) -> Self {
-        let row = if vanished { Row::Vanished } else { Row::NotAsked };
+    /// A job that runs here, and how its row is.
+    pub fn running(row: Row) -> Self {
         Self { at_start: false, here: true, record: Record::None, container: Container::None, row }
     }
 }
@@ -83,7 +82,7 @@ pub enum Action {
 pub fn decide(seen: Seen) -> Action {
     let Seen { at_start, here, record, container, row } = seen;
     match (here, record, container, row) {
-        (true, _, _, Row::Vanished) => Action::Cancel,
+        (true, _, _, Row::Cancelled) => Action::Cancel,
         (true, _, _, _) => Action::Leave,
         (false, Record::Waiting, _, _) => Action::Adopt,
         (false, Record::Kept, _, _) | (false, _, Container::Young, _) => Action::Leave,
@@ -100,9 +99,9 @@ pub fn decide(seen: Seen) -> Action {
         (false, _, _, Row::Claimed | Row::Running) => {
             Action::AdoptByLabels { doubted: container != Container::Running }
         }
-        (false, Record::None, _, Row::Cut) => Action::AdoptByLabels { doubted: true },
+        (false, Record::None, _, Row::Cut | Row::Cancelled) => Action::AdoptByLabels { doubted: true },
         (false, _, _, Row::NotAsked | Row::Fresh) => Action::Leave,
-        (false, _, _, Row::Cut | Row::Absent | Row::Vanished) => Action::RemoveContainer,
+        (false, _, _, Row::Cut | Row::Absent | Row::Cancelled) => Action::RemoveContainer,
     }
 }
 
@@ -117,13 +116,13 @@ mod tests {
     const CONTAINERS: [Container; 5] =
         [Container::None, Container::Young, Container::Created, Container::Running, Container::Ended];
     const ROWS: [Row; 7] =
-        [Row::NotAsked, Row::Cut, Row::Absent, Row::Vanished, Row::Fresh, Row::Claimed, Row::Running];
+        [Row::NotAsked, Row::Cut, Row::Absent, Row::Cancelled, Row::Fresh, Row::Claimed, Row::Running];
 
     fn rows() -> Vec<Case> {
         let doubted = Action::AdoptByLabels { doubted: true };
         let sure = Action::AdoptByLabels { doubted: false };
         let mut rows: Vec<Case> = vec![
-            (None, true, None, None, Some(Row::Vanished), Action::Cancel),
+            (None, true, None, None, Some(Row::Cancelled), Action::Cancel),
             (None, true, None, None, None, Action::Leave),
             (None, false, Some(Record::Waiting), None, None, Action::Adopt),
             (None, false, Some(Record::Kept), None, None, Action::Leave),
@@ -140,11 +139,12 @@ mod tests {
         }
         rows.extend([
             (None, false, Some(Record::None), None, Some(Row::Cut), doubted),
+            (None, false, Some(Record::None), None, Some(Row::Cancelled), doubted),
             (None, false, Some(Record::Delivered), None, Some(Row::Cut), Action::RemoveContainer),
             (None, false, None, None, Some(Row::NotAsked), Action::Leave),
             (None, false, None, None, Some(Row::Fresh), Action::Leave),
             (None, false, None, None, Some(Row::Absent), Action::RemoveContainer),
-            (None, false, None, None, Some(Row::Vanished), Action::RemoveContainer),
+            (None, false, None, None, Some(Row::Cancelled), Action::RemoveContainer),
         ]);
         rows
     }

@@ -39,6 +39,18 @@ pub(super) struct Row {
     pub(super) releases: u32,
 }
 
+impl Row {
+    fn word(&self) -> &'static str {
+        match self.status {
+            Status::Queued => "queued",
+            Status::Claimed => "claimed",
+            Status::Running => "running",
+            Status::Ended => "completed",
+            Status::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What goes wrong on the way, in thousandths of all calls.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Weather {
@@ -182,7 +194,7 @@ impl Backend {
             ("POST", ["orchestrator", "heartbeat"]) => (200, json!({ "cancelJobs": inner.cancels })),
             ("POST" | "PUT", ["executions", ..]) => (200, json!({"success": true})),
             ("POST" | "PUT", ["jobs", job, what]) => match inner.rows.get_mut(*job) {
-                Some(row) => (about(row, what, body), json!({"success": true})),
+                Some(row) => (about(row, what, body), json!({"success": true, "job": {"status": row.word()}})),
                 None => (404, json!({"error": "no such job"})),
             },
             _ => (404, json!({"error": format!("{method} {path}")})),
@@ -193,8 +205,8 @@ impl Backend {
 /// A call about one job; the status of the answer.
 fn about(row: &mut Row, what: &str, body: &Value) -> u16 {
     match (what, row.status) {
-        ("acknowledge", Status::Claimed | Status::Running) => {}
-        ("acknowledge", _) => return 403,
+        ("acknowledge", Status::Queued) => return 403,
+        ("acknowledge", _) => {}
         ("status", Status::Claimed) => row.status = Status::Running,
         ("status", _) => {}
         ("complete", status) => {

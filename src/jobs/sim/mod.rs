@@ -35,6 +35,7 @@ use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::Checkpoints;
 use crate::jobs::record::outbox::{Outbox, Terms};
 use crate::jobs::record::{Opened, RecordStore};
+use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
@@ -95,6 +96,9 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         pulse: Pulse::unwatched(),
     };
     let heartbeat = heartbeat.spawn().expect("a thread");
+    let row_watch =
+        RowWatch { client: client.clone(), running: running.clone(), stop: all.clone(), pulse: Pulse::unwatched() };
+    let row_watch = row_watch.spawn().expect("a thread");
     let (hand, taken) = bounded(1);
     let no_more_claims = Stop::new();
     let (records_now, free, bell) = (records.clone(), slots.clone(), slots.clone());
@@ -132,7 +136,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     outbox.stop();
     checkpoints.stop();
     reaper.stop();
-    for thread in [heartbeat, outbox_thread, scribe_thread, reaper_thread] {
+    for thread in [heartbeat, row_watch, outbox_thread, scribe_thread, reaper_thread] {
         thread.join_within(Duration::from_secs(60));
     }
 }
@@ -320,7 +324,7 @@ fn judge(
         return Ok(());
     }
     let whole = Script::text(job, script.lines);
-    let infrastructure = report.stderr.contains("cronium-agent:");
+    let infrastructure = report.stderr.contains("cronium-agent:") && !report.stderr.contains("exit code");
     let expected = if script.exit_code == 0 { "completed" } else { "failed" };
     match report.status.as_str() {
         "cancelled" if cancelled => count.cancelled += 1,
