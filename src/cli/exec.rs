@@ -211,7 +211,7 @@ fn in_container(
     signals: &Signals,
 ) -> Result<Ended, String> {
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
-    // What an earlier one has left that was killed; whoever asks for this script does not wait for more than a look.
+    // Removes what an earlier `exec` left that was killed. One look: the person waits.
     Janitor::of_exec(docker.clone()).round(&|_, _| false);
     let executor = ContainerExecutor::of_this_process(docker, config, sampler.clone());
     let task = task(request, content, language, None);

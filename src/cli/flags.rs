@@ -81,7 +81,7 @@ pub static COMMANDS: &[CommandRow] = commands! {
         "Prints every problem of the configuration at once, each with its key and line, what was found and what is allowed. \
          Without problems: the configuration in effect as YAML, secrets as ***.";
         "0" "valid", "2" "problems";
-    "doctor" [] "is this host fit? looks, and proves the locks of a job with containers of its own",
+    "doctor" [] "check this host, and prove the locks of a job with test containers",
         "Looks at everything that the agent needs: configuration, state.dir, the backend and its clock, DNS, TLS, the token, \
          the container engine, its limits and images. Then it proves the locks: it runs containers made as a job's is, which \
          try to write the root, gain a privilege, use more processes, memory, cores or disk than allowed, reach each other, \

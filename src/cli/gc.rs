@@ -1,9 +1,8 @@
-//! `gc`: what of this agent's is left in the engine, and removes it by hand.
+//! `gc`: lists and removes containers of this agent that were left in the engine.
 //!
-//! Without an agent on `state.dir` nobody has a job in hand, but a job with a record is one that the next start goes on
-//! with: its container stays. Beside a running agent this only looks, since only that agent knows which jobs it has in
-//! hand when its disk is full; its own janitor removes what is left behind. What a killed `exec` has left is listed and
-//! removed in the same way.
+//! Without a running agent no job runs, but the next start goes on with a job that has a record: its container stays.
+//! Beside a running agent this only looks: when the disk is full, only the agent knows which jobs it runs, and its own
+//! janitor removes what is left behind. Containers of a killed `exec` are listed and removed in the same way.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -113,7 +112,7 @@ fn collect(
 /// Does with a container what is to be done; the word about it, and whether it went well.
 fn act(janitor: &Janitor, found: &Found, fate: Fate, mode: Mode, grace: Duration) -> (String, bool) {
     let word = match (fate, mode) {
-        (Fate::InUse, Mode::Look) => "kept: its job is in hand".to_owned(),
+        (Fate::InUse, Mode::Look) => "kept: its job runs".to_owned(),
         (Fate::InUse, _) => "kept: the agent's next start sees to its job".to_owned(),
         (Fate::Young, _) => format!("kept: younger than {}", value::show_duration(grace)),
         (Fate::Nobodys, Mode::Look) => "left to the running agent".to_owned(),

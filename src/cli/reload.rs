@@ -1,4 +1,4 @@
-//! `reload`: has the agent that runs on this host read its configuration again, waits for that, and says what came of it.
+//! `reload`: has the agent that runs on this host read its configuration again, waits for that, and prints the result.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

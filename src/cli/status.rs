@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::cli::{exit, print};
 use crate::config::types::Config;
 use crate::health::ask::ask;
+use crate::jobs::record::QUARANTINE;
 use crate::jobs::status::{Job, Reload, Reports, Status};
 
 /// Asks and prints; gives the program's exit code.
@@ -42,7 +43,15 @@ fn table(status: &Status, dir: &Path) -> String {
         row("outbox", &waiting(outbox));
         if outbox.set_aside > 0 || !outbox.asides.is_empty() {
             let counted = (outbox.set_aside, outbox.asides.len());
-            row("", &format!("{} set aside since the start; {} in {}/aside:", counted.0, counted.1, dir.display()));
+            row(
+                "",
+                &format!(
+                    "{} given up since the start; {} in {}:",
+                    counted.0,
+                    counted.1,
+                    dir.join(QUARANTINE).display()
+                ),
+            );
         }
         for aside in &outbox.asides {
             row("", &format!("  {}  {}  {}", aside.at, aside.job.as_ref().unwrap_or(&aside.file), aside.why));
@@ -77,7 +86,7 @@ pub(in crate::cli) fn reloaded(reload: &Reload) -> Vec<String> {
     lines
 }
 
-/// What came of reading the configuration again, as the head of what is listed below it.
+/// The result of the reload, as the head of the list below it.
 fn outcome(reload: &Reload) -> &str {
     match reload.result.as_str() {
         "changed" => "in effect since then:",
@@ -142,6 +151,7 @@ pub(in crate::cli) fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::record::QUARANTINE;
     use crate::jobs::status::{Agent, Breaker, LiveLog, Pool, SetAside};
 
     fn full() -> Status {
@@ -206,7 +216,7 @@ ready     no: docker answers 500
 workers   2 of 5 busy
 live log  not connected: refused
 outbox    3 reports wait, the oldest for 1m 1s; last error: the backend answered 503
-          1 set aside since the start; 1 in /var/lib/cronium/aside:
+          1 given up since the start; 1 in /var/lib/cronium/QUARANTINE:
             2025-10-09T09:00:00Z  job_c  409\u{FFFD}[2J\u{FFFD}ready     yes
 breaker   10.0.0.5:22 open after 5 failures
 reload    2025-10-10T11:00:00Z: in effect since then:
@@ -221,7 +231,7 @@ job_bbb  -          claimed                           0s      -          -
         let shown = table(&full(), Path::new("/var/lib/cronium"));
         let squeezed =
             |text: &str| text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
-        assert_eq!(squeezed(&shown), squeezed(want));
+        assert_eq!(squeezed(&shown), squeezed(&want.replace("QUARANTINE", QUARANTINE)));
         let columns: Vec<_> =
             shown.lines().rev().take(3).map(|line| line.find("job_a-1").or(line.find("EXEC"))).collect();
         assert_eq!(columns[0], None);
@@ -233,7 +243,7 @@ job_bbb  -          claimed                           0s      -          -
         let mut idle = Status { ready: true, ..Status::default() };
         let shown = table(&idle, Path::new("/x"));
         assert!(shown.contains("ready     yes\n") && shown.ends_with("\nno job runs\n"), "{shown}");
-        assert!(shown.contains("live log  switched off") && !shown.contains("outbox") && !shown.contains("aside"));
+        assert!(shown.contains("live log  switched off") && !shown.contains("outbox") && !shown.contains("given up"));
         idle.outbox = Some(Reports { waiting: 1, ..Reports::default() });
         assert!(table(&idle, Path::new("/x")).contains("outbox    1 report waits\n"));
     }

@@ -1,7 +1,7 @@
 //! The configuration in effect, which SIGHUP may replace while the agent works.
 //!
-//! Whoever works asks for [`Live::now`] at the start of a job, a poll or a look, and keeps that snapshot to its end: a
-//! job never sees two configurations.
+//! A job, a poll or a look takes [`Live::now`] at its start and keeps that snapshot to its end: a job never sees two
+//! configurations.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -125,7 +125,7 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
         // An empty variable is the default, and the sample is not.
         let mut env = beside.clone();
         env.push((name.as_str(), ""));
-        // A certificate without its key is a problem of its own.
+        // A certificate without its key is another problem.
         if beside.iter().all(|(name, _)| !name.starts_with("CRONIUM_SECURITY_TLS_")) {
             let empty = run(None, &env, false).expect("an empty value is the default");
             if !(key.path.starts_with("security.tls.") && key.path != "security.tls.enabled") {

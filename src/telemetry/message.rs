@@ -45,8 +45,8 @@ impl Write for Capped {
     }
 }
 
-/// `text` on one line: what could begin a line of its own, move the cursor or turn the direction of writing is shown as
-/// an escape. A name that a script chose can so not forge a line of the log.
+/// `text` on one line: characters that could begin a line, move the cursor or turn the direction of writing are escaped.
+/// So a name that a script chose cannot forge a line of the log.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

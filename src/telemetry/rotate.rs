@@ -1,4 +1,4 @@
-//! A log file that is moved aside when it is full: `agent.log`, `agent.log.1`, `agent.log.2` and so on.
+//! A log file that is renamed when it is full: `agent.log`, `agent.log.1`, `agent.log.2` and so on.
 //!
 //! Only whole lines are in it, also after a disk was full. Nothing here ends or stalls the agent: a line that cannot be
 //! written to the file goes to stderr, and the trouble is said once until it is over.
@@ -30,7 +30,7 @@ pub(super) struct Rotating {
 struct Open {
     file: File,
     size: u64,
-    /// A device or a pipe is never moved aside.
+    /// A device or a pipe is never renamed.
     regular: bool,
 }
 
@@ -317,10 +317,10 @@ mod tests {
         let path = folder.0.join("a.log");
         let mut log = open(&path, 1000, 1, &Said::default()).expect("open");
         log.line(b"one\n", Instant::now());
-        fs::rename(&path, folder.0.join("aside")).expect("rename");
+        fs::rename(&path, folder.0.join("moved")).expect("rename");
         log.line(b"two\n", Instant::now());
         log.reopen(Instant::now());
         log.line(b"three\n", Instant::now());
-        assert_eq!((folder.read("aside"), folder.read("a.log")), ("one\ntwo\n".to_owned(), "three\n".to_owned()));
+        assert_eq!((folder.read("moved"), folder.read("a.log")), ("one\ntwo\n".to_owned(), "three\n".to_owned()));
     }
 }

@@ -103,7 +103,7 @@ impl Lines {
 
 impl Write for Lines {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        // A message has no newline of its own and is bounded, so the buffer is.
+        // A message holds no newline and is bounded, so the buffer is.
         self.line.extend_from_slice(piece);
         if self.line.ends_with(b"\n") {
             let mut whole = Vec::new();

@@ -1,4 +1,4 @@
-//! The whole way of a record, into memory and, in a process of its own, through the global logger.
+//! The whole way of a record: into memory, and in another process through the global logger.
 
 use super::context::ContextGuard;
 use super::*;

@@ -1,5 +1,5 @@
-//! The way to the backend, step by step, so that the step which fails has a line of its own: name, TLS, an answer, the
-//! token, the clock. Nothing is claimed and nothing is changed there.
+//! The way to the backend, one line a step, so that the report shows which step fails: name, TLS, an answer, the token, the
+//! clock. Nothing is claimed and nothing is changed there.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant, SystemTime};
@@ -130,7 +130,7 @@ fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Durati
         return if local {
             Check::ok(TLS, "none: plain http, which does not leave this host")
         } else {
-            let hint = "use https in api.endpoint: whoever is on the way can read the token and every script";
+            let hint = "use https in api.endpoint: anyone on the way can read the token and every script";
             Check::warn(TLS, "none: plain http to another machine", hint)
         };
     }

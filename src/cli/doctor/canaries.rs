@@ -94,7 +94,7 @@ struct Cage {
     until: Instant,
 }
 
-/// A canary that runs on a thread of its own.
+/// A canary that runs, on its own thread.
 struct Flying {
     control: Arc<Control>,
     ended: Receiver<Result<Ran, NotRun>>,

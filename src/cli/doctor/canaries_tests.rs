@@ -49,7 +49,7 @@ fn a_canary_whose_container_is_not_made_is_given_up() {
     });
 }
 
-/// What the engine is told of a container that does not end before KILL, with the clock of that moment.
+/// The calls that the engine gets about a container that does not end before KILL, with the clock of that moment.
 #[derive(Default)]
 struct Told {
     started: Option<Duration>,

@@ -96,7 +96,7 @@ fn rootless(info: &EngineInfo) -> Check {
     let words = if has(info, "rootless") {
         "yes: the engine runs as a user of this host"
     } else {
-        "no: the engine is root, and so is whoever may use its socket"
+        "no: the engine is root, and so is anyone who may use its socket"
     };
     Check::ok(ROOTLESS, words)
 }

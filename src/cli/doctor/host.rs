@@ -19,7 +19,7 @@ const STATE: &str = "state-dir";
 const STATE_DISK: &str = "state-disk";
 const KNOWN_HOSTS: &str = "known-hosts";
 
-/// The configuration that was loaded; what is wrong with one that was not is told elsewhere.
+/// The configuration that was loaded. [`super::problem`] reports one that was not.
 pub(super) fn configuration(loaded: &Loaded) -> Check {
     let name = "configuration";
     let file = loaded.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());

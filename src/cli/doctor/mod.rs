@@ -57,13 +57,13 @@ fn problem(problem: &crate::config::Problem) -> Check {
     Check::fail("configuration", problem.to_string(), "correct this key; see cronium-agent validate")
 }
 
-/// Checks that are made on a thread of their own.
-struct Aside {
+/// Checks that are made on their own thread.
+struct Beside {
     names: &'static [&'static str],
     made: Result<(Receiver<Vec<Check>>, Thread), String>,
 }
 
-impl Aside {
+impl Beside {
     fn start(thread: &str, names: &'static [&'static str], make: impl FnOnce() -> Vec<Check> + Send + 'static) -> Self {
         let (sender, receiver) = sync_channel(1);
         let started = threads::spawn(thread, move || drop(sender.send(make())));
@@ -95,12 +95,12 @@ impl Aside {
 fn look(loaded: &Loaded, agent: Result<Option<String>, String>, signals: &Signals) -> Vec<Check> {
     let config = &loaded.config;
     let mut checks = vec![host::configuration(loaded)];
-    // Before any has an id of its own, the backend is asked under this command's name.
+    // Where no agent has run yet, the backend is asked under this command's name.
     let agent = agent.ok().flatten().unwrap_or_else(|| "doctor".to_owned());
     let (state, ssh, given) = (config.state.clone(), config.ssh.clone(), host::known_hosts_given(loaded));
-    let on_host = Aside::start("doctor-host", &host::NAMES, move || host::checks(&state, &ssh, given));
+    let on_host = Beside::start("doctor-host", &host::NAMES, move || host::checks(&state, &ssh, given));
     let (api, tls) = (config.api.clone(), config.tls.clone());
-    let at_backend = Aside::start("doctor-backend", &backend::NAMES, move || backend::checks(&api, &tls, &agent));
+    let at_backend = Beside::start("doctor-backend", &backend::NAMES, move || backend::checks(&api, &tls, &agent));
 
     let docker = docker::Client::new(&config.container.docker);
     let (of_engine, answers) = engine::checks(&docker, config);
@@ -122,11 +122,11 @@ mod tests {
     #[test]
     fn checks_that_do_not_come_to_an_end_have_their_lines_all_the_same() {
         let (over, ended) = std::sync::mpsc::channel::<()>();
-        let aside = Aside::start("t-aside", &["one", "two"], move || {
+        let beside = Beside::start("t-beside", &["one", "two"], move || {
             let _ = ended.recv_timeout(Duration::from_secs(3));
             vec![Check::ok("one", "fine"), Check::ok("two", "fine")]
         });
-        let checks = aside.finish_within(Duration::from_millis(50));
+        let checks = beside.finish_within(Duration::from_millis(50));
         assert_eq!(checks.iter().map(|check| check.name).collect::<Vec<_>>(), ["one", "two"]);
         assert!(checks.iter().all(|check| check.measured.contains("within 50ms (limits::DOCTOR_GROUP)")), "{checks:?}");
         drop(over);

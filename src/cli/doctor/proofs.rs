@@ -116,7 +116,7 @@ pub(super) fn not_proven(name: &'static str, why: &str) -> Check {
     let hint = if why.contains("limits::DOCTOR_SETUP") {
         "run this again at a quiet time, and once more: the engine takes long to start containers, longest the first ones"
     } else {
-        "a job would fail in the same way: mend that, then run this again"
+        "a job would fail in the same way: correct that, then run this again"
     };
     Check::fail(name, format!("not proven: {why}"), hint)
 }
@@ -346,7 +346,7 @@ fn isolation(found: &Found, network: &Network) -> Result<Check, NotRun> {
     let interfaces = caller.one("interfaces").unwrap_or_default();
     let Some(address) = listening.address else {
         if network.mode == NetworkMode::None && interfaces == "lo" && reached.starts_with("no") {
-            return Ok(Check::ok(ISOLATION, "no job has a network, only a loopback of its own"));
+            return Ok(Check::ok(ISOLATION, "no job has a network, only its own loopback"));
         }
         return Err(format!("the canary that listens has no address; the other has {interfaces}"));
     };
@@ -371,7 +371,7 @@ fn isolation(found: &Found, network: &Network) -> Result<Check, NotRun> {
 
 fn metadata(found: &Found, network: &Network) -> Result<Check, NotRun> {
     let facts = Facts::whole(&found.locks)?;
-    let answer = facts.one("metadata").ok_or("it did not say what came of the try")?;
+    let answer = facts.one("metadata").ok_or("it did not say whether anything answered")?;
     let ways: Vec<&str> = facts.all("way-out").chain(facts.all("way-out-6")).filter(|way| !way.is_empty()).collect();
     let forbidden = network.internal || network.mode == NetworkMode::None;
     let hint = "set container.network.internal: true (isolated network) or mode: none, or block 169.254.169.254 for \
@@ -416,7 +416,7 @@ fn socket(found: &Found) -> Result<Check, NotRun> {
     facts.one("looked").ok_or("it did not come to look")?;
     let mut seen: Vec<&str> = facts.all("socket").collect();
     seen.dedup();
-    let hint = "whoever reaches the engine is root on its host: keep its socket out of containers and its port off their network";
+    let hint = "anyone who reaches the engine is root on its host: keep its socket out of containers and its port off their network";
     if facts.one("engine") == Some("open") {
         return Ok(Check::fail(SOCKET, "a job reaches the engine's port", hint));
     }

@@ -198,7 +198,7 @@ fn jobs_that_reach_each_other() {
     expect(ISOLATION, &yes, &open, Grade::Warn, "as configured");
     let came = ran("listening 172.18.0.2 1 itself\ncame 172.18.0.3\n", "", Cause::Cancelled("x"));
     expect(ISOLATION, &Found { listener: came, ..found() }, &container(), Grade::Fail, "reaches another");
-    // Without a network of its own, the one that calls shows nothing; without a listener, neither.
+    // Without its own network, the one that calls shows nothing; without a listener, neither.
     let alone = reached("interfaces lo\nown \nreached no: refused\nend of-reach\n");
     expect(ISOLATION, &alone, &container(), Grade::Fail, "the control failed");
     let deaf = Listener::read("listening 172.18.0.2 40000 nobody: timed out").ok_or_else(String::new);

@@ -35,7 +35,7 @@ pub use self::entry::{
 pub use self::error::RecordError;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};
 pub use self::quarantine::Quarantined;
-pub use self::store::{Opened, RecordStore, Waiting, holder, knows, now_ms};
+pub use self::store::{Opened, QUARANTINE, RecordStore, Waiting, holder, knows, now_ms};
 
 #[cfg(test)]
 pub(crate) use self::store::tests as store_tests;

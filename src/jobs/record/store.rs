@@ -25,6 +25,8 @@ use crate::os::files::{Folder, Lock, LockError};
 
 const LOCK: &str = "lock";
 const JOBS: &str = "jobs";
+/// The folder of files that could not be read, and of reports that were given up.
+pub const QUARANTINE: &str = "aside";
 /// No job's file is called like this, since no id begins with a dot.
 const PROBE: &str = ".probe";
 
@@ -85,7 +87,7 @@ impl RecordStore {
             }
             Ok::<_, RecordError>(folder)
         };
-        let (jobs, quarantine) = (folder(JOBS)?, folder("aside")?);
+        let (jobs, quarantine) = (folder(JOBS)?, folder(QUARANTINE)?);
         let done = DoneJobs::open(folder("done")?, now_ms());
         let records = Self(Arc::new(Shared {
             jobs,

@@ -47,15 +47,11 @@ fn own_words(page: &str) -> String {
 /// Folders of `src`, and `tests`, whose comments and texts still have old words. The list only gets shorter.
 const NOT_YET: &[&str] = &[
     "src/agent/",
-    "src/cli/",
-    "src/config/",
     "src/executors/",
     "src/health/",
     "src/jobs/",
-    "src/metrics/",
-    "src/telemetry/",
-    "src/main.rs",
-    "src/commands.rs",
+    // The help of metrics is part of what scrapers see.
+    "src/metrics/table.rs",
     "tests/integration/systemd_boot.rs",
     "tests/integration/systemd_unit.rs",
     // The list itself.
