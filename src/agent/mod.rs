@@ -207,7 +207,7 @@ impl Parts {
             live_log: Box::new(move || streamer.connection()),
             reload: self.reloads.now(),
             ask_reload: self.reloads.ask(),
-            reports: Some(status::reports_now(self.outbox.clone(), self.records.clone())),
+            reports: status::reports_now(self.outbox.clone(), self.records.clone()),
         }
     }
 

@@ -39,23 +39,14 @@ fn table(status: &Status, dir: &Path) -> String {
         (_, _, Some(error)) => row("live log", &format!("not connected: {error}")),
         (_, _, None) => row("live log", "not connected"),
     }
-    if let Some(outbox) = &status.outbox {
-        row("outbox", &waiting(outbox));
-        if outbox.set_aside > 0 || !outbox.asides.is_empty() {
-            let counted = (outbox.set_aside, outbox.asides.len());
-            row(
-                "",
-                &format!(
-                    "{} given up since the start; {} in {}:",
-                    counted.0,
-                    counted.1,
-                    dir.join(QUARANTINE).display()
-                ),
-            );
-        }
-        for aside in &outbox.asides {
-            row("", &format!("  {}  {}  {}", aside.at, aside.job.as_ref().unwrap_or(&aside.file), aside.why));
-        }
+    let outbox = &status.outbox;
+    row("outbox", &waiting(outbox));
+    if outbox.set_aside > 0 || !outbox.asides.is_empty() {
+        let (now, all, folder) = (outbox.set_aside, outbox.asides.len(), dir.join(QUARANTINE));
+        row("", &format!("{now} given up since the start; {all} in {}:", folder.display()));
+    }
+    for aside in &outbox.asides {
+        row("", &format!("  {}  {}  {}", aside.at, aside.job.as_ref().unwrap_or(&aside.file), aside.why));
     }
     for breaker in &status.breakers {
         row("breaker", &format!("{} {} after {} failures", breaker.server, breaker.state, breaker.failures));
@@ -181,7 +172,7 @@ mod tests {
                 },
                 Job { id: "job_bbb".into(), phase: "claimed".into(), ..Job::default() },
             ],
-            outbox: Some(Reports {
+            outbox: Reports {
                 waiting: 3,
                 oldest_seconds: Some(61),
                 set_aside: 1,
@@ -193,7 +184,7 @@ mod tests {
                     why: "409\u{1b}[2J\nready     yes".into(),
                     ..SetAside::default()
                 }],
-            }),
+            },
             breakers: vec![Breaker { server: "10.0.0.5:22".into(), state: "open".into(), failures: 5 }],
             live_log: LiveLog { enabled: true, connected: false, last_error: some("refused") },
             reload: Some(Reload {
@@ -243,8 +234,9 @@ job_bbb  -          claimed                           0s      -          -
         let mut idle = Status { ready: true, ..Status::default() };
         let shown = table(&idle, Path::new("/x"));
         assert!(shown.contains("ready     yes\n") && shown.ends_with("\nno job runs\n"), "{shown}");
-        assert!(shown.contains("live log  switched off") && !shown.contains("outbox") && !shown.contains("given up"));
-        idle.outbox = Some(Reports { waiting: 1, ..Reports::default() });
+        assert!(shown.contains("live log  switched off") && shown.contains("outbox    no report waits\n"), "{shown}");
+        assert!(!shown.contains("given up"), "{shown}");
+        idle.outbox = Reports { waiting: 1, ..Reports::default() };
         assert!(table(&idle, Path::new("/x")).contains("outbox    1 report waits\n"));
     }
 

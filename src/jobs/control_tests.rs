@@ -33,7 +33,7 @@ fn sources(running: &Running) -> Sources {
         live_log: Box::new(ConnectionState::default),
         reload: Box::new(|| None),
         ask_reload: Box::new(|| 7),
-        reports: None,
+        reports: Box::new(Reports::default),
     }
 }
 
@@ -75,7 +75,7 @@ fn status_tells_all_that_the_parts_know() {
         slots,
         tripped: Box::new(tripped),
         live_log: Box::new(live),
-        reports: Some(Box::new(move || reports.clone())),
+        reports: Box::new(move || reports.clone()),
         ..sources(&running)
     };
     let server = start_control(&scratch, pages(sources)).expect("start");
@@ -95,7 +95,7 @@ fn status_tells_all_that_the_parts_know() {
     assert_eq!((job.id.as_str(), job.phase.as_str()), ("job_a", "running"));
     assert_eq!((job.kind.as_deref(), job.place.as_deref()), (Some("container"), Some("cronium-a")));
     assert_eq!((job.execution.as_deref(), job.cancelled_by.as_deref()), (Some("exec-a"), None));
-    assert_eq!(status.outbox, Some(told));
+    assert_eq!(status.outbox, told);
     assert_eq!(status.breakers.len(), limits::SSH_BREAKERS_SHOWN);
     let breaker = &status.breakers[5];
     assert_eq!((breaker.server.as_str(), breaker.state.as_str(), breaker.failures), ("10.0.0.5:22", "half-open", 5));

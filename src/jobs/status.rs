@@ -34,8 +34,7 @@ pub struct Status {
     pub pool: Pool,
     /// In the order of their ids.
     pub jobs: Vec<Job>,
-    /// `None` in an agent without an outbox.
-    pub outbox: Option<Reports>,
+    pub outbox: Reports,
     /// The servers whose circuit breakers are not closed.
     pub breakers: Vec<Breaker>,
     pub live_log: LiveLog,
@@ -167,8 +166,8 @@ pub struct Sources {
     pub reload: Now<Option<Reload>>,
     /// Asks for a reload; the number of the request, see [`Reload::answers`].
     pub ask_reload: Now<u64>,
-    /// The outbox, if there is one; see [`reports_now`].
-    pub reports: Option<Now<Reports>>,
+    /// See [`reports_now`].
+    pub reports: Now<Reports>,
 }
 
 /// The usual source of [`Sources::reports`].
@@ -196,7 +195,7 @@ impl Sources {
             why_not,
             pool: Pool { workers, busy: workers.saturating_sub(self.slots.free()) },
             jobs: self.running.list().into_iter().map(Job::from).collect(),
-            outbox: self.reports.as_ref().map(|reports| reports()),
+            outbox: (self.reports)(),
             breakers: self.breakers(),
             live_log: LiveLog {
                 enabled: live.enabled,
