@@ -103,7 +103,7 @@ impl RowWatch {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use super::*;
@@ -130,7 +130,7 @@ mod tests {
             stop: stop.clone(),
             pulse: Pulse::unwatched(),
         };
-        let thread = Arc::new(watch.spawn().expect("a thread"));
+        let thread = watch.spawn().expect("a thread");
         let until = Instant::now() + let_it;
         let by = loop {
             let by = running.get(&id("a")).expect("running").cancelled_by;
@@ -140,7 +140,6 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         };
         stop.set();
-        let thread = Arc::into_inner(thread).expect("one owner");
         assert_eq!(thread.join_within(LONG), threads::Ended::Returned);
         drop(tokens);
         (by, server.lines())
