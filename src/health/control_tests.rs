@@ -75,7 +75,8 @@ fn a_silent_client_keeps_nobody_out() {
         status(&scratch).expect("an answer");
     }
     assert!(begun.elapsed() < limits::HEALTH_DEADLINE, "{:?}", begun.elapsed());
-    // The oldest was closed for the others; a later one is told when its time is over, or closed if it said nothing.
+    // The oldest was closed for the others. A later one gets an answer when its time is over, or is closed if it said
+    // nothing.
     assert_eq!(read_all(&mut silent[0]), "");
     let mut fresh = UnixStream::connect(scratch.join(SOCKET)).expect("connect");
     let mut half = UnixStream::connect(scratch.join(SOCKET)).expect("connect");

@@ -57,7 +57,7 @@ fn end(server: Server) {
     assert_eq!(server.stop(Duration::from_secs(5)), Ended::Returned);
 }
 
-/// Runs the test `name` again in a process of its own, where no other test's memory and threads are counted; true in
+/// Runs the test `name` again in a separate process, where no other test's memory and threads are counted; true in
 /// that process.
 fn alone(name: &str) -> bool {
     const MARK: &str = "CRONIUM_TEST_ALONE";
@@ -126,7 +126,7 @@ fn ten_megabytes_of_header_cost_nothing() {
     let grown = resident().saturating_sub(before);
     alive(address);
     assert!(grown < 1024 * 1024, "grew by {grown} bytes");
-    // A head a little too long is told so.
+    // A head a little too long is answered.
     let text = ask(address, &format!("GET /live HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(limits::HEALTH_HEAD)));
     assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
     end(server);

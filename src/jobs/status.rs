@@ -60,7 +60,7 @@ pub struct Pool {
     pub busy: usize,
 }
 
-/// A job in hand.
+/// A running job.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Job {
@@ -92,11 +92,11 @@ pub struct Reports {
     pub last_error: Option<String>,
     /// `jobs.reportRetention`: for how long a report is offered.
     pub retention_seconds: u64,
-    /// All that lies in `state.dir/aside`, by whichever run, oldest first.
+    /// All quarantined reports, of every run, oldest first.
     pub asides: Vec<SetAside>,
 }
 
-/// A file in `state.dir/aside`.
+/// A quarantined report.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct SetAside {
