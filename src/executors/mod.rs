@@ -55,7 +55,7 @@ impl Task {
         theirs.chain(own.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))).collect()
     }
 
-    /// The job's own time limit within `jobs.maxTimeout`, with the name by which its end is told.
+    /// The job's time limit within `jobs.maxTimeout`, with its name in the verdict.
     pub(in crate::executors) fn timeout(&self, jobs: &Jobs, output: &mut dyn Output) -> (Duration, &'static str) {
         let most = jobs.max_timeout;
         let (wish, name) = match self.job.timeout {
@@ -80,14 +80,14 @@ pub struct ReattachInfo {
     pub image: String,
     /// The container's limits; `None` on a server.
     pub limits: Option<ResourceSet>,
-    /// The time limit, and the name by which its end is told.
+    /// The time limit, and its name in the verdict.
     pub timeout: (Duration, &'static str),
 }
 
 /// How a run ended for this agent.
 #[derive(Debug)]
 pub enum End {
-    /// What came of it, and what is still there of it until that is safe.
+    /// The outcome, and the guard of what is still there until the outcome is on disk.
     Outcome(Box<Outcome>, CleanupGuard),
     /// The agent ends and the script goes on, for the next agent to find.
     Detached,

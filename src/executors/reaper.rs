@@ -186,7 +186,7 @@ mod tests {
             go.send(()).expect("room");
         }
         turn(longest / 2);
-        assert_eq!(pulses.healthy(Instant::now()), Ok(()), "it gets on again");
+        assert_eq!(pulses.healthy(Instant::now()), Ok(()), "it makes progress again");
         control.end();
         reaper.stop();
         assert_eq!(thread.join_within(Duration::from_secs(5)), threads::Ended::Returned);

@@ -171,8 +171,8 @@ const COMMANDS: &str = "[ cat cd chmod command cut date df echo env exec exit ex
 const DROPPED: &str = "CDPATH ENV BASH_ENV IFS GLOBIGNORE POSIXLY_CORRECT PS4 GREP_OPTIONS GREP_COLOR GREP_COLORS TIME_STYLE \
      QUOTING_STYLE BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE LS_BLOCK_SIZE";
 
-/// Complains unless the file that a shell variable names looks like a program: for any other a shell would stand in, run
-/// it as a script of its own, and give a success for an empty one.
+/// Complains unless the file that a shell variable names looks like a program: a shell would run any other file as a shell
+/// script, and report success for an empty one.
 pub(in crate::executors) fn demand_program(variable: &str) -> String {
     format!(
         "[ ! -r \"${variable}\" ] || {{ read -r cronium_m <\"${variable}\"; case $cronium_m in ?ELF*|'#!'*) ;; \

@@ -102,9 +102,9 @@ static TABLE: &[Metric] = table! {
     Gauge "cronium_agent_ready" [] Gauges(one(&AGENT_READY)),
         "1 while the agent claims jobs.";
     Counter "cronium_polls_total" [POLL] Counters(&POLLS),
-        "Polls of the queue, by what came of them.";
+        "Polls of the queue, by result.";
     Counter "cronium_config_reloads_total" [RELOAD] Counters(&RELOADS),
-        "Times the configuration was read again, by what came of it.";
+        "Reloads of the configuration, by result.";
     Gauge "cronium_config_last_reload_successful" [] Gauges(one(&RELOAD_OK)),
         "0 while the configuration that was read last is refused, and the one before it in effect.";
     Gauge "cronium_websocket_connected" [] Gauges(one(&WEBSOCKET)),
@@ -116,7 +116,7 @@ static TABLE: &[Metric] = table! {
     Gauge "cronium_disk_free_inodes" [PLACE] Gauges(&INODES),
         "Files that can still be made on a file system.";
     Counter "cronium_janitor_removed_total" [] Counters(one(&JANITOR_REMOVED)),
-        "Containers that were left behind, belonged to no job in hand, and were removed.";
+        "Leftover containers of no running job that were removed.";
     Gauge "cronium_build_info" [] Samples(build_info),
         "Always 1; the labels say which build this is.";
 
@@ -127,7 +127,7 @@ static TABLE: &[Metric] = table! {
     Gauge "cronium_outbox_oldest_seconds" [] Number(|_| Some(outbox_age(SystemTime::now()))),
         "For how long the oldest of them has waited.";
     Counter "cronium_reports_set_aside_total" [] Counters(one(&REPORTS_SET_ASIDE)),
-        "Reports given up: refused for good, or not taken for too long.";
+        "Reports given up: refused by the backend, or not taken for too long.";
 
     Counter "process_cpu_seconds_total" [] Number(|process| process.cpu_seconds),
         "User and system processor time, in seconds.";

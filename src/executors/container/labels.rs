@@ -1,8 +1,8 @@
-//! What a container says of itself: whose it is, and what an agent needs to go on with it that has lost its record.
+//! A container's labels: its owner, and the data to adopt it when its record is lost.
 //!
-//! Labels stand in the engine's stored configuration, so nothing of a script or its variables is among them. Whoever may
-//! use the engine can write them. They are read back with distrust: what makes no sense counts as not there, and no
-//! label gives a job more time than `jobs.maxTimeout`.
+//! Labels stand in the engine's stored configuration, so they hold nothing of a script or its variables. Every user of the
+//! engine can write them. So they are read back with distrust: nonsense counts as missing, and no label gives a job more
+//! time than `jobs.maxTimeout`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub struct Labels<'a> {
     /// How often the backend had handed the job out before.
     pub attempts: u32,
     pub language: Language,
-    /// The time limit, and the name by which its end is told.
+    /// The time limit, and its name in the verdict.
     pub timeout: (Duration, &'a str),
     pub resources: &'a ResourceSet,
     /// The program's random word, by which its start is known.

@@ -36,7 +36,7 @@ fn run(script: &Script, variables: &[(&str, &str)], cut: Option<usize>) -> Outpu
     run_in(&["/bin/sh".to_owned(), "-s".to_owned()], script, variables, cut, &[])
 }
 
-/// Runs the program, or its first `cut` bytes, in a shell with this environment, and a folder of its own.
+/// Runs the program, or its first `cut` bytes, in a shell with this environment, in a new folder.
 fn run_in(
     shell: &[String],
     script: &Script,
@@ -190,7 +190,7 @@ fn what_cannot_be_carried_is_refused() {
     }
 }
 
-/// Every name that dash, Bash, busybox ash or an interpreter treats in a way of its own, and some that look like one.
+/// Every name that dash, Bash, busybox ash or an interpreter treats specially, and some that look like one.
 const SPECIAL: &str = "_ ASH_STANDALONE ATTY BASH BASHOPTS BASHPID BASH_ALIASES BASH_ARGC BASH_ARGV BASH_ARGV0 BASH_CMDS \
     BASH_COMMAND BASH_COMPAT BASH_ENV BASH_EXECUTION_STRING BASH_LINENO BASH_LOADABLES_PATH BASH_MONOSECONDS BASH_REMATCH \
     BASH_SOURCE BASH_SUBSHELL BASH_TRAPSIG BASH_VERSINFO BASH_VERSION BASH_XTRACEFD CDPATH CHILD_MAX COLUMNS COMPREPLY \

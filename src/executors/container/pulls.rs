@@ -78,7 +78,7 @@ impl Pulls {
             if self.follow(image, &flight, control, deadline, output)? {
                 return Ok(());
             }
-            // The one that pulled had to stop for reasons of its own: take its place.
+            // The job that pulled had to stop for its own reasons: take its place.
         }
     }
 
@@ -143,7 +143,7 @@ impl Pulls {
         }
     }
 
-    /// Waits for somebody else's pull; false when that one was given up for reasons of its own.
+    /// Waits for another job's pull; false if that job gave it up for its own reasons.
     fn follow(
         &self,
         image: &str,

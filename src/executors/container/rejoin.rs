@@ -79,7 +79,7 @@ impl Base {
         self.shared.docker.inspect(self.container.id(), false).map(|found| found.state.running)
     }
 
-    /// Reads what was missed, to the end of a script that runs. What cannot be read for good is told.
+    /// Reads the missed output, to the end of a running script. Output that can never be read is reported in the job's log.
     fn fill(
         &mut self,
         followed: &mut Followed,

@@ -152,7 +152,7 @@ fn modules_run_as_modules_and_everything_else_as_commonjs() {
             assert!(shown.lines().any(|line| line.starts_with(want)), "{text} {output:?}");
         }
     }
-    // What is wrong in both is told as CommonJS.
+    // A text that is wrong as both is reported as CommonJS.
     let output = run(&script(Language::Node, "function f() { await 1 }\nf()"), &[], None);
     assert!(
         stderr(&output).contains("await is only valid in async functions") && stderr(&output).contains("script.js:1"),

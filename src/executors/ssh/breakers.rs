@@ -15,7 +15,7 @@ use crate::policy::breaker::{Breaker, Pass, Refused, Settings, State, Transition
 pub struct Breakers {
     settings: Settings,
     all: Arc<Mutex<BTreeMap<String, Entry>>>,
-    /// Is told when a breaker changes.
+    /// Called when a breaker changes.
     watcher: Arc<OnceLock<Watcher>>,
 }
 
@@ -49,7 +49,7 @@ impl Breakers {
         Self { settings, all: Arc::default(), watcher: Arc::default() }
     }
 
-    /// Has `watcher` told of each change; the first one counts.
+    /// Calls `watcher` at each change; the first one set counts.
     pub fn watch(&self, watcher: Watcher) {
         let _ = self.watcher.set(watcher);
     }
@@ -90,7 +90,7 @@ impl Breakers {
         result.inspect(|pass| self.tell(&address, pass.transition()))
     }
 
-    /// Says what came of it: `false` only where server or network are out of order.
+    /// Reports the result: `false` only if server or network are out of order.
     pub fn record(&self, server: &Server, pass: Pass, success: bool) {
         let address = server.address();
         let mut all = self.lock();

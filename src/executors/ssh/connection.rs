@@ -1,10 +1,10 @@
 //! One connection to a server, and the one thread that uses it.
 //!
-//! A libssh2 session must not be used by two threads at once, and a blocking call would hold it for as long as it
-//! blocks. So a connection's session lives and dies on a thread of its own, `ssh-connection`, from the handshake to the
-//! goodbye; jobs talk to it through channels and a waker. The thread reads without blocking and sleeps in `ppoll` on
-//! socket and waker together. Opening a session and sending are short calls with the connection's time limit; where one
-//! must be interrupted, [`Connection::abort`] shuts the socket down, and the call ends with an error.
+//! A libssh2 session must not be used by two threads at once, and a blocking call would hold it for as long as it blocks.
+//! So a connection's session stays on one thread, `ssh-connection`, from the handshake to the end; jobs talk to it through
+//! channels and a waker. The thread reads without blocking and sleeps in `ppoll` on socket and waker together. Opening a
+//! session and sending are short calls with the connection's time limit. [`Connection::abort`] interrupts them: it shuts
+//! the socket down, and the call ends with an error.
 //!
 //! Several sessions share a connection. Each has a bounded queue to its job; when that is full, its session is read no
 //! further, libssh2's window closes, and the others go on.

@@ -28,7 +28,7 @@ pub struct Dial<'a> {
     pub server: &'a Server,
     pub settings: &'a Settings,
     pub hosts: &'a Hosts,
-    /// What is being done right now, for whoever waits.
+    /// The present step, for the thread that waits.
     pub progress: &'a Mutex<Progress>,
 }
 
@@ -37,8 +37,8 @@ pub struct Dial<'a> {
 pub struct Progress {
     pub step: Step,
     pub since: Instant,
-    /// Shut down by whoever waits, when a step outlasts its limit: a server that never stops sending keeps libssh2 from
-    /// looking at its clock.
+    /// The waiting thread shuts it down when a step outlasts its limit: a server that never stops sending keeps libssh2 from
+    /// checking its clock.
     pub socket: Option<TcpStream>,
 }
 

@@ -43,7 +43,7 @@ struct Open {
     leaving: Option<Instant>,
 }
 
-/// What came of one look at a session.
+/// The result of one look at a session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Quiet,
@@ -72,14 +72,14 @@ impl Driver {
         metrics::SSH_CONNECTIONS.add(-1);
         if let Err(error) = ended {
             log::debug!("{error}");
-            // Each session is told, after what it had still to get.
+            // Each session gets the end, after its remaining output.
             for mut open in std::mem::take(&mut self.open) {
                 if let Some(held) = open.held.take() {
                     let _ = open.events.send_timeout(held, limits::SSH_TICK);
                 }
                 let _ = open.events.send_timeout(Event::Broken(error.clone()), limits::SSH_TICK);
             }
-            // Nothing polite is said to a connection that is broken: each word would wait for its limit.
+            // A broken connection gets no goodbye: each call would wait for its limit.
             let _ = self.socket.shutdown(Shutdown::Both);
         }
         self.session.set_timeout(millis(limits::SSH_TICK));
@@ -223,7 +223,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The job of a session has gone: its program is told by the end of its stdin.
+    /// The job of a session has gone: the end of its stdin tells its program.
     fn leave(&mut self, id: u64) -> Result<(), Error> {
         let Some(at) = self.open.iter().position(|open| open.id == id) else { return Ok(()) };
         let open = &mut self.open[at];

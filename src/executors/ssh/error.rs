@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::executors::ending::seconds;
 
-/// A part of the way to a server, each with a time limit of its own.
+/// A step on the way to a server, each with its own time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Resolve,

@@ -4,10 +4,10 @@
 //! The login's files may export variables, functions and options that change what a shell does: `CDPATH` sends `cd work`
 //! elsewhere, a function named `cd` replaces it, `LC_ALL` changes how numbers are written. The first lines take them away.
 //!
-//! The jobs' folders stand in `ssh.execution.tempDir`. Whoever may rename an entry of a folder on the way there could
-//! put another folder in the place of a job's, with another script in it. So the program looks at each folder on the way:
-//! it must belong to root or to the login, and others must not write in it, unless it is root's and sticky as `/tmp` is.
-//! Only then it enters, by the path without symbolic links. From there on each job's folder is entered by its name alone.
+//! The jobs' folders stand in `ssh.execution.tempDir`. A user who may rename an entry of a folder on the way there could
+//! replace a job's folder by another one, with another script in it. So the program checks each folder on the way: it must
+//! belong to root or to the login, and others must not write in it, unless it is root's and sticky as `/tmp` is. Only then
+//! it enters, by the path without symbolic links. From there on each job's folder is entered by its name alone.
 //!
 //! At last the program says `ready` on both streams, each with its number. So the agent knows that both streams arrive as
 //! what they are before it sends a script: a login's file may have closed one, or joined both.

@@ -242,7 +242,7 @@ mod tests {
             ..Evidence::default()
         };
         let timeout = Some(Reason::Timeout { limit: "the job's timeout", after: Duration::from_secs(2) });
-        // It was sent TERM for its limit of 2 s, and ended after so many by its server's clock.
+        // It was sent TERM for its limit of 2 s, and ended after that time by its server's clock.
         let told = |code, seconds: u64| {
             let ending = Ending { code: Some(code), span: [Some(10), Some(10 + seconds)], ..Ending::default() };
             Evidence { ending, reason: timeout.clone(), sent: Some(Signal::Term), ..with(None) }

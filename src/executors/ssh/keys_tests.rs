@@ -90,7 +90,7 @@ fn every_supported_key_in_every_shape() {
             for passphrase in ["", "open-sesame"] {
                 let (encrypted, file) = (!passphrase.is_empty(), format!("{number}{format}{}", passphrase.len()));
                 if kind == "Ed25519" && format != "OpenSSH" {
-                    // ssh-keygen writes these as OpenSSH whatever it is told: openssl makes them below.
+                    // ssh-keygen always writes these as OpenSSH: openssl makes them below.
                     continue;
                 }
                 let words = if encrypted { passphrase } else { "''" };

@@ -1,7 +1,7 @@
 //! Runs a script on a server over SSH; the script outlives the connection.
 //!
 //! From top to bottom: [`SshExecutor::prepare`] gets a session with a waiting shell from the pool, over a connection that
-//! is shared with other jobs; `run` (in `run.rs`) sends the program that starts the script in a session of its own and
+//! is shared with other jobs; `run` (in `run.rs`) sends the program that starts the script in a new session and
 //! follows its output, comes back when the connection breaks, and collects what is left at the end. What happens on the
 //! server is in `remote.rs`.
 

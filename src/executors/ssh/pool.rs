@@ -272,7 +272,7 @@ impl Pool {
         Ok(Ticket { key: key.clone(), address, began: Instant::now() })
     }
 
-    /// Makes a connection on a thread of its own, which then serves it.
+    /// Makes a connection on a new thread, which then serves it.
     fn dial(&self, ticket: Ticket, wish: &Wish<'_>, gated: bool) -> Result<Arc<Connection>, Missed> {
         let server = wish.server;
         let pass = match gated.then(|| self.0.breakers.admit(server)).transpose() {

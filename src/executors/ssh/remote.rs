@@ -1,12 +1,12 @@
-//! What runs on the server: a few lines of POSIX sh, and nothing of ours is installed there.
+//! The programs that run on the server: a few lines of POSIX sh. Nothing of the agent is installed there.
 //!
-//! A job there has a folder of its own, mode 0700, below `ssh.execution.tempDir`, named by the execution:
+//! Each job there has a folder, mode 0700, below `ssh.execution.tempDir`, named by the execution:
 //!
 //! | file | what it is |
 //! | --- | --- |
 //! | `script.sh`, `.py`, `.js` | the script |
 //! | `run` | sets directory and variables, becomes the interpreter; its first act removes it |
-//! | `supervise` | starts `run` in a session of its own, waits for it, writes `status` |
+//! | `supervise` | starts `run` in a new session, waits for it, writes `status` |
 //! | `o`, `e` | pipes from the script to the two `tee`s that write `out` and `err` |
 //! | `out`, `err` | the output, from which a follower reads at any byte |
 //! | `begun` | made once, by the start just before the script begins, or by a follower that finds that it has not |
@@ -129,7 +129,7 @@ pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], clai
         w.line("mkdir -m 700 -- \"./$n\" 2>/dev/null && say unstarted");
     }
     w.line(ENTER);
-    // A start writes `begun` before it starts anything, and gives up where it finds it: whoever makes it first decides.
+    // A start writes `begun` before it starts anything, and gives up if it exists: the side that makes it first decides.
     w.line(&format!("k=0; while [ ! -s pid ] && [ ! -e status ]; do k=$((k+1)); [ $k -ne {} ] || {{ \
          set -C; {{ printf '' >begun; }} 2>/dev/null && say unstarted; set +C; }}; [ $k -lt {} ] || say lost; sleep 0.1; done",
         limits::SSH_CLAIM, limits::SSH_PID

@@ -263,7 +263,7 @@ impl<'a> Run<'a> {
 
     fn folder(&mut self) -> Folder {
         let (shared, server) = (Arc::clone(self.shared), self.server.clone());
-        // Each start that was claimed has a folder of its own, so that one that comes late finds it taken.
+        // Each claimed start has a separate folder, so that a late one finds it taken.
         let mut names = vec![self.place.name.clone()];
         names.extend(self.names().filter(|name| self.starts > 1 && *name != self.place.name));
         let (place, session) = (self.place.clone(), self.waiting.take());

@@ -172,7 +172,7 @@ mod tests {
             let text = error.to_string();
             let mut tries = Tries::new(&server, start, start + Duration::from_secs(300));
             match tries.failed(Failure { error, trial: false, others_pass }, start, 0.5) {
-                Ok(told) => assert!(again && told.expect("the first is told").starts_with(&text), "{text}"),
+                Ok(told) => assert!(again && told.expect("the first is announced").starts_with(&text), "{text}"),
                 Err(error) => assert!(!again && error.to_string() == text, "{error}, not {text}"),
             }
         }
