@@ -6,6 +6,7 @@
 
 mod drain;
 pub mod identity;
+mod live;
 pub mod monitor;
 pub mod reload;
 pub mod service;
@@ -31,6 +32,7 @@ use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::control;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
+use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
@@ -41,7 +43,7 @@ use crate::jobs::running::Running;
 use crate::jobs::status;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
-use crate::logs::{LogStreamer, ServerEvent, Settings as LiveSettings};
+use crate::logs::LogStreamer;
 use crate::os::pulse::{Pulse, Pulses};
 use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
@@ -78,6 +80,7 @@ struct Agent {
     /// Ends everything else that waits.
     all: Stop,
     streamer: LogStreamer,
+    pages: PageUpdates,
     reaper: Reaper,
     sampler: Sampler,
     servers: SshExecutor,
@@ -110,6 +113,7 @@ struct Parts {
     servers: SshExecutor,
     reaper: Reaper,
     sampler: Sampler,
+    pages: PageUpdates,
     running: Running,
     slots: Slots,
     streamer: LogStreamer,
@@ -160,13 +164,17 @@ impl Parts {
         servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
-        let (streamer, streamer_thread) = live_log(config, &id, &running, &slots, &pulses)?;
+        let (streamer, streamer_thread) = live::log(config, &id, &running, &slots, &pulses)?;
         let terms = Terms::new(config.jobs.report_retention);
         let offering = pulses.part("outbox", longest_call(config) + limits::PULSE_ROOM);
         let (outbox, outbox_thread) =
             Outbox::start(records.clone(), &client, ended, terms, offering).map_err(no_thread)?;
         let (checkpoints, scribe_thread) = Checkpoints::start().map_err(no_thread)?;
+        let paging = pulses.part("page-updates", longest_call(config) * 2 + limits::PULSE_ROOM);
+        let (pages, pages_thread) =
+            PageUpdates::start(live::way(config), streamer.clone(), &client, paging).map_err(no_thread)?;
         let mut threads = Vec::from_iter(streamer_thread);
+        threads.extend(pages_thread);
         threads.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
         let parts = Self {
             health,
@@ -178,6 +186,7 @@ impl Parts {
             servers,
             reaper,
             sampler,
+            pages,
             running,
             slots,
             streamer,
@@ -195,7 +204,7 @@ impl Parts {
 
     /// What `status` shows.
     fn sources(&self, id: &str) -> status::Sources {
-        let (servers, streamer) = (self.servers.clone(), self.streamer.clone());
+        let (servers, streamer, pages) = (self.servers.clone(), self.streamer.clone(), self.pages.clone());
         status::Sources {
             id: id.to_owned(),
             version: crate::cli::version::VERSION.to_owned(),
@@ -205,6 +214,7 @@ impl Parts {
             slots: self.slots.clone(),
             tripped: Box::new(move || servers.tripped()),
             live_log: Box::new(move || streamer.connection()),
+            pages: Box::new(move || pages.is_used()),
             reload: self.reloads.now(),
             ask_reload: self.reloads.ask(),
             reports: status::reports_now(self.outbox.clone(), self.records.clone()),
@@ -229,6 +239,7 @@ impl Parts {
             servers: Box::new(self.servers.clone()),
             reaper: self.reaper.clone(),
             streamer: self.streamer.clone(),
+            pages: self.pages.clone(),
             running: self.running.clone(),
             records: self.records.clone(),
             outbox: self.outbox.clone(),
@@ -308,6 +319,7 @@ impl Agent {
             poll_wait,
             all: parts.all,
             streamer: parts.streamer,
+            pages: parts.pages,
             reaper: parts.reaper,
             sampler: parts.sampler,
             servers: parts.servers,
@@ -400,6 +412,7 @@ impl Agent {
         self.outbox.stop();
         self.checkpoints.stop();
         self.streamer.stop();
+        self.pages.stop();
         self.reaper.stop();
         self.sampler.stop();
         for thread in self.others {
@@ -439,40 +452,6 @@ fn open_control(dir: &Path, sources: status::Sources) -> Result<Option<health::S
             Ok(None)
         }
     }
-}
-
-/// The live log, or none where it is switched off.
-fn live_log(
-    config: &Config,
-    id: &str,
-    running: &Running,
-    slots: &Slots,
-    pulses: &Pulses,
-) -> Result<(LogStreamer, Option<Thread>), Failure> {
-    if !config.logging.websocket.enabled {
-        return Ok((LogStreamer::disabled(), None));
-    }
-    let settings = LiveSettings {
-        url: config.api.ws_endpoint.clone(),
-        token: config.api.token.clone(),
-        orchestrator_id: id.to_owned(),
-        version: crate::cli::version::VERSION.to_owned(),
-        live: config.logging.websocket,
-        tls: config.tls.clone(),
-    };
-    let (running, slots) = (running.clone(), slots.clone());
-    let on_event = move |event| match event {
-        ServerEvent::Cancel(job) => {
-            if !running.cancel(&job, "backend (websocket)") {
-                log::info!("the backend cancels job {job}, which does not run here");
-            }
-        }
-        ServerEvent::JobsQueued => slots.kick(),
-    };
-    let pulse = pulses.part("live log", limits::PULSE_LIVE_LOG);
-    LogStreamer::start(settings, pulse, Box::new(on_event))
-        .map(|(streamer, thread)| (streamer, Some(thread)))
-        .map_err(|error| format!("the live log cannot start: {error}"))
 }
 
 /// The heartbeat's outcome goes to the health state.

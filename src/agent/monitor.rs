@@ -257,7 +257,8 @@ impl Monitor {
 
     fn look_at_live_log(&self) {
         let state = self.context.streamer.connection();
-        let component = if !state.enabled || state.connected_since.is_some() {
+        let by_updates = self.context.pages.is_used();
+        let component = if !state.enabled || by_updates || state.connected_since.is_some() {
             Component::healthy()
         } else {
             Component::degraded(state.last_error.unwrap_or_else(|| "not connected yet".to_owned()))
@@ -266,6 +267,12 @@ impl Monitor {
             Some(dialect) => component.with("dialect", DetailValue::Text(dialect.as_str().to_owned())),
             None => component,
         };
+        let way = match (by_updates, state.enabled) {
+            (true, _) => "updates",
+            (false, true) => "websocket",
+            (false, false) => "off",
+        };
+        let component = component.with("way", DetailValue::Text(way.to_owned()));
         self.health.set("websocket", component.with("enabled", DetailValue::Text(state.enabled.to_string())));
     }
 }

@@ -34,8 +34,9 @@ fn table(status: &Status, dir: &Path) -> String {
     row("workers", &format!("{} of {} busy", status.pool.busy, status.pool.workers));
     let live = &status.live_log;
     match (live.enabled, live.connected, &live.last_error) {
-        (false, ..) => row("live log", "switched off"),
         (_, true, _) => row("live log", "connected"),
+        _ if live.by_updates => row("live log", "by updates of each execution (no WebSocket has answered)"),
+        (false, ..) => row("live log", "switched off"),
         (_, _, Some(error)) => row("live log", &format!("not connected: {error}")),
         (_, _, None) => row("live log", "not connected"),
     }
@@ -186,7 +187,7 @@ mod tests {
                 }],
             },
             breakers: vec![Breaker { server: "10.0.0.5:22".into(), state: "open".into(), failures: 5 }],
-            live_log: LiveLog { enabled: true, connected: false, last_error: some("refused") },
+            live_log: LiveLog { enabled: true, last_error: some("refused"), ..LiveLog::default() },
             reload: Some(Reload {
                 number: 2,
                 answers: 0,

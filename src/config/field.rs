@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::parse;
 use super::types::{
-    BackoffKind, Config, DockerEndpoint, LogFormat, LogOutput, NetworkMode, OnShutdown, PullPolicy, QueueStrategy,
-    Seccomp,
+    BackoffKind, Config, DockerEndpoint, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, PullPolicy,
+    QueueStrategy, Seccomp,
 };
 use super::value::{parse_duration, parse_size, show_duration, show_size};
 use crate::limits::CONFIG_LIST_MAX;
@@ -339,7 +339,7 @@ fields! {
     Secret: |value| Secret::new(value.text()?), |token| if token.is_empty() { Value::Unset } else { Value::Secret };
 }
 whole_fields! { u16 u32 u64 usize }
-word_fields! { BackoffKind LogFormat LogOutput OnShutdown PullPolicy QueueStrategy }
+word_fields! { BackoffKind LiveWay LogFormat LogOutput OnShutdown PullPolicy QueueStrategy }
 text_fields! {
     String: parse::any, String::clone;
     PathBuf: parse::path, |path: &PathBuf| path.display().to_string();

@@ -9,7 +9,7 @@ use super::field::Effect::{Reload, Restart};
 use super::field::Kind::{Bool, Int, Later, List, Number, Path, Secret, Size, Text, Time, Words};
 use super::field::{Access, Given, Key, Kind};
 use super::parse;
-use super::types::{BackoffKind, Config, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy};
+use super::types::{BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy};
 
 const MS: Duration = Duration::from_millis(1);
 const TENTH: Duration = Duration::from_millis(100);
@@ -276,6 +276,8 @@ static KEYS: &[Key] = keys! {
         "Rotated files that are kept.";
     Restart "logging.file.maxAge" = "30", Int { min: 1, max: 3650 } => logging.file.max_age, when "logging.output" is "file",
         "Days that rotated files are kept.";
+    Restart "logging.live" = "auto", Words(LiveWay::WORDS) => logging.live,
+        "How viewers get lines while a script runs: over the WebSocket, by updates of its execution, or not. `auto`: the WebSocket if one answers, else updates.";
     Restart "logging.websocket.enabled" = "true", Bool => logging.websocket.enabled,
         "Sends the lines of jobs to the backend while they run.";
     Restart "logging.websocket.bufferSize" = "1000", Int { min: 1, max: 100_000 } => logging.websocket.buffer_size,

@@ -288,6 +288,7 @@ pub struct Logging {
     pub format: LogFormat,
     pub output: LogOutput,
     pub file: LogFile,
+    pub live: LiveWay,
     pub websocket: LiveLog,
 }
 
@@ -298,6 +299,7 @@ impl Default for Logging {
             format: LogFormat::default(),
             output: LogOutput::default(),
             file: LogFile::default(),
+            live: LiveWay::default(),
             websocket: LiveLog::default(),
         }
     }
@@ -311,6 +313,11 @@ words! {
 words! {
     /// `logging.output`.
     LogOutput { Stdout = "stdout", File = "file" }
+}
+
+words! {
+    /// `logging.live`: how the lines of jobs reach their viewers.
+    LiveWay { Auto = "auto", Websocket = "websocket", Updates = "updates", Off = "off" }
 }
 
 /// `logging.file`, used when `logging.output` is `file`.

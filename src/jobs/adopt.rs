@@ -185,6 +185,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     let end = match found {
         Ok((prepared, _)) => {
             context.checkpoints.keep(&record);
+            output.show_on(context.pages.open(&task.job.id, &task.execution, &control));
             // Without its record, lines are numbered from 1 again: those that were sent before keep their numbers only if
             // no other line comes before them.
             if known == Known::ByRecord {

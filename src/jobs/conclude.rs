@@ -29,6 +29,7 @@ pub(in crate::jobs) fn conclude(
         End::Outcome(outcome, cleanup) => (outcome, cleanup),
         End::Detached => {
             log::warn!("the script goes on without this agent; the next one finds it");
+            output.close_page();
             output.settle();
             output.flush(limits::LIVE_FLUSH);
             record.note_last();
@@ -42,6 +43,7 @@ pub(in crate::jobs) fn conclude(
             return Err(Unreported::GiveBack("the script was not started"));
         }
     };
+    output.close_page();
     output.finish();
     output.system(&outcome.verdict.to_string());
     let collected = output.flush(limits::LIVE_FLUSH);

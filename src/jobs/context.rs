@@ -10,6 +10,7 @@ use crate::executors::{Control, Executor, Reaper};
 use crate::job::{Id, Kind};
 use crate::jobs::ending::{Left, Unreported};
 use crate::jobs::output::JobOutput;
+use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::Checkpoints;
 use crate::jobs::record::RecordStore;
@@ -32,6 +33,7 @@ pub struct JobContext {
     pub servers: Box<dyn Executor>,
     pub reaper: Reaper,
     pub streamer: LogStreamer,
+    pub pages: PageUpdates,
     pub running: Running,
     pub records: RecordStore,
     pub outbox: Outbox,
@@ -168,6 +170,7 @@ pub(crate) mod testing {
                 servers: Box::new(servers.clone()),
                 reaper,
                 streamer: LogStreamer::disabled(),
+                pages: PageUpdates::off(),
                 running: Running::new(),
                 records,
                 outbox,

@@ -30,6 +30,7 @@ fn sources(running: &Running) -> Sources {
         running: running.clone(),
         slots: Slots::new(5),
         tripped: Box::new(Vec::new),
+        pages: Box::new(|| false),
         live_log: Box::new(ConnectionState::default),
         reload: Box::new(|| None),
         ask_reload: Box::new(|| 7),

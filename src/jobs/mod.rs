@@ -9,6 +9,7 @@ pub mod ending;
 pub mod fanout;
 pub mod heartbeat;
 pub mod output;
+pub mod page_updates;
 pub mod poller;
 pub mod reattach;
 pub mod reconcile;

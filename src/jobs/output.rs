@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::job::{Output, Stream};
+use crate::jobs::page_updates::Page;
 use crate::jobs::record::Delivered;
 use crate::jobs::unfinished::Unfinished;
 use crate::limits;
@@ -41,6 +42,7 @@ pub struct JobOutput {
     parts: u32,
     /// Said before whatever comes next.
     announced: Option<&'static str>,
+    page: Option<Arc<Page>>,
 }
 
 /// How far a job's output has come, for the records: shared by its worker and whoever writes that down.
@@ -141,7 +143,19 @@ impl JobOutput {
         let channels =
             [channel(Stream::Stdout, delivered.stdout, delivered.lines), channel(Stream::Stderr, delivered.stderr, 0)];
         let progress = Arc::new(Progress::from(live.mark(), 0, delivered));
-        Self { channels, live, system_lines: 0, progress, parts: 0, announced: None }
+        Self { channels, live, system_lines: 0, progress, parts: 0, announced: None, page: None }
+    }
+
+    /// What the script prints goes to this page too.
+    pub(in crate::jobs) fn show_on(&mut self, page: Option<Arc<Page>>) {
+        self.page = page;
+    }
+
+    /// No update of the page is sent from here on.
+    pub(in crate::jobs) fn close_page(&mut self) {
+        if let Some(page) = self.page.take() {
+            page.close();
+        }
     }
 
     /// How far it has come, for others.
@@ -242,6 +256,9 @@ impl JobOutput {
             Stream::System => return self.system(String::from_utf8_lossy(data).trim_end()),
         };
         channel.capture.push(data);
+        if let Some(page) = &self.page {
+            page.push(data);
+        }
         let sent = usize::try_from(channel.skip).unwrap_or(usize::MAX).min(data.len());
         channel.skip -= sent as u64;
         let data = &data[sent..];

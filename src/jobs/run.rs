@@ -83,6 +83,7 @@ fn start(
     ack.started();
     token.step(Step::Running);
     context.show(&task.job.id, "running", None);
+    output.show_on(context.pages.open(&task.job.id, &task.execution, token.control()));
     context.checkpoints.keep(record);
     guarded(|| ready.run(task, output)).unwrap_or_else(|panic| ended(broken(panic)))
 }

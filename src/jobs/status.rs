@@ -125,6 +125,8 @@ pub struct LiveLog {
     /// `logging.websocket.enabled`.
     pub enabled: bool,
     pub connected: bool,
+    /// Lines go by updates of the job's execution, as to the pages of a backend without a WebSocket.
+    pub by_updates: bool,
     /// Why it is not connected.
     pub last_error: Option<String>,
 }
@@ -163,6 +165,8 @@ pub struct Sources {
     /// Circuit breakers that are not closed.
     pub tripped: Now<Vec<Tripped>>,
     pub live_log: Now<ConnectionState>,
+    /// Whether lines go by updates now.
+    pub pages: Now<bool>,
     pub reload: Now<Option<Reload>>,
     /// Asks for a reload; the number of the request, see [`Reload::answers`].
     pub ask_reload: Now<u64>,
@@ -200,6 +204,7 @@ impl Sources {
             live_log: LiveLog {
                 enabled: live.enabled,
                 connected,
+                by_updates: (self.pages)(),
                 last_error: live.last_error.filter(|_| !connected).map(shortened),
             },
             reload: (self.reload)().map(Reload::bounded),

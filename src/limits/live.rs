@@ -70,6 +70,18 @@ pub const LOG_READ_TURN: usize = 256;
 /// lines can make it: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
 pub const LOG_OUT_MOST: usize = 1024 * 1024;
 
+/// Bytes of a job's output that an update of its page carries, head and tail.
+pub const PAGE_OUTPUT: usize = 90_000;
+/// Bytes of the body of such an update. Over 100 kB each one takes the deployed backend 3 s longer.
+pub const PAGE_BODY: usize = 96_000;
+/// Between two updates of a page, at least. A slow backend gets them less often: they take at most a tenth of the time.
+pub const PAGE_EVERY: Duration = Duration::from_secs(2);
+/// From a script's start to the first update of its page.
+pub const PAGE_FIRST: Duration = Duration::from_millis(500);
+/// How often the thread looks for pages that are due.
+pub const PAGE_TICK: Duration = Duration::from_millis(500);
+/// Longest wait of a report for an update of its page that is under way: beyond the default `api.timeout`.
+pub const PAGE_CLOSE: Duration = Duration::from_secs(45);
 /// Between two looks at the rows of the jobs that run, at least: a cancel is to end a script within 5 s.
 pub const ROW_LOOK: Duration = Duration::from_secs(3);
 /// Rows that are asked for one by one after one list, when that does not show them.

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use super::lines;
 
 /// Collects one stream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Capture {
     head: Vec<u8>,
     head_max: usize,

@@ -50,6 +50,7 @@ mod limits;
 /// Lines: order, number, loss, latency, memory.
 mod lines;
 /// A journal that lost a page, a clock that was wrong, an engine that is slow to remove.
+mod live_pages;
 mod lost;
 mod progress;
 mod registry;

@@ -60,7 +60,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     if control.is_given_back() {
         return Err(Unreported::GiveBack("the agent is stopping"));
     }
-    let output = context.output(&job.id);
+    let mut output = context.output(&job.id);
     let ack = AckTask::start(context, (execution, token), None)?;
     let task = Task { job: Arc::new(job), server: None, execution: execution.clone() };
     let place = Place::Servers(found::pages(&task.job, execution));
@@ -84,6 +84,8 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     token.step(Step::Running);
     context.show(&job.id, "running", None);
     let slots = found::fresh(&job, execution);
+    // The row of the first server: the page shows the lines of all.
+    output.show_on(slots.first().and_then(|slot| context.pages.open(&job.id, &slot.execution, &control)));
     let (context, output) = (Arc::clone(context), Mutex::new(output));
     let group = Group { config: context.config.now(), context, job, slots, output, control, record };
     group.see_through(clock::wall(), Some(ack), token)
@@ -170,6 +172,7 @@ impl Group {
             evidence: Vec::new(),
         };
         let collected = output.map_or_else(Default::default, |mut output| {
+            output.close_page();
             output.finish();
             output.system(&outcome.verdict.to_string());
             output.flush(limits::LIVE_FLUSH)

@@ -29,6 +29,7 @@ use crate::executors::Reaper;
 use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::heartbeat::Heartbeat;
+use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
@@ -74,6 +75,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         servers: Box::new(engine.clone()),
         reaper: reaper.clone(),
         streamer: LogStreamer::disabled(),
+        pages: PageUpdates::off(),
         running: running.clone(),
         records: records.clone(),
         outbox: outbox.clone(),
