@@ -1,5 +1,5 @@
-//! Which algorithms are spoken: a list of ours for every class. The library's own defaults are used nowhere: they hold
-//! SHA-1, CBC, MD5 and host certificates, and change with its version.
+//! The SSH algorithms: the agent has a list for every class. The library's defaults are never used: they hold SHA-1, CBC,
+//! MD5 and host certificates, and change with its version.
 //!
 //! `ssh.security.allowedCiphers` and `allowedKeyExchanges` replace the list of their class. The others are fixed.
 
@@ -21,7 +21,7 @@ const KEX: &[&str] = &[
     "diffie-hellman-group18-sha512",
     "diffie-hellman-group14-sha256",
 ];
-/// Plain keys alone: a certificate is no key that `known_hosts` could name. No DSA, no RSA with SHA-1.
+/// Plain keys alone: `known_hosts` cannot name a certificate. No DSA, no RSA with SHA-1.
 const HOST_KEYS: &[&str] = &[
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -30,7 +30,7 @@ const HOST_KEYS: &[&str] = &[
     "rsa-sha2-512",
     "rsa-sha2-256",
 ];
-/// GCM first: with a server that has no strict key exchange it is not open to the attack called Terrapin.
+/// GCM first: it is safe from the Terrapin attack also without strict key exchange.
 const CIPHERS: &[&str] = &[
     "aes256-gcm@openssh.com",
     "aes128-gcm@openssh.com",
@@ -45,7 +45,7 @@ const COMPRESSION: &[&str] = &["none"];
 /// How an RSA key signs. The other kinds of keys have one way each.
 const SIGNATURES: &[&str] = &["rsa-sha2-512", "rsa-sha2-256"];
 
-/// What libssh2 counts among key exchanges, and is none.
+/// Markers in the list of key exchanges that are not key exchanges.
 const NO_EXCHANGES: &[&str] = &["ext-info-c", "kex-strict-c-v00@openssh.com"];
 /// How the names of certificates end.
 const CERTIFICATE: &str = "-cert-v01@openssh.com";
@@ -69,7 +69,7 @@ impl Algorithms {
         }
     }
 
-    /// Tells libssh2; the error names the list of which it has nothing.
+    /// Sets the lists in libssh2; the error names the list of which it supports nothing.
     pub fn prefer(&self, session: &ssh2::Session) -> Result<(), String> {
         let (macs, compression, signatures) = (owned(MACS), owned(COMPRESSION), owned(SIGNATURES));
         for (kind, list) in [
@@ -91,12 +91,12 @@ impl Algorithms {
         Ok(())
     }
 
-    /// The first class in which a server that offers this has nothing in common with us, in words.
+    /// A sentence about the first class in which this server has nothing in common with us.
     pub fn compare(&self, offer: &Offer) -> Option<String> {
         let (macs, compression) = (owned(MACS), owned(COMPRESSION));
         let (key, cipher, fixed) =
             ("ssh.security.allowedKeyExchanges", "ssh.security.allowedCiphers", "fixed, no key changes it");
-        // These ciphers check what they carry.
+        // These ciphers are authenticated.
         let needs_mac = |theirs: &[String]| first(&self.ciphers, theirs).is_none_or(|name| !name.contains("-gcm"));
         [
             ("key exchange", key, &self.kex, &offer.kex, true),
@@ -114,7 +114,7 @@ impl Algorithms {
     }
 }
 
-/// The words for a class in which nothing is in common.
+/// The message for a class with nothing in common.
 fn nothing(class: &str, key: &str, ours: &[String], theirs: &[String]) -> String {
     let plain: Vec<&str> = theirs.iter().filter_map(|name| name.strip_suffix(CERTIFICATE)).collect();
     if class == "host key" && !theirs.is_empty() && plain.len() == theirs.len() {
@@ -130,12 +130,12 @@ fn nothing(class: &str, key: &str, ours: &[String], theirs: &[String]) -> String
     format!("{class}: the server offers {theirs}; this agent allows {} ({key}); none is in both", ours.join(","))
 }
 
-/// What is agreed on: the first of ours that the server has.
+/// The agreed algorithm: the first of ours that the server has.
 fn first<'a>(ours: &'a [String], theirs: &[String]) -> Option<&'a String> {
     ours.iter().find(|name| theirs.contains(name))
 }
 
-/// The words for an RSA key whose signatures the server does not take.
+/// The message for an RSA key whose signatures the server does not take.
 pub fn no_signature() -> String {
     format!("signature: this agent signs with an RSA key as {}, and the server takes neither", SIGNATURES.join(","))
 }
@@ -148,7 +148,7 @@ pub fn host_keys_first(known: &[String]) -> Vec<String> {
     all
 }
 
-/// The algorithms by which keys of these types are shown, and no others.
+/// The algorithms for keys of these types alone.
 pub fn host_keys_of(known: &[String]) -> Vec<String> {
     let shows = |kind: &str, name: &str| if kind == "ssh-rsa" { name.starts_with("rsa-") } else { name == kind };
     known
@@ -162,7 +162,7 @@ fn owned(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// What the linked libssh2 can do, whether we use it or not: ciphers and key exchanges, for `validate`.
+/// All ciphers and key exchanges of the linked libssh2, for `validate`.
 pub fn supported() -> (Vec<&'static str>, Vec<&'static str>) {
     let Ok(session) = ssh2::Session::new() else { return (Vec::new(), Vec::new()) };
     let list = |kind| session.supported_algs(kind).unwrap_or_default();
@@ -265,7 +265,7 @@ mod tests {
             let said = ours.compare(&offer).expect(words);
             assert!(said.contains(words), "{said}");
         }
-        // A cipher that checks what it carries needs no MAC.
+        // An authenticated cipher needs no MAC.
         let sealed = Offer { ciphers: both("aes128-gcm@openssh.com"), macs: both("hmac-sha1"), ..good };
         assert_eq!(ours.compare(&sealed), None);
     }

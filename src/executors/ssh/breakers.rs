@@ -19,7 +19,7 @@ pub struct Breakers {
     watcher: Arc<OnceLock<Watcher>>,
 }
 
-/// Is given all breakers that are not closed.
+/// Called with all breakers that are not closed.
 pub type Watcher = Box<dyn Fn(&[Tripped]) + Send + Sync>;
 
 impl fmt::Debug for Breakers {
@@ -100,7 +100,7 @@ impl Breakers {
         self.tell(&address, transition);
     }
 
-    /// A connection that was kept served a job: as good a sign as a new one, and counted where the breaker waits for such.
+    /// A kept connection served a job: it counts like a new one for a breaker that waits for successes.
     pub fn served(&self, server: &Server) {
         let address = server.address();
         let waits =
@@ -123,7 +123,7 @@ impl Breakers {
     }
 }
 
-/// Forgets the closed breaker that was unused for longest, or an open one, when there are too many; whose it was.
+/// If there are too many, forgets the closed breaker that was unused for longest, or an open one; returns its server.
 fn make_room(all: &mut BTreeMap<String, Entry>, wanted: &str, now: Instant) -> Option<String> {
     if all.len() < limits::SSH_BREAKERS || all.contains_key(wanted) {
         return None;
@@ -135,7 +135,7 @@ fn make_room(all: &mut BTreeMap<String, Entry>, wanted: &str, now: Instant) -> O
     Some(oldest)
 }
 
-/// A change goes to the log and to the metrics.
+/// Writes a change to the log and the metrics.
 fn tell(server: &str, transition: Option<Transition>) {
     let Some(Transition { from, to, failures }) = transition else { return };
     match to {
@@ -217,7 +217,7 @@ mod tests {
         }
         assert_eq!(breakers.tripped().len(), limits::SSH_BREAKERS);
         assert_eq!(metrics::ssh_breakers_like("forgotten-"), limits::SSH_BREAKERS);
-        // Those that are kept still change there.
+        // Breakers that are kept still change there.
         let kept = format!("forgotten-{}", limits::SSH_BREAKERS + 299);
         assert_eq!(metrics::ssh_breakers_like(&kept), 1);
         for (server, _) in breakers.lock().iter() {

@@ -1,5 +1,4 @@
-//! The end of a run on a server: the rest of the output, and how the script ended. The folder there stays for now, see
-//! `folder`.
+//! The end of a run on a server: the rest of the output, and how the script ended. The folder there stays, see `folder`.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,8 +15,8 @@ use crate::limits;
 use crate::verdict::{Phase, Verdict};
 
 impl Run<'_> {
-    /// What is left of the output, and how the script ended; none where the server says that it still runs. The session
-    /// waits for what is to become of the folder.
+    /// Reads the rest of the output and how the script ended; `None` if the server says that it still runs. The session then
+    /// waits for the word about the folder.
     pub(in crate::executors::ssh) fn collect(&mut self, output: &mut dyn Output) -> Result<Option<Ending>, Stop> {
         let kill = self.wanted.is_some() || self.control.reason().is_some();
         self.over = Some((SystemTime::now(), Instant::now()));
@@ -41,7 +40,7 @@ impl Run<'_> {
                 }
                 Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
                 Err(Heard::Broken(error)) => self.lost(&error, output),
-                // Somebody killed it there: it is asked a second time.
+                // The program was killed there: ask a second time.
                 Err(Heard::Mute(_)) if !std::mem::replace(&mut asked_again, true) => {}
                 Err(Heard::Mute(status)) => return Err(self.mute(status).into()),
                 Err(_) => {
@@ -57,7 +56,7 @@ impl Run<'_> {
         }
     }
 
-    /// Takes the rest of the output until all of it is here, or nothing comes for the time of `silence`.
+    /// Reads the rest of the output to its end, or until nothing comes for the time of `silence`.
     pub(in crate::executors::ssh) fn receive(
         &mut self,
         session: &Session,

@@ -25,41 +25,41 @@ use crate::metrics;
 use crate::os::poll::Waker;
 use crate::os::pulse;
 
-/// What happens on a session.
+/// An event of a session.
 #[derive(Debug)]
 pub enum Event {
     /// Bytes of the remote program.
     Bytes(Stream, Vec<u8>),
-    /// The remote program has ended; its exit status, where the server told one.
+    /// The remote program has ended; its exit status, if the server sent one.
     End(Option<i32>),
-    /// The connection is gone.
+    /// The connection is lost.
     Broken(Error),
 }
 
-/// What a job's worker waits for.
+/// An event that a job's worker waits for.
 #[derive(Debug)]
 pub enum Next {
     Event(Event),
-    /// Somebody wants the script ended.
+    /// The script must be signalled.
     Wish(Signal),
     Quiet,
 }
 
-/// What a job asks of the thread.
+/// A job's request to the thread.
 pub(in crate::executors::ssh) enum Command {
     Open { id: u64, command: &'static str, events: Sender<Event>, opened: Sender<Result<(), Error>>, link: Arc<Link> },
     Input { id: u64, bytes: Vec<u8> },
     Close { id: u64 },
 }
 
-/// What session and job share beside the queue.
+/// State that session and job share beside the queue.
 #[derive(Debug, Default)]
 pub(in crate::executors::ssh) struct Link {
     /// The queue was full: the thread waits to be woken.
     pub(in crate::executors::ssh) paused: AtomicBool,
 }
 
-/// The times of a connection.
+/// The time limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
     /// `ssh.connectionPool.connectionTimeout`.
@@ -75,7 +75,7 @@ pub struct Times {
 #[derive(Debug)]
 pub(in crate::executors::ssh) struct Seats {
     pub(in crate::executors::ssh) taken: usize,
-    /// Sessions that the server is known to take.
+    /// The number of sessions that the server is known to allow.
     most: usize,
     pub(in crate::executors::ssh) closed: bool,
     next_id: u64,
@@ -104,7 +104,7 @@ pub struct Session {
 }
 
 impl Connection {
-    /// Wraps an authenticated session; [`Driver::run`] is to be called on the thread that made it.
+    /// Wraps an authenticated session; call [`Driver::run`] on the thread that made it.
     pub fn new(
         server: String,
         session: ssh2::Session,
@@ -152,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Whether no new session can be had on it any more.
+    /// Whether it takes no new session.
     pub fn is_closed(&self) -> bool {
         self.seats().closed
     }
@@ -162,13 +162,13 @@ impl Connection {
         self.seats().taken == 0
     }
 
-    /// Lets no new session in; the thread ends when the last one has.
+    /// Refuses new sessions; the thread ends with the last one.
     pub fn close(&self) {
         self.seats().closed = true;
         self.waker.wake();
     }
 
-    /// Breaks it off at once, whatever its thread does at the moment.
+    /// Breaks it off at once, also during a call of its thread.
     pub fn abort(&self) {
         self.close();
         let _ = self.socket.shutdown(Shutdown::Both);
@@ -185,7 +185,7 @@ impl Connection {
         let command = Command::Open { id, command, events: send, opened, link };
         self.commands.try_send(command).map_err(|_| gone())?;
         self.waker.wake();
-        // The thread keeps the limit of each step; twice that covers one that it is busy with.
+        // The thread keeps the limit of each step; twice that covers the step it is in.
         match answer.recv_timeout(self.step * 2 + limits::SSH_TICK) {
             Ok(Ok(())) => Ok(session),
             Ok(Err(error)) => {
@@ -193,7 +193,7 @@ impl Connection {
                     let mut seats = self.seats();
                     seats.most = (seats.taken - 1).max(1);
                     if seats.taken == 1 {
-                        // Not even one: it is of no use.
+                        // It allows no session at all.
                         seats.closed = true;
                     }
                 }
@@ -227,7 +227,7 @@ impl Session {
         }))
     }
 
-    /// Whether an event is at hand.
+    /// Whether an event is waiting.
     pub fn has_more(&self) -> bool {
         !self.events.is_empty()
     }
@@ -240,7 +240,7 @@ impl Session {
         }
     }
 
-    /// The connection that it is on.
+    /// Its connection.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -248,7 +248,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Never waited for: where the queue is full, the thread is stuck, and what it serves is given up.
+        // Never waits: if the queue is full, the thread is stuck, and its sessions are given up.
         match self.connection.commands.try_send(Command::Close { id: self.id }) {
             Ok(()) => self.connection.waker.wake(),
             Err(_) => self.connection.abort(),
@@ -270,7 +270,7 @@ pub(in crate::executors::ssh) fn millis(time: Duration) -> u32 {
 pub(in crate::executors::ssh) mod tests {
     use super::*;
 
-    /// A connection to nobody, whose thread does not run; it is there for as long as the driver is.
+    /// A connection without a peer and without a running thread; it lives as long as the driver.
     pub(in crate::executors::ssh) fn idle() -> (Arc<Connection>, Driver) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let socket = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
@@ -279,7 +279,7 @@ pub(in crate::executors::ssh) mod tests {
         Connection::new("nobody".to_owned(), session, socket, String::new(), times).expect("a connection")
     }
 
-    /// A session on it, and what is its server's side in truth.
+    /// A session on it, and its other end.
     pub(in crate::executors::ssh) fn session(connection: &Arc<Connection>) -> (Session, Sender<Event>) {
         let id = connection.take_seat().expect("a seat");
         let (events, all) = bounded(limits::SSH_QUEUE);

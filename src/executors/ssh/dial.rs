@@ -1,5 +1,5 @@
-//! From an address to an authenticated SSH session: resolve, connect, shake hands, check the host key, log in. Each
-//! step is bounded by `ssh.connectionPool.connectionTimeout`, resolve and connect together, and named in its error.
+//! From an address to an authenticated SSH session: resolve, connect, handshake, host key check, login. Each step is bounded
+//! by `ssh.connectionPool.connectionTimeout` (resolve and connect together), and its error names it.
 //!
 //! Runs on the thread that keeps the session afterwards.
 
@@ -23,7 +23,7 @@ use crate::os::{names, net};
 use crate::secret::Secret;
 use crate::wire::kexinit::{self, Greeting, Offer};
 
-/// The way to one server.
+/// The data for a connection to one server.
 pub struct Dial<'a> {
     pub server: &'a Server,
     pub settings: &'a Settings,
@@ -32,7 +32,7 @@ pub struct Dial<'a> {
     pub progress: &'a Mutex<Progress>,
 }
 
-/// How far a dial has come.
+/// The progress of a dial.
 #[derive(Debug)]
 pub struct Progress {
     pub step: Step,
@@ -43,7 +43,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// At the beginning.
+    /// The first step.
     pub fn new() -> Self {
         Self { step: Step::Resolve, since: Instant::now(), socket: None }
     }
@@ -64,9 +64,9 @@ pub struct Reached {
 }
 
 impl Dial<'_> {
-    /// Goes the whole way.
+    /// All steps.
     pub fn reach(&self) -> Result<Reached, Error> {
-        // A key that cannot be read is no reason to call.
+        // Without a readable key no connection is made.
         let key = self.server.private_key.as_ref().map(|key| self.readable(key)).transpose()?;
         let begun = Instant::now();
         let socket = self.connect()?;
@@ -78,7 +78,7 @@ impl Dial<'_> {
         Ok(Reached { session, socket, host_key })
     }
 
-    /// The host key alone: its type as in known_hosts, and the key.
+    /// Fetches the host key alone: its type as in known_hosts, and the key.
     pub fn host_key(&self) -> Result<(String, Vec<u8>), Error> {
         let socket = self.connect()?;
         let session = self.agree(&socket, algorithms::host_keys_first(&[]), true)?;
@@ -113,7 +113,7 @@ impl Dial<'_> {
         let deadline = Deadline::after(self.wait(), "ssh.connectionPool.connectionTimeout");
         let found = names::SERVERS.find(&self.server.host, self.server.port, deadline);
         let addresses = found.map_err(|error| match error {
-            // The server had no part in it.
+            // Not the server's fault.
             net::Error::NameBusy { .. } => Error::Local { server: self.shown(), what: error.to_string() },
             _ => self.broken(Step::Resolve, error),
         })?;
@@ -126,8 +126,8 @@ impl Dial<'_> {
         Ok(tcp)
     }
 
-    /// Handshake and host key. Of several keys by which the file knows the server one that fits is enough: where the first
-    /// that is shown does not, the server is asked for the others.
+    /// Handshake and host key check. One fitting key of several known ones is enough: if the first key shown does not fit, the
+    /// server is asked for the others.
     fn shake(&self, socket: TcpStream) -> Result<(ssh2::Session, TcpStream, String), Error> {
         let mut known = self.hosts.types_for(self.server).map_err(|what| self.refused(what))?;
         let (mut socket, mut host_keys) = (socket, algorithms::host_keys_first(&known));
@@ -135,7 +135,7 @@ impl Dial<'_> {
         loop {
             let session = match self.agree(&socket, host_keys, refusal.is_none()) {
                 Ok(session) => session,
-                // What the server did not want to show at the second try is not what is wrong with it.
+                // Keep the first error: a key that the server does not show at the second try is not the reason.
                 Err(error) => return Err(refusal.unwrap_or(error)),
             };
             let (kind, key) = self.key_of(&session)?;
@@ -158,8 +158,8 @@ impl Dial<'_> {
         Error::HostKey { server: self.shown(), what }
     }
 
-    /// A session with keys exchanged; the server shows its host key by one of these algorithms. Why there is nothing in
-    /// common is only found out where that is to be told: it takes another connection.
+    /// A session after the key exchange; the server shows its host key by one of these algorithms. Finding out why there is
+    /// nothing in common takes another connection, so it is done for the error alone.
     fn agree(&self, socket: &TcpStream, host_keys: Vec<String>, tell: bool) -> Result<ssh2::Session, Error> {
         self.begin(Step::Handshake);
         let local = |error: &dyn std::fmt::Display| Error::Local { server: self.shown(), what: error.to_string() };
@@ -182,7 +182,7 @@ impl Dial<'_> {
         Err(self.failed(Step::Handshake, &session, socket, &error))
     }
 
-    /// What an error of libssh2 means that is neither a timeout nor an answer of the server.
+    /// The meaning of an error of libssh2 that is neither a timeout nor an answer of the server.
     fn failed(&self, step: Step, session: &ssh2::Session, socket: &TcpStream, error: &ssh2::Error) -> Error {
         if !is_cut(error, socket) {
             return self.broken(step, error.message());
@@ -208,7 +208,7 @@ impl Dial<'_> {
         Ok((name.to_owned(), key.to_vec()))
     }
 
-    /// What the server offers, asked of a second connection: libssh2 does not tell. Nothing where that fails as well.
+    /// Reads the server's offer over a second connection, since libssh2 does not return it; `None` if that fails too.
     fn offer(&self) -> Option<Offer> {
         let mut socket = self.connect().ok()?;
         self.begin(Step::Handshake);
@@ -227,7 +227,7 @@ impl Dial<'_> {
         }
     }
 
-    /// The key's text as libssh2 takes it.
+    /// The key's text in libssh2's form.
     fn readable(&self, key: &Secret) -> Result<(Secret, KeyInfo), Error> {
         let unusable = |what: String| Error::Key { server: self.shown(), what };
         let text = keys::normalize(key).map_err(|error| unusable(error.to_string()))?;
@@ -265,7 +265,7 @@ impl Dial<'_> {
         Err(Error::Login { server: self.shown(), user: server.user.clone(), what: tried.join("; ") })
     }
 
-    /// `None` when it let us in, otherwise why not.
+    /// Logs in with the key: `None` on success, else the reason.
     fn with_key(
         &self,
         session: &ssh2::Session,
@@ -287,7 +287,7 @@ impl Dial<'_> {
                 let hint = if info.encrypted { "; is the passphrase right?" } else { "" };
                 Err(unusable(format!("libssh2 cannot read this {} key in {} form{hint}", info.kind, info.format)))
             }
-            // It waited for an answer that did not come: the server went away.
+            // No answer came: the server went away.
             ssh2::ErrorCode::Session(-19) if words.starts_with("Waiting for") => {
                 Err(Error::Cut { server: self.shown(), step: Step::Authenticate, what: words.to_owned() })
             }
@@ -339,8 +339,8 @@ impl Dial<'_> {
     }
 }
 
-/// Whether the other side closed the connection, by the error or by the socket: SOCKET_SEND, SOCKET_DISCONNECT and
-/// SOCKET_RECV of libssh2, which also has other errors for it. Nothing is read from the session after this.
+/// Whether the other side closed the connection, by the error (SOCKET_SEND, SOCKET_DISCONNECT, SOCKET_RECV of libssh2, which
+/// also has other errors for it) or by the socket. Nothing is read from the session after this.
 fn is_cut(error: &ssh2::Error, socket: &TcpStream) -> bool {
     let gone = || {
         let _ = socket.set_nonblocking(true);

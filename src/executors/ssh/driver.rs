@@ -16,7 +16,7 @@ use crate::limits;
 use crate::metrics;
 use crate::os::poll::{self, Watch};
 
-/// The thread's own side.
+/// The thread's side.
 pub struct Driver {
     session: ssh2::Session,
     socket: TcpStream,
@@ -27,19 +27,19 @@ pub struct Driver {
     times: Times,
 }
 
-/// A session as the thread sees it.
+/// The thread's state of a session.
 struct Open {
     id: u64,
     channel: ssh2::Channel,
     events: Sender<Event>,
     link: Arc<Link>,
-    /// What did not fit into the queue.
+    /// A piece that did not fit into the queue.
     held: Option<Event>,
-    /// When its program was seen to have ended while something else still holds the session open.
+    /// When its program was seen to have ended while another process holds the session open.
     exited: Option<Instant>,
-    /// The session has ended; only what is held is still to be handed over.
+    /// The session has ended; only the held piece is still to be handed over.
     over: bool,
-    /// The job has gone: nobody reads any more, and the session is closed at this moment at the latest.
+    /// The job has gone: the session is closed at this moment at the latest.
     leaving: Option<Instant>,
 }
 
@@ -52,7 +52,7 @@ enum Turn {
 }
 
 impl Driver {
-    /// For the thread that made the session.
+    /// Made on the thread that made the session.
     pub(in crate::executors::ssh) fn new(
         session: ssh2::Session,
         socket: TcpStream,
@@ -117,7 +117,7 @@ impl Driver {
                 self.check()?;
             }
             let listening = self.open.iter().any(|open| open.held.is_none());
-            // A keep-alive went out at `checked`: it is answered within the limit of a step, or nobody is there.
+            // A keepalive went out at `checked`: it is answered within the limit of a step, or the server is gone.
             if listening && checked > heard && now.duration_since(checked) > self.times.step {
                 return Err(self.silence());
             }
@@ -130,7 +130,7 @@ impl Driver {
         }
     }
 
-    /// Whether the thread is to end: nobody uses it, and nobody will.
+    /// Whether the thread must end: no job uses the connection, and none will.
     fn is_over(&self, used: Instant) -> bool {
         if !self.open.is_empty() {
             return false;
@@ -142,7 +142,7 @@ impl Driver {
         seats.closed && seats.taken == 0
     }
 
-    /// Does what the jobs ask for.
+    /// Handles the jobs' requests.
     fn commands(&mut self) -> Result<bool, Error> {
         let mut moved = false;
         loop {
@@ -184,7 +184,7 @@ impl Driver {
                 let _ = opened.send(Ok(()));
                 Ok(())
             }
-            // CHANNEL_FAILURE and CHANNEL_REQUEST_DENIED: the server said no, the connection is sound.
+            // CHANNEL_FAILURE and CHANNEL_REQUEST_DENIED: the server refused; the connection is sound.
             Err(error) if matches!(error.code(), ssh2::ErrorCode::Session(-21 | -22)) => {
                 let _ = opened.send(Err(Error::Full { server: self.connection.server.clone() }));
                 Ok(())
@@ -197,14 +197,14 @@ impl Driver {
         }
     }
 
-    /// Sends to a session's program, a piece at a time, so that the others are read meanwhile.
+    /// Sends to a session's program piece by piece, so that the others are read meanwhile.
     fn input(&mut self, id: u64, bytes: &[u8]) -> Result<(), Error> {
         for piece in bytes.chunks(limits::SSH_WRITE) {
             let Some(at) = self.open.iter().position(|open| open.id == id) else { return Ok(()) };
             self.session.set_blocking(true);
             match self.open[at].channel.write_all(piece) {
                 Ok(()) => {}
-                // The program has closed its stdin or ended: its own words say why, and are read like any others.
+                // The program has closed its stdin or ended: its output says why.
                 Err(_) if self.open[at].channel.eof() => return Ok(()),
                 Err(error) => {
                     let text = error.to_string();
@@ -238,7 +238,7 @@ impl Driver {
         }
     }
 
-    /// Reads what is at hand of one session.
+    /// Reads the available output of one session.
     fn look(&mut self, at: usize) -> Result<Turn, Error> {
         self.session.set_blocking(false);
         let mut turn = Turn::Quiet;
@@ -251,7 +251,7 @@ impl Driver {
                 return Ok(Turn::Ended);
             }
             if open.leaving.is_some_and(|until| until <= Instant::now()) {
-                // It does not end by itself: nothing new is started beside it.
+                // It does not end by itself: no new session is started beside it.
                 self.connection.close();
                 return Ok(Turn::Ended);
             }
@@ -283,7 +283,7 @@ impl Driver {
         Ok(turn)
     }
 
-    /// Closes a session whose program has ended; its exit status. libssh2 tells 0 also where none came, so that 0 is none.
+    /// Closes a session whose program has ended; returns its exit status. libssh2 returns 0 also if none came, so 0 is none.
     fn end(&mut self, at: usize) -> Result<Option<i32>, Error> {
         self.session.set_blocking(true);
         let channel = &mut self.open[at].channel;
@@ -295,8 +295,8 @@ impl Driver {
         }
     }
 
-    /// Asks the server for a sign of life: a keep-alive where sessions are read, and where none is, a session that is
-    /// opened and closed at once, since only then the answer would be read.
+    /// Asks the server for a sign of life: a keepalive while sessions are read; without one, a session that is opened and closed
+    /// at once, since only then the answer is read.
     fn check(&mut self) -> Result<(), Error> {
         self.session.set_blocking(true);
         let asked = if self.open.is_empty() {
@@ -307,9 +307,9 @@ impl Driver {
         asked.map_err(|error| self.broken(Step::Talk, &error))
     }
 
-    /// Sleeps until there is something to do; whether the socket had something to say.
+    /// Sleeps until there is work; returns whether the socket was ready.
     fn sleep(&self, listening: bool) -> Result<bool, Error> {
-        // Packets that libssh2 has read already, for a session that was looked at before they came.
+        // Packets that libssh2 has read already, for a session that was served before they came.
         let more =
             |open: &Open| open.held.is_none() && (open.channel.read_window().available > 0 || open.channel.eof());
         if self.open.iter().any(more) {
@@ -343,8 +343,8 @@ impl Driver {
 }
 
 impl Open {
-    /// Whether its program ended some time ago, as its exit status or signal says, though the session did not: a process
-    /// that a file of the login's started holds the streams open.
+    /// Whether its program ended some time ago, by its exit status or signal, though the session did not: a process started by a
+    /// login's file holds the streams open.
     fn has_exited(&mut self) -> bool {
         let said = |channel: &ssh2::Channel| {
             channel.exit_status().is_ok_and(|status| status != 0)
@@ -356,7 +356,7 @@ impl Open {
         self.exited.is_some_and(|at| at.elapsed() >= limits::SSH_SETTLE)
     }
 
-    /// Tries to hand over what was held back; whether it still is.
+    /// Tries to hand over the held piece; returns whether it is still held.
     fn is_stuck(&mut self) -> bool {
         let Some(event) = self.held.take() else { return false };
         self.hand(event);
@@ -376,7 +376,7 @@ impl Open {
         }
     }
 
-    /// One read of one stream; whether there was anything.
+    /// One read of one stream; returns whether there was anything.
     fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> Result<bool, String> {
         if self.held.is_some() {
             return Ok(false);

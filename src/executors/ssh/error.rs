@@ -1,4 +1,4 @@
-//! What goes wrong between the agent and a server.
+//! Errors between the agent and a server.
 
 use std::fmt;
 use std::time::Duration;
@@ -31,10 +31,10 @@ impl Step {
     }
 }
 
-/// Why there is no session on a server, or not any more. The server is named in each.
+/// Why there is no session on a server, or no longer. Each names the server.
 #[derive(Debug, Clone)]
 pub enum Error {
-    /// The step took longer than its limit, `ssh.connectionPool.connectionTimeout` or the one that is named.
+    /// The step took longer than its limit: `ssh.connectionPool.connectionTimeout` or the named one.
     Timeout { server: String, step: Step, limit: &'static str, after: Duration },
     /// No address of the server answered in time.
     Silent { server: String, what: String },
@@ -49,7 +49,7 @@ pub enum Error {
     NothingInCommon { server: String, what: String },
     /// The host key was refused.
     HostKey { server: String, what: String },
-    /// The server did not let us in, or there was nothing to log in with.
+    /// The login was refused, or there was no credential.
     Login { server: String, user: String, what: String },
     /// The key's text cannot be used.
     Key { server: String, what: String },
@@ -57,26 +57,26 @@ pub enum Error {
     Full { server: String },
     /// The circuit breaker is open.
     BreakerOpen { server: String, failures: u32, retry_in: Duration },
-    /// All connections are taken and none came free in time.
+    /// All connections are in use and none came free in time.
     Busy { server: String, after: Duration },
-    /// Others logged in all the time, as many at once as the server takes, and no turn came in time.
+    /// Other logins used all turns that the server allows at once, and none came free in time.
     NoTurn { server: String, at_once: usize, after: Duration },
-    /// Several tries, and why there is no further one.
+    /// Several tries failed, and the reason why there is no further one.
     GaveUp { server: String, tries: u32, turned_away: u32, after: Duration, why: String, last: Box<Error> },
-    /// The job was told to end meanwhile.
+    /// The job was stopped meanwhile.
     Stopped { server: String },
-    /// The agent has no thread or descriptor for it.
+    /// The agent ran out of threads or descriptors.
     Local { server: String, what: String },
 }
 
 impl Error {
-    /// Whether it says that server or network are out of order: what the circuit breaker counts.
+    /// Whether the circuit breaker counts it: server or network are out of order.
     pub fn is_outage(&self) -> bool {
         let silent = matches!(self, Self::Timeout { .. } | Self::Silent { .. });
         silent || matches!(self, Self::Broken { .. } | Self::TurnedAway { .. } | Self::Cut { .. })
     }
 
-    /// Whether the same may go well a moment later, for a job whose script runs already.
+    /// Whether the same may succeed a moment later, for a job whose script runs already.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::NothingInCommon { .. } | Self::HostKey { .. } | Self::Login { .. } | Self::Key { .. } => false,
@@ -85,9 +85,9 @@ impl Error {
         }
     }
 
-    /// Whether a job that has not begun tries again. A server that does not answer is asked again only where it let others
-    /// in meanwhile (`others_pass`): then it is slow, otherwise it is away, and each further try would hold a worker for
-    /// as long as the first.
+    /// Whether a job that has not begun tries again. A server that does not answer is tried again only if it accepted others
+    /// meanwhile (`others_pass`): then it is slow. Otherwise it is away, and each further try would hold a worker as long as the
+    /// first.
     pub fn is_worth_a_try(&self, others_pass: bool) -> bool {
         match self {
             Self::TurnedAway { .. } | Self::Cut { .. } | Self::Broken { step: Step::Connect, .. } => true,
@@ -101,7 +101,7 @@ impl Error {
     }
 }
 
-/// What may close connections before the greeting.
+/// Reasons for a connection that is closed before the greeting.
 const LOOK_AT: &str = "see MaxStartups and, from OpenSSH 9.8 on, PerSourcePenalties in its sshd_config";
 
 impl fmt::Display for Error {

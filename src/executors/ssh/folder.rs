@@ -1,4 +1,4 @@
-//! The folder of a script that has ended, and its end: until the script's report is on disk, it is the only witness.
+//! Cleanup of a job's remote folder: until the report is on disk, the folder is the only proof of the script's end.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,32 +16,32 @@ use crate::os::pulse;
 use crate::os::random;
 use crate::policy::backoff::{Backoff, Growth};
 
-/// What is left of a script on its server. Dropping this takes it away, or makes it what `ssh.execution.cleanupAfter:
-/// false` leaves; each of the two ways of that gets `jobs.cleanupTimeout`.
+/// The folder of a script on its server. Dropping this removes it, or leaves it as `ssh.execution.cleanupAfter: false` says;
+/// each of the two ways to do so gets `jobs.cleanupTimeout`.
 pub(in crate::executors::ssh) struct Folder {
     pub(in crate::executors::ssh) shared: Arc<Shared>,
     pub(in crate::executors::ssh) server: Server,
     pub(in crate::executors::ssh) place: Place,
-    /// Its name, and those under which starts were claimed.
+    /// Its name, and the names of claimed starts.
     pub(in crate::executors::ssh) names: Vec<String>,
-    /// Its program has handed over everything and waits for a word; it ends and keeps the folder when the session does.
-    /// `None` for the folder of an earlier agent.
+    /// The session of the program that has handed over everything and waits for a word; it keeps the folder if the session ends
+    /// first. `None` for the folder of an earlier agent.
     pub(in crate::executors::ssh) session: Option<Session>,
-    /// That program has its word already.
+    /// That program has the word already.
     pub(in crate::executors::ssh) asked: bool,
 }
 
-/// How a program ended that was to take a folder away.
+/// How a program that had to remove a folder ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Gone,
-    /// The connection broke, or the program ended otherwise than by having removed it.
+    /// The connection broke, or the program ended without removing it.
     Unsure,
     Late,
 }
 
 impl Cleanup for Folder {
-    /// The word is on its way at once; the server does the rest by itself.
+    /// Sends the word at once; the server does the rest by itself.
     fn request(&mut self) {
         let word: &[u8] = if self.shared.settings.cleanup_after { b"done\n" } else { b"keep\n" };
         if let Some(session) = self.session.as_ref().filter(|_| !self.asked) {
@@ -63,7 +63,7 @@ impl Drop for Folder {
         }
         let until = Instant::now() + self.shared.jobs.cleanup_timeout;
         let heard = session.map_or(Heard::Unsure, |session| hear(&session, until));
-        // That session knows of one folder. A server that is slow is asked no second time.
+        // That session knows one folder. A slow server is not asked twice.
         let gone = (heard == Heard::Gone && self.names.len() == 1) || (heard != Heard::Late && self.sweep());
         if !gone {
             log::warn!("{} is left behind on {}", self.place.directory(), self.server.shown());
@@ -72,7 +72,7 @@ impl Drop for Folder {
 }
 
 impl Folder {
-    /// Removes it over another session, where need be over another connection.
+    /// Removes it over another session, if needed over another connection.
     fn sweep(&self) -> bool {
         let until = Instant::now() + self.shared.jobs.cleanup_timeout;
         let wanted = || Instant::now() < until;

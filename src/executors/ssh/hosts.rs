@@ -1,6 +1,6 @@
 //! Which host keys are trusted: the operator's `ssh.security.knownHostsFile`.
 //!
-//! The file is read anew for each connection, so that a key which the operator adds counts at once.
+//! The file is read for each connection, so that a key that the operator adds counts at once.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use crate::limits;
 #[derive(Debug)]
 pub struct Refused {
     pub what: String,
-    /// The file knows another key of this type: one of another type may still be right.
+    /// The file knows another key of this type; a key of another type may still fit.
     pub another_may_fit: bool,
 }
 
@@ -29,7 +29,7 @@ impl From<String> for Refused {
 pub struct Hosts {
     file: PathBuf,
     strict: bool,
-    /// Two jobs must not both meet a new host first.
+    /// Two jobs must not both record a new host.
     recording: Mutex<()>,
 }
 
@@ -53,7 +53,7 @@ impl Hosts {
         Ok(self.read(server)?.types_for(&server.host, server.port))
     }
 
-    /// Whether the key is the server's; its fingerprint if so, and why not otherwise.
+    /// Checks that the key is the server's; returns its fingerprint, or why it is not.
     pub fn check(&self, server: &Server, kind: &str, key: &[u8]) -> Result<String, Refused> {
         let _one_at_a_time = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let (host, port, file) = (&server.host, server.port, self.file.display());
@@ -100,7 +100,7 @@ impl Hosts {
     }
 }
 
-/// The first of these keys, and how many there are beside.
+/// The first of these keys, and the number of others.
 fn some_of(known: &[(usize, String)]) -> String {
     let shown = known.iter().take(limits::HOST_KEYS_SHOWN).map(|(at, kind)| format!("{kind} in line {at}"));
     let rest = known.len().checked_sub(limits::HOST_KEYS_SHOWN).filter(|&rest| rest > 0);

@@ -1,4 +1,4 @@
-//! How each program on a server begins: a shell that nothing from the login can bend, in a place that nobody else can
+//! The start of each program on a server: a shell that the login's files cannot change, in a place that other users cannot
 //! change.
 //!
 //! The login's files may export variables, functions and options that change what a shell does: `CDPATH` sends `cd work`
@@ -9,8 +9,8 @@
 //! belong to root or to the login, and others must not write in it, unless it is root's and sticky as `/tmp` is. Only then
 //! it enters, by the path without symbolic links. From there on each job's folder is entered by its name alone.
 //!
-//! At last the program says `ready` on both streams, each with its number. So the agent knows that both streams arrive as
-//! what they are before it sends a script: a login's file may have closed one, or joined both.
+//! Then the program says `ready` on both streams, each with its number. So the agent knows that both streams arrive before it
+//! sends a script: a login's file may have closed one, or joined both.
 
 use crate::executors::complaint;
 use crate::executors::shell::{self, Writer, quote};
@@ -47,7 +47,7 @@ pub fn begin(place: &Place, nonce: &str) -> Vec<u8> {
     w.line("{ cd -P -- \"$t\"; } 2>/dev/null || f \"cannot enter $t (ssh.execution.tempDir)\"");
     w.line("[ \"$PWD\" = \"$t\" ] || safe \"$PWD\" || f \"$m\"");
     w.line("t=$PWD");
-    // stderr first: where both streams are one, the number 2 comes on the wrong stream before its own number.
+    // stderr first: if both streams are one, the number 2 comes on the wrong stream before the number 1.
     w.line(&format!(
         "printf 'cronium ready {nonce} 2 %s\\n' \"$t\" >&2; printf 'cronium ready {nonce} 1 %s\\n' \"$t\""
     ));

@@ -1,4 +1,4 @@
-//! From what a server told of a script's end to the verdict: pure, so that every ending can be tested without a server.
+//! From the server's record of a script's end to the verdict: pure, so that every ending can be tested without a server.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use crate::limits;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};
 
-/// What the server's `status` line says; see `remote`.
+/// The content of the server's `status` line; see `remote`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ending {
-    /// The script's exit code; none when nobody on the server saw its end.
+    /// The script's exit code; `None` if nothing on the server saw its end.
     pub code: Option<i32>,
     /// Bytes of stdout and stderr in all.
     pub sizes: [u64; 2],
     /// Processes of a stopped script that could not be killed.
     pub left: u32,
-    /// Whether the script ran when its end was asked for, and was killed then.
+    /// Whether the script still ran at the request for its end, and was killed then.
     pub killed: bool,
-    /// What `run` said when it could not become the interpreter.
+    /// The reason why `run` could not become the interpreter.
     pub why: Option<String>,
     /// Kilobytes left on the file system of the job's folder.
     pub free: Option<u64>,
@@ -50,7 +50,7 @@ impl Ending {
                 "free" => ending.free = value.parse().ok(),
                 "boot" => ending.same_boot = value == "same",
                 "code" => ending.code = value.parse().ok(),
-                // 129: closed by the supervisor, since a process that was left in the background held it open.
+                // 129: closed by the supervisor, since a background process held it open.
                 "kept" => ending.output_lost = value.split(',').any(|code| !matches!(code, "0" | "129")),
                 "cpu" => ending.cpu_seconds = value.split('+').filter_map(minutes).sum(),
                 "from" => ending.span[0] = value.parse().ok(),
@@ -64,19 +64,19 @@ impl Ending {
 }
 
 impl Ending {
-    /// For how long it ran, in whole seconds of the server's clock.
+    /// How long it ran, in whole seconds of the server's clock.
     fn ran(&self) -> Option<u64> {
         Some(self.span[1]?.saturating_sub(self.span[0]?))
     }
 
-    /// Whether it ran for less than this. Both its moments are cut to whole seconds, so the time is too.
+    /// Whether it ran for less than this, compared in whole seconds.
     fn ran_less(&self, than: Duration) -> bool {
         self.ran().is_some_and(|ran| ran < than.as_secs())
     }
 }
 
-/// Whether an earlier agent ended it for its time limit and did not live to say so: it ran that long, and it ended as
-/// one does that was sent TERM or KILL.
+/// Whether an earlier agent ended it for its time limit before it was killed itself: the script ran that long, and ended like
+/// one that got TERM or KILL.
 pub fn ended_late(ending: &Ending, (after, limit): (Duration, &'static str)) -> Option<(Reason, Signal)> {
     let signal = match ending.code? {
         143 => Signal::Term,
@@ -90,23 +90,23 @@ pub fn ended_late(ending: &Ending, (after, limit): (Duration, &'static str)) -> 
 fn minutes(text: &str) -> Option<f64> {
     let (minutes, seconds) = text.strip_suffix('s')?.split_once('m')?;
     let time = minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?;
-    // What is not a time of this world is no time: a record could not hold it.
+    // Not a finite number: a record could not hold it.
     (0.0..1e10).contains(&time).then_some(time)
 }
 
-/// What is known when a script has ended.
+/// The evidence of a script's end.
 #[derive(Debug, Default)]
 pub struct Evidence {
     /// The server, as messages name it.
     pub server: String,
     pub temp_dir: String,
     pub ending: Ending,
-    /// Why the agent told it to end, and the last signal that reached the server for that.
+    /// Why the agent stopped it, and the last signal that reached the server.
     pub reason: Option<Reason>,
     pub sent: Option<Signal>,
-    /// Whether the script's last words on stderr speak of a full device.
+    /// Whether the end of stderr speaks of a full device.
     pub no_space: bool,
-    /// What the script's text may have led it into, as the end of a sentence.
+    /// A hint from the script's text, as the end of a sentence.
     pub hint: String,
 }
 
@@ -140,7 +140,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         return Verdict::infrastructure(Phase::Setup, message);
     }
     if code == 0 && ending.output_lost {
-        // A success would say that what was printed is all there is.
+        // A success would claim that the output is complete.
         let message = format!("the script ended with exit code 0, but lines of it are missing{hints}");
         return Verdict::infrastructure(Phase::Execution, message);
     }
@@ -159,12 +159,12 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     }
 }
 
-/// The words for a server that was restarted under a script.
+/// The message for a server that was restarted under a script.
 pub fn rebooted(server: &str) -> String {
     format!("{server} was restarted while the script ran there: its end is unknown")
 }
 
-/// The words for a job whose folder has gone.
+/// The message for a job whose folder is gone.
 pub fn vanished(server: &str, directory: &str) -> String {
     format!(
         "the job's folder {directory} is gone from {server}, as after a restart of the host or when somebody empties its \

@@ -1,8 +1,8 @@
-//! What a private key's text is, before libssh2 sees it.
+//! Reads a private key's text before libssh2 does.
 //!
-//! Keys come out of forms, environment variables and YAML: with Windows line ends, with `\n` written out, wrapped in base64,
-//! on one line. libssh2 answers all of that, and every kind of key that it does not know, with the same few words. So the
-//! text is read here first: brought into the form that the libraries expect, or refused by name. No error holds any of it.
+//! Keys come from forms, environment variables and YAML: with Windows line ends, with `\n` written out, wrapped in base64, on
+//! one line. libssh2 answers all of that, and every unknown kind of key, with the same few words. So this module brings the
+//! text into the form that the libraries expect, or refuses it by name. No error holds any of the text.
 
 use std::fmt;
 
@@ -15,19 +15,19 @@ use crate::limits::PRIVATE_KEY_MAX;
 use crate::secret::Secret;
 
 const OPENSSH: &str = "OPENSSH PRIVATE KEY";
-/// Private keys that are taken, by the words of their BEGIN line.
+/// Supported private keys, by their BEGIN line.
 const TAKEN: &[&str] = &[OPENSSH, "RSA PRIVATE KEY", "EC PRIVATE KEY", "PRIVATE KEY", "ENCRYPTED PRIVATE KEY"];
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 /// Characters in a line of base64, as PEM asks for.
 const LINE: usize = 64;
 
-/// Padding is forgiven, it is the first thing that gets lost.
+/// Missing padding is accepted: it is often lost.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Why a text is no usable private key.
+/// Why a text is not a usable private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyError {
     Empty,
@@ -48,7 +48,7 @@ pub enum KeyError {
     NoFrame,
     /// The name of a file.
     Path,
-    /// A private key, but this is wrong with it.
+    /// A private key with this defect.
     Damaged(&'static str),
     Unknown,
 }
@@ -83,7 +83,7 @@ impl fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
-/// What a private key is, as far as that can be seen without its passphrase.
+/// A private key's properties that are visible without its passphrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyInfo {
     /// `RSA`, `ECDSA`, `Ed25519`, or `unknown` where the encryption hides it.
@@ -94,7 +94,7 @@ pub struct KeyInfo {
     pub encrypted: bool,
 }
 
-/// The key alone, as clean PEM or OpenSSH text: short lines, LF, a newline at the end; what stood around it is left out.
+/// The key alone, as clean PEM or OpenSSH text: short lines, LF, a newline at the end; surrounding text is left out.
 pub fn normalize(text: &Secret) -> Result<Secret, KeyError> {
     let block = find(text.expose(), true)?;
     examine(&block)?;
@@ -115,12 +115,12 @@ pub fn normalize(text: &Secret) -> Result<Secret, KeyError> {
     Ok(Secret::new(out))
 }
 
-/// What the key is, of any text that [`normalize`] takes.
+/// The properties of any text that [`normalize`] accepts.
 pub fn describe(text: &Secret) -> Result<KeyInfo, KeyError> {
     examine(&find(text.expose(), true)?)
 }
 
-/// A private key's text, taken apart.
+/// The parts of a private key's text.
 struct Block {
     label: &'static str,
     /// `Proc-Type` and `DEK-Info` of an encrypted PEM key.
@@ -197,7 +197,7 @@ fn unwrap(text: &str) -> Result<Block, KeyError> {
     find(&String::from_utf8_lossy(&bytes), false)
 }
 
-/// Takes the block with this label apart.
+/// Splits the block with this label into its parts.
 fn block(text: &str, label: &'static str) -> Result<Block, KeyError> {
     let inside = text.split_once(&format!("-----BEGIN {label}-----")).map(|(_, after)| after).unwrap_or_default();
     let inside = inside.split_once(&format!("-----END {label}-----")).map(|(inside, _)| inside);

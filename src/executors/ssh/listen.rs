@@ -1,5 +1,5 @@
-//! One session of a run, read to its end: what is the script's is handed on, signals go out, and the end of the session is
-//! told with what it proves of the script.
+//! Reads one session of a run to its end: hands on the script's output, sends signals, and returns what the session's end
+//! proves about the script.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,17 +16,17 @@ use crate::executors::ssh::run::{Run, Start};
 use crate::job::{Output, Stream};
 use crate::limits;
 
-/// What the reaper signals: the worker, which passes it on over its own session.
+/// The reaper's target: the worker, which passes the signal on over its session.
 pub(in crate::executors::ssh) struct Wished(pub(in crate::executors::ssh) Sender<Signal>);
 
-/// The way of a job's signals to its worker.
+/// The channel of a job's signals to its worker.
 pub(in crate::executors::ssh) fn wishes() -> (Sender<Signal>, Receiver<Signal>) {
     bounded(limits::SSH_WISHES)
 }
 
 impl Target for Wished {
     fn signal(&self, signal: Signal) -> Result<(), String> {
-        // A queue of wishes that nobody has taken yet needs no further one.
+        // A full queue needs no further signal.
         match self.0.try_send(signal) {
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
             Err(TrySendError::Disconnected(_)) => Err("the job's worker is gone".to_owned()),
@@ -34,22 +34,22 @@ impl Target for Wished {
     }
 }
 
-/// How one session came to its end.
+/// How one session ended.
 pub(in crate::executors::ssh) enum Heard {
     /// The remote program proved that the script is over.
     Over,
-    /// It said why there is nothing to follow.
+    /// The program said why there is nothing to follow.
     Word(Word),
-    /// It ended without that proof while it followed the script, which may go on.
+    /// It ended without that proof while following the script, which may go on.
     Cut,
-    /// It ended without a word.
+    /// It ended without a word of our program.
     Mute(Option<i32>),
-    /// The login's files keep one of the two streams from arriving as what it is.
+    /// The login's files keep one of the two streams from arriving.
     Streams(&'static str),
     Broken(Error),
-    /// The job is to end, and its script was not sent yet.
+    /// The job must end, and its script was not sent yet.
     Unwanted,
-    /// The server does not end the script, or the agent cannot reach it to do so.
+    /// The script cannot be ended: the server does not do it, or is out of reach.
     GivenUp,
     /// Nothing was heard of the script in time.
     Late,
@@ -85,7 +85,7 @@ impl Run<'_> {
                 Next::Wish(signal) => {
                     self.wanted = self.wanted.max(Some(signal));
                     if signal == Signal::Kill {
-                        // Each KILL goes out: the first may have come before its victim was born.
+                        // Each KILL is sent: the first may have come before its target existed.
                         sent_here = None;
                     }
                 }
@@ -113,7 +113,7 @@ impl Run<'_> {
                     return Heard::Streams(preamble.missing().map_or("a stream", Stream::as_str));
                 }
                 Next::Quiet if self.started.is_none() && self.control.reason().is_some() => {
-                    // Told to end before it was seen to start: from now on there is somebody to tell.
+                    // Stopped before it was seen to start: from now on a signal can reach it.
                     self.control.set_target(Arc::new(Wished(self.wisher.clone())));
                 }
                 Next::Quiet if preamble.is_over() && looked_at.elapsed() >= self.look => {
@@ -125,7 +125,7 @@ impl Run<'_> {
         }
     }
 
-    /// Sends the script when the server's shell is ready for it; why not, if it is not to be sent.
+    /// Sends the script when the server's shell is ready; returns why it is not sent otherwise.
     fn hand_over(&mut self, preamble: &Preamble, session: &Session) -> Option<Heard> {
         if preamble.is_crossed() {
             return Some(Heard::Streams("stdout and stderr together"));
@@ -150,7 +150,7 @@ impl Run<'_> {
         None
     }
 
-    /// What the end of a session says of the script's: nothing, unless its program gave the proof.
+    /// What a session's end says about the script's end: nothing, unless its program gave the proof.
     pub(in crate::executors::ssh) fn ended(
         &mut self,
         preamble: &Preamble,
@@ -160,7 +160,7 @@ impl Run<'_> {
         match preamble.word() {
             _ if preamble.is_over() && status == Some(remote::PROVEN) => Heard::Over,
             _ if preamble.is_over() => {
-                // Some servers close a session that is silent for so long: the next one is not.
+                // Some servers close a session that is silent for this long: ask more often on the next one.
                 if silent >= limits::SSH_TICK * 2 {
                     self.look = self.look.min(silent / 2);
                 }
@@ -174,7 +174,7 @@ impl Run<'_> {
         }
     }
 
-    /// Hands on what is the script's.
+    /// Hands on the script's output.
     pub(in crate::executors::ssh) fn bytes(
         &mut self,
         preamble: &mut Preamble,

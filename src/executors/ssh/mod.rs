@@ -60,7 +60,7 @@ pub(in crate::executors::ssh) struct Shared {
 }
 
 impl SshExecutor {
-    /// An executor as `ssh` and `jobs` have it; it connects to nothing yet.
+    /// An executor with the settings of `ssh` and `jobs`; it does not connect yet.
     pub fn new(config: &Config) -> Self {
         let settings = config.ssh.clone();
         let breakers = Breakers::new(breaker::Settings {
@@ -96,7 +96,7 @@ impl SshExecutor {
         self.now().breakers.tripped()
     }
 
-    /// Has `watcher` told of each change of a circuit breaker.
+    /// Calls `watcher` at each change of a circuit breaker.
     pub fn watch(&self, watcher: Watcher) {
         self.now().breakers.watch(watcher);
     }
@@ -113,7 +113,7 @@ impl SshExecutor {
 }
 
 impl Executor for SshExecutor {
-    /// The folder on the server is looked for when it runs: a server may be away for a while.
+    /// Does not look for the folder on the server yet: the server may be away for a while.
     fn adopt(
         &self,
         task: &Task,
@@ -174,7 +174,7 @@ impl Executor for SshExecutor {
         };
         match shared.pool.first_session(&wish, &mut say) {
             Ok((session, warm)) => {
-                // It answers while the backend does; the script follows when it has.
+                // The shell answers while the backend acknowledges; the script follows after that.
                 session.send(house::begin(&place, &nonce));
                 Ok(Box::new(Ready {
                     shared: Arc::clone(shared),

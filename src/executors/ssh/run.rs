@@ -1,7 +1,7 @@
 //! One script on one server, from its start to its end.
 //!
-//! [`Ready::run`] is the whole way. A connection that breaks on it is no ending: the script goes on, and [`Run::back`]
-//! comes back to it for as long as `ssh.execution.reconnectTimeout`, at the byte where its output was.
+//! [`Ready::run`] is the whole life. A broken connection is not the end: the script goes on, and [`Run::back`] comes back to
+//! it within `ssh.execution.reconnectTimeout`, at the byte where its output was.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -48,12 +48,12 @@ pub(in crate::executors::ssh) struct Ready {
     pub(in crate::executors::ssh) begun: (SystemTime, Instant),
 }
 
-/// How far a start has come.
+/// The progress of a start.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::executors::ssh) enum Start {
     /// The script waits until the server's shell is ready for it.
     Waits(Vec<u8>),
-    /// It was sent; whether it begins shows on this session.
+    /// It was sent; this session shows whether it begins.
     Sent,
     /// Another session finds out whether it began.
     Asked,
@@ -61,7 +61,7 @@ pub(in crate::executors::ssh) enum Start {
     Seen,
 }
 
-/// What is known of a script that was sent off.
+/// The state of a script that was sent.
 pub(in crate::executors::ssh) struct Run<'a> {
     pub(in crate::executors::ssh) shared: &'a Arc<Shared>,
     pub(in crate::executors::ssh) server: &'a Server,
@@ -73,33 +73,33 @@ pub(in crate::executors::ssh) struct Run<'a> {
     pub(in crate::executors::ssh) begun: (SystemTime, Instant),
     pub(in crate::executors::ssh) wishes: Receiver<Signal>,
     pub(in crate::executors::ssh) wisher: Sender<Signal>,
-    /// The strongest signal that the script is to get, and the last that went out.
+    /// The strongest signal for the script, and the last one sent.
     pub(in crate::executors::ssh) wanted: Option<Signal>,
     pub(in crate::executors::ssh) sent: Option<Signal>,
     /// Bytes of stdout and stderr that were handed on.
     pub(in crate::executors::ssh) taken: [u64; 2],
     pub(in crate::executors::ssh) stderr_tail: Vec<u8>,
     pub(in crate::executors::ssh) start: Start,
-    /// A silent session is asked for an end that it missed after this time.
+    /// A session that is silent for this time is asked whether it missed the end.
     pub(in crate::executors::ssh) look: Duration,
     /// Sessions in a row that ended without a proof and without output, and since when.
     pub(in crate::executors::ssh) cuts: (u32, Instant),
-    /// The server had its chance to end the script: until then it is asked once more how the script ended.
+    /// The server had its time to end the script: until this moment it is asked once more how the script ended.
     pub(in crate::executors::ssh) last_look: Option<Instant>,
     /// When the script was seen to run.
     pub(in crate::executors::ssh) started: Option<(SystemTime, Instant)>,
     pub(in crate::executors::ssh) setup: Option<Span>,
     pub(in crate::executors::ssh) starts: u32,
     pub(in crate::executors::ssh) reconnects: u32,
-    /// The connection broke, and the next one is a coming back.
+    /// The connection broke, and the next one resumes.
     pub(in crate::executors::ssh) broke: bool,
     /// An earlier agent started it.
     pub(in crate::executors::ssh) adopted: bool,
     /// Why that agent ended it, and with what.
     pub(in crate::executors::ssh) ended_by: Option<(Reason, Signal)>,
-    /// When it was over and its ending was asked for.
+    /// When it was over and its end was asked for.
     pub(in crate::executors::ssh) over: Option<(SystemTime, Instant)>,
-    /// The session that waits for what is to become of the folder.
+    /// The session that waits for the word about the folder.
     pub(in crate::executors::ssh) waiting: Option<Session>,
     pub(in crate::executors::ssh) host_key: String,
 }
@@ -130,7 +130,7 @@ pub(in crate::executors::ssh) struct Adopted {
     pub(in crate::executors::ssh) place: Place,
     pub(in crate::executors::ssh) control: Arc<Control>,
     pub(in crate::executors::ssh) timeout: (Duration, &'static str),
-    /// What remains of its time limit.
+    /// The rest of its time limit.
     pub(in crate::executors::ssh) left: Duration,
 }
 
@@ -149,7 +149,7 @@ impl Prepared for Adopted {
     }
 }
 
-/// Why a run did not come to an ending that the server told.
+/// Why a run has no end from the server.
 pub(in crate::executors::ssh) enum Stop {
     Because(Unknown),
     /// The agent ends; the script goes on.
@@ -209,7 +209,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Follows, collects, judges. Without a session, one is sought for a script that runs already.
+    /// Follows, collects, judges. Without a session, connects to a script that runs already.
     fn see_through(&mut self, session: Option<(Session, String)>, warm: bool, output: &mut dyn Output) -> End {
         let ended = self.see_its_end(session, output);
         if self.control.is_detached() {
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
                 let outcome = self.outcome(self.judge(&ending), Some(&ending), warm);
                 End::Outcome(Box::new(outcome), CleanupGuard::with_request(self.folder()))
             }
-            // What there may be of it stays for a person to look at.
+            // The folder stays for a person to look at.
             Err(Stop::Because(verdict)) => {
                 End::Outcome(Box::new(self.outcome(*verdict, None, warm)), CleanupGuard::none())
             }
@@ -241,14 +241,14 @@ impl<'a> Run<'a> {
             let ended = session.and_then(|session| self.follow(session, output)).and_then(|()| self.collect(output));
             match ended {
                 Ok(Some(ending)) => return Ok(ending),
-                // What said that it is over was wrong.
+                // The claim that it is over was wrong.
                 Ok(None) => session = self.follow_again(output),
                 Err(stop) => return self.look_once_more(stop, output),
             }
         }
     }
 
-    /// A server that could not be told to end the script may be in reach again, and may know the script's own end.
+    /// Asks once more for the script's own end: a server that was out of reach may be back.
     fn look_once_more(&mut self, stop: Stop, output: &mut dyn Output) -> Result<Ending, Stop> {
         let asks = self.control.is_given_up() && self.started.is_some() && self.last_look.is_none();
         if !asks || !matches!(stop, Stop::Because(_)) {
@@ -337,7 +337,7 @@ impl<'a> Run<'a> {
                 self.start = Start::Asked;
                 self.follow_again(output)
             }
-            // Nothing says that it did not begin. A claim of its folder proves that, or finds it.
+            // Nothing proves that it did not begin. A claim of its folder proves that, or finds the script.
             _ if self.start == Start::Sent => {
                 self.start = Start::Asked;
                 self.until = Instant::now() + limits::SSH_FIND_OUT;
@@ -359,13 +359,13 @@ impl<'a> Run<'a> {
             {
                 return Err(self.mute(status).into());
             }
-            // Somebody ended the follower on the server, or the server closed its silent session.
+            // The follower was ended on the server, or the server closed its silent session.
             _ => self.pause(),
         }
         self.follow_again(output)
     }
 
-    /// Waits before the next session where one after the other ends at once.
+    /// Waits before the next session if each ends at once.
     pub(in crate::executors::ssh) fn pause(&mut self) {
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
@@ -379,7 +379,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The script was seen to run: from here on its time counts, and a cancel finds somebody to tell.
+    /// The script was seen to run: from here on its time counts, and a signal can reach it.
     pub(in crate::executors::ssh) fn starts_now(&mut self, left: Duration) {
         self.setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         self.started = Some((SystemTime::now(), Instant::now()));
@@ -389,15 +389,15 @@ impl<'a> Run<'a> {
         self.control.set_target(Arc::new(Wished(self.wisher.clone())));
     }
 
-    /// A connection broke: said once a time, in the job's own log.
+    /// A connection broke: reported once each time, in the job's log.
     pub(in crate::executors::ssh) fn lost(&mut self, error: &Error, output: &mut dyn Output) {
         self.broke = true;
         output.system(&format!("{error}; the script goes on there; connecting again"));
         output.settle();
     }
 
-    /// A new session on the server, with a program on its way; gives up after `ssh.execution.reconnectTimeout`, or when
-    /// the job is to end and the server cannot be told.
+    /// Opens a new session and sends a program; gives up after `ssh.execution.reconnectTimeout`, or if the job must end and the
+    /// server cannot be reached.
     pub(in crate::executors::ssh) fn back(
         &mut self,
         output: &mut dyn Output,
@@ -453,8 +453,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The script is known not to have begun: starts it under another name, so that what may still be on its way can
-    /// never run beside it.
+    /// Starts a script that is proven not to have begun under another name, so that a late first start can never run beside it.
     fn start_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
         self.starts += 1;
         if self.starts > limits::SSH_STARTS {
@@ -467,7 +466,7 @@ impl<'a> Run<'a> {
         self.until = self.until.max(Instant::now() + limits::SSH_FIND_OUT);
         let (session, nonce) = self.back(output, |run, nonce| house::begin(&run.place, nonce))?;
         let (variables, execution) = (self.task.variables(), self.task.execution.as_str());
-        // It was written once before, so that it can be written.
+        // It was written before, so this cannot fail.
         let program = remote::start(&self.place, execution, &self.task.job.script, &variables, &nonce);
         self.start = Start::Waits(program.unwrap_or_default());
         Ok((session, nonce))

@@ -1,9 +1,9 @@
-//! The tries of a job that has not begun to reach its server: what is tried again, when, and what is said in the end.
+//! Connection tries of a job that has not begun: which errors are tried again, when, and the final message.
 //!
-//! Nothing of the job is on the server yet, so that a try costs nothing but time: passing errors are tried again, with
-//! pauses that grow, within `jobs.setupTimeout`. The circuit breaker bounds it further. Jobs that come while it is open fail
-//! at once. A job that had tried before waits for the next trial, and fails when that fails too: a server that is away
-//! holds a few workers for the breaker's timeout, not each for all of its setup time.
+//! Nothing of the job is on the server yet, so a try costs only time: passing errors are tried again, with growing pauses,
+//! within `jobs.setupTimeout`. The circuit breaker bounds this further. Jobs that come while it is open fail at once. A job
+//! that had tried before waits for the next trial, and fails with it: a server that is away holds a few workers for the
+//! breaker's timeout, not each for its whole setup time.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::limits;
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::breaker::Refused;
 
-/// How one try ended that failed.
+/// How a failed try ended.
 #[derive(Debug)]
 pub struct Failure {
     pub error: Error,
     /// It was a trial of the circuit breaker.
     pub trial: bool,
-    /// The server let others in meanwhile.
+    /// The server accepted others meanwhile.
     pub others_pass: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct Tries<'a> {
     last: Option<Error>,
     /// No try before this.
     again: Instant,
-    /// When the breaker, found open after a try, lets the trial through that is waited for.
+    /// When the breaker, found open after a try, allows the awaited trial.
     trial_at: Option<Instant>,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Tries<'a> {
         Self { server, begun: now, until, count: 0, turned_away: 0, last: None, again: now, trial_at: None }
     }
 
-    /// Whether there may be a try now; `open` is what the breaker says, where it is open.
+    /// Whether a try is allowed now; `open` is the breaker's refusal, if it is open.
     pub fn may_try(&mut self, open: Option<Refused>, now: Instant) -> Result<bool, Error> {
         let Some(refused) = open else { return Ok(now >= self.again) };
         let waits = self.count > 0 && refused.retry_at < self.until;
@@ -61,7 +61,7 @@ impl<'a> Tries<'a> {
         })
     }
 
-    /// Takes down a try that failed; an error when there is no further one. Says how long it is tried again, at the first.
+    /// Notes a failed try; an error if there is no further one. At the first, logs how long it is tried again.
     pub fn failed(&mut self, failure: Failure, now: Instant, unit: f64) -> Result<Option<String>, Error> {
         let Failure { error, trial, others_pass } = failure;
         self.count += 1;
@@ -74,7 +74,7 @@ impl<'a> Tries<'a> {
         self.last = Some(error.clone());
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
-        // The last pauses are shorter, so that the end is tried for.
+        // The last pauses are shorter, so that the last moment is used.
         let left = self.until.saturating_duration_since(now);
         let pause = backoff.delay(self.count, 0.5 + unit / 2.0).min((left / 2).max(limits::SSH_BACKOFF_FIRST));
         self.again = now + pause;
@@ -85,7 +85,7 @@ impl<'a> Tries<'a> {
         Ok((self.count == 1).then(|| format!("{error}; trying again for up to {patience} (jobs.setupTimeout)")))
     }
 
-    /// The setup time is over; an error where a try had failed.
+    /// The setup time is over; an error if a try had failed.
     pub fn over(&self, now: Instant) -> Option<Error> {
         self.last.as_ref().map(|last| self.out_of_time(last, now))
     }

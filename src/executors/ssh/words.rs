@@ -1,4 +1,4 @@
-//! What a run on a server says of its end: from what it knows to the verdict and the facts of the record.
+//! The end of a run on a server in words: the verdict, and the facts for the execution's record.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ impl Run<'_> {
         })
     }
 
-    /// It was over, with this `status`, before it could be followed: what this agent may want to send comes too late.
+    /// It was over, with this `status`, before it could be followed: signals of this agent come too late.
     pub(in crate::executors::ssh) fn found_over(&mut self, status: &str) {
         if self.started.is_none() {
             self.starts_now(self.timeout.0);
@@ -61,7 +61,7 @@ impl Run<'_> {
         Box::new(Verdict::infrastructure(Phase::Setup, message))
     }
 
-    /// The script was sent, and nothing shows whether it began.
+    /// The message for a script that was sent, where nothing shows whether it began.
     pub(in crate::executors::ssh) fn start_unknown(&self, heard: &Heard) -> Unknown {
         let server = self.server.shown();
         let why = match heard {
@@ -80,7 +80,7 @@ impl Run<'_> {
         Box::new(Verdict::infrastructure(Phase::Execution, message))
     }
 
-    /// The script ran, and its end cannot be had.
+    /// The message for a script that ran, whose end cannot be learned.
     pub(in crate::executors::ssh) fn end_unknown(&self, why: &str) -> Unknown {
         let message = format!(
             "the script ran on {}, and how it ended cannot be asked: {why}; its end is unknown, and it may still run",
@@ -89,7 +89,7 @@ impl Run<'_> {
         Box::new(Verdict::infrastructure(Phase::Execution, message))
     }
 
-    /// Why a session is of no use on which a stream does not arrive.
+    /// The message for a session on which a stream does not arrive.
     pub(in crate::executors::ssh) fn login_files(&self, which: &str) -> String {
         format!(
             "{which} of a session as {} does not arrive as it should: a file that the login reads, such as .bashrc, \
@@ -98,7 +98,7 @@ impl Run<'_> {
         )
     }
 
-    /// The server's shell ended without a word of our program.
+    /// The message for a shell that ended without a word of our program.
     pub(in crate::executors::ssh) fn mute(&self, status: Option<i32>) -> Unknown {
         let status =
             status.map_or_else(|| "without an exit status".to_owned(), |code| format!("with exit code {code}"));
@@ -118,7 +118,7 @@ impl Run<'_> {
         ))
     }
 
-    /// The server could not be reached again in time, or does not let this agent in any more.
+    /// The message for a server that could not be reached again in time, or refuses the login now.
     pub(in crate::executors::ssh) fn out_of_reach(&self, after: Duration, error: &Error) -> Unknown {
         let server = self.server.shown();
         let unknown = "its end is unknown, and it may still run";
@@ -156,7 +156,7 @@ impl Run<'_> {
         let over = self.over.map(|(_, at)| at);
         let length = |from: Instant| over.map_or_else(|| from.elapsed(), |at| at.saturating_duration_since(from));
         let execution = self.started.map(|(started, at)| Span { started, length: length(at) });
-        // Without the end of its folder, which comes after the report is on disk.
+        // Without the removal of its folder, which comes after the report is on disk.
         let cleanup = self.over.map(|(started, at)| Span { started, length: at.elapsed() });
         let setup = self.setup.unwrap_or(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         let timings = Timings { setup: Some(setup), execution, cleanup };
