@@ -1,6 +1,5 @@
 //! How the lines of jobs reach their viewers: the live log over the WebSocket, updates of each execution, or not at all.
 
-use super::Failure;
 use crate::config::types::{Config, LiveWay};
 use crate::jobs::poller::Slots;
 use crate::jobs::running::Running;
@@ -24,7 +23,7 @@ pub(super) fn log(
     running: &Running,
     slots: &Slots,
     pulses: &Pulses,
-) -> Result<(LogStreamer, Option<Thread>), Failure> {
+) -> Result<(LogStreamer, Option<Thread>), String> {
     if !matches!(way(config), LiveWay::Auto | LiveWay::Websocket) {
         return Ok((LogStreamer::disabled(), None));
     }

@@ -169,13 +169,13 @@ impl Parts {
         let offering = pulses.part("outbox", longest_call(config) + limits::PULSE_ROOM);
         let (outbox, outbox_thread) =
             Outbox::start(records.clone(), &client, ended, terms, offering).map_err(no_thread)?;
-        let (checkpoints, scribe_thread) = Checkpoints::start().map_err(no_thread)?;
+        let (checkpoints, checkpoints_thread) = Checkpoints::start().map_err(no_thread)?;
         let paging = pulses.part("page-updates", longest_call(config) * 2 + limits::PULSE_ROOM);
         let (pages, pages_thread) =
             PageUpdates::start(live::way(config), streamer.clone(), &client, paging).map_err(no_thread)?;
         let mut threads = Vec::from_iter(streamer_thread);
         threads.extend(pages_thread);
-        threads.extend([outbox_thread, scribe_thread, reaper_thread, sampler_thread]);
+        threads.extend([outbox_thread, checkpoints_thread, reaper_thread, sampler_thread]);
         let parts = Self {
             health,
             probes,

@@ -116,8 +116,7 @@ pub enum State {
     Intent,
     Started,
     Ended,
-    /// Among the finished jobs: the record is gone, so nothing makes this one.
-    #[allow(dead_code)]
+    /// Among the finished jobs. The record itself is gone.
     Delivered,
 }
 

@@ -62,7 +62,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     let terms = Terms::new(Duration::from_secs(7 * 86_400));
     let (outbox, outbox_thread) =
         Outbox::start(records.clone(), &client, ended, terms, Pulse::unwatched()).expect("a thread");
-    let (checkpoints, scribe_thread) = Checkpoints::start().expect("a thread");
+    let (checkpoints, checkpoints_thread) = Checkpoints::start().expect("a thread");
     let mut config = config::defaults();
     config.jobs.stop_grace = Duration::from_secs(2);
     (config.jobs.max_concurrent, config.jobs.lease_renewal) = (WORKERS, Duration::from_secs(10));
@@ -138,7 +138,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     outbox.stop();
     checkpoints.stop();
     reaper.stop();
-    for thread in [heartbeat, row_watch, outbox_thread, scribe_thread, reaper_thread] {
+    for thread in [heartbeat, row_watch, outbox_thread, checkpoints_thread, reaper_thread] {
         thread.join_within(Duration::from_secs(60));
     }
 }

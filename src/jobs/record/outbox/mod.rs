@@ -21,7 +21,7 @@ use self::queue::{Item, Next, Queue};
 use crate::api::report::Delivery;
 use crate::api::{Client, Error, Problem};
 use crate::job::Id;
-use crate::jobs::record::{Done, Ended, Entry, RecordStore, Waiting, now_ms};
+use crate::jobs::record::{Done, Ended, Entry, RecordStore, State as RecordState, Waiting, now_ms};
 use crate::limits;
 use crate::metrics;
 use crate::os::clock;
@@ -436,8 +436,13 @@ impl Outbox {
         known.last_error = Some(why.to_owned());
     }
 
+    /// Ended → Delivered.
     fn remember(&self, entry: &Entry) {
-        let Some(Ended { report, .. }) = entry.ended() else { return };
+        let Some(Ended { report, .. }) =
+            entry.ended().filter(|_| entry.stage.state().may_become(RecordState::Delivered))
+        else {
+            return;
+        };
         self.0.records.done().remember(Done {
             job: entry.job.clone(),
             attempts: entry.attempts,
