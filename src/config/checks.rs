@@ -6,7 +6,7 @@ use super::draft::Draft;
 use super::field::Value;
 use super::files;
 use super::keys::key;
-use super::problem::{Origin, ProblemKind};
+use super::problem::Origin;
 use super::types::{DockerEndpoint, Seccomp};
 use super::url;
 use super::yaml;
@@ -60,7 +60,7 @@ fn at_most(draft: &mut Draft<'_>, low: &'static str, high: &'static str) {
     let (found, bound) = (draft.shown(low), draft.shown(high));
     let whence = draft.origins.get(high).map_or(String::new(), |origin| format!(", {origin}"));
     let text = format!("found {found}; allowed: at most {high}, which is {bound}{whence}");
-    draft.refuse(low, ProblemKind::Conflict, text);
+    draft.refuse(low, text);
 }
 
 /// A stop before the next heartbeat is due would end jobs of an agent that is well.
@@ -72,7 +72,7 @@ fn lost_contact(draft: &mut Draft<'_>) {
     }
     let (found, renewal) = (draft.shown("jobs.stopAfterLost"), draft.shown("jobs.leaseRenewal"));
     let text = format!("found {found}; allowed: 0s (never), or at least twice jobs.leaseRenewal, which is {renewal}");
-    draft.refuse("jobs.stopAfterLost", ProblemKind::Conflict, text);
+    draft.refuse("jobs.stopAfterLost", text);
 }
 
 fn endpoints(draft: &mut Draft<'_>) {
@@ -83,7 +83,7 @@ fn endpoints(draft: &mut Draft<'_>) {
     if endpoint.is_empty() {
         if draft.sources.need_backend {
             let text = "required and not given; set it in the file, or CRONIUM_API_ENDPOINT, to an address such as https://cronium.example:5001";
-            draft.refuse("api.endpoint", ProblemKind::Missing, text);
+            draft.refuse("api.endpoint", text);
         }
         return;
     }
@@ -106,89 +106,68 @@ fn endpoints(draft: &mut Draft<'_>) {
 
 fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
     let file = draft.fieldless.get("api.tokenFile").map(PathBuf::from);
-    let inline = !draft.config.api.token.is_empty();
-    if inline && matches!(draft.origins.get("api.token"), Some(Origin::File { .. })) && file_world_readable {
-        draft.warn(
-            "api.token",
-            "everyone on this machine can read the file that holds it; use api.tokenFile or mode 0600",
-        );
-    }
-    let found = match (inline, file) {
-        (true, Some(_)) => {
-            let from = draft.origins.get("api.token").map_or(String::new(), Origin::to_string);
-            let text = format!("given beside api.token ({from}); keep one of the two");
-            return draft.refuse("api.tokenFile", ProblemKind::Conflict, text);
+    if !draft.config.api.token.is_empty() {
+        let origin = draft.origins.get("api.token").cloned().unwrap_or(Origin::Default);
+        if matches!(origin, Origin::File { .. }) && file_world_readable {
+            let text = "everyone on this machine can read the file that holds it; use api.tokenFile or mode 0600";
+            draft.warn("api.token", text);
         }
-        (true, None) => return check_token(draft, "api.token"),
-        // What it does not need a command does not open, and it may be of a user who cannot: systemd names its folder
-        // also to a command of the unit's that may not look into it.
-        (false, _) if !draft.sources.need_backend => return,
-        (false, Some(path)) => path,
-        (false, None) => match credential(draft) {
-            Credential::There(path) => path,
-            missing if draft.good(&["api.token", "api.tokenFile"]) => {
-                let advice = "set api.tokenFile to a file that holds it, or CRONIUM_API_TOKEN";
-                let text = match missing {
-                    Credential::NotIn(dir) => format!(
-                        "required and not given: systemd's {} holds no api-token; name it so in \
-                         LoadCredential=api-token:…, or {advice}",
-                        dir.display()
-                    ),
-                    _ => format!("required and not given; {advice}"),
-                };
-                return draft.refuse("api.token", ProblemKind::Missing, text);
+        match file {
+            Some(_) => {
+                draft.refuse("api.tokenFile", format!("given beside api.token ({origin}); keep one of the two"));
             }
-            _ => return,
-        },
-    };
-    read_token(draft, &found);
+            None => check_token(draft, "api.token"),
+        }
+        return;
+    }
+    // A command that needs no token does not open the file, which may belong to another user: systemd names its folder
+    // also to commands of the unit that may not look into it.
+    if !draft.sources.need_backend {
+        return;
+    }
+    match file.map_or_else(|| credential(draft), Ok) {
+        Ok(path) => read_token(draft, &path),
+        Err(text) if draft.good(&["api.token", "api.tokenFile"]) => draft.refuse("api.token", text),
+        Err(_) => {}
+    }
 }
 
-/// What systemd made of `LoadCredential=api-token:…`.
-enum Credential {
-    /// It gave no credentials at all.
-    None,
-    /// It gave others, in this folder.
-    NotIn(PathBuf),
-    /// There, or not to be seen: only reading it will tell why.
-    There(PathBuf),
-}
-
-fn credential(draft: &mut Draft<'_>) -> Credential {
-    let Some(dir) = (draft.sources.env)("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else {
-        return Credential::None;
-    };
+/// The file that systemd made of `LoadCredential=api-token:…`; the error says that the token is missing.
+fn credential(draft: &mut Draft<'_>) -> Result<PathBuf, String> {
+    let advice = "set api.tokenFile to a file that holds it, or CRONIUM_API_TOKEN";
+    let dir = (draft.sources.env)("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty());
+    let dir = dir.ok_or_else(|| format!("required and not given; {advice}"))?;
     let path = Path::new(&dir).join("api-token");
+    // One that cannot be looked at is read all the same: the error of that says why.
     if matches!(path.try_exists(), Ok(false)) {
-        return Credential::NotIn(dir.into());
+        return Err(format!(
+            "required and not given: systemd's {dir} holds no api-token; name it so in LoadCredential=api-token:…, or {advice}"
+        ));
     }
     draft.origins.insert("api.tokenFile", Origin::Credential(path.clone()));
-    Credential::There(path)
+    Ok(path)
 }
 
 fn read_token(draft: &mut Draft<'_>, path: &Path) {
+    let given = draft.origins.get("api.tokenFile").cloned().unwrap_or(Origin::Default);
+    let is_credential = matches!(given, Origin::Credential(_));
     match files::read_text(path) {
         Err(text) => {
-            let advice = match draft.origins.get("api.tokenFile") {
-                Some(Origin::Credential(_)) => {
+            let advice = match is_credential {
+                true => {
                     "run the agent as its unit does, which may read it; or set api.tokenFile to a file with the token"
                 }
-                _ => "it is to hold the backend's service token and to be readable by the agent's user",
+                false => "it must hold the backend's service token and be readable by the agent's user",
             };
-            draft.refuse("api.tokenFile", ProblemKind::Unreadable, format!("{text}; {advice}"));
+            draft.refuse("api.tokenFile", format!("{text}; {advice}"));
         }
         Ok((text, world_readable)) => {
             draft.config.api.token = Secret::new(text.trim_end_matches(['\r', '\n']));
             if world_readable {
-                draft.warn(
-                    "api.tokenFile",
-                    format!("everyone on this machine can read {}; give it mode 0600", path.display()),
-                );
+                let text = format!("everyone on this machine can read {}; give it mode 0600", path.display());
+                draft.warn("api.tokenFile", text);
             }
-            let origin = match draft.origins.get("api.tokenFile").cloned().unwrap_or(Origin::Default) {
-                credential @ Origin::Credential(_) => credential,
-                given => Origin::TokenFile(path.to_owned(), Box::new(given)),
-            };
+            let origin = if is_credential { given } else { Origin::TokenFile(path.to_owned(), Box::new(given)) };
             draft.origins.insert("api.token", origin);
             check_token(draft, "api.tokenFile");
         }
@@ -199,10 +178,10 @@ fn read_token(draft: &mut Draft<'_>, path: &Path) {
 fn check_token(draft: &mut Draft<'_>, key: &'static str) {
     let token = draft.config.api.token.expose();
     if token.is_empty() {
-        draft.refuse(key, ProblemKind::Missing, "the token is empty");
+        draft.refuse(key, "the token is empty");
     } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
         let text = "the token holds a space, a line break or another character that no HTTP header takes";
-        draft.refuse(key, ProblemKind::NotAllowed, text);
+        draft.refuse(key, text);
     }
 }
 
@@ -210,7 +189,7 @@ fn docker(draft: &mut Draft<'_>) {
     let advice = "TLS to Docker is not available in this version; use the unix socket, or one that `ssh -L` forwards from the other machine";
     for (key, harmless) in [("container.docker.tlsVerify", "false"), ("container.docker.certPath", "")] {
         if draft.fieldless.get(key).is_some_and(|text| text != harmless) {
-            draft.refuse(key, ProblemKind::NotAvailable, advice);
+            draft.refuse(key, advice);
         }
     }
     let open =
@@ -236,7 +215,7 @@ fn container_files(draft: &mut Draft<'_>) {
         });
         match read {
             Ok(json) => draft.config.container.security.seccomp = Seccomp::Profile { path, json },
-            Err(text) => draft.refuse("container.security.seccompProfile", ProblemKind::Unreadable, text),
+            Err(text) => draft.refuse("container.security.seccompProfile", text),
         }
     }
     if let Some(path) = draft.config.container.registry_auth_file.clone() {
@@ -244,7 +223,7 @@ fn container_files(draft: &mut Draft<'_>) {
             yaml::is_json_object(&json).map_err(|why| format!("{} is no Docker config.json: {why}", path.display()))
         });
         if let Err(text) = read {
-            draft.refuse("container.registryAuthFile", ProblemKind::Unreadable, text);
+            draft.refuse("container.registryAuthFile", text);
         }
     }
 }
@@ -262,10 +241,10 @@ fn tls(draft: &mut Draft<'_>) {
             draft.warn(key, "not used, since security.tls.enabled is false");
         }
         match files::read_text(path) {
-            Err(text) => draft.refuse(key, ProblemKind::Unreadable, text),
+            Err(text) => draft.refuse(key, text),
             Ok((text, _)) if !(text.contains("-----BEGIN ") && text.contains(part)) => {
                 let what = if part.starts_with('P') { "private key" } else { "certificate" };
-                draft.refuse(key, ProblemKind::Unreadable, format!("{} holds no {what} in PEM form", path.display()));
+                draft.refuse(key, format!("{} holds no {what} in PEM form", path.display()));
             }
             Ok((_, true)) if part.starts_with('P') => {
                 draft.warn(key, format!("everyone on this machine can read {}; give it mode 0600", path.display()));
@@ -279,6 +258,6 @@ fn tls(draft: &mut Draft<'_>) {
         } else {
             ("security.tls.keyFile", "security.tls.certFile")
         };
-        draft.refuse(given, ProblemKind::Conflict, format!("{missing} is missing; a client certificate needs both"));
+        draft.refuse(given, format!("{missing} is missing; a client certificate needs both"));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::keys::{empty, key};
-use super::problem::{Origin, Problem, ProblemKind, Warning};
+use super::problem::{Origin, Problem};
 use super::types::Config;
 
 /// Where a configuration may come from.
@@ -43,7 +43,7 @@ pub(super) struct Draft<'a> {
     pub(super) sources: &'a Sources<'a>,
     pub(super) config: Config,
     pub(super) problems: Vec<Problem>,
-    pub(super) warnings: Vec<Warning>,
+    pub(super) warnings: Vec<Problem>,
     pub(super) origins: BTreeMap<&'static str, Origin>,
     /// Text of the keys that have no field.
     pub(super) fieldless: BTreeMap<&'static str, String>,
@@ -64,23 +64,23 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Records a problem of a name or a section, or of the whole file (`key` is empty then).
-    pub(super) fn problem(&mut self, path: &str, kind: ProblemKind, origin: Origin, text: impl Into<String>) {
+    /// Records a problem of a name or a section, or of the whole file (`path` is empty then).
+    pub(super) fn problem(&mut self, path: &str, origin: Origin, text: impl Into<String>) {
         self.refused.extend(key(path).map(|key| key.path));
-        self.problems.push(Problem { kind, key: path.to_owned(), origin: Some(origin), text: text.into() });
+        self.problems.push(Problem { key: path.to_owned(), origin: Some(origin), text: text.into() });
     }
 
     /// Records a problem at where `key` was given.
-    pub(super) fn refuse(&mut self, key: &'static str, kind: ProblemKind, text: impl Into<String>) {
+    pub(super) fn refuse(&mut self, key: &'static str, text: impl Into<String>) {
         self.refused.insert(key);
         let origin = self.origins.get(key).cloned();
-        self.problems.push(Problem { kind, key: key.to_owned(), origin, text: text.into() });
+        self.problems.push(Problem { key: key.to_owned(), origin, text: text.into() });
     }
 
     /// Records a warning at where `key` was given.
     pub(super) fn warn(&mut self, key: &'static str, text: impl Into<String>) {
         let origin = self.origins.get(key).cloned();
-        self.warnings.push(Warning { key: key.to_owned(), origin, text: text.into() });
+        self.warnings.push(Problem { key: key.to_owned(), origin, text: text.into() });
     }
 
     /// Whether none of these keys was refused.

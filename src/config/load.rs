@@ -4,7 +4,7 @@
 //! which systemd makes, ranks above all but the command line.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::checks;
 use super::draft::{Draft, Sources};
@@ -12,7 +12,7 @@ use super::field::{Given, Key, Kind};
 use super::files;
 use super::keys::{key, keys};
 use super::names;
-use super::problem::{Origin, ProblemKind, Problems, Warning, quote};
+use super::problem::{Origin, Problem, Problems, quote};
 use super::tree::{FromFile, IGNORED, Walk};
 use super::types::Config;
 use super::yaml::{self, SyntaxError};
@@ -21,7 +21,7 @@ use super::yaml::{self, SyntaxError};
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<Problem>,
     /// By key; every key that has a meaning is in it.
     pub origins: BTreeMap<&'static str, Origin>,
     /// The file that was read.
@@ -31,14 +31,17 @@ pub struct Loaded {
 /// Reads, resolves and checks. The error holds every problem.
 pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
     let mut draft = Draft::new(sources);
-    let (file, world_readable, given) = draft.read_file();
+    let (file, world_readable, given) = match draft.read_file() {
+        Some((file, world_readable, given)) => (Some(file), world_readable, given),
+        None => (None, false, FromFile::new()),
+    };
     // A file that is no YAML gave nothing: to go on would list keys as missing that stand in it.
     if draft.problems.iter().any(|problem| problem.key.is_empty()) {
         return Err(Problems(draft.problems));
     }
     for (path, _) in &sources.overrides {
         if key(path).is_none_or(|key| key.path.contains('*')) {
-            draft.problem(path, ProblemKind::UnknownKey, Origin::Flag, names::unknown(path));
+            draft.problem(path, Origin::Flag, names::unknown(path));
         }
     }
     for key in keys() {
@@ -62,41 +65,35 @@ fn decode(bytes: &[u8]) -> Result<&str, SyntaxError> {
 }
 
 impl Draft<'_> {
-    /// The file's path, whether everyone may read it, and what it gives.
-    fn read_file(&mut self) -> (Option<PathBuf>, bool, FromFile) {
-        let candidates = self.sources.path.as_ref().map_or(&self.sources.search[..], std::slice::from_ref);
-        for path in candidates {
-            let found =
-                if self.sources.path.is_some() { files::read(path).map(Some) } else { files::read_if_there(path) };
-            let small = match found {
-                Ok(Some(small)) => small,
+    /// The path of the file, whether everyone may read it, and what it gives.
+    fn read_file(&mut self) -> Option<(PathBuf, bool, FromFile)> {
+        let named = self.sources.path.as_ref();
+        for path in named.map_or(&self.sources.search[..], std::slice::from_ref) {
+            let read = if named.is_some() { files::read(path).map(Some) } else { files::read_if_there(path) };
+            let small = match read {
                 Ok(None) => continue,
-                Err(text) => {
-                    self.whole_file(path, None, ProblemKind::Unreadable, text);
-                    return (Some(path.clone()), false, FromFile::new());
-                }
+                Ok(Some(small)) => Ok(small),
+                Err(text) => Err(SyntaxError { place: None, text }),
             };
-            let given = match decode(&small.bytes).and_then(yaml::parse) {
-                Ok(root) => Walk { path, draft: self, given: FromFile::new() }.run(&root),
-                Err(error) => {
-                    self.whole_file(path, error.place, ProblemKind::Syntax, error.text);
-                    FromFile::new()
+            let tree = small.and_then(|small| Ok((yaml::parse(decode(&small.bytes)?)?, small.world_readable)));
+            return Some(match tree {
+                Ok((root, world_readable)) => {
+                    (path.clone(), world_readable, Walk { path, draft: self, given: FromFile::new() }.run(&root))
                 }
-            };
-            return (Some(path.clone()), small.world_readable, given);
+                Err(SyntaxError { place, text }) => {
+                    self.problem("", Origin::File { path: path.clone(), place }, text);
+                    (path.clone(), false, FromFile::new())
+                }
+            });
         }
-        (None, false, FromFile::new())
-    }
-
-    fn whole_file(&mut self, path: &Path, place: Option<(usize, usize)>, kind: ProblemKind, text: String) {
-        self.problem("", kind, Origin::File { path: path.to_owned(), place }, text);
+        None
     }
 
     /// Gives `key` its default and then what ranks highest.
     fn apply(&mut self, key: &'static Key, file: &FromFile) {
         self.origins.insert(key.path, Origin::Default);
         if let Err(allowed) = key.put(&mut self.config, &Given::Text(key.default.to_owned())) {
-            self.refuse(key.path, ProblemKind::NotAllowed, format!("its default is not allowed: {allowed}"));
+            self.refuse(key.path, format!("its default is not allowed: {allowed}"));
         }
         let Some((given, origin)) = self.winner(key, file) else { return };
         let text = if let Given::Text(text) = &given { Some(text.as_str()) } else { None };
@@ -109,7 +106,7 @@ impl Draft<'_> {
             (Kind::Ignored, _) => self.warn(key.path, IGNORED),
             (Kind::Later(refuse), Some(text)) if refuse(text) => {
                 let text = "not available in this version, and to ignore it would weaken security; remove it";
-                self.refuse(key.path, ProblemKind::NotAvailable, text);
+                self.refuse(key.path, text);
             }
             (Kind::Later(_), _) => self.warn(key.path, "not available in this version; it has no effect"),
             (_, text) => match key.put(&mut self.config, &given) {
@@ -119,7 +116,7 @@ impl Draft<'_> {
                 Ok(()) => {}
                 Err(allowed) => {
                     let text = format!("found {}; allowed: {allowed}", found(key, &given));
-                    self.refuse(key.path, ProblemKind::NotAllowed, text);
+                    self.refuse(key.path, text);
                 }
             },
         }

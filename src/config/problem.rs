@@ -40,33 +40,9 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The class of a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProblemKind {
-    /// No such key.
-    UnknownKey,
-    /// The same key twice.
-    DuplicateKey,
-    /// A list where a number belongs, and the like.
-    WrongType,
-    /// Of the right type, and not allowed.
-    NotAllowed,
-    /// Required and absent.
-    Missing,
-    /// Two keys that do not go together.
-    Conflict,
-    /// A file that could not be read or does not hold what it should.
-    Unreadable,
-    /// The file is not YAML.
-    Syntax,
-    /// Known and not offered in this version.
-    NotAvailable,
-}
-
-/// One thing that is wrong. Its text never holds a secret.
+/// One thing that is wrong with a configuration, or that is good to know. Its text never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    pub kind: ProblemKind,
     /// The path of the key; empty when the whole file is meant.
     pub key: String,
     /// Where the offending value was given.
@@ -82,21 +58,6 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.key)?;
         }
         f.write_str(&self.text)
-    }
-}
-
-/// Something to know that stops nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    pub key: String,
-    pub origin: Option<Origin>,
-    pub text: String,
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_place(f, self.origin.as_ref())?;
-        write!(f, "{}: {}", self.key, self.text)
     }
 }
 

@@ -7,7 +7,7 @@ use super::draft::Draft;
 use super::field::{Given, Key, Kind};
 use super::keys::key;
 use super::names;
-use super::problem::{Origin, ProblemKind, Warning};
+use super::problem::{Origin, Problem};
 use super::yaml::{Entry, Node, Place};
 use crate::limits::CONFIG_PROBLEMS_MAX;
 use crate::policy::expand::expand;
@@ -36,7 +36,7 @@ impl Walk<'_, '_> {
             Node::Map(entries) => self.section("", entries),
             other => {
                 let text = format!("found {} where the whole file should be sections such as `api:`", other.name());
-                self.draft.problem("", ProblemKind::WrongType, self.at(Some((1, 1))), text);
+                self.draft.problem("", self.at(Some((1, 1))), text);
             }
         }
         self.given
@@ -55,7 +55,7 @@ impl Walk<'_, '_> {
             } else {
                 let text = "this key was given before, in the same section; keep one";
                 let (path, at) = (names::shown_name(&path), self.at(*place));
-                self.draft.problem(&path, ProblemKind::DuplicateKey, at, text);
+                self.draft.problem(&path, at, text);
             }
         }
     }
@@ -70,7 +70,7 @@ impl Walk<'_, '_> {
         } else if let Some(free) = names::free_section(path).filter(|_| !dotted) {
             if node != &Node::Null {
                 let key = free.path.replace('*', name);
-                self.draft.warnings.push(Warning { key, origin: Some(origin), text: IGNORED.to_owned() });
+                self.draft.warnings.push(Problem { key, origin: Some(origin), text: IGNORED.to_owned() });
             }
         } else if names::is_section(path) && !dotted {
             match node {
@@ -79,14 +79,14 @@ impl Walk<'_, '_> {
                 other => {
                     let keys = names::children(path).join(", ");
                     let text = format!("found {}; allowed: a section with the keys {keys}", other.name());
-                    self.draft.problem(path, ProblemKind::WrongType, origin, text);
+                    self.draft.problem(path, origin, text);
                 }
             }
         } else {
             // The search for what was meant costs more than all else, and no more problems than these are listed.
             let first = self.draft.problems.len() < CONFIG_PROBLEMS_MAX;
             let text = if first { names::unknown(path) } else { "unknown key".to_owned() };
-            self.draft.problem(&names::shown_name(path), ProblemKind::UnknownKey, origin, text);
+            self.draft.problem(&names::shown_name(path), origin, text);
         }
     }
 
@@ -100,10 +100,10 @@ impl Walk<'_, '_> {
             (node, _) => self.text(key, node).map(Given::Text),
         };
         match given {
-            Err((kind, text)) => self.draft.problem(key.path, kind, origin, text),
+            Err(text) => self.draft.problem(key.path, origin, text),
             Ok(_) if self.given.contains_key(key.path) => {
                 let text = "given twice, under both of its names; keep one";
-                self.draft.problem(key.path, ProblemKind::DuplicateKey, origin, text);
+                self.draft.problem(key.path, origin, text);
             }
             Ok(given) => {
                 self.given.insert(key.path, (given, origin));
@@ -112,19 +112,16 @@ impl Walk<'_, '_> {
     }
 
     /// The text of a scalar, expanded, when the key takes one of this type.
-    fn text(&self, key: &Key, node: &Node) -> Result<String, (ProblemKind, String)> {
+    fn text(&self, key: &Key, node: &Node) -> Result<String, String> {
         match node {
-            Node::Text(text) => {
-                expand(text, self.draft.sources.env).map_err(|error| (ProblemKind::NotAllowed, error.to_string()))
-            }
+            Node::Text(text) => expand(text, self.draft.sources.env).map_err(|error| error.to_string()),
             Node::Number(digits) if key.kind.takes_number() => Ok(digits.clone()),
             Node::Bool(truth) if key.kind.takes_bool() => Ok(truth.to_string()),
             other => {
                 let quotes = matches!(other, Node::Number(_) | Node::Bool(_));
                 let quotes = quotes && !key.kind.takes_number() && !key.kind.takes_bool();
                 let hint = if quotes { "; put it in quotes" } else { "" };
-                let text = format!("found {}; allowed: {}{hint}", other.name(), key.kind.allowed());
-                Err((ProblemKind::WrongType, text))
+                Err(format!("found {}; allowed: {}{hint}", other.name(), key.kind.allowed()))
             }
         }
     }
