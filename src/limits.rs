@@ -429,8 +429,8 @@ pub const NOTIFY_STATUS: usize = 1024;
 pub const WATCHDOG_PINGS: u32 = 3;
 // ---- records and outbox -----------------------------------------------------------------------------------------------
 
-/// Places in a job's output that are remembered until their lines have arrived.
-pub const PROGRESS_PLACES: usize = 256;
+/// Resume points of a job that are kept until their lines have arrived.
+pub const RESUME_POINTS: usize = 256;
 /// How often a job's place in its output is written down: lines sent since then may be sent twice after a crash.
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// A result that has waited for this long makes the agent's health degraded.

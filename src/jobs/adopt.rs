@@ -170,8 +170,8 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     let control = context.control(token);
     // It began under an earlier agent. Where this one ends already, it is left as it is.
     let _ = control.begin();
-    let live = context.streamer.open_after(&entry.job, started.delivered.sequence);
-    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, started.delivered);
+    let live = context.streamer.open_after(&entry.job, started.resume.sequence);
+    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, started.resume);
     let found = find(context, &entry, &started, &control);
     let server = match &found {
         Ok((_, server)) => server.clone(),

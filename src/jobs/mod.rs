@@ -2,6 +2,7 @@
 
 pub mod ack_task;
 pub mod adopt;
+pub mod channel;
 pub mod conclude;
 pub mod context;
 pub mod control;
@@ -15,6 +16,7 @@ pub mod reattach;
 pub mod reconcile;
 pub mod record;
 pub mod report;
+pub mod resume;
 pub mod row_watch;
 mod run;
 pub mod running;
@@ -22,6 +24,5 @@ pub mod running;
 mod sim;
 pub mod slots;
 pub mod status;
-mod unfinished;
 pub mod worker;
 pub mod worker_pool;

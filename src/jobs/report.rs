@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
 use crate::job::Id;
-use crate::jobs::output::Collected;
+use crate::jobs::channel::Collected;
 use crate::jobs::record::Report;
 use crate::logs::Flushed;
 use crate::os::clock;

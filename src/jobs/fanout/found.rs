@@ -214,7 +214,7 @@ fn numbered(execution: &Id, number: usize) -> Id {
 mod tests {
     use super::*;
     use crate::job::{Kind, Language, Resources, Script};
-    use crate::jobs::record::Delivered;
+    use crate::jobs::resume::ResumePoint;
 
     fn server(name: &str, host: &str) -> Server {
         let (id, user) = (Some("3".to_owned()), "deploy".to_owned());
@@ -246,7 +246,7 @@ mod tests {
             timeout_name: "jobs.maxTimeout".into(),
             timeout_ms: 3,
             boot_id: String::new(),
-            delivered: Delivered::default(),
+            resume: ResumePoint::default(),
         }
     }
 

@@ -31,8 +31,9 @@ use crate::jobs::ending::{Life, Reported, Unreported};
 use crate::jobs::output::JobOutput;
 use crate::jobs::reattach::{asked, task_of};
 use crate::jobs::record::JobRecord;
-use crate::jobs::record::{Delivered, Entry, Part as PagePart, Place, Started, now_ms};
+use crate::jobs::record::{Entry, Part as PagePart, Place, Started, now_ms};
 use crate::jobs::report;
+use crate::jobs::resume::ResumePoint;
 use crate::jobs::running::{Note, Step, Token};
 use crate::limits;
 use crate::logs::Flushed;
@@ -108,9 +109,9 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     if let Some(who) = cancelled {
         control.request(Reason::Cancelled(who));
     }
-    let delivered = Delivered { stdout: 0, stderr: 0, ..started.delivered };
-    let live = context.streamer.open_after(&entry.job, delivered.sequence);
-    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, delivered);
+    let start = ResumePoint { stdout: 0, stderr: 0, ..started.resume };
+    let live = context.streamer.open_after(&entry.job, start.sequence);
+    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, start);
     output.system(
         "the agent was restarted; lines of its last seconds may come twice, and some line numbers are left out",
     );
@@ -251,8 +252,8 @@ impl Group {
             self.record.part_is(at, PagePart::Waiting { record: true });
         }
         let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
-        let delivered = running.map(|(_, started)| started.delivered).unwrap_or_default();
-        let mut output = Prefixed::new(&slot.name, &self.output, self.config.jobs.max_output, delivered);
+        let start = running.map(|(_, started)| started.resume).unwrap_or_default();
+        let mut output = Prefixed::new(&slot.name, &self.output, self.config.jobs.max_output, start);
         // A panic is this server's alone, and its control must end all the same.
         let end = guarded(|| match running {
             Some((directory, started)) => self.adopt(at, &task, directory, started, &control, &mut output),
@@ -342,7 +343,7 @@ impl Group {
             row.create(&context.client, &self.job.id);
         }
         let outcome = unrun(verdict.clone());
-        let collected = Prefixed::new(&slot.name, &self.output, 0, Delivered::default()).finish(&outcome);
+        let collected = Prefixed::new(&slot.name, &self.output, 0, ResumePoint::default()).finish(&outcome);
         report::record(&context.client, &slot.execution, &outcome, &collected, &Flushed::default());
         self.record.part_ended(at, found::end_of(&outcome, true), false);
         outcome
@@ -369,7 +370,7 @@ impl Group {
         let words = format!("it had ended before the agent was restarted, and its output {place}");
         let mut output = self.output();
         output.system(&format!("[{}] {words}: {verdict}", slot.name));
-        output.again(Stream::Stderr, format!("cronium-agent: [{}] {words}\n", slot.name).as_bytes());
+        output.keep(Stream::Stderr, format!("cronium-agent: [{}] {words}\n", slot.name).as_bytes());
         output.settle();
         (outcome.clone(), cleanup.unwrap_or_default())
     }

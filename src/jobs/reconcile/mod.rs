@@ -22,12 +22,13 @@ use crate::executors::container::janitor::{Found, Janitor};
 use crate::executors::container::spec::container_name;
 use crate::job::{Id, Kind};
 use crate::jobs::adopt::{Adopter, Known};
+use crate::jobs::channel::Collected;
 use crate::jobs::conclude::{deliver, unrun};
 use crate::jobs::context::JobContext;
-use crate::jobs::output::Collected;
 use crate::jobs::record::outbox::Tried;
-use crate::jobs::record::{self, Container, Delivered, Ended, Entry, Place, Stage, Started, now_ms};
+use crate::jobs::record::{self, Container, Ended, Entry, Place, Stage, Started, now_ms};
 use crate::jobs::report;
+use crate::jobs::resume::ResumePoint;
 use crate::limits;
 use crate::logs::Flushed;
 use crate::verdict::{Phase, Verdict};
@@ -356,7 +357,7 @@ fn entry_of(job: &Id, found: &Found, state: &State, max_timeout: Duration) -> En
         timeout_name: name,
         timeout_ms,
         boot_id: record::boot_id(),
-        delivered: Delivered::default(),
+        resume: ResumePoint::default(),
     });
     entry
 }

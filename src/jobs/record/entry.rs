@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Id, Kind, Language};
+use crate::jobs::resume::ResumePoint;
 use crate::wire::amount;
 
 /// One job.
@@ -160,26 +161,9 @@ pub struct Started {
     pub timeout_ms: u64,
     /// The boot in which it was started (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
-    pub delivered: Delivered,
-}
-
-/// How much of a job's output was taken and sent on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivered {
-    /// Bytes taken from stdout, of the script's own.
-    pub stdout: u64,
-    /// Bytes taken from stderr, of the script's own.
-    pub stderr: u64,
-    /// Lines counted.
-    pub lines: u64,
-    /// The last number given to a live line.
-    pub sequence: u64,
-    /// Whether there is a live log for them.
-    pub live: bool,
-    /// The numbers with which the unfinished lines of stdout and stderr were shown; 0: not shown. An agent before 0.2 wrote
-    /// none.
-    #[serde(default)]
-    pub open: [u64; 2],
+    /// Where the next agent goes on with its output.
+    #[serde(rename = "delivered")]
+    pub resume: ResumePoint,
 }
 
 /// A job that ended.

@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::{
-    Delivered, Ended, Entry, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State,
-    now_ms,
+    Ended, Entry, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State, now_ms,
 };
 use crate::executors::{ReattachInfo, Task};
 use crate::job::{Id, Language};
-use crate::jobs::output::Progress;
 use crate::jobs::record::outbox::Tried;
+use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
@@ -29,7 +28,6 @@ pub struct JobRecord {
     progress: Arc<Progress>,
     /// How far the output of each of several servers has come, by its place in the list.
     parts: Mutex<BTreeMap<usize, Arc<Progress>>>,
-    pace: Mutex<PaceOfNumbers>,
     doubted: AtomicBool,
 }
 
@@ -38,13 +36,6 @@ struct Live {
     entry: Entry,
     /// `Ended` once the outbox has the report, which may be large and is not kept here.
     state: State,
-}
-
-/// How many numbers the lines of a job on several servers take from one note to the next.
-#[derive(Debug, Default)]
-struct PaceOfNumbers {
-    noted: u64,
-    most: u64,
 }
 
 impl JobRecord {
@@ -74,8 +65,8 @@ impl JobRecord {
     }
 
     fn of(records: &RecordStore, live: Live, progress: Arc<Progress>) -> Self {
-        let (live, parts, pace) = (Mutex::new(live), Mutex::default(), Mutex::default());
-        Self { records: records.clone(), live, progress, parts, pace, doubted: AtomicBool::new(false) }
+        let (live, parts) = (Mutex::new(live), Mutex::default());
+        Self { records: records.clone(), live, progress, parts, doubted: AtomicBool::new(false) }
     }
 
     /// The only way from one state to the next.
@@ -120,49 +111,38 @@ impl JobRecord {
             Place::Servers(servers) => servers.iter_mut().for_each(|server| server.directory.clone_from(&info.place)),
             Place::Nowhere => {}
         }
-        let mut delivered = self.progress.delivered();
-        if is_of_several(&live.entry) {
-            delivered.sequence = self.numbers_from();
-        }
-        self.advance(&mut live, State::Started, Stage::Started(started_now((after, name), delivered)))
+        let resume = self.point(&live.entry, Progress::number_ahead);
+        self.advance(&mut live, State::Started, Stage::Started(started_now((after, name), resume)))
     }
 
     /// Writes how far the output has come, if that has changed.
     pub fn note(&self) {
-        let given = self.progress.given();
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        pace.most = pace.most.max(given.saturating_sub(pace.noted));
-        pace.noted = given;
-        drop(pace);
-        self.note_with(|| self.numbers_from());
+        self.progress.measure();
+        self.note_with(Progress::number_ahead);
     }
 
     /// The same when no more output comes.
     pub fn note_last(&self) {
-        self.note_with(|| self.progress.given());
+        self.note_with(Progress::last_number);
     }
 
-    /// The number after which the next agent goes on with the lines of several servers. Which line had which number is
-    /// not known after a kill, since they came side by side: it takes numbers that no line can have had.
-    fn numbers_from(&self) -> u64 {
-        let most = self.pace.lock().unwrap_or_else(PoisonError::into_inner).most;
-        self.progress.given() + limits::SSH_NUMBERS_AHEAD.max(most.saturating_mul(2))
+    /// Where the next agent goes on. `number` gives the number of the last line where several servers print side by side.
+    fn point(&self, entry: &Entry, number: fn(&Progress) -> u64) -> ResumePoint {
+        let point = self.progress.point();
+        if is_of_several(entry) { ResumePoint { sequence: number(&self.progress), ..point } } else { point }
     }
 
-    fn note_with(&self, number: impl Fn() -> u64) {
+    fn note_with(&self, number: fn(&Progress) -> u64) {
         let mut live = self.lock();
         if live.state != State::Started {
             return;
         }
-        // The servers' own places first: a line between the two looks is sent twice rather than left out.
+        // The servers' own points first: a line between the two looks is sent twice rather than left out.
         let moved = self.note_parts(&mut live.entry);
-        let mut delivered = self.progress.delivered();
-        if is_of_several(&live.entry) {
-            delivered.sequence = number();
-        }
+        let resume = self.point(&live.entry, number);
         let Stage::Started(started) = &mut live.entry.stage else { return };
-        if moved || started.delivered != delivered {
-            started.delivered = delivered;
+        if moved || started.resume != resume {
+            started.resume = resume;
             self.put(&live.entry);
         }
     }
@@ -172,9 +152,9 @@ impl JobRecord {
         let mut moved = false;
         for (at, progress) in self.parts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if let Some(Part::Started(started)) = pages.get_mut(*at).map(|page| &mut page.part) {
-                let delivered = progress.delivered();
-                moved |= started.delivered != delivered;
-                started.delivered = delivered;
+                let resume = progress.point();
+                moved |= started.resume != resume;
+                started.resume = resume;
             }
         }
         moved
@@ -183,7 +163,7 @@ impl JobRecord {
     /// Writes that the script may be running on the server at this place of the list. After an error it must not be sent
     /// there: the next agent would start it once more.
     pub fn part_starts(&self, at: usize, info: &ReattachInfo, progress: Arc<Progress>) -> Result<(), RecordError> {
-        let started = started_now(info.timeout, progress.delivered());
+        let started = started_now(info.timeout, progress.point());
         self.part_goes_on(at, progress);
         self.part(at, Part::Started(started), Some(&info.place))
     }
@@ -227,7 +207,7 @@ impl JobRecord {
             return Err(RecordError::Step { job: live.entry.job.clone(), from: live.state, to: State::Started });
         }
         if let Stage::Started(started) = &mut live.entry.stage {
-            started.delivered.sequence = self.numbers_from();
+            started.resume.sequence = self.progress.number_ahead();
         }
         if let Place::Servers(pages) = &mut live.entry.place
             && let Some(page) = pages.get_mut(at)
@@ -317,7 +297,7 @@ fn is_of_several(entry: &Entry) -> bool {
     matches!(&entry.place, Place::Servers(pages) if pages.iter().any(|page| page.part != Part::OfJob))
 }
 
-fn started_now((after, name): (Duration, &str), delivered: Delivered) -> Started {
+fn started_now((after, name): (Duration, &str), resume: ResumePoint) -> Started {
     let (now, after) = (now_ms(), u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
     Started {
         id: None,
@@ -326,7 +306,7 @@ fn started_now((after, name): (Duration, &str), delivered: Delivered) -> Started
         timeout_name: name.to_owned(),
         timeout_ms: after,
         boot_id: boot_id(),
-        delivered,
+        resume,
     }
 }
 

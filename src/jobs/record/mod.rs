@@ -29,9 +29,7 @@ pub mod quarantine;
 pub mod store;
 
 pub use self::done::Done;
-pub use self::entry::{
-    Container, Delivered, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started, State,
-};
+pub use self::entry::{Container, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started, State};
 pub use self::error::RecordError;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};
 pub use self::quarantine::Quarantined;

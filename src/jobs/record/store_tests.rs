@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::*;
 use super::*;
 use crate::job::{Kind, Language};
+use crate::jobs::resume::ResumePoint;
 use crate::os::{files, scratch, threads};
 
 #[path = "turn_tests.rs"]
@@ -94,7 +95,7 @@ pub(crate) fn entry(job: &str, stage: Stage) -> Entry {
 }
 
 pub(crate) fn started() -> Stage {
-    let delivered = Delivered { stdout: 5_000_000_000, stderr: 7, lines: 9, sequence: 11, live: true, open: [0, 11] };
+    let resume = ResumePoint { stdout: 5_000_000_000, stderr: 7, lines: 9, sequence: 11, live: true, open: [0, 11] };
     Stage::Started(Started {
         id: Some("0123abc".into()),
         started_ms: 1_705_314_601_000,
@@ -102,7 +103,7 @@ pub(crate) fn started() -> Stage {
         timeout_name: "jobs.defaultTimeout".into(),
         timeout_ms: 3_600_000,
         boot_id: "6d5b".into(),
-        delivered,
+        resume,
     })
 }
 
