@@ -43,7 +43,7 @@ use crate::jobs::running::Running;
 use crate::jobs::status;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
-use crate::logs::LogStreamer;
+use crate::logs::{Dialect, LogStreamer};
 use crate::os::pulse::{Pulse, Pulses};
 use crate::os::signals::{Signal, Signals};
 use crate::os::stop::Stop;
@@ -297,6 +297,12 @@ impl Agent {
             no_more_claims.clone(),
         );
         poller.lost = parts.claims.clone();
+        let streamer = parts.streamer.clone();
+        // The dialect of plain lines has no way to announce jobs.
+        poller.is_pushed = Box::new(move || {
+            let state = streamer.connection();
+            state.connected_since.is_some() && state.dialect == Some(Dialect::V2)
+        });
         poller.pulse = parts.pulses.part("poller", poll_wait + limits::PULSE_ROOM);
         let pool = WorkerPool::start(context, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;

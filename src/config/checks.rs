@@ -45,7 +45,10 @@ const BOUNDS: [(&str, &str); 11] = [
 fn at_most(draft: &mut Draft<'_>, low: &'static str, high: &'static str) {
     let value = |path| key(path).map_or(Value::Unset, |key| key.get(&draft.config));
     let (found, bound) = (value(low), value(high));
-    // What is not set bounds nothing.
+    // What is not set bounds nothing, nor does what the agent chooses by itself.
+    if high == "jobs.maxPollInterval" && draft.config.jobs.max_poll_interval.is_zero() {
+        return;
+    }
     if found == Value::Unset || bound == Value::Unset || found <= bound || !draft.good(&[low, high]) {
         return;
     }

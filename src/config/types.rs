@@ -109,6 +109,7 @@ words! {
 #[derive(Debug, Clone, Default)]
 pub struct Jobs {
     pub poll_interval: Duration,
+    /// Zero: the agent chooses, see `limits::POLL_PUSHED`.
     pub max_poll_interval: Duration,
     pub poll_batch_size: usize,
     pub max_concurrent: usize,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 
@@ -14,7 +14,7 @@ use super::running::{Note, Running, Token};
 pub use super::slots::{Busy, Slots};
 use crate::api::{Client, Queue};
 use crate::config::Live;
-use crate::config::types::QueueStrategy;
+use crate::config::types::{Config, QueueStrategy};
 use crate::job::Claim;
 use crate::metrics::PollResult;
 use crate::os::clock;
@@ -51,6 +51,8 @@ pub struct Poller {
     pub admission: Admission,
     /// Looked at in each round.
     pub config: Live,
+    /// Whether the backend announces jobs now.
+    pub is_pushed: Box<dyn Fn() -> bool + Send>,
     /// Polls that were left out since `admission` said no.
     pub skipped: Arc<AtomicU64>,
     pub stop: Stop,
@@ -78,6 +80,7 @@ impl Poller {
             workers,
             admission,
             config: config.clone(),
+            is_pushed: Box::new(|| false),
             skipped: Arc::default(),
             stop,
             pulse: Pulse::unwatched(),
@@ -97,13 +100,16 @@ impl Poller {
     /// Polls until stopped, or until the workers are gone.
     pub fn run(self) {
         let mut config = self.config.now();
-        let mut pace = Pace::new(config.jobs.poll_interval, config.jobs.max_poll_interval, clock::now());
+        let mut most = self.longest_pause(&config);
+        let mut pace = Pace::new(config.jobs.poll_interval, most, clock::now());
         let mut closed = None;
         while !self.stop.is_set() {
             pulse::touch();
-            if self.config.has_left(&config) {
-                config = self.config.now();
-                pace.adjust(config.jobs.poll_interval, config.jobs.max_poll_interval, clock::now());
+            let newer = self.config.has_left(&config);
+            config = self.config.now();
+            if newer || self.longest_pause(&config) != most {
+                most = self.longest_pause(&config);
+                pace.adjust(config.jobs.poll_interval, most, clock::now());
             }
             if self.slots.wait(pace.due(), &self.stop) {
                 pace.hint(clock::now());
@@ -126,6 +132,15 @@ impl Poller {
                 Answer::Jobs { .. } => PollResult::Jobs,
             });
             pace.record(answer, clock::now(), random::unit());
+        }
+    }
+
+    /// Where the backend announces jobs, a poll is only the second way to hear of one.
+    fn longest_pause(&self, config: &Config) -> Duration {
+        match config.jobs.max_poll_interval {
+            Duration::ZERO if (self.is_pushed)() => limits::POLL_PUSHED,
+            Duration::ZERO => limits::POLL_UNPUSHED,
+            given => given,
         }
     }
 
@@ -251,7 +266,6 @@ mod tests {
     use crate::api::testing::{Act, Server, ok};
     use crate::job::Id;
     use crossbeam_channel::{Receiver, bounded};
-    use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -284,6 +298,7 @@ mod tests {
             workers: to,
             admission,
             config: Live::new(config),
+            is_pushed: Box::new(|| false),
             skipped: Arc::default(),
             stop: stop.clone(),
             pulse: Pulse::unwatched(),
@@ -429,5 +444,55 @@ mod tests {
         assert_eq!(thread.join_within(LONG), threads::Ended::Returned);
         assert!(running.is_empty());
         assert_eq!(server.lines().last().map(String::as_str), Some("POST /api/internal/jobs/a/release"));
+    }
+
+    #[test]
+    fn without_a_push_an_idle_agent_looks_every_two_seconds_and_else_as_it_was_told() {
+        let server = Server::start(|_, _| jobs(&[]));
+        let mut config = crate::config::defaults();
+        let longest = |config: &Config, pushed: bool| {
+            let (to, _claims) = bounded(0);
+            let live = Live::new(config.clone());
+            let mut poller =
+                Poller::new(&live, server.client(), Slots::new(1), Running::new(), to, open(), Stop::new());
+            poller.is_pushed = Box::new(move || pushed);
+            poller.longest_pause(config)
+        };
+        assert_eq!([longest(&config, false), longest(&config, true)], [limits::POLL_UNPUSHED, limits::POLL_PUSHED]);
+        config.jobs.max_poll_interval = Duration::from_secs(7);
+        assert_eq!([longest(&config, false), longest(&config, true)], [Duration::from_secs(7); 2]);
+    }
+
+    /// 200 idle agents at a backend that cannot push, by the pace that the poller keeps.
+    #[test]
+    fn two_hundred_idle_agents_ask_at_most_a_hundred_times_a_second_and_start_a_job_within_two_and_a_half() {
+        let config = crate::config::defaults();
+        let start = Instant::now();
+        let mut random = crate::wire::random::Random::new(7);
+        let mut unit = || random.below(1_000_000) as f64 / 1e6;
+        let (mut polls, mut gaps) = (Vec::new(), Vec::new());
+        for _ in 0..200 {
+            let begun = start + Duration::from_secs(2).mul_f64(unit());
+            let mut pace = Pace::new(config.jobs.poll_interval, limits::POLL_UNPUSHED, begun);
+            let mut last = begun;
+            while last < start + Duration::from_secs(60) {
+                let now = pace.due();
+                // What they do at first, when nothing is known, does not count.
+                if now > start + Duration::from_secs(10) {
+                    polls.push((now - start).as_secs());
+                    gaps.push(now - last);
+                }
+                last = now;
+                pace.record(Answer::Jobs { asked: 5, got: 0, next_after: None }, now, unit());
+            }
+        }
+        gaps.sort();
+        assert!(gaps[gaps.len() * 99 / 100] < Duration::from_millis(2300), "{:?}", gaps.last());
+        for second in 12..58 {
+            let count = polls.iter().filter(|at| **at == second).count();
+            assert!(count <= 130, "{count} in second {second}");
+        }
+        let mean = polls.iter().filter(|at| (12..58).contains(*at)).count() / 46;
+        assert!(mean <= 100, "{mean} a second");
     }
 }

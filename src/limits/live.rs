@@ -70,6 +70,10 @@ pub const LOG_READ_TURN: usize = 256;
 /// lines can make it: [`LOG_OUT_HIGH`] and one message, each of whose bytes may be six in JSON.
 pub const LOG_OUT_MOST: usize = 1024 * 1024;
 
+/// Longest pause of an idle agent's polls where the backend announces jobs over the WebSocket, and
+pub const POLL_PUSHED: Duration = Duration::from_secs(15);
+/// where it cannot: "Run now" starts a script within 2.5 s, and 200 agents ask at most 100 times a second.
+pub const POLL_UNPUSHED: Duration = Duration::from_secs(2);
 /// Bytes of a job's output that an update of its page carries, head and tail.
 pub const PAGE_OUTPUT: usize = 90_000;
 /// Bytes of the body of such an update. Over 100 kB each one takes the deployed backend 3 s longer.
