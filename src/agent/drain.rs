@@ -1,11 +1,11 @@
-//! Waiting for the jobs in hand when the agent was told to stop.
+//! Waits for the running jobs after the signal to stop.
 
 use std::time::{Duration, Instant};
 
 use crate::jobs::running::Running;
 use crate::limits;
 
-/// What came of waiting for the jobs.
+/// How the wait for the jobs ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Drained {
     All,

@@ -400,11 +400,11 @@ impl Agent {
             match self.wait_for_jobs(signals, limits::CANCEL_WAIT) {
                 Drained::All => {}
                 Drained::Signal => {
-                    log::error!("ending now with {} jobs in hand; the next start finds them", self.running.len());
+                    log::error!("ending now with {} running jobs; the next start finds them", self.running.len());
                     return exit::FORCED;
                 }
                 Drained::Late => {
-                    log::error!("ending with {} jobs in hand; the next start finds them", self.running.len())
+                    log::error!("ending with {} running jobs; the next start finds them", self.running.len())
                 }
             }
         }

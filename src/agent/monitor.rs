@@ -66,7 +66,7 @@ impl Monitor {
         }
     }
 
-    /// Starts the thread `monitor`, which gets on with each look, each call and each slice of its sleep.
+    /// Starts the thread `monitor`, which touches its pulse at each look, each call and each slice of its sleep.
     pub fn spawn(mut self, stop: &Stop, pulse: Pulse) -> std::io::Result<Thread> {
         let stop = stop.clone();
         threads::spawn("monitor", move || {

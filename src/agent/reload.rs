@@ -28,7 +28,7 @@ pub struct Source<'a> {
     pub reopen_log: &'a dyn Fn(),
 }
 
-/// What came of reading it.
+/// The result of a reload.
 #[derive(Debug)]
 pub enum Outcome {
     /// It is valid: what changed, and what waits for a restart.
@@ -48,8 +48,8 @@ impl Outcome {
     }
 }
 
-/// Reads it and says in the log what came of it. `apply` is for the parts that keep something of their own; it is called
-/// with what is in effect from now on, when that has changed.
+/// Reads the configuration and logs the result. `apply` is for the parts that keep their own copy; it is called with the new
+/// configuration, if it has changed.
 pub fn again(source: &Source<'_>, live: &Live, apply: impl FnOnce(&Config)) -> Outcome {
     (source.reopen_log)();
     let outcome = match (source.load)() {
@@ -128,7 +128,7 @@ impl Reloads {
         Box::new(move || shared.last().clone())
     }
 
-    /// Takes down that the operator asks for one; the number of his request.
+    /// Notes an operator's request; returns its number.
     pub fn ask(&self) -> Now<u64> {
         let shared = Arc::clone(&self.0);
         Box::new(move || shared.asked.fetch_add(1, Ordering::SeqCst) + 1)
@@ -144,7 +144,7 @@ impl Reloads {
         self.asked() > self.last().as_ref().map_or(0, |last| last.answers)
     }
 
-    /// Takes down what came of a reload that has just ended, before which it was asked for so often.
+    /// Records the result of a reload and the requests that it covers.
     pub fn note(&self, outcome: &Outcome, answers: u64, health: &HealthState) {
         let at = rfc3339(SystemTime::now(), 0);
         health.set("reload", component(outcome, &at));
@@ -170,7 +170,7 @@ impl Reloads {
     }
 }
 
-/// What `/health` says. The keys alone: their values are for who may read the log, and this is served to whoever asks.
+/// The component of `/health`. It has the keys alone: values are for readers of the log, and `/health` is open to any client.
 fn component(outcome: &Outcome, at: &str) -> Component {
     let mut component = match outcome {
         Outcome::Taken(_) => Component::healthy(),

@@ -1,7 +1,7 @@
-//! The agent towards its service manager: that it is ready, what it does, that it gets on, that it ends.
+//! The agent's reports to its service manager: ready, status, watchdog, stopping.
 //!
-//! The main thread calls [`Service::tick`] between its waits. The watchdog is answered only while every watched part
-//! has got on within its time; a part that is stuck stops the answers, and systemd starts the agent afresh.
+//! The main thread calls [`Service::tick`] between its waits. It answers the watchdog only while every watched part makes
+//! progress within its time; a stuck part stops the answers, and systemd restarts the agent.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::os::notify::{Notify, State};
 use crate::os::pulse::Pulses;
 use crate::wire::time::rfc3339;
 
-/// What is told, and when it was told last.
+/// The last reports and their times.
 pub struct Service {
     notify: Notify,
     pulses: Pulses,
@@ -36,13 +36,13 @@ impl Service {
         Self { notify, pulses, ready: false, next_ping: now, next_status: now, status: String::new(), stuck: false }
     }
 
-    /// Says what is due: that the agent is ready, its status where that has changed, that it gets on.
+    /// Sends what is due: ready, a changed status, an answer to the watchdog.
     pub fn tick(&mut self, status: impl FnOnce() -> String) {
         if !self.notify.is_connected() {
             return;
         }
         if !self.ready {
-            // Lost, it would leave the unit starting for ever: so it is said until it was taken.
+            // A lost message would leave the unit starting forever, so it is sent until it is taken.
             self.ready = self.notify.send(&[State::Ready]);
         }
         let now = Instant::now();
@@ -95,8 +95,8 @@ impl Service {
 /// What `systemctl status` shows in one line.
 pub fn status_line(health: &HealthState, running: &Running) -> String {
     let jobs = match running.len() {
-        1 => "1 job in hand".to_owned(),
-        count => format!("{count} jobs in hand"),
+        1 => "1 job running".to_owned(),
+        count => format!("{count} jobs running"),
     };
     let contact = match metrics::last_contact() {
         Some(at) => format!("last contact {}", rfc3339(at, 0)),
@@ -175,7 +175,7 @@ mod tests {
         manager.pings(second / 2);
         assert_eq!(manager.pings(second), 0, "one is stuck");
         manager.pings(second);
-        assert!(manager.pings(second) >= 5, "it gets on again");
+        assert!(manager.pings(second) >= 5, "it makes progress again");
         drop(works);
         for thread in all {
             thread.join_within(second * 5);

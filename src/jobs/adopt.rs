@@ -1,8 +1,8 @@
-//! The records of jobs that an earlier agent began: each is found again, gone on with, and reported.
+//! Adopts the jobs that an earlier agent began: finds each again, goes on with it, and reports it.
 //!
-//! The reconciler hands each job here. A job whose page says `Intent` never started and goes back to the queue. One that was started is looked for where it
-//! runs: a container by its name in the engine, a script on a server by its folder there, for which the backend must
-//! still tell how to log in. It keeps its deadline: time in which no agent lived counts. Each has a thread of its own,
+//! The reconciler hands each job here. A job whose record says `Intent` never started and goes back to the queue. A started
+//! one is looked for where it runs: a container by its name in the engine, a script on a server by its folder there, for
+//! which the backend must still give the login. It keeps its deadline: time without an agent counts. Each has a thread,
 //! `job-adopted`, so that no worker waits for a server that is away.
 
 use std::sync::{Arc, Mutex, PoisonError};

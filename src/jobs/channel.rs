@@ -54,7 +54,7 @@ impl Channels {
             lines,
             unfinished: Unfinished::default(),
         };
-        // The lines before `start` are not told apart by stream.
+        // The lines before `start` are not separated by stream.
         Self([channel(Stream::Stdout, start.stdout, start.lines), channel(Stream::Stderr, start.stderr, 0)])
     }
 

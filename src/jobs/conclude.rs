@@ -77,7 +77,9 @@ pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut 
         // The outbox has said why.
         Ok(Handed::Waiting(_)) => {}
         Ok(Handed::SetAside(why)) => {
-            log::error!("the backend refuses the report and will not take it later; it is set aside: {why}");
+            log::error!(
+                "the backend refuses the report and will not take it later; it moves to state.dir/aside: {why}"
+            );
         }
         Err(refused) => log::error!("the result is lost: {refused}"),
     }

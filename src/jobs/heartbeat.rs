@@ -1,11 +1,11 @@
-//! Tells the backend that the agent lives, and hears which jobs it shall end.
+//! Renews the lease of running jobs, and receives cancels.
 //!
-//! It has a thread and connections of its own: whatever the jobs do, the lease is renewed. A cancel arrives here in one
-//! of its three ways, as `cancelJobs` in the answer. The others are the row watch's and the live log's.
+//! It has its own thread and connections, so that jobs never delay it. A cancel arrives here in one of three ways, as
+//! `cancelJobs` in the answer. The others are the row watch's and the live log's.
 //!
-//! If no heartbeat is taken for longer than `jobs.stopAfterLost`, the running jobs are ended: for a backend that gives
-//! the jobs of a silent agent to another. A thread of its own looks at that, since a heartbeat under way may take as
-//! long as `api.timeout` to fail.
+//! If no heartbeat is accepted for longer than `jobs.stopAfterLost`, the running jobs are ended: for a backend that gives the
+//! jobs of a silent agent to another one. A separate thread checks that, since a heartbeat under way may take `api.timeout`
+//! to fail.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,14 +26,14 @@ pub const BY_HEARTBEAT: &str = "backend (heartbeat)";
 /// Who cancelled, when no heartbeat was taken for too long.
 pub const BY_LOST_CONTACT: &str = "the agent itself (jobs.stopAfterLost)";
 
-/// Is told how each heartbeat went: how long it took, or why it failed.
+/// Called with the result of each heartbeat: its time, or why it failed.
 pub type OnResult = Box<dyn Fn(Result<Duration, &Error>) + Send>;
 
 /// Everything the heartbeat works with.
 pub struct Heartbeat {
     pub client: Client,
     pub running: Running,
-    /// Of it `jobs.maxConcurrent`, `.leaseRenewal` and `.stopAfterLost`. A new one is told to the backend at once.
+    /// Uses `jobs.maxConcurrent`, `.leaseRenewal` and `.stopAfterLost`. A new configuration is sent to the backend at once.
     pub config: Live,
     pub on_result: OnResult,
     pub stop: Stop,
@@ -263,7 +263,7 @@ mod tests {
         fn cancelled_by(&self, id: &Id) -> &'static str {
             let until = Instant::now() + LONG;
             loop {
-                if let Some(who) = self.running.get(id).expect("in hand").cancelled_by {
+                if let Some(who) = self.running.get(id).expect("it runs").cancelled_by {
                     return who;
                 }
                 assert!(Instant::now() < until, "no cancel within {LONG:?}");
@@ -340,14 +340,14 @@ mod tests {
         let rig = start_with(taken.client(), Duration::from_millis(50), Duration::from_millis(1500), &running);
         // Three times as long as would be too long.
         std::thread::sleep(Duration::from_millis(4500));
-        assert_eq!(running.get(&id).expect("in hand").cancelled_by, None);
+        assert_eq!(running.get(&id).expect("it runs").cancelled_by, None);
         rig.end();
         let refused = Server::start(|_, _| Act::Answer(500, "", String::new()));
         let rig = start(refused.client(), Duration::from_millis(50), &running);
         for _ in 0..5 {
             assert!(!rig.results.recv_timeout(LONG).expect("a result"));
         }
-        assert_eq!(running.get(&id).expect("in hand").cancelled_by, None);
+        assert_eq!(running.get(&id).expect("it runs").cancelled_by, None);
         rig.end();
     }
 

@@ -10,8 +10,8 @@ use crate::logs::Flushed;
 use crate::os::clock;
 use crate::verdict::{Cause, Outcome, Status, Verdict};
 
-/// The report of a job as it will be sent. A job on several servers has no `execution` of its own: each server's record
-/// was completed with [`record`].
+/// The report of a job as it will be sent. A job on several servers has no `execution` record: each server's was completed
+/// with [`record`].
 pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) -> Report {
     let (mut output, flushed) = output;
     let verdict = &outcome.verdict;
@@ -67,8 +67,8 @@ fn times(outcome: &Outcome) -> (SystemTime, SystemTime) {
     (span.map_or(now, |span| span.started), span.map_or(now, |span| span.ended()))
 }
 
-/// The pages show neither exit code nor reason. So the stderr of each job that did not succeed ends with the verdict, in a
-/// line that is told from the script's own by its beginning.
+/// The backend's pages show neither exit code nor reason. So the stderr of each job that did not succeed ends with the
+/// verdict, in a line with a prefix that distinguishes it from the script's.
 fn explain(stderr: &mut String, verdict: &Verdict) {
     if verdict.cause == Cause::Success {
         return;

@@ -1,9 +1,9 @@
-//! Which jobs this agent has in hand, and how to cancel one.
+//! The registry of running jobs, and how to cancel one.
 //!
-//! A job is in the registry from the moment it is claimed until its worker drops the [`Token`], on whatever path, a
-//! panic included. The same id cannot be entered twice, so that a job which the backend hands out again while it runs
-//! is not run again. Each job has its [`Control`] from then on, so that a cancel and the agent's end reach it wherever it
-//! is. The worker notes how far a job has come, for the operator's `status`.
+//! A job is in the registry from its claim until its worker drops the [`Token`], on any path, a panic included. The same id
+//! cannot be entered twice, so a running job that the backend hands out again is not run again. Each job has its
+//! [`Control`] from the claim on, so that a cancel and the agent's end always reach it. The worker notes the job's progress
+//! for the operator's `status`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -64,7 +64,7 @@ impl Step {
     }
 }
 
-/// One fact about a job in hand. A later one takes the place of an earlier one of its sort.
+/// One fact about a running job. A later one replaces an earlier one of its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     Step(Step),
@@ -74,7 +74,7 @@ pub enum Note {
     Place(String),
 }
 
-/// One job in hand as it is now. What nobody has noted yet is `None`.
+/// The present state of one running job. A fact that was not noted yet is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InHand {
     pub id: Id,
@@ -160,40 +160,40 @@ impl Running {
         Some(Token { running: self.clone(), id: id.clone(), control })
     }
 
-    /// The ids of all jobs in hand, in order.
+    /// The ids of all running jobs, in order.
     pub fn ids(&self) -> Vec<Id> {
         self.lock().entries.keys().cloned().collect()
     }
 
-    /// Notes something about a job; nothing happens when it is not in hand.
+    /// Notes a fact about a job; does nothing if the job does not run.
     pub fn note(&self, id: &Id, note: Note) {
         if let Some(entry) = self.lock().entries.get_mut(id) {
             entry.note(note, clock::now());
         }
     }
 
-    /// All jobs in hand as they are now, in the order of their ids.
+    /// The present state of all running jobs, in the order of their ids.
     pub fn list(&self) -> Vec<InHand> {
         let now = clock::now();
         self.lock().entries.iter().map(|(id, entry)| entry.shown(id, now)).collect()
     }
 
-    /// One job as it is now; `None` when it is not in hand.
+    /// The present state of one job; `None` if it does not run.
     pub fn get(&self, id: &Id) -> Option<InHand> {
         self.lock().entries.get(id).map(|entry| entry.shown(id, clock::now()))
     }
 
-    /// How many jobs are in hand.
+    /// The number of running jobs.
     pub fn len(&self) -> usize {
         self.lock().entries.len()
     }
 
-    /// Whether no job is in hand.
+    /// Whether no job runs.
     pub fn is_empty(&self) -> bool {
         self.lock().entries.is_empty()
     }
 
-    /// Cancels a job on behalf of `who`; false when it is not in hand.
+    /// Cancels a job on behalf of `who`; false if it does not run.
     pub fn cancel(&self, id: &Id, who: &'static str) -> bool {
         let Some(control) = self.lock().entries.get(id).map(|entry| Arc::clone(&entry.control)) else { return false };
         control.request(Reason::Cancelled(who));
@@ -236,7 +236,7 @@ impl Running {
         }
     }
 
-    /// Waits at most `wait` until no job is in hand; whether that came about.
+    /// Waits at most `wait` until no job runs; returns whether that is so.
     pub fn wait_until_empty(&self, wait: Duration) -> bool {
         let until = clock::now() + wait;
         let mut jobs = self.lock();
@@ -391,7 +391,7 @@ mod tests {
         let running = Running::new();
         running.note(&id("a"), Note::Step(Step::Running));
         let token = running.claim(&id("a")).expect("free");
-        let fresh = running.get(&id("a")).expect("in hand");
+        let fresh = running.get(&id("a")).expect("it runs");
         assert_eq!((fresh.step, fresh.kind, fresh.place, fresh.cancelled_by), (Step::Claimed, None, None, None));
         std::thread::sleep(Duration::from_millis(30));
         token.step(Step::Preparing);

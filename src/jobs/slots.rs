@@ -57,7 +57,7 @@ impl Slots {
         self.lock().total
     }
 
-    /// So many workers from now on. Those that are busy stay so.
+    /// Sets the number of workers. Busy ones finish their jobs.
     pub fn resize(&self, workers: usize) {
         self.lock().total = workers;
         self.0.1.notify_all();
@@ -69,15 +69,15 @@ impl Slots {
         self.0.1.notify_all();
     }
 
-    /// Makes whoever waits look again: its `stop` was set.
+    /// Wakes the waiting poller, whose `stop` was set.
     pub fn wake(&self) {
         // Under the lock, between whose taking and the wait `stop` is looked at.
         let _bell = self.lock();
         self.0.1.notify_all();
     }
 
-    /// Waits until a worker is free and `due` has come, or somebody kicked, or `stop` is set and [`Slots::wake`] called;
-    /// whether there was a kick. Returns early now and then, so the caller must look again.
+    /// Waits until a worker is free and `due` has come, or there was a kick, or `stop` is set and [`Slots::wake`] called; returns
+    /// whether there was a kick. May return early, so the caller must check again.
     pub(super) fn wait(&self, due: Instant, stop: &Stop) -> bool {
         let mut bell = self.lock();
         let now = clock::now();

@@ -43,7 +43,7 @@ impl WorkerPool {
         Ok(pool)
     }
 
-    /// So many workers from now on. Where a thread cannot be started, there are fewer, and no more jobs than those.
+    /// Sets the number of workers. If a thread cannot be started, there are fewer, and no more jobs than those.
     pub fn resize(&mut self, wanted: usize) -> io::Result<()> {
         let shrinks = wanted < self.slots.total();
         if shrinks {

@@ -227,7 +227,7 @@ fn is_looked_at(machine: &Machine) {
 
 /// Ready, with a status, as the user that the unit names, with the token as a credential.
 fn started(machine: &Machine) {
-    eventually("a status", || machine.show("StatusText").starts_with("claiming; 0 jobs in hand; last contact 20"));
+    eventually("a status", || machine.show("StatusText").starts_with("claiming; 0 jobs running; last contact 20"));
     assert!(machine.sh(&format!("systemctl status --no-pager {UNIT}")).contains("Status: \"claiming;"));
     let pid = machine.main_pid();
     assert_eq!(machine.sh(&format!("stat -c %U:%G /proc/{pid}")), "cronium:cronium");
@@ -286,7 +286,7 @@ fn hangs(machine: &Machine) {
 fn stops(machine: &Machine) {
     let id = machine.begin(3);
     let status = machine.show("StatusText");
-    assert!(status.contains("1 job in hand"), "{status}");
+    assert!(status.contains("1 job running"), "{status}");
     machine.sh(&format!("systemctl stop {UNIT}"));
     let row = machine.backend.job(&id).expect("the job");
     assert_eq!(row.terminal_reports(), 1, "reported before the agent ended: {row:?}");

@@ -130,13 +130,13 @@ fn the_agent_tells_that_it_is_ready_gets_on_and_stops() {
         panic!("no {word} in a hundred messages");
     };
     hear("READY=1");
-    hear("STATUS=claiming; 0 jobs in hand");
+    hear("STATUS=claiming; 0 jobs running");
     hear("WATCHDOG=1");
     hear("WATCHDOG=1");
     assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().expect("kill").success());
     hear("RELOADING=1\nMONOTONIC_USEC=");
     hear("READY=1");
-    hear("STATUS=claiming; 0 jobs in hand");
+    hear("STATUS=claiming; 0 jobs running");
     assert!(Command::new("kill").arg(child.id().to_string()).status().expect("kill").success());
     hear("STOPPING=1");
     assert_eq!(child.wait().expect("an end").code(), Some(0));

@@ -1,6 +1,6 @@
 //! A job on several servers: the same script on each, side by side, and one report.
 //!
-//! Each server has a thread, a record and an ending of its own, and one bad server fails itself alone. Lines are
+//! Each server has its own thread, record and ending, and one bad server fails alone. Lines are
 //! prefixed with the server's name and go through the job's one output, so that they have one numbering. The job's record
 //! says of each server how far it has come: the next agent goes on with what runs there, starts what was
 //! not begun, and knows how the others ended ([`go_on`]).

@@ -158,7 +158,7 @@ fn only_what_no_job_needs_is_removed() {
     let (removed, _) = rounds(&[("runs", OLD)], "[]", |reconciler, _| reconciler.round(false).expect("a round"));
     assert_eq!(removed, ["runs"], "it does not run any more");
     let (removed, _) = rounds(&[("young", young)], "[]", |reconciler, _| reconciler.round(true).expect("a round"));
-    assert_eq!(removed, ["young"], "before the first claim nobody has one in hand");
+    assert_eq!(removed, ["young"], "before the first claim no job runs");
 }
 
 #[test]

@@ -36,8 +36,8 @@ impl fmt::Display for RecordError {
         match self {
             Self::Locked { dir, pid } => write!(
                 f,
-                "another agent (process {pid}) works with state.dir {}; stop it, or give this one a state.dir and an \
-                 orchestrator.id of its own",
+                "another agent (process {pid}) works with state.dir {}; stop it, or give this one another state.dir and \
+                 orchestrator.id",
                 dir.display()
             ),
             Self::Io { what, path, error } => {

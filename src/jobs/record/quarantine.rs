@@ -1,5 +1,5 @@
-//! Where files go that cannot be used and must not be lost: torn ones, foreign ones, reports that the backend refused.
-//! A bounded number of them, each with its reason beside it.
+//! Quarantine: files that cannot be used and must not be lost, such as torn ones, foreign ones and refused reports. Their
+//! number is bounded, and each has its reason beside it.
 
 use std::fs;
 use std::io;
@@ -14,14 +14,14 @@ const WHY: &str = ".why";
 /// Bytes of the old name that are kept: those of a job's file fit.
 const NAME_MAX: usize = 120;
 
-/// A file that was set aside.
+/// A file in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
     /// Its name in the folder.
     pub name: String,
-    /// The job that it is about, as its name tells.
+    /// The job that it belongs to, by its name.
     pub job: Option<Id>,
-    /// When it was set aside: wall clock, milliseconds since 1970.
+    /// When it was moved there: wall clock, milliseconds since 1970.
     pub at_ms: u64,
     pub bytes: u64,
     pub why: String,
@@ -45,7 +45,7 @@ fn finish(folder: &Folder, name: &str, why: &str) -> io::Result<()> {
     // The reason is for people; without room for it, the file itself still tells what it is.
     let end = (0..=limits::QUARANTINE_REASON.min(why.len())).rev().find(|&at| why.is_char_boundary(at)).unwrap_or(0);
     if let Err(error) = fs::write(folder.path().join(format!("{name}{WHY}")), &why[..end]) {
-        log::debug!("cannot write down why {name} was set aside: {error}");
+        log::debug!("cannot write down why {name} is in quarantine: {error}");
     }
     make_room(folder);
     folder.sync()
@@ -93,7 +93,7 @@ fn make_room(folder: &Folder) {
         if count <= limits::QUARANTINE_FILES && bytes <= limits::QUARANTINE_BYTES {
             break;
         }
-        log::warn!("removing {} from what was set aside, to make room: {}", old.name, old.why);
+        log::warn!("removing {} from the quarantine, to make room: {}", old.name, old.why);
         let path = folder.path().join(&old.name);
         let gone = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         if let Err(error) = gone {
@@ -118,7 +118,7 @@ mod tests {
         let set_aside = |name: &str, bytes: u64, at: u64| {
             let from = path.join(name);
             fs::File::create(&from).and_then(|file| file.set_len(bytes)).expect("a file");
-            take_in(&folder, &from, at, "as planned").expect("set aside");
+            take_in(&folder, &from, at, "as planned").expect("in quarantine");
             list(&folder).expect("list").into_iter().map(|aside| (aside.at_ms, aside.bytes)).collect::<Vec<_>>()
         };
         let half = limits::QUARANTINE_BYTES / 2;

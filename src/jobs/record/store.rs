@@ -1,9 +1,9 @@
-//! What survives the agent: one small file a job in `state.dir/jobs`, from before its container is created until the
-//! backend has taken its report.
+//! The files that survive the agent: one small file a job in `state.dir/jobs`, from before its container is created until
+//! the backend has taken its report.
 //!
-//! A file is replaced as a whole and made to last before the agent does what it announces, so a kill or a power cut at
-//! any moment leaves the old entry or the new one. A file that cannot be read is set aside (`state.dir/aside`) with a
-//! warning and stops nothing. The lock on `state.dir` keeps a second agent away from the first one's jobs.
+//! A file is replaced as a whole and synced before the agent does what it announces, so a kill or a power cut at any moment
+//! leaves the old entry or the new one. A file that cannot be read moves to quarantine (`state.dir/aside`) with a warning
+//! and stops nothing. The lock on `state.dir` keeps a second agent away from the first one's jobs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ use crate::os::files::{Folder, Lock, LockError};
 
 const LOCK: &str = "lock";
 const JOBS: &str = "jobs";
-/// The folder of files that could not be read, and of reports that were given up.
+/// The quarantine: files that could not be read, and reports that were given up.
 pub const QUARANTINE: &str = "aside";
 /// No job's file is called like this, since no id begins with a dot.
 const PROBE: &str = ".probe";
@@ -161,7 +161,7 @@ impl RecordStore {
         written.map_err(|error| RecordError::io("write", &self.path_of(job), error))
     }
 
-    /// Reads a job's entry; `None` when there is none. A file that is no entry is set aside and counts as none.
+    /// Reads a job's entry; `None` if there is none. A file that is no entry moves to quarantine and counts as none.
     pub fn read(&self, job: &Id) -> Result<Option<Entry>, RecordError> {
         let path = self.path_of(job);
         let _turn = self.turn(job)?;
@@ -241,7 +241,7 @@ impl RecordStore {
         }
     }
 
-    /// Moves a job's file aside, for a person to look at; `why` is kept with it. False when there was none, or it could
+    /// Moves a job's file to quarantine, for a person to look at; `why` is kept with it. False if there was none, or it could
     /// not be moved.
     pub fn quarantine(&self, job: &Id, why: &str) -> bool {
         let Ok(_turn) = self.turn(job).inspect_err(|error| log::error!("{error}")) else { return false };
@@ -256,13 +256,13 @@ impl RecordStore {
         match quarantine::write(&self.0.quarantine, &name, &parts, now_ms(), why) {
             Ok(()) => true,
             Err(error) => {
-                log::error!("job {}: cannot set its entry aside: {error}", entry.job);
+                log::error!("job {}: cannot move its entry to quarantine: {error}", entry.job);
                 false
             }
         }
     }
 
-    /// What was set aside, oldest first.
+    /// The files in quarantine, oldest first.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         quarantine::list(&self.0.quarantine).unwrap_or_default()
     }
@@ -277,8 +277,8 @@ impl RecordStore {
         lock(&self.0.trouble).clone()
     }
 
-    /// Tries the disk: writes and removes a small file, then what could not be removed before. [`RecordStore::trouble`] says
-    /// what came of it.
+    /// Tries the disk: writes and removes a small file, then files that could not be removed before. [`RecordStore::trouble`] has
+    /// the result.
     pub fn probe(&self) {
         let jobs = &self.0.jobs;
         let tried = jobs.write(PROBE, &[&[b'.'; limits::RECORD_PROBE]]).and_then(|()| jobs.remove(PROBE));
@@ -295,7 +295,7 @@ impl RecordStore {
 
     fn move_to_quarantine(&self, path: &Path, why: &str) {
         if self.try_to_quarantine(path, why) {
-            log::warn!("set {} aside, in {}: {why}", path.display(), self.0.quarantine.path().display());
+            log::warn!("moved {} to {}: {why}", path.display(), self.0.quarantine.path().display());
         }
     }
 
@@ -303,7 +303,7 @@ impl RecordStore {
         match quarantine::take_in(&self.0.quarantine, path, now_ms(), why) {
             Ok(()) => true,
             Err(error) => {
-                log::error!("cannot set {} aside ({why}), leaving it where it is: {error}", path.display());
+                log::error!("cannot move {} to quarantine ({why}), leaving it where it is: {error}", path.display());
                 false
             }
         }

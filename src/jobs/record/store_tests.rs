@@ -27,7 +27,7 @@ impl Scratch {
         Self { dir: folder.to_path_buf(), mounted: false, _folder: folder }
     }
 
-    /// One on a file system of its own. Needs root, as the tests that need it say.
+    /// One on a separate file system. Needs root.
     pub(crate) fn tmpfs(options: &str) -> Self {
         let mut scratch = Self::new();
         run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", scratch.dir.to_str().expect("UTF-8")]);

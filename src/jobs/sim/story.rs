@@ -37,13 +37,13 @@ impl Story {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ending {
-    /// Killed at its so many-th step.
+    /// Killed at the step of this number.
     Killed(u64),
-    /// Told to stop after so long.
+    /// Stopped after this time.
     Stopped(Duration, AtEnd),
 }
 
-/// What becomes of the jobs of an agent that is told to stop, perhaps after a time in which they may end.
+/// The fate of the jobs of an agent that is stopped, perhaps after a time in which they may end.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AtEnd {
     Drain,

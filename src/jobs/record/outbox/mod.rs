@@ -1,8 +1,8 @@
 //! Delivers the reports that the backend did not take at the first try, for as long as it takes.
 //!
 //! A report waits on disk, in the records; memory knows only when to try it next. What the disk does not take is kept in
-//! memory, up to a bound. A report leaves in one of three ways: the backend took it, the backend refused it for good, or
-//! it waited longer than `jobs.reportRetention`; in the last two cases it is set aside, where a person finds it. In all
+//! memory, up to a bound. A report leaves in one of three ways: the backend took it, the backend finally refused it, or
+//! it waited longer than `jobs.reportRetention`; in the last two cases it moves to quarantine, where a person finds it. In all
 //! three its job is remembered as finished before its entry goes.
 //!
 //! Whether a report of an earlier run was sent is not known, so the backend is asked first.
@@ -95,7 +95,7 @@ pub enum Handed {
     Delivered(Delivery),
     /// The outbox goes on trying; why the first try failed.
     Waiting(String),
-    /// The backend refused it for good, with these words.
+    /// The backend finally refused it, with this message.
     SetAside(String),
 }
 
@@ -374,7 +374,7 @@ impl Outbox {
         let why = match self.0.records.read(job) {
             Ok(Some(entry)) if entry.ended().is_some() => return Some(Arc::new(entry)),
             Ok(Some(_)) => "its entry is that of a job which runs".to_owned(),
-            Ok(None) => "its entry is not on disk any more, or was set aside".to_owned(),
+            Ok(None) => "its entry is not on disk any more, or is in quarantine".to_owned(),
             Err(error) => {
                 let mut known = self.lock();
                 log::warn!("job {job}: {error}");
@@ -424,7 +424,7 @@ impl Outbox {
         let kept =
             records.put(entry).is_ok() && records.quarantine(job, why) || records.write_to_quarantine(entry, why);
         if kept {
-            log::error!("the report of job {job} is set aside: {why}");
+            log::error!("the report of job {job} moves to state.dir/aside: {why}");
         } else if let Some(Ended { report, .. }) = entry.ended() {
             let (status, code, words) = (&report.status, report.exit_code, &report.message);
             log::error!("the report of job {job} is lost ({why}); it was: {status}, exit code {code}, {words}");

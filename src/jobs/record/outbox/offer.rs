@@ -108,7 +108,7 @@ fn update(client: &Client, execution: &Id, report: &Report, tried: &mut Tried) -
     Ok(())
 }
 
-/// Whether the backend refused the report itself, for good.
+/// Whether the backend finally refused the report itself.
 pub(super) fn is_refused(tried: &Tried, error: &Error) -> bool {
     // While its fate is unknown, the error is that of the question.
     tried.updated && tried.fate == Fate::NotTaken && error.is_refusal()

@@ -1,9 +1,8 @@
-//! Which report is tried next, and when. Pure bookkeeping: the present moment is an argument.
+//! Which report is tried next, and when. Pure: the present moment is an argument.
 //!
-//! Each report has a pause of its own, so that one which always fails holds up no other. Several failures in a row,
-//! whatever the reports, mean that the backend is away: then all wait. Among those whose time has come, the one with the
-//! fewest failures goes first, then the oldest. Each step takes the logarithm of their number, of which there may be
-//! [`limits::OUTBOX_REPORTS`].
+//! Each report has its own pause, so that one that always fails delays no other. Several failures in a row, of any reports,
+//! mean that the backend is away: then all wait. Among the due reports, the one with the fewest failures goes first, then
+//! the oldest. Each step takes logarithmic time; there may be [`limits::OUTBOX_REPORTS`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -342,7 +341,7 @@ mod tests {
         queue.kick(now);
         assert_eq!(queue.next(now), Next::Try(id("d")));
         queue.remove(&id("d"));
-        // What the backend asked for holds whoever kicks.
+        // Retry-After applies to woken entries too.
         assert_eq!(queue.next(now), Next::Wait(least));
         assert_eq!(queue.next(now + least), Next::Try(id("a")));
         queue.look_again(&id("a"), now + least);

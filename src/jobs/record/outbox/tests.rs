@@ -207,7 +207,7 @@ fn each_fault_ends_in_exactly_one_report() {
         ("500 to everything for a while", |_, n, _| if n < 9 { error(500) } else { None }),
         ("503 to the report, not processed", |seen, n, _| if is_complete(seen) && n < 9 { error(503) } else { None }),
         ("429", |seen, n, _| if is_complete(seen) && n < 4 { error(429) } else { None }),
-        ("a wrong token that is mended", |_, n, _| if n < 5 { error(401) } else { None }),
+        ("a wrong token that is replaced", |_, n, _| if n < 5 { error(401) } else { None }),
         ("taken, the answer cut", |seen, _, backend| {
             if is_complete(seen) {
                 drop(backend.act(seen));

@@ -50,7 +50,7 @@ fn one_that_hangs_is_noticed_and_one_whose_backend_is_slow_and_away_is_not() {
     std::thread::sleep(longest + slow + slow / 2);
     assert_eq!(pulses.healthy(Instant::now()).expect_err("it hangs").part, "outbox");
     drop(held);
-    wait_for("it gets on again", || pulses.healthy(Instant::now()).is_ok());
+    wait_for("it makes progress again", || pulses.healthy(Instant::now()).is_ok());
     drop(running);
     assert_eq!(pulses.healthy(Instant::now() + longest * 2), Ok(()), "what has ended is not stuck");
 }
