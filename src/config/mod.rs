@@ -18,7 +18,7 @@ mod problem;
 pub mod show;
 mod tree;
 pub mod types;
-mod url;
+pub mod url;
 pub mod value;
 mod yaml;
 

@@ -4,20 +4,20 @@ use std::net::IpAddr;
 
 /// A checked address. No text of it is ever taken from a URL that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Url<'a> {
+pub struct Url<'a> {
     /// Lower case in the file; compared as written.
-    pub(super) scheme: &'a str,
+    pub scheme: &'a str,
     /// Without the brackets of an IPv6 address.
-    pub(super) host: &'a str,
-    pub(super) port: Option<u16>,
+    pub host: &'a str,
+    pub port: Option<u16>,
     /// Host and port as written.
-    pub(super) authority: &'a str,
+    pub authority: &'a str,
     /// From the first `/` on, or empty.
-    pub(super) path: &'a str,
+    pub path: &'a str,
 }
 
 /// Reads `SCHEME://HOST[:PORT][/PATH]`. The error is a reason without any of the text, which may hold a password.
-pub(super) fn parse<'a>(text: &'a str, schemes: &[&str]) -> Result<Url<'a>, String> {
+pub fn parse<'a>(text: &'a str, schemes: &[&str]) -> Result<Url<'a>, String> {
     let (scheme, rest) = text.split_once("://").ok_or_else(|| format!("it does not begin with {}", list(schemes)))?;
     if !schemes.contains(&scheme) {
         return Err(format!("it does not begin with {}", list(schemes)));
@@ -66,7 +66,7 @@ fn list(schemes: &[&str]) -> String {
 }
 
 /// Whether what is sent to `host` stays on this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.to_ascii_lowercase().ends_with(".localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

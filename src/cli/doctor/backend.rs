@@ -4,22 +4,19 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::report::Check;
+use super::report::Finding;
 use crate::api::{Client, certificate};
 use crate::cli::version::VERSION;
 use crate::config::types::{Api, Tls};
+use crate::config::url;
 use crate::limits;
 use crate::logs;
 use crate::os::{clock::Deadline, names, stop::Stop};
 use crate::wire::time::rfc3339;
 use crate::wire::x509::Certificate;
 
-pub(super) const NAMES: [&str; 5] = [DNS, TLS, BACKEND, TOKEN, CLOCK];
-const DNS: &str = "dns";
-const TLS: &str = "tls";
-const BACKEND: &str = "backend";
-const TOKEN: &str = "token";
-const CLOCK: &str = "clock";
+/// Of [`checks`].
+pub(super) const NAMES: [&str; 5] = ["dns", "tls", "backend", "token", "clock"];
 
 const REACH_HINT: &str = "check api.endpoint, the network between, and that the backend runs";
 
@@ -36,18 +33,14 @@ struct Target {
 
 /// Reads an endpoint that the configuration has checked.
 fn target(endpoint: &str) -> Target {
-    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("http", endpoint));
-    let secure = scheme == "https";
-    let authority = rest.split('/').next().unwrap_or_default();
-    let (host, port) = match authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
-        Some((host, after)) => (host, after.strip_prefix(':')),
-        None => match authority.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (authority, None),
-        },
-    };
-    let port = port.and_then(|port| port.parse().ok()).unwrap_or(if secure { 443 } else { 80 });
-    Target { secure, host: host.to_owned(), port }
+    let default = |secure| if secure { 443 } else { 80 };
+    match url::parse(endpoint, &["http", "https"]) {
+        Ok(url) => {
+            let secure = url.scheme == "https";
+            Target { secure, host: url.host.to_owned(), port: url.port.unwrap_or(default(secure)) }
+        }
+        Err(_) => Target { secure: false, host: endpoint.to_owned(), port: default(false) },
+    }
 }
 
 /// How long the steps may take.
@@ -58,11 +51,11 @@ struct Waits {
 }
 
 /// All checks of this file, in the order of [`NAMES`].
-pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Check> {
+pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Finding> {
     checks_within(api, tls, agent, Waits { tls: limits::DOCTOR_TLS, call: limits::DOCTOR_CALL })
 }
 
-fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Check> {
+fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Finding> {
     let target = target(&api.endpoint);
     let (dns, addresses) = resolve(&target);
     let mut checks = vec![dns, handshake(&target, tls, &addresses, waits.tls)];
@@ -76,19 +69,17 @@ fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Check> 
     let client = match Client::new(&api, tls, agent, VERSION, Stop::new()) {
         Ok(client) => client,
         Err(error) => {
-            checks.push(Check::fail(BACKEND, error.to_string(), "correct the key that is named"));
-            checks.extend([TOKEN, CLOCK].map(|name| Check::unknown(name, "no client for the backend")));
+            checks.push(Finding::fail(error.to_string(), "correct the key that is named"));
+            checks.extend([(); 2].map(|()| Finding::unknown("no client for the backend")));
             return checks;
         }
     };
     let health = client.health();
     checks.push(match &health {
-        Ok(took) => Check::ok(BACKEND, format!("{} answered in {} ms", api.endpoint, took.as_millis())),
+        Ok(took) => Finding::ok(format!("{} answered in {} ms", api.endpoint, took.as_millis())),
         // It answers: what it says to a token is the next line.
-        Err(error) if matches!(error.status(), Some(401 | 403)) => {
-            Check::ok(BACKEND, format!("{} answers", api.endpoint))
-        }
-        Err(error) => Check::fail(BACKEND, error.to_string(), hint),
+        Err(error) if matches!(error.status(), Some(401 | 403)) => Finding::ok(format!("{} answers", api.endpoint)),
+        Err(error) => Finding::fail(error.to_string(), hint),
     });
     checks.push(token(&client, agent));
     checks.push(clock(&client));
@@ -104,10 +95,10 @@ pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
 }
 
 /// Finds the host's addresses.
-fn resolve(target: &Target) -> (Check, Vec<SocketAddr>) {
+fn resolve(target: &Target) -> (Finding, Vec<SocketAddr>) {
     if let Ok(address) = target.host.parse::<IpAddr>() {
         let addresses = vec![SocketAddr::new(address, target.port)];
-        return (Check::ok(DNS, format!("api.endpoint is an address, {address}: no name to resolve")), addresses);
+        return (Finding::ok(format!("api.endpoint is an address, {address}: no name to resolve")), addresses);
     }
     let begun = Instant::now();
     let deadline = Deadline::after(limits::DOCTOR_DNS, "limits::DOCTOR_DNS");
@@ -115,31 +106,31 @@ fn resolve(target: &Target) -> (Check, Vec<SocketAddr>) {
         Ok(found) => {
             let shown: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
             let took = begun.elapsed().as_millis();
-            (Check::ok(DNS, format!("{} is {}, in {took} ms", target.host, shown.join(", "))), found)
+            (Finding::ok(format!("{} is {}, in {took} ms", target.host, shown.join(", "))), found)
         }
         Err(error) => {
             let hint = "check the name in api.endpoint and this host's resolver (/etc/resolv.conf, resolvectl query)";
-            (Check::fail(DNS, error.to_string(), hint), Vec::new())
+            (Finding::fail(error.to_string(), hint), Vec::new())
         }
     }
 }
 
-fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Duration) -> Check {
+fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Duration) -> Finding {
     if !target.secure {
         let local = addresses.iter().all(|address| address.ip().is_loopback()) && !addresses.is_empty();
         return if local {
-            Check::ok(TLS, "none: plain http, which does not leave this host")
+            Finding::ok("none: plain http, which does not leave this host")
         } else {
             let hint = "use https in api.endpoint: anyone on the way can read the token and every script";
-            Check::warn(TLS, "none: plain http to another machine", hint)
+            Finding::warn("none: plain http to another machine", hint)
         };
     }
     if addresses.is_empty() {
-        return Check::unknown(TLS, "the host has no address");
+        return Finding::unknown("the host has no address");
     }
     let config = match logs::tls_config(tls) {
         Ok(config) => config,
-        Err(error) => return Check::fail(TLS, error.to_string(), "correct the key that is named"),
+        Err(error) => return Finding::fail(error.to_string(), "correct the key that is named"),
     };
     let trust = match &tls.ca_file {
         Some(file) if tls.enabled => format!("{} (security.tls.caFile)", file.display()),
@@ -150,17 +141,16 @@ fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Durati
         Err(error) => {
             let hint = "check the backend's certificate (its name, its end), this host's clock, and for an authority of \
                         your own security.tls.enabled and caFile";
-            Check::fail(TLS, format!("{error}; trusted is {trust}"), hint)
+            Finding::fail(format!("{error}; trusted is {trust}"), hint)
         }
     }
 }
 
 /// Of a chain that was accepted: whose it is, and how long it lasts.
-fn judge_chain(chain: &certificate::Chain, trust: &str, now: SystemTime) -> Check {
+fn judge_chain(chain: &certificate::Chain, trust: &str, now: SystemTime) -> Finding {
     let end = chain.certificates.iter().min_by_key(|certificate| certificate.not_after);
     let (Some(own), Some(first_to_end)) = (chain.certificates.first(), end) else {
-        return Check::warn(
-            TLS,
+        return Finding::warn(
             format!("{}, and the chain cannot be read", chain.protocol),
             "look at it with openssl s_client",
         );
@@ -178,31 +168,30 @@ fn judge_chain(chain: &certificate::Chain, trust: &str, now: SystemTime) -> Chec
     );
     let hint = "renew the backend's certificate: from that moment on the agent reaches it no more";
     if left == Duration::ZERO {
-        Check::fail(TLS, measured, hint)
+        Finding::fail(measured, hint)
     } else if left < limits::DOCTOR_EXPIRY {
-        Check::warn(TLS, measured, hint)
+        Finding::warn(measured, hint)
     } else {
-        Check::ok(TLS, measured)
+        Finding::ok(measured)
     }
 }
 
 /// Asks for the list of this agent's jobs: a call that needs the token and changes nothing.
-fn token(client: &Client, agent: &str) -> Check {
+fn token(client: &Client, agent: &str) -> Finding {
     let hint = "give the agent the backend's service token: api.tokenFile, or systemd's LoadCredential";
     match client.orphaned() {
-        Ok(_) => Check::ok(TOKEN, format!("accepted, as agent {agent}")),
-        Err(error) if matches!(error.status(), Some(401 | 403)) => Check::fail(TOKEN, error.to_string(), hint),
-        Err(error) => Check::unknown(TOKEN, error.to_string()),
+        Ok(_) => Finding::ok(format!("accepted, as agent {agent}")),
+        Err(error) if matches!(error.status(), Some(401 | 403)) => Finding::fail(error.to_string(), hint),
+        Err(error) => Finding::unknown(error.to_string()),
     }
 }
 
-fn clock(client: &Client) -> Check {
+fn clock(client: &Client) -> Finding {
     let hint = "synchronise this host's time (timedatectl set-ntp true): times in reports are wrong by as much, and TLS may fail";
     match client.clock_skew() {
-        Some(skew) if skew.is_off => Check::warn(CLOCK, format!("this host's clock is {skew}"), hint),
-        Some(skew) => Check::ok(CLOCK, format!("this host's clock is {skew}")),
-        None => Check::warn(
-            CLOCK,
+        Some(skew) if skew.is_off => Finding::warn(format!("this host's clock is {skew}"), hint),
+        Some(skew) => Finding::ok(format!("this host's clock is {skew}")),
+        None => Finding::warn(
             "not known: no answer had a date",
             "see to the backend first; a proxy may also leave the date out",
         ),
@@ -264,7 +253,7 @@ mod tests {
 
     const WAIT: Duration = Duration::from_millis(100);
 
-    fn silent(api: &Api, waits: Waits) -> (Vec<Check>, Duration) {
+    fn silent(api: &Api, waits: Waits) -> (Vec<Finding>, Duration) {
         let begun = Instant::now();
         (checks_within(api, &Tls::default(), "a", waits), begun.elapsed())
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::backend;
 use super::proofs::{self, Found, Listener, NotRun, Ran};
-use super::report::Check;
+use super::report::{Check, Finding, named};
 use crate::cli::exec::no_thread;
 use crate::config::types::{Config, DockerEndpoint, PullPolicy};
 use crate::docker;
@@ -208,9 +208,10 @@ pub(super) fn checks(docker: &docker::Client, config: &Config, signals: &Signals
 
 /// The lines of proofs for which no canary flew.
 pub(super) fn not_proven(why: &str) -> Vec<Check> {
-    let mut checks = vec![proofs::not_proven(proofs::NAMES[0], why)];
-    checks.extend(proofs::NAMES[1..].iter().map(|name| proofs::not_proven(name, &format!("see {}", proofs::NAMES[0]))));
-    checks.push(Check::ok(proofs::CLEANUP, "no container was made"));
+    let mut findings = vec![proofs::not_proven(&format!("see {}", proofs::NAMES[0])); proofs::NAMES.len()];
+    findings[0] = proofs::not_proven(why);
+    let mut checks = named(&proofs::NAMES, findings);
+    checks.push(Finding::ok("no container was made").of(proofs::CLEANUP));
     checks
 }
 
@@ -240,7 +241,7 @@ fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> Result<
         thread.join_within(limits::THREAD_JOIN_WAIT);
     }
     let mut checks = proofs::judge(&found?, &config.container);
-    checks.push(left_behind(docker, &cage.word));
+    checks.push(left_behind(docker, &cage.word).of(proofs::CLEANUP));
     Ok(checks)
 }
 
@@ -332,11 +333,10 @@ fn sweep(docker: &docker::Client) {
 }
 
 /// Asks the engine whether a canary of this run is left.
-fn left_behind(docker: &docker::Client, word: &str) -> Check {
-    let name = proofs::CLEANUP;
+fn left_behind(docker: &docker::Client, word: &str) -> Finding {
     let rows = match docker.list(&labels::of_agent(AGENT)) {
         Ok(rows) => rows,
-        Err(error) => return Check::unknown(name, error.to_string()),
+        Err(error) => return Finding::unknown(error.to_string()),
     };
     let ours = format!("{AGENT}-{word}-");
     let left: Vec<String> = rows
@@ -345,9 +345,9 @@ fn left_behind(docker: &docker::Client, word: &str) -> Check {
         .map(|row| docker::containers::short(&row.id).to_owned())
         .collect();
     if left.is_empty() {
-        return Check::ok(name, "every container made here is removed");
+        return Finding::ok("every container made here is removed");
     }
-    Check::fail(name, format!("left in the engine: {}", left.join(", ")), format!("docker rm -f {}", left.join(" ")))
+    Finding::fail(format!("left in the engine: {}", left.join(", ")), format!("docker rm -f {}", left.join(" ")))
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn a_canary_whose_container_is_not_made_is_given_up() {
         caged(&engine, limits::DOCTOR_CANARIES, |cage| {
             let why = cage.launch(Canary::new("x", "true"), None).land().expect_err("no container");
             assert!(why.contains("within 30s (limits::DOCTOR_SETUP; a job has jobs.setupTimeout)"), "{why}");
-            let hint = proofs::not_proven(proofs::NAMES[0], &why).hint;
+            let hint = proofs::not_proven(&why).hint;
             assert!(hint.contains("at a quiet time"), "no job fails in this way: {hint}");
         });
     });

@@ -3,26 +3,26 @@
 use std::path::Path;
 
 use super::host::free_disk;
-use super::report::{Check, Grade};
+use super::report::{Check, Finding, Grade, named};
 use crate::config::types::{Config, Container, PullPolicy, Seccomp};
 use crate::docker::client::{EngineInfo, NEWEST, OLDEST, number};
 use crate::docker::{Client, Error};
 
-const ENGINE: &str = "engine";
-const API: &str = "engine-api";
-const ROOTLESS: &str = "rootless";
-const USER_NAMESPACES: &str = "user-namespaces";
-const CGROUP: &str = "cgroup";
-const LIMITS: &str = "limits";
-const STORAGE: &str = "storage-driver";
-const LOGGING: &str = "log-driver";
-const SECCOMP: &str = "seccomp";
-const APPARMOR: &str = "apparmor";
-const DISK: &str = "engine-disk";
-const IMAGES: &str = "images";
-/// All but the first, which says why the others are not known.
-const REST: [&str; 11] =
-    [API, ROOTLESS, USER_NAMESPACES, CGROUP, LIMITS, STORAGE, LOGGING, SECCOMP, APPARMOR, DISK, IMAGES];
+/// Of [`checks`].
+const NAMES: [&str; 12] = [
+    "engine",
+    "engine-api",
+    "rootless",
+    "user-namespaces",
+    "cgroup",
+    "limits",
+    "storage-driver",
+    "log-driver",
+    "seccomp",
+    "apparmor",
+    "engine-disk",
+    "images",
+];
 
 /// Where the kernel keeps the second version of control groups, and only that one.
 const UNIFIED: &str = "/sys/fs/cgroup/cgroup.controllers";
@@ -33,13 +33,13 @@ pub(super) fn checks(docker: &Client, config: &Config) -> (Vec<Check>, Result<()
         Ok(info) => info,
         Err(error) => {
             let hint = "start the engine, set container.docker.endpoint, or put the agent's user into the group docker";
-            let mut checks = vec![Check::fail(ENGINE, error.to_string(), hint)];
-            checks.extend(REST.map(|name| Check::unknown(name, "the engine does not answer")));
-            return (checks, Err("the engine does not answer".to_owned()));
+            let mut findings = vec![Finding::unknown("the engine does not answer"); NAMES.len()];
+            findings[0] = Finding::fail(error.to_string(), hint);
+            return (named(&NAMES, findings), Err("the engine does not answer".to_owned()));
         }
     };
     let podman = docker.is_podman().unwrap_or(false);
-    let checks = vec![
+    let findings = vec![
         engine(docker, &info, podman),
         api(docker, config.container.docker.version.as_deref()),
         rootless(&info),
@@ -53,7 +53,7 @@ pub(super) fn checks(docker: &Client, config: &Config) -> (Vec<Check>, Result<()
         disk(docker, &info, config.state.min_free_disk),
         images(docker, &config.container),
     ];
-    (checks, Ok(()))
+    (named(&NAMES, findings), Ok(()))
 }
 
 fn has(info: &EngineInfo, option: &str) -> bool {
@@ -61,47 +61,47 @@ fn has(info: &EngineInfo, option: &str) -> bool {
     info.security.iter().flatten().any(of)
 }
 
-fn engine(docker: &Client, info: &EngineInfo, podman: bool) -> Check {
+fn engine(docker: &Client, info: &EngineInfo, podman: bool) -> Finding {
     let name = if podman { "Podman" } else { "Docker" };
     let EngineInfo { version, system, kernel, .. } = info;
     let measured = format!("{name} {version} at {}, {system}, kernel {kernel}", docker.endpoint());
     if !podman {
-        return Check::ok(ENGINE, measured);
+        return Finding::ok(measured);
     }
     let hint = "jobs run here with container.network.mode none, or a network of your own; in a container, Podman adds \
                 writable /run and /var/tmp and sets no limit on the number of files";
-    Check::warn(ENGINE, format!("{measured}: it does not keep jobs of one network apart"), hint)
+    Finding::warn(format!("{measured}: it does not keep jobs of one network apart"), hint)
 }
 
-fn api(docker: &Client, fixed: Option<&str>) -> Check {
+fn api(docker: &Client, fixed: Option<&str>) -> Finding {
     let engine = match docker.version() {
         Ok(version) => version,
-        Err(error) => return Check::unknown(API, error.to_string()),
+        Err(error) => return Finding::unknown(error.to_string()),
     };
     let used = match docker.api_version() {
         Ok(used) => used,
-        Err(error) => return Check::unknown(API, error.to_string()),
+        Err(error) => return Finding::unknown(error.to_string()),
     };
     let (oldest, newest) = (&engine.oldest_api, &engine.api);
     let measured = format!("{used} is spoken; the engine has {oldest} to {newest}, this agent {OLDEST} to {NEWEST}");
     let outside = number(&used) < number(oldest) || number(&used) > number(newest) || number(&used) < number(OLDEST);
     match (outside, fixed) {
-        (true, Some(_)) => Check::fail(API, measured, "set container.docker.version to auto"),
-        (true, None) => Check::fail(API, measured, "update the older of the two"),
-        (false, _) => Check::ok(API, measured),
+        (true, Some(_)) => Finding::fail(measured, "set container.docker.version to auto"),
+        (true, None) => Finding::fail(measured, "update the older of the two"),
+        (false, _) => Finding::ok(measured),
     }
 }
 
-fn rootless(info: &EngineInfo) -> Check {
+fn rootless(info: &EngineInfo) -> Finding {
     let words = if has(info, "rootless") {
         "yes: the engine runs as a user of this host"
     } else {
         "no: the engine is root, and so is anyone who may use its socket"
     };
-    Check::ok(ROOTLESS, words)
+    Finding::ok(words)
 }
 
-fn user_namespaces(info: &EngineInfo) -> Check {
+fn user_namespaces(info: &EngineInfo) -> Finding {
     let words = if has(info, "userns") {
         "containers' users are mapped to others of this host"
     } else if has(info, "rootless") {
@@ -109,10 +109,10 @@ fn user_namespaces(info: &EngineInfo) -> Check {
     } else {
         "not mapped: a container's uid is the same uid on this host; jobs are not root and cannot become it"
     };
-    Check::ok(USER_NAMESPACES, words)
+    Finding::ok(words)
 }
 
-fn cgroup(info: &EngineInfo, unified: bool) -> Check {
+fn cgroup(info: &EngineInfo, unified: bool) -> Finding {
     let version = match info.cgroup_version.as_deref() {
         Some(version) if !version.is_empty() => version,
         _ if unified => "2",
@@ -121,19 +121,19 @@ fn cgroup(info: &EngineInfo, unified: bool) -> Check {
     let driver = if info.cgroup_driver.is_empty() { "unknown" } else { &info.cgroup_driver };
     let measured = format!("version {version}, driver {driver}");
     if driver == "none" {
-        return Check::fail(CGROUP, format!("{measured}: no limit of a container is set"), LIMITS_HINT);
+        return Finding::fail(format!("{measured}: no limit of a container is set"), LIMITS_HINT);
     }
     if version == "1" && has(info, "rootless") {
-        return Check::fail(CGROUP, format!("{measured}: a rootless engine can set no limit there"), LIMITS_HINT);
+        return Finding::fail(format!("{measured}: a rootless engine can set no limit there"), LIMITS_HINT);
     }
-    Check::ok(CGROUP, measured)
+    Finding::ok(measured)
 }
 
 const LIMITS_HINT: &str = "use control groups version 2 with all controllers (systemd.unified_cgroup_hierarchy=1; for a \
                            rootless engine Delegate=cpu cpuset io memory pids), or boot with cgroup_enable=memory swapaccount=1";
 
 /// What the engine says that it can limit; whether it does is proven by the canaries.
-fn limits(info: &EngineInfo) -> Check {
+fn limits(info: &EngineInfo) -> Finding {
     let all = [
         ("memory", info.memory_limit, Grade::Fail),
         ("processes", info.pids_limit, Grade::Fail),
@@ -149,45 +149,43 @@ fn limits(info: &EngineInfo) -> Check {
     let measured = format!("the engine can limit: {}", words.join(", "));
     let worst = all.iter().filter(|(_, told, _)| *told != Some(true)).map(|(.., grade)| *grade).max();
     match worst {
-        None => Check::ok(LIMITS, measured),
-        Some(grade) => Check { grade, ..Check::fail(LIMITS, measured, LIMITS_HINT) },
+        None => Finding::ok(measured),
+        Some(grade) => Finding { grade, ..Finding::fail(measured, LIMITS_HINT) },
     }
 }
 
-fn storage(info: &EngineInfo) -> Check {
+fn storage(info: &EngineInfo) -> Finding {
     let driver = &info.storage;
     match driver.as_str() {
-        "overlay2" | "overlay" | "overlayfs" | "btrfs" | "zfs" | "fuse-overlayfs" => Check::ok(STORAGE, driver),
-        "vfs" => Check::warn(STORAGE, "vfs: each container is a whole copy of its image", "use overlay2"),
-        _ => Check::warn(STORAGE, format!("{driver}: not tried with this agent"), "use overlay2"),
+        "overlay2" | "overlay" | "overlayfs" | "btrfs" | "zfs" | "fuse-overlayfs" => Finding::ok(driver),
+        "vfs" => Finding::warn("vfs: each container is a whole copy of its image", "use overlay2"),
+        _ => Finding::warn(format!("{driver}: not tried with this agent"), "use overlay2"),
     }
 }
 
-fn logging(info: &EngineInfo, podman: bool) -> Check {
+fn logging(info: &EngineInfo, podman: bool) -> Finding {
     let default = if info.logging.is_empty() { "not told" } else { &info.logging };
     let kept = if podman { "json-file, which Podman keeps as k8s-file" } else { "json-file with a cap" };
-    Check::ok(LOGGING, format!("jobs use {kept}; the engine's default ({default}) does not matter to them"))
+    Finding::ok(format!("jobs use {kept}; the engine's default ({default}) does not matter to them"))
 }
 
-fn seccomp(info: &EngineInfo, container: &Container) -> Check {
+fn seccomp(info: &EngineInfo, container: &Container) -> Finding {
     let told = info.security.iter().flatten().find(|found| found.starts_with("name=seccomp"));
     let hint = "use an engine and a kernel with seccomp: without it every system call is open to a script";
     match (told, &container.security.seccomp) {
-        (None, _) => Check::fail(SECCOMP, "the engine has no seccomp", hint),
+        (None, _) => Finding::fail("the engine has no seccomp", hint),
         (Some(_), Seccomp::Profile { path, .. }) => {
-            Check::ok(SECCOMP, format!("on; jobs have the profile {}", path.display()))
+            Finding::ok(format!("on; jobs have the profile {}", path.display()))
         }
-        (Some(told), Seccomp::Default) if told.contains("unconfined") => {
-            Check::fail(SECCOMP, format!("off: {told}"), hint)
-        }
-        (Some(told), Seccomp::Default) => Check::ok(SECCOMP, format!("on: {told}")),
+        (Some(told), Seccomp::Default) if told.contains("unconfined") => Finding::fail(format!("off: {told}"), hint),
+        (Some(told), Seccomp::Default) => Finding::ok(format!("on: {told}")),
     }
 }
 
-fn apparmor(info: &EngineInfo) -> Check {
+fn apparmor(info: &EngineInfo) -> Finding {
     for (option, word) in [("apparmor", "AppArmor"), ("selinux", "SELinux")] {
         if has(info, option) {
-            return Check::ok(APPARMOR, format!("{word} is on"));
+            return Finding::ok(format!("{word} is on"));
         }
     }
     let hint = if has(info, "rootless") {
@@ -195,21 +193,21 @@ fn apparmor(info: &EngineInfo) -> Check {
     } else {
         "boot with lsm=…,apparmor and install apparmor, or SELinux with container-selinux: one more wall around a script"
     };
-    Check::warn(APPARMOR, "neither AppArmor nor SELinux is used by the engine", hint)
+    Finding::warn("neither AppArmor nor SELinux is used by the engine", hint)
 }
 
-fn disk(docker: &Client, info: &EngineInfo, least: u64) -> Check {
+fn disk(docker: &Client, info: &EngineInfo, least: u64) -> Finding {
     if !docker.is_local() {
         let hint = "watch the disk on that host; the agent cannot";
-        return Check::warn(DISK, "the engine is on another host: its disk cannot be seen from here", hint);
+        return Finding::warn("the engine is on another host: its disk cannot be seen from here", hint);
     }
     if info.root.is_empty() {
-        return Check::unknown(DISK, "the engine does not tell where its data is");
+        return Finding::unknown("the engine does not tell where its data is");
     }
-    free_disk(DISK, Path::new(&info.root), least)
+    free_disk(Path::new(&info.root), least)
 }
 
-fn images(docker: &Client, container: &Container) -> Check {
+fn images(docker: &Client, container: &Container) -> Finding {
     let images = &container.images;
     let mut names = vec![&images.bash, &images.python, &images.nodejs];
     names.dedup();
@@ -218,20 +216,20 @@ fn images(docker: &Client, container: &Container) -> Check {
         match docker.has_image(name) {
             Ok(true) => {}
             Ok(false) => missing.push(name.as_str()),
-            Err(error) => return Check::unknown(IMAGES, describe(&error)),
+            Err(error) => return Finding::unknown(describe(&error)),
         }
     }
     let count = names.len();
     if missing.is_empty() {
         let all: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
-        return Check::ok(IMAGES, format!("all {count} are there: {}", all.join(", ")));
+        return Finding::ok(format!("all {count} are there: {}", all.join(", ")));
     }
     let measured = format!("{} of {count} are missing: {}", missing.len(), missing.join(", "));
     let hint = format!("pull or build them (docker pull {}; scripts/build-images.sh)", missing.join(" "));
     if container.pull_policy == PullPolicy::Never {
-        return Check::fail(IMAGES, format!("{measured}; container.images.pullPolicy is never"), hint);
+        return Finding::fail(format!("{measured}; container.images.pullPolicy is never"), hint);
     }
-    Check::warn(IMAGES, format!("{measured}; the first job waits for the pull"), hint)
+    Finding::warn(format!("{measured}; the first job waits for the pull"), hint)
 }
 
 fn describe(error: &Error) -> String {

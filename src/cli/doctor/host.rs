@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::report::{Check, Grade};
+use super::report::{Finding, Grade};
 use crate::config::types::{Ssh, State};
 use crate::config::{Loaded, Origin};
 use crate::executors::container::resources::bytes;
@@ -14,33 +14,23 @@ use crate::limits;
 use crate::os::private::{self, Refused};
 use crate::os::{disk, random};
 
-pub(super) const NAMES: [&str; 3] = [STATE, STATE_DISK, KNOWN_HOSTS];
-const STATE: &str = "state-dir";
-const STATE_DISK: &str = "state-disk";
-const KNOWN_HOSTS: &str = "known-hosts";
+pub(super) const CONFIGURATION: &str = "configuration";
+/// Of [`checks`].
+pub(super) const NAMES: [&str; 3] = ["state-dir", "state-disk", "known-hosts"];
 
 /// The configuration that was loaded. [`super::problem`] reports one that was not.
-pub(super) fn configuration(loaded: &Loaded) -> Check {
-    let name = "configuration";
+pub(super) fn configuration(loaded: &Loaded) -> Finding {
     let file = loaded.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     if loaded.warnings.is_empty() {
-        return Check::ok(name, format!("valid ({file})"));
+        return Finding::ok(format!("valid ({file})"));
     }
     let words: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-    Check::warn(
-        name,
-        format!("valid ({file}), and to know: {}", words.join("; ")),
-        "see cronium-agent validate --explain",
-    )
+    Finding::warn(format!("valid ({file}), and to know: {}", words.join("; ")), "see cronium-agent validate --explain")
 }
 
 /// All checks of this file, in the order of [`NAMES`].
-pub(super) fn checks(state: &State, ssh: &Ssh, known_hosts_given: bool) -> Vec<Check> {
-    vec![
-        state_dir(&state.dir),
-        free_disk(STATE_DISK, &state.dir, state.min_free_disk),
-        known_hosts(ssh, known_hosts_given),
-    ]
+pub(super) fn checks(state: &State, ssh: &Ssh, known_hosts_given: bool) -> Vec<Finding> {
+    vec![state_dir(&state.dir), free_disk(&state.dir, state.min_free_disk), known_hosts(ssh, known_hosts_given)]
 }
 
 /// Whether the file of host keys was named by somebody.
@@ -74,7 +64,7 @@ fn try_writing(folder: &Path) -> std::io::Result<()> {
     written.and(removed)
 }
 
-fn state_dir(dir: &Path) -> Check {
+fn state_dir(dir: &Path) -> Finding {
     let (folder, shown) = (nearest(dir), dir.display());
     let there = folder == dir;
     if let Err(refused) = private::look(dir) {
@@ -82,40 +72,35 @@ fn state_dir(dir: &Path) -> Check {
         let hint = "state.dir has to belong to the agent's user, where nobody else may rename; run this as that user";
         // That of an agent of another user, whose host is looked at by root.
         let is_anothers = matches!(&refused, Refused::Foreign { path, .. } if path == dir);
-        return if is_anothers { Check::warn(STATE, measured, hint) } else { Check::fail(STATE, measured, hint) };
+        return if is_anothers { Finding::warn(measured, hint) } else { Finding::fail(measured, hint) };
     }
     if let Err(error) = try_writing(&folder) {
         let what = if there { String::new() } else { format!(", and {} is the nearest folder", folder.display()) };
         let missing = if there { "" } else { " does not exist" };
-        return Check::fail(
-            STATE,
+        return Finding::fail(
             format!("{shown}{missing}{what}: {} cannot write there: {error}", user()),
             "make state.dir, owned by the agent's user, or set another; run this as that user",
         );
     }
     if !there {
         let made = format!("{shown} is not there; the first start makes it in {}", folder.display());
-        return Check::ok(STATE, format!("{made}, which {} can write", user()));
+        return Finding::ok(format!("{made}, which {} can write", user()));
     }
-    let Ok(found) = fs::metadata(dir) else { return Check::unknown(STATE, format!("{shown} went away")) };
+    let Ok(found) = fs::metadata(dir) else { return Finding::unknown(format!("{shown} went away")) };
     let (mode, owner) = (found.mode() & 0o777, found.uid());
     let written = format!("{shown}: written by {}; owner uid {owner}, mode {mode:o}", user());
     if mode != 0o700 {
-        return Check::warn(
-            STATE,
-            written,
-            format!("others may look into it: chmod 700 {shown}; the next start does it"),
-        );
+        return Finding::warn(written, format!("others may look into it: chmod 700 {shown}; the next start does it"));
     }
-    Check::ok(STATE, written)
+    Finding::ok(written)
 }
 
 /// Room on the file system that holds `path`, against what the agent needs to claim anything.
-pub(super) fn free_disk(name: &'static str, path: &Path, least: u64) -> Check {
+pub(super) fn free_disk(path: &Path, least: u64) -> Finding {
     let folder = nearest(path);
     let free = match disk::free(&folder) {
         Ok(free) => free,
-        Err(error) => return Check::unknown(name, format!("{}: {error}", folder.display())),
+        Err(error) => return Finding::unknown(format!("{}: {error}", folder.display())),
     };
     let inodes = free.inodes.map_or_else(String::new, |n| format!(", {n} inodes"));
     let measured = format!(
@@ -131,41 +116,37 @@ pub(super) fn free_disk(name: &'static str, path: &Path, least: u64) -> Check {
     } else if free.bytes / 2 < least {
         Grade::Warn
     } else {
-        return Check::ok(name, measured);
+        return Finding::ok(measured);
     };
-    Check { grade, ..Check::warn(name, measured, hint) }
+    Finding { grade, ..Finding::warn(measured, hint) }
 }
 
-fn known_hosts(ssh: &Ssh, given: bool) -> Check {
+fn known_hosts(ssh: &Ssh, given: bool) -> Finding {
     let file = ssh.known_hosts_file.display();
     let known = match KnownHosts::count(&ssh.known_hosts_file) {
         Ok(known) => known,
         Err(error) => {
             let hint =
                 "make ssh.security.knownHostsFile a file that the agent's user can read: no job can reach a server";
-            return Check::fail(KNOWN_HOSTS, format!("{file}: cannot be read: {error}"), hint);
+            return Finding::fail(format!("{file}: cannot be read: {error}"), hint);
         }
     };
     if !ssh.strict_host_key_checking {
         let hint = "set ssh.security.strictHostKeyChecking: true and pin keys with cronium-agent known-hosts add";
-        return Check::warn(
-            KNOWN_HOSTS,
-            format!("{file}: {} keys; a server's first key is believed", known.counts().keys),
-            hint,
-        );
+        return Finding::warn(format!("{file}: {} keys; a server's first key is believed", known.counts().keys), hint);
     }
     if !ssh.known_hosts_file.exists() {
         let measured = format!("{file} is not there: no server's key is known, and jobs on servers are refused");
         return if given {
-            Check::warn(KNOWN_HOSTS, measured, "cronium-agent known-hosts add HOST makes it")
+            Finding::warn(measured, "cronium-agent known-hosts add HOST makes it")
         } else {
-            Check::ok(KNOWN_HOSTS, format!("{measured}; of no matter where all jobs run in containers"))
+            Finding::ok(format!("{measured}; of no matter where all jobs run in containers"))
         };
     }
     let read = format!("{file}: {} keys", known.counts().keys);
     let counts = known.counts();
     if counts.skipped == 0 && counts.authorities == 0 {
-        return Check::ok(KNOWN_HOSTS, read);
+        return Finding::ok(read);
     }
     let lines: Vec<String> =
         known.skipped().iter().map(|skipped| format!("line {}: {}", skipped.line, skipped.why)).collect();
@@ -175,7 +156,7 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Check {
         counts.authorities,
         lines.join("; ")
     );
-    Check::warn(KNOWN_HOSTS, measured, "correct or remove these lines")
+    Finding::warn(measured, "correct or remove these lines")
 }
 
 #[cfg(test)]
@@ -207,7 +188,7 @@ mod tests {
         for (least, grade) in
             [(free / 3, Grade::Ok), (free / 4 * 3, Grade::Warn), (free.saturating_mul(2), Grade::Fail)]
         {
-            assert_eq!(free_disk(STATE_DISK, Path::new("/no/such"), least).grade, grade, "{least}");
+            assert_eq!(free_disk(Path::new("/no/such"), least).grade, grade, "{least}");
         }
     }
 }

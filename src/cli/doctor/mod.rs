@@ -21,7 +21,7 @@ use crate::limits;
 use crate::os::signals::Signals;
 use crate::os::threads::{self, Thread};
 
-use report::{Check, Report};
+use report::{Check, Finding, Report, named};
 
 /// What was typed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,9 @@ pub fn run(
     let begun = Instant::now();
     let (checks, code) = match loaded {
         Ok(loaded) => (look(&loaded, agent, signals), None),
-        Err(problems) => (problems.0.iter().map(problem).collect(), Some(exit::USAGE)),
+        Err(problems) => {
+            (problems.0.iter().map(|found| problem(found).of(host::CONFIGURATION)).collect(), Some(exit::USAGE))
+        }
     };
     let report = Report { checks, took: begun.elapsed() };
     let text = if request.json { report.json() } else { report.text(request.fix_hints) };
@@ -53,18 +55,22 @@ pub fn run(
 }
 
 /// One thing that is wrong with the configuration; without one there is nothing else to look at.
-fn problem(problem: &crate::config::Problem) -> Check {
-    Check::fail("configuration", problem.to_string(), "correct this key; see cronium-agent validate")
+fn problem(problem: &crate::config::Problem) -> Finding {
+    Finding::fail(problem.to_string(), "correct this key; see cronium-agent validate")
 }
 
 /// Checks that are made on their own thread.
 struct Beside {
     names: &'static [&'static str],
-    made: Result<(Receiver<Vec<Check>>, Thread), String>,
+    made: Result<(Receiver<Vec<Finding>>, Thread), String>,
 }
 
 impl Beside {
-    fn start(thread: &str, names: &'static [&'static str], make: impl FnOnce() -> Vec<Check> + Send + 'static) -> Self {
+    fn start(
+        thread: &str,
+        names: &'static [&'static str],
+        make: impl FnOnce() -> Vec<Finding> + Send + 'static,
+    ) -> Self {
         let (sender, receiver) = sync_channel(1);
         let started = threads::spawn(thread, move || drop(sender.send(make())));
         Self {
@@ -86,15 +92,15 @@ impl Beside {
             Ok(checks)
         });
         match heard {
-            Ok(checks) => checks,
-            Err(why) => self.names.iter().map(|name| Check::unknown(name, &why)).collect(),
+            Ok(findings) => named(self.names, findings),
+            Err(why) => named(self.names, vec![Finding::unknown(&why); self.names.len()]),
         }
     }
 }
 
 fn look(loaded: &Loaded, agent: Result<Option<String>, String>, signals: &Signals) -> Vec<Check> {
     let config = &loaded.config;
-    let mut checks = vec![host::configuration(loaded)];
+    let mut checks = vec![host::configuration(loaded).of(host::CONFIGURATION)];
     // Where no agent has run yet, the backend is asked under this command's name.
     let agent = agent.ok().flatten().unwrap_or_else(|| "doctor".to_owned());
     let (state, ssh, given) = (config.state.clone(), config.ssh.clone(), host::known_hosts_given(loaded));
@@ -124,11 +130,14 @@ mod tests {
         let (over, ended) = std::sync::mpsc::channel::<()>();
         let beside = Beside::start("t-beside", &["one", "two"], move || {
             let _ = ended.recv_timeout(Duration::from_secs(3));
-            vec![Check::ok("one", "fine"), Check::ok("two", "fine")]
+            vec![Finding::ok("fine"), Finding::ok("fine")]
         });
         let checks = beside.finish_within(Duration::from_millis(50));
         assert_eq!(checks.iter().map(|check| check.name).collect::<Vec<_>>(), ["one", "two"]);
-        assert!(checks.iter().all(|check| check.measured.contains("within 50ms (limits::DOCTOR_GROUP)")), "{checks:?}");
+        assert!(
+            checks.iter().all(|check| check.finding.measured.contains("within 50ms (limits::DOCTOR_GROUP)")),
+            "{checks:?}"
+        );
         drop(over);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::report::Check;
+use super::report::{Check, Finding};
 use crate::config::types::{Container, Network, NetworkMode, ResourceSet, Security};
 use crate::executors::container::resources::bytes;
 use crate::limits;
@@ -112,13 +112,13 @@ fn last_line(text: &str) -> &str {
 }
 
 /// The line of a proof that was not given.
-pub(super) fn not_proven(name: &'static str, why: &str) -> Check {
+pub(super) fn not_proven(why: &str) -> Finding {
     let hint = if why.contains("limits::DOCTOR_SETUP") {
         "run this again at a quiet time, and once more: the engine takes long to start containers, longest the first ones"
     } else {
         "a job would fail in the same way: correct that, then run this again"
     };
-    Check::fail(name, format!("not proven: {why}"), hint)
+    Finding::fail(format!("not proven: {why}"), hint)
 }
 
 /// All proofs, in the order of [`NAMES`].
@@ -135,19 +135,15 @@ pub(super) fn judge(found: &Found, container: &Container) -> Vec<Check> {
         (METADATA, metadata(found, network)),
         (SOCKET, socket(found)),
     ];
-    all.into_iter().map(|(name, check)| check.unwrap_or_else(|why| not_proven(name, &why))).collect()
+    all.into_iter().map(|(name, found)| found.unwrap_or_else(|why| not_proven(&why)).of(name)).collect()
 }
 
 /// Of something that is open: a warning where the configuration wants it so, else a failure.
-fn open(name: &'static str, wanted: bool, measured: String, hint: &str) -> Check {
-    if wanted {
-        Check::warn(name, format!("{measured}, as configured"), hint)
-    } else {
-        Check::fail(name, measured, hint)
-    }
+fn open(wanted: bool, measured: String, hint: &str) -> Finding {
+    if wanted { Finding::warn(format!("{measured}, as configured"), hint) } else { Finding::fail(measured, hint) }
 }
 
-fn root(found: &Found, security: &Security) -> Result<Check, NotRun> {
+fn root(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     let facts = Facts::whole(&found.locks)?;
     let mount = facts.one("root").ok_or("the root's mount is not in /proc/self/mounts")?;
     facts.one("workspace").ok_or("the control failed: /workspace cannot be written either")?;
@@ -162,18 +158,18 @@ fn root(found: &Found, security: &Security) -> Result<Check, NotRun> {
         let mode = if read_only { "read-only" } else { "read-write" };
         let hint =
             "set container.security.readOnlyRootfs: true; where it is set, this engine does not act on it: use another";
-        return Ok(open(ROOT, !security.readonly_rootfs, format!("the root is mounted {mode}{written}"), hint));
+        return Ok(open(!security.readonly_rootfs, format!("the root is mounted {mode}{written}"), hint));
     }
     let refused = facts.all("refused").count();
     let measured = format!("mounted read-only, {refused} places refused; /workspace can be written");
     if added.is_empty() {
-        return Ok(Check::ok(ROOT, measured));
+        return Ok(Finding::ok(measured));
     }
     let hint = "what is written there counts as the job's memory, and is gone with it; Podman: read_only_tmpfs";
-    Ok(Check::warn(ROOT, format!("{measured}; the engine adds writable {}", folders(&added)), hint))
+    Ok(Finding::warn(format!("{measured}; the engine adds writable {}", folders(&added)), hint))
 }
 
-fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
+fn privilege(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     let facts = Facts::whole(&found.locks)?;
     let status = |name: &str| {
         let value = facts.all("status").find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -205,17 +201,17 @@ fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
         let hint = "Podman's own seccomp profile lets a script make a namespace in which it is root, and so reach more of the \
                     kernel: name Docker's profile in container.security.seccompProfile, or set the sysctl \
                     user.max_user_namespaces=0";
-        return Ok(Check::fail(PRIVILEGE, "a script can make a user namespace; beyond it, it gains nothing", hint));
+        return Ok(Finding::fail("a script can make a user namespace; beyond it, it gains nothing", hint));
     }
     if !gained.is_empty() || seccomp != "2" {
         let filter = if seccomp == "2" { "" } else { "; no seccomp filter is in force" };
         let what = if gained.is_empty() { "nothing tried".to_owned() } else { gained.join(", ") };
-        return Ok(Check::fail(PRIVILEGE, format!("a script can gain: {what}{filter}; {}", flags.join(", ")), hint));
+        return Ok(Finding::fail(format!("a script can gain: {what}{filter}; {}", flags.join(", ")), hint));
     }
     if !flags.is_empty() {
         let all = security.drop_capabilities.iter().any(|name| name == "ALL");
         let wanted = !security.no_new_privileges || !all || security.user.0 == 0;
-        return Ok(open(PRIVILEGE, wanted, flags.join(", "), hint));
+        return Ok(open(wanted, flags.join(", "), hint));
     }
     let setuid = facts.all("setuid").count();
     let files =
@@ -227,50 +223,50 @@ fn privilege(found: &Found, security: &Security) -> Result<Check, NotRun> {
         "uid {uid}, no capability, no_new_privs, a seccomp filter{confined}; denied: {}; setuid files: {files}",
         denied.join(", ")
     );
-    Ok(Check::ok(PRIVILEGE, measured))
+    Ok(Finding::ok(measured))
 }
 
 const LIMITS_HINT: &str =
     "this engine does not enforce the limit: see the lines cgroup and limits; do not run untrusted scripts here";
 
-fn processes(found: &Found) -> Result<Check, NotRun> {
+fn processes(found: &Found) -> Result<Finding, NotRun> {
     let ran = found.pids.as_ref().map_err(NotRun::clone)?;
     let facts = Facts(ran);
     let (limit, tried) = (ran.limits.pids, limits::DOCTOR_PIDS_MORE);
     let started = facts.number("started").unwrap_or(0);
     if facts.one("all").is_some() || started > limit {
         let measured = format!("{started} of {tried} processes were started with a limit of {limit}");
-        return Ok(Check::fail(PROCESSES, measured, LIMITS_HINT));
+        return Ok(Finding::fail(measured, LIMITS_HINT));
     }
     let err = ran.err.to_ascii_lowercase();
     if started == 0 || !(err.contains("fork") || err.contains("resource temporarily unavailable")) {
         return Err(format!("{started} processes were started, and none was refused: {}", last_line(&ran.err)));
     }
     let measured = format!("{started} processes were started, then a fork was refused; the limit is {limit}");
-    Ok(Check::ok(PROCESSES, measured))
+    Ok(Finding::ok(measured))
 }
 
-fn memory(found: &Found) -> Result<Check, NotRun> {
+fn memory(found: &Found) -> Result<Finding, NotRun> {
     let ran = found.memory.as_ref().map_err(NotRun::clone)?;
     let facts = Facts(ran);
     let limit = bytes(ran.limits.memory);
     let fits =
         facts.number("fits").ok_or_else(|| format!("the control failed: {} {}", ran.message, last_line(&ran.err)))?;
     if let Some(held) = facts.number("survived") {
-        return Ok(Check::fail(MEMORY, format!("it held {} with a limit of {limit}", bytes(held)), LIMITS_HINT));
+        return Ok(Finding::fail(format!("it held {} with a limit of {limit}", bytes(held)), LIMITS_HINT));
     }
     let held = format!("{} within the limit of {limit} worked", bytes(fits));
     match ran.cause {
-        Cause::Memory(_) => Ok(Check::ok(MEMORY, format!("{held}; beyond it the kernel killed the script"))),
+        Cause::Memory(_) => Ok(Finding::ok(format!("{held}; beyond it the kernel killed the script"))),
         // Some engines refuse the memory instead.
         Cause::Exit if ran.err.to_ascii_lowercase().contains("memory") => {
-            Ok(Check::ok(MEMORY, format!("{held}; more was refused: {}", last_line(&ran.err))))
+            Ok(Finding::ok(format!("{held}; more was refused: {}", last_line(&ran.err))))
         }
         _ => Err(format!("{held}, but the end beyond it was not the kernel's: {}", ran.message)),
     }
 }
 
-fn cores(found: &Found) -> Result<Check, NotRun> {
+fn cores(found: &Found) -> Result<Finding, NotRun> {
     let ran = found.cpu.as_ref().map_err(NotRun::clone)?;
     let facts = Facts(ran);
     let used = facts.one("used").and_then(cpu_time);
@@ -282,14 +278,14 @@ fn cores(found: &Found) -> Result<Check, NotRun> {
     let measured = format!("two busy processes got {used:.2} s a second with a limit of {limit} cores");
     // The second is the timer's; at its ends a period's quota may come on top.
     if used > limit * 2.0 + 0.1 {
-        return Ok(Check::fail(CORES, measured, LIMITS_HINT));
+        return Ok(Finding::fail(measured, LIMITS_HINT));
     }
     Ok(match held {
-        Some(times) if times > 0 => Check::ok(CORES, format!("{measured}; the kernel held them up {times} times")),
+        Some(times) if times > 0 => Finding::ok(format!("{measured}; the kernel held them up {times} times")),
         _ => {
             let hint = "the kernel does not say that it held them up: on a busy host they may have got no more in any case; run \
                         this again while it is idle";
-            Check::warn(CORES, measured, hint)
+            Finding::warn(measured, hint)
         }
     })
 }
@@ -303,13 +299,12 @@ fn cpu_time(text: &str) -> Option<f64> {
     text.split_whitespace().map(one).try_fold(0.0, |sum, time| Some(sum + time?)).filter(|_| !text.is_empty())
 }
 
-fn disk(found: &Found, security: &Security) -> Result<Check, NotRun> {
+fn disk(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     let facts = Facts::whole(&found.locks)?;
     if !security.readonly_rootfs {
         let measured =
             "the root is writable: the agent looks once a second and ends a job that wrote too much".to_owned();
         return Ok(open(
-            DISK,
             true,
             measured,
             "set container.security.readOnlyRootfs: true for a limit that the kernel keeps",
@@ -325,20 +320,19 @@ fn disk(found: &Found, security: &Security) -> Result<Check, NotRun> {
         Some((written, why)) => {
             let written = bytes(written.parse().unwrap_or(0));
             let fits = bytes(limits::DOCTOR_DISK_FITS);
-            Ok(Check::ok(
-                DISK,
-                format!("{fits} worked, then /workspace was full after {written} ({why}); the limit is {limit}"),
-            ))
+            Ok(Finding::ok(format!(
+                "{fits} worked, then /workspace was full after {written} ({why}); the limit is {limit}"
+            )))
         }
         None if words.contains(&"more") => {
             let more = bytes(limits::DOCTOR_DISK_MORE);
-            Ok(Check::fail(DISK, format!("{more} could be written with a limit of {limit}"), LIMITS_HINT))
+            Ok(Finding::fail(format!("{more} could be written with a limit of {limit}"), LIMITS_HINT))
         }
         None => Err("it is not known how far writing came".to_owned()),
     }
 }
 
-fn isolation(found: &Found, network: &Network) -> Result<Check, NotRun> {
+fn isolation(found: &Found, network: &Network) -> Result<Finding, NotRun> {
     let listening = found.listening.as_ref().map_err(NotRun::clone)?;
     let heard = Facts(found.listener.as_ref().map_err(NotRun::clone)?);
     let caller = Facts::whole(&found.reached)?;
@@ -346,7 +340,7 @@ fn isolation(found: &Found, network: &Network) -> Result<Check, NotRun> {
     let interfaces = caller.one("interfaces").unwrap_or_default();
     let Some(address) = listening.address else {
         if network.mode == NetworkMode::None && interfaces == "lo" && reached.starts_with("no") {
-            return Ok(Check::ok(ISOLATION, "no job has a network, only its own loopback"));
+            return Ok(Finding::ok("no job has a network, only its own loopback"));
         }
         return Err(format!("the canary that listens has no address; the other has {interfaces}"));
     };
@@ -362,14 +356,14 @@ fn isolation(found: &Found, network: &Network) -> Result<Check, NotRun> {
         let wanted = network.enable_icc || !matches!(network.mode, NetworkMode::Isolated);
         let hint = "set container.network.mode: isolated and enableICC: false; where they are set, this engine does not keep \
                     containers apart (its iptables?): use mode none";
-        return Ok(open(ISOLATION, wanted, format!("a job at {own} reaches another at {address}"), hint));
+        return Ok(open(wanted, format!("a job at {own} reaches another at {address}"), hint));
     }
     let by = if found.host_reaches == Some(true) { "this host reaches it" } else { "it reaches itself" };
     let why = reached.trim_start_matches("no: ");
-    Ok(Check::ok(ISOLATION, format!("a job at {own} does not reach another at {address} ({why}), which listens: {by}")))
+    Ok(Finding::ok(format!("a job at {own} does not reach another at {address} ({why}), which listens: {by}")))
 }
 
-fn metadata(found: &Found, network: &Network) -> Result<Check, NotRun> {
+fn metadata(found: &Found, network: &Network) -> Result<Finding, NotRun> {
     let facts = Facts::whole(&found.locks)?;
     let answer = facts.one("metadata").ok_or("it did not say whether anything answered")?;
     let ways: Vec<&str> = facts.all("way-out").chain(facts.all("way-out-6")).filter(|way| !way.is_empty()).collect();
@@ -377,54 +371,51 @@ fn metadata(found: &Found, network: &Network) -> Result<Check, NotRun> {
     let hint = "set container.network.internal: true (isolated network) or mode: none, or block 169.254.169.254 for \
                 containers on this host: credentials of the machine are served there";
     if answer == "open" && forbidden {
-        return Ok(Check::fail(METADATA, "169.254.169.254 answers a job, although container.network forbids it", hint));
+        return Ok(Finding::fail("169.254.169.254 answers a job, although container.network forbids it", hint));
     }
     if answer == "open" {
-        return Ok(Check::warn(METADATA, "169.254.169.254 answers a job; container.network does not forbid it", hint));
+        return Ok(Finding::warn("169.254.169.254 answers a job; container.network does not forbid it", hint));
     }
     let why = answer.trim_start_matches("closed: ");
     if !forbidden {
         let measured = format!("nothing answers a job at 169.254.169.254 ({why})");
-        return Ok(Check::ok(
-            METADATA,
-            format!("{measured}; that nothing may is not configured (container.network.internal)"),
-        ));
+        return Ok(Finding::ok(format!("{measured}; that nothing may is not configured (container.network.internal)")));
     }
     let outside = facts.one("outside");
     if outside == Some("open") {
-        return Ok(Check::fail(METADATA, "a job has a way out: it reaches the backend", hint));
+        return Ok(Finding::fail("a job has a way out: it reaches the backend", hint));
     }
     let measured = format!("169.254.169.254 does not answer a job ({why})");
     if ways.is_empty() {
-        return Ok(Check::ok(METADATA, format!("{measured}, which has no route to anywhere outside")));
+        return Ok(Finding::ok(format!("{measured}, which has no route to anywhere outside")));
     }
     // A route may end in the host's firewall. That it does is seen only by what this host itself can reach.
     if found.host_reaches_cloud {
-        return Ok(Check::ok(METADATA, format!("{measured}; it does answer this host")));
+        return Ok(Finding::ok(format!("{measured}; it does answer this host")));
     }
     if outside.is_some() {
-        return Ok(Check::ok(METADATA, format!("{measured}, nor does the backend, which this host reaches")));
+        return Ok(Finding::ok(format!("{measured}, nor does the backend, which this host reaches")));
     }
     let hint = "use container.network.mode: none where scripts need no network: there is no route then";
     let measured =
         format!("{measured}, nor does it answer this host: the route by {} may lead somewhere", ways.join(", "));
-    Ok(Check::warn(METADATA, measured, hint))
+    Ok(Finding::warn(measured, hint))
 }
 
-fn socket(found: &Found) -> Result<Check, NotRun> {
+fn socket(found: &Found) -> Result<Finding, NotRun> {
     let facts = Facts::whole(&found.locks)?;
     facts.one("looked").ok_or("it did not come to look")?;
     let mut seen: Vec<&str> = facts.all("socket").collect();
     seen.dedup();
     let hint = "anyone who reaches the engine is root on its host: keep its socket out of containers and its port off their network";
     if facts.one("engine") == Some("open") {
-        return Ok(Check::fail(SOCKET, "a job reaches the engine's port", hint));
+        return Ok(Finding::fail("a job reaches the engine's port", hint));
     }
     if !seen.is_empty() {
-        return Ok(Check::fail(SOCKET, format!("a job sees {}", seen.join(", ")), hint));
+        return Ok(Finding::fail(format!("a job sees {}", seen.join(", ")), hint));
     }
     let port = facts.one("engine").map_or(String::new(), |answer| format!("; the engine's port is {answer}"));
-    Ok(Check::ok(SOCKET, format!("no socket of an engine is in the container, as a file, mount or name{port}")))
+    Ok(Finding::ok(format!("no socket of an engine is in the container, as a file, mount or name{port}")))
 }
 
 #[cfg(test)]

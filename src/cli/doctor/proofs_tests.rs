@@ -43,8 +43,8 @@ fn container() -> Container {
     defaults().container
 }
 
-fn one(name: &str, found: &Found, container: &Container) -> Check {
-    judge(found, container).into_iter().find(|check| check.name == name).expect("a check of that name")
+fn one(name: &str, found: &Found, container: &Container) -> Finding {
+    judge(found, container).into_iter().find(|check| check.name == name).expect("a check of that name").finding
 }
 
 fn expect(name: &str, found: &Found, container: &Container, grade: Grade, words: &str) {
@@ -65,7 +65,7 @@ fn a_good_host_has_a_good_line_for_each() {
     let checks = judge(&found(), &container());
     assert_eq!(checks.iter().map(|check| check.name).collect::<Vec<_>>(), NAMES);
     for check in checks {
-        assert_eq!(check.grade, Grade::Ok, "{check:?}");
+        assert_eq!(check.finding.grade, Grade::Ok, "{check:?}");
     }
 }
 
@@ -84,8 +84,8 @@ fn what_did_not_run_is_never_well() {
         host_reaches_cloud: true,
     };
     for check in judge(&found, &container()) {
-        assert_eq!(check.grade, Grade::Fail);
-        assert!(check.measured.contains("not proven: no such image"), "{check:?}");
+        assert_eq!(check.finding.grade, Grade::Fail);
+        assert!(check.finding.measured.contains("not proven: no such image"), "{check:?}");
     }
     // Nor what was cut off at any line.
     let lines: Vec<&str> = LOCKS.lines().collect();

@@ -27,10 +27,9 @@ impl Grade {
     }
 }
 
-/// One line of the report.
+/// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Check {
-    pub(super) name: &'static str,
+pub(super) struct Finding {
     #[serde(rename = "result")]
     pub(super) grade: Grade,
     /// One line, without control characters.
@@ -39,23 +38,41 @@ pub(super) struct Check {
     pub(super) hint: String,
 }
 
-impl Check {
-    pub(super) fn ok(name: &'static str, measured: impl AsRef<str>) -> Self {
-        Self { name, grade: Grade::Ok, measured: plain(measured.as_ref()), hint: String::new() }
+/// One line of the report: the name of a check, and what it found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    #[serde(flatten)]
+    pub(super) finding: Finding,
+}
+
+impl Finding {
+    pub(super) fn ok(measured: impl AsRef<str>) -> Self {
+        Self { grade: Grade::Ok, measured: plain(measured.as_ref()), hint: String::new() }
     }
 
-    pub(super) fn warn(name: &'static str, measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
-        Self { grade: Grade::Warn, hint: plain(hint.as_ref()), ..Self::ok(name, measured) }
+    pub(super) fn warn(measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
+        Self { grade: Grade::Warn, hint: plain(hint.as_ref()), ..Self::ok(measured) }
     }
 
-    pub(super) fn fail(name: &'static str, measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
-        Self { grade: Grade::Fail, ..Self::warn(name, measured, hint) }
+    pub(super) fn fail(measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
+        Self { grade: Grade::Fail, ..Self::warn(measured, hint) }
     }
 
     /// Of a check that could not be made, whatever the reason: what is not known is not well.
-    pub(super) fn unknown(name: &'static str, why: impl AsRef<str>) -> Self {
-        Self::fail(name, format!("not known: {}", why.as_ref()), "see to the other failures first, then run this again")
+    pub(super) fn unknown(why: impl AsRef<str>) -> Self {
+        Self::fail(format!("not known: {}", why.as_ref()), "see to the other failures first, then run this again")
     }
+
+    pub(super) fn of(self, name: &'static str) -> Check {
+        Check { name, finding: self }
+    }
+}
+
+/// Findings with their names, in the same order.
+pub(super) fn named(names: &[&'static str], findings: Vec<Finding>) -> Vec<Check> {
+    debug_assert_eq!(names.len(), findings.len());
+    names.iter().zip(findings).map(|(name, finding)| finding.of(name)).collect()
 }
 
 /// One line: control characters are written out, since words of engines, backends and scripts are in it.
@@ -85,7 +102,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn verdict(&self) -> Grade {
-        self.checks.iter().map(|check| check.grade).max().unwrap_or(Grade::Fail)
+        self.checks.iter().map(|check| check.finding.grade).max().unwrap_or(Grade::Fail)
     }
 
     /// The program's exit code: a warning is no failure.
@@ -97,13 +114,13 @@ impl Report {
     pub(super) fn text(&self, hints: bool) -> String {
         let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
         let mut out = String::new();
-        for Check { name, grade, measured, hint } in &self.checks {
+        for Check { name, finding: Finding { grade, measured, hint } } in &self.checks {
             let _ = writeln!(out, "{:4}  {name:width$}  {measured}", grade.as_str());
             if !hint.is_empty() && (hints || *grade == Grade::Fail) {
                 let _ = writeln!(out, "{:6}{:width$}  -> {hint}", "", "");
             }
         }
-        let count = |grade| self.checks.iter().filter(|check| check.grade == grade).count();
+        let count = |grade| self.checks.iter().filter(|check| check.finding.grade == grade).count();
         let (ok, warn, fail) = (count(Grade::Ok), count(Grade::Warn), count(Grade::Fail));
         let more = if warn > 0 && !hints { "; --fix-hints says what to do about a warn" } else { "" };
         let _ = writeln!(out, "{ok} ok, {warn} warn, {fail} fail in {:.1} s{more}", self.took.as_secs_f64());
@@ -132,9 +149,9 @@ mod tests {
 
     fn report() -> Report {
         let checks = vec![
-            Check::ok("dns", "fine"),
-            Check::warn("apparmor", "off", "switch it on"),
-            Check::fail("engine", "gone\n\x1b[31m", "start it"),
+            Finding::ok("fine").of("dns"),
+            Finding::warn("off", "switch it on").of("apparmor"),
+            Finding::fail("gone\n\x1b[31m", "start it").of("engine"),
         ];
         Report { checks, took: Duration::from_millis(1_234) }
     }
@@ -173,6 +190,6 @@ mod tests {
 
     #[test]
     fn long_words_are_cut() {
-        assert_eq!(Check::ok("x", "a".repeat(5_000)).measured.chars().count(), limits::DOCTOR_TEXT + 1);
+        assert_eq!(Finding::ok("a".repeat(5_000)).measured.chars().count(), limits::DOCTOR_TEXT + 1);
     }
 }
