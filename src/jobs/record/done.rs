@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::store::{lock, now_ms};
+use super::entry::{lock, now_ms};
 use crate::job::Id;
 use crate::limits;
 use crate::os::clock;

@@ -3,12 +3,14 @@
 //! Nothing here can hold a secret of the job's: there is no field for a script, an environment value, a key or a
 //! password, and none may come. A report holds what the script printed, as the backend will get it.
 
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Id, Kind, Language};
 use crate::jobs::resume::ResumePoint;
+use crate::os::clock;
 use crate::wire::amount;
 
 /// One job.
@@ -262,6 +264,16 @@ impl Entry {
         }
         self
     }
+}
+
+/// Wall clock, milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) mod id {

@@ -29,11 +29,11 @@ pub mod quarantine;
 pub mod store;
 
 pub use self::done::Done;
-pub use self::entry::{Container, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started, State};
+pub use self::entry::{Container, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started, State, now_ms};
 pub use self::error::RecordError;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};
 pub use self::quarantine::Quarantined;
-pub use self::store::{Opened, QUARANTINE, RecordStore, Waiting, holder, knows, now_ms};
+pub use self::store::{Opened, QUARANTINE, RecordStore, Waiting, holder, knows};
 
 #[cfg(test)]
 pub(crate) use self::store::tests as store_tests;

@@ -9,11 +9,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Condvar, Mutex};
 
 use super::done::DoneJobs;
-use super::entry::Entry;
+use super::entry::{Entry, lock, now_ms};
 use super::error::RecordError;
 use super::file::{self, Bad};
 use super::quarantine::{self, Quarantined};
@@ -354,10 +353,6 @@ fn read(path: &Path, job: &Id) -> io::Result<Result<Entry, Bad>> {
     Ok(file::decode(job, &bytes))
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The process that has the records in `dir` (`state.dir`) open, `?` where it is not told; `None` when none has.
 pub fn holder(dir: &Path) -> io::Result<Option<String>> {
     Lock::holder(&dir.join(LOCK))
@@ -367,12 +362,6 @@ pub fn holder(dir: &Path) -> io::Result<Option<String>> {
 /// be seen counts as there.
 pub fn knows(dir: &Path, job: &Id) -> bool {
     dir.join(JOBS).join(file::name(job)).try_exists().unwrap_or(true)
-}
-
-/// Wall clock, milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
