@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::api;
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
-use crate::executors::container::resources::bytes;
+use crate::executors::ending::bytes;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::{Component, DetailValue, HealthState, Reason, Status};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::Path;
 
-use crate::executors::container::resources::bytes;
+use crate::executors::ending::bytes;
 use crate::executors::shebang::Shebang;
 use crate::job::Language;
 use crate::limits;

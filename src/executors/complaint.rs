@@ -31,7 +31,7 @@ fn find(stderr_tail: &[u8], why: impl Fn(&str) -> Option<&str>) -> Option<String
 }
 
 /// Keeps the last `limits::STDERR_TAIL` bytes.
-pub(in crate::executors) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
     let bytes = &bytes[bytes.len().saturating_sub(limits::STDERR_TAIL)..];
     let surplus = (tail.len() + bytes.len()).saturating_sub(limits::STDERR_TAIL);
     tail.drain(..surplus.min(tail.len()));
@@ -40,7 +40,7 @@ pub(in crate::executors) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
 
 /// A script's stderr on its way to the output: its end is kept, our own line is taken out.
 #[derive(Debug, Default)]
-pub(in crate::executors) struct Stderr {
+pub(super) struct Stderr {
     tail: Vec<u8>,
     /// The beginning of a line that may become ours.
     held: Vec<u8>,
@@ -59,7 +59,7 @@ enum Line {
 
 impl Stderr {
     /// Hands `bytes` on but for our line. Without a `nonce`, any will do.
-    pub(in crate::executors) fn take(&mut self, bytes: &[u8], nonce: &str, sink: &mut dyn FnMut(&[u8])) {
+    pub(super) fn take(&mut self, bytes: &[u8], nonce: &str, sink: &mut dyn FnMut(&[u8])) {
         keep_tail(&mut self.tail, bytes);
         // What may go on in one piece.
         let mut from = 0;
@@ -97,7 +97,7 @@ impl Stderr {
     }
 
     /// Hands on what was held back: nothing more comes. What has part of the nonce was ours and was cut off.
-    pub(in crate::executors) fn finish(&mut self, sink: &mut dyn FnMut(&[u8])) {
+    pub(super) fn finish(&mut self, sink: &mut dyn FnMut(&[u8])) {
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() && held.len() <= WORD.len() {
             sink(&held);
@@ -106,12 +106,12 @@ impl Stderr {
     }
 
     /// The last of it, our line too.
-    pub(in crate::executors) fn tail(&self) -> &[u8] {
+    pub(super) fn tail(&self) -> &[u8] {
         &self.tail
     }
 
     /// The last line of it, for a message.
-    pub(in crate::executors) fn last_line(&self) -> String {
+    pub(super) fn last_line(&self) -> String {
         let text = String::from_utf8_lossy(&self.tail).into_owned();
         text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
     }

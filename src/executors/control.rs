@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use crate::executors::reaper::Bell;
+use crate::os::bell::Bell;
 use crate::policy::stop::{Action, Pace, Plan, Reason};
 
 /// The two signals of an ending.
@@ -36,7 +36,7 @@ pub trait Target: Send + Sync {
 }
 
 /// A signal that is to be sent now, and to whom.
-pub(in crate::executors) type Due = (Signal, Arc<dyn Target>);
+pub(super) type Due = (Signal, Arc<dyn Target>);
 
 struct Inner {
     plan: Plan,
@@ -97,7 +97,7 @@ impl Control {
         part
     }
 
-    pub(in crate::executors) fn watched_by(&self, bell: Bell, pace: Pace) {
+    pub(super) fn watched_by(&self, bell: Bell, pace: Pace) {
         let mut inner = self.lock();
         inner.plan.set_pace(pace);
         inner.bell = Some(bell);
@@ -213,13 +213,13 @@ impl Control {
         self.change(Inner::end);
     }
 
-    pub(in crate::executors) fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.lock().ended
     }
 
     /// One step of the plan: the signal to send and to whom, or the moment of the next step. While there is nothing to
     /// signal yet, the plan stands still.
-    pub(in crate::executors) fn step(&self, now: Instant) -> (Option<Due>, Option<Instant>) {
+    pub(super) fn step(&self, now: Instant) -> (Option<Due>, Option<Instant>) {
         let mut inner = self.lock();
         if inner.ended {
             return (None, None);

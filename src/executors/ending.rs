@@ -1,9 +1,8 @@
-//! The words for endings that all executors share: a job that was told to end, a signal, a length of time.
+//! The words for endings that all executors share: a job that was told to end, a signal, a length of time, an amount of memory.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::executors::container::resources::bytes;
 use crate::executors::control::{Control, Signal};
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Outcome, Phase, Span, Timings, Usage, Verdict};
@@ -41,7 +40,7 @@ pub fn stopped(reason: &Reason, sent: Option<Signal>) -> Verdict {
 /// Whether a script whose limit passed had ended before, by itself: an engine or a server that was out of reach then told
 /// too late, and what was sent meanwhile did not end it. `ran_less` is asked whether it ran for less than a time, by the
 /// clock where it ran. That clock may have been set: alone it is not believed of an end as TERM or KILL makes it.
-pub(in crate::executors) fn ended_in_time(
+pub(super) fn ended_in_time(
     reason: &Reason,
     exit_code: i64,
     was_away: bool,
@@ -53,14 +52,14 @@ pub(in crate::executors) fn ended_in_time(
 }
 
 /// The outcome of a job that came to its end before it was started.
-pub(in crate::executors) fn ended_early(verdict: Verdict, begun: (SystemTime, Instant)) -> Box<Outcome> {
+pub(super) fn ended_early(verdict: Verdict, begun: (SystemTime, Instant)) -> Box<Outcome> {
     let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
     let timings = Timings { setup, ..Timings::default() };
     Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
 }
 
 /// The verdict on it: why it was told to end, or what went wrong.
-pub(in crate::executors) fn setup_verdict(error: &dyn Display, control: &Control) -> Verdict {
+pub(super) fn setup_verdict(error: &dyn Display, control: &Control) -> Verdict {
     match control.reason() {
         Some(reason) => stopped(&reason, None),
         None => Verdict::infrastructure(Phase::Setup, format!("the script was not started: {error}")),
@@ -70,6 +69,18 @@ pub(in crate::executors) fn setup_verdict(error: &dyn Display, control: &Control
 /// A length of time as a person writes it.
 pub fn seconds(length: Duration) -> String {
     if length.subsec_nanos() == 0 { format!("{} s", length.as_secs()) } else { format!("{length:?}") }
+}
+
+/// Bytes in the unit that a person would write them in.
+pub fn bytes(n: u64) -> String {
+    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        if n >= unit {
+            #[allow(clippy::cast_precision_loss)]
+            let value = n as f64 / unit as f64;
+            return if n.is_multiple_of(unit) { format!("{} {name}", n / unit) } else { format!("{value:.1} {name}") };
+        }
+    }
+    format!("{n} bytes")
 }
 
 /// The name of a signal's number.

@@ -17,22 +17,22 @@ use crate::job::{Language, Script};
 use crate::secret::Secret;
 
 /// How a script is started.
-pub(in crate::executors) struct Start<'a> {
-    pub(in crate::executors) script: &'a Script,
-    pub(in crate::executors) variables: &'a [(String, Secret)],
-    pub(in crate::executors) words: Words<'a>,
+pub(super) struct Start<'a> {
+    pub(super) script: &'a Script,
+    pub(super) variables: &'a [(String, Secret)],
+    pub(super) words: Words<'a>,
 }
 
 /// Where the program has its last words: on stderr, which is file descriptor 3 so far, as
 /// [`guard`](crate::executors::shell::guard) has it, unless there is a file for them.
 #[derive(Default)]
-pub(in crate::executors) struct Words<'a> {
+pub(super) struct Words<'a> {
     /// Marks a complaint on stderr.
-    pub(in crate::executors) nonce: &'a str,
+    pub(super) nonce: &'a str,
     /// A line for stderr when the script is about to start.
-    pub(in crate::executors) ready: Option<&'a str>,
+    pub(super) ready: Option<&'a str>,
     /// The name of a file in the script's folder that takes a complaint in place of stderr; that is the script's then.
-    pub(in crate::executors) file: Option<&'a str>,
+    pub(super) file: Option<&'a str>,
 }
 
 /// The file with the variables, or with Node.js' first steps.
@@ -40,7 +40,7 @@ const HELPER: &str = "\"$3\"/.cronium-environment";
 
 impl Start<'_> {
     /// Writes the step. The program has a function `f`, which complains and ends, also by a trap on its exit.
-    pub(in crate::executors) fn write(&self, w: &mut Writer) {
+    pub(super) fn write(&self, w: &mut Writer) {
         let shebang = Shebang::of(text(self.script)).filter(|s| s.language() == Some(self.script.language));
         let shebang = shebang.unwrap_or_default();
         let mut variables: Vec<(&str, &str)> = self.variables.iter().map(|(n, v)| (n.as_str(), v.expose())).collect();

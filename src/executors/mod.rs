@@ -1,153 +1,26 @@
 //! What runs a script: the seam that the worker knows, and what every executor shares.
 //!
 //! An executor works in two steps. [`Executor::prepare`] does all that may be done before the job is certainly ours
-//! (image, container, attached streams), so that it overlaps with the backend's acknowledgement;
-//! [`Prepared::run`] starts, feeds the script and follows it to its end. What was prepared and is dropped instead
-//! leaves nothing behind.
-
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::config::types::{Jobs, ResourceSet};
-use crate::executors::ending::seconds;
-use crate::job::{Id, Job, Output, Server};
-use crate::secret::Secret;
-use crate::verdict::Outcome;
+//! (image, container, attached streams), so that it overlaps with the backend's acknowledgement.
+//! [`Prepared::run`] starts the script, feeds it and follows it to its end. What was prepared and is dropped instead leaves
+//! nothing behind.
 
 mod cleanup;
 pub mod complaint;
 pub mod container;
 pub mod control;
 pub mod ending;
+mod executor;
 pub mod interpreter;
 pub mod names;
 pub mod reaper;
 pub mod shebang;
 pub mod shell;
 pub mod ssh;
+mod task;
 
 pub use cleanup::{Cleanup, CleanupGuard};
 pub use control::Control;
+pub use executor::{AdoptError, End, Executor, Prepared, ReattachInfo};
 pub use reaper::Reaper;
-
-/// One attempt at one job.
-#[derive(Debug)]
-pub struct Task {
-    pub job: Arc<Job>,
-    /// Where it runs, unless that is a container.
-    pub server: Option<Server>,
-    /// `exec-<job id>-<unix ms>`, unique.
-    pub execution: Id,
-}
-
-impl Task {
-    /// The agent's own variables, then the job's: a job's own value never hides what the agent says.
-    pub(in crate::executors) fn variables(&self) -> Vec<(String, Secret)> {
-        let own = [
-            ("CRONIUM_JOB_ID", self.job.id.as_str()),
-            ("CRONIUM_JOB_TYPE", self.job.kind.as_str()),
-            ("CRONIUM_EXECUTION_ID", self.execution.as_str()),
-            ("CRONIUM_EXECUTION_MODE", self.job.kind.as_str()),
-        ];
-        let is_own = |name: &str| own.iter().any(|(key, _)| *key == name);
-        let theirs = self.job.environment.iter().filter(|(name, _)| !is_own(name)).cloned();
-        theirs.chain(own.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))).collect()
-    }
-
-    /// The job's time limit within `jobs.maxTimeout`, with its name in the verdict.
-    pub(in crate::executors) fn timeout(&self, jobs: &Jobs, output: &mut dyn Output) -> (Duration, &'static str) {
-        let most = jobs.max_timeout;
-        let (wish, name) = match self.job.timeout {
-            Some(own) => (own, "the job's timeout"),
-            None => (jobs.default_timeout, "jobs.defaultTimeout"),
-        };
-        if wish > most {
-            let (wish, limit) = (seconds(wish), seconds(most));
-            output.system(&format!("timeout: the job asks for {wish}, the limit is {limit}"));
-            return (most, "jobs.maxTimeout");
-        }
-        (wish, name)
-    }
-}
-
-/// Data needed to reattach to a task.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ReattachInfo {
-    /// The container's name, or the folder on the server.
-    pub place: String,
-    /// The container's image; empty on a server.
-    pub image: String,
-    /// The container's limits; `None` on a server.
-    pub limits: Option<ResourceSet>,
-    /// The time limit, and its name in the verdict.
-    pub timeout: (Duration, &'static str),
-}
-
-/// How a run ended for this agent.
-#[derive(Debug)]
-pub enum End {
-    /// The outcome, and the guard of what is still there until the outcome is on disk.
-    Outcome(Box<Outcome>, CleanupGuard),
-    /// The agent ends and the script goes on, for the next agent to find.
-    Detached,
-    /// It has not begun: the agent ends before, or what was adopted turns out so. It may be run; what is there of it goes
-    /// when that is on disk.
-    NeverRan(CleanupGuard),
-}
-
-/// Why a script of an earlier agent was not adopted.
-#[derive(Debug)]
-pub enum AdoptError {
-    /// It was never started, so it may be run. What is there of it goes when that is on disk.
-    NotStarted(CleanupGuard),
-    /// Nothing of it is there: why that is so.
-    Gone(String),
-    /// The engine or the server does not answer. To be tried again.
-    Unreachable(String),
-}
-
-impl fmt::Display for AdoptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotStarted(_) => f.write_str("it was not started"),
-            Self::Gone(why) | Self::Unreachable(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for AdoptError {}
-
-/// Runs the jobs of one kind.
-pub trait Executor: Send + Sync {
-    /// Finds a script again that an earlier agent started, as `info` describe it; `left` of its time limit remains.
-    fn adopt(
-        &self,
-        task: &Task,
-        info: &ReattachInfo,
-        left: Duration,
-        control: &Arc<Control>,
-    ) -> Result<Box<dyn Prepared>, AdoptError>;
-
-    /// What an earlier agent left at `place` on a server, of a script whose report is on disk: it goes when this is dropped.
-    fn cleanup(&self, _server: &Server, _place: &str) -> CleanupGuard {
-        CleanupGuard::none()
-    }
-
-    /// Gets everything ready but starts nothing; an ending that needed no start is the error.
-    fn prepare(
-        &self,
-        task: &Task,
-        control: &Arc<Control>,
-        output: &mut dyn Output,
-    ) -> Result<Box<dyn Prepared>, Box<Outcome>>;
-}
-
-/// A task that waits for the word to start. Dropping it throws it away; nothing of it ran.
-pub trait Prepared: Send {
-    /// What the record keeps of it.
-    fn reattach_info(&self) -> ReattachInfo;
-    /// Starts it (or goes on with it, where it was adopted) and follows it to its end, whatever that is; leaves nothing
-    /// behind but a [`CleanupGuard`], unless the agent ends before ([`Control::detach`]).
-    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End;
-}
+pub use task::Task;

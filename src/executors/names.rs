@@ -65,7 +65,7 @@ const OWNED_BY_BASH: [&str; 30] = [
 const TAKEN_BY_NODE: [&str; 3] = ["NODE_CHANNEL_FD", "NODE_CHANNEL_SERIALIZATION_MODE", "NODE_UNIQUE_ID"];
 
 /// Whether every shell exports a variable of this name as it is given.
-pub(in crate::executors) fn is_exportable(language: Language, name: &str) -> bool {
+pub(super) fn is_exportable(language: Language, name: &str) -> bool {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     let rest = bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -75,12 +75,12 @@ pub(in crate::executors) fn is_exportable(language: Language, name: &str) -> boo
 }
 
 /// Whether a script of this language can never see a value of ours under this name.
-pub(in crate::executors) fn is_owned(language: Language, name: &str) -> bool {
+pub(super) fn is_owned(language: Language, name: &str) -> bool {
     language == Language::Bash && OWNED_BY_BASH.contains(&name)
 }
 
 /// Whether Bash passes a variable of this name by where root runs it.
-pub(in crate::executors) fn is_ignored_for_root(language: Language, name: &str) -> bool {
+pub(super) fn is_ignored_for_root(language: Language, name: &str) -> bool {
     language == Language::Bash && name == "PS4"
 }
 

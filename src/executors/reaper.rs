@@ -2,43 +2,16 @@
 //!
 //! One thread for all jobs, since each step is one short call to the engine. It holds no lock while it makes one.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::executors::control::Control;
-use crate::limits;
+use crate::os::bell::Bell;
 use crate::os::clock;
 use crate::os::pulse::{self, Pulse};
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::policy::stop::Pace;
-
-/// Wakes a thread that sleeps until its next step: the reaper, the sampler.
-#[derive(Debug, Clone, Default)]
-pub struct Bell(Arc<(Mutex<bool>, Condvar)>);
-
-impl Bell {
-    /// Wakes it now, or spares it its next sleep.
-    pub fn ring(&self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.0.1.notify_all();
-    }
-
-    /// Sleeps until rung or until `until`, at most `limits::REAPER_SLEEP`.
-    pub(in crate::executors) fn wait(&self, until: Option<Instant>) {
-        let longest = clock::now() + limits::REAPER_SLEEP;
-        let until = until.map_or(longest, |until| until.min(longest));
-        let mut rung = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*rung {
-            let left = until.saturating_duration_since(clock::now());
-            if left.is_zero() {
-                return;
-            }
-            rung = clock::wait(&self.0.0, &self.0.1, rung, left);
-        }
-        *rung = false;
-    }
-}
 
 /// A handle to the reaper.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@
 use std::fmt;
 
 pub use crate::executors::complaint::SETUP_FAILED;
-pub(in crate::executors) use crate::executors::complaint::keep_tail;
+pub(super) use crate::executors::complaint::keep_tail;
 use crate::executors::names::is_owned;
 use crate::executors::shebang::Shebang;
 use crate::job::{Language, Script};
@@ -62,7 +62,7 @@ impl fmt::Display for ProgramError {
 impl std::error::Error for ProgramError {}
 
 /// Whether script and variables can be carried at all.
-pub(in crate::executors) fn check(script: &Script, variables: &[(String, Secret)]) -> Result<(), ProgramError> {
+pub(super) fn check(script: &Script, variables: &[(String, Secret)]) -> Result<(), ProgramError> {
     if script.content.len() > limits::SCRIPT_MAX {
         return Err(ProgramError::ScriptTooLarge(script.content.len()));
     }
@@ -92,12 +92,12 @@ pub(in crate::executors) fn check(script: &Script, variables: &[(String, Secret)
 }
 
 /// The script's text without a byte-order mark, which no interpreter but Python takes for none.
-pub(in crate::executors) fn text(script: &Script) -> &str {
+pub(super) fn text(script: &Script) -> &str {
     script.content.strip_prefix('\u{feff}').unwrap_or(&script.content)
 }
 
 /// The ways to find the interpreter, as one shell command. A version that the `#!` line names comes first.
-pub(in crate::executors) fn candidates(script: &Script) -> String {
+pub(super) fn candidates(script: &Script) -> String {
     let usual = match script.language {
         Language::Bash => "command -v bash",
         Language::Python => "command -v python3 || command -v python",
@@ -116,7 +116,7 @@ fn version(script: &Script) -> Option<String> {
 }
 
 /// What the script's `#!` line asks for and does not get, a sentence each.
-pub(in crate::executors) fn notes(script: &Script) -> Vec<String> {
+pub(super) fn notes(script: &Script) -> Vec<String> {
     let Some(shebang) = Shebang::of(text(script)) else { return Vec::new() };
     let language = script.language.as_str();
     if shebang.language() != Some(script.language) {
@@ -130,7 +130,7 @@ pub(in crate::executors) fn notes(script: &Script) -> Vec<String> {
 }
 
 /// What may have led a script of this text into its failure, to be put behind the verdict's sentence; or nothing.
-pub(in crate::executors) fn hint(script: &Script) -> String {
+pub(super) fn hint(script: &Script) -> String {
     let text = text(script);
     if script.language == Language::Bash && text.contains("\r\n") {
         return "; its lines end in CR LF, and Bash takes each CR for a part of its line: save it with LF alone"
@@ -145,13 +145,13 @@ pub(in crate::executors) fn hint(script: &Script) -> String {
 
 /// The first lines of every program of ours: they drop what image or login could change it by. The options come first, since
 /// with them nothing after them could be trusted; then functions under the names that it uses; then variables.
-pub(in crate::executors) fn clean() -> String {
+pub(super) fn clean() -> String {
     format!("set +aefuvxC\nunset -f {COMMANDS}\nunset {DROPPED}")
 }
 
 /// [`clean`], and what else begins a program that has the script's stderr: it silences stderr, and sets the shell function
 /// `f`, which says why the script cannot be started, and ends. `f` is also called when the shell itself ends before its time.
-pub(in crate::executors) fn guard(nonce: &str) -> String {
+pub(super) fn guard(nonce: &str) -> String {
     format!(
         "exec 3>&2 2>/dev/null\n\
          {}\n\
@@ -173,7 +173,7 @@ const DROPPED: &str = "CDPATH ENV BASH_ENV IFS GLOBIGNORE POSIXLY_CORRECT PS4 GR
 
 /// Complains unless the file that a shell variable names looks like a program: a shell would run any other file as a shell
 /// script, and report success for an empty one.
-pub(in crate::executors) fn demand_program(variable: &str) -> String {
+pub(super) fn demand_program(variable: &str) -> String {
     format!(
         "[ ! -r \"${variable}\" ] || {{ read -r cronium_m <\"${variable}\"; case $cronium_m in ?ELF*|'#!'*) ;; \
          *) f \"${variable} is no program\";; esac; unset cronium_m; }}"
@@ -181,7 +181,7 @@ pub(in crate::executors) fn demand_program(variable: &str) -> String {
 }
 
 /// The C library's words for ENOSPC, which every interpreter passes on.
-pub(in crate::executors) fn tells_of_full_device(stderr: &[u8]) -> bool {
+pub(super) fn tells_of_full_device(stderr: &[u8]) -> bool {
     let text = String::from_utf8_lossy(stderr);
     text.contains("No space left on device") || text.contains("ENOSPC")
 }
@@ -196,26 +196,26 @@ pub fn file_name(language: Language) -> &'static str {
 }
 
 /// `text` as one word of shell.
-pub(in crate::executors) fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Writes a shell program line by line.
-pub(in crate::executors) struct Writer {
-    pub(in crate::executors) text: Vec<u8>,
+pub(super) struct Writer {
+    pub(super) text: Vec<u8>,
     /// Ends each here-document: random, so that no script holds it.
-    pub(in crate::executors) delimiter: String,
+    pub(super) delimiter: String,
 }
 
 impl Writer {
     /// One line.
-    pub(in crate::executors) fn line(&mut self, line: &str) {
+    pub(super) fn line(&mut self, line: &str) {
         self.text.extend_from_slice(line.as_bytes());
         self.text.push(b'\n');
     }
 
     /// A file with `content`, by a here-document in which nothing is special.
-    pub(in crate::executors) fn file(&mut self, path: &str, content: &str) {
+    pub(super) fn file(&mut self, path: &str, content: &str) {
         let delimiter = self.delimiter.clone();
         self.line(&format!("cat > {path} <<'{delimiter}' || f \"cannot write {path}; is it full or read-only?\""));
         self.text.extend_from_slice(content.as_bytes());

@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 pub(crate) mod ahead;
+pub mod bell;
 pub mod cgroup;
 pub mod clock;
 pub mod device;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::report::{Finding, Grade};
 use crate::config::types::{Ssh, State};
 use crate::config::{Loaded, Origin};
-use crate::executors::container::resources::bytes;
+use crate::executors::ending::bytes;
 use crate::executors::ssh::known_hosts::KnownHosts;
 use crate::limits;
 use crate::os::private::{self, Refused};

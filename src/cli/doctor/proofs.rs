@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::report::{Check, Finding};
 use crate::config::types::{Container, Network, NetworkMode, ResourceSet, Security};
-use crate::executors::container::resources::bytes;
+use crate::executors::ending::bytes;
 use crate::limits;
 use crate::verdict::Cause;
 

@@ -18,7 +18,7 @@ use crate::policy::stop::Reason;
 use crate::verdict::Span;
 
 /// A container that is there, running or ended.
-pub(in crate::executors::container) struct Adopted {
+pub(super) struct Adopted {
     base: Base,
     left: Duration,
     /// It had ended when it was found.
@@ -38,7 +38,7 @@ fn ended_late(state: &State, (after, limit): (Duration, &'static str)) -> Option
 
 impl Adopted {
     /// Looks for it by the name that it was given.
-    pub(in crate::executors::container) fn find(
+    pub(super) fn find(
         shared: &Arc<Shared>,
         info: &ReattachInfo,
         left: Duration,

@@ -1,8 +1,8 @@
 //! From the evidence to the verdict: pure, so that every ending can be tested without a container.
 
 use crate::executors::complaint::SETUP_FAILED;
-use crate::executors::container::resources::bytes;
 use crate::executors::control::Signal;
+use crate::executors::ending::bytes;
 use crate::executors::ending::{signal_name, stopped};
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};

@@ -49,17 +49,17 @@ pub struct ContainerExecutor {
 }
 
 #[derive(Debug, Clone)]
-pub(in crate::executors::container) struct Shared {
-    pub(in crate::executors::container) docker: docker::Client,
+pub(super) struct Shared {
+    pub(super) docker: docker::Client,
     settings: Settings,
     agent: String,
     owner: Option<Owner>,
-    pub(in crate::executors::container) jobs: Jobs,
+    pub(super) jobs: Jobs,
     /// What the limit of image, container and start is called.
     setup: &'static str,
     pulls: Pulls,
     unconfirmed: UnconfirmedContainers,
-    pub(in crate::executors::container) sampler: Sampler,
+    pub(super) sampler: Sampler,
     /// The device that holds the engine's data, looked for once, when a rate is limited.
     device: OnceLock<Result<String, String>>,
 }

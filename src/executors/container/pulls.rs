@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::docker::images::{Progress, is_worth_a_retry};
 use crate::docker::{self, Deadline, Error};
 use crate::executors::Control;
-use crate::executors::container::resources::bytes;
+use crate::executors::ending::bytes;
 use crate::job::Output;
 use crate::limits;
 use crate::metrics;

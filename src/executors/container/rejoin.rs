@@ -22,11 +22,7 @@ use crate::wire::frames;
 impl Base {
     /// Waits for the container's end and gives its exit code. Usually it has ended already: the end of the stream is the
     /// end of its first process.
-    pub(in crate::executors::container) fn wait_for_end(
-        &mut self,
-        followed: &mut Followed,
-        output: &mut dyn Output,
-    ) -> Result<i64, Error> {
+    pub(super) fn wait_for_end(&mut self, followed: &mut Followed, output: &mut dyn Output) -> Result<i64, Error> {
         // For an engine that answers, but not with the end of what does not run any more.
         let mut patience = None;
         let stopped = || Error::Stopped { doing: "wait for the container's end".to_owned() };
@@ -75,7 +71,7 @@ impl Base {
     }
 
     /// Whether the container runs.
-    pub(in crate::executors::container) fn runs(&self) -> Result<bool, Error> {
+    pub(super) fn runs(&self) -> Result<bool, Error> {
         self.shared.docker.inspect(self.container.id(), false).map(|found| found.state.running)
     }
 
@@ -122,12 +118,7 @@ impl Base {
 
     /// Reads the copy, from which as much is passed over as had come; on to the container's end if `on`. Afterwards
     /// nothing is missed, unless it broke.
-    pub(in crate::executors::container) fn read_copy(
-        &mut self,
-        followed: &mut Followed,
-        on: bool,
-        output: &mut dyn Output,
-    ) {
+    pub(super) fn read_copy(&mut self, followed: &mut Followed, on: bool, output: &mut dyn Output) {
         let nonce = Some(self.nonce.as_str()).filter(|nonce| !nonce.is_empty());
         let mut copy = Copy {
             marker: Marker::new(nonce),

@@ -1,6 +1,7 @@
 //! What one job may use: its own wishes, else the defaults, never more than the limits.
 
 use crate::config::types::ResourceSet;
+use crate::executors::ending::bytes;
 use crate::job::Resources;
 use crate::limits::CPU_LEAST;
 
@@ -44,18 +45,6 @@ pub fn effective(wish: &Resources, defaults: &ResourceSet, limits: &ResourceSet)
 pub fn tmpfs_sizes(disk: u64) -> (u64, u64) {
     let tmp = disk / 4;
     (disk - tmp, tmp)
-}
-
-/// Bytes in the unit that a person would write them in.
-pub fn bytes(n: u64) -> String {
-    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-        if n >= unit {
-            #[allow(clippy::cast_precision_loss)]
-            let value = n as f64 / unit as f64;
-            return if n.is_multiple_of(unit) { format!("{} {name}", n / unit) } else { format!("{value:.1} {name}") };
-        }
-    }
-    format!("{n} bytes")
 }
 
 #[cfg(test)]

@@ -25,18 +25,18 @@ use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 use crate::wire::frames;
 
 /// A container that is removed when this is dropped, whatever happened.
-pub(in crate::executors::container) struct Container {
+pub(super) struct Container {
     docker: docker::Client,
     id: String,
     removed: bool,
 }
 
 impl Container {
-    pub(in crate::executors::container) fn new(docker: docker::Client, id: String) -> Self {
+    pub(super) fn new(docker: docker::Client, id: String) -> Self {
         Self { docker, id, removed: false }
     }
 
-    pub(in crate::executors::container) fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         &self.id
     }
 
@@ -85,56 +85,56 @@ impl Target for Signalled {
 }
 
 /// A container with all that its verdict needs; what is prepared and what is adopted stand on it.
-pub(in crate::executors::container) struct Base {
-    pub(in crate::executors::container) shared: Arc<Shared>,
-    pub(in crate::executors::container) container: Container,
-    pub(in crate::executors::container) control: Arc<Control>,
-    pub(in crate::executors::container) resources: ResourceSet,
-    pub(in crate::executors::container) layer_limited: bool,
-    pub(in crate::executors::container) timeout: (Duration, &'static str),
-    pub(in crate::executors::container) begun: (SystemTime, Instant),
-    pub(in crate::executors::container) name: String,
-    pub(in crate::executors::container) image: String,
-    pub(in crate::executors::container) network: String,
+pub(super) struct Base {
+    pub(super) shared: Arc<Shared>,
+    pub(super) container: Container,
+    pub(super) control: Arc<Control>,
+    pub(super) resources: ResourceSet,
+    pub(super) layer_limited: bool,
+    pub(super) timeout: (Duration, &'static str),
+    pub(super) begun: (SystemTime, Instant),
+    pub(super) name: String,
+    pub(super) image: String,
+    pub(super) network: String,
     /// The program's random word; empty where it is not known.
-    pub(in crate::executors::container) nonce: String,
+    pub(super) nonce: String,
     /// What the script's text may lead it into, for the verdict on its failure; empty where the text is not at hand.
-    pub(in crate::executors::container) hint: String,
+    pub(super) hint: String,
     /// Why an earlier agent ended it, and with what, where this one finds it ended.
-    pub(in crate::executors::container) ended_by: Option<(Reason, Signal)>,
+    pub(super) ended_by: Option<(Reason, Signal)>,
 }
 
 /// A container that is created and attached, and waits for the word to start.
-pub(in crate::executors::container) struct Ready {
+pub(super) struct Ready {
     // Dropped in this order: the stream before the container.
-    pub(in crate::executors::container) attached: Attached,
-    pub(in crate::executors::container) base: Base,
-    pub(in crate::executors::container) program: Program,
+    pub(super) attached: Attached,
+    pub(super) base: Base,
+    pub(super) program: Program,
     /// `jobs.setupTimeout`.
-    pub(in crate::executors::container) deadline: Deadline,
+    pub(super) deadline: Deadline,
 }
 
 /// What is known when the stream has ended.
 #[derive(Default)]
-pub(in crate::executors::container) struct Followed {
+pub(super) struct Followed {
     /// The end of stderr, for the program's own words and for hints.
-    pub(in crate::executors::container) stderr: Stderr,
+    pub(super) stderr: Stderr,
     /// The beginning of stderr, where the program's first word was still looked for when the stream ended.
-    pub(in crate::executors::container) held: Vec<u8>,
+    pub(super) held: Vec<u8>,
     /// Why the stream ended before the container did, if it did.
-    pub(in crate::executors::container) broke: Option<Error>,
+    pub(super) broke: Option<Error>,
     /// Bytes of stdout and stderr that have come.
-    pub(in crate::executors::container) taken: [u64; 2],
+    pub(super) taken: [u64; 2],
     /// There may be more, which the engine's copy has.
-    pub(in crate::executors::container) missed: bool,
+    pub(super) missed: bool,
     /// The engine does not give its copy.
-    pub(in crate::executors::container) unreadable: bool,
+    pub(super) unreadable: bool,
     /// Why the engine was out of reach, when it was for the first time.
-    pub(in crate::executors::container) away: Option<String>,
+    pub(super) away: Option<String>,
     /// The program was seen to start.
-    pub(in crate::executors::container) started: bool,
+    pub(super) started: bool,
     /// The host's count of memory kills rose meanwhile.
-    pub(in crate::executors::container) host_killed: bool,
+    pub(super) host_killed: bool,
 }
 
 impl Prepared for Ready {
@@ -235,7 +235,7 @@ impl Ready {
 }
 
 impl Base {
-    pub(in crate::executors::container) fn reattach_info(&self) -> ReattachInfo {
+    pub(super) fn reattach_info(&self) -> ReattachInfo {
         ReattachInfo {
             place: self.name.clone(),
             image: self.image.clone(),
@@ -245,7 +245,7 @@ impl Base {
     }
 
     /// From the end of the stream to the end of the container, unless it is left to the next agent.
-    pub(in crate::executors::container) fn finish(
+    pub(super) fn finish(
         mut self,
         mut followed: Followed,
         meter: &Meter,
@@ -282,7 +282,7 @@ impl Base {
     }
 
     /// The outcome of a container that was not started; dropping `self` removes it.
-    pub(in crate::executors::container) fn never_ran(&self, error: &Error) -> Box<Outcome> {
+    pub(super) fn never_ran(&self, error: &Error) -> Box<Outcome> {
         let setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         let verdict = setup_verdict(error, &self.control);
         self.control.end();
@@ -292,7 +292,7 @@ impl Base {
     }
 
     /// From here on the deadline runs, a cancel finds something to signal, and use is measured.
-    pub(in crate::executors::container) fn arm(&self, left: Duration) -> Arc<Meter> {
+    pub(super) fn arm(&self, left: Duration) -> Arc<Meter> {
         let (after, limit) = self.timeout;
         self.control.set_deadline(clock::now() + left, Reason::Timeout { limit, after });
         let id = self.container.id().to_owned();
@@ -301,17 +301,17 @@ impl Base {
     }
 
     /// Its use is measured from here on.
-    pub(in crate::executors::container) fn measure(&self) -> Arc<Meter> {
+    pub(super) fn measure(&self) -> Arc<Meter> {
         let layer_limit = self.layer_limited.then_some(self.resources.disk);
         self.shared.sampler.watch(self.container.id(), Arc::clone(&self.control), layer_limit)
     }
 
     /// The host's count, where the engine is on this host.
-    pub(in crate::executors::container) fn host_oom_kills(&self) -> Option<u64> {
+    pub(super) fn host_oom_kills(&self) -> Option<u64> {
         if self.shared.docker.is_local() { crate::os::cgroup::host_oom_kills() } else { None }
     }
 
-    pub(in crate::executors::container) fn nonsense(&self, what: String) -> Error {
+    pub(super) fn nonsense(&self, what: String) -> Error {
         Error::Protocol { doing: format!("read the output of container {}", short(self.container.id())), what }
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::docker;
 use crate::executors::Control;
-use crate::executors::reaper::Bell;
 use crate::limits;
+use crate::os::bell::Bell;
 use crate::os::cgroup::{Cgroup, Reading};
 use crate::os::clock;
 use crate::os::stop::Stop;

@@ -17,7 +17,7 @@ use crate::verdict::{Phase, Verdict};
 impl Run<'_> {
     /// Reads the rest of the output and how the script ended; `None` if the server says that it still runs. The session then
     /// waits for the word about the folder.
-    pub(in crate::executors::ssh) fn collect(&mut self, output: &mut dyn Output) -> Result<Option<Ending>, Stop> {
+    pub(super) fn collect(&mut self, output: &mut dyn Output) -> Result<Option<Ending>, Stop> {
         let kill = self.wanted.is_some() || self.control.reason().is_some();
         self.over = Some((SystemTime::now(), Instant::now()));
         let mut asked_again = false;
@@ -57,7 +57,7 @@ impl Run<'_> {
     }
 
     /// Reads the rest of the output to its end, or until nothing comes for the time of `silence`.
-    pub(in crate::executors::ssh) fn receive(
+    pub(super) fn receive(
         &mut self,
         session: &Session,
         nonce: &str,

@@ -46,7 +46,7 @@ pub enum Next {
 }
 
 /// A job's request to the thread.
-pub(in crate::executors::ssh) enum Command {
+pub(super) enum Command {
     Open { id: u64, command: &'static str, events: Sender<Event>, opened: Sender<Result<(), Error>>, link: Arc<Link> },
     Input { id: u64, bytes: Vec<u8> },
     Close { id: u64 },
@@ -54,9 +54,9 @@ pub(in crate::executors::ssh) enum Command {
 
 /// State that session and job share beside the queue.
 #[derive(Debug, Default)]
-pub(in crate::executors::ssh) struct Link {
+pub(super) struct Link {
     /// The queue was full: the thread waits to be woken.
-    pub(in crate::executors::ssh) paused: AtomicBool,
+    pub(super) paused: AtomicBool,
 }
 
 /// The time limits of a connection.
@@ -73,20 +73,20 @@ pub struct Times {
 }
 
 #[derive(Debug)]
-pub(in crate::executors::ssh) struct Seats {
-    pub(in crate::executors::ssh) taken: usize,
+pub(super) struct Seats {
+    pub(super) taken: usize,
     /// The number of sessions that the server is known to allow.
     most: usize,
-    pub(in crate::executors::ssh) closed: bool,
+    pub(super) closed: bool,
     next_id: u64,
 }
 
 /// A handle to a connection; shared by the pool and its sessions.
 #[derive(Debug)]
 pub struct Connection {
-    pub(in crate::executors::ssh) server: String,
+    pub(super) server: String,
     commands: Sender<Command>,
-    pub(in crate::executors::ssh) waker: Waker,
+    pub(super) waker: Waker,
     socket: TcpStream,
     seats: Mutex<Seats>,
     step: Duration,
@@ -126,7 +126,7 @@ impl Connection {
         Ok((connection, driver))
     }
 
-    pub(in crate::executors::ssh) fn seats(&self) -> MutexGuard<'_, Seats> {
+    pub(super) fn seats(&self) -> MutexGuard<'_, Seats> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -258,16 +258,16 @@ impl Drop for Session {
 }
 
 /// LIBSSH2_ERROR_TIMEOUT and LIBSSH2_ERROR_EAGAIN.
-pub(in crate::executors::ssh) fn is_timeout(error: &ssh2::Error) -> bool {
+pub(super) fn is_timeout(error: &ssh2::Error) -> bool {
     matches!(error.code(), ssh2::ErrorCode::Session(-9 | -37))
 }
 
-pub(in crate::executors::ssh) fn millis(time: Duration) -> u32 {
+pub(super) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
-pub(in crate::executors::ssh) mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A connection without a peer and without a running thread; it lives as long as the driver.

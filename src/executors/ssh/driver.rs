@@ -53,7 +53,7 @@ enum Turn {
 
 impl Driver {
     /// Made on the thread that made the session.
-    pub(in crate::executors::ssh) fn new(
+    pub(super) fn new(
         session: ssh2::Session,
         socket: TcpStream,
         connection: Arc<Connection>,

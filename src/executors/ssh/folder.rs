@@ -18,17 +18,17 @@ use crate::policy::backoff::{Backoff, Growth};
 
 /// The folder of a script on its server. Dropping this removes it, or leaves it as `ssh.execution.cleanupAfter: false` says;
 /// each of the two ways to do so gets `jobs.cleanupTimeout`.
-pub(in crate::executors::ssh) struct Folder {
-    pub(in crate::executors::ssh) shared: Arc<Shared>,
-    pub(in crate::executors::ssh) server: Server,
-    pub(in crate::executors::ssh) place: Place,
+pub(super) struct Folder {
+    pub(super) shared: Arc<Shared>,
+    pub(super) server: Server,
+    pub(super) place: Place,
     /// Its name, and the names of claimed starts.
-    pub(in crate::executors::ssh) names: Vec<String>,
+    pub(super) names: Vec<String>,
     /// The session of the program that has handed over everything and waits for a word; it keeps the folder if the session ends
     /// first. `None` for the folder of an earlier agent.
-    pub(in crate::executors::ssh) session: Option<Session>,
+    pub(super) session: Option<Session>,
     /// That program has the word already.
-    pub(in crate::executors::ssh) asked: bool,
+    pub(super) asked: bool,
 }
 
 /// How a program that had to remove a folder ended.

@@ -17,10 +17,10 @@ use crate::job::{Output, Stream};
 use crate::limits;
 
 /// The reaper's target: the worker, which passes the signal on over its session.
-pub(in crate::executors::ssh) struct Wished(pub(in crate::executors::ssh) Sender<Signal>);
+pub(super) struct Wished(pub(super) Sender<Signal>);
 
 /// The channel of a job's signals to its worker.
-pub(in crate::executors::ssh) fn wishes() -> (Sender<Signal>, Receiver<Signal>) {
+pub(super) fn wishes() -> (Sender<Signal>, Receiver<Signal>) {
     bounded(limits::SSH_WISHES)
 }
 
@@ -35,7 +35,7 @@ impl Target for Wished {
 }
 
 /// How one session ended.
-pub(in crate::executors::ssh) enum Heard {
+pub(super) enum Heard {
     /// The remote program proved that the script is over.
     Over,
     /// The program said why there is nothing to follow.
@@ -59,12 +59,7 @@ pub(in crate::executors::ssh) enum Heard {
 
 impl Run<'_> {
     /// Reads one session to its end.
-    pub(in crate::executors::ssh) fn listen(
-        &mut self,
-        session: &Session,
-        nonce: &str,
-        output: &mut dyn Output,
-    ) -> Heard {
+    pub(super) fn listen(&mut self, session: &Session, nonce: &str, output: &mut dyn Output) -> Heard {
         let mut preamble = Preamble::new(nonce);
         let mut sent_here = None;
         let (mut heard_at, mut looked_at) = (Instant::now(), Instant::now());
@@ -151,12 +146,7 @@ impl Run<'_> {
     }
 
     /// What a session's end says about the script's end: nothing, unless its program gave the proof.
-    pub(in crate::executors::ssh) fn ended(
-        &mut self,
-        preamble: &Preamble,
-        status: Option<i32>,
-        silent: Duration,
-    ) -> Heard {
+    pub(super) fn ended(&mut self, preamble: &Preamble, status: Option<i32>, silent: Duration) -> Heard {
         match preamble.word() {
             _ if preamble.is_over() && status == Some(remote::PROVEN) => Heard::Over,
             _ if preamble.is_over() => {
@@ -175,13 +165,7 @@ impl Run<'_> {
     }
 
     /// Hands on the script's output.
-    pub(in crate::executors::ssh) fn bytes(
-        &mut self,
-        preamble: &mut Preamble,
-        stream: Stream,
-        bytes: &[u8],
-        output: &mut dyn Output,
-    ) {
+    pub(super) fn bytes(&mut self, preamble: &mut Preamble, stream: Stream, bytes: &[u8], output: &mut dyn Output) {
         let (taken, tail) = (&mut self.taken[usize::from(stream != Stream::Stdout)], &mut self.stderr_tail);
         preamble.take(stream, bytes, &mut |bytes| {
             *taken += bytes.len() as u64;

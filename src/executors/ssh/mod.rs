@@ -52,7 +52,7 @@ pub struct SshExecutor {
 }
 
 #[derive(Debug, Clone)]
-pub(in crate::executors::ssh) struct Shared {
+pub(super) struct Shared {
     settings: Settings,
     pool: Pool,
     breakers: Breakers,

@@ -32,25 +32,25 @@ use crate::policy::stop::Reason;
 use crate::verdict::{Span, Verdict};
 
 /// A session with a waiting shell, and the program for it.
-pub(in crate::executors::ssh) struct Ready {
-    pub(in crate::executors::ssh) shared: Arc<Shared>,
-    pub(in crate::executors::ssh) session: Session,
+pub(super) struct Ready {
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: Session,
     /// The connection was there before.
-    pub(in crate::executors::ssh) warm: bool,
-    pub(in crate::executors::ssh) server: Server,
-    pub(in crate::executors::ssh) place: Place,
-    pub(in crate::executors::ssh) nonce: String,
-    pub(in crate::executors::ssh) program: Vec<u8>,
-    pub(in crate::executors::ssh) control: Arc<Control>,
-    pub(in crate::executors::ssh) timeout: (Duration, &'static str),
+    pub(super) warm: bool,
+    pub(super) server: Server,
+    pub(super) place: Place,
+    pub(super) nonce: String,
+    pub(super) program: Vec<u8>,
+    pub(super) control: Arc<Control>,
+    pub(super) timeout: (Duration, &'static str),
     /// `jobs.setupTimeout`.
-    pub(in crate::executors::ssh) until: Instant,
-    pub(in crate::executors::ssh) begun: (SystemTime, Instant),
+    pub(super) until: Instant,
+    pub(super) begun: (SystemTime, Instant),
 }
 
 /// The progress of a start.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::executors::ssh) enum Start {
+pub(super) enum Start {
     /// The script waits until the server's shell is ready for it.
     Waits(Vec<u8>),
     /// It was sent; this session shows whether it begins.
@@ -62,46 +62,46 @@ pub(in crate::executors::ssh) enum Start {
 }
 
 /// The state of a script that was sent.
-pub(in crate::executors::ssh) struct Run<'a> {
-    pub(in crate::executors::ssh) shared: &'a Arc<Shared>,
-    pub(in crate::executors::ssh) server: &'a Server,
-    pub(in crate::executors::ssh) control: &'a Arc<Control>,
-    pub(in crate::executors::ssh) task: &'a Task,
-    pub(in crate::executors::ssh) place: Place,
-    pub(in crate::executors::ssh) timeout: (Duration, &'static str),
-    pub(in crate::executors::ssh) until: Instant,
-    pub(in crate::executors::ssh) begun: (SystemTime, Instant),
-    pub(in crate::executors::ssh) wishes: Receiver<Signal>,
-    pub(in crate::executors::ssh) wisher: Sender<Signal>,
+pub(super) struct Run<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) server: &'a Server,
+    pub(super) control: &'a Arc<Control>,
+    pub(super) task: &'a Task,
+    pub(super) place: Place,
+    pub(super) timeout: (Duration, &'static str),
+    pub(super) until: Instant,
+    pub(super) begun: (SystemTime, Instant),
+    pub(super) wishes: Receiver<Signal>,
+    pub(super) wisher: Sender<Signal>,
     /// The strongest signal for the script, and the last one sent.
-    pub(in crate::executors::ssh) wanted: Option<Signal>,
-    pub(in crate::executors::ssh) sent: Option<Signal>,
+    pub(super) wanted: Option<Signal>,
+    pub(super) sent: Option<Signal>,
     /// Bytes of stdout and stderr that were handed on.
-    pub(in crate::executors::ssh) taken: [u64; 2],
-    pub(in crate::executors::ssh) stderr_tail: Vec<u8>,
-    pub(in crate::executors::ssh) start: Start,
+    pub(super) taken: [u64; 2],
+    pub(super) stderr_tail: Vec<u8>,
+    pub(super) start: Start,
     /// A session that is silent for this time is asked whether it missed the end.
-    pub(in crate::executors::ssh) look: Duration,
+    pub(super) look: Duration,
     /// Sessions in a row that ended without a proof and without output, and since when.
-    pub(in crate::executors::ssh) cuts: (u32, Instant),
+    pub(super) cuts: (u32, Instant),
     /// The server had its time to end the script: until this moment it is asked once more how the script ended.
-    pub(in crate::executors::ssh) last_look: Option<Instant>,
+    pub(super) last_look: Option<Instant>,
     /// When the script was seen to run.
-    pub(in crate::executors::ssh) started: Option<(SystemTime, Instant)>,
-    pub(in crate::executors::ssh) setup: Option<Span>,
-    pub(in crate::executors::ssh) starts: u32,
-    pub(in crate::executors::ssh) reconnects: u32,
+    pub(super) started: Option<(SystemTime, Instant)>,
+    pub(super) setup: Option<Span>,
+    pub(super) starts: u32,
+    pub(super) reconnects: u32,
     /// The connection broke, and the next one resumes.
-    pub(in crate::executors::ssh) broke: bool,
+    pub(super) broke: bool,
     /// An earlier agent started it.
-    pub(in crate::executors::ssh) adopted: bool,
+    pub(super) adopted: bool,
     /// Why that agent ended it, and with what.
-    pub(in crate::executors::ssh) ended_by: Option<(Reason, Signal)>,
+    pub(super) ended_by: Option<(Reason, Signal)>,
     /// When it was over and its end was asked for.
-    pub(in crate::executors::ssh) over: Option<(SystemTime, Instant)>,
+    pub(super) over: Option<(SystemTime, Instant)>,
     /// The session that waits for the word about the folder.
-    pub(in crate::executors::ssh) waiting: Option<Session>,
-    pub(in crate::executors::ssh) host_key: String,
+    pub(super) waiting: Option<Session>,
+    pub(super) host_key: String,
 }
 
 impl Prepared for Ready {
@@ -124,14 +124,14 @@ impl Prepared for Ready {
 }
 
 /// A script that an earlier agent started.
-pub(in crate::executors::ssh) struct Adopted {
-    pub(in crate::executors::ssh) shared: Arc<Shared>,
-    pub(in crate::executors::ssh) server: Server,
-    pub(in crate::executors::ssh) place: Place,
-    pub(in crate::executors::ssh) control: Arc<Control>,
-    pub(in crate::executors::ssh) timeout: (Duration, &'static str),
+pub(super) struct Adopted {
+    pub(super) shared: Arc<Shared>,
+    pub(super) server: Server,
+    pub(super) place: Place,
+    pub(super) control: Arc<Control>,
+    pub(super) timeout: (Duration, &'static str),
     /// The rest of its time limit.
-    pub(in crate::executors::ssh) left: Duration,
+    pub(super) left: Duration,
 }
 
 impl Prepared for Adopted {
@@ -150,7 +150,7 @@ impl Prepared for Adopted {
 }
 
 /// Why a run has no end from the server.
-pub(in crate::executors::ssh) enum Stop {
+pub(super) enum Stop {
     Because(Unknown),
     /// The agent ends; the script goes on.
     Detached,
@@ -164,7 +164,7 @@ impl From<Unknown> for Stop {
     }
 }
 
-pub(in crate::executors::ssh) type Unknown = Box<Verdict>;
+pub(super) type Unknown = Box<Verdict>;
 
 impl<'a> Run<'a> {
     fn new(
@@ -366,7 +366,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits before the next session if each ends at once.
-    pub(in crate::executors::ssh) fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
         if self.cuts.0 == 0 {
@@ -380,7 +380,7 @@ impl<'a> Run<'a> {
     }
 
     /// The script was seen to run: from here on its time counts, and a signal can reach it.
-    pub(in crate::executors::ssh) fn starts_now(&mut self, left: Duration) {
+    pub(super) fn starts_now(&mut self, left: Duration) {
         self.setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
         self.started = Some((SystemTime::now(), Instant::now()));
         self.start = Start::Seen;
@@ -390,7 +390,7 @@ impl<'a> Run<'a> {
     }
 
     /// A connection broke: reported once each time, in the job's log.
-    pub(in crate::executors::ssh) fn lost(&mut self, error: &Error, output: &mut dyn Output) {
+    pub(super) fn lost(&mut self, error: &Error, output: &mut dyn Output) {
         self.broke = true;
         output.system(&format!("{error}; the script goes on there; connecting again"));
         output.settle();
@@ -398,7 +398,7 @@ impl<'a> Run<'a> {
 
     /// Opens a new session and sends a program; gives up after `ssh.execution.reconnectTimeout`, or if the job must end and the
     /// server cannot be reached.
-    pub(in crate::executors::ssh) fn back(
+    pub(super) fn back(
         &mut self,
         output: &mut dyn Output,
         program: impl Fn(&Self, &str) -> Vec<u8>,

@@ -14,7 +14,7 @@ use crate::policy::stop::Reason;
 use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 
 impl Run<'_> {
-    pub(in crate::executors::ssh) fn judge(&self, ending: &Ending) -> Verdict {
+    pub(super) fn judge(&self, ending: &Ending) -> Verdict {
         let (reason, sent) = match &self.ended_by {
             Some((reason, signal)) => (Some(reason.clone()), Some(*signal)),
             None => (self.control.reason(), self.sent),
@@ -31,7 +31,7 @@ impl Run<'_> {
     }
 
     /// It was over, with this `status`, before it could be followed: signals of this agent come too late.
-    pub(in crate::executors::ssh) fn found_over(&mut self, status: &str) {
+    pub(super) fn found_over(&mut self, status: &str) {
         if self.started.is_none() {
             self.starts_now(self.timeout.0);
         }
@@ -40,7 +40,7 @@ impl Run<'_> {
         self.wanted = self.ended_by.as_ref().map(|(_, signal)| *signal).or(self.sent);
     }
 
-    pub(in crate::executors::ssh) fn verdict_of(&self, word: Word) -> Unknown {
+    pub(super) fn verdict_of(&self, word: Word) -> Unknown {
         let (server, directory) = (self.server.shown(), self.place.directory());
         let message = match word {
             Word::Setup(why) => return self.end_unknown(&why),
@@ -53,7 +53,7 @@ impl Run<'_> {
         Box::new(Verdict::infrastructure(Phase::Execution, message))
     }
 
-    pub(in crate::executors::ssh) fn setup_failed(&self, why: String) -> Unknown {
+    pub(super) fn setup_failed(&self, why: String) -> Unknown {
         if let Some(reason) = self.control.reason() {
             return Box::new(stopped(&reason, None));
         }
@@ -62,7 +62,7 @@ impl Run<'_> {
     }
 
     /// The message for a script that was sent, where nothing shows whether it began.
-    pub(in crate::executors::ssh) fn start_unknown(&self, heard: &Heard) -> Unknown {
+    pub(super) fn start_unknown(&self, heard: &Heard) -> Unknown {
         let server = self.server.shown();
         let why = match heard {
             Heard::Word(Word::Setup(why)) => why.clone(),
@@ -81,7 +81,7 @@ impl Run<'_> {
     }
 
     /// The message for a script that ran, whose end cannot be learned.
-    pub(in crate::executors::ssh) fn end_unknown(&self, why: &str) -> Unknown {
+    pub(super) fn end_unknown(&self, why: &str) -> Unknown {
         let message = format!(
             "the script ran on {}, and how it ended cannot be asked: {why}; its end is unknown, and it may still run",
             self.server.shown()
@@ -90,7 +90,7 @@ impl Run<'_> {
     }
 
     /// The message for a session on which a stream does not arrive.
-    pub(in crate::executors::ssh) fn login_files(&self, which: &str) -> String {
+    pub(super) fn login_files(&self, which: &str) -> String {
         format!(
             "{which} of a session as {} does not arrive as it should: a file that the login reads, such as .bashrc, \
              redirects it. Let that file do so only where the shell is interactive (case $- in *i*)",
@@ -99,7 +99,7 @@ impl Run<'_> {
     }
 
     /// The message for a shell that ended without a word of our program.
-    pub(in crate::executors::ssh) fn mute(&self, status: Option<i32>) -> Unknown {
+    pub(super) fn mute(&self, status: Option<i32>) -> Unknown {
         let status =
             status.map_or_else(|| "without an exit status".to_owned(), |code| format!("with exit code {code}"));
         let noise = String::from_utf8_lossy(&self.stderr_tail);
@@ -119,7 +119,7 @@ impl Run<'_> {
     }
 
     /// The message for a server that could not be reached again in time, or refuses the login now.
-    pub(in crate::executors::ssh) fn out_of_reach(&self, after: Duration, error: &Error) -> Unknown {
+    pub(super) fn out_of_reach(&self, after: Duration, error: &Error) -> Unknown {
         let server = self.server.shown();
         let unknown = "its end is unknown, and it may still run";
         let message = match self.control.reason() {
@@ -152,7 +152,7 @@ impl Run<'_> {
         Box::new(Verdict::infrastructure(Phase::Execution, message))
     }
 
-    pub(in crate::executors::ssh) fn outcome(&self, verdict: Verdict, ending: Option<&Ending>, warm: bool) -> Outcome {
+    pub(super) fn outcome(&self, verdict: Verdict, ending: Option<&Ending>, warm: bool) -> Outcome {
         let over = self.over.map(|(_, at)| at);
         let length = |from: Instant| over.map_or_else(|| from.elapsed(), |at| at.saturating_duration_since(from));
         let execution = self.started.map(|(started, at)| Span { started, length: length(at) });
@@ -182,6 +182,6 @@ impl Run<'_> {
 }
 
 /// Whole seconds, for a message.
-pub(in crate::executors::ssh) fn rounded(time: Duration) -> String {
+pub(super) fn rounded(time: Duration) -> String {
     seconds(Duration::from_secs(time.as_secs()))
 }
