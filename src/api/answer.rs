@@ -171,13 +171,16 @@ fn orphan_row(row: Json<'_>) -> Option<OrphanRow> {
 /// the list is read often, and the payloads of a hundred rows are large.
 pub(super) fn orphan(body: &[u8], job: &Id) -> Option<Claim> {
     let (rows, _) = list(body).ok()?;
-    let payload = rows.iter().find_map(|row| {
+    let (row, payload) = rows.into_iter().find_map(|row| {
         let [id, payload] = row.fields(["id", "payload"]).ok()?;
-        id?.is(job.as_str()).then_some(payload)
-    })??;
-    // The payload is the row of the queue, with or without its id.
-    payload.field("execution")?;
-    Some(job_row::read_as(job.clone(), payload))
+        id?.is(job.as_str()).then_some((row, payload))
+    })?;
+    // The deployed backend keeps what is to be executed there; another may keep the whole row of the queue.
+    let payload = payload?;
+    if payload.field("execution").is_some() {
+        return Some(job_row::read_as(job.clone(), payload));
+    }
+    payload.field("script").is_some().then(|| job_row::read_stored(job.clone(), row))
 }
 
 /// Reads a heartbeat's answer; an empty one asks for nothing.
@@ -329,10 +332,17 @@ mod tests {
     fn one_orphan_tells_its_job_where_its_row_does() {
         let job = |id: &str| orphan(BODY.as_bytes(), &Id::parse(id).expect("id"));
         const BODY: &str = r#"[{"id":"a","payload":{}},{"id":"b"},7,{"id":"c","payload":{"execution":{
-            "script":{"type":"sh","content":"x"}}}},{"id":"d","payload":{"id":"other","execution":{}}}]"#;
+            "script":{"type":"sh","content":"x"}}}},{"id":"d","payload":{"id":"other","execution":{}}},
+            {"id":"e","type":"SCRIPT","priority":"normal","attempts":2,"metadata":{"eventId":12},"payload":{
+            "script":{"type":"BASH","content":"x"},
+            "target":{"type":"server","serverDetails":{"host":"a","port":22,"username":"b","password":"c"}}}}]"#;
         assert!(job("a").is_none() && job("b").is_none() && job("x").is_none());
         assert!(matches!(job("c"), Some(Claim::Run(job)) if job.id.as_str() == "c"));
         assert!(matches!(job("d"), Some(Claim::Refuse { id, .. }) if id.as_str() == "d"));
+        // As the deployed backend stores it.
+        let Some(Claim::Run(job)) = job("e") else { panic!("no job") };
+        assert_eq!((job.kind, job.servers.len(), job.attempts), (crate::job::Kind::Ssh, 1, 2));
+        assert_eq!(job.event_id.as_deref(), Some("12"));
     }
 
     #[test]

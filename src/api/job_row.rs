@@ -43,11 +43,27 @@ pub(super) fn read(row: Json<'_>) -> Result<Claim, String> {
     Ok(read_as(Id::parse(&text).map_err(|e| e.to_string())?, row))
 }
 
+/// The parts of a row that say what is to be done.
+type Parts<'a> = [Option<Json<'a>>; 5];
+
 /// Reads one row whose id is known.
 pub(super) fn read_as(id: Id, row: Json<'_>) -> Claim {
+    read_parts(id, row, || object(row, "the job", ["type", "priority", "attempts", "execution", "metadata"]))
+}
+
+/// Reads a row as the backend stores it: what the queue hands out as `execution` is its `payload`. Its `type` and its
+/// `priority` are other words than the queue's.
+pub(super) fn read_stored(id: Id, row: Json<'_>) -> Claim {
+    read_parts(id, row, || {
+        let [attempts, execution, metadata] = object(row, "the job", ["attempts", "payload", "metadata"])?;
+        Ok([None, None, attempts, execution, metadata])
+    })
+}
+
+fn read_parts<'a>(id: Id, row: Json<'a>, parts: impl FnOnce() -> Result<Parts<'a>, String>) -> Claim {
     let mut kind = Kind::Container;
     let sound = row.check().map_err(|why| format!("the job's row cannot be read: {why}"));
-    match sound.and_then(|()| job(&id, row, &mut kind)) {
+    match sound.and_then(|()| job(&id, parts()?, &mut kind)) {
         Ok(job) if cost(&job) > limits::QUEUE_ROW_MAX => {
             let most = limits::QUEUE_ROW_MAX;
             let reason = format!("script, variables and servers of the job need more than {most} bytes");
@@ -93,9 +109,8 @@ fn cost(job: &Job) -> usize {
 }
 
 /// Reads the rest of the row. `kind` is set as soon as it is known, so that a refusal has it too.
-fn job(id: &Id, row: Json<'_>, kind: &mut Kind) -> Result<Job, String> {
-    let [declared, priority, attempts, execution, metadata] =
-        object(row, "the job", ["type", "priority", "attempts", "execution", "metadata"])?;
+fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
+    let [declared, priority, attempts, execution, metadata] = parts;
     let About { event_id, original_type } = metadata.map(about).unwrap_or_default();
     *kind = declared.map_or(Ok(Kind::Container), job_kind)?;
     let execution = execution.ok_or("the job has no execution")?;
