@@ -122,7 +122,7 @@ pub(in crate::cli) fn address_of(text: &str) -> Result<(String, u16), UsageError
     if is_host(host) { Ok((host.to_owned(), port)) } else { Err(wrong()) }
 }
 
-/// The value of a flag, read as the configuration's `key` is: what is refused there is refused here.
+/// Reads the value of a flag with the checks of the configuration's `key`.
 fn checked(flag: &str, text: &str, what: &str, key: &str) -> Result<Config, UsageError> {
     let mut config = config::defaults();
     let wrong = |allowed: &str| UsageError(format!("{flag} {text:?} is not {what}; allowed: {allowed}"));
@@ -173,14 +173,14 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
     if let Err(error) = docker.ping() {
         return print::say(error, exit::ENGINE);
     }
-    // What was asked for by hand is meant: it may exceed the limits that are set for the backend's jobs.
+    // The limits of the configuration are for the backend's jobs. A person may ask for more.
     let limits = &mut config.container.limits;
     limits.memory = limits.memory.max(request.memory.unwrap_or(0));
     limits.cpu = limits.cpu.max(request.cpu.unwrap_or(0.0));
     ended(in_container(&config, request, content, language, docker, signals))
 }
 
-/// How it ended, and which stream did not take all of its output, if so.
+/// The outcome, and the stream that did not take all of the output, if one did not.
 type Ended = (Outcome, Option<(&'static str, std::io::Error)>);
 
 /// Shows the verdict; gives the program's exit code.
@@ -251,14 +251,14 @@ fn on_server(
     outcome
 }
 
-/// The variable with the passphrase of an encrypted identity: an argument could be read by everybody.
+/// The variable with the passphrase of an encrypted identity. Everybody on this host can read an argument.
 const PASSPHRASE: &str = "CRONIUM_EXEC_PASSPHRASE";
 
 pub(in crate::cli) fn no_thread(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}")
 }
 
-/// The way that every job goes, with a signal to this command as the cancel.
+/// Runs it as every job runs. A signal to this command cancels it.
 fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Signals) -> Result<Ended, String> {
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).map_err(no_thread)?;
     let pace = Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
@@ -301,7 +301,7 @@ fn task(request: Request, content: String, language: Language, server: Option<Se
     Task { job: std::sync::Arc::new(job), server, execution: id(format!("exec-{word}-1")) }
 }
 
-/// The script's own exit code, or the one that stands for how it ended.
+/// The script's exit code, or the code for the way it ended.
 fn exit_code(verdict: &Verdict) -> u8 {
     match verdict.cause {
         Cause::Timeout { .. } => exit::EXEC_TIMEOUT,

@@ -12,7 +12,7 @@ pub const ENGINE: u8 = 3;
 pub const NOT_DRAINED: u8 = 4;
 /// A third signal: ended at once, while jobs ran.
 pub const FORCED: u8 = 5;
-/// `exec`: the script ran longer than its limit, as `timeout(1)` says it.
+/// `exec`: the script ran longer than its limit. `timeout(1)` has the same code.
 pub const EXEC_TIMEOUT: u8 = 124;
 /// `exec`: the infrastructure failed or the script could not be run.
 pub const EXEC_FAILED: u8 = 125;

@@ -1,4 +1,4 @@
-//! The commands and their flags: one table, which the parser reads and the help texts are made from.
+//! The commands and their flags: the one table behind the parser and the help texts.
 //!
 //! Texts are paragraphs without line breaks; `help` wraps them.
 
@@ -20,7 +20,7 @@ pub struct CommandRow {
 pub struct Flag {
     pub short: Option<char>,
     pub long: &'static str,
-    /// What its value is called; `None` when it takes none.
+    /// The name of its value; `None` when it takes none.
     pub value: Option<&'static str>,
     /// The commands that take it; all when empty.
     pub of: &'static [&'static str],
@@ -28,7 +28,7 @@ pub struct Flag {
 }
 
 impl Flag {
-    /// Whether `command` takes it; before a command (`""`), only those of all commands.
+    /// Whether `command` takes it. `""`, before a command, takes the flags of all commands.
     pub fn is_of(&self, command: &str) -> bool {
         self.of.is_empty() || self.of.contains(&command)
     }
@@ -67,7 +67,7 @@ pub const EXITS: &[(&str, &str)] = &[
     ("124, 125, 137", "see `cronium-agent exec --help`"),
 ];
 
-/// In the order of the help; the first is meant when none is named.
+/// In the order of the help. The first is the default.
 pub static COMMANDS: &[CommandRow] = commands! {
     "run" [] "claim and run jobs until told to stop (the default)",
         "Claims jobs and runs them until SIGTERM or SIGINT. The first signal drains: no more claims, and running jobs have \

@@ -109,7 +109,7 @@ fn collect(
     Ok((text, code))
 }
 
-/// Does with a container what is to be done; the word about it, and whether it went well.
+/// Keeps or removes a container; returns the word for the table, and whether it went well.
 fn act(janitor: &Janitor, found: &Found, fate: Fate, mode: Mode, grace: Duration) -> (String, bool) {
     let word = match (fate, mode) {
         (Fate::InUse, Mode::Look) => "kept: its job runs".to_owned(),

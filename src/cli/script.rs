@@ -12,8 +12,8 @@ use crate::limits;
 /// What can be run, for messages.
 const RUN: &str = "bash, python and node scripts are run";
 
-/// The text and the language of the script in `file`, or on standard input where that is `-`. The language is the one
-/// that was asked for, else that of the file's ending or of the first line.
+/// The text and the language of the script in `file`, or on standard input for `-`. The language comes from `language`,
+/// else from the file's ending, else from the first line.
 pub fn load(file: &str, language: Option<Language>) -> Result<(String, Language), String> {
     let shown = if file == "-" { "standard input" } else { file };
     let unreadable = |error: std::io::Error| format!("cannot read {shown}: {error}");
@@ -34,7 +34,7 @@ pub fn load(file: &str, language: Option<Language>) -> Result<(String, Language)
         None => by_first_line(&content, shown)?,
     };
     if language == Language::Node && file.ends_with(".mjs") {
-        // Says to Node.js that it is a module, whatever else it holds.
+        // Makes it a module for Node.js.
         content.push_str("\nexport {};\n");
     }
     Ok((content, language))
@@ -90,15 +90,15 @@ fn by_first_line(content: &str, shown: &str) -> Result<Language, String> {
     Err(format!("{shown} is a script for {other} by its ending, and {other} is not run: {RUN}"))
 }
 
-/// The terminal as a job's output: lines to stdout and stderr as they come, byte for byte; the agent's own words to
-/// stderr. What could not be written is remembered.
+/// The terminal as a job's output: bytes go to stdout and stderr as they come, the agent's own words to stderr. It keeps
+/// the first error.
 #[derive(Debug, Default)]
 pub struct Terminal {
     lost: Option<(&'static str, std::io::Error)>,
 }
 
 impl Terminal {
-    /// Writes what is still held; the first stream that did not take all, and why.
+    /// Flushes; returns the first stream that did not take all of it, and why.
     pub fn finish(mut self) -> Option<(&'static str, std::io::Error)> {
         self.flush();
         self.lost
@@ -109,7 +109,7 @@ impl Terminal {
         self.note("standard output", result);
     }
 
-    /// A reader that has gone away does not end the script: its verdict is still wanted.
+    /// A reader that has gone away does not end the script, which still gets a verdict.
     fn note(&mut self, stream: &'static str, result: std::io::Result<()>) {
         if let Err(error) = result {
             self.lost.get_or_insert((stream, error));

@@ -104,7 +104,7 @@ fn waiting(outbox: &Reports) -> String {
     text
 }
 
-/// One line a job, in columns as wide as what stands in them.
+/// One line a job, in columns.
 fn jobs(jobs: &[Job]) -> String {
     if jobs.is_empty() {
         return "no job runs\n".to_owned();
@@ -135,7 +135,7 @@ fn span(seconds: u64) -> String {
     }
 }
 
-/// Others' words on a terminal: nothing in them may move its cursor or forge a line.
+/// Makes others' words safe for a terminal: nothing in them may move its cursor or forge a line.
 pub(in crate::cli) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

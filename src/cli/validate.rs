@@ -1,4 +1,4 @@
-//! `validate`: is this configuration right, and what does it amount to?
+//! `validate`: checks the configuration and shows the values in effect.
 
 use std::path::PathBuf;
 
@@ -67,8 +67,8 @@ fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
     }
 }
 
-/// Compares the allowed algorithms with what the linked SSH library has: a list of which it has nothing lets no
-/// connection come about; a name that it does not have is a warning.
+/// Compares the allowed algorithms with those of the linked SSH library. A name that it lacks is a warning; a list of
+/// which it has nothing is an error, since no connection could be made.
 fn unknown_algorithms(ssh: &Ssh) -> Result<Vec<String>, String> {
     let (ciphers, exchanges) = algorithms::supported();
     let mut warnings = Vec::new();

@@ -1,11 +1,11 @@
-//! What a configuration that was read again may change in a running agent, key by key, and what needs a restart.
+//! Compares a configuration that was read again with the one in effect: what a reload changes, and what needs a restart.
 
 use super::field::{Effect, Key, Value};
 use super::keys::keys;
 use super::show::{in_effect, scalar};
 use super::types::Config;
 
-/// One key whose value differs, for people. Never a secret's value.
+/// One key whose value differs, for people. It never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub key: &'static str,
@@ -19,7 +19,7 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// What differs between the configuration in effect and one that was read again.
+/// The differences between the configuration in effect and one that was read again.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Changes {
     /// Takes effect.

@@ -70,14 +70,14 @@ impl<'a> Draft<'a> {
         self.problems.push(Problem { key: path.to_owned(), origin: Some(origin), text: text.into() });
     }
 
-    /// Records a problem at where `key` was given.
+    /// Records a problem where `key` was given.
     pub(super) fn refuse(&mut self, key: &'static str, text: impl Into<String>) {
         self.refused.insert(key);
         let origin = self.origins.get(key).cloned();
         self.problems.push(Problem { key: key.to_owned(), origin, text: text.into() });
     }
 
-    /// Records a warning at where `key` was given.
+    /// Records a warning where `key` was given.
     pub(super) fn warn(&mut self, key: &'static str, text: impl Into<String>) {
         let origin = self.origins.get(key).cloned();
         self.warnings.push(Problem { key: key.to_owned(), origin, text: text.into() });

@@ -52,10 +52,10 @@ pub(super) struct Access {
     pub(super) same: fn(&Config, &Config) -> bool,
 }
 
-/// Takes a text of one kind; gives it in its final form, or what is wrong with it (empty: it is of another form).
+/// Returns a text in its final form, or what is wrong with it. An empty error means another form.
 pub type Check = fn(&str) -> Result<String, String>;
 
-/// What a key takes, with its bounds. `form` says it in words.
+/// What a key takes, with its bounds. `form` is for messages and the reference.
 #[derive(Clone, Copy)]
 pub enum Kind {
     Text {
@@ -88,7 +88,7 @@ pub enum Kind {
     Secret,
     /// Of the older orchestrator, without meaning here.
     Ignored,
-    /// Not in this version. A value that the function says yes to is an error: to ignore it would weaken security.
+    /// Not in this version. A value for which the function returns true is an error: ignoring it would weaken security.
     Later(fn(&str) -> bool),
 }
 
@@ -111,7 +111,7 @@ pub enum Value {
     Time(Duration),
     Text(String),
     List(Vec<String>),
-    /// Set, and withheld.
+    /// Set, and not shown.
     Secret,
 }
 
@@ -139,7 +139,7 @@ impl Key {
         !matches!(self.kind, Kind::Ignored | Kind::Later(_))
     }
 
-    /// Whether the value must be withheld.
+    /// Whether the value must not be shown.
     pub fn is_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret) || self.path.ends_with("jwtSecret")
     }
@@ -158,7 +158,7 @@ impl Key {
         self.field.map_or(Value::Unset, |field| (field.get)(config).get())
     }
 
-    /// A value of this key, in the words of [`Key::put`]; lists with commas, nothing for what is not set.
+    /// A value of this key as text that [`Key::put`] takes: lists with commas, empty when not set.
     pub fn words(&self, value: &Value) -> String {
         match value {
             Value::Unset => String::new(),
@@ -206,7 +206,7 @@ impl Kind {
         }
     }
 
-    /// What is allowed, and what of it a value does not keep.
+    /// What is allowed, and what is wrong with a value.
     fn refusal(&self, why: &str) -> String {
         if why.is_empty() { self.allowed() } else { format!("{}; {why}", self.allowed()) }
     }
@@ -283,8 +283,8 @@ impl Value {
     }
 }
 
-/// Types with how they are made of a value, and how a value is made of them. A value of another kind, which no row of
-/// the table gives them, is refused without a word.
+/// Each type with its conversions from and to a value. No row of the table gives a field a value of another kind; such a
+/// value is an error without a text.
 macro_rules! fields {
     ($($field:ty: |$value:ident| $put:expr, |$this:ident| $get:expr;)*) => {
         $(impl Field for $field {
@@ -319,7 +319,7 @@ macro_rules! word_fields {
     };
 }
 
-/// Fields that are made of a text by a function, and shown by another.
+/// Fields with one function that reads a text, and one that shows it.
 macro_rules! text_fields {
     ($($field:ty: $parse:expr, $show:expr;)*) => {
         fields! { $($field: |value| $parse(&value.text()?)?, |this| Value::of_text($show(this));)* }

@@ -1,4 +1,4 @@
-//! Reading the few small files that a configuration names. No message holds any of their content.
+//! Reads the small files that a configuration names. No message holds any of their content.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};

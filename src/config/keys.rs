@@ -69,7 +69,7 @@ macro_rules! option {
     };
 }
 
-/// Rows of when a change takes effect, path, default, kind and field, then what is not usual, and the meaning.
+/// A row: when a change takes effect, path, default, kind and field; then alias and condition, if any; the meaning.
 macro_rules! keys {
     ($($effect:ident $path:literal = $default:literal, $kind:expr => $($at:ident).+
         $(, env $alias:literal)? $(, when $key:literal is $value:literal)?, $help:literal;)*) => {
@@ -316,7 +316,7 @@ const fn older(path: &'static str, kind: Kind) -> Key {
     Key { path, default: "", kind, field: None, alias: None, effect: Restart, when: None, help: "" }
 }
 
-/// What files of the older orchestrator have: accepted with a warning, so that they keep working.
+/// Keys of the older orchestrator. They are accepted with a warning, so that its files keep working.
 static OLDER: &[Key] = &[
     older("container.volumes.basePath", Kind::Ignored),
     older("container.volumes.tempPath", Kind::Ignored),
@@ -336,7 +336,7 @@ static OLDER: &[Key] = &[
     older("features.*", Kind::Ignored),
 ];
 
-/// A configuration in which nothing is set yet: `apply` gives each key its default.
+/// A configuration in which no key is set yet.
 pub(super) fn empty() -> Config {
     Config {
         orchestrator: Default::default(),

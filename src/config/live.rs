@@ -22,7 +22,7 @@ impl Live {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts another in effect for whatever begins from now on.
+    /// Puts another in effect for everything that begins from now on.
     pub fn replace(&self, config: Config) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }

@@ -1,4 +1,4 @@
-//! From everything that was given to a checked configuration.
+//! Loads the configuration: gathers what was given for each key, puts it into its field, checks the whole.
 //!
 //! Rank: command line, environment, its older names, file, default. An empty value is the default. `$STATE_DIRECTORY`,
 //! which systemd makes, ranks above all but the command line.
@@ -17,7 +17,7 @@ use super::tree::{FromFile, IGNORED, Walk};
 use super::types::Config;
 use super::yaml::{self, SyntaxError};
 
-/// A configuration and what there is to say about it.
+/// A configuration, and what to know about it.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
@@ -35,7 +35,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
         Some((file, world_readable, given)) => (Some(file), world_readable, given),
         None => (None, false, FromFile::new()),
     };
-    // A file that is no YAML gave nothing: to go on would list keys as missing that stand in it.
+    // A file that is no YAML gave nothing. Further checks would call keys missing that stand in it.
     if draft.problems.iter().any(|problem| problem.key.is_empty()) {
         return Err(Problems(draft.problems));
     }

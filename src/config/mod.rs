@@ -1,8 +1,8 @@
 //! Configuration: YAML, environment and flags in, one checked [`types::Config`] out, or every problem at once.
 //!
-//! `keys` is the one table of keys, `field` says how a text becomes a value in a field of the configuration. `load` goes
-//! through the table: the file (`yaml`, `tree`), the environment, the command line; `checks` looks at several keys
-//! together. After that only valid values exist.
+//! `keys` is the one table of keys. `field` turns a text into a value and puts it into a field. `load` goes through the
+//! table with the file (`yaml`, `tree`), the environment and the command line. `checks` looks at several keys together.
+//! After that only valid values exist.
 
 pub mod changes;
 mod checks;

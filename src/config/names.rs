@@ -1,4 +1,4 @@
-//! The names of keys and sections: what there is, and what an unknown name was meant to be.
+//! The names of keys and sections, and the known name nearest to an unknown one.
 
 use super::field::Key;
 use super::keys::keys;
@@ -31,7 +31,7 @@ pub(super) fn children(section: &str) -> Vec<&'static str> {
     names
 }
 
-/// What to say of an unknown key: the nearest in its section, else one of that name elsewhere, else what there is.
+/// The message about an unknown key: the nearest name in its section, else the same name elsewhere, else all names.
 pub(super) fn unknown(path: &str) -> String {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let siblings = children(section);
@@ -47,7 +47,7 @@ pub(super) fn unknown(path: &str) -> String {
     }
 }
 
-/// An unknown name for a message. What does not look like a name may be a value that slipped, even a secret.
+/// An unknown name for a message. Text that does not look like a name may be a misplaced value, even a secret.
 pub(super) fn shown_name(path: &str) -> String {
     let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     match path.rsplit_once('.') {

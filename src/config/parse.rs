@@ -1,7 +1,7 @@
 //! Checks and conversions of single values that are more than a number or a word.
 //!
-//! Each takes the text as it was given and returns what is wrong with it; the key's form, which says what is allowed,
-//! stands before that in the message. Empty: the text has another form altogether.
+//! Each takes the text as it was given. Its error says what is wrong with it, and follows the key's form in the message; an
+//! empty error means that the text has another form.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -78,7 +78,7 @@ pub(super) fn algorithm(text: &str) -> Result<String, String> {
     only(text, text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@+".contains(&b)))
 }
 
-/// A path on the server. It meets a shell there, which is the executor's care; here it must be a path.
+/// A path on the server. The executor quotes it for the shell there.
 pub(super) fn remote_path(text: &str) -> Result<String, String> {
     only(text, text.starts_with('/') && line(text).is_ok())
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 /// Where a value came from; `--explain` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The schema's default.
+    /// The table's default.
     Default,
-    /// The default, since a value was given and is empty, or since another key bounds it; why.
+    /// The default, because the given value is empty or another key bounds it; the reason.
     DefaultBecause(String),
-    /// The line and column are absent where the text does not show them.
+    /// Line and column, where they are known.
     File { path: PathBuf, place: Option<(usize, usize)> },
     /// The name of the variable.
     Env(String),
@@ -40,7 +40,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong with a configuration, or that is good to know. Its text never holds a secret.
+/// Something wrong with a configuration, or a warning. Its text never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The path of the key; empty when the whole file is meant.

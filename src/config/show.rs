@@ -1,4 +1,4 @@
-//! The effective configuration as text, taken from the fields that the program uses and not from what was given.
+//! The configuration in effect as text, from the fields that the program uses.
 
 use std::fmt::Write as _;
 
@@ -39,7 +39,7 @@ pub fn to_yaml(loaded: &Loaded, explain: bool) -> String {
             Value::Unset => format!("{indent}# {name}:"),
             value => format!("{indent}{name}: {}", scalar(key, value)),
         };
-        // A section of which nothing is set still reads as empty, which is allowed.
+        // A section without a set key reads back as empty, which is allowed.
         match loaded.origins.get(key.path).filter(|_| explain) {
             Some(Origin::Default) if value == Value::Unset => drop(writeln!(out, "{line}  # not set")),
             Some(origin) => drop(writeln!(out, "{line}  # {}", one_line(&origin.to_string()))),
@@ -69,8 +69,8 @@ fn quoted(text: &str) -> String {
     if plain { text.to_owned() } else { in_quotes(&text.replace('$', "$$")) }
 }
 
-/// As a text in double quotes. YAML takes fewer characters than JSON as they are, and reads some as the end of a line: all
-/// but letters and digits of other scripts are escaped.
+/// As a text in double quotes. YAML takes fewer characters than JSON unescaped, and reads some as the end of a line. So
+/// all are escaped but ASCII, and letters and digits of other scripts.
 fn in_quotes(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -83,7 +83,7 @@ fn in_quotes(text: &str) -> String {
             _ if number < 0x10000 => write!(out, "\\u{number:04x}"),
             _ => write!(out, "\\U{number:08x}"),
         };
-        // To a text it does not fail.
+        // Writing to a text does not fail.
         let _ = written;
     }
     out + "\""

@@ -1,4 +1,4 @@
-//! From the file's tree to what was given for each key: names are checked here, values later.
+//! Turns the file's tree into what was given for each key. It checks names; `load` checks values.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::policy::expand::expand;
 /// Keys that have a second path.
 const PATH_ALIASES: [(&str, &str); 1] = [("container.pullPolicy", "container.images.pullPolicy")];
 
-/// Said of a key that the older orchestrator had.
+/// The warning about a key of the older orchestrator.
 pub(super) const IGNORED: &str = "accepted, and without meaning in this agent; remove it";
 
 /// What the file gives, by key.
@@ -83,7 +83,7 @@ impl Walk<'_, '_> {
                 }
             }
         } else {
-            // The search for what was meant costs more than all else, and no more problems than these are listed.
+            // The search for the nearest name costs most, and no more problems than these are listed.
             let first = self.draft.problems.len() < CONFIG_PROBLEMS_MAX;
             let text = if first { names::unknown(path) } else { "unknown key".to_owned() };
             self.draft.problem(&names::shown_name(path), origin, text);

@@ -1,5 +1,5 @@
-//! The closed lists of label values. A value is found by its place in a list, so a label can never hold what a backend
-//! or a script made up.
+//! The closed lists of label values. A cell is found by the place of its values in these lists, so no backend and no
+//! script can make up a value.
 
 /// A label: its name, and every value that it can have.
 pub(super) struct Label(pub(super) &'static str, pub(super) &'static [&'static str]);
@@ -81,7 +81,7 @@ label! {
 pub(super) const KIND: Label = Label("type", &["container", "ssh"]);
 pub(super) const PHASE: Label = Label("phase", &["setup", "execution", "cleanup"]);
 pub(super) const STREAM: Label = Label("stream", &["stdout", "stderr", "system"]);
-/// Of what can fail: whether it did.
+/// Whether something succeeded.
 pub(super) const OUTCOME: Label = Label("result", &["success", "failure"]);
 
 /// The words of `Verdict::reason` other than `success`; the last takes a word that is not listed.
@@ -93,7 +93,7 @@ pub(super) const REASON: Label = Label(
 /// HTTP methods; the last takes all others.
 pub(super) const METHOD: Label = Label("method", &["GET", "POST", "PUT", "PATCH", "DELETE", "other"]);
 
-/// Statuses with a value of their own, then the classes that take the rest, then the endings without a status.
+/// Some statuses, then the classes for the rest, then the endings without a status.
 pub(super) const CODE: Label = Label(
     "code",
     &[

@@ -1,7 +1,7 @@
 //! The one table of metrics, and the page that `/metrics` makes of it.
 //!
 //! A counter or histogram with few label values is on the page from the start with 0, so that `rate()` sees the first
-//! event. Of one with many combinations only those that occurred are, since most never do.
+//! event. Of a metric with many combinations, the page shows those that occurred, since most never do.
 
 use std::sync::PoisonError;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -211,7 +211,7 @@ fn combination(labels: &[Label], mut index: usize) -> Vec<(&'static str, &'stati
     pairs
 }
 
-/// A float holds every figure that occurs here to the last digit.
+/// A float holds every number below 2^53 exactly.
 fn whole(n: u64) -> f64 {
     n as f64
 }
@@ -240,7 +240,7 @@ fn build_info() -> Vec<Sample> {
     vec![(build.map(|(label, value)| (label, value.to_owned())).to_vec(), 1)]
 }
 
-/// In seconds. The moment is kept and not the age, which would stand still while nobody looks.
+/// In seconds. The cell holds the moment, since an age would stand still between two looks.
 fn outbox_age(now: SystemTime) -> f64 {
     match OUTBOX_OLDEST.get() {
         0 => 0.0,
@@ -369,7 +369,7 @@ mod tests {
             ("cronium_reports_set_aside_total", 1.0),
             ("cronium_janitor_removed_total", 1.0),
         ] {
-            // Other tests of this binary count too: at least by so much.
+            // Other tests of this binary count too, so the growth is a lower bound.
             assert!(grew(key) >= by, "{key} {}", grew(key));
         }
         for key in [

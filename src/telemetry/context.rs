@@ -1,4 +1,4 @@
-//! Which job a thread works for, so that every line that it logs says so without being told.
+//! Which job a thread works for. Every line that the thread logs carries it.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }
 
-/// A job and its execution. Cheap to clone, to be taken along to another thread.
+/// A job and its execution. Cheap to clone and to take to another thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context(Arc<(String, String)>);
 
@@ -25,7 +25,7 @@ impl Context {
         &self.0.1
     }
 
-    /// From here to the end of the guard, this thread works for this job.
+    /// Until the guard is dropped, this thread works for this job.
     pub fn enter(self) -> ContextGuard {
         let before = CURRENT.try_with(|current| current.replace(Some(self))).ok().flatten();
         ContextGuard { before, here: PhantomData }
@@ -43,12 +43,12 @@ pub struct ContextGuard {
 impl Drop for ContextGuard {
     fn drop(&mut self) {
         let before = self.before.take();
-        // A thread that is being torn down has no context any more.
+        // A thread that ends has no context any more.
         let _ = CURRENT.try_with(|current| current.replace(before));
     }
 }
 
-/// From here to the end of the guard, every line that this thread logs carries `job` and `execution`.
+/// Until the guard is dropped, every line that this thread logs carries `job` and `execution`.
 pub fn context(job: &Id, execution: &Id) -> ContextGuard {
     Context(Arc::new((job.as_str().to_owned(), execution.as_str().to_owned()))).enter()
 }

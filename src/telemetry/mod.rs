@@ -1,13 +1,13 @@
 //! The agent's own log: JSON lines or text, to stdout or to a file that rotates.
 //!
 //! Code anywhere logs through the `log` macros; a line carries the job and the execution that its thread works for
-//! ([`context`]). What other crates log is let through from `warn` upwards only: their debug output shows requests with
-//! their headers, and so the token. Messages are bounded, and on one line in the text format.
+//! ([`context`]). Other crates log from `warn` upwards only: their debug output shows requests with their headers, and so
+//! the token. Messages are bounded, and on one line in the text format.
 //!
 //! A line is written before the call returns, by the thread that logs it: the last words of a crash are in the log, and
 //! there is no queue to size or to lose. The price: a reader of stdout that stops reading stops the threads that log,
-//! as with any program; a file does not stall. Text for systemd's journal has its level in front where the time is
-//! otherwise, which the journal has by itself.
+//! as with any program; a file does not stall. Text for systemd's journal begins with its level, not with the time, which
+//! the journal adds.
 
 mod context;
 mod json;
@@ -70,7 +70,7 @@ impl Guard {
     }
 }
 
-/// Sets up the log as `config` says, at `level` where that is given (`--log-level`), and the panic hook. Once a process.
+/// Sets up the log as `config` says, and the panic hook. `level` wins over the configured one. Once a process.
 pub fn init(config: &Logging, level: Option<LevelFilter>) -> Result<Guard, Error> {
     let (lead, place) = match config.output {
         LogOutput::Stdout => (Lead::of_stdout(), Place::Stdout),

@@ -1,7 +1,7 @@
 //! A log file that is renamed when it is full: `agent.log`, `agent.log.1`, `agent.log.2` and so on.
 //!
-//! Only whole lines are in it, also after a disk was full. Nothing here ends or stalls the agent: a line that cannot be
-//! written to the file goes to stderr, and the trouble is said once until it is over.
+//! It holds only whole lines, also after a full disk. Nothing here ends or stalls the agent: a line that cannot be written
+//! to the file goes to stderr, and the error is printed once until the file works again.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,10 +19,10 @@ const MODE: u32 = 0o640;
 /// The file and its older parts.
 pub(super) struct Rotating {
     config: LogFile,
-    /// `None` when it could not be opened; then until when to leave it alone.
+    /// The file, or the time of the next try to open it.
     file: Result<Open, Instant>,
     purge_at: Instant,
-    /// Whether the present trouble has been said.
+    /// Whether the present error was printed.
     told: bool,
     fallback: Box<dyn Write + Send>,
 }
@@ -35,7 +35,7 @@ struct Open {
 }
 
 impl Rotating {
-    /// Opens the file for appending. Of its older parts no more than [`limits::LOG_BACKUPS`] are kept.
+    /// Opens the file for appending. Keeps at most [`limits::LOG_BACKUPS`] older parts.
     pub(super) fn open(config: &LogFile, fallback: Box<dyn Write + Send>) -> io::Result<Self> {
         let config = LogFile { max_backups: config.max_backups.min(limits::LOG_BACKUPS), ..config.clone() };
         let file = Ok(Open::at(&config.path)?);

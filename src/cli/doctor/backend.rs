@@ -77,7 +77,7 @@ fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Finding
     let health = client.health();
     checks.push(match &health {
         Ok(took) => Finding::ok(format!("{} answered in {} ms", api.endpoint, took.as_millis())),
-        // It answers: what it says to a token is the next line.
+        // It answers. The next check is about the token.
         Err(error) if matches!(error.status(), Some(401 | 403)) => Finding::ok(format!("{} answers", api.endpoint)),
         Err(error) => Finding::fail(error.to_string(), hint),
     });
@@ -86,10 +86,10 @@ fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Finding
     checks
 }
 
-/// An address of the backend that is not this very host: what a container without a way out must not reach.
+/// An address of the backend that is not on this host: a container without a way out must not reach it.
 pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
     let (_, addresses) = resolve(&target(&api.endpoint));
-    // An address that can be listened on is this host's own, and a container's way to its host is no way out.
+    // An address that this process can listen on belongs to this host, which a container may reach.
     let own = |address: &SocketAddr| TcpListener::bind((address.ip(), 0)).is_ok();
     addresses.into_iter().find(|address| address.is_ipv4() && !own(address))
 }
@@ -146,7 +146,7 @@ fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Durati
     }
 }
 
-/// Of a chain that was accepted: whose it is, and how long it lasts.
+/// Judges an accepted chain: its owner, and how long it lasts.
 fn judge_chain(chain: &certificate::Chain, trust: &str, now: SystemTime) -> Finding {
     let end = chain.certificates.iter().min_by_key(|certificate| certificate.not_after);
     let (Some(own), Some(first_to_end)) = (chain.certificates.first(), end) else {

@@ -1,8 +1,8 @@
 //! Runs the canaries: containers that try what a job must not be able to do.
 //!
-//! They are jobs in everything: made by the executor that makes jobs, from the same request, fed and followed and removed by
-//! the same code. What is proven of them holds for jobs. Several run side by side; each ends within a limit, at a signal
-//! too, and at the end the engine is asked whether one is left.
+//! A canary is a job in everything: the executor of jobs makes, feeds, follows and removes it by the same code, so a proof
+//! holds for jobs. Several run side by side. Each ends within a limit, or at a signal. At the end the engine is asked
+//! whether one is left.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -31,7 +31,7 @@ use crate::policy::stop::{Pace, Reason};
 use crate::secret::Secret;
 use crate::verdict::Cause;
 
-/// The agent id that canaries carry: no agent's, so that a running agent leaves them alone.
+/// The agent id of canaries. No agent has it, so a running agent leaves them alone.
 const AGENT: &str = "doctor";
 
 /// Where clouds serve a machine's credentials.
@@ -58,7 +58,7 @@ impl Canary {
     }
 }
 
-/// Keeps what is printed, up to a cap, and tells the first line as soon as it is there.
+/// Keeps the output up to a cap, and sends the first line as soon as it is complete.
 struct Heard {
     out: Vec<u8>,
     err: Vec<u8>,
@@ -86,11 +86,11 @@ impl Output for Heard {
 struct Cage {
     executor: ContainerExecutor,
     reaper: Reaper,
-    /// Of every canary so far, and whether a signal has come: then no further one is begun.
+    /// Controls of all canaries so far, and whether a signal came: then no further one is started.
     controls: Arc<Mutex<(Vec<Arc<Control>>, bool)>>,
     /// The word in the ids of this run.
     word: String,
-    /// When all of them are to be over.
+    /// When all of them must have ended.
     until: Instant,
 }
 
@@ -179,7 +179,7 @@ fn task(canary: Canary, word: &str) -> Task {
     Task { job: Arc::new(job), server: None, execution: id(format!("{name}-1")) }
 }
 
-/// The configuration of the jobs, but that nothing is pulled and every wait is a person's.
+/// The configuration of jobs, without pulls and with waits that a person can bear.
 fn settings(config: &Config) -> Config {
     let mut config = config.clone();
     config.container.pull_policy = PullPolicy::Never;
@@ -189,7 +189,7 @@ fn settings(config: &Config) -> Config {
     config
 }
 
-/// The executor of the jobs, but for [`settings`]. A limit of the doctor's own is not to be looked for in the configuration.
+/// The executor of jobs with [`settings`]. Where the doctor's own limit applies, errors name that one.
 fn executor(docker: docker::Client, config: &Config, sampler: Sampler) -> ContainerExecutor {
     let executor = ContainerExecutor::new(docker, &settings(config), AGENT, sampler);
     if config.jobs.setup_timeout <= limits::DOCTOR_SETUP {
@@ -198,7 +198,7 @@ fn executor(docker: docker::Client, config: &Config, sampler: Sampler) -> Contai
     executor.with_setup_called("limits::DOCTOR_SETUP; a job has jobs.setupTimeout")
 }
 
-/// Flies all canaries and judges what they found; every proof has its line, whatever happened.
+/// Runs all canaries and judges what they found. Every proof has a line, whatever happens.
 pub(super) fn checks(docker: &docker::Client, config: &Config, signals: &Signals) -> Vec<Check> {
     match prove(docker, config, signals) {
         Ok(checks) => checks,
@@ -206,7 +206,7 @@ pub(super) fn checks(docker: &docker::Client, config: &Config, signals: &Signals
     }
 }
 
-/// The lines of proofs for which no canary flew.
+/// The lines of proofs for which no canary ran.
 pub(super) fn not_proven(why: &str) -> Vec<Check> {
     let mut findings = vec![proofs::not_proven(&format!("see {}", proofs::NAMES[0])); proofs::NAMES.len()];
     findings[0] = proofs::not_proven(why);
@@ -228,7 +228,7 @@ fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> Result<
         controls.0.iter().for_each(|control| control.request(Reason::Cancelled(SIGNAL)));
     });
     let watch = watch.map_err(no_thread)?;
-    // Before several ask for the network at once.
+    // Makes the network before several canaries ask for it at once.
     let warm = executor.warm_up().map_err(|error| error.to_string());
     let until = Instant::now() + limits::DOCTOR_CANARIES;
     let cage = Cage { executor, reaper, controls, word: random::hex(6), until };
@@ -264,7 +264,7 @@ fn fly_all(cage: &Cage, docker: &docker::Client, config: &Config) -> Found {
     let outside = outside.and_then(|config| backend::outside(&config.api)).filter(|at| knock(at.ip(), at.port()));
     let locks = cage.launch(locks(config, outside), None);
 
-    // While the others fly: one that tries to reach the listener.
+    // While the others run: one that tries to reach the listener.
     let heard = line.recv_timeout(limits::DOCTOR_CANARY + limits::DOCTOR_SETUP).ok();
     let listening = heard.as_deref().and_then(Listener::read);
     let (reached, host) = match &listening {
@@ -308,7 +308,7 @@ fn locks(config: &Config, outside: Option<SocketAddr>) -> Canary {
     let canary = canary.set("OUTSIDE", text(|at| at.ip().to_string()));
     let canary = canary.set("OUTSIDE_PORT", text(|at| at.port().to_string()));
     if !config.container.security.readonly_rootfs {
-        // No tmpfs: the agent would end it for its disk, and its other findings with it.
+        // There is no tmpfs: the agent would end the canary for its disk, and the other findings would be lost.
         return canary.set("FITS", "").set("MORE", "");
     }
     let resources = Resources { disk: Some(limits::DOCTOR_DISK), ..Resources::default() };
@@ -322,7 +322,7 @@ fn knock(address: IpAddr, port: u16) -> bool {
     net::connect(&[SocketAddr::new(address, port)], deadline).is_ok()
 }
 
-/// Removes what a doctor who was killed has left.
+/// Removes what a killed doctor left.
 fn sweep(docker: &docker::Client) {
     let janitor = Janitor::new(docker.clone(), AGENT, limits::JANITOR_GRACE);
     for found in janitor.find(&|_, _| false).unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! What the container engine says of itself, and what that means for jobs. What it only says is proven by `canaries`.
+//! What the container engine says of itself, and what that means for jobs. `canaries` proves it.
 
 use std::path::Path;
 
@@ -132,7 +132,7 @@ fn cgroup(info: &EngineInfo, unified: bool) -> Finding {
 const LIMITS_HINT: &str = "use control groups version 2 with all controllers (systemd.unified_cgroup_hierarchy=1; for a \
                            rootless engine Delegate=cpu cpuset io memory pids), or boot with cgroup_enable=memory swapaccount=1";
 
-/// What the engine says that it can limit; whether it does is proven by the canaries.
+/// The limits that the engine says it can set. The canaries prove whether it does.
 fn limits(info: &EngineInfo) -> Finding {
     let all = [
         ("memory", info.memory_limit, Grade::Fail),

@@ -33,7 +33,7 @@ pub(super) fn checks(state: &State, ssh: &Ssh, known_hosts_given: bool) -> Vec<F
     vec![state_dir(&state.dir), free_disk(&state.dir, state.min_free_disk), known_hosts(ssh, known_hosts_given)]
 }
 
-/// Whether the file of host keys was named by somebody.
+/// Whether the configuration names the file of host keys.
 pub(super) fn known_hosts_given(loaded: &Loaded) -> bool {
     !matches!(
         loaded.origins.get("ssh.security.knownHostsFile"),
@@ -70,7 +70,7 @@ fn state_dir(dir: &Path) -> Finding {
     if let Err(refused) = private::look(dir) {
         let measured = format!("an agent of {} does not use {shown}: {refused}", user());
         let hint = "state.dir has to belong to the agent's user, where nobody else may rename; run this as that user";
-        // That of an agent of another user, whose host is looked at by root.
+        // It belongs to an agent of another user, and root looks at that host.
         let is_anothers = matches!(&refused, Refused::Foreign { path, .. } if path == dir);
         return if is_anothers { Finding::warn(measured, hint) } else { Finding::fail(measured, hint) };
     }
@@ -95,7 +95,7 @@ fn state_dir(dir: &Path) -> Finding {
     Finding::ok(written)
 }
 
-/// Room on the file system that holds `path`, against what the agent needs to claim anything.
+/// Compares the room on the file system of `path` with what the agent needs to claim jobs.
 pub(super) fn free_disk(path: &Path, least: u64) -> Finding {
     let folder = nearest(path);
     let free = match disk::free(&folder) {

@@ -1,8 +1,8 @@
 //! `doctor`: is this host fit for jobs, and do the locks of a job hold here?
 //!
-//! Three parts run side by side: what the host has (`host`), the way to the backend (`backend`), and the engine (`engine`), and
-//! when that answers the canaries, which try what a job must not be able to do (`canaries` runs them, `proofs` judges). Every
-//! check has its line in every report: what could not be looked at is a failure that says why.
+//! Three parts run side by side: the host (`host`), the way to the backend (`backend`), and the engine (`engine`). When the
+//! engine answers, canaries try what a job must not be able to do: `canaries` runs them, `proofs` judges. Every report has a
+//! line for every check; a check that could not be made is a failure that says why.
 
 mod backend;
 mod canaries;
@@ -54,7 +54,7 @@ pub fn run(
     }
 }
 
-/// One thing that is wrong with the configuration; without one there is nothing else to look at.
+/// One problem of the configuration. Without a valid one nothing else can be checked.
 fn problem(problem: &crate::config::Problem) -> Finding {
     Finding::fail(problem.to_string(), "correct this key; see cronium-agent validate")
 }

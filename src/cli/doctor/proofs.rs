@@ -1,7 +1,7 @@
-//! From what the canaries found to a line each: pure, so that every ending can be tested without a container.
+//! Turns what the canaries found into a line for each proof. Pure, so that tests need no container.
 //!
-//! A proof is ok only where the attempt failed *and* its control worked: the same within what is allowed. What the
-//! configuration itself opens is a warning, what should be closed and is not a failure.
+//! A proof is ok only where the attempt failed *and* its control worked: the same within what is allowed. A door that the
+//! configuration opens is a warning; a door that should be closed and is not is a failure.
 
 use std::net::IpAddr;
 
@@ -84,7 +84,7 @@ impl Listener {
 struct Facts<'a>(&'a Ran);
 
 impl<'a> Facts<'a> {
-    /// Of a canary that came to its end; one that did not proves nothing.
+    /// The facts of a canary that came to its end. Another proves nothing.
     fn whole(ran: &'a Result<Ran, NotRun>) -> Result<Self, NotRun> {
         let facts = Self(ran.as_ref().map_err(NotRun::clone)?);
         match facts.one("end") {
@@ -111,7 +111,7 @@ fn last_line(text: &str) -> &str {
     text.lines().last().unwrap_or_default()
 }
 
-/// The line of a proof that was not given.
+/// The finding where a proof was not possible.
 pub(super) fn not_proven(why: &str) -> Finding {
     let hint = if why.contains("limits::DOCTOR_SETUP") {
         "run this again at a quiet time, and once more: the engine takes long to start containers, longest the first ones"
@@ -138,7 +138,7 @@ pub(super) fn judge(found: &Found, container: &Container) -> Vec<Check> {
     all.into_iter().map(|(name, found)| found.unwrap_or_else(|why| not_proven(&why)).of(name)).collect()
 }
 
-/// Of something that is open: a warning where the configuration wants it so, else a failure.
+/// For a door that is open: a warning where the configuration wants it so, else a failure.
 fn open(wanted: bool, measured: String, hint: &str) -> Finding {
     if wanted { Finding::warn(format!("{measured}, as configured"), hint) } else { Finding::fail(measured, hint) }
 }
@@ -276,7 +276,7 @@ fn cores(found: &Found) -> Result<Finding, NotRun> {
     let limit = ran.limits.cpu;
     let held = facts.number("held");
     let measured = format!("two busy processes got {used:.2} s a second with a limit of {limit} cores");
-    // The second is the timer's; at its ends a period's quota may come on top.
+    // The timer's second may begin and end within a period, whose quota comes on top.
     if used > limit * 2.0 + 0.1 {
         return Ok(Finding::fail(measured, LIMITS_HINT));
     }
@@ -389,7 +389,7 @@ fn metadata(found: &Found, network: &Network) -> Result<Finding, NotRun> {
     if ways.is_empty() {
         return Ok(Finding::ok(format!("{measured}, which has no route to anywhere outside")));
     }
-    // A route may end in the host's firewall. That it does is seen only by what this host itself can reach.
+    // A route may end in the host's firewall. Only what this host can reach itself shows that.
     if found.host_reaches_cloud {
         return Ok(Finding::ok(format!("{measured}; it does answer this host")));
     }

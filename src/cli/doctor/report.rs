@@ -59,7 +59,7 @@ impl Finding {
         Self { grade: Grade::Fail, ..Self::warn(measured, hint) }
     }
 
-    /// Of a check that could not be made, whatever the reason: what is not known is not well.
+    /// For a check that could not be made: unknown counts as a failure.
     pub(super) fn unknown(why: impl AsRef<str>) -> Self {
         Self::fail(format!("not known: {}", why.as_ref()), "see to the other failures first, then run this again")
     }
@@ -75,7 +75,7 @@ pub(super) fn named(names: &[&'static str], findings: Vec<Finding>) -> Vec<Check
     names.iter().zip(findings).map(|(name, finding)| finding.of(name)).collect()
 }
 
-/// One line: control characters are written out, since words of engines, backends and scripts are in it.
+/// One line without control characters: it quotes engines, backends and scripts.
 fn plain(text: &str) -> String {
     let text = text.trim();
     let mut out = String::with_capacity(text.len());
