@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Agent, Folder, LONG, backend, binary, eventually, finish, finished, job, report, shared, stdout};
+use crate::harness::{
+    Agent, Folder, LONG, binary, deployed, eventually, finish, finished, job, report, shared, stdout, with_socket,
+};
 
 /// `cronium-agent ARGUMENTS` for the agent with this `state.dir`.
 fn run(state_dir: &Path, arguments: &[&str]) -> Output {
@@ -44,7 +46,7 @@ pub fn row<'a>(status: &'a Value, id: &str) -> Option<&'a Value> {
 #[test]
 fn the_operator_sees_a_running_job_and_ends_it() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[("jobs.stopGrace", "1s"), ("jobs.maxConcurrent", "3")]);
     let socket = agent.state_dir().join("control.sock");
     agent.wait_ready();
@@ -97,7 +99,7 @@ fn the_operator_sees_a_running_job_and_ends_it() {
 #[test]
 fn no_page_of_the_control_socket_is_on_tcp() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     let id = backend.enqueue(job("BASH", "echo begun; sleep 2; echo ended")).expect("queued");
@@ -159,7 +161,7 @@ fn without_an_agent_the_socket_that_was_tried_is_named() {
 #[test]
 fn an_agent_takes_the_place_of_a_dead_one_and_not_of_a_living_one() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let mut dead = Agent::start(&backend, &[]);
     dead.wait_ready();
     let state = dead.state_dir();
@@ -189,7 +191,7 @@ fn an_agent_takes_the_place_of_a_dead_one_and_not_of_a_living_one() {
 #[test]
 fn another_user_is_turned_away_even_where_the_modes_would_let_him_in() {
     let _machine = shared();
-    let (backend, folder) = (backend(), Folder::new());
+    let (backend, folder) = (deployed(), Folder::new());
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     // The build's own folder may be closed to others.
@@ -217,7 +219,7 @@ fn another_user_is_turned_away_even_where_the_modes_would_let_him_in() {
 #[test]
 fn an_agent_whose_socket_cannot_be_made_still_runs_jobs() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let folder = Folder::new();
     let state = folder.path().join("d".repeat(110));
     let agent = Agent::start(&backend, &[("state.dir", state.to_str().expect("text"))]);

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::engine::tcp_engine;
 use crate::harness::{
-    Agent, Folder, LONG, backend, binary, binary_behind, eventually, finish, finished, job, record, shared, stderr,
-    stdout,
+    Agent, Folder, LONG, binary, binary_behind, deployed, eventually, finish, finished, job, record, shared, stderr,
+    stdout, with_socket,
 };
 use crate::ssh_rig::{details, has_words, said, server_job};
 use crate::sshd::Sshd;
@@ -153,7 +153,7 @@ fn an_engine_that_takes_no_connection_hangs_no_command() {
 #[test]
 fn an_agent_whose_engine_takes_no_connection_says_so_and_ends_when_it_is_told_to() {
     let _machine = shared();
-    let (backend, folder) = (backend(), Folder::new());
+    let (backend, folder) = (deployed(), Folder::new());
     let frozen = Frozen::start(folder.path());
     let socket = folder.path().join("engine.sock");
     std::os::unix::fs::symlink(&frozen.path, &socket).expect("link");
@@ -194,7 +194,7 @@ fn relink(link: &Path, to: &Path) {
 #[test]
 fn a_job_whose_engine_freezes_is_ended_by_its_timeout_when_the_engine_is_back() {
     let _machine = shared();
-    let (backend, folder) = (backend(), Folder::new());
+    let (backend, folder) = (with_socket(), Folder::new());
     let frozen = Frozen::start(folder.path());
     let socket = folder.path().join("engine.sock");
     std::os::unix::fs::symlink("/var/run/docker.sock", &socket).expect("link");
@@ -220,7 +220,7 @@ fn a_job_whose_engine_freezes_is_ended_by_its_timeout_when_the_engine_is_back() 
 #[test]
 fn an_ipv6_address_that_swallows_packets_costs_a_moment() {
     let _machine = shared();
-    let (backend, sshd) = (backend(), Sshd::start_in_netns());
+    let (backend, sshd) = (with_socket(), Sshd::start_in_netns());
     let dead = sshd.network.as_ref().expect("a network").dead_address();
     let names = Names::new(
         &format!(
@@ -301,7 +301,7 @@ fn a_name_server_that_does_not_answer_costs_each_connect_its_limit() {
     assert!(begun.elapsed() < CONNECT * 2, "it took {:?}", begun.elapsed());
 
     // A server by that name.
-    let backend = backend();
+    let backend = deployed();
     let agent = names.agent(&backend.url(), backend.token(), &[("ssh.connectionPool.connectionTimeout", "2s")]);
     let server = json!({ "id": "3", "name": "s", "host": "nobody.test", "port": 22, "username": "u", "password": "p" });
     let row = finish(&backend, server_job(&server, "BASH", "true"));

@@ -8,7 +8,7 @@ use cronium_dev_backend::{Action, DevBackend, Fault};
 use serde_json::{Value, json};
 
 use crate::engine_proxy::{Break, Proxy};
-use crate::harness::{Folder, LONG, alone, backend, binary, docker, eventually, free_port, require_engine, unique};
+use crate::harness::{Folder, LONG, alone, binary, deployed, docker, eventually, free_port, require_engine, unique};
 use crate::podman::Podman;
 
 const NOWHERE: (&str, &str) = ("container.docker.endpoint", "unix:///nowhere/docker.sock");
@@ -94,7 +94,7 @@ impl Drop for Network {
 fn a_good_host_is_proven_within_ten_seconds() {
     let _machine = alone();
     require_engine();
-    let backend = backend();
+    let backend = deployed();
     let _network = Network("cronium-isolated-internal".to_owned());
     let begun = Instant::now();
     let report = json(&backend, &[("container.network.internal", "true")]);
@@ -150,7 +150,7 @@ fn a_good_host_is_proven_within_ten_seconds() {
 
 #[test]
 fn what_is_wrong_with_host_or_backend_has_a_line() {
-    let (backend, folder) = (backend(), Folder::new());
+    let (backend, folder) = (deployed(), Folder::new());
     let (url, token) = (backend.url(), backend.token().to_owned());
     let report = without_engine(&url, "wrong-t0ken", &[]);
     assert_eq!((report.code, &report.all["verdict"]), (Some(1), &json!("fail")));
@@ -195,7 +195,7 @@ fn what_is_wrong_with_host_or_backend_has_a_line() {
 
 #[test]
 fn a_clock_that_is_off_is_measured_by_the_backends_date() {
-    let backend = backend();
+    let backend = deployed();
     let date = BTreeMap::from([("Date".to_owned(), "Tue, 01 Jan 2030 00:00:00 GMT".to_owned())]);
     let action = Action::Status { status: 200, headers: date, body: Some("{}".to_owned()) };
     backend.set_fault(Fault { path: Some("/orchestrator/health".to_owned()), action, ..Fault::default() });
@@ -268,7 +268,7 @@ fn the_chain_and_its_end_are_told() {
         let report = without_engine(&url, "x", &[("api.timeout", "2s")]);
         report.expect("tls", "fail", "UnknownIssuer");
     }
-    let backend = backend();
+    let backend = deployed();
     let url = backend.url().replace("http://", "https://");
     let report = without_engine(&url, "x", &[("api.timeout", "2s")]);
     report.expect("tls", "fail", "limits::DOCTOR_TLS");
@@ -278,7 +278,7 @@ fn the_chain_and_its_end_are_told() {
 fn a_missing_image_is_told_and_not_pulled() {
     let _machine = alone();
     require_engine();
-    let backend = backend();
+    let backend = deployed();
     let image = ("container.images.bash", "127.0.0.1:1/cronium/none:1");
     let report = json(&backend, &[image]);
     assert_eq!(report.code, Some(1));
@@ -297,7 +297,7 @@ fn a_missing_image_is_told_and_not_pulled() {
 fn locks_that_an_engine_leaves_out_are_found() {
     let _machine = alone();
     require_engine();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     let words = &[
         ("\"ReadonlyRootfs\":true", "\"ReadonlyRootfs\":null"),
         ("\"CapDrop\":[\"ALL\"]", "\"CapDrop\":[     ]"),
@@ -331,7 +331,7 @@ fn locks_that_an_engine_leaves_out_are_found() {
 fn what_the_configuration_opens_is_a_warning() {
     let _machine = alone();
     require_engine();
-    let backend = backend();
+    let backend = deployed();
     let network = Network(unique("doctor-net"));
     docker(&["network", "create", &network.0]);
     let report = json(
@@ -356,7 +356,7 @@ fn what_the_configuration_opens_is_a_warning() {
 fn without_a_network_there_is_no_way_to_anything() {
     let _machine = alone();
     require_engine();
-    let backend = backend();
+    let backend = deployed();
     let report = json(&backend, &[("container.network.mode", "none")]);
     assert_eq!(report.code, Some(0), "{:#}", report.all);
     report.expect("proof-other-job", "ok", "no job has a network");
@@ -367,7 +367,7 @@ fn without_a_network_there_is_no_way_to_anything() {
 fn a_signal_ends_it_and_its_canaries() {
     let _machine = alone();
     require_engine();
-    let (backend, folder) = (backend(), Folder::new());
+    let (backend, folder) = (deployed(), Folder::new());
     let mut command = binary();
     command.args(["doctor", "--json", "--set", &format!("api.endpoint={}", backend.url())]);
     command.args(["--set", &format!("state.dir={}", folder.path().join("state").display())]);
@@ -393,7 +393,7 @@ fn a_signal_ends_it_and_its_canaries() {
 fn podman_is_known_for_what_it_is() {
     let _machine = alone();
     require_engine();
-    let backend = backend();
+    let backend = deployed();
     let podman = Podman::start(&["cronium/runner:bash-alpine", "cronium/runner:python-alpine"]);
     let endpoint = podman.endpoint();
     let engine = ("container.docker.endpoint", endpoint.as_str());

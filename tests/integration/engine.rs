@@ -10,7 +10,9 @@ use cronium_agent::parts::{Bridge, Client, Docker, DockerEndpoint};
 use cronium_dev_backend::DevBackend;
 
 use crate::engine_proxy::{Break, Proxy};
-use crate::harness::{Agent, Folder, backend, binary, docker, eventually, finish, job, report, shared, stderr, stdout};
+use crate::harness::{
+    Agent, Folder, binary, deployed, docker, eventually, finish, job, report, shared, stderr, stdout, with_socket,
+};
 
 fn start(backend: &DevBackend, proxy: &Proxy, more: &[(&str, &str)]) -> Agent {
     let endpoint = proxy.endpoint();
@@ -28,7 +30,7 @@ fn answer(text: &str) -> Break {
 #[test]
 fn a_lying_engine_fails_that_job_alone_and_says_how() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     let agent = start(&backend, &proxy, &[("jobs.setupTimeout", "3s")]);
     let server_error = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 20\r\n\r\n{\"message\":\"no way\"}";
     let table = [
@@ -71,8 +73,8 @@ fn a_lying_engine_fails_that_job_alone_and_says_how() {
             answer("HTTP/1.1 201 Created\r\nContent-Length: 16\r\n\r\n{\"Id\":\"../../x\"}"),
             "is no id",
         ),
-        ("silence at create", "POST", "/containers/create", Break::Silence, "jobs.setupTimeout"),
-        ("silence at start", "POST", "/start", Break::Silence, "jobs.setupTimeout"),
+        ("silence at create", "POST", "/containers/create", Break::Silence, "jobs.setupTime-out"),
+        ("silence at start", "POST", "/start", Break::Silence, "jobs.setupTime-out"),
         ("attach refused", "POST", "/attach", answer(server_error), "no way"),
     ];
     for (name, method, path, action, words) in table {
@@ -90,7 +92,7 @@ fn a_lying_engine_fails_that_job_alone_and_says_how() {
 #[test]
 fn a_broken_stream_costs_neither_lines_nor_the_verdict() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (with_socket(), Proxy::start());
     let agent = start(&backend, &proxy, &[]);
     for (name, action) in [
         ("an unknown stream", Break::HeadThen(vec![9, 0, 0, 0, 0, 0, 0, 1, b'x'])),
@@ -133,7 +135,7 @@ fn a_broken_stream_costs_neither_lines_nor_the_verdict() {
 #[test]
 fn a_container_that_the_engine_does_not_end_is_given_up_in_time() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     let agent = start(&backend, &proxy, &[("jobs.stopGrace", "1s")]);
     proxy.break_calls("POST", "/kill", 99, answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"));
     let mut endless = job("BASH", "echo begun; sleep 300");
@@ -148,7 +150,7 @@ fn a_container_that_the_engine_does_not_end_is_given_up_in_time() {
 #[test]
 fn a_removal_that_fails_is_tried_again() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     let agent = start(&backend, &proxy, &[]);
     proxy.break_calls("DELETE", "/containers/", 2, answer("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"));
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
@@ -158,12 +160,12 @@ fn a_removal_that_fails_is_tried_again() {
 #[test]
 fn a_container_whose_creation_was_not_heard_of_is_removed() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     let agent = start(&backend, &proxy, &[("jobs.setupTimeout", "2s")]);
     // The engine did create it; only the answer with its id was lost, or came too late.
     let table = [
         ("an answer cut in its head", Break::CutAfter(20), "create container"),
-        ("an answer that came too late", Break::Delay(4000), "jobs.setupTimeout"),
+        ("an answer that came too late", Break::Delay(4000), "jobs.setupTime-out"),
     ];
     for (n, (name, action, words)) in table.into_iter().enumerate() {
         proxy.break_calls("POST", "/containers/create", 1, action);
@@ -186,7 +188,7 @@ fn a_container_whose_creation_was_not_heard_of_is_removed() {
 #[test]
 fn an_engine_that_fails_at_the_end_of_a_job_is_told_apart_from_the_script() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     let agent = start(&backend, &proxy, &[]);
     let server_error = "HTTP/1.1 500 No\r\nContent-Length: 20\r\n\r\n{\"message\":\"no way\"}";
     // The wait is asked again: the exit code is the script's.
@@ -209,7 +211,7 @@ fn an_engine_that_fails_at_the_end_of_a_job_is_told_apart_from_the_script() {
 #[test]
 fn without_an_engine_nothing_is_claimed_until_it_comes() {
     let _machine = shared();
-    let (backend, folder) = (backend(), Folder::new());
+    let (backend, folder) = (deployed(), Folder::new());
     let socket = folder.path().join("late.sock");
     let endpoint = format!("unix://{}", socket.display());
     let id = backend.enqueue(job("BASH", "echo late")).expect("queued");
@@ -227,7 +229,7 @@ fn without_an_engine_nothing_is_claimed_until_it_comes() {
 #[test]
 fn api_versions_are_negotiated() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     proxy.break_calls("", "", u32::MAX, Break::Version("1.99"));
     let agent = start(&backend, &proxy, &[]);
     assert_eq!(stdout(&finish(&backend, job("BASH", "echo newest"))), "newest\n");
@@ -269,7 +271,7 @@ fn pump(from: &mut impl Read, to: &mut impl Write) {
 #[test]
 fn tcp_endpoints_and_docker_host_are_honoured() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let endpoint = format!("tcp://127.0.0.1:{}", tcp_engine());
     let agent = Agent::start(&backend, &[("container.docker.endpoint", &endpoint)]);
     let row = finish(&backend, job("BASH", "echo over tcp; sleep 1.2"));

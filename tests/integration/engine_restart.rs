@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cronium_dev_backend::{DevBackend, JobRow};
 
-use crate::harness::{Agent, Folder, backend, eventually, finish, finished, job, report, shared, stderr, stdout};
+use crate::harness::{Agent, Folder, eventually, finish, finished, job, report, shared, stderr, stdout, with_socket};
 
 const IMAGE: &str = "cronium/runner:bash-alpine";
 /// Numbered lines, one each 50 ms, and a rare exit code.
@@ -158,7 +158,7 @@ fn nothing_left(engine: &Engine) {
 #[test]
 fn a_script_outlives_a_restart_of_its_engine_and_no_line_is_lost_or_twice() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut engine = Engine::start(true);
     let agent = engine.agent(&backend, &[]);
     for signal in ["TERM", "KILL"] {
@@ -177,7 +177,7 @@ fn a_script_outlives_a_restart_of_its_engine_and_no_line_is_lost_or_twice() {
 #[test]
 fn an_engine_that_ends_its_containers_is_told_from_a_script_that_fails() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut engine = Engine::start(false);
     let agent = engine.agent(&backend, &[]);
     // Under load: several run, others wait.
@@ -203,7 +203,7 @@ fn an_engine_that_ends_its_containers_is_told_from_a_script_that_fails() {
 #[test]
 fn a_socket_that_is_gone_for_a_while_and_an_engine_that_is_frozen_lose_nothing() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let engine = Engine::start(false);
     let agent = engine.agent(&backend, &[]);
     // The long form is a minute; the short one is longer than all that is waited for in silence.

@@ -3,7 +3,9 @@
 use cronium_dev_backend::DevBackend;
 
 use crate::engine_proxy::{Break, Proxy};
-use crate::harness::{Agent, backend, docker, finish, finished, job, report, shared, stderr, stdout, unique};
+use crate::harness::{
+    Agent, deployed, docker, finish, finished, job, report, shared, stderr, stdout, unique, with_socket,
+};
 use crate::registry::{PASSWORD, Registry};
 
 fn agent(backend: &DevBackend, image: &str, more: &[(&str, &str)]) -> Agent {
@@ -20,7 +22,7 @@ fn system_lines(backend: &DevBackend, job: &str) -> String {
 #[test]
 fn a_missing_image_is_pulled_once_for_all_who_want_it() {
     let _machine = shared();
-    let (backend, registry) = (backend(), Registry::start());
+    let (backend, registry) = (with_socket(), Registry::start());
     let image = registry.push(&unique("shared"), "one");
     let auth = registry.auth_file(PASSWORD).display().to_string();
     let proxy = Proxy::start();
@@ -48,7 +50,7 @@ fn a_missing_image_is_pulled_once_for_all_who_want_it() {
 #[test]
 fn what_the_registry_refuses_is_told_and_not_asked_again() {
     let _machine = shared();
-    let (backend, registry) = (backend(), Registry::start());
+    let (backend, registry) = (with_socket(), Registry::start());
     let image = registry.push(&unique("private"), "secret");
     let right = registry.auth_file(PASSWORD).display().to_string();
     let wrong = registry.auth_file("wrong").display().to_string();
@@ -74,7 +76,7 @@ fn what_the_registry_refuses_is_told_and_not_asked_again() {
 #[test]
 fn a_registry_that_is_down_is_tried_again() {
     let _machine = shared();
-    let (backend, mut registry) = (backend(), Registry::start());
+    let (backend, mut registry) = (with_socket(), Registry::start());
     let image = registry.push(&unique("late"), "late");
     let auth = registry.auth_file(PASSWORD).display().to_string();
     registry.end();
@@ -90,7 +92,7 @@ fn a_registry_that_is_down_is_tried_again() {
 #[test]
 fn the_pull_policy_is_kept() {
     let _machine = shared();
-    let (backend, registry) = (backend(), Registry::start());
+    let (backend, registry) = (deployed(), Registry::start());
     let name = unique("policy");
     let image = registry.push(&name, "first");
     let auth = registry.auth_file(PASSWORD).display().to_string();
@@ -111,7 +113,7 @@ fn the_pull_policy_is_kept() {
 #[test]
 fn an_error_in_the_stream_of_a_pull_is_an_error() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     let image = format!("127.0.0.1:1/{}:1", unique("none"));
     let endpoint = proxy.endpoint();
     let stream = "{\"status\":\"Pulling from x\",\"id\":\"1\"}\n{\"errorDetail\":{\"message\":\"disk on fire\"},\"error\":\"disk on fire\"}\n";

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use crate::engine_proxy::{Break, Proxy};
 use crate::harness::{
-    Agent, Folder, backend, binary, containers_of_exec, docker, eventually, in_own_pids, job, require_engine, shared,
-    unique,
+    Agent, Folder, binary, containers_of_exec, deployed, docker, eventually, in_own_pids, job, require_engine, shared,
+    unique, with_socket,
 };
 
 const IMAGE: &str = "cronium/runner:bash-alpine";
@@ -162,7 +162,7 @@ fn what_a_killed_exec_has_left_goes_and_a_living_ones_stays() {
         return;
     }
     require_engine();
-    let (folder, agent, backend) = (Folder::new(), unique("gc"), backend());
+    let (folder, agent, backend) = (Folder::new(), unique("gc"), deployed());
     let living = Exec::begin();
     // One from before there was an owner, and one of another host.
     let nameless = Container::of("exec", "exec-old", &[]);
@@ -229,7 +229,7 @@ fn gc_says_what_it_lacks() {
 #[test]
 fn a_running_agent_removes_what_was_left_behind_and_not_its_jobs() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (with_socket(), Proxy::start());
     let endpoint = proxy.endpoint();
     let agent = Agent::start(&backend, &[("container.docker.endpoint", endpoint.as_str())]);
     agent.wait_ready();

@@ -7,7 +7,7 @@ use cronium_dev_backend::{DevBackend, JobRow};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Agent, LONG, backend, docker, finish, finished, job, record, report, shared, stderr, stdout, unique,
+    Agent, LONG, deployed, docker, finish, finished, job, record, report, shared, stderr, stdout, unique, with_socket,
 };
 
 /// An image that is made from a runner's by these lines; it goes with this.
@@ -65,7 +65,7 @@ fn is_clean(backend: &DevBackend, row: &JobRow) {
 #[test]
 fn variables_that_shells_keep_arrive_or_the_job_is_refused_by_name() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let names = ["OPTIND", "RANDOM", "UID", "GROUPS", "IFS", "PATH", "LC_ALL", "PWD", "_", "SHELLOPTS", "my.key"];
     for value in ["abc", "", "-1", "*", "a\nb"] {
@@ -102,7 +102,7 @@ fn variables_that_shells_keep_arrive_or_the_job_is_refused_by_name() {
 #[test]
 fn variables_and_functions_of_an_image_change_nothing() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let hostile = "ENV CDPATH=/tmp:/usr ENV=/env BASH_ENV=/env IFS=o POSIXLY_CORRECT=1 GREP_OPTIONS=-v GLOBIGNORE=* i=theirs \
                    SHELLOPTS=xtrace:verbose:noglob BASHOPTS=nocasematch PS4=traced \
                    BASH_FUNC_cat%%=\"() { echo fooled; }\" BASH_FUNC_cd%%=\"() { echo fooled; }\"\n\
@@ -128,7 +128,7 @@ fn variables_and_functions_of_an_image_change_nothing() {
 fn a_shell_that_warns_before_the_program_hides_no_start() {
     let _machine = shared();
     let image = Image::of("bash-alpine", "RUN ln -sf bash /bin/sh\nENV LC_ALL=xx_XX.UTF-8");
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("container.images.bash", &image.0)]);
     for lost in [None, Some(false), Some(true)] {
         let id = backend.enqueue(job("BASH", "echo begun; echo err >&2; sleep 4; echo end; exit 3")).expect("queued");
@@ -154,7 +154,7 @@ fn a_shell_that_warns_before_the_program_hides_no_start() {
 #[test]
 fn an_interpreter_that_cannot_be_started_is_no_exit_code_of_the_script() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     for (lines, words) in [
         (
             "RUN printf '#!/nowhere/at/all\\n' >/usr/local/bin/python3; chmod 755 /usr/local/bin/python3",
@@ -181,7 +181,7 @@ fn an_interpreter_that_cannot_be_started_is_no_exit_code_of_the_script() {
 #[test]
 fn the_first_line_counts_and_a_foreign_one_is_told() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     for (language, script, want, code) in [
         ("BASH", "#!/bin/bash -e\nfalse\necho on", "", 1),
@@ -206,7 +206,7 @@ fn the_first_line_counts_and_a_foreign_one_is_told() {
 #[test]
 fn who_would_be_lost_gets_a_hint() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let row = finish(&backend, job("BASH", "if true; then\r\n  echo on\r\nfi\r\n"));
     assert!(row.exit_code != Some(0) && verdict(&backend, &row).contains("CR LF"), "{}", verdict(&backend, &row));
@@ -226,7 +226,7 @@ fn who_would_be_lost_gets_a_hint() {
 #[test]
 fn local_time_is_that_of_tz() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     for (language, script, want) in [
         ("BASH", "date -d @0 +%H%Z; date -d @1720000000 +%Z", "01CET\nCEST\n"),
@@ -252,7 +252,7 @@ fn local_time_is_that_of_tz() {
 #[test]
 fn a_container_that_is_killed_at_any_moment_shows_no_mark() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let large = format!("{}sleep 60", "# padding padding padding\n".repeat(200_000));
     for n in 0..12 {

@@ -3,7 +3,9 @@
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, alone, backend, docker, eventually, finish, finished, job, record, report, shared};
+use crate::harness::{
+    Agent, alone, deployed, docker, eventually, finish, finished, job, record, report, shared, with_socket,
+};
 use crate::harness::{stderr, stdout};
 
 const MIB: u64 = 1 << 20;
@@ -50,7 +52,7 @@ fn with_resources(mut job: Value, resources: Value) -> Value {
 #[test]
 fn more_memory_than_the_limit_is_killed_with_evidence_and_tmpfs_counts() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.memory", "64MB")]);
     let takers = [
         job("PYTHON", "print('begun')\nx = bytearray(200_000_000)\nprint('never')\n"),
@@ -87,7 +89,7 @@ fn more_memory_than_the_limit_is_killed_with_evidence_and_tmpfs_counts() {
 #[test]
 fn two_busy_processes_use_half_a_core() {
     let _machine = alone();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.cpu", "0.5")]);
     // Together they would use two cores.
     let script = "(while :; do :; done) & (while :; do :; done) & sleep 2; kill %1 %2";
@@ -101,7 +103,7 @@ fn two_busy_processes_use_half_a_core() {
 #[test]
 fn a_fork_bomb_meets_its_limit_and_harms_nothing() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let mut agent = Agent::start(&backend, &[("container.resources.defaults.pids", "30"), ("jobs.stopGrace", "1s")]);
     let bomb = "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(60)\n";
     let row = finish(&backend, job("PYTHON", bomb));
@@ -123,7 +125,7 @@ fn a_fork_bomb_meets_its_limit_and_harms_nothing() {
 #[test]
 fn workspace_and_tmp_fill_up_at_the_disk_limit_together() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.disk", "8MB")]);
     for place in ["/workspace", "/tmp"] {
         let script = format!("dd if=/dev/zero of={place}/full bs=64k count=1000");
@@ -144,7 +146,7 @@ fn workspace_and_tmp_fill_up_at_the_disk_limit_together() {
 #[test]
 fn a_million_empty_files_end_at_the_inode_limit() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let script = "import os\nos.chdir('/tmp')\nn = 0\ntry:\n    while n < 1_000_000:\n        os.mknod(str(n)); n += 1\nfinally:\n    print(n)\n";
     let row = finish(&backend, with_resources(job("PYTHON", script), json!({ "cpuLimit": 2 })));
@@ -158,7 +160,7 @@ fn a_million_empty_files_end_at_the_inode_limit() {
 #[test]
 fn shared_memory_is_full_before_the_memory_is() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.memory", "256MB")]);
     let script = "total = 0\ntry:\n    with open('/dev/shm/f', 'wb', 0) as f:\n        while True: total += f.write(b'x' * 65536)\nexcept OSError as e: print(e.errno)\nprint(total)\n";
     let row = finish(&backend, job("PYTHON", script));
@@ -169,7 +171,7 @@ fn shared_memory_is_full_before_the_memory_is() {
 #[test]
 fn the_engines_copy_of_a_jobs_output_is_bounded() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let script = "head -c 50000000 /dev/zero | tr '\\0' x | fold -w 50000; echo; echo over\n\
                   while [ ! -e /tmp/enough ]; do sleep 0.1; done";
@@ -188,7 +190,7 @@ fn the_engines_copy_of_a_jobs_output_is_bounded() {
 #[test]
 fn a_writable_root_is_watched_and_its_job_stopped() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let settings = [("container.security.readOnlyRootfs", "false"), ("container.resources.defaults.disk", "8MB")];
     let agent = Agent::start(&backend, &settings);
     let row = finish(&backend, job("BASH", "dd if=/dev/zero of=big bs=1M count=24 2>/dev/null; sleep 50; echo never"));
@@ -204,7 +206,7 @@ fn a_writable_root_is_watched_and_its_job_stopped() {
 
 /// The script prints the seconds that a write and a read past the cache took.
 fn disk_rates(settings: &[(&str, &str)], count: u32, block: &str, keys: [&str; 2], rate: u64) {
-    let backend = backend();
+    let backend = deployed();
     let mut all = vec![("container.security.readOnlyRootfs", "false")];
     all.extend_from_slice(settings);
     let agent = Agent::start(&backend, &all);
@@ -249,7 +251,7 @@ fn operations_a_second_on_the_disk_are_limited() {
 #[test]
 fn of_too_much_output_head_and_tail_are_kept_with_a_count() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("jobs.maxOutput", "4KB")]);
     let row = finish(&backend, job("BASH", "seq 1 20000; seq 1 20000 >&2; echo the end"));
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("completed"), Some(0)));
@@ -271,7 +273,7 @@ fn of_too_much_output_head_and_tail_are_kept_with_a_count() {
 #[test]
 fn time_is_limited_without_a_wish_and_beyond_it_and_setup_does_not_count() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let times = [("jobs.defaultTimeout", "1s"), ("jobs.maxTimeout", "2s"), ("jobs.stopGrace", "1s")];
     let agent = Agent::start(&backend, &times);
     let mut without = job("BASH", "sleep 30");
@@ -300,7 +302,7 @@ fn time_is_limited_without_a_wish_and_beyond_it_and_setup_does_not_count() {
 #[test]
 fn wishes_above_the_limits_are_cut_and_the_job_is_told() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let set = |kind| {
         [("cpu", "0.25"), ("memory", "64MB"), ("disk", "16MB"), ("pids", "40")]
             .map(|(name, value)| (format!("container.resources.{kind}.{name}"), value))

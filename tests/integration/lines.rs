@@ -6,7 +6,7 @@ use cronium_dev_backend::{DevBackend, JobRow, LogSocket, checksum, checksum_star
 use serde_json::json;
 
 use crate::harness::{
-    Agent, alone, backend, eventually, finish, finished, job, record, report, shared, stderr, stdout,
+    Agent, alone, eventually, finish, finished, job, record, report, shared, stderr, stdout, with_socket,
 };
 
 /// A million lines need time on a slow machine.
@@ -50,7 +50,7 @@ fn run_numbered(backend: &DevBackend, count: u64) -> JobRow {
 #[test]
 fn a_million_lines_arrive_live_and_in_the_result_and_memory_does_not_move() {
     let _machine = alone();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     let before = agent.memory_kb("VmRSS");
@@ -79,7 +79,7 @@ fn a_million_lines_arrive_live_and_in_the_result_and_memory_does_not_move() {
 #[test]
 fn the_deployed_dialect_loses_nothing_either() {
     let _machine = alone();
-    let backend = backend();
+    let backend = with_socket();
     let mut settings = backend.settings();
     settings.log_socket = LogSocket::Lines;
     backend.set_settings(settings);
@@ -94,7 +94,7 @@ fn the_deployed_dialect_loses_nothing_either() {
 #[test]
 fn a_line_of_ten_megabytes_is_cut_live_and_never_held_whole() {
     let _machine = alone();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let row = finish(&backend, job("BASH", "perl -e 'print \"x\" x 10_000_000, \"\\nlast\"'"));
     let lines = backend.lines(&row.id);
@@ -113,7 +113,7 @@ fn a_line_of_ten_megabytes_is_cut_live_and_never_held_whole() {
 #[test]
 fn odd_bytes_and_odd_line_ends_are_told_right() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let script = "printf 'a\\r\\n\\n\\xff\\xfeb\\nn\\000l\\nü\\rx\\nend'; printf 'e1\\ne2' >&2";
     let row = finish(&backend, job("BASH", script));
@@ -131,7 +131,7 @@ fn odd_bytes_and_odd_line_ends_are_told_right() {
 #[test]
 fn a_stalled_socket_slows_no_job_and_what_was_left_out_is_said() {
     let _machine = alone();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     let took = |backend: &DevBackend| {
@@ -157,7 +157,7 @@ fn a_stalled_socket_slows_no_job_and_what_was_left_out_is_said() {
 #[test]
 fn cut_connections_lose_no_line() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[("logging.websocket.bufferSize", "5000")]);
     agent.wait_ready();
     let slow = "for i in $(seq 1 400); do echo line $i; sleep 0.01; done";
@@ -179,7 +179,7 @@ fn cut_connections_lose_no_line() {
 #[test]
 fn a_line_is_at_the_backend_within_milliseconds_of_its_print() {
     let _machine = alone();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let script = "import time\nfor _ in range(200):\n    print(f'T{time.time_ns()}')\n    time.sleep(0.01)\n";
     let row = finish(&backend, job("PYTHON", script));
@@ -197,7 +197,7 @@ fn a_line_is_at_the_backend_within_milliseconds_of_its_print() {
 #[test]
 fn the_lines_are_there_before_the_report() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let id = backend.enqueue(job("BASH", "seq 1 5000")).expect("queued");
     let mut at_report = 0;

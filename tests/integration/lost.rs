@@ -7,7 +7,9 @@ use cronium_dev_backend::JobRow;
 use serde_json::json;
 
 use crate::engine_proxy::{Break, Proxy};
-use crate::harness::{Agent, LONG, backend, docker, eventually, finish, finished, job, report, shared, stderr, stdout};
+use crate::harness::{
+    Agent, LONG, deployed, docker, eventually, finish, finished, job, report, shared, stderr, stdout, with_socket,
+};
 use crate::restart::{COUNT, whole};
 use crate::ssh_multi::Three;
 
@@ -39,7 +41,7 @@ fn none_of_ours(row: &JobRow) {
 fn loses_nothing(meanwhile: fn(&Agent)) {
     let _machine = shared();
     for (what, lose) in LOSSES {
-        let backend = backend();
+        let backend = with_socket();
         let mut agent = Agent::start(&backend, &[]);
         let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
         eventually("some lines", || backend.lines(&id).len() > 5);
@@ -91,7 +93,7 @@ fn swap(agent: &Agent, without: &[&str], script: &str) {
 
 /// A job of a killed agent, in whose place there is this container; what the next agent reports.
 fn instead(lost: bool, without: &[&str], script: &str) -> JobRow {
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[]);
     let id = backend.enqueue(job("BASH", "echo run; sleep 2; exit 5")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
@@ -134,7 +136,7 @@ fn a_container_of_an_earlier_version_is_told_by_its_own_end() {
 #[test]
 fn labels_that_make_no_sense_give_no_time_and_harm_nothing() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let settings = [("jobs.maxTimeout", "6s"), ("jobs.defaultTimeout", "6s"), ("jobs.stopGrace", "1s")];
     let mut agent = Agent::start(&backend, &settings);
     let mut long = job("BASH", "echo begun; sleep 300");
@@ -184,7 +186,7 @@ fn labels_that_make_no_sense_give_no_time_and_harm_nothing() {
 #[test]
 fn a_container_that_was_made_and_not_started_goes_back_to_the_queue() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (deployed(), Proxy::start());
     proxy.break_calls("POST", "/start", 1, Break::Silence);
     let mut agent = Agent::start(&backend, &[("container.docker.endpoint", proxy.endpoint().as_str())]);
     let id = backend.enqueue(job("BASH", "echo run; exit 5")).expect("queued");
@@ -225,7 +227,7 @@ fn a_clock_that_was_wrong_gives_no_job_more_than_its_limit() {
     for (deadline, least) in
         [(DECADES, 4), ("18446744073709551615", 4), ("0", 0), ("-5", 0), ("1e999", 0), ("\"NaN\"", 0)]
     {
-        let backend = backend();
+        let backend = with_socket();
         let settings = [("jobs.stopGrace", "1s")];
         let mut agent = Agent::start(&backend, &settings);
         let mut long = job("BASH", "echo begun; sleep 300");
@@ -275,7 +277,7 @@ fn nor_a_job_on_several_servers() {
 #[test]
 fn a_report_does_not_wait_until_its_container_is_removed() {
     let _machine = shared();
-    let (backend, proxy) = (backend(), Proxy::start());
+    let (backend, proxy) = (with_socket(), Proxy::start());
     let mut agent = Agent::start(&backend, &[("container.docker.endpoint", proxy.endpoint().as_str())]);
     agent.wait_ready();
     proxy.break_calls("DELETE", "/containers/", u32::MAX, Break::Delay(10_000));

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use cronium_dev_backend::{DevBackend, JobLines, Line, LogSocket};
 
-use crate::harness::{Agent, Folder, LONG, backend, binary, eventually, finished, job, require_engine, shared, stdout};
+use crate::harness::{
+    Agent, Folder, LONG, binary, eventually, finished, job, list_logins, require_engine, shared, stdout, with_socket,
+};
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::Rig;
 
@@ -45,7 +47,7 @@ fn numbered(backend: &DevBackend, id: &str, stream: &str) -> Vec<(u64, String)> 
 #[test]
 fn a_line_that_does_not_end_is_shown_and_its_end_takes_its_place() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     let id =
@@ -67,7 +69,7 @@ fn a_line_that_does_not_end_is_shown_and_its_end_takes_its_place() {
 #[test]
 fn dots_are_shown_as_they_come_and_other_lines_pass_them() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let script = "for n in $(seq 1 16); do printf .; [ $n != 8 ] || echo beside >&2; sleep 0.2; done; echo; echo end";
     let id = backend.enqueue(job("BASH", script)).expect("queued");
@@ -88,7 +90,7 @@ fn dots_are_shown_as_they_come_and_other_lines_pass_them() {
 #[test]
 fn of_a_bar_that_is_drawn_over_and_over_the_last_state_is_kept() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[("jobs.maxOutput", "64KiB")]);
     // 4 MB of states in some seconds, none of which is a line.
     let script = "perl -e '$| = 1; for (1..200_000) { printf \"\\r%9d of 200000\", $_; select(undef, undef, undef, 0.01) \
@@ -120,7 +122,7 @@ fn of_a_bar_that_is_drawn_over_and_over_the_last_state_is_kept() {
 #[test]
 fn the_deployed_dialect_gets_a_line_when_it_has_ended() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut settings = backend.settings();
     settings.log_socket = LogSocket::Lines;
     backend.set_settings(settings);
@@ -138,7 +140,7 @@ fn the_deployed_dialect_gets_a_line_when_it_has_ended() {
 #[test]
 fn an_unfinished_line_is_shown_again_after_a_lost_connection() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let script = "printf one; sleep 2; printf ' two'; sleep 3; echo ' three'; echo end";
     let id = backend.enqueue(job("BASH", script)).expect("queued");
@@ -183,7 +185,7 @@ fn noted(agent: &Agent, lines: usize) {
 #[test]
 fn the_next_agent_ends_a_line_that_the_killed_one_had_shown() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let script = "echo first; printf 'Go on?'; echo beside >&2; sleep 8; echo ' yes'; echo last";
     let id = backend.enqueue(job("BASH", script)).expect("queued");
@@ -210,6 +212,7 @@ fn the_next_agent_ends_a_line_of_a_server_that_the_killed_one_had_shown() {
         ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
         ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
     ];
+    list_logins(&backend);
     let agent = agent.again(&backend, &settings);
     eventually("it goes on", || backend.lines(&id).iter().any(|line| line.text.contains("going on with the script")));
     answer(&go);

@@ -9,7 +9,7 @@ use cronium_dev_backend::{Action, DevBackend, Fault, JobRow, Request};
 use serde_json::Value;
 
 use crate::harness::{
-    Agent, Folder, LONG, backend, binary, docker, eventually, finish, finished, job, report, shared, stdout, unique,
+    Agent, Folder, LONG, binary, docker, eventually, finish, finished, job, report, shared, stdout, unique, with_socket,
 };
 use crate::ssh_rig::{details, server_job};
 use crate::sshd::{Options, Sshd, list};
@@ -23,7 +23,7 @@ struct Rig {
 
 impl Rig {
     fn start(yaml: &str) -> Self {
-        let (backend, folder) = (backend(), Arc::new(Folder::new()));
+        let (backend, folder) = (with_socket(), Arc::new(Folder::new()));
         std::fs::write(folder.path().join("token"), backend.token()).expect("token");
         write(&folder, &backend.url(), yaml);
         let agent = Agent::start_by_file(Arc::clone(&folder), &file(&folder));
@@ -426,7 +426,7 @@ fn jobs_on_servers_get_the_new_settings_of_their_execution() {
     sshd.stop();
     let row = finished(&rig.backend, &id);
     assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("failed"), "begun\n"));
-    assert!(report(&row).to_string().contains(" s (ssh.execution.reconnectTimeout)"), "{}", report(&row));
+    assert!(report(&row).to_string().contains(" s (ssh.execution.reconnectTime-out)"), "{}", report(&row));
     sshd.end_user_processes();
     rig.agent.stop();
 }

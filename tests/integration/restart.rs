@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 
 use crate::harness::{
-    Agent, Folder, LONG, backend, binary, docker, eventually, finish, finished, job, report, shared, stderr, stdout,
+    Agent, Folder, LONG, binary, deployed, docker, eventually, finish, finished, job, list_logins, report, shared,
+    stderr, stdout, with_socket,
 };
 use crate::ssh_rig::Rig;
 
@@ -38,7 +39,7 @@ fn begun(backend: &DevBackend, id: &str, lines: usize) {
 #[test]
 fn a_script_goes_on_when_its_agent_is_killed_and_every_line_comes() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
     begun(&backend, &id, 10);
@@ -53,7 +54,7 @@ fn a_script_goes_on_when_its_agent_is_killed_and_every_line_comes() {
 #[test]
 fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_output() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[]);
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
     begun(&backend, &id, 5);
@@ -69,7 +70,7 @@ fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_output()
 #[test]
 fn time_without_an_agent_counts_for_the_deadline() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
     let mut long = job("BASH", "echo begun; sleep 300");
     long["execution"]["timeout"] = serde_json::json!(4);
@@ -89,7 +90,7 @@ fn time_without_an_agent_counts_for_the_deadline() {
 #[test]
 fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
     let queue = |script: &str, limit: u32| {
         let mut row = job("BASH", script);
@@ -125,7 +126,7 @@ fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
 #[test]
 fn a_container_that_is_gone_is_told_as_an_unknown_end() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 300")).expect("queued");
     begun(&backend, &id, 0);
@@ -148,7 +149,7 @@ fn a_container_that_is_gone_is_told_as_an_unknown_end() {
 #[test]
 fn the_drain_leaves_what_still_runs_and_the_next_start_goes_on_with_it() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("jobs.drainTimeout", "500ms")]);
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
     begun(&backend, &id, 10);
@@ -164,7 +165,7 @@ fn the_drain_leaves_what_still_runs_and_the_next_start_goes_on_with_it() {
 #[test]
 fn a_third_signal_ends_it_at_once() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("jobs.onShutdown", "cancel"), ("jobs.stopGrace", "20s")]);
     let id = backend.enqueue(job("BASH", "trap '' TERM; echo begun; while :; do sleep 0.2; done")).expect("queued");
     begun(&backend, &id, 0);
@@ -183,7 +184,7 @@ fn a_third_signal_ends_it_at_once() {
 #[test]
 fn a_report_that_nobody_takes_outlives_the_agent_and_arrives_once() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let down = Action::Status { status: 503, headers: Default::default(), body: None };
     let fault = |path: &str| Fault { path: Some(path.to_owned()), action: down.clone(), ..Fault::default() };
@@ -207,7 +208,7 @@ fn a_report_that_nobody_takes_outlives_the_agent_and_arrives_once() {
 #[test]
 fn two_agents_do_not_share_a_state_folder() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     let mut second = binary();
@@ -229,7 +230,7 @@ fn two_agents_do_not_share_a_state_folder() {
 #[test]
 fn a_full_state_folder_ends_the_claims_and_loses_no_job() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let small = Folder::new();
     let mount =
         |arguments: &[&str]| std::process::Command::new(arguments[0]).args(&arguments[1..]).status().expect("mount");
@@ -266,6 +267,7 @@ fn a_script_on_a_server_goes_on_when_the_agent_is_killed() {
         ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
         ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
     ];
+    list_logins(&backend);
     let agent = agent.again(&backend, &settings);
     whole(&backend, &finished(&backend, &id));
     Rig { agent, backend, sshd, known_hosts }.stop();
@@ -273,7 +275,7 @@ fn a_script_on_a_server_goes_on_when_the_agent_is_killed() {
 
 /// Ten jobs of one agent, which is killed once in the life of each; the moments are spread over all lanes.
 fn killed_ten_times(lane: u64) {
-    let backend = backend();
+    let backend = with_socket();
     let script = "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; sleep 0.4; echo over; exit 4";
     let mut agent = Agent::start(&backend, &[]);
     let mut ids = Vec::new();
@@ -313,7 +315,7 @@ fn agents_killed_at_fifty_moments_report_each_job_once_and_run_none_twice() {
 #[test]
 fn a_job_that_was_finished_is_reported_again_as_it_was_and_runs_again_only_as_a_further_attempt() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let id = finish(&backend, job("BASH", "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; exit 6")).id;
     // Killed before, it would not know that its report was taken, and the next agent would send that again.

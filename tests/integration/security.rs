@@ -6,7 +6,7 @@ use cronium_dev_backend::DevBackend;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Agent, Folder, backend, docker, eventually, finish, finished, job, shared, stderr, stdout, unique,
+    Agent, Folder, deployed, docker, eventually, finish, finished, job, shared, stderr, stdout, unique, with_socket,
 };
 
 /// Queues a job and waits for its first line; the container's id and the job's.
@@ -27,7 +27,7 @@ fn inspect(container: &str) -> Value {
 #[test]
 fn from_the_inside_every_lock_holds() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     let script = r#"
 id -u; id -g
@@ -60,7 +60,7 @@ cat /proc/1/comm
 #[test]
 fn from_the_outside_the_configuration_is_locked_and_holds_no_secret() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[("logging.level", "trace")]);
     let (secret, word) = (unique("topsecret"), unique("scriptword"));
     let mut long = job("BASH", &format!("echo begun; : {word}; sleep 30"));
@@ -125,7 +125,7 @@ fn arguments_of_all_processes() -> String {
 
 /// A job that listens, and one that tries to connect to it: what the second says.
 fn can_they_talk(settings: &[(&str, &str)]) -> String {
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, settings);
     let listen = "import socket\ns = socket.create_server(('0.0.0.0', 7777))\nprint('ready', flush=True)\ns.settimeout(20)\ntry:\n    s.accept()\nexcept TimeoutError:\n    pass\n";
     let (container, listener) = started(&backend, &agent, job("PYTHON", listen));
@@ -163,7 +163,7 @@ fn jobs_cannot_reach_each_other() {
 #[test]
 fn without_a_network_there_is_only_the_loopback() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("container.network.mode", "none")]);
     let row = finish(&backend, job("BASH", "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"));
     assert_eq!(stdout(&row), "lo\n");
@@ -178,7 +178,7 @@ fn a_seccomp_profile_from_a_file_binds() {
     let text = json!({ "defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO" }] });
     std::fs::write(&profile, text.to_string()).expect("write");
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("container.security.seccompProfile", profile.to_str().expect("text"))]);
     let row = finish(&backend, job("BASH", "mkdir /workspace/x || echo refused; touch /workspace/y && echo allowed"));
     assert_eq!(stdout(&row), "refused\nallowed\n", "{}", stderr(&row));
@@ -189,7 +189,7 @@ fn a_seccomp_profile_from_a_file_binds() {
 #[test]
 fn zombies_are_reaped_and_term_reaches_the_scripts_children() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[("jobs.stopGrace", "5s")]);
     let orphans =
         "for i in $(seq 5); do (sleep 0.1 &) ; done; sleep 0.6; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l";
@@ -208,7 +208,7 @@ fn zombies_are_reaped_and_term_reaches_the_scripts_children() {
 #[test]
 fn nothing_of_a_job_is_left_in_the_engine() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     for script in ["exit 0", "exit 1", "kill -9 $$", "echo $RANDOM > /workspace/file"] {
         // Others make volumes and networks on the same engine: only those of this job's container count.

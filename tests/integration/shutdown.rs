@@ -6,7 +6,8 @@ use cronium_dev_backend::{DevBackend, Via};
 use serde_json::json;
 
 use crate::harness::{
-    Agent, Folder, LONG, alone, backend, eventually, finish, finished, job, report, shared, stdout, unique,
+    Agent, Folder, LONG, alone, deployed, eventually, finish, finished, job, report, shared, stdout, unique,
+    with_socket,
 };
 use crate::ssh_rig::server_job;
 use crate::sshd::silent_host;
@@ -14,7 +15,7 @@ use crate::sshd::silent_host;
 #[test]
 fn an_idle_agent_ends_at_once_and_cleanly() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let mut agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     let begun = Instant::now();
@@ -28,7 +29,7 @@ fn an_idle_agent_ends_at_once_and_cleanly() {
 #[test]
 fn the_first_signal_drains() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 2; echo ended")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
@@ -46,7 +47,7 @@ fn the_first_signal_drains() {
 #[test]
 fn the_second_signal_cancels_and_the_exit_code_says_so() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
@@ -62,7 +63,7 @@ fn the_second_signal_cancels_and_the_exit_code_says_so() {
 #[test]
 fn the_drain_has_an_end() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let mut agent =
         Agent::start(&backend, &[("jobs.drainTimeout", "1s"), ("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
@@ -97,7 +98,7 @@ fn a_job_that_waits_for_its_image_goes_back_to_the_queue_when_the_agent_ends() {
     {
         let (_registry, port) = silent_host();
         let image = format!("127.0.0.1:{port}/{}:1", unique("image"));
-        let backend = backend();
+        let backend = deployed();
         let settings = [
             ("container.images.bash", image.as_str()),
             ("jobs.onShutdown", on_shutdown),
@@ -117,7 +118,7 @@ fn a_cancel_ends_a_pull_from_a_registry_that_says_nothing() {
     let _machine = shared();
     let (_registry, port) = silent_host();
     let image = format!("127.0.0.1:{port}/{}:1", unique("image"));
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("container.images.bash", image.as_str()), ("jobs.leaseRenewal", "1s")]);
     let id = backend.enqueue(job("BASH", "true")).expect("queued");
     eventually("it is pulled", || agent.log().contains("pulling image"));
@@ -138,7 +139,7 @@ fn a_job_that_waits_for_its_server_goes_back_to_the_queue_when_the_agent_ends() 
             let folder = Folder::new();
             let known = folder.path().join("known_hosts");
             std::fs::write(&known, "").expect("known_hosts");
-            let backend = backend();
+            let backend = deployed();
             let settings = [
                 ("ssh.security.knownHostsFile", known.to_str().expect("text")),
                 ("jobs.onShutdown", on_shutdown),
@@ -168,7 +169,7 @@ fn a_job_that_waits_for_its_server_goes_back_to_the_queue_when_the_agent_ends() 
 #[test]
 fn whenever_an_agent_leaves_no_job_is_cancelled() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let settings = [("jobs.drainTimeout", "0s"), ("jobs.maxConcurrent", "10"), ("jobs.pollBatchSize", "10")];
     for round in 0..12_u64 {
         let mut agent = Agent::start(&backend, &settings);
@@ -192,7 +193,7 @@ fn whenever_an_agent_leaves_no_job_is_cancelled() {
 #[test]
 fn a_reload_signal_harms_nothing() {
     let _machine = shared();
-    let backend = backend();
+    let backend = deployed();
     let agent = Agent::start(&backend, &[]);
     agent.wait_ready();
     agent.signal("HUP");
@@ -204,10 +205,7 @@ fn a_reload_signal_harms_nothing() {
 #[test]
 fn the_idle_process_is_small_and_every_thread_has_a_name() {
     let _machine = alone();
-    let backend = backend();
-    let mut quiet = backend.settings();
-    quiet.announce_jobs = false;
-    backend.set_settings(quiet);
+    let backend = deployed();
     let agent = Agent::start(&backend, &[("jobs.pollInterval", "1s"), ("jobs.maxPollInterval", "1s")]);
     agent.wait_ready();
     let task = format!("/proc/{}/task", agent.pid());
@@ -231,7 +229,8 @@ fn the_idle_process_is_small_and_every_thread_has_a_name() {
         "poller",
         "reaper",
         "sampler",
-        "scribe",
+        "checkpoints",
+        "row-watch",
         "control",
     ];
     assert!(names.iter().all(|name| known.contains(&name.as_str()) || name.starts_with("worker-")), "{names:?}");
@@ -249,7 +248,7 @@ fn the_idle_process_is_small_and_every_thread_has_a_name() {
 #[test]
 fn a_killed_agent_leaves_jobs_that_the_next_one_reports_once() {
     let _machine = shared();
-    let backend = backend();
+    let backend = with_socket();
     let id = crate::harness::unique("agent-again");
     let settings = [("orchestrator.id", id.as_str()), ("jobs.stopGrace", "1s"), ("jobs.leaseRenewal", "1s")];
     let mut agent = Agent::start(&backend, &settings);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 
 use crate::control::{row, status};
-use crate::harness::{LONG, eventually, finished, report, shared, stderr, stdout};
+use crate::harness::{LONG, eventually, finished, list_logins, report, shared, stderr, stdout};
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::Rig;
 use crate::sshd::{Sshd, list};
@@ -50,6 +50,7 @@ fn again(rig: Rig) -> Rig {
         ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
         ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
     ];
+    list_logins(&backend);
     let agent = agent.again(&backend, &settings);
     Rig { agent, backend, sshd, known_hosts }
 }

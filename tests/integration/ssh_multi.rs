@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{DevBackend, JobRow, Via};
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, Folder, backend, eventually, finish, finished, report, shared, stderr, stdout, told_live};
+use crate::harness::{
+    Agent, Folder, eventually, finish, finished, list_logins, report, shared, stderr, stdout, told_live, with_socket,
+};
 use crate::ssh_rig::{Rig, details, has_words, said, server_job, walk};
 use crate::sshd::{Options, PASSWORD, Sshd};
 
@@ -31,7 +33,7 @@ impl Three {
         std::fs::create_dir(&place).expect("folder");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
         std::fs::set_permissions(&place, mode).expect("mode");
-        let backend = backend();
+        let backend = with_socket();
         let agent = Agent::start(&backend, &settings_in(&folder).each(settings));
         Self { agent, backend, servers, folder }
     }
@@ -39,6 +41,7 @@ impl Three {
     /// The next agent on the state folder of this one, which has ended or is killed now.
     pub fn again(self, settings: &[(&str, &str)]) -> Self {
         let Self { agent, backend, servers, folder } = self;
+        list_logins(&backend);
         let agent = agent.again(&backend, &settings_in(&folder).each(settings));
         Self { agent, backend, servers, folder }
     }

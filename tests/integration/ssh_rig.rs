@@ -6,7 +6,7 @@ use std::time::Duration;
 use cronium_dev_backend::{DevBackend, JobRow};
 use serde_json::{Value, json};
 
-use crate::harness::{Agent, backend, eventually, finish, job, report, stdout};
+use crate::harness::{Agent, eventually, finish, job, report, stdout, with_socket};
 use crate::sshd::{Options, Sshd};
 use crate::sshd_faults::process;
 
@@ -43,7 +43,7 @@ impl Rig {
             ("jobs.stopGrace", "1s"),
         ];
         all.extend_from_slice(settings);
-        let backend = backend();
+        let backend = with_socket();
         let agent = Agent::start(&backend, &all);
         Self { agent, backend, sshd, known_hosts }
     }

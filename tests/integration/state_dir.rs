@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use crate::harness::{Agent, Folder, LONG, backend, binary, eventually, finish, job, require_engine, shared};
+use crate::harness::{Agent, Folder, LONG, binary, deployed, eventually, finish, job, require_engine, shared};
 
 /// A user of no account.
 const SOMEBODY: u32 = 61_234;
@@ -77,7 +77,7 @@ fn a_folder_that_others_can_change_or_replace_is_refused_and_left_as_it_is() {
 #[test]
 fn a_folder_of_ones_own_is_made_private_and_found_through_ones_own_links() {
     let _machine = shared();
-    let (place, backend) = (Folder::new(), backend());
+    let (place, backend) = (Folder::new(), deployed());
     let real = folder(place.path(), "real", 0, 0o755);
     let link = place.path().join("link");
     symlink("real", &link).expect("a link");

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::{Folder, backend, binary, shared};
+use crate::harness::{Folder, binary, deployed, shared};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/systemd/cronium-agent.service");
 const INSTALLED: &str = "/usr/local/bin/cronium-agent";
@@ -101,7 +101,7 @@ fn the_unit_fits_the_agent() {
 #[test]
 fn the_agent_tells_that_it_is_ready_gets_on_and_stops() {
     let _machine = shared();
-    let (backend, folder) = (backend(), Folder::new());
+    let (backend, folder) = (deployed(), Folder::new());
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");

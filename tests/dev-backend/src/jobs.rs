@@ -42,7 +42,8 @@ pub(crate) fn orphaned(call: &Call<'_>) -> Outcome {
     };
     let store = call.shared.store();
     let open = |job: &&JobRow| matches!(job.status, "claimed" | "running") && job.claimed_by.as_deref() == Some(agent);
-    Ok(Value::Array(store.jobs.iter().filter(open).take(ORPHANED).map(JobRow::row).collect()))
+    let kind = call.shared.settings().rows_as_queued;
+    Ok(Value::Array(store.jobs.iter().filter(open).take(ORPHANED).map(|job| job.row(kind)).collect()))
 }
 
 pub(crate) fn note(job: &mut JobRow, shared: &Shared, kind: &'static str, body: Value, terminal: bool) {
@@ -62,7 +63,7 @@ pub(crate) fn acknowledge(call: &Call<'_>, id: &str, body: Value) -> Outcome {
     }
     job.acknowledged.get_or_insert_with(|| Stamp::now(call.shared.start));
     note(job, call.shared, "acknowledge", body, false);
-    let mut answer = json!({"success": true, "job": job.row()});
+    let mut answer = answer(call, &mut store, id)?;
     if let Some(seconds) = call.shared.settings().lease_seconds {
         let at = time::unix_nanos() / 1_000_000 + i128::from(seconds) * 1000;
         answer["lease"] = json!({"expiresAt": time::format_millis(at), "renewalToken": format!("lease-{id}")});
@@ -146,7 +147,7 @@ pub(crate) fn status(call: &Call<'_>, id: &str, body: Value) -> Outcome {
         }
         note(job, call.shared, "status", body, change.status != "running");
         set_status(call.shared, &mut store, id, change);
-        answer(&mut store, id)?
+        answer(call, &mut store, id)?
     };
     call.broadcast();
     Ok(answer)
@@ -158,8 +159,9 @@ fn end(status: &'static str, exit_code: Option<i64>) -> Change<'static> {
     Change { status, verdict: status, completed: true, exit_code, result, ..Change::default() }
 }
 
-fn answer(store: &mut Store, id: &str) -> Outcome {
-    Ok(json!({"success": true, "job": known(store, id)?.row()}))
+fn answer(call: &Call<'_>, store: &mut Store, id: &str) -> Outcome {
+    let kind = call.shared.settings().rows_as_queued;
+    Ok(json!({"success": true, "job": known(store, id)?.row(kind)}))
 }
 
 pub(crate) fn complete(call: &Call<'_>, id: &str, body: Value) -> Outcome {
@@ -193,7 +195,7 @@ pub(crate) fn complete(call: &Call<'_>, id: &str, body: Value) -> Outcome {
         note(job, call.shared, "complete", body, true);
         unknown.into_iter().for_each(|text| store.problem(text));
         set_status(call.shared, &mut store, id, change);
-        answer(&mut store, id)?
+        answer(call, &mut store, id)?
     };
     call.broadcast();
     Ok(answer)
@@ -209,7 +211,7 @@ pub(crate) fn fail(call: &Call<'_>, id: &str, body: Value) -> Outcome {
         body["error"].as_str().unwrap_or_default().clone_into(&mut job.shown.error);
         note(job, call.shared, "fail", body, true);
         set_status(call.shared, &mut store, id, end("failed", exit_code.or(Some(1))));
-        answer(&mut store, id)?
+        answer(call, &mut store, id)?
     };
     call.broadcast();
     Ok(answer)
@@ -229,5 +231,5 @@ pub(crate) fn release(call: &Call<'_>, id: &str, body: Value) -> Outcome {
         (job.status, job.claimed_by) = ("queued", None);
         job.shown.set_status("queued", None);
     }
-    answer(&mut store, id)
+    answer(call, &mut store, id)
 }

@@ -13,6 +13,8 @@ pub struct Settings {
     pub cancel_stays: bool,
     /// Kind: an execution may be created again. Deployed: the database refuses it, which is a 500.
     pub create_again: bool,
+    /// Kind: rows hold the job as the queue handed it out, with the logins of its servers. Deployed: as the database has it.
+    pub rows_as_queued: bool,
     /// The backend's own socket server answers. When it does not, `create`, `status`, `update`, `complete` and `fail`
     /// take `broadcast_delay_ms` longer.
     pub socket_server: bool,
@@ -54,6 +56,7 @@ impl Default for Settings {
             log_socket: LogSocket::Refused,
             cancel_stays: false,
             create_again: false,
+            rows_as_queued: false,
             socket_server: true,
             broadcast_limit: 100 << 10,
             broadcast_delay_ms: 3000,
@@ -75,6 +78,7 @@ impl Settings {
             log_socket: LogSocket::V2,
             cancel_stays: true,
             create_again: true,
+            rows_as_queued: true,
             broadcast_delay_ms: 0,
             clean_up_after_ms: None,
             ..Self::default()

@@ -106,15 +106,26 @@ impl JobRow {
         self.payload["metadata"]["originalType"].as_str().unwrap_or(if http { "HTTP_REQUEST" } else { "SCRIPT" })
     }
 
-    /// The whole row, which calls about the job answer as `job`.
-    pub(crate) fn row(&self) -> Value {
-        let (metadata, at) =
-            (&self.payload["metadata"], |stamp: &Option<Stamp>| stamp.as_ref().map(|s| s.wall.clone()));
+    /// The whole row, which calls about the job answer as `job`. Kind: with the job as the queue handed it out.
+    pub(crate) fn row(&self, kind: bool) -> Value {
+        let at = |stamp: &Option<Stamp>| stamp.as_ref().map(|stamp| stamp.wall.clone());
+        let mut metadata = self.payload["metadata"].clone();
+        if let Some(object) = metadata.as_object_mut() {
+            object.remove("servers");
+        }
+        let payload = if kind { self.payload.clone() } else { self.stored() };
         json!({"id": self.id, "eventId": metadata["eventId"], "userId": metadata["userId"], "type": self.original_type(),
-               "status": self.status, "priority": "normal", "payload": self.payload["execution"], "metadata": metadata,
-               "orchestratorId": self.claimed_by, "attempts": 0, "lastError": self.last_error, "result": self.result,
+               "status": self.status, "priority": "normal", "payload": payload, "metadata": metadata, "attempts": 0,
+               "orchestratorId": self.claimed_by, "lastError": self.last_error, "result": self.result,
                "scheduledFor": self.payload["scheduledFor"], "createdAt": self.payload["createdAt"],
                "startedAt": at(&self.started), "completedAt": at(&self.finished), "updatedAt": time::now()})
+    }
+
+    /// The payload as the database has it: servers are looked up when the queue hands the job out.
+    fn stored(&self) -> Value {
+        let (work, metadata) = (&self.payload["execution"], &self.payload["metadata"]);
+        json!({"script": work["script"], "environment": work["environment"], "input": work["inputData"],
+               "target": {"serverId": work["target"]["serverId"]}, "executionLogId": metadata["logId"]})
     }
 
     /// As the queue hands it out. The deployed backend has the headers of an HTTP request as a list of pairs.
