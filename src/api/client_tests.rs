@@ -362,13 +362,14 @@ fn urgent_calls_pass_an_exhausted_rate_limit() {
     client.health().expect("the first one is free");
     let begun = Instant::now();
     client.heartbeat(&[], Capacity { max_jobs: 1, current_jobs: 0, available_slots: 1 }).expect("heartbeat");
+    client.acknowledge(&id("j1")).expect("acknowledge");
     client.complete(&id("j1"), &report().to_json()).expect("complete");
     let took = begun.elapsed();
     assert!(took >= limits::RATE_PRIORITY_WAIT && took < Duration::from_secs(5), "{took:?}");
     // An ordinary call would wait for minutes; a stop ends that.
     let stop = Stop::new();
     stop.set();
-    let error = client.with_stop(stop).acknowledge(&id("j1")).expect_err("stopped");
+    let error = client.with_stop(stop).queue(1).expect_err("stopped");
     assert!(matches!(error.problem, Problem::Stopped));
 }
 
