@@ -87,26 +87,29 @@ impl JobContext {
             Ok(left) => left.remove(&self.outbox),
             Err(Unreported::GiveBack(why)) => {
                 log::warn!("giving the job back to the queue: {why}");
-                self.release(&job, why);
-                // Last: after a kill before this line, the next agent gives the job back by its record.
-                self.records.remove_execution(&job, execution);
+                // The record goes last: after a kill before this line, the next agent gives the job back by it.
+                if self.release(&job, why) {
+                    self.records.remove_execution(&job, execution);
+                }
             }
             Err(Unreported::Forget) => self.records.remove_execution(&job, execution),
             Err(Unreported::LeftToNext) => {}
         }
     }
 
+    /// Gives the job back; whether its record is of no use any more.
+    ///
     /// A second try could take the job from this agent, which may have claimed it again after the first. So there is only
-    /// one, unless the agent ends and claims nothing more.
-    fn release(&self, job: &Id, why: &str) {
-        let released = match self.running.is_ending() {
-            true => self.client.release(job, why),
-            false => self.client.release_once(job, why),
-        };
-        if let Err(error) = released {
-            log::error!("the job could not be given back, the search for lost claims tries again: {error}");
-            self.claims.suspect();
-        }
+    /// one, and the search for lost claims goes on. An agent that ends claims nothing more, so it tries again; where that
+    /// fails too, the next one does it by the record.
+    fn release(&self, job: &Id, why: &str) -> bool {
+        let ending = self.running.is_ending();
+        let released = if ending { self.client.release(job, why) } else { self.client.release_once(job, why) };
+        let Err(error) = released else { return true };
+        let next = if ending { "next start" } else { "search for lost claims" };
+        log::error!("the job could not be given back, the {next} tries again: {error}");
+        self.claims.suspect();
+        !ending || matches!(error.status(), Some(400..=499))
     }
 }
 
