@@ -216,7 +216,7 @@ impl JobStream {
         drop(inner);
         self.text.clear();
         shared.waker.wake();
-        if dropped > 0 {
+        if dropped > 0 && shared.was_connected() {
             metrics::LOG_LINES_DROPPED.add(dropped);
         }
     }
@@ -251,6 +251,10 @@ impl JobStream {
         shared.forget(&job);
         let mut inner = job.lock();
         let unsent = inner.buffer.discard() + self.lines.len() as u64;
+        if !shared.was_connected() {
+            // Without a WebSocket at the backend there is no viewer who lacks a line.
+            return Flushed::default();
+        }
         if unsent > 0 {
             metrics::LOG_LINES_DROPPED.add(unsent);
         }

@@ -230,6 +230,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a WebSocket has ever answered.
+    fn was_connected(&self) -> bool {
+        self.state().told.dialect.is_some()
+    }
+
     fn connected(&self) -> bool {
         self.connected.load(Ordering::Acquire)
     }

@@ -112,7 +112,6 @@ fn a_taken_port_is_told_with_what_to_do() {
 #[test]
 fn every_metric_is_there_and_promtool_and_prometheus_take_them() {
     let _machine = shared();
-    // A fault of the agent: where no log socket answers, it counts each line as dropped.
     let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
     finish(&backend, job("BASH", "echo x; echo y >&2"));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cronium_dev_backend::Via;
 
-use crate::harness::{Agent, deployed, eventually, finish, finished, job, report, shared, stdout};
+use crate::harness::{Agent, deployed, eventually, finish, finished, job, record, report, shared, stdout};
 
 #[test]
 fn lines_reach_the_page_while_the_script_runs() {
@@ -30,6 +30,9 @@ fn lines_reach_the_page_while_the_script_runs() {
     assert!(page.execution_ms.is_some_and(|ms| ms > 7000) && page.setup_ms.is_some(), "{page:?}");
     // At most one in two seconds, and the last comes with the end.
     assert!((3..=6).contains(&page.live.len()), "{} updates", page.live.len());
+    // Nobody lacks these lines.
+    assert_eq!(agent.metric("cronium_log_lines_dropped_total"), Some(0.0));
+    assert_eq!(record(&backend, &row)["executionMetadata"]["liveLinesDropped"], "0");
     let health: serde_json::Value = serde_json::from_str(&agent.get("/health").1).expect("JSON");
     let way = &health["components"]["websocket"];
     assert_eq!(
