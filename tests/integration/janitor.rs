@@ -255,7 +255,7 @@ fn a_running_agent_removes_what_was_left_behind_and_not_its_jobs() {
         .map(|(container, created)| {
             let labels: serde_json::Map<_, _> =
                 names.iter().map(|name| ((*name).to_owned(), json!(label(container, name)))).collect();
-            json!({ "Id": container, "Names": ["/x"], "State": "created", "Created": created, "Labels": labels })
+            json!({ "Id": container, "Names": ["/x"], "State": "exited", "Created": created, "Labels": labels })
         })
         .collect();
     let body = serde_json::to_string(&rows).expect("JSON");

@@ -202,8 +202,11 @@ impl Round<'_> {
     }
 
     /// A container that is not old may be in the hands of the worker that made it. Before the first claim there is none.
+    ///
+    /// One that was never started is nobody's as soon as its job does not run here: a worker removes it before its job
+    /// leaves the registry. It may be that of an agent whose kill came before the engine had made it.
     fn is_old(&self, found: &Found) -> bool {
-        self.at_start || found.age >= limits::JANITOR_GRACE
+        self.at_start || found.state == "created" || found.age >= limits::JANITOR_GRACE
     }
 
     fn container(&self, job: &Id) -> Held {

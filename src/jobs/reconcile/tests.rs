@@ -162,6 +162,29 @@ fn only_what_no_job_needs_is_removed() {
 }
 
 #[test]
+fn a_container_that_was_never_started_goes_at_once_unless_its_job_runs_here() {
+    let (dir, stop) = (crate::os::scratch::Scratch::new(), crate::os::stop::Stop::new());
+    let server = Server::start(|_, _| ok("[]"));
+    let parts = Parts::new(&dir, server.client(), &stop);
+    let slots = crate::jobs::poller::Slots::new(1);
+    let engine = Fake::default();
+    let made = |job: &str| {
+        let labels = [("cronium.job.id", job), ("cronium.execution.id", "exec-1")];
+        let (found, _) = found("created", &labels, "");
+        Found { id: job.to_owned(), ..found }
+    };
+    engine.0.lock().expect("lock").0 = vec![made("runs"), made("nobodys")];
+    let adopter = Adopter::new(&parts.context, &slots);
+    let reconciler = Reconciler::new(&parts.context, adopter, Box::new(engine.clone()), Vec::new());
+    let token = parts.context.running.claim(&Id::parse("runs").expect("id")).expect("free");
+    reconciler.round(false).expect("a round");
+    assert_eq!(engine.0.lock().expect("lock").1, ["nobodys"]);
+    drop((token, reconciler));
+    stop.set();
+    parts.end();
+}
+
+#[test]
 fn a_round_removes_a_bounded_number_and_leaves_the_rest_to_the_next() {
     let names: Vec<String> = (0..limits::JANITOR_ROUND + 5).map(|n| format!("left-{n:02}")).collect();
     let all: Vec<(&str, Duration)> = names.iter().map(|name| (name.as_str(), OLD)).collect();
