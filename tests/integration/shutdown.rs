@@ -226,6 +226,7 @@ fn the_idle_process_is_small_and_every_thread_has_a_name() {
         "log-streamer",
         "monitor",
         "outbox",
+        "page-updates",
         "poller",
         "reaper",
         "sampler",
