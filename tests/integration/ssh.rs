@@ -32,7 +32,11 @@ fn three_languages_run_on_a_server_and_are_reported_once() {
     assert!(stdout(&rows[2]).starts_with("node v"));
     for row in &rows {
         let kinds: Vec<&str> = row.reports.iter().map(|report| report.kind).collect();
-        assert_eq!(kinds, ["acknowledge", "execution-create", "status", "execution-update", "complete"], "{row:?}");
+        assert_eq!(
+            kinds,
+            ["acknowledge", "execution-create", "acknowledge", "status", "execution-update", "complete"],
+            "{row:?}"
+        );
         let lines = rig.backend.lines(&row.id);
         let sequences: Vec<u64> = lines.iter().map(|line| line.sequence).collect();
         assert_eq!(sequences, (1..=lines.len() as u64).collect::<Vec<_>>());
