@@ -116,9 +116,9 @@ pub fn list_logins(backend: &DevBackend) {
     backend.set_settings(settings);
 }
 
-/// One that containers reach too, by the address of the engine's bridge.
+/// [`with_socket`], where containers reach it too, by the address of the engine's bridge.
 pub fn backend_on_every_address() -> DevBackend {
-    let options = Options { listen: "0.0.0.0:0".to_owned(), ..Options::default() };
+    let options = Options { listen: "0.0.0.0:0".to_owned(), settings: Settings::with_socket(), ..Options::default() };
     DevBackend::start(options).expect("the dev backend starts")
 }
 
