@@ -172,7 +172,8 @@ impl Parts {
         let (checkpoints, checkpoints_thread) = Checkpoints::start().map_err(no_thread)?;
         let paging = pulses.part("page-updates", longest_call(config) * 2 + limits::PULSE_ROOM);
         let (pages, pages_thread) =
-            PageUpdates::start(live::way(config), streamer.clone(), &client, paging).map_err(no_thread)?;
+            PageUpdates::start(live::way(config), streamer.clone(), longest_call(config), &client, paging)
+                .map_err(no_thread)?;
         let mut threads = Vec::from_iter(streamer_thread);
         threads.extend(pages_thread);
         threads.extend([outbox_thread, checkpoints_thread, reaper_thread, sampler_thread]);

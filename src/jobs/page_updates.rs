@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::api::{Client, ExecutionUpdate, RowStatus};
 use crate::config::types::LiveWay;
@@ -34,6 +34,8 @@ pub struct PageUpdates(Arc<Shared>);
 struct Shared {
     way: LiveWay,
     streamer: LogStreamer,
+    /// The longest that a call can last: `api.timeout`, and room.
+    longest: Duration,
     pages: Mutex<Vec<Weak<Page>>>,
     stop: Stop,
 }
@@ -45,6 +47,8 @@ pub struct Page {
     execution: Id,
     started: SystemTime,
     control: Arc<Control>,
+    /// The longest that a call under way can last.
+    longest: Duration,
     state: Mutex<State>,
     /// Rung when a call has ended.
     ended: Condvar,
@@ -67,21 +71,22 @@ impl PageUpdates {
     /// None are sent.
     #[cfg(test)]
     pub(crate) fn off() -> Self {
-        Self::of(LiveWay::Off, LogStreamer::disabled())
+        Self::of(LiveWay::Off, LogStreamer::disabled(), Duration::ZERO)
     }
 
-    fn of(way: LiveWay, streamer: LogStreamer) -> Self {
-        Self(Arc::new(Shared { way, streamer, pages: Mutex::default(), stop: Stop::new() }))
+    fn of(way: LiveWay, streamer: LogStreamer, longest: Duration) -> Self {
+        Self(Arc::new(Shared { way, streamer, longest, pages: Mutex::default(), stop: Stop::new() }))
     }
 
     /// Starts the thread `page-updates`, unless `logging.live` never wants one.
     pub fn start(
         way: LiveWay,
         streamer: LogStreamer,
+        longest: Duration,
         client: &Client,
         pulse: Pulse,
     ) -> std::io::Result<(Self, Option<Thread>)> {
-        let updates = Self::of(way, streamer);
+        let updates = Self::of(way, streamer, longest);
         if !matches!(way, LiveWay::Auto | LiveWay::Updates) {
             return Ok((updates, None));
         }
@@ -117,6 +122,7 @@ impl PageUpdates {
             execution: execution.clone(),
             started: clock::wall(),
             control: Arc::clone(control),
+            longest: self.0.longest,
             state: Mutex::new(State {
                 output: Capture::new(limits::PAGE_OUTPUT),
                 next: clock::now() + limits::PAGE_FIRST,
@@ -166,15 +172,15 @@ impl Page {
 
     /// No update is sent from here on. Waits for one under way, and for what the backend may still do of a lost one.
     pub(in crate::jobs) fn close(&self) {
-        let until = clock::now() + limits::PAGE_CLOSE;
+        let until = clock::now() + self.longest;
         let mut state = self.lock();
         state.closed = true;
         while state.calling {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 log::warn!(
-                    "an update of the job's page has not ended within {:?} (limits::PAGE_CLOSE)",
-                    limits::PAGE_CLOSE
+                    "an update of the job's page has not ended within {:?} (api.timeout and more)",
+                    self.longest
                 );
                 return;
             }
@@ -210,6 +216,10 @@ impl Page {
 
     /// One update; whether its answer was lost.
     fn call(&self, client: &Client) -> bool {
+        self.fresh.store(false, Ordering::Relaxed);
+        // Before the look at the row: what lies between the look and the update is what a cancel can fall into.
+        let output = self.lock().output.clone().into_text();
+        let json = self.body(&output);
         match client.row_status(&self.job) {
             Ok(RowStatus::Cancelled) => {
                 self.control.request(Reason::Cancelled(BY_ROW));
@@ -217,11 +227,15 @@ impl Page {
             }
             Ok(RowStatus::Claimed | RowStatus::Running | RowStatus::Untold) => {}
             // Somebody else ended it. An update would open the job again.
-            Ok(RowStatus::Ended | RowStatus::Queued) | Err(_) => return false,
+            Ok(RowStatus::Ended | RowStatus::Queued) => return false,
+            Err(_) => {
+                self.fresh.store(true, Ordering::Relaxed);
+                return false;
+            }
         }
-        self.fresh.store(false, Ordering::Relaxed);
-        let output = self.lock().output.clone().into_text();
-        let json = self.body(&output);
+        if self.lock().closed || self.control.reason().is_some() {
+            return false;
+        }
         match client.execution_update_json(&self.execution, &json) {
             Ok(()) => false,
             Err(error) => {
@@ -257,8 +271,6 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::api::testing::{Server, ok};
 
@@ -273,7 +285,7 @@ mod tests {
     }
 
     fn updates() -> PageUpdates {
-        PageUpdates::of(LiveWay::Updates, LogStreamer::disabled())
+        PageUpdates::of(LiveWay::Updates, LogStreamer::disabled(), Duration::from_secs(20))
     }
 
     #[test]
@@ -335,7 +347,7 @@ mod tests {
         page.lock().next = clock::now();
         page.update(&client);
         assert_eq!(server.lines().len(), 2);
-        let updates = PageUpdates::of(LiveWay::Websocket, LogStreamer::disabled());
+        let updates = PageUpdates::of(LiveWay::Websocket, LogStreamer::disabled(), Duration::ZERO);
         assert!(updates.open(&id("a"), &id("exec-a"), &Control::new()).is_none() && !updates.is_used());
     }
 }

@@ -84,8 +84,6 @@ pub const PAGE_EVERY: Duration = Duration::from_secs(2);
 pub const PAGE_FIRST: Duration = Duration::from_millis(500);
 /// How often the thread looks for pages that are due.
 pub const PAGE_TICK: Duration = Duration::from_millis(500);
-/// Longest wait of a report for an update of its page that is under way: beyond the default `api.timeout`.
-pub const PAGE_CLOSE: Duration = Duration::from_secs(45);
 /// Between two looks at the rows of the jobs that run, at least: a cancel is to end a script within 5 s.
 pub const ROW_LOOK: Duration = Duration::from_secs(3);
 /// Rows that are asked for one by one after one list, when that does not show them.

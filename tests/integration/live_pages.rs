@@ -78,8 +78,7 @@ fn chatty_jobs_that_are_cancelled_at_any_moment_end_cancelled() {
             assert_ne!(backend.job(id).expect("the job").status, "running", "nothing came after its report");
         }
     }
-    // Without the look before each update most are. On a busy machine the time between the two calls grows.
-    assert!(undone <= 4, "{undone} of 20 cancels were undone");
+    assert!(undone <= 1, "{undone} of 20 cancels were undone");
     agent.stop();
 }
 
