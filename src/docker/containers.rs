@@ -160,16 +160,8 @@ pub struct Attached {
     doing: String,
 }
 
-/// The result of one read of an attached stream.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// This number of bytes.
-    Bytes(usize),
-    /// No bytes within the tick.
-    Quiet,
-    /// The stream has ended.
-    End,
-}
+/// Takes bytes as they arrive. An empty piece comes at each tick without bytes, so that it can give up with an error.
+pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Error>;
 
 impl Client {
     /// Creates a container called `name` from a create body; returns its id.
@@ -271,29 +263,15 @@ impl Client {
         self.get(DockerOperation::Stats, &doing, &path).map(|answer| answer.body)
     }
 
-    /// The engine's copy of a container's output so far, as the frames of an attached stream.
-    pub fn logs(
-        &self,
-        id: &str,
-        deadline: Deadline,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.read_logs(id, "stdout=1&stderr=1", deadline, sink)
-    }
-
-    fn read_logs(
-        &self,
-        id: &str,
-        query: &str,
-        deadline: Deadline,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    /// The engine's copy of a container's output, as the frames of an attached stream; with `follow`, then on to the end of
+    /// the container.
+    pub fn logs(&self, id: &str, follow: bool, deadline: Deadline, sink: Sink<'_>) -> Result<(), Error> {
         let doing = format!("read the kept output of container {}", short(id));
         let request = Request {
             operation: DockerOperation::Inspect,
             doing: doing.clone(),
             method: "GET",
-            target: format!("/containers/{id}/logs?{query}"),
+            target: format!("/containers/{id}/logs?follow={}&stdout=1&stderr=1", u8::from(follow)),
             headers: &[],
             body: None,
             cap: limits::DOCKER_ANSWER,
@@ -301,17 +279,6 @@ impl Client {
         // The head comes at once, also while the container is silent.
         let opened = self.open(request, work().or(deadline))?;
         call::stream_body(opened, &doing, deadline, sink).map(drop)
-    }
-
-    /// The same from its beginning, then live until the container ends. `sink` gets an empty piece at each tick without
-    /// bytes, so that it can give up.
-    pub fn follow_logs(
-        &self,
-        id: &str,
-        deadline: Deadline,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.read_logs(id, "follow=1&stdout=1&stderr=1", deadline, sink)
     }
 
     /// All containers, running or not, that carry every one of `labels` (`key=value` or `key`).
@@ -344,21 +311,20 @@ impl Attached {
         self.conn.finish_writing().map_err(|source| Error::Io { doing: self.doing.clone(), source })
     }
 
-    /// Reads available bytes into `buf`, waiting at most `tick`.
-    pub fn read(&mut self, buf: &mut [u8], tick: Duration) -> Result<Piece, Error> {
-        if !self.rest.is_empty() {
-            let n = self.rest.len().min(buf.len());
-            buf[..n].copy_from_slice(&self.rest[..n]);
-            self.rest.drain(..n);
-            return Ok(Piece::Bytes(n));
-        }
+    /// Reads to the end of the stream.
+    pub fn follow(&mut self, sink: Sink<'_>) -> Result<(), Error> {
         let broke = |source| Error::Io { doing: self.doing.clone(), source };
-        self.conn.set_read_timeout(tick).map_err(broke)?;
-        match self.conn.read(buf) {
-            Ok(0) => Ok(Piece::End),
-            Ok(n) => Ok(Piece::Bytes(n)),
-            Err(error) if is_timeout(&error) || error.kind() == std::io::ErrorKind::Interrupted => Ok(Piece::Quiet),
-            Err(error) => Err(broke(error)),
+        sink(&std::mem::take(&mut self.rest))?;
+        self.conn.set_read_timeout(limits::FOLLOW_TICK).map_err(broke)?;
+        let mut buffer = vec![0; limits::DOCKER_READ];
+        loop {
+            let read = match self.conn.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(error) if is_timeout(&error) || error.kind() == std::io::ErrorKind::Interrupted => 0,
+                Err(error) => return Err(broke(error)),
+            };
+            sink(&buffer[..read])?;
         }
     }
 }

@@ -109,12 +109,6 @@ impl Stderr {
     pub(super) fn tail(&self) -> &[u8] {
         &self.tail
     }
-
-    /// The last line of it, for a message.
-    pub(super) fn last_line(&self) -> String {
-        let text = String::from_utf8_lossy(&self.tail).into_owned();
-        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
-    }
 }
 
 /// Whose the line is of which `start` is the beginning.

@@ -4,6 +4,7 @@ use crate::executors::complaint::SETUP_FAILED;
 use crate::executors::control::Signal;
 use crate::executors::ending::bytes;
 use crate::executors::ending::{signal_name, stopped};
+use crate::executors::shell;
 use crate::policy::stop::Reason;
 use crate::verdict::{Cause, Phase, Verdict};
 
@@ -30,19 +31,13 @@ pub struct Evidence {
     pub disk_limit: u64,
     /// The program's own words, when it could not start the script.
     pub complaint: Option<String>,
-    /// The last line on stderr: of a shell that never started the script, its own.
-    pub last_line: String,
+    /// The end of stderr.
+    pub stderr: Vec<u8>,
     /// What the script's text may have led it into, as the end of a sentence.
     pub hint: String,
     /// The engine's own error.
     pub engine_error: String,
     pub image: String,
-    /// Whether the script's last words on stderr speak of a full device.
-    pub no_space: bool,
-    /// Whether they speak of a file in `/tmp` that could not be executed.
-    pub noexec: bool,
-    /// Whether they speak of a refused fork: the kernel's own count may have been read a moment too early.
-    pub no_fork: bool,
 }
 
 /// 128 + SIGKILL, the shell's way to write the end by the kernel.
@@ -133,7 +128,10 @@ fn never_started(evidence: &Evidence) -> Verdict {
         );
         return Verdict { phase: Phase::Setup, cause: Cause::Memory(evidence.memory_limit), exit_code: 137, message };
     }
-    let said = if evidence.last_line.is_empty() { String::new() } else { format!(", saying {:?}", evidence.last_line) };
+    let said = match last_line(&evidence.stderr) {
+        line if line.is_empty() => String::new(),
+        line => format!(", saying {line:?}"),
+    };
     let message = match &evidence.away {
         Some(error) => format!(
             "the connection to the container broke before the script was seen to start, so that it is not known whether \
@@ -161,24 +159,45 @@ fn hints(evidence: &Evidence) -> String {
     if let Some(n) = evidence.pids_refused.filter(|&n| n > 0) {
         text.push_str(&format!("; it met its limit of {} processes {n} times", evidence.pids_limit));
     }
-    if evidence.no_fork && evidence.exit_code != 0 && evidence.pids_refused.unwrap_or(0) == 0 {
+    if evidence.exit_code == 0 {
+        return text;
+    }
+    let stderr = String::from_utf8_lossy(&evidence.stderr);
+    // The kernel's own count may have been read a moment too early.
+    if tells_of_refused_fork(&stderr) && evidence.pids_refused.unwrap_or(0) == 0 {
         text.push_str(&format!(
             "; its last words speak of a refused fork: it has a limit of {} processes",
             evidence.pids_limit
         ));
     }
-    if evidence.noexec && evidence.exit_code != 0 {
+    if tells_of_noexec(&stderr) {
         text.push_str("; nothing in /tmp can be executed: put programs into $TMPDIR or /workspace");
     }
-    if evidence.exit_code != 0 {
-        text.push_str(&evidence.hint);
-    }
-    if evidence.no_space && evidence.exit_code != 0 {
+    text.push_str(&evidence.hint);
+    if shell::tells_of_full_device(&evidence.stderr) {
         text.push_str("; its last words speak of a full device: the disk limit is ");
         text.push_str(&bytes(evidence.disk_limit));
         text.push_str(", of which /tmp has a quarter");
     }
     text
+}
+
+/// The C library's words for EACCES, in a line about a file in `/tmp`.
+fn tells_of_noexec(stderr: &str) -> bool {
+    stderr.lines().any(|line| line.contains("/tmp/") && (line.contains("ermission denied") || line.contains("EACCES")))
+}
+
+/// The C library's words for EAGAIN where they are about a process or thread.
+fn tells_of_refused_fork(stderr: &str) -> bool {
+    let words = ["fork", "spawn", "thread", "clone", "BlockingIOError"];
+    (stderr.contains("Resource temporarily unavailable") || stderr.contains("EAGAIN"))
+        && words.iter().any(|word| stderr.contains(word))
+}
+
+/// The last line that is not empty: of a shell that never started the script, its own.
+fn last_line(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -273,7 +292,7 @@ mod tests {
                 "64 MiB before the script started",
             ),
             (
-                Evidence { started: false, last_line: "sh: no".into(), ..evidence(2) },
+                Evidence { started: false, stderr: b"x\nsh: no\n \n".to_vec(), ..evidence(2) },
                 Status::Failed,
                 "infrastructure",
                 125,
@@ -281,7 +300,13 @@ mod tests {
             ),
             (Evidence { hint: "; CR".into(), ..evidence(2) }, Status::Failed, "script", 2, "exit code 2; CR"),
             (Evidence { hint: "; CR".into(), ..evidence(0) }, Status::Completed, "success", 0, "exit code 0"),
-            (Evidence { noexec: true, ..evidence(126) }, Status::Failed, "script", 126, "put programs into $TMPDIR"),
+            (
+                Evidence { stderr: b"sh: /tmp/a: Permission denied".to_vec(), ..evidence(126) },
+                Status::Failed,
+                "script",
+                126,
+                "put programs into $TMPDIR",
+            ),
             (
                 Evidence { away: Some("gone".into()), ..evidence(143) },
                 Status::Failed,
@@ -306,8 +331,20 @@ mod tests {
                 "not known whether",
             ),
             (Evidence { pids_refused: Some(4), ..evidence(1) }, Status::Failed, "script", 1, "100 processes 4 times"),
-            (Evidence { no_fork: true, ..evidence(1) }, Status::Failed, "script", 1, "a limit of 100 processes"),
-            (Evidence { no_space: true, ..evidence(1) }, Status::Failed, "script", 1, "disk limit is 1 GiB"),
+            (
+                Evidence { stderr: b"fork: Resource temporarily unavailable".to_vec(), ..evidence(1) },
+                Status::Failed,
+                "script",
+                1,
+                "a limit of 100 processes",
+            ),
+            (
+                Evidence { stderr: b"a: No space left on device\n".to_vec(), ..evidence(1) },
+                Status::Failed,
+                "script",
+                1,
+                "disk limit is 1 GiB",
+            ),
             (Evidence { engine_error: "boom".into(), ..evidence(128) }, Status::Failed, "infrastructure", 128, "boom"),
         ];
         for (evidence, status, reason, code, words) in table {

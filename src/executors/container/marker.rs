@@ -18,8 +18,8 @@ const NONCE_MAX: usize = 64;
 /// Looks for the word at the start of stderr; where no nonce is known, at the very start alone.
 #[derive(Debug)]
 pub struct Marker {
-    /// `None` where the container does not tell it: one of an agent before 0.2.
-    nonce: Option<String>,
+    /// Empty where the container does not tell it: one of an agent before 0.2.
+    nonce: String,
     state: State,
 }
 
@@ -38,14 +38,9 @@ impl Marker {
         format!("{WORD}{nonce}")
     }
 
-    /// Nothing seen yet. Without a nonce, any will do at the very start.
-    pub fn new(nonce: Option<&str>) -> Self {
-        Self { nonce: nonce.map(str::to_owned), state: State::Waiting(Vec::new()) }
-    }
-
-    /// Whether the program has begun.
-    pub fn is_seen(&self) -> bool {
-        matches!(self.state, State::Seen(_))
+    /// Nothing seen yet. Where `nonce` is empty, any will do at the very start.
+    pub fn new(nonce: &str) -> Self {
+        Self { nonce: nonce.to_owned(), state: State::Waiting(Vec::new()) }
     }
 
     /// Whether the word is not where it should be.
@@ -67,12 +62,18 @@ impl Marker {
         let known = held.len();
         held.extend_from_slice(bytes);
         let held = std::mem::take(held);
-        let (state, left) = match &self.nonce {
-            Some(nonce) => find(nonce, known, held),
-            None => at_the_very_start(held),
-        };
+        let (state, left) =
+            if self.nonce.is_empty() { at_the_very_start(held) } else { find(&self.nonce, known, held) };
         self.state = state;
         Cow::Owned(left)
+    }
+
+    /// What is held back.
+    pub fn held(&self) -> &[u8] {
+        match &self.state {
+            State::Waiting(held) => held,
+            _ => &[],
+        }
     }
 
     /// The word does not come any more; what was held back.
@@ -122,7 +123,7 @@ mod tests {
 
     /// Feeds `input` whole and at every split; looks at what came through, at the latest at the end, and whether the
     /// word was seen.
-    fn check(nonce: Option<&str>, input: &[u8], through: &[u8], seen: bool) {
+    fn check(nonce: &str, input: &[u8], through: &[u8], seen: bool) {
         for split in 0..=input.len() {
             let mut marker = Marker::new(nonce);
             let mut out = Vec::new();
@@ -131,13 +132,13 @@ mod tests {
             }
             assert_eq!(marker.nonce(), seen.then_some("00ff"));
             out.extend_from_slice(&marker.give_up());
-            assert_eq!((out.as_slice(), marker.is_seen()), (through, seen), "{nonce:?}, split at {split}");
+            assert_eq!((out.as_slice(), marker.nonce().is_some()), (through, seen), "{nonce:?}, split at {split}");
         }
     }
 
     #[test]
     fn the_word_is_taken_out_and_nothing_else() {
-        for nonce in [Some("00ff"), None] {
+        for nonce in ["00ff", ""] {
             check(nonce, b"cronium ready 00ff\n", b"", true);
             check(nonce, b"cronium ready 00ff\nerror\n", b"error\n", true);
             check(nonce, b"cronium ready 00ff\ncronium ready 00ff\n", b"cronium ready 00ff\n", true);
@@ -146,9 +147,9 @@ mod tests {
             check(nonce, b"cronium ready yes\n", b"cronium ready yes\n", false);
             check(nonce, b"", b"", false);
         }
-        check(Some("00ff"), b"cronium ready 0000\nerror\n", b"cronium ready 0000\nerror\n", false);
+        check("00ff", b"cronium ready 0000\nerror\n", b"cronium ready 0000\nerror\n", false);
         let long = format!("cronium ready {}", "0".repeat(NONCE_MAX + 1));
-        check(None, long.as_bytes(), long.as_bytes(), false);
+        check("", long.as_bytes(), long.as_bytes(), false);
     }
 
     #[test]
@@ -157,11 +158,11 @@ mod tests {
             ["sh: no such locale\n", "prompt $ ", "cronium ready 00f\n", "cronium ready 00ff cronium rea", "\u{fffd}"]
         {
             let input = format!("{before}cronium ready 00ff\nerror\n");
-            check(Some("00ff"), input.as_bytes(), format!("{before}error\n").as_bytes(), true);
+            check("00ff", input.as_bytes(), format!("{before}error\n").as_bytes(), true);
         }
         // Anybody could have written a word whose nonce is not known.
         let input = b"sh: no such locale\ncronium ready 00ff\n";
-        check(None, input, input, false);
+        check("", input, input, false);
     }
 
     #[test]
@@ -170,20 +171,20 @@ mod tests {
         for (before, seen) in [(limits::MARKER_BEFORE, true), (limits::MARKER_BEFORE + word.len() + 1, false)] {
             let before = vec![b'x'; before];
             for piece in [1, 1000, before.len()] {
-                let (mut marker, mut out) = (Marker::new(Some("00ff")), Vec::new());
+                let (mut marker, mut out) = (Marker::new("00ff"), Vec::new());
                 for part in before.chunks(piece) {
                     out.extend_from_slice(&marker.take(part));
                 }
                 assert_eq!((marker.is_missed(), out == before), (!seen, !seen));
                 out.extend_from_slice(&marker.take(word.as_bytes()));
-                assert_eq!((marker.is_seen(), out == before), (seen, seen));
+                assert_eq!((marker.nonce().is_some(), out == before), (seen, seen));
             }
         }
     }
 
     #[test]
     fn what_was_held_back_comes_when_the_word_does_not() {
-        for nonce in [Some("00ff"), None] {
+        for nonce in ["00ff", ""] {
             let mut marker = Marker::new(nonce);
             assert!(marker.take(b"cronium rea").is_empty() && !marker.is_missed());
             assert_eq!((marker.give_up().as_slice(), marker.is_missed()), (&b"cronium rea"[..], true));

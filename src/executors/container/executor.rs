@@ -1,0 +1,164 @@
+//! The face of containers to a worker: prepares a job's container, or adopts one.
+
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::types::Config;
+use crate::docker::{self, Deadline, Error};
+use crate::executors::container::adopt;
+use crate::executors::container::labels::{self, Labels};
+use crate::executors::container::program::{Program, WORKSPACE};
+use crate::executors::container::pulls::Pulls;
+use crate::executors::container::resources;
+use crate::executors::container::run::{Ready, Run, Setup};
+use crate::executors::container::shared::Shared;
+use crate::executors::container::spec::{Spec, container_name};
+use crate::executors::container::unconfirmed::UnconfirmedContainers;
+use crate::executors::container::usage::Sampler;
+use crate::executors::ending::{ended_early, setup_verdict};
+use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, shell};
+use crate::job::Output;
+use crate::os::owner::Owner;
+use crate::os::random;
+use crate::verdict::{Outcome, Verdict};
+
+/// Runs container jobs.
+#[derive(Debug, Clone)]
+pub struct ContainerExecutor {
+    shared: Arc<RwLock<Arc<Shared>>>,
+}
+
+impl ContainerExecutor {
+    /// An executor on `docker` for the agent of this id.
+    pub fn new(docker: docker::Client, config: &Config, agent: &str, sampler: Sampler) -> Self {
+        let shared = Shared {
+            pulls: Pulls::new(docker.clone(), config.container.registry_auth_file.clone()),
+            unconfirmed: UnconfirmedContainers::new(docker.clone()),
+            docker,
+            settings: config.container.clone(),
+            agent: agent.to_owned(),
+            owner: None,
+            jobs: config.jobs.clone(),
+            setup: "jobs.setupTimeout",
+            sampler,
+            device: OnceLock::new(),
+        };
+        Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
+    }
+
+    /// The executor of `exec`, to whose containers no agent comes back: they are this process's.
+    pub fn of_this_process(docker: docker::Client, config: &Config, sampler: Sampler) -> Self {
+        let this = Self::new(docker, config, labels::EXEC, sampler);
+        this.change(|shared| Shared { owner: Owner::this_process(), ..shared });
+        this
+    }
+
+    /// The same, where `jobs.setup_timeout` was shortened by a limit of this name.
+    pub fn with_setup_called(self, setup: &'static str) -> Self {
+        self.change(|shared| Shared { setup, ..shared });
+        self
+    }
+
+    /// Jobs that are prepared from now on get these images, limits, walls, network and timeouts; the engine stays.
+    pub fn reload(&self, config: &Config) {
+        self.change(|shared| Shared { settings: config.container.clone(), jobs: config.jobs.clone(), ..shared });
+    }
+
+    fn change(&self, change: impl FnOnce(Shared) -> Shared) {
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        *shared = Arc::new(change(Shared::clone(&shared)));
+    }
+
+    fn now(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the network of the jobs now, so that the first job need not.
+    pub fn warm_up(&self) -> Result<(), Error> {
+        self.now().network().map(drop)
+    }
+
+    /// Removes containers whose creation was never confirmed; to be called now and then.
+    pub fn sweep(&self) {
+        self.now().unconfirmed.sweep();
+    }
+}
+
+impl Executor for ContainerExecutor {
+    fn adopt(
+        &self,
+        _task: &Task,
+        info: &ReattachInfo,
+        left: Duration,
+        control: &Arc<Control>,
+    ) -> Result<Box<dyn Prepared>, AdoptError> {
+        Ok(Box::new(adopt::find(&self.now(), info, left, control)?))
+    }
+
+    fn prepare(
+        &self,
+        task: &Task,
+        control: &Arc<Control>,
+        output: &mut dyn Output,
+    ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
+        let begun = (SystemTime::now(), Instant::now());
+        let early = |verdict: Verdict| ended_early(verdict, begun);
+        let variables = task.variables();
+        let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
+            .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
+        let shared = self.now();
+        let deadline = Deadline::after(shared.jobs.setup_timeout, shared.setup);
+        match make(&shared, task, control, program, deadline, begun, output) {
+            Ok(ready) => Ok(Box::new(ready)),
+            Err(error) => Err(early(setup_verdict(&error, control))),
+        }
+    }
+}
+
+/// Makes the container and attaches to it.
+fn make(
+    shared: &Arc<Shared>,
+    task: &Task,
+    control: &Arc<Control>,
+    program: Program,
+    deadline: Deadline,
+    begun: (SystemTime, Instant),
+    output: &mut dyn Output,
+) -> Result<Ready, Error> {
+    let limits = &shared.settings.limits;
+    let (resources, notes) = resources::effective(&task.job.resources, &shared.settings.defaults, limits);
+    notes.iter().chain(&shell::notes(&task.job.script)).for_each(|note| output.system(note));
+    let timeout = task.timeout(&shared.jobs, output);
+    let image = shared.image(task.job.script.language).to_owned();
+    let network = shared.network()?;
+    let device = shared.device(&resources)?;
+    let spec = Spec {
+        image: &image,
+        labels: Labels {
+            job: &task.job.id,
+            execution: &task.execution,
+            agent: &shared.agent,
+            owner: shared.owner.as_ref(),
+            attempts: task.job.attempts,
+            language: task.job.script.language,
+            timeout,
+            resources: &resources,
+            nonce: program.nonce(),
+        },
+        resources: &resources,
+        security: &shared.settings.security,
+        network: &network,
+        dns: &shared.settings.network.dns,
+        device: device.as_deref(),
+        podman: shared.docker.is_podman()?,
+    };
+    let body = spec.body().to_string();
+    let name = container_name(&task.execution);
+    let container = shared.create(&image, &name, body.as_bytes(), control, deadline, output)?;
+    let attached = shared.docker.attach(container.id(), deadline)?;
+    output.settle();
+    let info = ReattachInfo { place: name, image, limits: Some(resources), timeout };
+    let setup = Setup { begun, network, hint: shell::hint(&task.job.script), ended_by: None };
+    let run = Run::new(shared, container, control, info, program.nonce(), setup);
+    Ok(Ready { attached, run, program, deadline })
+}

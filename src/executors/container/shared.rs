@@ -1,0 +1,116 @@
+//! What all containers of one configuration share: the engine, the settings, the image, the network.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use crate::config::types::{Container as Settings, Jobs, NetworkMode, PullPolicy, ResourceSet};
+use crate::docker::networks::Bridge;
+use crate::docker::{self, Deadline, Error};
+use crate::executors::Control;
+use crate::executors::container::guard::Container;
+use crate::executors::container::pulls::Pulls;
+use crate::executors::container::unconfirmed::UnconfirmedContainers;
+use crate::executors::container::usage::Sampler;
+use crate::job::{Language, Output};
+use crate::os::owner::Owner;
+
+/// See the module's text. A reload replaces it; each job keeps the one that it began with.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) docker: docker::Client,
+    pub(super) settings: Settings,
+    pub(super) agent: String,
+    pub(super) owner: Option<Owner>,
+    pub(super) jobs: Jobs,
+    /// What the limit of image, container and start is called.
+    pub(super) setup: &'static str,
+    pub(super) pulls: Pulls,
+    pub(super) unconfirmed: UnconfirmedContainers,
+    pub(super) sampler: Sampler,
+    /// The device that holds the engine's data, looked for once, when a rate is limited.
+    pub(super) device: OnceLock<Result<String, String>>,
+}
+
+impl Shared {
+    /// Creates the container, with a pull before it where the policy says so or the image is not there.
+    pub(super) fn create(
+        self: &Arc<Self>,
+        image: &str,
+        name: &str,
+        body: &[u8],
+        control: &Control,
+        deadline: Deadline,
+        output: &mut dyn Output,
+    ) -> Result<Container, Error> {
+        if self.settings.pull_policy == PullPolicy::Always {
+            self.pulls.ensure(image, control, deadline, output)?;
+        }
+        let create = || match self.docker.create(name, body, deadline) {
+            Ok(id) => Ok(Container::new(self.docker.clone(), id)),
+            Err(error) => {
+                self.unconfirmed.note(name, &error);
+                Err(error)
+            }
+        };
+        match create() {
+            Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::IfNotPresent => {
+                self.pulls.ensure(image, control, deadline, output)?;
+                create()
+            }
+            Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::Never => {
+                Err(Error::Pull {
+                    image: image.to_owned(),
+                    message: "the engine does not have it and container.images.pullPolicy is never; \
+                          load it on this host, or set ifNotPresent"
+                        .to_owned(),
+                })
+            }
+            result => result,
+        }
+    }
+
+    pub(super) fn image(&self, language: Language) -> &str {
+        match language {
+            Language::Bash => &self.settings.images.bash,
+            Language::Python => &self.settings.images.python,
+            Language::Node => &self.settings.images.nodejs,
+        }
+    }
+
+    /// The network's name for the create request; the shared bridge is made where it is missing.
+    pub(super) fn network(&self) -> Result<String, Error> {
+        let network = &self.settings.network;
+        match &network.mode {
+            NetworkMode::Isolated => {
+                let bridge = Bridge { icc: network.enable_icc, internal: network.internal };
+                self.docker.ensure_bridge(bridge)?;
+                Ok(bridge.name().to_owned())
+            }
+            NetworkMode::None => Ok("none".to_owned()),
+            NetworkMode::Bridge => Ok("bridge".to_owned()),
+            NetworkMode::Named(name) => Ok(name.clone()),
+        }
+    }
+
+    /// The device on which rates are limited; none when there is no rate to limit.
+    pub(super) fn device(&self, set: &ResourceSet) -> Result<Option<String>, Error> {
+        if [set.read_bps, set.write_bps, set.read_iops, set.write_iops].iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let found = self.device.get_or_init(|| {
+            if !self.docker.is_local() {
+                return Err("the engine is on another host".to_owned());
+            }
+            let root = self.docker.info().map_err(|error| error.to_string())?.root;
+            crate::os::device::below(Path::new(&root))
+        });
+        match found {
+            Ok(device) => Ok(Some(device.clone())),
+            // A limit that cannot be kept is not left out silently.
+            Err(what) => Err(Error::Protocol {
+                doing: "find the device for container.resources.*.readBps, writeBps, readIops, writeIops".to_owned(),
+                what: what.clone(),
+            }),
+        }
+    }
+}
