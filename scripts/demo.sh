@@ -58,7 +58,7 @@ show() {
 
 start_backend() {
     : >"$SCRATCH/backend.out"
-    "$BIN/cronium-dev-backend" --listen 127.0.0.1:0 --token dev --kind --jobs "$JOBS" > >(show) 2>&1 </dev/null &
+    "$BIN/cronium-dev-backend" --listen 127.0.0.1:0 --token dev --log-socket v2 --jobs "$JOBS" > >(show) 2>&1 </dev/null &
     BACKEND_PID=$!
     on_exit stop_pid "$BACKEND_PID" cronium-dev-backend
     wait_until 10 grep -q '^listening on ' "$SCRATCH/backend.out" || die "the backend did not start"

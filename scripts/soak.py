@@ -178,7 +178,7 @@ def main():
     global URL
     backend_log = open(os.path.join(SCRATCH, "backend.out"), "wb+")
     backend = subprocess.Popen(
-        [os.path.join(BIN, "cronium-dev-backend"), "--listen", "127.0.0.1:0", "--token", "soak", "--kind", "--quiet"],
+        [os.path.join(BIN, "cronium-dev-backend"), "--listen", "127.0.0.1:0", "--token", "soak", "--log-socket", "v2", "--quiet"],
         stdout=backend_log,
         stderr=subprocess.STDOUT,
     )

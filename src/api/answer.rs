@@ -167,16 +167,13 @@ fn orphan_row(row: Json<'_>) -> Option<OrphanRow> {
     Some(OrphanRow { id, status: status.and_then(|status| status.beginning(crate::job::ID_MAX)).unwrap_or_default() })
 }
 
-/// One job of the same list as it was handed out, if its row still has that; nothing may depend on it. A separate reader:
-/// the list is read often, and the payloads of a hundred rows are large.
-pub(super) fn orphan(body: &[u8], job: &Id) -> Option<Claim> {
-    let (rows, _) = list(body).ok()?;
-    let (row, payload) = rows.into_iter().find_map(|row| {
-        let [id, payload] = row.fields(["id", "payload"]).ok()?;
-        id?.is(job.as_str()).then_some((row, payload))
-    })?;
+/// The job in the row with which an acknowledgement is answered, as far as the row has it; nothing may depend on it. Also
+/// the row of a job that was cancelled.
+pub(super) fn stored(body: &[u8], job: &Id) -> Option<Claim> {
+    let row = Json::outline(body).ok()?.field("job")?;
+    let [id, payload] = row.fields(["id", "payload"]).ok()?;
     // The deployed backend keeps what is to be executed there; another may keep the whole row of the queue.
-    let payload = payload?;
+    let payload = payload.filter(|_| id.is_some_and(|id| id.is(job.as_str())))?;
     if payload.field("execution").is_some() {
         return Some(job_row::read_as(job.clone(), payload));
     }
@@ -329,20 +326,32 @@ mod tests {
     }
 
     #[test]
-    fn one_orphan_tells_its_job_where_its_row_does() {
-        let job = |id: &str| orphan(BODY.as_bytes(), &Id::parse(id).expect("id"));
-        const BODY: &str = r#"[{"id":"a","payload":{}},{"id":"b"},7,{"id":"c","payload":{"execution":{
-            "script":{"type":"sh","content":"x"}}}},{"id":"d","payload":{"id":"other","execution":{}}},
-            {"id":"e","type":"SCRIPT","priority":"normal","attempts":2,"metadata":{"eventId":12},"payload":{
-            "script":{"type":"BASH","content":"x"},
-            "target":{"type":"server","serverDetails":{"host":"a","port":22,"username":"b","password":"c"}}}}]"#;
-        assert!(job("a").is_none() && job("b").is_none() && job("x").is_none());
-        assert!(matches!(job("c"), Some(Claim::Run(job)) if job.id.as_str() == "c"));
-        assert!(matches!(job("d"), Some(Claim::Refuse { id, .. }) if id.as_str() == "d"));
-        // As the deployed backend stores it.
-        let Some(Claim::Run(job)) = job("e") else { panic!("no job") };
+    fn the_row_of_an_acknowledgement_tells_its_job_where_it_has_it() {
+        let read =
+            |row: &str| stored(format!(r#"{{"success":true,"job":{row}}}"#).as_bytes(), &Id::parse("a").expect("id"));
+        let server = r#""serverDetails":{"host":"a","port":22,"username":"b","password":"c"}"#;
+        let as_stored = |target: &str| {
+            read(&format!(
+                r#"{{"id":"a","type":"SCRIPT","status":"cancelled","priority":"normal","attempts":2,
+                "metadata":{{"eventId":12}},"payload":{{"script":{{"type":"BASH","content":"x"}},"target":{target}}}}}"#
+            ))
+        };
+        for nothing in
+            [r#"{"id":"a","payload":{}}"#, r#"{"id":"a"}"#, "7", "null", "{}", r#"{"payload":{"execution":{}}}"#]
+        {
+            assert!(read(nothing).is_none(), "{nothing}");
+        }
+        assert!(read(r#"{"id":"b","payload":{"execution":{"script":{"type":"sh","content":"x"}}}}"#).is_none());
+        let handed_out = read(r#"{"id":"a","payload":{"execution":{"script":{"type":"sh","content":"x"}}}}"#);
+        assert!(matches!(handed_out, Some(Claim::Run(job)) if job.id.as_str() == "a"));
+        assert!(matches!(read(r#"{"id":"a","payload":{"id":"b","execution":{}}}"#), Some(Claim::Refuse { .. })));
+        let Some(Claim::Run(job)) = as_stored(&format!(r#"{{"type":"server","serverId":3,{server}}}"#)) else {
+            panic!("no job")
+        };
         assert_eq!((job.kind, job.servers.len(), job.attempts), (crate::job::Kind::Ssh, 1, 2));
         assert_eq!(job.event_id.as_deref(), Some("12"));
+        // The number of the server alone: no login can be had.
+        assert!(matches!(as_stored(r#"{"serverId":3}"#), Some(Claim::Run(job)) if job.servers.is_empty()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The cost of the largest answers; and any bytes can be read without harm.
 
-use super::answer::{error_text, heartbeat, orphan, orphans, queue};
+use super::answer::{error_text, heartbeat, orphans, queue, stored};
 use crate::job::{Claim, Id};
 use crate::limits::{ANSWER_MAX, QUEUE_ANSWER_MAX, QUEUE_HELD_MAX, QUEUE_ROW_MAX};
 use crate::os::heap_tests::peak;
@@ -61,7 +61,6 @@ fn no_answer_costs_more_than_twice_its_limit() {
 
 #[test]
 fn no_list_of_this_agents_jobs_costs_more_than_twice_its_limit() {
-    let id = Id::parse("a").expect("id");
     for (begin, part, end) in [
         (r#"[{"id":["#, "0,", "]}]"),
         (r#"[{"id":"a","payload":["#, "0,", "]}]"),
@@ -75,7 +74,21 @@ fn no_list_of_this_agents_jobs_costs_more_than_twice_its_limit() {
         let body = filled(QUEUE_ANSWER_MAX, begin, part, end);
         let read = costs(begin, QUEUE_ANSWER_MAX, &body, orphans).expect("a list");
         assert!(!read.whole || read.rows.len() == 1, "{begin}");
-        costs(begin, QUEUE_ANSWER_MAX, &body, |body| orphan(body, &id));
+    }
+}
+
+#[test]
+fn no_row_of_an_acknowledgement_costs_more_than_twice_its_limit() {
+    let id = Id::parse("a").expect("id");
+    for (begin, part, end) in [
+        (r#"{"job":{"id":["#, "0,", "]}}"),
+        (r#"{"job":{"id":"a","payload":["#, "0,", "]}}"),
+        (r#"{"job":{"id":"a","payload":{"execution":["#, "{},", "]}}}"),
+        (r#"{"job":{"id":"a","payload":{"script":{},"environment":{"a":["#, "0,", "]}}}}"),
+        (r#"{"job":["#, "[],", "]}"),
+    ] {
+        let body = filled(QUEUE_ANSWER_MAX, begin, part, end);
+        costs(begin, QUEUE_ANSWER_MAX, &body, |body| stored(body, &id));
     }
 }
 
@@ -184,7 +197,7 @@ fn any_bytes_are_read_without_harm() {
             let at = random.below(body.len());
             body[at] = u8::try_from(random.below(256)).expect("a byte");
         }
-        let _ = (queue(&body), orphans(&body), orphan(&body, &id), heartbeat(&body));
+        let _ = (queue(&body), orphans(&body), stored(&body, &id), heartbeat(&body));
         let (message, details) = error_text(&body, &token);
         assert!(!message.contains("tok3n") && !details.unwrap_or_default().contains("tok3n"));
     }

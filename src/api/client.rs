@@ -80,15 +80,25 @@ impl Client {
     /// Says that this agent has the job, and asks how its row is. An error with status 403 means that another agent has
     /// it: then it must not run.
     pub fn acknowledge(&self, job: &Id) -> Result<RowStatus, Error> {
-        self.ask_row(job, true)
+        self.ask_row(job, true).map(|body| answer::acknowledged(&body))
     }
 
     /// Asks how the row of a job is that this agent has. Tried once: those who ask have a pace of their own.
     pub fn row_status(&self, job: &Id) -> Result<RowStatus, Error> {
-        self.ask_row(job, false)
+        self.ask_row(job, false).map(|body| answer::acknowledged(&body))
     }
 
-    fn ask_row(&self, job: &Id, retry: bool) -> Result<RowStatus, Error> {
+    /// The job as its row has it, of which the deployed backend's lacks the logins of servers. `None`: the row lacks more,
+    /// or this agent does not have the job. Tried once.
+    pub fn stored(&self, job: &Id) -> Result<Option<Claim>, Error> {
+        match self.ask_row(job, false) {
+            Ok(body) => Ok(answer::stored(&body, job)),
+            Err(error) if matches!(error.status(), Some(403 | 404)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ask_row(&self, job: &Id, retry: bool) -> Result<Vec<u8>, Error> {
         let body = serde_json::json!({
             "orchestratorId": self.orchestrator_id.as_str(),
             "timestamp": time(clock::wall()),
@@ -102,7 +112,7 @@ impl Client {
             urgent: true,
             ..post(Endpoint::Acknowledge, format!("/jobs/{job}/acknowledge"), &json)
         };
-        self.transport.call(&call).map(|body| answer::acknowledged(&body))
+        self.transport.call(&call)
     }
 
     /// Reports that the job runs now; `message` is a detail for people.
@@ -140,18 +150,7 @@ impl Client {
 
     /// The jobs that the backend counts as this agent's. Tried once: callers have their own pace.
     pub fn orphaned(&self) -> Result<Orphans, Error> {
-        let call = self.orphaned_call();
-        let body = self.transport.call(&call)?;
-        answer::orphans(&body).map_err(|why| self.bad_answer(&call, why))
-    }
-
-    /// One of these jobs as it was handed out, if the list still has that.
-    pub fn orphan(&self, job: &Id) -> Result<Option<Claim>, Error> {
-        Ok(answer::orphan(&self.transport.call(&self.orphaned_call())?, job))
-    }
-
-    fn orphaned_call(&self) -> Call<'static> {
-        Call {
+        let call = Call {
             query: format!("?orchestratorId={}", percent_encoded(&self.orchestrator_id)),
             // A hundred whole rows, scripts included.
             limit: limits::QUEUE_ANSWER_MAX,
@@ -159,7 +158,9 @@ impl Client {
             retry: false,
             urgent: true,
             ..get(Endpoint::Orphaned, "/jobs/orphaned")
-        }
+        };
+        let body = self.transport.call(&call)?;
+        answer::orphans(&body).map_err(|why| self.bad_answer(&call, why))
     }
 
     /// Creates the execution record of one attempt.

@@ -29,7 +29,7 @@ impl Waits {
     }
 }
 
-/// The job as the backend has it, with the logins, none of which is on disk. `None`: the backend does not list it.
+/// The job as the backend's row has it, with the logins, none of which is on disk. `None`: the row does not have it.
 pub(in crate::jobs) fn asked(
     context: &JobContext,
     entry: &Entry,
@@ -37,7 +37,7 @@ pub(in crate::jobs) fn asked(
 ) -> Result<Option<Box<Job>>, Unreported> {
     let mut waits = Waits::default();
     loop {
-        match context.client.orphan(&entry.job) {
+        match context.client.stored(&entry.job) {
             Ok(Some(Claim::Run(job))) => return Ok(Some(job)),
             Ok(_) => return Ok(None),
             Err(error) => {
@@ -53,7 +53,8 @@ pub(in crate::jobs) fn asked(
 /// How to log in to the job's server: no secret is in the records, so the backend is asked.
 pub(in crate::jobs) fn login(context: &JobContext, entry: &Entry) -> Result<Server, AdoptError> {
     let Place::Servers(pages) = &entry.place else { return Err(AdoptError::Gone("it has no server".to_owned())) };
-    let servers = match context.client.orphan(&entry.job).map_err(|error| AdoptError::Unreachable(error.to_string()))? {
+    let stored = context.client.stored(&entry.job).map_err(|error| AdoptError::Unreachable(error.to_string()))?;
+    let servers = match stored {
         Some(Claim::Run(job)) => job.servers,
         _ => Vec::new(),
     };

@@ -109,10 +109,10 @@ pub fn backend_as(settings: Settings) -> DevBackend {
     DevBackend::start(Options { settings, ..Options::default() }).expect("the dev backend starts")
 }
 
-/// From now on the list of orphaned rows holds the logins of servers, as the deployed backend's does not.
-/// A fault of the agent: it keeps no login, and has no other way to get one when it finds a script on a server again.
-pub fn list_logins(backend: &DevBackend) {
-    let settings = Settings { rows_as_queued: true, ..backend.settings() };
+/// From now on a job's row holds the logins of its servers, as another backend's may. With the deployed one's an agent that
+/// is started again cannot log in, see `ssh_ends::without_a_login_the_end_of_a_script_on_a_server_is_unknown`.
+pub fn rows_with_logins(backend: &DevBackend) {
+    let settings = Settings { rows_with_logins: true, ..backend.settings() };
     backend.set_settings(settings);
 }
 

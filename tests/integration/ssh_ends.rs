@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 
 use crate::control::{row, status};
-use crate::harness::{LONG, eventually, finished, list_logins, report, shared, stderr, stdout};
+use crate::harness::{LONG, eventually, finished, report, rows_with_logins, shared, stderr, stdout};
 use crate::ssh_multi::{NAMES, Three};
-use crate::ssh_rig::Rig;
+use crate::ssh_rig::{Rig, has_words};
 use crate::sshd::{Sshd, list};
 use crate::sshd_faults::signal;
 
@@ -42,17 +42,39 @@ fn ended(place: &Path) -> Vec<PathBuf> {
     list(place).into_iter().filter(|folder| folder.join("status").exists()).collect()
 }
 
-/// The next agent on the state folder of the rig's, which is killed now.
+/// The next agent on the state folder of the rig's, which is killed now. The job's row has the login.
 fn again(rig: Rig) -> Rig {
+    rows_with_logins(&rig.backend);
+    again_as_deployed(rig)
+}
+
+/// The same with rows as the deployed backend has them.
+fn again_as_deployed(rig: Rig) -> Rig {
     let Rig { agent, backend, sshd, known_hosts } = rig;
     let temp_dir = sshd.temp_dir();
     let settings = [
         ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
         ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
     ];
-    list_logins(&backend);
     let agent = agent.again(&backend, &settings);
     Rig { agent, backend, sshd, known_hosts }
+}
+
+#[test]
+fn without_a_login_the_end_of_a_script_on_a_server_is_unknown() {
+    let _machine = shared();
+    let rig = Rig::start(&[]);
+    let id =
+        rig.begin(rig.job("BASH", "echo begun >>\"$HOME/starts\"; echo begun; sleep 4; echo end >>\"$HOME/starts\""));
+    let rig = again_as_deployed(rig);
+    let row = finished(&rig.backend, &id);
+    assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(125)), "{}", rig.said(&row));
+    has_words(&rig.said(&row), &["does not tell any more how to log in", "its end is unknown"]);
+    assert_eq!((row.claims, row.terminal_reports()), (1, 1));
+    // It goes on there, and is left alone.
+    let said = || std::fs::read_to_string(rig.sshd.path("home/starts")).expect("the script's file");
+    eventually("the script ends", || said() == "begun\nend\n");
+    rig.leave();
 }
 
 /// The script ran once and is reported once, as it ended.
@@ -121,7 +143,7 @@ fn a_folder_that_cannot_be_removed_after_a_kill_is_named() {
     assert!(page(&rig, &id).contains("\"remains\":true"), "{}", page(&rig, &id));
     rig.backend.set_faults(Vec::new());
     rig.sshd.start_again();
-    let rig = again(rig);
+    let rig = again_as_deployed(rig);
     let words = format!("{} may be left behind on ", folder.display());
     eventually("it is named", || rig.agent.log().contains(&words));
     eventually("its page is gone", || page(&rig, &id).is_empty());

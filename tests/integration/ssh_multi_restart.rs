@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{Action, Fault, JobRow, Via};
+use cronium_dev_backend::{JobRow, Via};
 use serde_json::{Value, json};
 
 use crate::harness::{LONG, eventually, finished, report, shared, stderr, stdout};
@@ -229,11 +229,7 @@ fn without_the_script_what_had_not_begun_is_told_as_not_run() {
     let three = Three::start(&[]);
     let id = three.backend.enqueue(eighteen(&three)).expect("queued");
     sixteen_begin(&three);
-    // All that the contract promises of a row.
-    let body = json!([{ "id": id, "status": "running" }]).to_string();
-    let path = Some("/jobs/orphaned".to_owned());
-    three.backend.set_fault(Fault { path, action: Action::Body { body, content_type: None }, ..Fault::default() });
-    let three = three.again(&[]);
+    let three = three.again_as_deployed(&[]);
     let row = finished(&three.backend, &id);
     // Without a login the ends of the others are unknown.
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(125)), "{}", stderr(&row));

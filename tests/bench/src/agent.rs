@@ -41,7 +41,7 @@ pub(crate) fn unique(prefix: &str) -> String {
 impl Agent {
     /// Starts one with a fresh state folder and its own backend; `settings` as for `--set`.
     pub(crate) fn start(program: &Path, socket: &Path, settings: &[(&str, &str)]) -> Outcome<Self> {
-        let backend = DevBackend::start(Options { settings: Settings::kind(), ..Options::default() })
+        let backend = DevBackend::start(Options { settings: Settings::with_socket(), ..Options::default() })
             .map_err(|error| format!("the backend: {error}"))?;
         let (folder, id) = (std::env::temp_dir().join(unique("cronium-bench")), unique("bench"));
         std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;

@@ -29,8 +29,6 @@ pub(crate) fn create(call: &Call<'_>, id: &str, body: Value) -> Outcome {
             let (id, job_id) = (id.to_owned(), job_id.clone());
             let execution = Execution { id: id.clone(), job_id, created: body, updates: Vec::new(), row, output: None };
             store.executions.insert(id, execution);
-        } else if call.shared.settings().create_again {
-            store.problem(format!("execution {id} was created twice"));
         } else {
             return Err(Refusal::internal(Some("duplicate key value violates the primary key of executions")));
         }

@@ -42,8 +42,7 @@ pub(crate) fn orphaned(call: &Call<'_>) -> Outcome {
     };
     let store = call.shared.store();
     let open = |job: &&JobRow| matches!(job.status, "claimed" | "running") && job.claimed_by.as_deref() == Some(agent);
-    let kind = call.shared.settings().rows_as_queued;
-    Ok(Value::Array(store.jobs.iter().filter(open).take(ORPHANED).map(|job| job.row(kind)).collect()))
+    Ok(Value::Array(store.jobs.iter().filter(open).take(ORPHANED).map(JobRow::listed).collect()))
 }
 
 pub(crate) fn note(job: &mut JobRow, shared: &Shared, kind: &'static str, body: Value, terminal: bool) {
@@ -92,9 +91,7 @@ pub(crate) struct Change<'a> {
 /// The page's texts are set before.
 pub(crate) fn set_status(shared: &Shared, store: &mut Store, id: &str, change: Change<'_>) {
     let Some(job) = store.job_mut(id) else { return };
-    if job.status != "cancelled" || !shared.settings().cancel_stays {
-        job.status = change.status;
-    }
+    job.status = change.status;
     job.shown.set_status(change.status, change.exit_code);
     let now = Stamp::now(shared.start);
     if change.started {
@@ -160,8 +157,8 @@ fn end(status: &'static str, exit_code: Option<i64>) -> Change<'static> {
 }
 
 fn answer(call: &Call<'_>, store: &mut Store, id: &str) -> Outcome {
-    let kind = call.shared.settings().rows_as_queued;
-    Ok(json!({"success": true, "job": known(store, id)?.row(kind)}))
+    let logins = call.shared.settings().rows_with_logins;
+    Ok(json!({"success": true, "job": known(store, id)?.row(logins)}))
 }
 
 pub(crate) fn complete(call: &Call<'_>, id: &str, body: Value) -> Outcome {
@@ -227,9 +224,7 @@ pub(crate) fn release(call: &Call<'_>, id: &str, body: Value) -> Outcome {
     }
     job.last_error = body["message"].as_str().map(str::to_owned).or(job.last_error.take());
     note(job, call.shared, "release", body, false);
-    if !job.is_terminal() || !call.shared.settings().cancel_stays {
-        (job.status, job.claimed_by) = ("queued", None);
-        job.shown.set_status("queued", None);
-    }
+    (job.status, job.claimed_by) = ("queued", None);
+    job.shown.set_status("queued", None);
     answer(call, &mut store, id)
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cronium_dev_backend::{DevBackend, Event, JobRow, LogSocket, Options, Settings, Watcher};
+use cronium_dev_backend::{DevBackend, Event, JobRow, LogSocket, Options, Watcher};
 use lexopt::Arg::{Long, Short};
 use lexopt::ValueExt as _;
 use serde_json::Value;
@@ -23,7 +23,6 @@ const HELP: &str = "cronium-dev-backend: the Cronium backend's internal API in m
   --log-jobs              print each line as it arrives, and verdicts (the default)
   --quiet                 print neither
   --log-socket lines|v2   have a log socket, in one of its dialects (the deployed backend has none)
-  --kind                  every kinder way: a log socket, cancelled rows that stay, no clean-up
 ";
 
 #[derive(Default)]
@@ -47,7 +46,6 @@ fn arguments() -> Result<Arguments, String> {
             Long("log-jobs") => out.quiet = false,
             Long("quiet") => out.quiet = true,
             Long("log-socket") => out.options.settings.log_socket = log_socket(&value(&mut parser)?)?,
-            Long("kind") => out.options.settings = Settings::kind(),
             Long("help") | Short('h') => out.help = true,
             other => return Err(other.unexpected().to_string()),
         }

@@ -9,12 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// The answer to the handshake of a log socket. The deployed backend has none.
     pub log_socket: LogSocket,
-    /// Kind: a row that a user cancelled stays `cancelled`. Deployed: each later status replaces it, `running` too.
-    pub cancel_stays: bool,
-    /// Kind: an execution may be created again. Deployed: the database refuses it, which is a 500.
-    pub create_again: bool,
-    /// Kind: rows hold the job as the queue handed it out, with the logins of its servers. Deployed: as the database has it.
-    pub rows_as_queued: bool,
+    /// Another backend: a row holds the logins of the job's servers. Deployed, as its source says: the number of the server
+    /// alone, since the queue looks the login up as it hands the job out.
+    pub rows_with_logins: bool,
     /// The backend's own socket server answers. When it does not, `create`, `status`, `update`, `complete` and `fail`
     /// take `broadcast_delay_ms` longer.
     pub socket_server: bool,
@@ -54,9 +51,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             log_socket: LogSocket::Refused,
-            cancel_stays: false,
-            create_again: false,
-            rows_as_queued: false,
+            rows_with_logins: false,
             socket_server: true,
             broadcast_limit: 100 << 10,
             broadcast_delay_ms: 3000,
@@ -72,19 +67,6 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Every kinder way at once: what an agent would meet in a world without surprises.
-    pub fn kind() -> Self {
-        Self {
-            log_socket: LogSocket::V2,
-            cancel_stays: true,
-            create_again: true,
-            rows_as_queued: true,
-            broadcast_delay_ms: 0,
-            clean_up_after_ms: None,
-            ..Self::default()
-        }
-    }
-
     /// The deployed backend with a log socket beside it: for tests that look at each line as it arrives.
     pub fn with_socket() -> Self {
         Self { log_socket: LogSocket::V2, ..Self::default() }

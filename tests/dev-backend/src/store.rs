@@ -106,14 +106,21 @@ impl JobRow {
         self.payload["metadata"]["originalType"].as_str().unwrap_or(if http { "HTTP_REQUEST" } else { "SCRIPT" })
     }
 
-    /// The whole row, which calls about the job answer as `job`. Kind: with the job as the queue handed it out.
-    pub(crate) fn row(&self, kind: bool) -> Value {
+    /// What an agent may rely on of a row in the orphaned list.
+    pub(crate) fn listed(&self) -> Value {
+        json!({"id": self.id, "status": self.status, "startedAt": self.started.as_ref().map(|stamp| &stamp.wall)})
+    }
+
+    /// The whole row, which calls about the job answer as `job`; with the logins of its servers on request.
+    pub(crate) fn row(&self, logins: bool) -> Value {
         let at = |stamp: &Option<Stamp>| stamp.as_ref().map(|stamp| stamp.wall.clone());
         let mut metadata = self.payload["metadata"].clone();
-        if let Some(object) = metadata.as_object_mut() {
+        let mut payload = self.stored();
+        if logins {
+            payload["target"] = self.payload["execution"]["target"].clone();
+        } else if let Some(object) = metadata.as_object_mut() {
             object.remove("servers");
         }
-        let payload = if kind { self.payload.clone() } else { self.stored() };
         json!({"id": self.id, "eventId": metadata["eventId"], "userId": metadata["userId"], "type": self.original_type(),
                "status": self.status, "priority": "normal", "payload": payload, "metadata": metadata, "attempts": 0,
                "orchestratorId": self.claimed_by, "lastError": self.last_error, "result": self.result,

@@ -56,15 +56,13 @@ fn an_acknowledgement_shows_the_row_and_leaves_it() {
 
 #[test]
 fn a_cancelled_row_becomes_what_the_next_call_says() {
-    for (kind, method, path, body, wanted) in [
-        (false, "PUT", "jobs/j1/status", running(), "running"),
-        (false, "PUT", "executions/e1/update", json!({"status": "running", "completedAt": NOW}), "running"),
-        (false, "PUT", "executions/e1/update", json!({"status": "running", "output": "x"}), "cancelled"),
-        (false, "POST", "jobs/j1/complete", complete(), "completed"),
-        (true, "PUT", "jobs/j1/status", running(), "cancelled"),
-        (true, "POST", "jobs/j1/complete", complete(), "cancelled"),
+    for (method, path, body, wanted) in [
+        ("PUT", "jobs/j1/status", running(), "running"),
+        ("PUT", "executions/e1/update", json!({"status": "running", "completedAt": NOW}), "running"),
+        ("PUT", "executions/e1/update", json!({"status": "running", "output": "x"}), "cancelled"),
+        ("POST", "jobs/j1/complete", complete(), "completed"),
     ] {
-        let (backend, mut client) = begun(Settings { cancel_stays: kind, ..Settings::default() });
+        let (backend, mut client) = begun(Settings::default());
         backend.cancel("j1", Via::Row);
         let shown = backend.shown("j1").expect("j1");
         assert_eq!(shown.status, "RUNNING", "a cancel is not on the page");
