@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::secret::Secret;
 
 /// Longest id the backend stores, in bytes (`backend-api`: "at most 100 characters").
@@ -215,6 +217,47 @@ pub struct BadServer {
     pub why: String,
 }
 
+/// The event that a job belongs to, as far as the backend tells it. None of it is a secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// `metadata.eventId`, a number or a string there.
+    pub id: Option<String>,
+    pub name: Option<String>,
+    /// Whose event it is, and whose variables its script uses: `metadata.userId`.
+    pub user: Option<String>,
+    /// `manual`, `schedule` or `workflow`.
+    pub triggered_by: Option<String>,
+}
+
+/// What a script is given to work on: `execution.inputData` as JSON, `{}` where there is none. Another script made it, so
+/// it may hold secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Input(String);
+
+impl Input {
+    /// `json` must be JSON.
+    pub fn new(json: impl Into<String>) -> Self {
+        Self(json.into())
+    }
+
+    /// The JSON text.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self("{}".to_owned())
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Input({} bytes)", self.0.len())
+    }
+}
+
 /// A job that can be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -232,8 +275,8 @@ pub struct Job {
     pub resources: Resources,
     /// Where a job of kind `ssh` runs: one server, or several at once. Empty for a container job.
     pub servers: Vec<Result<Server, BadServer>>,
-    /// `metadata.eventId`, a number or a string there.
-    pub event_id: Option<String>,
+    pub event: Event,
+    pub input: Input,
     /// `metadata.originalType`, for messages.
     pub original_type: Option<String>,
 }

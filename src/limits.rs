@@ -261,6 +261,9 @@ pub const QUEUE_HELD_MAX: usize = 30 << 20;
 /// Bytes that script, variables and servers of one job may take; a script has [`SCRIPT_MAX`] at most.
 pub const QUEUE_ROW_MAX: usize = 24 << 20;
 
+/// Bytes kept of each name of a job's event, for its script. What is longer is cut.
+pub const EVENT_TEXT_MAX: usize = 1000;
+
 /// Bytes of a job's working directory: the kernel's longest path.
 pub const JOB_FOLDER_MAX: usize = 4096;
 

@@ -349,7 +349,7 @@ mod tests {
             panic!("no job")
         };
         assert_eq!((job.kind, job.servers.len(), job.attempts), (crate::job::Kind::Ssh, 1, 2));
-        assert_eq!(job.event_id.as_deref(), Some("12"));
+        assert_eq!(job.event.id.as_deref(), Some("12"));
         // The number of the server alone: no login can be had.
         assert!(matches!(as_stored(r#"{"serverId":3}"#), Some(Claim::Run(job)) if job.servers.is_empty()));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::json::{Raw, integer, number, object, plain, shown, text};
 use super::server_row::servers;
-use crate::job::{Claim, Id, IdError, Job, Kind, Language, Resources, Script};
+use crate::job::{Claim, Event, Id, IdError, Input, Job, Kind, Language, Resources, Script};
 use crate::limits;
 use crate::secret::Secret;
 use crate::wire::amount;
@@ -19,10 +19,10 @@ const WORD: usize = 100;
 /// Bytes of a text whose exact limit is checked later, with a better message.
 const ANY: usize = limits::QUEUE_ROW_MAX;
 
-/// Facts about a job for messages only: a wrong one is no reason to refuse the job.
+/// Facts about a job for its script and for messages only: a wrong one is no reason to refuse the job.
 #[derive(Default)]
 struct About {
-    event_id: Option<String>,
+    event: Event,
     original_type: Option<String>,
 }
 
@@ -66,7 +66,7 @@ fn read_parts<'a>(id: Id, row: Json<'a>, parts: impl FnOnce() -> Result<Parts<'a
     match sound.and_then(|()| job(&id, parts()?, &mut kind)) {
         Ok(job) if cost(&job) > limits::QUEUE_ROW_MAX => {
             let most = limits::QUEUE_ROW_MAX;
-            let reason = format!("script, variables and servers of the job need more than {most} bytes");
+            let reason = format!("script, variables, input and servers of the job need more than {most} bytes");
             Claim::Refuse { id, kind, reason }
         }
         Ok(job) => Claim::Run(Box::new(job)),
@@ -105,17 +105,25 @@ fn cost(job: &Job) -> usize {
             size_of::<Result<crate::job::Server, crate::job::BadServer>>() + 4 * BLOCK + crate::job::ID_MAX + held
         })
         .sum();
-    size_of::<Job>() + job.script.content.len() + job.script.working_directory.len() + variables + servers
+    let texts = [&job.event.id, &job.event.name, &job.event.user, &job.event.triggered_by];
+    let about: usize = texts.into_iter().flatten().map(|text| BLOCK + text.len()).sum();
+    size_of::<Job>()
+        + job.input.as_json().len()
+        + about
+        + job.script.content.len()
+        + job.script.working_directory.len()
+        + variables
+        + servers
 }
 
 /// Reads the rest of the row. `kind` is set as soon as it is known, so that a refusal has it too.
 fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
     let [declared, priority, attempts, execution, metadata] = parts;
-    let About { event_id, original_type } = metadata.map(about).unwrap_or_default();
+    let About { event, original_type } = metadata.map(about).unwrap_or_default();
     *kind = declared.map_or(Ok(Kind::Container), job_kind)?;
     let execution = execution.ok_or("the job has no execution")?;
-    let [target, script, http, variables, limit, wishes] =
-        object(execution, "execution", ["target", "script", "http", "environment", "timeout", "resources"])?;
+    let names = ["target", "script", "http", "environment", "timeout", "resources", "inputData"];
+    let [target, script, http, variables, limit, wishes, input] = object(execution, "execution", names)?;
     if target.map_or(Ok(false), is_server)? {
         *kind = Kind::Ssh;
     }
@@ -134,19 +142,28 @@ fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
         environment: variables.map_or(Ok(Vec::new()), environment)?,
         timeout: limit.map_or(Ok(None), timeout)?,
         resources: wishes.map_or(Ok(Resources::default()), resources)?,
-        event_id,
+        event,
+        input: input.map_or_else(Input::default, |raw| Input::new(String::from_utf8_lossy(raw.bytes()))),
         original_type,
     })
 }
 
 fn about(metadata: Json<'_>) -> About {
-    let Ok([event_id, original_type]) = metadata.fields(["eventId", "originalType"]) else { return About::default() };
-    let event_id = event_id.and_then(|raw| match raw.sort() {
-        "text" => raw.beginning(WORD),
+    let names = ["eventId", "eventName", "userId", "triggeredBy", "originalType"];
+    let Ok([id, name, user, triggered_by, original_type]) = metadata.fields(names) else { return About::default() };
+    let text = |raw: Raw<'_>| raw.and_then(word);
+    let user = user.filter(|raw| raw.bytes().len() <= WORD + 2);
+    let event = Event { id: text(id), name: text(name), user: text(user), triggered_by: text(triggered_by) };
+    About { event, original_type: original_type.and_then(|raw| raw.text(WORD).ok()) }
+}
+
+/// A text, cut, or a number as its text.
+fn word(raw: Json<'_>) -> Option<String> {
+    match raw.sort() {
+        "text" => raw.beginning(limits::EVENT_TEXT_MAX),
         "a number" => std::str::from_utf8(raw.bytes()).ok().filter(|digits| digits.len() <= WORD).map(str::to_owned),
         _ => None,
-    });
-    About { event_id, original_type: original_type.and_then(|raw| raw.text(WORD).ok()) }
+    }
 }
 
 fn job_kind(raw: Json<'_>) -> Result<Kind, String> {

@@ -13,7 +13,8 @@ fn valid() -> Value {
        "timeout":3_600_000_000_000_u64,"inputData":{},"variables":{},
        "resources":{"cpuLimit":0.5,"memoryLimit":536_870_912,"diskLimit":1_073_741_824,"pidsLimit":100},
        "retryPolicy":{"maxAttempts":3,"backoffType":"exponential","backoffDelay":5}},
-     "metadata":{"eventId":12,"userId":"u1","originalType":"SCRIPT","executionLogId":7}})
+     "metadata":{"eventId":12,"eventName":"backup","userId":"u1","originalType":"SCRIPT","executionLogId":7,
+       "triggeredBy":"manual"}})
 }
 
 fn claim(row: &str) -> Result<Claim, String> {
@@ -56,7 +57,10 @@ fn the_contracts_own_example() {
     assert_eq!(job.timeout, Some(Duration::from_secs(3600)));
     let want = Resources { cpu: Some(0.5), memory: Some(1 << 29), disk: Some(1 << 30), pids: Some(100) };
     assert_eq!(job.resources, want);
-    assert_eq!((job.event_id.as_deref(), job.original_type.as_deref()), (Some("12"), Some("SCRIPT")));
+    let text = |text: &str| Some(text.to_owned());
+    let event = Event { id: text("12"), name: text("backup"), user: text("u1"), triggered_by: text("manual") };
+    assert_eq!((job.event, job.original_type.as_deref()), (event, Some("SCRIPT")));
+    assert_eq!(job.input, Input::default());
 }
 
 #[test]
@@ -99,6 +103,36 @@ fn what_is_missing_or_null_has_a_default() {
         ("/execution/resources/memoryLimit", json!(u64::MAX)),
     ] {
         run(&with(path, Some(value)));
+    }
+}
+
+#[test]
+fn the_input_is_the_backends_json_as_it_stands() {
+    let input = |text: &str| {
+        let execution = format!(r#"{{"script":{{"type":"sh","content":""}},"inputData":{text}}}"#);
+        match claim(&format!(r#"{{"id":"a","execution":{execution}}}"#)) {
+            Ok(Claim::Run(job)) => job.input.as_json().to_owned(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for text in [r#"{"b":1, "a":[1.50,"\u00e4\u0000"]}"#, "[1,2]", "7", "\"x\"", "{}"] {
+        assert_eq!(input(text), text);
+    }
+    assert_eq!(input("null"), "{}");
+    assert_eq!(format!("{:?}", Input::new("\"secret\"")), "Input(8 bytes)");
+}
+
+#[test]
+fn each_name_of_the_event_is_text_or_nothing() {
+    let long = "n".repeat(limits::EVENT_TEXT_MAX + 1);
+    let odd = json!({"eventId":"e-1","eventName":long,"userId":[],"triggeredBy":{"x":1}});
+    let event = run(&with("/metadata", Some(odd))).event;
+    assert_eq!(event.id.as_deref(), Some("e-1"));
+    assert_eq!(event.name.map(|name| name.len()), Some(limits::EVENT_TEXT_MAX));
+    assert_eq!((event.user, event.triggered_by), (None, None));
+    // A part of an id is another id.
+    for (user, want) in [(json!(7), Some("7")), (json!("u".repeat(WORD + 1)), None)] {
+        assert_eq!(run(&with("/metadata/userId", Some(user))).event.user.as_deref(), want);
     }
 }
 

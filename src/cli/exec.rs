@@ -295,7 +295,8 @@ fn task(request: Request, content: String, language: Language, server: Option<Se
         environment: request.environment,
         timeout: request.timeout,
         resources: Resources { cpu: request.cpu, memory: request.memory, disk: None, pids: None },
-        event_id: None,
+        event: Default::default(),
+        input: Default::default(),
         original_type: None,
     };
     Task { job: std::sync::Arc::new(job), server, execution: id(format!("exec-{word}-1")) }

@@ -81,7 +81,8 @@ pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
         timeout: None,
         resources: Resources::default(),
         servers: Vec::new(),
-        event_id: None,
+        event: Default::default(),
+        input: Default::default(),
         original_type: None,
     };
     Task { job: Arc::new(job), server, execution: entry.execution.clone() }

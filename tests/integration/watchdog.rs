@@ -47,7 +47,8 @@ fn task(script: &str) -> Task {
         environment: Vec::new(),
         timeout: None,
         resources: Resources::default(),
-        event_id: None,
+        event: Default::default(),
+        input: Default::default(),
         original_type: None,
     };
     Task { job: Arc::new(job), server: None, execution: id }

@@ -173,7 +173,8 @@ fn task(canary: Canary, word: &str) -> Task {
         environment: canary.environment.into_iter().map(secret).collect(),
         timeout: Some(limits::DOCTOR_CANARY),
         resources: canary.resources,
-        event_id: None,
+        event: Default::default(),
+        input: Default::default(),
         original_type: None,
     };
     Task { job: Arc::new(job), server: None, execution: id(format!("{name}-1")) }

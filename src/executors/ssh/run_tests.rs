@@ -41,7 +41,8 @@ fn with_run(act: impl FnOnce(&mut Run<'_>)) {
         timeout: None,
         resources: Resources::default(),
         servers: Vec::new(),
-        event_id: None,
+        event: Default::default(),
+        input: Default::default(),
         original_type: None,
     };
     let task = Task { job: Arc::new(job), server: Some(server.clone()), execution: id };

@@ -233,7 +233,8 @@ mod tests {
             timeout: None,
             resources: Resources::default(),
             servers,
-            event_id: None,
+            event: Default::default(),
+            input: Default::default(),
             original_type: None,
         }
     }
