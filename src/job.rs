@@ -258,6 +258,16 @@ impl fmt::Debug for Input {
     }
 }
 
+/// What a script hands on: to the next one in its workflow, and to the actions that depend on a condition.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptResult {
+    /// `scriptOutput` as JSON.
+    #[serde(default)]
+    pub output: Option<String>,
+    #[serde(default)]
+    pub condition: Option<bool>,
+}
+
 /// A job that can be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {

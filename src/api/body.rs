@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde_json::value::RawValue;
 
 use crate::os::clock;
 use crate::verdict::{Span, Status, Timings, Usage};
@@ -25,6 +26,9 @@ pub struct CompleteBody<'a> {
     pub ended: SystemTime,
     pub duration: Duration,
     pub usage: Usage,
+    /// What the script gave as its output, as JSON.
+    pub script_output: Option<&'a RawValue>,
+    pub condition: Option<bool>,
 }
 
 /// An update of an execution's row. Its status is always `running`: the backend passes the row's status on to the job, and
@@ -47,7 +51,7 @@ impl CompleteBody<'_> {
     /// The body as it is sent. Later [`super::Client::complete`] takes it.
     pub fn to_json(&self) -> String {
         // Each line end of the output takes two bytes in JSON.
-        let text = self.stdout.len() + self.stderr.len();
+        let text = self.stdout.len() + self.stderr.len() + self.script_output.map_or(0, |output| output.get().len());
         text_of(encode(self, text + text / 32))
     }
 }
@@ -121,6 +125,12 @@ impl Serialize for CompleteBody<'_> {
         map.serialize_entry("exitCode", &self.exit_code)?;
         map.serialize_entry("output", &Output { stdout: self.stdout, stderr: self.stderr })?;
         map.serialize_entry("metrics", &Metrics(self))?;
+        if let Some(output) = self.script_output {
+            map.serialize_entry("scriptOutput", output)?;
+        }
+        if let Some(condition) = self.condition {
+            map.serialize_entry("condition", &condition)?;
+        }
         map.serialize_entry("timestamp", &time(clock::wall()))?;
         map.end()
     }
@@ -249,7 +259,11 @@ mod tests {
             ended: at + Duration::from_millis(1500),
             duration: Duration::from_millis(1500),
             usage: Usage { peak_cpu_percent: f64::NAN, peak_memory: 7, ..Usage::default() },
+            script_output: Some(serde_json::from_str(r#"{"a": [1.50, null]}"#).expect("JSON")),
+            condition: Some(false),
         };
+        assert!(body.to_json().contains(r#""scriptOutput":{"a": [1.50, null]},"condition":false"#));
+        let body = CompleteBody { script_output: None, condition: None, ..body };
         let mut got: Value = serde_json::from_slice(&encode(&body, 3)).expect("JSON");
         let timestamp = got.as_object_mut().and_then(|o| o.remove("timestamp"));
         assert!(timestamp.is_some_and(|t| t.as_str().and_then(crate::wire::time::parse_rfc3339).is_some()));

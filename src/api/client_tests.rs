@@ -33,6 +33,8 @@ fn report() -> CompleteBody<'static> {
         ended: now,
         duration: Duration::ZERO,
         usage: Usage::default(),
+        script_output: None,
+        condition: None,
     }
 }
 

@@ -51,7 +51,7 @@ pub(in crate::jobs) fn conclude(
     drop(ack);
     context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
     count_phases(&outcome.timings);
-    let entry = record.end(report::write(true, &outcome, collected), cleanup.is_some());
+    let entry = record.end(report::write(true, &outcome, collected, &record.result()), cleanup.is_some());
     let left = deliver(&context.outbox, entry, record.tried(), cleanup);
     Ok(Reported { verdict: outcome.verdict, left })
 }

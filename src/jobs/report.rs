@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::api::{self, CompleteBody, ExecutionUpdate};
-use crate::job::Id;
+use crate::job::{Id, ScriptResult};
 use crate::jobs::channel::Collected;
 use crate::jobs::record::Report;
 use crate::logs::Flushed;
@@ -12,7 +12,7 @@ use crate::verdict::{Cause, Outcome, Status, Verdict};
 
 /// The report of a job as it will be sent. A job on several servers has no `execution` record: each server's was completed
 /// with [`record`].
-pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) -> Report {
+pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed), result: &ScriptResult) -> Report {
     let (mut output, flushed) = output;
     let verdict = &outcome.verdict;
     explain(&mut output.stderr, verdict);
@@ -27,6 +27,9 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed)) 
         ended,
         duration: outcome.timings.execution.map_or(std::time::Duration::ZERO, |span| span.length),
         usage: outcome.usage,
+        // It was JSON when the script gave it.
+        script_output: result.output.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+        condition: result.condition,
     };
     Report {
         status: verdict.status().as_str().to_owned(),

@@ -180,7 +180,7 @@ impl Group {
         });
         drop(ack);
         context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
-        let page = record.end(report::write(false, &outcome, collected), false);
+        let page = record.end(report::write(false, &outcome, collected, &record.result()), false);
         let left = deliver(&context.outbox, page, record.tried(), CleanupGuard::of(removing));
         Ok(Reported { verdict: outcome.verdict, left })
     }

@@ -20,7 +20,7 @@ use crate::docker::containers::State;
 use crate::executors::CleanupGuard;
 use crate::executors::container::janitor::{Found, Janitor};
 use crate::executors::container::spec::container_name;
-use crate::job::{Id, Kind};
+use crate::job::{Id, Kind, ScriptResult};
 use crate::jobs::adopt::{Adopter, Known};
 use crate::jobs::channel::Collected;
 use crate::jobs::conclude::{deliver, unrun};
@@ -320,7 +320,8 @@ impl Round<'_> {
                      records: its end is unknown";
         let verdict = Verdict::infrastructure(Phase::Execution, words);
         log::warn!("job {job} of an earlier run: {verdict}");
-        let report = report::write(false, &unrun(verdict), (Collected::default(), Flushed::default()));
+        let report =
+            report::write(false, &unrun(verdict), (Collected::default(), Flushed::default()), &ScriptResult::default());
         let entry = record::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         let outbox = &self.own.context.outbox;

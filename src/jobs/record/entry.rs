@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Id, Kind, Language};
+use crate::job::{Event, Id, Kind, Language, ScriptResult};
 use crate::jobs::resume::ResumePoint;
 use crate::os::clock;
 use crate::wire::amount;
@@ -31,6 +31,17 @@ pub struct Entry {
     pub claimed_ms: u64,
     pub place: Place,
     pub stage: Stage,
+    /// Where the script uses helpers. An agent before 0.2 wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helpers: Option<HelperState>,
+}
+
+/// The helpers' part of a job's record, until its report has the result.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HelperState {
+    pub event: Event,
+    /// So far.
+    pub result: ScriptResult,
 }
 
 /// Where a job runs.

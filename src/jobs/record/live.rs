@@ -13,7 +13,7 @@ use super::{
     Ended, Entry, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State, now_ms,
 };
 use crate::executors::{ReattachInfo, Task};
-use crate::job::{Id, Language};
+use crate::job::{Id, Language, ScriptResult};
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
@@ -47,8 +47,8 @@ impl JobRecord {
         progress: Arc<Progress>,
     ) -> Result<Self, RecordError> {
         let (job, language) = (&task.job, Some(task.job.script.language));
-        let record =
-            Self::claimed(records, blank(&job.id, &task.execution, job.kind, job.attempts, language, place), progress);
+        let entry = blank(&job.id, &task.execution, job.kind, job.attempts, language, place);
+        let record = Self::claimed(records, entry, progress);
         record.advance(&mut record.lock(), State::Intent, Stage::Intent)?;
         Ok(record)
     }
@@ -227,6 +227,11 @@ impl JobRecord {
         pages.iter().all(|page| matches!(page.part, Part::Waiting { .. }))
     }
 
+    /// The script's result so far.
+    pub fn result(&self) -> ScriptResult {
+        self.lock().entry.helpers.as_ref().map(|helpers| helpers.result.clone()).unwrap_or_default()
+    }
+
     /// The job whose page it is.
     pub fn job(&self) -> Id {
         self.lock().entry.job.clone()
@@ -239,6 +244,8 @@ impl JobRecord {
         let mut live = self.lock();
         live.state = State::Ended;
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
+        // The report has it.
+        live.entry.helpers = None;
         Entry { stage, ..live.entry.clone() }
     }
 
@@ -275,6 +282,7 @@ pub fn blank(
         claimed_ms: now_ms(),
         place,
         stage: Stage::Intent,
+        helpers: None,
     }
 }
 

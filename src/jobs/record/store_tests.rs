@@ -91,6 +91,7 @@ pub(crate) fn entry(job: &str, stage: Stage) -> Entry {
         claimed_ms: 1_705_314_600_000,
         place: Place::Container(container),
         stage,
+        helpers: None,
     }
 }
 
