@@ -44,8 +44,9 @@ pub mod parts {
     pub use crate::executors::container::usage::Sampler;
     pub use crate::executors::ssh::connection::{Connection, Event, Next, Session, Times};
     pub use crate::executors::ssh::dial::{Dial, Progress};
+    pub use crate::executors::ssh::driver::Driver;
     pub use crate::executors::ssh::hosts::Hosts;
-    pub use crate::executors::ssh::{house, remote};
+    pub use crate::executors::ssh::{place, remote};
     pub use crate::executors::{Control, End, Executor, Reaper, Task};
     pub use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Server, Stream};
     pub use crate::os::pulse::{Pulse, Pulses};

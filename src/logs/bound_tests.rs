@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::dial::{Dialer, Target};
 use super::error::LinkError;
+use super::shared::Shared;
 use super::test_server::{Client, Peer, Server, WAIT, eventually, print, settings};
-use super::{LogStreamer, ServerEvent, Shared};
+use super::{LogStreamer, ServerEvent};
 use crate::job::{Id, Stream};
 use crate::limits::{
     LOG_FRAME_BYTES, LOG_HANDSHAKE_BYTES, LOG_LOCAL_BYTES, LOG_LOCAL_LINES, LOG_MESSAGE_BYTES,
@@ -19,7 +20,7 @@ use crate::limits::{
 const SHORT: Duration = Duration::from_millis(200);
 
 fn shared(url: &str) -> Shared {
-    Shared::new(settings(url.to_owned()), &Target::parse(url).expect("a URL")).expect("a waker")
+    Shared::new(settings(url.to_owned()), &Target::parse(url).expect("a URL").shown).expect("a waker")
 }
 
 /// A try to connect with short waits; the error and how long it took.

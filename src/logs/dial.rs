@@ -17,9 +17,9 @@ use tungstenite::handshake::machine::TryParse;
 use tungstenite::http::Uri;
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
-use super::Shared;
 use super::encode::{Dialect, SUBPROTOCOL};
 use super::error::LinkError;
+use super::shared::Shared;
 use super::socket::Socket;
 use crate::limits::{self, LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDSHAKE_BYTES, LOG_SERVER_MESSAGE_BYTES};
 use crate::os::clock::Deadline;

@@ -14,8 +14,9 @@ use super::dial::Dialer;
 use super::encode::{self, Dialect, Head};
 use super::error::LinkError;
 use super::job::Job;
+use super::shared::Shared;
 use super::socket::Socket;
-use super::{ServerEvent, Shared};
+use super::types::ServerEvent;
 use crate::job::{ID_MAX, Id};
 use crate::limits::{
     LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH, LOG_OUT_MOST, LOG_PING,

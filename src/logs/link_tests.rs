@@ -20,7 +20,7 @@ fn linked<T>(act: impl FnOnce(&Shared, &mut Link<'_>) -> T) -> T {
     let mut settings = settings(format!("ws://{address}/"));
     (settings.live.buffer_size, settings.live.batch_size) = (10_000, 10_000);
     let target = Target::parse(&settings.url).expect("a URL");
-    let shared = Shared::new(settings, &target).expect("a waker");
+    let shared = Shared::new(settings, &target.shown).expect("a waker");
     let on_event: OnEvent = Box::new(|_| {});
     let socket = websocket(Socket::new(tcp, None), Vec::new());
     let mut link = Link::new(&shared, socket, Dialect::V2, &on_event, 0);

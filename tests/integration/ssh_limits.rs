@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cronium_agent::limits;
 use cronium_agent::parts::{
-    Connection, Dial, Event, Hosts, Next, Progress, Secret, Server, Session, Stream, Times, defaults, remote,
+    Connection, Dial, Driver, Event, Hosts, Next, Progress, Secret, Server, Session, Stream, Times, defaults, remote,
 };
 use crossbeam_channel::never;
 
@@ -37,7 +37,7 @@ fn connect(sshd: &Sshd, close: Duration) -> (Arc<Connection>, JoinHandle<()>) {
         let reached = dial.reach().map_err(|error| error.to_string()).expect("a connection");
         let step = Duration::from_secs(10);
         let times = Times { step, check: Duration::from_secs(60), idle: Duration::from_secs(60), close };
-        let made = Connection::new(server.shown(), reached.session, reached.socket, reached.host_key, times);
+        let made = Driver::new(server.shown(), reached.session, reached.socket, reached.host_key, times);
         let (connection, driver) = made.expect("a connection");
         tell.send(connection).expect("somebody waits");
         driver.run();

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use cronium_agent::parts::{Language, Script, Secret, house, remote};
+use cronium_agent::parts::{Language, Script, Secret, place, remote};
 use serde_json::Value;
 
 use crate::harness::{Folder, eventually, finished, report, shared, stdout};
@@ -259,7 +259,7 @@ fn starts(login: u32, place: &Path, rounds: usize, worker: usize) -> (usize, usi
     let base = place.join(format!("cronium-{login}"));
     for round in 0..rounds {
         let name = format!("exec-{worker}-{round}");
-        let place = remote::Place {
+        let place = place::Place {
             temp_dir: format!("{}/cronium-{{uid}}", place.display()),
             name: name.clone(),
             shell: "/bin/bash".to_owned(),
@@ -269,7 +269,7 @@ fn starts(login: u32, place: &Path, rounds: usize, worker: usize) -> (usize, usi
         let script = Script { language: Language::Bash, content, working_directory: String::new() };
         let variables = [("SECRET".to_owned(), Secret::new("s3cr3t"))];
         let start = remote::start(&place, &name, &script, &variables, "00ff").expect("a program");
-        let program = [house::begin(&place, "00ff"), start].concat();
+        let program = [place::begin(&place, "00ff"), start].concat();
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={login}"), "--clear-groups", "/bin/sh", "-s"]);
         let mut child =

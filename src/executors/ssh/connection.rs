@@ -17,7 +17,6 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::executors::control::Signal;
-use crate::executors::ssh::driver::Driver;
 use crate::executors::ssh::error::{Error, Step};
 use crate::job::Stream;
 use crate::limits;
@@ -104,26 +103,24 @@ pub struct Session {
 }
 
 impl Connection {
-    /// Wraps an authenticated session; call [`Driver::run`] on the thread that made it.
-    pub fn new(
+    /// The handle, and what its thread is asked for.
+    pub(super) fn new(
         server: String,
-        session: ssh2::Session,
         socket: TcpStream,
         host_key: String,
-        times: Times,
-    ) -> std::io::Result<(Arc<Self>, Driver)> {
+        step: Duration,
+    ) -> std::io::Result<(Arc<Self>, Receiver<Command>)> {
         let (send, commands) = bounded(limits::SSH_COMMANDS);
-        let connection = Arc::new(Self {
+        let connection = Self {
             server,
             commands: send,
             waker: Waker::new()?,
-            socket: socket.try_clone()?,
+            socket,
             seats: Mutex::new(Seats { taken: 0, most: limits::SSH_SESSIONS, closed: false, next_id: 0 }),
-            step: times.step,
+            step,
             host_key,
-        });
-        let driver = Driver::new(session, socket, Arc::clone(&connection), commands, times);
-        Ok((connection, driver))
+        };
+        Ok((Arc::new(connection), commands))
     }
 
     pub(super) fn seats(&self) -> MutexGuard<'_, Seats> {
@@ -269,6 +266,7 @@ pub(super) fn millis(time: Duration) -> u32 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::executors::ssh::driver::Driver;
 
     /// A connection without a peer and without a running thread; it lives as long as the driver.
     pub(in crate::executors::ssh) fn idle() -> (Arc<Connection>, Driver) {
@@ -276,7 +274,7 @@ pub(super) mod tests {
         let socket = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
         let times = Times { step: Duration::ZERO, check: Duration::MAX, idle: Duration::MAX, close: limits::SSH_CLOSE };
         let session = ssh2::Session::new().expect("a session");
-        Connection::new("nobody".to_owned(), session, socket, String::new(), times).expect("a connection")
+        Driver::new("nobody".to_owned(), session, socket, String::new(), times).expect("a connection")
     }
 
     /// A session on it, and its other end.

@@ -52,16 +52,18 @@ enum Turn {
 }
 
 impl Driver {
-    /// Made on the thread that made the session.
-    pub(super) fn new(
+    /// Takes an authenticated session. To be called, and [`Driver::run`] too, on the thread that made it.
+    pub fn new(
+        server: String,
         session: ssh2::Session,
         socket: TcpStream,
-        connection: Arc<Connection>,
-        commands: Receiver<Command>,
+        host_key: String,
         times: Times,
-    ) -> Self {
+    ) -> std::io::Result<(Arc<Connection>, Self)> {
+        let (connection, commands) = Connection::new(server, socket.try_clone()?, host_key, times.step)?;
         let buffer = vec![0; limits::SSH_READ].into_boxed_slice();
-        Self { session, socket, connection, commands, open: Vec::new(), buffer, times }
+        let of_driver = Arc::clone(&connection);
+        Ok((connection, Self { session, socket, connection: of_driver, commands, open: Vec::new(), buffer, times }))
     }
 
     /// Serves the connection to its end.

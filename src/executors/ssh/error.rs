@@ -130,9 +130,7 @@ impl fmt::Display for Error {
             Self::Cut { server, step, what } => {
                 write!(f, "cannot {} {server}: it closed the connection ({what})", step.doing())
             }
-            Self::NothingInCommon { server, what } => {
-                write!(f, "no algorithm in common with {server}: {what}")
-            }
+            Self::NothingInCommon { server, what } => write!(f, "no algorithm in common with {server}: {what}"),
             Self::HostKey { server, what } => write!(f, "the host key of {server} is not trusted: {what}"),
             Self::Login { server, user, what } => write!(f, "cannot log in to {server} as {user}: {what}"),
             Self::Key { server, what } => write!(f, "the private key for {server} cannot be used: {what}"),

@@ -6,10 +6,11 @@ use std::time::Instant;
 use crossbeam_channel::never;
 
 use crate::executors::Cleanup;
-use crate::executors::ssh::Shared;
 use crate::executors::ssh::connection::{Event, Next, Session};
+use crate::executors::ssh::place::{PROVEN, Place};
 use crate::executors::ssh::pool::Wish;
-use crate::executors::ssh::remote::{self, PROVEN, Place};
+use crate::executors::ssh::remote;
+use crate::executors::ssh::shared::Shared;
 use crate::job::Server;
 use crate::limits;
 use crate::os::pulse;

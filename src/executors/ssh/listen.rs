@@ -4,58 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-
-use crate::executors::control::{Signal, Target};
+use crate::executors::control::Signal;
 use crate::executors::shell;
 use crate::executors::ssh::connection::{Event, Next, Session};
-use crate::executors::ssh::error::Error;
-use crate::executors::ssh::preamble::{Preamble, Word};
-use crate::executors::ssh::remote;
-use crate::executors::ssh::run::{Run, Start};
+use crate::executors::ssh::place;
+use crate::executors::ssh::preamble::Preamble;
+use crate::executors::ssh::run::{Heard, Run, Start, Wished};
 use crate::job::{Output, Stream};
 use crate::limits;
-
-/// The reaper's target: the worker, which passes the signal on over its session.
-pub(super) struct Wished(pub(super) Sender<Signal>);
-
-/// The channel of a job's signals to its worker.
-pub(super) fn wishes() -> (Sender<Signal>, Receiver<Signal>) {
-    bounded(limits::SSH_WISHES)
-}
-
-impl Target for Wished {
-    fn signal(&self, signal: Signal) -> Result<(), String> {
-        // A full queue needs no further signal.
-        match self.0.try_send(signal) {
-            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
-            Err(TrySendError::Disconnected(_)) => Err("the job's worker is gone".to_owned()),
-        }
-    }
-}
-
-/// How one session ended.
-pub(super) enum Heard {
-    /// The remote program proved that the script is over.
-    Over,
-    /// The program said why there is nothing to follow.
-    Word(Word),
-    /// It ended without that proof while following the script, which may go on.
-    Cut,
-    /// It ended without a word of our program.
-    Mute(Option<i32>),
-    /// The login's files keep one of the two streams from arriving.
-    Streams(&'static str),
-    Broken(Error),
-    /// The job must end, and its script was not sent yet.
-    Unwanted,
-    /// The script cannot be ended: the server does not do it, or is out of reach.
-    GivenUp,
-    /// Nothing was heard of the script in time.
-    Late,
-    /// The agent ends.
-    Detached,
-}
 
 impl Run<'_> {
     /// Reads one session to its end.
@@ -148,7 +104,7 @@ impl Run<'_> {
     /// What a session's end says about the script's end: nothing, unless its program gave the proof.
     pub(super) fn ended(&mut self, preamble: &Preamble, status: Option<i32>, silent: Duration) -> Heard {
         match preamble.word() {
-            _ if preamble.is_over() && status == Some(remote::PROVEN) => Heard::Over,
+            _ if preamble.is_over() && status == Some(place::PROVEN) => Heard::Over,
             _ if preamble.is_over() => {
                 // Some servers close a session that is silent for this long: ask more often on the next one.
                 if silent >= limits::SSH_TICK * 2 {

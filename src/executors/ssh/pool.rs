@@ -12,7 +12,7 @@ use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use ring::digest::{Context, SHA256};
 
 use crate::config::types::Ssh as Settings;
@@ -324,6 +324,18 @@ impl Pool {
                 return Err(Error::Local { server: server.shown(), what: error.to_string() });
             }
         }
+        self.wait_for_dial(&told, wish, &progress, began)
+    }
+
+    /// Waits for what the thread tells, within the limits of a step and of the job.
+    fn wait_for_dial(
+        &self,
+        told: &Receiver<Result<Arc<Connection>, Error>>,
+        wish: &Wish<'_>,
+        progress: &Mutex<Progress>,
+        began: Instant,
+    ) -> Result<Arc<Connection>, Error> {
+        let server = wish.server;
         loop {
             pulse::touch();
             match told.recv_timeout(limits::SSH_DIAL_LOOK) {
@@ -341,7 +353,7 @@ impl Pool {
                     return Err(Error::Timeout { server: server.shown(), step, limit, after });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(step) = overdue(&progress, self.0.settings.connection_timeout) {
+                    if let Some(step) = overdue(progress, self.0.settings.connection_timeout) {
                         let (limit, after) =
                             ("ssh.connectionPool.connectionTimeout", self.0.settings.connection_timeout);
                         return Err(Error::Timeout { server: server.shown(), step, limit, after });
@@ -372,7 +384,7 @@ impl Pool {
             idle: settings.idle_timeout,
             close: limits::SSH_CLOSE,
         };
-        Connection::new(server.shown(), reached.session, reached.socket, reached.host_key, times)
+        Driver::new(server.shown(), reached.session, reached.socket, reached.host_key, times)
             .map_err(|error| Error::Local { server: server.shown(), what: error.to_string() })
     }
 

@@ -21,14 +21,13 @@
 //! would cut a file to nothing. `supervise` depends on no connection: sshd may die, the job goes on.
 //!
 //! Every program here is brace groups on the stdin of `/bin/sh -s`, as for containers: half of a group never runs. The
-//! first group is [`house::begin`]. The programs speak on both streams in lines that begin with `cronium` and hold the
+//! first group is [`place::begin`]. The programs speak on both streams in lines that begin with `cronium` and hold the
 //! program's random nonce; what comes before them (greetings of the login shell) is not the script's.
 
-use crate::config::types::Ssh;
 use crate::executors::complaint;
 use crate::executors::interpreter::{Start, Words};
 use crate::executors::shell::{self, ProgramError, Writer, candidates, check, demand_program, file_name, quote};
-use crate::executors::ssh::house;
+use crate::executors::ssh::place::{self, PROVEN, Place, SAID};
 use crate::job::{Language, Script};
 use crate::limits;
 use crate::secret::Secret;
@@ -36,44 +35,10 @@ use crate::secret::Secret;
 /// The command that the server is asked for. Every login shell can run it.
 pub const COMMAND: &str = "exec /bin/sh -s";
 
-/// Where and how a script is started.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// `ssh.execution.tempDir`, in which [`house::UID`] may stand for the login's number.
-    pub temp_dir: String,
-    /// The folder's name: the execution's id, perhaps with a number behind it.
-    pub name: String,
-    /// `ssh.execution.defaultShell`, the interpreter of Bash scripts.
-    pub shell: String,
-    /// `ssh.execution.ptyMode`.
-    pub pty: bool,
-}
-
-impl Place {
-    /// The place that [`Place::directory`] gave, as a record has it.
-    pub fn of(directory: &str, settings: &Ssh) -> Self {
-        let (temp_dir, name) = directory.rsplit_once('/').unwrap_or(("", directory));
-        let (temp_dir, name) = (temp_dir.to_owned(), name.to_owned());
-        Self { temp_dir, name, shell: settings.default_shell.clone(), pty: settings.pty_mode }
-    }
-
-    /// The job's folder on the server.
-    pub fn directory(&self) -> String {
-        format!("{}/{}", self.temp_dir.trim_end_matches('/'), self.name)
-    }
-}
-
-/// Exit statuses of our programs. None of them is 0: libssh2 tells 0 also where a session ended without any status.
-///
-/// What the program was to wait for has happened: the script is over, or the folder is gone.
-pub const PROVEN: i32 = 94;
-/// It ended with a word.
-pub const SAID: i32 = 95;
-
 /// The file in which `run` says why it could not become the interpreter.
 const WHY: &str = "why";
 
-/// The program that starts a script and then follows it, for a shell in which [`house::begin`] was run.
+/// The program that starts a script and then follows it, for a shell in which [`place::begin`] was run.
 pub fn start(
     place: &Place,
     execution: &str,
@@ -122,7 +87,7 @@ pub fn start(
 /// The program that follows a script which was started before. `taken` are the bytes of stdout and stderr that the
 /// agent has. With `claim`, a folder that is not there is made, so that a start which is still on its way cannot begin.
 pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], claim: bool) -> Vec<u8> {
-    let mut w = Writer { text: house::begin(place, nonce), delimiter: String::new() };
+    let mut w = Writer { text: place::begin(place, nonce), delimiter: String::new() };
     w.line("{");
     w.line(&format!("n={}", quote(&place.name)));
     if claim {
@@ -150,7 +115,7 @@ pub fn follow(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], clai
 /// `done`, to remove the folder, or `keep`. Where stdin ends before, everything stays for the next one that asks. With
 /// `kill`, what is left of the script is killed first. A script that still runs is `running`, and nothing is handed over.
 pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kill: bool) -> Vec<u8> {
-    let mut w = Writer { text: house::begin(place, nonce), delimiter: String::new() };
+    let mut w = Writer { text: place::begin(place, nonce), delimiter: String::new() };
     w.line("{");
     w.line(&format!("n={}", quote(&place.name)));
     w.line(ENTER);
@@ -200,7 +165,7 @@ pub fn collect(place: &Place, execution: &str, nonce: &str, taken: [u64; 2], kil
 /// The program that takes folders away in which no script runs; it ends with [`PROVEN`] when none of them is there any more.
 pub fn remove(place: &Place, names: &[String], nonce: &str) -> Vec<u8> {
     let words: Vec<String> = names.iter().map(|name| quote(name)).collect();
-    let mut w = Writer { text: house::begin(place, nonce), delimiter: String::new() };
+    let mut w = Writer { text: place::begin(place, nonce), delimiter: String::new() };
     w.line("{");
     w.line(&format!("for n in {}; do [ -e \"./$n\" ] || continue", words.join(" ")));
     w.line(&format!("{{ cd -P -- \"./$n\"; }} 2>/dev/null && [ -O . ] || exit {SAID}"));
@@ -212,7 +177,7 @@ pub fn remove(place: &Place, names: &[String], nonce: &str) -> Vec<u8> {
     w.text
 }
 
-/// Enters the job's folder, by its name in the place where [`house::begin`] is, and looks whose it is.
+/// Enters the job's folder, by its name in the place where [`place::begin`] is, and looks whose it is.
 const ENTER: &str = "{ cd -P -- \"./$n\"; } 2>/dev/null && [ -O . ] || say vanished";
 
 /// Removes the folder `$n`, also where the script took rights from itself.

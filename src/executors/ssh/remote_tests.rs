@@ -70,7 +70,7 @@ impl Host {
 
     fn begin(&self, script: &Script, variables: &[(String, Secret)]) -> Run {
         let program = start(&self.place, &self.execution, script, variables, NONCE).expect("a program");
-        self.run(&[house::begin(&self.place, NONCE), program].concat())
+        self.run(&[place::begin(&self.place, NONCE), program].concat())
     }
 
     fn collect(&self, taken: [u64; 2], kill: bool) -> (String, String, String) {
@@ -268,7 +268,7 @@ fn what_cannot_be_killed_is_counted_after_so_many_looks() {
         let odd = format!("kill() {{ :; }}; sleep() {{ echo >>{}; }}\n", quote(&looks));
         let program = collect(&host.place, &host.execution, NONCE, [pid.len() as u64, 0], true);
         // They would be taken away by what comes first.
-        let begins = house::begin(&host.place, NONCE).len();
+        let begins = place::begin(&host.place, NONCE).len();
         let mut run = host.run(&[&program[..begins], odd.as_bytes(), &program[begins..]].concat());
         let status = run.word();
         run.stdin = None;
@@ -331,7 +331,7 @@ fn what_is_not_there_is_told() {
         let script = Script { language: Language::Node, content: String::new(), working_directory: String::new() };
         let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
         let without = b"command() { return 1; }\n".to_vec();
-        let mut run = host.run(&[house::begin(&host.place, NONCE), without, program].concat());
+        let mut run = host.run(&[place::begin(&host.place, NONCE), without, program].concat());
         let said = run.word();
         assert!(said.contains("node (or nodejs) not found on its PATH"), "{said}");
         run.rest();
@@ -359,7 +359,7 @@ fn half_a_start_never_runs() {
     let script = Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
     let whole = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
     for cut in (0..whole.len() - 2).step_by(97).chain([whole.len() - 3]) {
-        let mut run = host.run(&[&house::begin(&host.place, NONCE), &whole[..cut]].concat());
+        let mut run = host.run(&[&place::begin(&host.place, NONCE), &whole[..cut]].concat());
         run.stdin = None;
         run.rest();
         assert!(!std::path::Path::new(&host.place.directory()).exists(), "after {cut} bytes");
@@ -374,7 +374,7 @@ fn a_start_that_comes_late_finds_that_a_follower_has_claimed_it() {
         let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
         // It has its folder, and then takes longer than a follower waits.
         let slow = format!("mkfifo() {{ sleep {}; command mkfifo \"$@\"; }}\n", limits::SSH_CLAIM / 10 + 3);
-        let mut late = host.run(&[house::begin(&host.place, NONCE), slow.into_bytes(), program].concat());
+        let mut late = host.run(&[place::begin(&host.place, NONCE), slow.into_bytes(), program].concat());
         until("the folder", || std::path::Path::new(&host.place.directory()).exists());
         let mut claims = host.run(&follow(&host.place, &host.execution, NONCE, [0, 0], true));
         assert_eq!(claims.word(), "cronium unstarted 00ff \n", "{:?}", host.shell);

@@ -1,52 +1,25 @@
-//! One script on one server, from its start to its end.
-//!
-//! [`Ready::run`] is the whole life. A broken connection is not the end: the script goes on, and [`Run::back`] comes back to
-//! it within `ssh.execution.reconnectTimeout`, at the byte where its output was.
+//! The state of one script on one server, from its start to its end. [`follow`](super::follow) sees it through.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::executors::control::Signal;
-use crate::executors::ending::{seconds, setup_verdict};
-use crate::executors::ssh::Shared;
+use crate::executors::control::{Signal, Target};
 use crate::executors::ssh::connection::Session;
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::folder::Folder;
-use crate::executors::ssh::house;
-use crate::executors::ssh::judge::Ending;
-use crate::executors::ssh::listen::{Heard, Wished, wishes};
-use crate::executors::ssh::pool::Wish;
+use crate::executors::ssh::place::Place;
 use crate::executors::ssh::preamble::Word;
-use crate::executors::ssh::remote::{self, Place};
-use crate::executors::ssh::words::rounded;
-use crate::executors::{CleanupGuard, Control, End, Prepared, ReattachInfo, Task};
+use crate::executors::ssh::shared::Shared;
+use crate::executors::{Control, Task};
 use crate::job::{Output, Server};
 use crate::limits;
-use crate::metrics;
 use crate::os::pulse;
 use crate::os::random;
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::stop::Reason;
 use crate::verdict::{Span, Verdict};
-
-/// A session with a waiting shell, and the program for it.
-pub(super) struct Ready {
-    pub(super) shared: Arc<Shared>,
-    pub(super) session: Session,
-    /// The connection was there before.
-    pub(super) warm: bool,
-    pub(super) server: Server,
-    pub(super) place: Place,
-    pub(super) nonce: String,
-    pub(super) program: Vec<u8>,
-    pub(super) control: Arc<Control>,
-    pub(super) timeout: (Duration, &'static str),
-    /// `jobs.setupTimeout`.
-    pub(super) until: Instant,
-    pub(super) begun: (SystemTime, Instant),
-}
 
 /// The progress of a start.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,51 +77,6 @@ pub(super) struct Run<'a> {
     pub(super) host_key: String,
 }
 
-impl Prepared for Ready {
-    fn reattach_info(&self) -> ReattachInfo {
-        ReattachInfo { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
-    }
-
-    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {
-        let Self { shared, session, warm, server, place, nonce, program, control, timeout, until, begun } = *self;
-        let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
-        run.begun = begun;
-        run.host_key = session.connection().host_key.clone();
-        if control.reason().is_some() {
-            let verdict = setup_verdict(&Error::Stopped { server: server.shown() }, &control);
-            return End::Outcome(Box::new(run.outcome(verdict, None, warm)), CleanupGuard::none());
-        }
-        run.start = Start::Waits(program);
-        run.see_through(Some((session, nonce)), warm, output)
-    }
-}
-
-/// A script that an earlier agent started.
-pub(super) struct Adopted {
-    pub(super) shared: Arc<Shared>,
-    pub(super) server: Server,
-    pub(super) place: Place,
-    pub(super) control: Arc<Control>,
-    pub(super) timeout: (Duration, &'static str),
-    /// The rest of its time limit.
-    pub(super) left: Duration,
-}
-
-impl Prepared for Adopted {
-    fn reattach_info(&self) -> ReattachInfo {
-        ReattachInfo { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
-    }
-
-    fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {
-        let Self { shared, server, place, control, timeout, left } = *self;
-        let until = Instant::now() + shared.jobs.setup_timeout;
-        let mut run = Run::new(&shared, &server, &control, task, place, timeout, until);
-        run.adopted = true;
-        run.starts_now(left);
-        run.see_through(None, false, output)
-    }
-}
-
 /// Why a run has no end from the server.
 pub(super) enum Stop {
     Because(Unknown),
@@ -166,8 +94,49 @@ impl From<Unknown> for Stop {
 
 pub(super) type Unknown = Box<Verdict>;
 
+/// How one session ended.
+pub(super) enum Heard {
+    /// The remote program proved that the script is over.
+    Over,
+    /// The program said why there is nothing to follow.
+    Word(Word),
+    /// It ended without that proof while following the script, which may go on.
+    Cut,
+    /// It ended without a word of our program.
+    Mute(Option<i32>),
+    /// The login's files keep one of the two streams from arriving.
+    Streams(&'static str),
+    Broken(Error),
+    /// The job must end, and its script was not sent yet.
+    Unwanted,
+    /// The script cannot be ended: the server does not do it, or is out of reach.
+    GivenUp,
+    /// Nothing was heard of the script in time.
+    Late,
+    /// The agent ends.
+    Detached,
+}
+
+/// The reaper's target: the worker, which passes the signal on over its session.
+pub(super) struct Wished(pub(super) Sender<Signal>);
+
+/// The channel of a job's signals to its worker.
+pub(super) fn wishes() -> (Sender<Signal>, Receiver<Signal>) {
+    bounded(limits::SSH_WISHES)
+}
+
+impl Target for Wished {
+    fn signal(&self, signal: Signal) -> Result<(), String> {
+        // A full queue needs no further signal.
+        match self.0.try_send(signal) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err("the job's worker is gone".to_owned()),
+        }
+    }
+}
+
 impl<'a> Run<'a> {
-    fn new(
+    pub(super) fn new(
         shared: &'a Arc<Shared>,
         server: &'a Server,
         control: &'a Arc<Control>,
@@ -209,176 +178,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Follows, collects, judges. Without a session, connects to a script that runs already.
-    fn see_through(&mut self, session: Option<(Session, String)>, warm: bool, output: &mut dyn Output) -> End {
-        let ended = self.see_its_end(session, output);
-        if self.control.is_detached() {
-            return match self.start {
-                // It never left this agent.
-                Start::Waits(_) => End::NeverRan(CleanupGuard::none()),
-                _ => End::Detached,
-            };
-        }
-        self.control.end();
-        match ended {
-            Ok(ending) => {
-                let outcome = self.outcome(self.judge(&ending), Some(&ending), warm);
-                End::Outcome(Box::new(outcome), CleanupGuard::with_request(self.folder()))
-            }
-            // The folder stays for a person to look at.
-            Err(Stop::Because(verdict)) => {
-                End::Outcome(Box::new(self.outcome(*verdict, None, warm)), CleanupGuard::none())
-            }
-            Err(Stop::Detached) => End::Detached,
-            Err(Stop::NeverRan) => End::NeverRan(CleanupGuard::none()),
-        }
-    }
-
-    /// The script's end as the server recorded it.
-    fn see_its_end(&mut self, session: Option<(Session, String)>, output: &mut dyn Output) -> Result<Ending, Stop> {
-        let mut session = session.map_or_else(|| self.follow_again(output), Ok);
-        loop {
-            let ended = session.and_then(|session| self.follow(session, output)).and_then(|()| self.collect(output));
-            match ended {
-                Ok(Some(ending)) => return Ok(ending),
-                // The claim that it is over was wrong.
-                Ok(None) => session = self.follow_again(output),
-                Err(stop) => return self.look_once_more(stop, output),
-            }
-        }
-    }
-
-    /// Asks once more for the script's own end: a server that was out of reach may be back.
-    fn look_once_more(&mut self, stop: Stop, output: &mut dyn Output) -> Result<Ending, Stop> {
-        let asks = self.control.is_given_up() && self.started.is_some() && self.last_look.is_none();
-        if !asks || !matches!(stop, Stop::Because(_)) {
-            return Err(stop);
-        }
-        self.last_look = Some(Instant::now() + limits::SSH_LAST_LOOK);
-        match self.collect(output) {
-            Ok(Some(ending)) => Ok(ending),
-            _ => Err(stop),
-        }
-    }
-
-    fn folder(&mut self) -> Folder {
-        let (shared, server) = (Arc::clone(self.shared), self.server.clone());
-        // Each claimed start has a separate folder, so that a late one finds it taken.
-        let mut names = vec![self.place.name.clone()];
-        names.extend(self.names().filter(|name| self.starts > 1 && *name != self.place.name));
-        let (place, session) = (self.place.clone(), self.waiting.take());
-        Folder { shared, server, place, names, session, asked: false }
-    }
-
-    /// The names of all folders that starts of this job may have.
-    fn names(&self) -> impl Iterator<Item = String> {
-        let first = self.task.execution.to_string();
-        (1..=limits::SSH_STARTS).map(move |n| if n == 1 { first.clone() } else { format!("{first}.{n}") })
-    }
-
-    /// A session that follows the script from the byte where its output was.
-    fn follow_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
-        self.back(output, |run, nonce| {
-            remote::follow(&run.place, run.task.execution.as_str(), nonce, run.taken, run.started.is_none())
-        })
-    }
-
-    /// Follows the script to its end, over as many connections as it takes.
-    fn follow(&mut self, mut session: (Session, String), output: &mut dyn Output) -> Result<(), Stop> {
-        loop {
-            let heard = self.listen(&session.0, &session.1, output);
-            drop(session);
-            session = match heard {
-                Heard::Over => return Ok(()),
-                Heard::Word(Word::Over(status)) => {
-                    self.found_over(&status);
-                    return Ok(());
-                }
-                Heard::Detached => return Err(Stop::Detached),
-                Heard::GivenUp if self.started.is_some() => {
-                    self.last_look = Some(Instant::now() + limits::SSH_LAST_LOOK);
-                    return Ok(());
-                }
-                heard if matches!(self.start, Start::Waits(_)) => self.not_sent(heard, output)?,
-                heard if self.started.is_none() => self.sent(heard, output)?,
-                heard => self.running(heard, output)?,
-            };
-        }
-    }
-
-    /// Goes on after a session that ended before the script was sent: it cannot have begun.
-    fn not_sent(&mut self, heard: Heard, output: &mut dyn Output) -> Result<(Session, String), Stop> {
-        let why = match heard {
-            Heard::Broken(error) if error.is_passing() && Instant::now() < self.until => {
-                output.system(&format!("{error}; the script was not sent yet; connecting again"));
-                output.settle();
-                return self.back(output, |run, nonce| house::begin(&run.place, nonce));
-            }
-            Heard::Broken(error) => error.to_string(),
-            Heard::Word(Word::Setup(why)) => why,
-            Heard::Mute(status) => return Err(self.mute(status).into()),
-            Heard::Streams(which) => self.login_files(which),
-            Heard::Late => {
-                let limit = seconds(self.shared.jobs.setup_timeout);
-                format!("the server's shell did not get ready for it within {limit} (jobs.setupTimeout)")
-            }
-            _ => "the server's shell said something else".to_owned(),
-        };
-        Err(self.setup_failed(why).into())
-    }
-
-    /// Goes on after a session on which the script was sent and not seen to begin, or which asked for that.
-    fn sent(&mut self, heard: Heard, output: &mut dyn Output) -> Result<(Session, String), Stop> {
-        match heard {
-            Heard::Word(Word::Setup(why)) if self.start == Start::Sent => Err(self.setup_failed(why).into()),
-            Heard::Word(Word::Unstarted) => self.start_again(output),
-            Heard::Broken(error) => {
-                self.lost(&error, output);
-                self.start = Start::Asked;
-                self.follow_again(output)
-            }
-            // Nothing proves that it did not begin. A claim of its folder proves that, or finds the script.
-            _ if self.start == Start::Sent => {
-                self.start = Start::Asked;
-                self.until = Instant::now() + limits::SSH_FIND_OUT;
-                self.follow_again(output)
-            }
-            heard => Err(self.start_unknown(&heard).into()),
-        }
-    }
-
-    /// Goes on after a session that followed a running script and did not see its end.
-    fn running(&mut self, heard: Heard, output: &mut dyn Output) -> Result<(Session, String), Stop> {
-        match heard {
-            Heard::Word(Word::Unstarted) if self.adopted => return self.next_name(output),
-            Heard::Word(word) => return Err(self.verdict_of(word).into()),
-            Heard::Streams(which) => return Err(self.end_unknown(&self.login_files(which)).into()),
-            Heard::Broken(error) => self.lost(&error, output),
-            Heard::Mute(status)
-                if self.cuts.0 > 0 && self.cuts.1.elapsed() > self.shared.settings.reconnect_timeout =>
-            {
-                return Err(self.mute(status).into());
-            }
-            // The follower was ended on the server, or the server closed its silent session.
-            _ => self.pause(),
-        }
-        self.follow_again(output)
-    }
-
-    /// Waits before the next session if each ends at once.
-    pub(super) fn pause(&mut self) {
-        let backoff =
-            Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
-        if self.cuts.0 == 0 {
-            self.cuts.1 = Instant::now();
-        }
-        self.cuts.0 += 1;
-        if self.cuts.0 > 1 {
-            pulse::touch();
-            std::thread::sleep(backoff.delay(self.cuts.0, 0.5 + random::unit() / 2.0));
-        }
-    }
-
     /// The script was seen to run: from here on its time counts, and a signal can reach it.
     pub(super) fn starts_now(&mut self, left: Duration) {
         self.setup = Some(Span { started: self.begun.0, length: self.begun.1.elapsed() });
@@ -396,97 +195,32 @@ impl<'a> Run<'a> {
         output.settle();
     }
 
-    /// Opens a new session and sends a program; gives up after `ssh.execution.reconnectTimeout`, or if the job must end and the
-    /// server cannot be reached.
-    pub(super) fn back(
-        &mut self,
-        output: &mut dyn Output,
-        program: impl Fn(&Self, &str) -> Vec<u8>,
-    ) -> Result<(Session, String), Stop> {
-        let begun = Instant::now();
-        let patience = self.shared.settings.reconnect_timeout;
-        let last = self.last_look;
-        let until = last.unwrap_or(begun + patience);
+    /// Waits before the next session if each ends at once.
+    pub(super) fn pause(&mut self) {
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
-        let mut failures = 0;
-        loop {
-            let control = self.control;
-            let wanted =
-                || !control.is_detached() && (last.is_some() || !control.is_given_up()) && Instant::now() < until;
-            let wish = Wish { server: self.server, until, wanted: &wanted };
-            let error = match self.shared.pool.session(&wish) {
-                Ok((session, _)) => {
-                    if self.host_key.is_empty() {
-                        self.host_key = session.connection().host_key.clone();
-                    }
-                    if std::mem::take(&mut self.broke) {
-                        self.reconnects += 1;
-                        metrics::SSH_RESUMED.add(1);
-                        metrics::SSH_RESUMED_BYTES.add(self.taken.iter().sum());
-                    }
-                    if failures > 0 {
-                        output.system(&format!(
-                            "connected to {} again after {}",
-                            self.server.shown(),
-                            rounded(begun.elapsed())
-                        ));
-                        output.settle();
-                    }
-                    let nonce = random::hex(16);
-                    session.send(program(self, &nonce));
-                    return Ok((session, nonce));
-                }
-                Err(error) => error,
-            };
-            failures += 1;
-            if control.is_detached() {
-                return Err(Stop::Detached);
-            }
-            if !wanted() || !error.is_passing() {
-                return Err(self.out_of_reach(begun.elapsed(), &error).into());
-            }
-            if failures == 1 {
-                log::warn!("{error}; trying again for {}", seconds(patience));
-            }
-            std::thread::sleep(backoff.delay(failures, 0.5 + random::unit() / 2.0));
+        if self.cuts.0 == 0 {
+            self.cuts.1 = Instant::now();
+        }
+        self.cuts.0 += 1;
+        if self.cuts.0 > 1 {
+            pulse::touch();
+            std::thread::sleep(backoff.delay(self.cuts.0, 0.5 + random::unit() / 2.0));
         }
     }
 
-    /// Starts a script that is proven not to have begun under another name, so that a late first start can never run beside it.
-    fn start_again(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
-        self.starts += 1;
-        if self.starts > limits::SSH_STARTS {
-            return Err(self
-                .setup_failed(format!("{} connections broke before the script had begun", limits::SSH_STARTS))
-                .into());
-        }
-        output.system("the script had not begun when the connection broke; starting it now");
-        self.place.name = format!("{}.{}", self.task.execution, self.starts);
-        self.until = self.until.max(Instant::now() + limits::SSH_FIND_OUT);
-        let (session, nonce) = self.back(output, |run, nonce| house::begin(&run.place, nonce))?;
-        let (variables, execution) = (self.task.variables(), self.task.execution.as_str());
-        // It was written before, so this cannot fail.
-        let program = remote::start(&self.place, execution, &self.task.job.script, &variables, &nonce);
-        self.start = Start::Waits(program.unwrap_or_default());
-        Ok((session, nonce))
+    pub(super) fn folder(&mut self) -> Folder {
+        let (shared, server) = (Arc::clone(self.shared), self.server.clone());
+        // Each claimed start has a separate folder, so that a late one finds it taken.
+        let mut names = vec![self.place.name.clone()];
+        names.extend(self.names().filter(|name| self.starts > 1 && *name != self.place.name));
+        let (place, session) = (self.place.clone(), self.waiting.take());
+        Folder { shared, server, place, names, session, asked: false }
     }
 
-    /// An earlier agent may have started the script under another name, see [`Run::start_again`]: the next one is looked
-    /// for, and claimed where it is not there. When all are claimed, it never ran.
-    fn next_name(&mut self, output: &mut dyn Output) -> Result<(Session, String), Stop> {
-        self.starts += 1;
-        if self.starts > limits::SSH_STARTS {
-            let names: Vec<String> = self.names().collect();
-            let (session, nonce) = self.back(output, |run, nonce| remote::remove(&run.place, &names, nonce))?;
-            self.listen(&session, &nonce, output);
-            return Err(Stop::NeverRan);
-        }
-        self.place.name = format!("{}.{}", self.task.execution, self.starts);
-        self.back(output, |run, nonce| remote::follow(&run.place, run.task.execution.as_str(), nonce, run.taken, true))
+    /// The names of all folders that starts of this job may have.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        let first = self.task.execution.to_string();
+        (1..=limits::SSH_STARTS).map(move |n| if n == 1 { first.clone() } else { format!("{first}.{n}") })
     }
 }
-
-#[cfg(test)]
-#[path = "run_tests.rs"]
-mod tests;

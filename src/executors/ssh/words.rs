@@ -6,10 +6,9 @@ use crate::executors::ending::{seconds, stopped};
 use crate::executors::shell;
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::judge::{self, Ending, Evidence, judge};
-use crate::executors::ssh::listen::Heard;
 use crate::executors::ssh::preamble::Word;
 use crate::executors::ssh::remote;
-use crate::executors::ssh::run::{Run, Unknown};
+use crate::executors::ssh::run::{Heard, Run, Unknown};
 use crate::policy::stop::Reason;
 use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 

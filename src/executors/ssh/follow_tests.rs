@@ -1,15 +1,19 @@
 //! A run without a server: what it does when nothing, or nobody, answers.
 
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use super::*;
-use crate::executors::Reaper;
-use crate::executors::control::Target as _;
+use crate::executors::control::{Signal, Target as _};
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::connection::Event;
 use crate::executors::ssh::connection::tests::{idle, session};
+use crate::executors::ssh::place::{self, Place};
 use crate::executors::ssh::preamble::Preamble;
-use crate::job::{Id, Job, Kind, Language, Resources, Script, Stream};
+use crate::executors::ssh::run::{Wished, wishes};
+use crate::executors::{Reaper, Task};
+use crate::job::{Id, Job, Kind, Language, Resources, Script, Server, Stream};
 use crate::os::pulse::Pulse;
 use crate::policy::stop::Pace;
 use crate::verdict::Phase;
@@ -167,10 +171,10 @@ fn the_end_of_a_session_is_the_end_of_a_script_only_with_its_proof() {
         for (stream, number) in [(Stream::Stdout, 1), (Stream::Stderr, 2)] {
             preamble.take(stream, format!("cronium follow 00ff {number}\n").as_bytes(), &mut |_| panic!("nothing yet"));
         }
-        for status in [None, Some(1), Some(137), Some(143), Some(remote::SAID)] {
+        for status in [None, Some(1), Some(137), Some(143), Some(place::SAID)] {
             assert!(matches!(run.ended(&preamble, status, Duration::ZERO), Heard::Cut), "{status:?}");
         }
-        assert!(matches!(run.ended(&preamble, Some(remote::PROVEN), Duration::ZERO), Heard::Over));
+        assert!(matches!(run.ended(&preamble, Some(place::PROVEN), Duration::ZERO), Heard::Over));
         // A server that closes what is silent for 6 s is asked sooner from then on.
         run.ended(&preamble, None, Duration::from_secs(6));
         assert_eq!(run.look, Duration::from_secs(3));

@@ -1,5 +1,5 @@
-//! The start of each program on a server: a shell that the login's files cannot change, in a place that other users cannot
-//! change.
+//! The place of a job on its server, and the start of each program there: a shell that the login's files cannot change, in a
+//! folder that other users cannot change.
 //!
 //! The login's files may export variables, functions and options that change what a shell does: `CDPATH` sends `cd work`
 //! elsewhere, a function named `cd` replaces it, `LC_ALL` changes how numbers are written. The first lines take them away.
@@ -12,12 +12,46 @@
 //! Then the program says `ready` on both streams, each with its number. So the agent knows that both streams arrive before it
 //! sends a script: a login's file may have closed one, or joined both.
 
+use crate::config::types::Ssh;
 use crate::executors::complaint;
 use crate::executors::shell::{self, Writer, quote};
-use crate::executors::ssh::remote::Place;
 
 /// Stands in `ssh.execution.tempDir` for the login's number on the server.
 pub const UID: &str = "{uid}";
+
+/// Where and how a script is started.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// `ssh.execution.tempDir`, in which [`UID`] may stand for the login's number.
+    pub temp_dir: String,
+    /// The folder's name: the execution's id, perhaps with a number behind it.
+    pub name: String,
+    /// `ssh.execution.defaultShell`, the interpreter of Bash scripts.
+    pub shell: String,
+    /// `ssh.execution.ptyMode`.
+    pub pty: bool,
+}
+
+impl Place {
+    /// The place that [`Place::directory`] gave, as a record has it.
+    pub fn of(directory: &str, settings: &Ssh) -> Self {
+        let (temp_dir, name) = directory.rsplit_once('/').unwrap_or(("", directory));
+        let (temp_dir, name) = (temp_dir.to_owned(), name.to_owned());
+        Self { temp_dir, name, shell: settings.default_shell.clone(), pty: settings.pty_mode }
+    }
+
+    /// The job's folder on the server.
+    pub fn directory(&self) -> String {
+        format!("{}/{}", self.temp_dir.trim_end_matches('/'), self.name)
+    }
+}
+
+/// Exit statuses of our programs. None of them is 0: libssh2 tells 0 also where a session ended without any status.
+///
+/// What the program was to wait for has happened: the script is over, or the folder is gone.
+pub const PROVEN: i32 = 94;
+/// It ended with a word.
+pub const SAID: i32 = 95;
 
 /// The first group of every program. After it, `u` is the login's number, `t` the place without symbolic links, which is
 /// the working directory, `k` the login's umask and `l` its `LC_ALL` with an `x` before it, if there is one. `f` says why
@@ -35,7 +69,7 @@ pub fn begin(place: &Place, nonce: &str) -> Vec<u8> {
     w.line(&format!(
         "say() {{ printf 'cronium %s {nonce} %s\\n' \"$1\" \"${{2-}}\"; printf 'cronium %s {nonce} %s\\n' \"$1\" \"${{2-}}\" >&2; \
          exit {}; }}",
-        super::remote::SAID
+        SAID
     ));
     w.line("u=$(id -u)");
     let words: Vec<String> = place.temp_dir.trim_end_matches('/').split(UID).map(quote).collect();
