@@ -6,12 +6,14 @@
 mod doctor;
 mod live;
 mod net;
+mod outbox;
 
 use std::time::Duration;
 
 pub use doctor::*;
 pub use live::*;
 pub use net::*;
+pub use outbox::*;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------
 
@@ -121,6 +123,9 @@ pub const SSH_NUMBERS_AHEAD: u64 = 1000;
 pub const SSH_SUMMARY_PART: usize = 200;
 /// bytes of that summary.
 pub const SSH_SUMMARY: usize = 4000;
+/// Bytes of updates of its servers' records that one job keeps while the backend does not take them. Beyond it an update is
+/// kept without its output, which is in the job's report as well.
+pub const SSH_RECORDS_OWED: usize = 32 << 20;
 /// Jobs that share one connection. A server's `MaxSessions` is 10 by default.
 pub const SSH_SESSIONS: usize = 8;
 /// Bytes that one session may have in flight: memory that a job costs while the live log slows it.
@@ -474,25 +479,3 @@ pub const DONE_LINE: usize = 4096;
 pub const DONE_SLACK: usize = 5_000;
 /// Finished jobs that are remembered in memory alone while the disk takes nothing.
 pub const DONE_UNWRITTEN: usize = 1_000;
-/// Bytes of reports that are kept in memory because the disk does not take them; beyond it a report is refused, and its
-/// worker keeps it.
-pub const OUTBOX_MEMORY: usize = 64 << 20;
-/// Reports that the outbox knows of. At the highest rate that the agent was measured at, an hour without a backend.
-pub const OUTBOX_REPORTS: usize = 50_000;
-/// Longest pause before the first further attempt to deliver a report, drawn at random below it; it doubles each time.
-pub const OUTBOX_FIRST: Duration = Duration::from_secs(1);
-/// Longest pause between two attempts.
-pub const OUTBOX_MOST: Duration = Duration::from_secs(60);
-/// Failures in a row, whatever the report, after which the backend counts as away and all reports wait.
-pub const OUTBOX_AWAY: u32 = 3;
-/// How long the backend's list of this agent's jobs is used for many reports, and how soon a report is looked for again
-/// that a full list did not show.
-pub const OUTBOX_RELOOK: Duration = Duration::from_secs(2);
-/// Attempts at which a failed update of the execution's row holds up its report; then the report goes without it. With
-/// their pauses they outlast a database that is away for a minute.
-pub const OUTBOX_UPDATE_TRIES: u32 = 10;
-/// How long each run of the agent offers a report at least, however old the wall clock makes it: a host without a battery
-/// starts in 1970.
-pub const OUTBOX_LEAST_OFFER: Duration = Duration::from_secs(3600);
-/// How often the outbox checks for reports that have become too old.
-pub const OUTBOX_TICK: Duration = Duration::from_secs(30);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use ureq::http::{HeaderMap, HeaderValue, Method};
 
 use super::answer::{self, HeartbeatAnswer, Orphans, Queue, RowStatus};
-use super::body::{ExecutionUpdate, Pairs, encode, time};
+use super::body::{Pairs, encode, time};
 use super::clock::ClockSkew;
 use super::error::{Error, Problem};
 use super::transport::{Call, Transport};
@@ -122,7 +122,7 @@ impl Client {
         self.put(Endpoint::Status, format!("/jobs/{job}/status"), &encode(&body, 0))
     }
 
-    /// Sends the one terminal report of a job, once. [`super::report::attempt`] is the way to call this: sent again
+    /// Sends the one terminal report of a job, once. [`super::report::send`] is the way to call this: sent again
     /// after an ambiguous failure, it could run the job's follow-up actions twice.
     /// `json` is what [`super::CompleteBody::to_json`] made, perhaps in an earlier run of the agent.
     pub fn complete(&self, job: &Id, json: &str) -> Result<(), Error> {
@@ -192,22 +192,13 @@ impl Client {
         self.post(Endpoint::ExecutionCreate, format!("/executions/{execution}/create"), &body)
     }
 
-    /// Updates the execution record of one attempt.
-    pub fn execution_update(&self, execution: &Id, update: &ExecutionUpdate<'_>) -> Result<(), Error> {
-        self.put_update(execution, &update.to_json(), true)
-    }
-
-    /// The same with the update as JSON, made by [`ExecutionUpdate::to_json`], perhaps in an earlier run of the agent.
-    /// Tried once.
+    /// Updates the execution record of one attempt. `json` is what [`super::ExecutionUpdate::to_json`] made, perhaps in an
+    /// earlier run of the agent. Tried once.
     pub fn execution_update_json(&self, execution: &Id, json: &str) -> Result<(), Error> {
-        self.put_update(execution, json, false)
-    }
-
-    fn put_update(&self, execution: &Id, json: &str, retry: bool) -> Result<(), Error> {
         let path = format!("/executions/{execution}/update");
         let put = Call { method: Method::PUT, ..post(Endpoint::ExecutionUpdate, path, json.as_bytes()) };
         // The report follows and must not wait for the limit twice.
-        self.transport.call(&Call { urgent: true, retry, ..put }).map(drop)
+        self.transport.call(&Call { urgent: true, retry: false, ..put }).map(drop)
     }
 
     /// Asks whether the backend is up; returns the time of the answer. Tried once.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::api::CompleteBody;
+use crate::api::ExecutionUpdate;
 use crate::api::error::Wait;
-use crate::api::report::{Delivery, Fate, attempt, judge, least_pause};
+use crate::api::report::{self, Delivery, Fate, judge, least_pause, settle};
 use crate::api::testing::{Act, Server, api, ok};
 use crate::config::types::{Api, RateLimit};
 use crate::secret::Secret;
@@ -44,7 +45,12 @@ fn deliver(client: &Client, patience: Duration) -> Result<Delivery, Error> {
     let (mut fate, mut failures) = (Fate::NotTaken, 0);
     loop {
         let mut ask = || client.orphaned().map(|orphans| judge(&orphans, &job));
-        let error = match attempt(client, &job, &json, &mut fate, &mut ask) {
+        let tried = match settle(client, &job, &mut fate, &mut ask) {
+            Ok(true) => return Ok(Delivery::Seen),
+            Ok(false) => report::send(client, &job, &json, &mut fate),
+            Err(error) => Err(error),
+        };
+        let error = match tried {
             Ok(delivery) => return Ok(delivery),
             Err(error) => error,
         };
@@ -77,7 +83,7 @@ fn every_call_has_its_path_its_headers_and_one_connection() {
     client.acknowledge(&job).expect("acknowledge");
     client.execution_create(&execution, &job, Some((Some("3"), "web-1")), &[("k", "v".to_owned())]).expect("create");
     client.status_running(&job, Some("a\0b")).expect("status");
-    client.execution_update(&execution, &ExecutionUpdate::default()).expect("update");
+    client.execution_update_json(&execution, &ExecutionUpdate::default().to_json()).expect("update");
     client.complete(&job, &report().to_json()).expect("complete");
     client.release(&job, "too many").expect("release");
     assert_eq!(client.orphaned().expect("orphaned").rows[0].id, id("a"));

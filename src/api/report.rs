@@ -4,7 +4,7 @@
 //! The backend lists the jobs that it counts as this agent's: a job that has left the list was reported, and one that is
 //! still in it was not.
 //!
-//! [`attempt`] is one try; the caller sets the pace.
+//! [`settle`], then [`send`] is one try; the caller sets the pace.
 
 use std::time::Duration;
 
@@ -35,16 +35,21 @@ pub enum Fate {
 /// What the backend's list says about a report; see [`judge`].
 pub type Ask<'a> = dyn FnMut() -> Result<Option<Fate>, Error> + 'a;
 
-/// One try to deliver the report `json`. If `fate` is unknown, it asks first; it updates `fate`. After an error,
-/// [`least_pause`] says how long the next try must wait.
-pub fn attempt(client: &Client, job: &Id, json: &str, fate: &mut Fate, ask: &mut Ask<'_>) -> Result<Delivery, Error> {
+/// If `fate` is unknown, asks whether the report was taken, and updates `fate`. After `false` it is known that it was not.
+/// After an error, [`least_pause`] says how long the next try must wait.
+pub fn settle(client: &Client, job: &Id, fate: &mut Fate, ask: &mut Ask<'_>) -> Result<bool, Error> {
     if *fate == Fate::Unknown {
         match ask()? {
             Some(Fate::NotTaken) => *fate = Fate::NotTaken,
             Some(Fate::Unknown) => return Err(unknown(client, job)),
-            None => return Ok(Delivery::Seen),
+            None => return Ok(true),
         }
     }
+    Ok(false)
+}
+
+/// Sends the report `json` once; it updates `fate`. The errors are as those of [`settle`].
+pub fn send(client: &Client, job: &Id, json: &str, fate: &mut Fate) -> Result<Delivery, Error> {
     let sent = client.complete(job, json);
     if sent.as_ref().is_err_and(Error::is_ambiguous) {
         *fate = Fate::Unknown;

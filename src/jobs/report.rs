@@ -2,21 +2,21 @@
 
 use std::time::SystemTime;
 
-use crate::api::{self, CompleteBody, ExecutionUpdate};
-use crate::job::{Id, ScriptResult};
+use crate::api::{CompleteBody, ExecutionUpdate};
+use crate::job::ScriptResult;
 use crate::jobs::channel::Collected;
 use crate::jobs::record::Report;
 use crate::logs::Flushed;
 use crate::os::clock;
 use crate::verdict::{Cause, Outcome, Status, Verdict};
 
-/// The report of a job as it will be sent. A job on several servers has no `execution` record: each server's was completed
-/// with [`record`].
+/// The report of a job as it will be sent. A job on several servers has no `execution` record: each server's is completed
+/// with [`part_update`].
 pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed), result: &ScriptResult) -> Report {
     let (mut output, flushed) = output;
     let verdict = &outcome.verdict;
     explain(&mut output.stderr, verdict);
-    let update = has_record.then(|| update(outcome, &output, &metadata(outcome, &output, &flushed)));
+    let update = has_record.then(|| update(outcome, &output, Some(&output.stdout), &flushed));
     let (started, ended) = times(outcome);
     let complete = CompleteBody {
         status: verdict.status(),
@@ -36,31 +36,30 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed), 
         exit_code: verdict.exit_code,
         message: verdict.message.clone(),
         update,
+        owed: Vec::new(),
         complete: complete.to_json(),
     }
 }
 
-fn update(outcome: &Outcome, output: &Collected, metadata: &[(&str, String)]) -> String {
+fn update(outcome: &Outcome, output: &Collected, stdout: Option<&str>, flushed: &Flushed) -> String {
     let verdict = &outcome.verdict;
     let (started, ended) = times(outcome);
     let update = ExecutionUpdate {
         started: Some(started),
         completed: Some(ended),
         exit_code: Some(verdict.exit_code),
-        output: Some(&output.stdout),
+        output: stdout,
         error: (verdict.cause != Cause::Success).then_some(verdict.message.as_str()),
         timings: outcome.timings,
-        metadata,
+        metadata: &metadata(outcome, output, flushed),
     };
     update.to_json()
 }
 
-/// Completes the record of one server's part: everything but a terminal status, which would count as a report.
-pub fn record(client: &api::Client, execution: &Id, outcome: &Outcome, output: &Collected, flushed: &Flushed) {
-    let json = update(outcome, output, &metadata(outcome, output, flushed));
-    if let Err(error) = client.execution_update_json(execution, &json) {
-        log::warn!("the execution's record could not be completed: {error}");
-    }
+/// The update that completes the record of one server's part: everything but a terminal status, which would count as a
+/// report.
+pub fn part_update(outcome: &Outcome, output: &Collected, with_output: bool) -> String {
+    update(outcome, output, with_output.then_some(output.stdout.as_str()), &Flushed::default())
 }
 
 /// When the script began and ended, or the try to start it.

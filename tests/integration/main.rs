@@ -53,6 +53,7 @@ mod lines;
 mod live_pages;
 mod lost;
 mod progress;
+mod records;
 mod registry;
 /// SIGHUP: what takes effect, what waits for a restart, what is refused.
 mod reload;

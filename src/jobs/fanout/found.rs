@@ -178,7 +178,14 @@ pub(super) fn end_of(outcome: &Outcome, recorded: bool) -> PartEnd {
         timeout_ms,
         cpu_seconds: outcome.usage.cpu_seconds,
         recorded,
+        owed: None,
     }
+}
+
+/// The update of a server's record that is kept until the backend takes it: the whole one, or one without the output.
+/// `owes`: the bytes that are kept of the job already.
+pub(super) fn kept(owes: usize, whole: String, bare: impl FnOnce() -> String) -> String {
+    if owes + whole.len() > limits::SSH_RECORDS_OWED { bare() } else { whole }
 }
 
 /// The ending that the record kept.
@@ -315,6 +322,13 @@ mod tests {
         }
         let long = unrun(Verdict::refused("é".repeat(5000)));
         assert_eq!(end_of(&long, false).message.chars().count(), limits::SSH_SUMMARY_PART);
+    }
+
+    #[test]
+    fn beyond_a_bound_a_record_is_kept_without_its_output() {
+        let most = limits::SSH_RECORDS_OWED - "whole".len();
+        let kept = |owes| kept(owes, "whole".to_owned(), || "bare".to_owned());
+        assert_eq!((kept(0), kept(most), kept(most + 1)), ("whole".into(), "whole".into(), "bare".into()));
     }
 
     #[test]

@@ -31,12 +31,11 @@ use crate::jobs::ending::{Life, Reported, Unreported};
 use crate::jobs::output::JobOutput;
 use crate::jobs::reattach::{asked, task_of};
 use crate::jobs::record::JobRecord;
-use crate::jobs::record::{Entry, Part as PagePart, Place, Started, now_ms};
+use crate::jobs::record::{Entry, Part as PagePart, PartEnd, Place, Started, now_ms};
 use crate::jobs::report;
 use crate::jobs::resume::ResumePoint;
 use crate::jobs::running::{Note, Step, Token};
 use crate::limits;
-use crate::logs::Flushed;
 use crate::os::{clock, pulse, threads};
 use crate::policy::stop::Reason;
 use crate::telemetry;
@@ -286,8 +285,7 @@ impl Group {
         }
         // Its folder on the server goes after its record, which alone has its output, and after its end is on disk.
         let collected = output.finish(&outcome);
-        report::record(&context.client, execution, &outcome, &collected, &Flushed::default());
-        self.record.part_ended(at, found::end_of(&outcome, true), kept);
+        self.part_recorded(at, &outcome, |output| report::part_update(&outcome, &collected, output), kept);
         cleanup.request();
         Some((outcome, cleanup))
     }
@@ -344,9 +342,21 @@ impl Group {
         }
         let outcome = unrun(verdict.clone());
         let collected = Prefixed::new(&slot.name, &self.output, 0, ResumePoint::default()).finish(&outcome);
-        report::record(&context.client, &slot.execution, &outcome, &collected, &Flushed::default());
-        self.record.part_ended(at, found::end_of(&outcome, true), false);
+        self.part_recorded(at, &outcome, |output| report::part_update(&outcome, &collected, output), false);
         outcome
+    }
+
+    /// Completes the record of one server, and writes that it ended there. What the backend does not take of the record is
+    /// kept with the job's report; without its output where too much is kept already.
+    fn part_recorded(&self, at: usize, outcome: &Outcome, update: impl Fn(bool) -> String, remains: bool) {
+        let json = update(true);
+        let taken = self.context.client.execution_update_json(&self.slots[at].execution, &json);
+        let owed = taken.err().and_then(|error| {
+            log::warn!("the execution's record is not complete yet: {error}");
+            let kept = || found::kept(self.record.owes(), json, || update(false));
+            (!error.is_refusal()).then(kept)
+        });
+        self.record.part_ended(at, PartEnd { owed, ..found::end_of(outcome, true) }, remains);
     }
 
     /// A server on which it ended under an earlier agent. What was printed there went to its record alone.
@@ -361,10 +371,7 @@ impl Group {
                 metadata: &metadata,
                 ..ExecutionUpdate::default()
             };
-            if let Err(error) = self.context.client.execution_update(&slot.execution, &update) {
-                log::warn!("the execution's record could not be completed: {error}");
-            }
-            self.record.part_ended(at, found::end_of(outcome, true), cleanup.is_some());
+            self.part_recorded(at, outcome, |_| update.to_json(), cleanup.is_some());
         }
         let place = if recorded { "is in its own execution record" } else { "may be lost" };
         let words = format!("it had ended before the agent was restarted, and its output {place}");

@@ -190,6 +190,13 @@ impl JobRecord {
         self.part_is(at, Part::Ended(end));
     }
 
+    /// Bytes of the updates that are owed to the records of the job's servers.
+    pub fn owes(&self) -> usize {
+        let live = self.lock();
+        let Place::Servers(pages) = &live.entry.place else { return 0 };
+        pages.iter().map(|page| page.owed().map_or(0, str::len)).sum()
+    }
+
     /// The folder on the server at this place is gone, or was tried to be removed: on disk with whatever is written next.
     pub fn part_is_clear(&self, at: usize) {
         self.set_remains(|place, page| place != at && page.remains);
@@ -239,10 +246,14 @@ impl JobRecord {
 
     /// → Ended: the record with the report on it, for the outbox, which puts it on disk. `remains`: something of the job
     /// is to be removed after that. Nothing is written here any more.
-    pub fn end(&self, report: Report, remains: bool) -> Entry {
+    pub fn end(&self, mut report: Report, remains: bool) -> Entry {
         self.set_remains(|_, page| page.remains || (remains && page.part == Part::OfJob));
         let mut live = self.lock();
         live.state = State::Ended;
+        if let Place::Servers(pages) = &mut live.entry.place {
+            let owed = pages.iter_mut().filter_map(Server::take_owed);
+            report.owed.extend(owed);
+        }
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         // The report has it.
         live.entry.helpers = None;

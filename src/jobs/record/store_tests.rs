@@ -111,7 +111,8 @@ pub(crate) fn started() -> Stage {
 pub(crate) fn ended(since_ms: u64, stdout: &str) -> Stage {
     let complete = serde_json::json!({"status": "completed", "exitCode": 0, "output": {"stdout": stdout}}).to_string();
     let update = Some(serde_json::json!({ "output": stdout }).to_string());
-    let report = Report { status: "completed".into(), exit_code: 0, message: "fine".into(), update, complete };
+    let report =
+        Report { status: "completed".into(), exit_code: 0, message: "fine".into(), update, owed: Vec::new(), complete };
     Stage::Ended(Ended { report, since_ms })
 }
 
@@ -136,6 +137,7 @@ pub(crate) fn servers() -> Place {
         timeout_ms: 7,
         cpu_seconds: 0.25,
         recorded: true,
+        owed: Some(r#"{"output":"x"}"#.into()),
     };
     let parts = [Part::OfJob, Part::Waiting { record: true }, Part::Started(started), Part::Ended(end)];
     Place::Servers((1..).zip(parts).map(|(n, part)| Server { part, ..server(n) }).collect())
@@ -459,9 +461,10 @@ fn no_field_can_hold_a_secret() {
     {
         names(&serde_json::to_value(&entry).expect("JSON"), &mut found);
     }
-    let allowed = "Container Ended Servers Started Waiting attempts boot_id claimed_ms complete cpu cpu_seconds deadline_ms \
-                   delivered directory disk execution exit_code host id image job kind language lines live memory \
-                   message name open part pids place port reason record recorded remains report sequence server_id since_ms \
-                   stage started_ms status stderr stdout timeout_ms timeout_name update user";
+    let allowed = "Container Ended Servers Started Waiting attempts boot_id claimed_ms complete cpu cpu_seconds \
+                   deadline_ms delivered directory disk execution exit_code host id image job kind language lines \
+                   live memory message name open output owed part pids place port reason record recorded remains \
+                   report sequence server_id since_ms stage started_ms status stderr stdout timeout_ms \
+                   timeout_name update user";
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>().join(" "), allowed);
 }

@@ -12,9 +12,10 @@ use crate::os::clock;
 /// What the tries so far have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tried {
-    /// Whether the execution's record is complete, or was given up.
-    pub updated: bool,
-    update_failures: u32,
+    /// How many updates of records the backend has taken, or finally refused.
+    updates: usize,
+    /// Failures of the next one while the backend answered another call.
+    failures: u32,
     pub fate: Fate,
     /// When the report was last sent; a list of the backend's from before tells nothing of it.
     sent: Option<Instant>,
@@ -23,7 +24,7 @@ pub struct Tried {
 impl Default for Tried {
     /// Nothing was sent yet.
     fn default() -> Self {
-        Self { updated: false, update_failures: 0, fate: Fate::NotTaken, sent: None }
+        Self { updates: 0, failures: 0, fate: Fate::NotTaken, sent: None }
     }
 }
 
@@ -70,12 +71,17 @@ pub(super) fn offer(
     tried: &mut Tried,
     list: &mut List,
 ) -> Result<Delivery, Error> {
-    if !tried.updated {
-        update(client, execution, report, tried)?;
-    }
     let settled = tried.settled();
     let mut ask = || list.since(client, settled).map(|orphans| report::judge(orphans, job));
-    let result = report::attempt(client, job, &report.complete, &mut tried.fate, &mut ask);
+    // Before the updates: one would open a job again that was reported.
+    let result = match report::settle(client, job, &mut tried.fate, &mut ask) {
+        Ok(true) => Ok(Delivery::Seen),
+        Ok(false) => {
+            update(client, execution, report, tried, list)?;
+            report::send(client, job, &report.complete, &mut tried.fate)
+        }
+        Err(error) => Err(error),
+    };
     if tried.fate == Fate::Unknown && result.is_err() {
         // Also after a question that failed: it costs a fresh list, no more.
         tried.sent = Some(clock::now());
@@ -83,35 +89,43 @@ pub(super) fn offer(
     result
 }
 
-/// Completes the execution's record. It goes before the report since nothing may come after that; a backend that does not
-/// take it holds the report up for some tries only.
-fn update(client: &Client, execution: &Id, report: &Report, tried: &mut Tried) -> Result<(), Error> {
-    let Some(json) = &report.update else {
-        tried.updated = true;
-        return Ok(());
-    };
-    match client.execution_update_json(execution, json) {
-        Ok(()) => {}
-        Err(error) => {
-            tried.update_failures += 1;
-            let answered = error.status().is_some();
-            let last = tried.update_failures >= limits::OUTBOX_UPDATE_TRIES;
-            // A backend that cannot be reached at all will not take the report either.
-            let go_on = error.is_refusal() || (answered && last);
-            if !go_on {
-                return Err(error);
+/// Completes the records of the execution, or of its servers. It goes before the report since nothing may come after that.
+///
+/// An update that fails holds the report up for as long as the backend has an outage: while it does not answer another
+/// call that needs its database. One that fails [`limits::OUTBOX_UPDATE_TRIES`] times while it does is refused for
+/// ever. Then the report goes all the same; where that fails too, the next try begins with this update again.
+fn update(client: &Client, execution: &Id, report: &Report, tried: &mut Tried, list: &mut List) -> Result<(), Error> {
+    let mut all = report.updates(execution).skip(tried.updates);
+    while let Some((execution, json)) = all.next() {
+        let begun = clock::now();
+        match client.execution_update_json(execution, json) {
+            Ok(()) => {}
+            Err(error) if error.is_refusal() => log::warn!("the execution's record could not be completed: {error}"),
+            Err(error) => {
+                // The first failure asks for nothing more: it may be on a worker's thread.
+                if tried.failures == 0 || list.since(client, Some(begun)).is_ok() {
+                    tried.failures += 1;
+                }
+                if tried.failures < limits::OUTBOX_UPDATE_TRIES {
+                    return Err(error);
+                }
+                log::warn!("the report goes without the execution's record, which the backend does not take: {error}");
+                // The others are not held up by this one, and are tried once each.
+                for (execution, json) in all.by_ref() {
+                    let _ = client.execution_update_json(execution, json);
+                }
+                return Ok(());
             }
-            log::warn!("the execution's record could not be completed: {error}");
         }
+        (tried.updates, tried.failures) = (tried.updates + 1, 0);
     }
-    tried.updated = true;
     Ok(())
 }
 
 /// Whether the backend finally refused the report itself.
 pub(super) fn is_refused(tried: &Tried, error: &Error) -> bool {
-    // While its fate is unknown, the error is that of the question.
-    tried.updated && tried.fate == Fate::NotTaken && error.is_refusal()
+    // While its fate is unknown, the error is that of the question. A refused update is no error.
+    tried.fate == Fate::NotTaken && error.is_refusal()
 }
 
 /// See [`report::least_pause`].

@@ -1,0 +1,26 @@
+//! The numbers of the outbox. Used as the others, by `limits::NAME`.
+
+use std::time::Duration;
+
+/// Bytes of reports that are kept in memory because the disk does not take them; beyond it a report is refused, and its
+/// worker keeps it.
+pub const OUTBOX_MEMORY: usize = 64 << 20;
+/// Reports that the outbox knows of. At the highest rate that the agent was measured at, an hour without a backend.
+pub const OUTBOX_REPORTS: usize = 50_000;
+/// Longest pause before the first further attempt to deliver a report, drawn at random below it; it doubles each time.
+pub const OUTBOX_FIRST: Duration = Duration::from_secs(1);
+/// Longest pause between two attempts.
+pub const OUTBOX_MOST: Duration = Duration::from_secs(60);
+/// Failures in a row, whatever the report, after which the backend counts as away and all reports wait.
+pub const OUTBOX_AWAY: u32 = 3;
+/// How long the backend's list of this agent's jobs is used for many reports, and how soon a report is looked for again
+/// that a full list did not show.
+pub const OUTBOX_RELOOK: Duration = Duration::from_secs(2);
+/// Times that the backend does not take the update of an execution's record although it answers another call that needs its
+/// database: then the update holds up the report no longer.
+pub const OUTBOX_UPDATE_TRIES: u32 = 5;
+/// How long each run of the agent offers a report at least, however old the wall clock makes it: a host without a battery
+/// starts in 1970.
+pub const OUTBOX_LEAST_OFFER: Duration = Duration::from_secs(3600);
+/// How often the outbox checks for reports that have become too old.
+pub const OUTBOX_TICK: Duration = Duration::from_secs(30);
