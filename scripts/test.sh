@@ -7,14 +7,14 @@
 #   --full       long steps too: the static binary, its size against the README, the same bytes from other folders, the cost
 #                of an idle agent, limits and locks on another kind of host (vm), some minutes of faults (soak); for a night
 #                or a release
-#   --only NAME  one step: format, lint, scripts, unit, integration, or one of --full: static, size, reproducible,
+#   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: static, size, reproducible,
 #                footprint, vm, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-STEPS=(format lint scripts unit integration)
+STEPS=(format lint scripts unit measured integration)
 LONG_STEPS=(static size reproducible footprint vm soak)
 SOAK_MINUTES=3
 FAST='' FULL='' ONLY=''
@@ -111,14 +111,26 @@ wanted() {
     elif [[ " ${LONG_STEPS[*]} " == *" $1 "* ]]; then
         [ -n "$FULL" ]
     else
-        [ -z "$FAST" ] || [ "$1" != integration ]
+        [ -z "$FAST" ] || [[ " measured integration " != *" $1 "* ]]
     fi
 }
+
+# Whether tests run that need an engine.
+on_engine() { wanted measured || wanted integration; }
+
+# The integration tests that measure, and so hold the machine for themselves: those that call `alone()`.
+measured_tests() {
+    awk '/^fn / {name = $2; sub(/\(.*/, "", name)}
+         /= alone\(\);/ {file = FILENAME; sub(/.*\//, "", file); sub(/\.rs$/, "", file); print file "::" name}' \
+        "$ROOT"/tests/integration/*.rs
+}
+mapfile -t MEASURED < <(measured_tests)
+[ ${#MEASURED[@]} -gt 0 ] || die "no test in tests/integration measures: the way to find them is wrong"
 
 # What the tests made must be gone. What was there before is not theirs, nor what a process that still runs works with:
 # somebody else may use this engine, or run these tests, at the same time.
 left() {
-    if wanted integration; then left_in_engine; fi
+    if on_engine; then left_in_engine; fi
     left_on_host
 }
 new_left() { left | sort -u | comm -13 "$SCRATCH/left.before" - >"$SCRATCH/left" && [ ! -s "$SCRATCH/left" ]; }
@@ -138,7 +150,7 @@ need_packages "to stop and watch what is started here" procps ca-certificates
 if wanted unit; then need_packages "the tests make certificates and keys with them" openssl openssh-client; fi
 if wanted scripts; then need_packages "to check the scripts" shellcheck; fi
 ensure_rust lint
-if wanted integration; then
+if on_engine; then
     need_packages "the tests pull from a real registry, with a password" docker-registry apache2-utils
     need_packages "the tests check and scrape /metrics with it" prometheus
     need_packages "the tests run jobs on real OpenSSH servers, some in a network of their own" openssh-server openssh-client iproute2 passwd util-linux
@@ -160,9 +172,12 @@ note preparation 1 0 "$started"
 step format 120 cargo fmt --all --check
 step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/cli/doctor/*.sh
 step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
-step unit 1800 env TMPDIR="$TESTS_TMP" cargo test --workspace --lib --bins
-step integration 2400 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --test-threads=2
-if wanted unit || wanted integration; then leftovers; fi
+step unit 1800 env TMPDIR="$TESTS_TMP" cargo test --workspace --lib --bins -- --test-threads=8
+# Tests wait more than they compute, so more of them run at once than a small host has cores. Those that measure run
+# before, and one at a time.
+step measured 1200 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=1 "${MEASURED[@]}"
+step integration 2400 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=4 "${MEASURED[@]/#/--skip=}"
+if wanted unit || on_engine; then leftovers; fi
 step static 2400 scripts/build-static.sh x86_64
 step size 300 scripts/size.sh x86_64 --check
 step reproducible 5400 scripts/build-static.sh x86_64 --check-reproducible
