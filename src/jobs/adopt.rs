@@ -157,7 +157,8 @@ fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Lef
         return Err(Unreported::Forget);
     }
     // It may have been sent before: the outbox asks the backend for that.
-    Ok(deliver(&context.outbox, entry, Tried::lost(), cleanup))
+    let tried = Tried::unknown().after(clock::now() + limits::EARLIER_CALLS);
+    Ok(deliver(&context.outbox, entry, tried, cleanup))
 }
 
 /// Goes on with a job that was started.

@@ -7,6 +7,9 @@ use std::time::Duration;
 pub const OUTBOX_MEMORY: usize = 64 << 20;
 /// Reports that the outbox knows of. At the highest rate that the agent was measured at, an hour without a backend.
 pub const OUTBOX_REPORTS: usize = 50_000;
+/// How long the backend may still be at a call of an agent that was killed, such as an update of a page. Before that, the
+/// next agent sends no report of a job that it found: such an update would open the job again.
+pub const EARLIER_CALLS: Duration = Duration::from_secs(10);
 /// Longest pause before the first further attempt to deliver a report, drawn at random below it; it doubles each time.
 pub const OUTBOX_FIRST: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts.

@@ -1,8 +1,10 @@
 //! What a viewer of the deployed pages sees while a job runs: lines by updates of its execution.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::Via;
+use cronium_dev_backend::{Action, Fault, JobRow, Via};
+use serde_json::json;
 
 use crate::harness::{Agent, deployed, eventually, finish, finished, job, record, report, shared, stdout};
 
@@ -43,42 +45,91 @@ fn lines_reach_the_page_while_the_script_runs() {
     agent.stop();
 }
 
-/// An update sets the job to `running`. It must not undo a cancel, nor open a job again that was reported.
+/// The cancels of this test: in the suite few, and more on request.
+fn rounds() -> u64 {
+    std::env::var("CRONIUM_TEST_CANCEL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+}
+
+/// What the agent told of a job, without what it told at its end: `a` for each look at the row, `u` for each update.
+fn calls(row: &JobRow) -> String {
+    let letter = |kind: &str| match kind {
+        "acknowledge" => "a",
+        "execution-update" => "u",
+        "complete" => "c",
+        _ => "",
+    };
+    row.reports.iter().map(|report| letter(report.kind)).collect()
+}
+
+/// An update sets the job to `running`. It must not undo a cancel, nor open a job again that was reported. An update that was
+/// under way as the cancel came may: docs/guarantees.md names that moment.
 #[test]
 fn chatty_jobs_that_are_cancelled_at_any_moment_end_cancelled() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[("jobs.stopGrace", "1s"), ("jobs.pollInterval", "100ms")]);
+    let settings = [("jobs.stopGrace", "1s"), ("jobs.pollInterval", "100ms"), ("jobs.maxConcurrent", "10")];
+    let agent = Agent::start(&backend, &settings);
     agent.wait_ready();
     let mut undone = 0;
-    for round in 0..4_u64 {
-        let chatty = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done";
-        let ids: Vec<String> = (0..5).map(|_| backend.enqueue(job("BASH", chatty)).expect("queued")).collect();
+    for round in 0..rounds() {
+        let chatty = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done";
+        let ids: Vec<String> = (0..10).map(|_| backend.enqueue(job("BASH", chatty)).expect("queued")).collect();
         eventually("all run", || ids.iter().all(|id| backend.job(id).is_some_and(|row| row.status == "running")));
-        for (n, id) in ids.iter().enumerate() {
-            std::thread::sleep(Duration::from_millis(130 * round + 70 * n as u64));
+        let mut told = Vec::new();
+        for (n, id) in (0..).zip(&ids) {
+            std::thread::sleep(Duration::from_millis((130 * round + 70 * n) % 450));
             assert!(backend.cancel(id, Via::Row));
+            told.push(calls(&backend.job(id).expect("row")).len());
         }
-        let until = Instant::now() + Duration::from_secs(30);
-        for id in &ids {
-            while backend.job(id).is_some_and(|row| row.terminal_reports() == 0) {
-                assert!(Instant::now() < until, "job {id} goes on: {:?}", backend.job(id).map(|row| row.status));
-                std::thread::sleep(Duration::from_millis(200));
-                if until - Instant::now() < Duration::from_secs(15)
-                    && backend.job(id).is_some_and(|row| row.status == "running")
-                {
-                    // The few milliseconds between look and update, which docs/guarantees.md names.
-                    undone += 1;
-                    backend.cancel(id, Via::Row);
-                }
+        for (id, told) in ids.iter().zip(told) {
+            let until = Instant::now() + Duration::from_secs(9);
+            while backend.job(id).is_some_and(|row| row.terminal_reports() == 0) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            if backend.job(id).is_some_and(|row| row.status == "running") {
+                undone += 1;
+                // The agent could not know: the first call after the cancel is an update, whose look came before it.
+                let after = calls(&backend.job(id).expect("row")).split_off(told);
+                assert!(after.starts_with('u'), "job {id}: {after}");
+                backend.cancel(id, Via::Row);
             }
             let row = finished(&backend, id);
-            assert_eq!(report(&row)["status"], "cancelled");
-            std::thread::sleep(Duration::from_millis(50));
-            assert_ne!(backend.job(id).expect("the job").status, "running", "nothing came after its report");
+            assert_eq!((&report(&row)["status"], row.terminal_reports()), (&json!("cancelled"), 1));
         }
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(ids.iter().all(|id| backend.job(id).is_some_and(|row| row.status == "cancelled")), "opened again");
     }
-    assert!(undone <= 1, "{undone} of 20 cancels were undone");
+    let all = rounds() * 10;
+    let _ = writeln!(std::io::stderr(), "{undone} of {all} cancels fell into an update");
+    assert!(undone <= 1 + all / 20, "{undone} of {all} cancels were undone");
+    agent.stop();
+}
+
+/// An update that a killed agent had under way, and that the backend sees to late, comes before the next agent's report.
+#[test]
+fn a_late_update_of_a_killed_agent_opens_no_job_again() {
+    let _machine = shared();
+    let backend = deployed();
+    let agent = Agent::start(&backend, &[]);
+    agent.wait_ready();
+    let late = Fault {
+        path: Some("/update".into()),
+        count: Some(1),
+        action: Action::Delay { millis: 7000 },
+        ..Fault::default()
+    };
+    backend.set_fault(late);
+    let begun = Instant::now();
+    let id = backend.enqueue(job("BASH", "for n in 1 2 3 4 5; do echo $n; sleep 1; done; exit 3")).expect("queued");
+    eventually("an update is under way", || backend.faults()[0].seen > 0);
+    let sent = Instant::now();
+    let agent = agent.again(&backend, &[]);
+    let row = finished(&backend, &id);
+    assert!(sent.elapsed() > Duration::from_secs(7), "it came before the update, after {:?}", sent.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!((report(&row)["exitCode"].as_i64(), row.terminal_reports()), (Some(3), 1));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(backend.job(&id).expect("row").status, "failed", "nothing came after the report");
     agent.stop();
 }
 

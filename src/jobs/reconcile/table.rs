@@ -91,7 +91,9 @@ pub fn decide(seen: Seen) -> Action {
         (false, Record::Reported, _, _) => Action::RemoveContainer,
 
         // Nothing of it is here. A claim whose answer was lost goes back. A script that ran is not run again.
+        // One that was delivered has its report: a late call of an earlier agent has opened it again.
         (false, _, Container::None, Row::Claimed) => Action::Release,
+        (false, Record::Delivered, Container::None, Row::Running) => Action::Leave,
         (false, _, Container::None, Row::Running) if at_start => Action::ReportUnknown,
         (false, _, Container::None, _) => Action::Leave,
 
@@ -130,6 +132,7 @@ mod tests {
             (None, false, Some(Record::Reported), Some(Container::None), None, Action::Leave),
             (None, false, Some(Record::Reported), None, None, Action::RemoveContainer),
             (None, false, None, Some(Container::None), Some(Row::Claimed), Action::Release),
+            (None, false, Some(Record::Delivered), Some(Container::None), Some(Row::Running), Action::Leave),
             (Some(true), false, None, Some(Container::None), Some(Row::Running), Action::ReportUnknown),
             (None, false, None, Some(Container::None), None, Action::Leave),
         ];

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     Ended, Entry, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State, now_ms,
@@ -17,6 +17,7 @@ use crate::job::{Id, Language, ScriptResult};
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
+use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 
@@ -29,6 +30,8 @@ pub struct JobRecord {
     /// How far the output of each of several servers has come, by its place in the list.
     parts: Mutex<BTreeMap<usize, Arc<Progress>>>,
     doubted: AtomicBool,
+    /// When calls of the agent that began the job have ended.
+    settled: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -61,12 +64,13 @@ impl JobRecord {
     /// The record of a job that an earlier agent began.
     pub fn adopted(records: &RecordStore, entry: Entry, progress: Arc<Progress>) -> Self {
         let state = entry.stage.state();
-        Self::of(records, Live { entry, state }, progress)
+        let settled = Some(clock::now() + limits::EARLIER_CALLS);
+        Self { settled, ..Self::of(records, Live { entry, state }, progress) }
     }
 
     fn of(records: &RecordStore, live: Live, progress: Arc<Progress>) -> Self {
         let (live, parts) = (Mutex::new(live), Mutex::default());
-        Self { records: records.clone(), live, progress, parts, doubted: AtomicBool::new(false) }
+        Self { records: records.clone(), live, progress, parts, doubted: AtomicBool::new(false), settled: None }
     }
 
     /// The only way from one state to the next.
@@ -87,7 +91,8 @@ impl JobRecord {
 
     /// What is known of earlier tries to report it.
     pub fn tried(&self) -> Tried {
-        if self.doubted.load(Ordering::Relaxed) { Tried::lost() } else { Tried::default() }
+        let tried = if self.doubted.load(Ordering::Relaxed) { Tried::lost() } else { Tried::default() };
+        self.settled.map_or(tried, |settled| tried.after(settled))
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {

@@ -39,6 +39,8 @@ pub struct Terms {
     /// Each run offers a report for at least so long, by the monotonic clock.
     pub least_offer: Duration,
     pub backoff: Backoff,
+    /// `limits::EARLIER_CALLS`.
+    pub settle: Duration,
 }
 
 impl Terms {
@@ -46,7 +48,8 @@ impl Terms {
     pub fn new(retention: Duration) -> Self {
         let (initial, max) = (limits::OUTBOX_FIRST, limits::OUTBOX_MOST);
         let backoff = Backoff { growth: Growth::Exponential, initial, max };
-        Self { retention, least_offer: limits::OUTBOX_LEAST_OFFER, backoff }
+        let (least_offer, settle) = (limits::OUTBOX_LEAST_OFFER, limits::EARLIER_CALLS);
+        Self { retention, least_offer, backoff, settle }
     }
 }
 
@@ -150,14 +153,15 @@ impl Outbox {
     /// Enters the reports of an earlier run, but for those that it had seen taken.
     fn take_over(&self, ended: Vec<Waiting>) {
         let now = clock::now();
+        let tried = Tried::unknown().after(now + self.0.terms.settle);
         let mut known = self.lock();
         for Waiting { job, attempts, since_ms } in ended {
             if self.0.records.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
                 self.0.records.forget(&job);
             } else {
-                // As if sent just now: the earlier run may have been killed with the report on its way. What a clock that
+                // The earlier run may have been killed with the report on its way. What a clock that
                 // was ahead wrote waits from now on, and not until that clock's time.
-                known.queue.insert(job, Item::new(since_ms.min(now_ms()), Tried::lost(), None, now));
+                known.queue.insert(job, Item::new(since_ms.min(now_ms()), tried, None, now));
             }
         }
         if known.queue.len() > 0 {
@@ -187,7 +191,7 @@ impl Outbox {
         safe(written.is_ok());
         let Some(Ended { report, .. }) = entry.ended() else { return not_ended(entry) };
         if tried != Tried::default() {
-            let why = "it may have been taken before: the backend is asked first".to_owned();
+            let why = "the backend may still be at a call of an earlier agent, or has the report".to_owned();
             return self.enter(entry, tried, None).map(|()| Handed::Waiting(why));
         }
         let mut tried = tried;

@@ -17,14 +17,15 @@ pub struct Tried {
     /// Failures of the next one while the backend answered another call.
     failures: u32,
     pub fate: Fate,
-    /// When the report was last sent; a list of the backend's from before tells nothing of it.
-    sent: Option<Instant>,
+    /// Nothing is to be sent before this moment: until then the backend may be at an earlier call. What it tells of the report
+    /// before counts for nothing.
+    settled: Option<Instant>,
 }
 
 impl Default for Tried {
     /// Nothing was sent yet.
     fn default() -> Self {
-        Self { updates: 0, failures: 0, fate: Fate::NotTaken, sent: None }
+        Self { updates: 0, failures: 0, fate: Fate::NotTaken, settled: None }
     }
 }
 
@@ -36,12 +37,18 @@ impl Tried {
 
     /// A report that was sent just now and whose answer was lost.
     pub fn lost() -> Self {
-        Self { sent: Some(clock::now()), ..Self::unknown() }
+        Self::unknown().after(clock::now() + limits::REPORT_SETTLE)
+    }
+
+    /// The same, and no call before this moment, if it is still to come.
+    #[must_use]
+    pub fn after(self, moment: Instant) -> Self {
+        Self { settled: self.settled.max(Some(moment).filter(|moment| *moment > clock::now())), ..self }
     }
 
     /// When the backend has finished with what was sent last.
     pub(super) fn settled(&self) -> Option<Instant> {
-        self.sent.filter(|_| self.fate == Fate::Unknown).map(|at| at + limits::REPORT_SETTLE)
+        self.settled
     }
 }
 
@@ -84,7 +91,7 @@ pub(super) fn offer(
     };
     if tried.fate == Fate::Unknown && result.is_err() {
         // Also after a question that failed: it costs a fresh list, no more.
-        tried.sent = Some(clock::now());
+        tried.settled = Some(clock::now() + limits::REPORT_SETTLE);
     }
     result
 }

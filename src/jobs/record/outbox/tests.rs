@@ -87,7 +87,8 @@ fn error(status: u16) -> Option<Act> {
 fn terms() -> Terms {
     let (initial, max) = (Duration::from_millis(10), Duration::from_millis(50));
     let backoff = Backoff { growth: Growth::Exponential, initial, max };
-    Terms { retention: Duration::from_secs(3600), least_offer: Duration::ZERO, backoff }
+    let (least_offer, settle) = (Duration::ZERO, limits::REPORT_SETTLE);
+    Terms { retention: Duration::from_secs(3600), least_offer, backoff, settle }
 }
 
 /// An outbox whose thread ends with it.
