@@ -29,7 +29,7 @@ pub struct Capacity {
 /// The backend client. Clones share connections and rate limit.
 #[derive(Debug, Clone)]
 pub struct Client {
-    transport: Transport,
+    pub(super) transport: Transport,
     orchestrator_id: String,
 }
 
@@ -255,7 +255,7 @@ impl Client {
     }
 }
 
-fn get(endpoint: Endpoint, path: &str) -> Call<'static> {
+pub(super) fn get(endpoint: Endpoint, path: &str) -> Call<'static> {
     Call {
         endpoint,
         method: Method::GET,
@@ -269,7 +269,7 @@ fn get(endpoint: Endpoint, path: &str) -> Call<'static> {
     }
 }
 
-fn post(endpoint: Endpoint, path: String, json: &[u8]) -> Call<'_> {
+pub(super) fn post(endpoint: Endpoint, path: String, json: &[u8]) -> Call<'_> {
     Call { method: Method::POST, path, body: Some(json), ..get(endpoint, "") }
 }
 
@@ -296,7 +296,7 @@ fn headers(api: &Api, orchestrator_id: &str, version: &str) -> Result<HeaderMap,
 }
 
 /// `text` for a query: what is not unreserved (RFC 3986, 2.3) as `%XX`.
-fn percent_encoded(text: &str) -> String {
+pub(super) fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

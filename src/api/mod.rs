@@ -21,6 +21,7 @@ mod server_row;
 pub(crate) mod testing;
 mod tls;
 mod transport;
+mod variables;
 
 pub use answer::{Orphans, Queue, RowStatus};
 pub use body::{CompleteBody, ExecutionUpdate};

@@ -47,6 +47,8 @@ pub(super) struct Transport {
     agent: ureq::Agent,
     base: Arc<Base>,
     stop: Stop,
+    /// Whether its calls count in the rate limit.
+    limited: bool,
     /// Answers calls in place of the network, in the simulation of the core.
     #[cfg(test)]
     scripted: Option<Arc<dyn super::testing::Scripted>>,
@@ -93,6 +95,7 @@ impl Transport {
             agent,
             base: Arc::new(base),
             stop,
+            limited: true,
             #[cfg(test)]
             scripted: None,
         })
@@ -107,6 +110,11 @@ impl Transport {
     pub(super) fn separate(&self) -> Self {
         let agent = dial::agent(self.agent.config().clone(), dial_limits(self.base.timeout));
         Self { agent, ..self.clone() }
+    }
+
+    /// The same way, whose calls do not count in the rate limit.
+    pub(super) fn unlimited(&self) -> Self {
+        Self { limited: false, ..self.clone() }
     }
 
     /// The same; its waits end with another flag.
@@ -178,7 +186,7 @@ impl Transport {
     }
 
     fn wait_for_turn(&self, urgent: bool) -> Result<(), Problem> {
-        let Some(bucket) = &self.base.bucket else { return Ok(()) };
+        let Some(bucket) = self.base.bucket.as_ref().filter(|_| self.limited) else { return Ok(()) };
         let wait = bucket.lock().unwrap_or_else(PoisonError::into_inner).take(clock::now());
         if urgent {
             self.stop.wait(wait.min(limits::RATE_PRIORITY_WAIT));

@@ -30,6 +30,7 @@ label! {
     Endpoint as ENDPOINT = "endpoint" {
         Queue = "queue", Acknowledge = "acknowledge", Status = "status", Complete = "complete", Release = "release",
         Orphaned = "orphaned", ExecutionCreate = "execution_create", ExecutionUpdate = "execution_update",
+        ExecutionContext = "execution_context", Variables = "variables",
         Health = "health", Heartbeat = "heartbeat",
     }
 }
