@@ -4,6 +4,7 @@
 //! them names it in its error.
 
 mod doctor;
+mod helpers;
 mod live;
 mod net;
 mod outbox;
@@ -11,6 +12,7 @@ mod outbox;
 use std::time::Duration;
 
 pub use doctor::*;
+pub use helpers::*;
 pub use live::*;
 pub use net::*;
 pub use outbox::*;

@@ -21,6 +21,13 @@ impl Secret {
         &self.0
     }
 
+    /// Whether this is an `Authorization` that shows `token`. It takes as long for a wrong one as for the right one.
+    pub fn is_bearer_of(&self, token: &Self) -> bool {
+        let (given, right) = (self.0.strip_prefix("Bearer ").unwrap_or_default().as_bytes(), token.0.as_bytes());
+        let differ = given.iter().zip(right).fold(0, |all, (a, b)| all | (a ^ b));
+        given.len() == right.len() && !right.is_empty() && differ == 0
+    }
+
     /// How many bytes it has.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -41,6 +48,17 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::Secret;
+
+    #[test]
+    fn a_bearer_shows_the_whole_token_or_nothing() {
+        let token = Secret::new("abc");
+        for (given, is_right) in
+            [("Bearer abc", true), ("Bearer abd", false), ("Bearer ab", false), ("Bearer abcd", false), ("abc", false)]
+        {
+            assert_eq!(Secret::new(given).is_bearer_of(&token), is_right, "{given}");
+        }
+        assert!(!Secret::new("Bearer ").is_bearer_of(&Secret::new("")));
+    }
 
     #[test]
     fn debug_shows_stars_alone() {

@@ -59,7 +59,9 @@ impl Page {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request<'a> {
     pub(super) method: Method,
-    /// Without query and fragment.
+    /// As it was sent, and
+    pub(super) target: &'a str,
+    /// without query and fragment.
     pub(super) path: &'a str,
     version: HTTPVersion,
 }
@@ -88,7 +90,43 @@ fn request_line(line: &[u8]) -> Option<Request<'_>> {
     };
     let is_token = !method.is_empty() && method.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let path = target.split(['?', '#']).next().filter(|_| is_token && !target.is_empty() && words.next().is_none())?;
-    Some(Request { method: method.parse().ok()?, path, version })
+    Some(Request { method: method.parse().ok()?, target, path, version })
+}
+
+/// The one value of a header field in a whole head; an error where it is given twice.
+pub(super) fn field<'a>(head: &'a [u8], name: &str) -> Result<Option<&'a str>, Reply> {
+    let text = std::str::from_utf8(&head[..end_of_head(head)]).map_err(|_| refusal(400, "the head is not UTF-8"))?;
+    let fields = text.lines().skip(1).filter_map(|line| line.split_once(':'));
+    let mut values = fields.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim());
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(refusal(400, &format!("{name} is given twice"))),
+        (value, None) => Ok(value),
+    }
+}
+
+/// Where the body of a request begins that has a whole head.
+fn end_of_head(bytes: &[u8]) -> usize {
+    let end = |mark: &[u8]| bytes.windows(mark.len()).position(|part| part == mark).map(|at| at + mark.len());
+    [end(b"\n\n"), end(b"\n\r\n")].into_iter().flatten().min().unwrap_or(bytes.len())
+}
+
+/// Of the body behind a whole head: where it begins, its length, which is `most` at most, and whether the client waits for
+/// a word before it sends it.
+pub(super) fn body_length(head: &[u8], (most, name): (usize, &str)) -> Result<(usize, usize, bool), Reply> {
+    if field(head, "transfer-encoding")?.is_some() {
+        return Err(refusal(411, "send the body with a Content-Length"));
+    }
+    let length = field(head, "content-length")?.unwrap_or("0");
+    let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    match length.parse::<usize>() {
+        Ok(length) if is_number && length <= most => {
+            let at = end_of_head(head);
+            let wants_word = field(head, "expect")?.is_some_and(|word| word.eq_ignore_ascii_case("100-continue"));
+            Ok((at, length, wants_word && head.len() < at + length))
+        }
+        _ if is_number => Err(refusal(413, &format!("the body has {length} bytes, at most {most} are taken ({name})"))),
+        _ => Err(refusal(400, "Content-Length is no number")),
+    }
 }
 
 /// The reply of the page that `request` names.
@@ -112,9 +150,14 @@ pub fn json(code: u16, body: String) -> Reply {
     reply(code, "application/json", body)
 }
 
+/// A reply that is this text.
+pub fn text(code: u16, body: String) -> Reply {
+    reply(code, "text/plain; charset=utf-8", body)
+}
+
 /// A reply that says in one line of text why there is no other.
 pub fn refusal(code: u16, why: &str) -> Reply {
-    reply(code, "text/plain; charset=utf-8", format!("{why}\n"))
+    text(code, format!("{why}\n"))
 }
 
 pub(super) fn reply(code: u16, content_type: &str, body: String) -> Reply {
@@ -156,6 +199,7 @@ pub(super) fn bytes(reply: Reply, request: Option<&Request<'_>>) -> Vec<u8> {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::server::Site;
     use super::super::start::probes;
     use super::super::{Component, HealthState, Reason};
     use super::*;
@@ -167,7 +211,10 @@ mod tests {
         let bind_address = std::net::IpAddr::from([127, 0, 0, 1]);
         let config = Monitoring { enabled: true, bind_address, health_port: 0, metrics_port: free };
         let [all, metrics] = probes(&config, state).expect("listeners").try_into().ok().expect("two");
-        [all.pages, metrics.pages]
+        [all, metrics].map(|listener| match listener.site {
+            Site::Pages(pages) => pages,
+            Site::Calls(_) => panic!("calls over TCP"),
+        })
     }
 
     fn ask(line: &str, pages: &[Page]) -> (u16, String) {

@@ -8,15 +8,19 @@
 //! [`ask`](ask::ask) is the command line's side of it.
 
 pub mod ask;
+mod calls;
+mod client;
 mod error;
 mod http;
+mod inbox;
 mod server;
 mod socket;
 mod start;
 mod state;
 
+pub use self::calls::{Answerer, Call, CallListener, CallServer, Calls};
 pub use self::error::Error;
-pub use self::http::{Asked, Page, Reply, json, refusal};
+pub use self::http::{Asked, Page, Reply, json, refusal, text};
 pub use self::server::Server;
 pub use self::start::{start, start_control};
 pub use self::state::{Component, DetailValue, HealthState, Reason, Status, shortened};

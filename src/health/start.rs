@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::error::Error;
 use super::http::{Page, json, reply};
-use super::server::{Listener, Server, Socket};
+use super::server::{Listener, Server, Site, Socket};
 use super::socket;
 use super::state::{HealthState, Status};
 use crate::config::types::Monitoring;
@@ -22,7 +22,7 @@ pub fn start(config: &Monitoring, state: &Arc<HealthState>) -> Result<Option<Ser
 /// Serves `pages` at `dir/control.sock`, with the thread `control`. A socket that a dead agent left is replaced.
 pub fn start_control(dir: &Path, pages: Vec<Page>) -> Result<Server, Error> {
     let socket = Socket::Unix(socket::listen(dir)?);
-    Server::start("control", vec![Listener { socket, pages }])
+    Server::start("control", vec![Listener { socket, site: Site::Pages(pages) }])
 }
 
 /// The listeners of probes and scrapes: no other page is ever on TCP.
@@ -46,10 +46,11 @@ pub(super) fn probes(config: &Monitoring, state: &Arc<HealthState>) -> Result<Ve
         Page::get("/live", |_| json(200, r#"{"status":"alive"}"#.to_owned())),
         metrics(),
     ];
-    let mut listeners = vec![Listener { socket: listen(config.health_port, "monitoring.healthPort")?, pages }];
+    let socket = listen(config.health_port, "monitoring.healthPort")?;
+    let mut listeners = vec![Listener { socket, site: Site::Pages(pages) }];
     if config.metrics_port != config.health_port {
         let socket = listen(config.metrics_port, "monitoring.metricsPort")?;
-        listeners.push(Listener { socket, pages: vec![metrics()] });
+        listeners.push(Listener { socket, site: Site::Pages(vec![metrics()]) });
     }
     Ok(listeners)
 }

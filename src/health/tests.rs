@@ -25,7 +25,7 @@ fn served(config: &Monitoring) -> (Server, Vec<SocketAddr>) {
     let listeners = probes(config, &Arc::new(HealthState::new())).expect("listeners");
     let address = |listener: &Listener| match &listener.socket {
         Socket::Tcp(socket) => socket.local_addr().expect("address"),
-        Socket::Unix(_) => panic!("a Unix socket"),
+        Socket::Unix(_) | Socket::Open(_) => panic!("a Unix socket"),
     };
     let addresses = listeners.iter().map(address).collect();
     (Server::start("health", listeners).expect("start"), addresses)

@@ -35,6 +35,32 @@ impl Bucket {
     }
 }
 
+/// Lets a number of calls through within each stretch of time, and refuses the rest.
+#[derive(Debug, Clone)]
+pub struct Window {
+    most: u32,
+    length: Duration,
+    /// Since when it counts, and how many there were.
+    counted: Option<(Instant, u32)>,
+}
+
+impl Window {
+    /// `most` calls within `length`.
+    pub fn new(most: u32, length: Duration) -> Self {
+        Self { most, length, counted: None }
+    }
+
+    /// Whether one more call goes through.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let (since, count) = match self.counted {
+            Some((since, count)) if now.saturating_duration_since(since) < self.length => (since, count),
+            _ => (now, 0),
+        };
+        self.counted = Some((since, count.saturating_add(1)));
+        count < self.most
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +90,15 @@ mod tests {
         assert_eq!(bucket.take(start).as_secs(), 10);
         // A clock that is asked out of order gives nothing away.
         assert_eq!(bucket.take(start).as_secs(), 20);
+    }
+
+    #[test]
+    fn a_window_lets_a_number_through_and_opens_again() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut window = Window::new(3, minute);
+        let taken = |window: &mut Window, at| [0; 5].map(|_| window.take(at));
+        assert_eq!(taken(&mut window, start), [true, true, true, false, false]);
+        assert_eq!(taken(&mut window, start + minute - Duration::from_millis(1)), [false; 5]);
+        assert_eq!(taken(&mut window, start + minute), [true, true, true, false, false]);
     }
 }
