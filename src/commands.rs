@@ -24,7 +24,7 @@ fn command_with(command: Command, common: Common, signals: &Signals) -> u8 {
     match command {
         Command::Run => run(common, signals),
         Command::Validate { explain } => validate(common, explain),
-        Command::Exec(request) => with_config(common, |config| cli::exec::run(config, request, signals)),
+        Command::Exec(request) => with_config(common, |config| cli::exec::run(config, *request, signals)),
         Command::KnownHosts(request) => with_config(common, |config| cli::known_hosts::run(&config, &request)),
         Command::Gc(request) => with_config(common, |config| {
             let id = agent::identity::known(&config.orchestrator.id, &config.state.dir);

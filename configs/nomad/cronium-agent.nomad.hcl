@@ -92,13 +92,15 @@ job "cronium-agent" {
 
       volume_mount {
         volume      = "state"
-        destination = "/var/lib/cronium"
+        # As on the client: its engine mounts the sockets of running scripts from below it.
+        destination = "/var/lib/cronium-agent"
       }
 
       env {
         CRONIUM_API_ENDPOINT            = "https://cronium.example:5001"
         CRONIUM_API_TOKEN_FILE          = "${NOMAD_SECRETS_DIR}/api-token"
         CRONIUM_MONITORING_BIND_ADDRESS = "0.0.0.0"
+        CRONIUM_STATE_DIR               = "/var/lib/cronium-agent"
       }
 
       template {

@@ -173,6 +173,7 @@ impl Agent {
         for thread in self.parts.threads {
             thread.join_within(limits::THREAD_JOIN_WAIT);
         }
+        self.parts.helpers.stop(limits::THREAD_JOIN_WAIT);
         if let Some(control) = self.control {
             control.stop(limits::THREAD_JOIN_WAIT);
         }

@@ -22,6 +22,7 @@ use crate::health::{self, Component, HealthState};
 use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
+use crate::jobs::helpers::Helpers;
 use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::poller::{Claimed, Poller, Slots};
 use crate::jobs::reconcile::Reconciler;
@@ -60,6 +61,7 @@ pub(super) struct Parts {
     pub(super) outbox: Outbox,
     pub(super) checkpoints: Checkpoints,
     pub(super) claims: Claims,
+    pub(super) helpers: Helpers,
     pub(super) pulses: Pulses,
     /// The longest that a call to the backend can last: what a poll under way claims must be given back, not forgotten.
     pub(super) longest_call: Duration,
@@ -114,6 +116,9 @@ impl Parts {
         let (pages, pages_thread) =
             PageUpdates::start(live::way(config), streamer.clone(), longest_call(config), &client, paging)
                 .map_err(no_thread)?;
+        let has_helpers = open.iter().filter(|entry| entry.helpers.is_some());
+        let in_use: Vec<_> = has_helpers.map(|entry| entry.execution.clone()).collect();
+        let helpers = Helpers::start(config, &in_use, docker.is_local());
         let mut threads = Vec::from_iter(streamer_thread);
         threads.extend(pages_thread);
         threads.extend([outbox_thread, checkpoints_thread, reaper_thread, sampler_thread]);
@@ -135,6 +140,7 @@ impl Parts {
             outbox,
             checkpoints,
             claims: Claims::new(config.api.timeout),
+            helpers,
             pulses,
             longest_call: longest_call(config),
             reloads: Reloads::default(),
@@ -187,6 +193,7 @@ impl Parts {
             outbox: self.outbox.clone(),
             checkpoints: self.checkpoints.clone(),
             claims: self.claims.clone(),
+            helpers: self.helpers.clone(),
             stop: self.all.clone(),
             pulses: self.pulses.clone(),
         })

@@ -1,25 +1,29 @@
 //! `exec`: one script, the same executors, no backend. The way to try a script, or the agent, by hand.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::script::{self, Terminal};
-use crate::cli::{UsageError, exit, print};
+use crate::cli::{UsageError, exit, print, script_helpers};
 use crate::config;
 use crate::config::types::{Config, NetworkMode};
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
 use crate::executors::container::usage::Sampler;
+use crate::executors::helpers::are_used_by;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::{End, Executor, Reaper, Task};
-use crate::job::{Id, Job, Kind, Language, Resources, Script, Server, is_host, is_user};
+use crate::job::{Event, Id, Input, Job, Kind, Language, Resources, Script, Server, is_host, is_user};
+use crate::jobs::helpers::{Helpers, Session};
 use crate::limits;
 use crate::os::pulse::Pulse;
 use crate::os::signals::Signals;
 use crate::policy::stop::{Pace, Reason};
 use crate::secret::Secret;
 use crate::verdict::{Cause, Outcome, Verdict};
+use crate::wire::scan::Json;
 
 /// What `exec` was asked to run.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -34,6 +38,12 @@ pub struct Request {
     pub server: Option<(String, String, u16)>,
     /// A file with the private key for it.
     pub identity: Option<String>,
+    /// What the helper `input` gives.
+    pub input: Input,
+    /// A file with the variables of the helpers.
+    pub variables: Option<PathBuf>,
+    /// Prints one line of JSON, and the script's lines to stderr.
+    pub json: bool,
     /// A path, or `-` for standard input.
     pub file: String,
 }
@@ -78,6 +88,13 @@ impl Request {
                 let (host, port) = address_of(address)?;
                 self.server = Some((user.to_owned(), host, port));
             }
+            "input" => {
+                let json =
+                    Json::strict(value.as_bytes()).map_err(|why| UsageError(format!("--input is not JSON: {why}")))?;
+                self.input = Input::new(String::from_utf8_lossy(json.bytes()));
+            }
+            "variables" => self.variables = Some(value.into()),
+            "json" => self.json = true,
             "identity" if value.is_empty() => return Err(UsageError("--identity needs the path of a file".to_owned())),
             "identity" => self.identity = Some(value),
             _ => {
@@ -163,28 +180,33 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
         Err(error) => return print::say(error, exit::USAGE),
     };
     config.jobs.max_timeout = config.jobs.max_timeout.max(request.timeout.unwrap_or_default());
-    if request.server.is_some() {
-        return ended(on_server(&config, request, content, language, signals));
-    }
     if let Some(mode) = &request.network {
         config.container.network.mode = mode.clone();
     }
     let docker = docker::Client::new(&config.container.docker);
-    if let Err(error) = docker.ping() {
+    if request.server.is_none()
+        && let Err(error) = docker.ping()
+    {
         return print::say(error, exit::ENGINE);
     }
     // The limits of the configuration are for the backend's jobs. A person may ask for more.
     let limits = &mut config.container.limits;
     limits.memory = limits.memory.max(request.memory.unwrap_or(0));
     limits.cpu = limits.cpu.max(request.cpu.unwrap_or(0.0));
-    ended(in_container(&config, request, content, language, docker, signals))
+    let json = request.json;
+    match script_helpers::Offline::load(request.variables.as_deref()) {
+        Ok(offline) => {
+            ended(carry_out(&config, request, (content, language), docker, signals, &offline), json, &offline)
+        }
+        Err(error) => print::say(error, exit::USAGE),
+    }
 }
 
 /// The outcome, and the stream that did not take all of the output, if one did not.
 type Ended = (Outcome, Option<(&'static str, std::io::Error)>);
 
 /// Shows the verdict; gives the program's exit code.
-fn ended(result: Result<Ended, String>) -> u8 {
+fn ended(result: Result<Ended, String>, json: bool, offline: &script_helpers::Offline) -> u8 {
     match result {
         Ok((outcome, lost)) => {
             let mut code = exit_code(&outcome.verdict);
@@ -192,6 +214,9 @@ fn ended(result: Result<Ended, String>) -> u8 {
             if let Some((stream, error)) = &lost {
                 let words = "some of the script's output is lost: cannot write";
                 told = writeln!(std::io::stderr(), "cronium-agent: {words} {stream}: {error}").is_ok() && told;
+            }
+            if json {
+                told = writeln!(std::io::stdout(), "{}", offline.shown(&outcome.verdict)).is_ok() && told;
             }
             if code == exit::OK && (lost.is_some() || !told) {
                 code = exit::FAILED;
@@ -202,39 +227,63 @@ fn ended(result: Result<Ended, String>) -> u8 {
     }
 }
 
-fn in_container(
+/// Runs it in a container or on its server.
+fn carry_out(
     config: &Config,
     request: Request,
-    content: String,
-    language: Language,
+    script: (String, Language),
     docker: docker::Client,
     signals: &Signals,
+    offline: &script_helpers::Offline,
 ) -> Result<Ended, String> {
+    let (is_local, json) = (docker.is_local(), request.json);
+    let server = server_of(&request)?;
+    let mut task = task(request, script, server);
+    let uses = are_used_by(&task.job).then(|| Helpers::of_this_process(config, is_local || task.server.is_some()));
+    let session = uses.as_ref().map(|helpers| helpers.open_with(offline.setup(&task, config, helpers), task.job.kind));
+    task.helpers = session.as_ref().map(Session::api);
+    let mut terminal = Terminal::new(json);
+    let ended = match task.server {
+        Some(_) => {
+            let executor = SshExecutor::new(config);
+            let ended = run_to_end(config, &executor, &task, signals, &mut terminal);
+            executor.stop();
+            ended
+        }
+        None => in_container(config, &task, docker, signals, &mut terminal),
+    };
+    drop(session);
+    if let Some(helpers) = uses {
+        helpers.stop(limits::THREAD_JOIN_WAIT);
+    }
+    Ok((ended?, terminal.finish()))
+}
+
+fn in_container(
+    config: &Config,
+    task: &Task,
+    docker: docker::Client,
+    signals: &Signals,
+    terminal: &mut Terminal,
+) -> Result<Outcome, String> {
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
     // Removes what an earlier `exec` left that was killed. One look: the person waits.
     Janitor::of_exec(docker.clone()).round(&|_, _| false);
     let executor = ContainerExecutor::of_this_process(docker, config, sampler.clone());
-    let task = task(request, content, language, None);
-    let outcome = carry_out(config, &executor, &task, signals)?;
+    let outcome = run_to_end(config, &executor, task, signals, terminal)?;
     executor.sweep();
     sampler.stop();
     sampler_thread.join_within(limits::THREAD_JOIN_WAIT);
     Ok(outcome)
 }
 
-fn on_server(
-    config: &Config,
-    request: Request,
-    content: String,
-    language: Language,
-    signals: &Signals,
-) -> Result<Ended, String> {
-    let (Some((user, host, port)), Some(identity)) = (request.server.clone(), request.identity.clone()) else {
-        return Err("--server and --identity belong together".to_owned());
-    };
-    let key = std::fs::read_to_string(&identity).map_err(|error| format!("cannot read {identity}: {error}"))?;
+/// Where the script is to run, unless that is a container.
+fn server_of(request: &Request) -> Result<Option<Server>, String> {
+    let Some((user, host, port)) = request.server.clone() else { return Ok(None) };
+    let identity = request.identity.as_deref().unwrap_or_default();
+    let key = std::fs::read_to_string(identity).map_err(|error| format!("cannot read {identity}: {error}"))?;
     let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(Secret::new);
-    let server = Server {
+    Ok(Some(Server {
         id: None,
         name: host.clone(),
         host,
@@ -243,12 +292,7 @@ fn on_server(
         private_key: Some(Secret::new(key)),
         passphrase: secret(PASSPHRASE),
         password: None,
-    };
-    let executor = SshExecutor::new(config);
-    let task = task(request, content, language, Some(server));
-    let outcome = carry_out(config, &executor, &task, signals);
-    executor.stop();
-    outcome
+    }))
 }
 
 /// The variable with the passphrase of an encrypted identity. Everybody on this host can read an argument.
@@ -259,7 +303,13 @@ pub(in crate::cli) fn no_thread(error: std::io::Error) -> String {
 }
 
 /// Runs it as every job runs. A signal to this command cancels it.
-fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Signals) -> Result<Ended, String> {
+fn run_to_end(
+    config: &Config,
+    executor: &dyn Executor,
+    task: &Task,
+    signals: &Signals,
+    terminal: &mut Terminal,
+) -> Result<Outcome, String> {
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).map_err(no_thread)?;
     let pace = Pace { grace: config.jobs.stop_grace, again: limits::KILL_AGAIN, patience: limits::KILL_PATIENCE };
     let control = reaper.control(pace);
@@ -267,9 +317,8 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
     let _watch = signals
         .on_termination(move || on_signal.request(Reason::Cancelled("a signal to this command")))
         .map_err(no_thread)?;
-    let mut terminal = Terminal::default();
-    let outcome = match executor.prepare(task, &control, &mut terminal) {
-        Ok(ready) => match ready.run(task, &mut terminal) {
+    let outcome = match executor.prepare(task, &control, terminal) {
+        Ok(ready) => match ready.run(task, terminal) {
             End::Outcome(outcome, _) => *outcome,
             End::Detached | End::NeverRan(_) => {
                 return Err("the script was left to itself, which nobody asked for".to_owned());
@@ -279,10 +328,10 @@ fn carry_out(config: &Config, executor: &dyn Executor, task: &Task, signals: &Si
     };
     reaper.stop();
     reaper_thread.join_within(limits::THREAD_JOIN_WAIT);
-    Ok((outcome, terminal.finish()))
+    Ok(outcome)
 }
 
-fn task(request: Request, content: String, language: Language, server: Option<Server>) -> Task {
+fn task(request: Request, (content, language): (String, Language), server: Option<Server>) -> Task {
     let id = |text: String| Id::parse(&text).unwrap_or_else(|_| unreachable!("made of hex"));
     let word = crate::os::random::hex(6);
     let job = Job {
@@ -295,11 +344,11 @@ fn task(request: Request, content: String, language: Language, server: Option<Se
         environment: request.environment,
         timeout: request.timeout,
         resources: Resources { cpu: request.cpu, memory: request.memory, disk: None, pids: None },
-        event: Default::default(),
-        input: Default::default(),
+        event: Event { name: Some("exec".to_owned()), triggered_by: Some("manual".to_owned()), ..Event::default() },
+        input: request.input,
         original_type: None,
     };
-    Task { job: std::sync::Arc::new(job), server, execution: id(format!("exec-{word}-1")) }
+    Task { job: std::sync::Arc::new(job), server, execution: id(format!("exec-{word}-1")), helpers: None }
 }
 
 /// The script's exit code, or the code for the way it ended.

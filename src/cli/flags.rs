@@ -166,10 +166,14 @@ pub static FLAGS: &[Flag] = flags! {
         "run it there over SSH, not in a container; needs --identity";
     [] "identity" = "FILE", ["exec"],
         "the private key to log in with; its passphrase is read from CRONIUM_EXEC_PASSPHRASE";
+    [] "input" = "JSON", ["exec"],
+        "what the script's helper `input` gives (default: {})";
+    [] "variables" = "FILE", ["exec"],
+        "a JSON object with the variables of the script's helpers; what the script sets is written to it";
     [] "explain", ["validate"],
         "after each value, where it came from: flag, environment, file and line, or default";
-    [] "json", ["status", "doctor"],
-        "one line of JSON, for programs";
+    [] "json", ["status", "doctor", "exec"],
+        "one line of JSON, for programs; of exec: verdict, output and condition, and the script's lines go to stderr";
     [] "fix-hints", ["doctor"],
         "what to do, below each warn too; below each fail it is always shown";
     ['y'] "yes", ["known-hosts"],

@@ -13,6 +13,7 @@ mod parse;
 pub mod print;
 pub mod reload;
 pub mod script;
+mod script_helpers;
 pub mod status;
 pub mod validate;
 pub mod version;

@@ -28,7 +28,7 @@ pub enum Command {
         explain: bool,
     },
     Version,
-    Exec(exec::Request),
+    Exec(Box<exec::Request>),
     KnownHosts(known_hosts::Request),
     Gc(gc::Request),
     Doctor(doctor::Request),
@@ -123,7 +123,7 @@ impl Typed {
                 for (flag, value) in self.flags.iter().filter(|(flag, _)| is_of(flag, "exec")) {
                     request.take(flag, text(flag, value)?)?;
                 }
-                Command::Exec(request.complete()?)
+                Command::Exec(Box::new(request.complete()?))
             }
             "known-hosts" => {
                 Command::KnownHosts(known_hosts::Request::new(&self.word(0), &self.word(1), self.has("yes"))?)

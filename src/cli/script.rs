@@ -94,10 +94,17 @@ fn by_first_line(content: &str, shown: &str) -> Result<Language, String> {
 /// the first error.
 #[derive(Debug, Default)]
 pub struct Terminal {
+    /// Standard output is for something else: the script's goes to stderr.
+    to_stderr: bool,
     lost: Option<(&'static str, std::io::Error)>,
 }
 
 impl Terminal {
+    /// Where `to_stderr`, both streams go to stderr.
+    pub fn new(to_stderr: bool) -> Self {
+        Self { to_stderr, lost: None }
+    }
+
     /// Flushes; returns the first stream that did not take all of it, and why.
     pub fn finish(mut self) -> Option<(&'static str, std::io::Error)> {
         self.flush();
@@ -120,11 +127,11 @@ impl Terminal {
 impl crate::job::Output for Terminal {
     fn bytes(&mut self, stream: crate::job::Stream, data: &[u8]) {
         match stream {
-            crate::job::Stream::Stdout => {
+            crate::job::Stream::Stdout if !self.to_stderr => {
                 let result = std::io::stdout().lock().write_all(data);
                 self.note("standard output", result);
             }
-            crate::job::Stream::Stderr | crate::job::Stream::System => {
+            _ => {
                 let result = std::io::stderr().lock().write_all(data);
                 self.note("standard error", result);
             }

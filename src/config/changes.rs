@@ -122,7 +122,7 @@ mod tests {
             Kind::Bool => if key.default == "true" { "false" } else { "true" }.to_owned(),
             Kind::Time { .. } => "9s".to_owned(),
             Kind::Size { .. } => match key.path {
-                "jobs.maxOutput" => "1MB",
+                "jobs.maxOutput" | "jobs.maxScriptOutput" => "2MB",
                 path if path.contains("defaults.") => "300MB",
                 path if path.contains(".limits.") => "3GB",
                 _ => "768MB",

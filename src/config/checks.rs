@@ -195,9 +195,15 @@ fn docker(draft: &mut Draft<'_>) {
             draft.refuse(key, advice);
         }
     }
-    let open =
-        matches!(&draft.config.container.docker.endpoint, DockerEndpoint::Tcp(host, _) if !url::is_loopback(host));
-    if open && draft.good(&["container.docker.endpoint"]) {
+    let DockerEndpoint::Tcp(host, _) = &draft.config.container.docker.endpoint else { return };
+    if !draft.good(&["container.docker.endpoint"]) {
+        return;
+    }
+    let is_open = !url::is_loopback(host);
+    let text = "scripts in containers cannot use their helpers, such as cronium.getVariable: an engine behind tcp:// cannot \
+                mount the agent's sockets. Use a Unix socket of an engine on this host";
+    draft.warn("container.docker.endpoint", text);
+    if is_open {
         let text =
             "plain TCP to another machine: anyone who reaches that port is root there, and scripts travel unencrypted";
         draft.warn("container.docker.endpoint", text);

@@ -153,6 +153,8 @@ static KEYS: &[Key] = keys! {
         "Ends running jobs after this long without an accepted heartbeat, for a backend that gives lost jobs to other agents. `0s`: never; else at least twice `jobs.leaseRenewal`.";
     Reload "jobs.maxOutput" = "4MB", Size { min: KB, max: 64 * MB } => jobs.max_output,
         "Kept of each of stdout and stderr: the head and the tail.";
+    Reload "jobs.maxScriptOutput" = "1MB", Size { min: KB, max: 16 * MB } => jobs.max_script_output,
+        "Largest output that a script may hand on with its helpers, as JSON, and largest value of a variable.";
 
     Restart "container.docker.endpoint" = "unix:///var/run/docker.sock", form("unix:///PATH or tcp://HOST:PORT") => container.docker.endpoint, env "DOCKER_HOST",
         "Where the container engine listens.";
@@ -307,6 +309,8 @@ static KEYS: &[Key] = keys! {
 
     Restart "state.dir" = "/var/lib/cronium", Path => state.dir,
         "Jobs, results and the agent's id, mode 0700. `$STATE_DIRECTORY`, which systemd sets, ranks above the environment and the file.";
+    Restart "state.runtimeDir" = "", Path => state.runtime_dir,
+        "Folder for the sockets of running scripts; the engine must see it under the same path. When not set: `$RUNTIME_DIRECTORY`, which systemd sets, else `/run/cronium`, `$XDG_RUNTIME_DIR/cronium`, or `run` in `state.dir`, the first that can be made.";
     Reload "state.minFreeDisk" = "500MB", Size { min: 0, max: 1 << 60 } => state.min_free_disk,
         "With less free, or with room for fewer than 1000 files, the agent claims nothing.";
 };

@@ -129,6 +129,8 @@ pub struct Jobs {
     pub stop_after_lost: Duration,
     /// Bytes, of each of stdout and stderr.
     pub max_output: usize,
+    /// Bytes of what a script gives as its output, as JSON, and of a variable's value.
+    pub max_script_output: usize,
 }
 
 words! {
@@ -380,6 +382,8 @@ pub struct Tls {
 #[derive(Debug, Clone, Default)]
 pub struct State {
     pub dir: PathBuf,
+    /// Where the sockets of running scripts are; `None`: the first place that can be had.
+    pub runtime_dir: Option<PathBuf>,
     /// Bytes; below this the agent claims nothing.
     pub min_free_disk: u64,
 }

@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 
 use crate::executors::complaint::SETUP_FAILED;
+use crate::executors::helpers::{FOLDER, HelperFiles, shell_lines};
 use crate::executors::names::{is_exportable, is_ignored_for_root};
 use crate::executors::shebang::Shebang;
 use crate::executors::shell::{Writer, file_name, quote, text};
@@ -21,6 +22,8 @@ pub(super) struct Start<'a> {
     pub(super) script: &'a Script,
     pub(super) variables: &'a [(String, Secret)],
     pub(super) words: Words<'a>,
+    /// The script's helpers, if it has any.
+    pub(super) helpers: Option<&'a HelperFiles<'a>>,
 }
 
 /// Where the program has its last words: on stderr, which is file descriptor 3 so far, as
@@ -61,6 +64,13 @@ impl Start<'_> {
             w.line(&format!("[ \"$(id -u)\" != 0 ] || f 'Bash passes the variable {name} by where root runs it'"));
         }
         let version = shebang.version().unwrap_or_default();
+        if let Some(helpers) = self.helpers {
+            helpers.write(w);
+        }
+        let flags = match (self.helpers, self.script.language) {
+            (Some(_), Language::Node) => format!("{flags} --require \"$3\"/{FOLDER}/cronium.js"),
+            _ => flags,
+        };
         match self.script.language {
             Language::Bash if odd => self.through_perl(w, &variables, &flags, &file),
             Language::Python if odd => self.through_python(w, &variables, &flags, &file, version),
@@ -71,6 +81,9 @@ impl Start<'_> {
             }
             _ => {
                 self.export(w, &variables);
+                if self.helpers.is_some() {
+                    w.line(shell_lines(self.script.language));
+                }
                 self.open_stderr(w);
                 if let Some(ready) = self.words.ready {
                     w.line(&format!("echo {} >&2", quote(ready)));
@@ -122,6 +135,10 @@ impl Start<'_> {
         for (name, value) in variables {
             let _ = writeln!(code, "$ENV{{pack('H*','{}')}}=pack('H*','{}');", hex(name), hex(value));
         }
+        if self.helpers.is_some() {
+            code.push_str("$ENV{CRONIUM_BASH_ENV}=$ENV{BASH_ENV} if exists $ENV{BASH_ENV};\n");
+            let _ = writeln!(code, "$ENV{{BASH_ENV}}=($0 =~ s{{[^/]*$}}{{}}r).'{FOLDER}/cronium.sh';");
+        }
         if let Some(ready) = self.words.ready {
             let _ = writeln!(code, "syswrite STDERR, \"{ready}\\n\";");
         }
@@ -146,6 +163,13 @@ impl Start<'_> {
             .to_owned();
         for (name, value) in variables {
             let _ = writeln!(code, "e[u('{}')]=u('{}')", hex(name), hex(value));
+        }
+        if self.helpers.is_some() {
+            let _ = writeln!(
+                code,
+                "v=os.environ\nv['PYTHONPATH']=os.path.join(os.path.dirname(sys.argv[0]),'{FOLDER}')+\
+                 (':'+v['PYTHONPATH'] if v.get('PYTHONPATH') else '')"
+            );
         }
         if let Some(ready) = self.words.ready {
             let _ = writeln!(code, "os.write(2,b'{ready}\\n')");

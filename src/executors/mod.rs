@@ -11,6 +11,7 @@ pub mod container;
 pub mod control;
 pub mod ending;
 mod executor;
+pub mod helpers;
 pub mod interpreter;
 pub mod names;
 pub mod reaper;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::types::Jobs;
 use crate::executors::ending::seconds;
+use crate::executors::helpers::{self, HelperApi};
 use crate::job::{Id, Job, Output, Server};
 use crate::secret::Secret;
 
@@ -16,20 +17,28 @@ pub struct Task {
     pub server: Option<Server>,
     /// `exec-<job id>-<unix ms>`, unique.
     pub execution: Id,
+    /// What the script's helpers reach, where it has any.
+    pub helpers: Option<Arc<dyn HelperApi>>,
 }
 
 impl Task {
-    /// The agent's own variables, then the job's: a job's own value never hides what the agent says.
-    pub(super) fn variables(&self) -> Vec<(String, Secret)> {
-        let own = [
-            ("CRONIUM_JOB_ID", self.job.id.as_str()),
-            ("CRONIUM_JOB_TYPE", self.job.kind.as_str()),
-            ("CRONIUM_EXECUTION_ID", self.execution.as_str()),
-            ("CRONIUM_EXECUTION_MODE", self.job.kind.as_str()),
+    /// The agent's own variables, then the job's: a job's own value never hides what the agent says. `has_socket`: the
+    /// script finds the agent's socket beside it.
+    pub(super) fn variables(&self, has_socket: bool) -> Vec<(String, Secret)> {
+        let text = |name: &str, value: &str| (name.to_owned(), Secret::new(value));
+        let mut own = vec![
+            text("CRONIUM_JOB_ID", self.job.id.as_str()),
+            text("CRONIUM_JOB_TYPE", self.job.kind.as_str()),
+            text("CRONIUM_EXECUTION_ID", self.execution.as_str()),
+            text("CRONIUM_EXECUTION_MODE", self.job.kind.as_str()),
         ];
-        let is_own = |name: &str| own.iter().any(|(key, _)| *key == name);
-        let theirs = self.job.environment.iter().filter(|(name, _)| !is_own(name)).cloned();
-        theirs.chain(own.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value)))).collect()
+        if let Some(api) = self.helpers.as_ref().filter(|_| has_socket) {
+            own.extend(helpers::variables(api));
+        }
+        let is_own = |name: &str| own.iter().any(|(key, _)| key == name);
+        let mut all: Vec<_> = self.job.environment.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+        all.append(&mut own);
+        all
     }
 
     /// The job's time limit within `jobs.maxTimeout`, with its name in the verdict.

@@ -14,6 +14,7 @@ use crate::jobs::conclude::{broken, conclude, deliver, ended, guarded, unrun};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::{Left, Life, Unreported};
 use crate::jobs::fanout;
+use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
 use crate::jobs::reattach::{Waits, asked, login, reattach_info, task_of};
@@ -178,8 +179,10 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
         Ok((_, server)) => server.clone(),
         Err(_) => None,
     };
-    let task = task_of(&entry, server);
+    let mut task = task_of(&entry, server);
     let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
+    let helpers = context.helpers_of(&task, &record);
+    task.helpers = helpers.as_ref().map(Session::api);
     if known == (Known::ByLabels { doubted: true }) {
         record.doubt();
     }
@@ -205,7 +208,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     };
     control.end();
     token.step(Step::Reporting);
-    conclude(context, &record, end, output, None)
+    Session::after(helpers, conclude(context, &record, end, output, None))
 }
 
 fn place_of(entry: &Entry) -> String {

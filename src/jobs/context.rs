@@ -6,15 +6,16 @@ use std::time::Duration;
 use crate::api;
 use crate::config::Live;
 use crate::config::types::Config;
-use crate::executors::{Control, Executor, Reaper};
+use crate::executors::{Control, Executor, Reaper, Task};
 use crate::job::{Id, Kind};
 use crate::jobs::ending::{Left, Unreported};
+use crate::jobs::helpers::{Helpers, Session};
 use crate::jobs::output::JobOutput;
 use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::reconcile::claims::Claims;
-use crate::jobs::record::Checkpoints;
 use crate::jobs::record::RecordStore;
 use crate::jobs::record::outbox::Outbox;
+use crate::jobs::record::{Checkpoints, JobRecord};
 use crate::jobs::running::{Running, Token};
 
 use crate::limits;
@@ -40,6 +41,7 @@ pub struct JobContext {
     pub checkpoints: Checkpoints,
     /// Told of each release that failed.
     pub claims: Claims,
+    pub helpers: Helpers,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
     pub pulses: Pulses,
@@ -69,6 +71,11 @@ impl JobContext {
     /// The output of a job that starts now.
     pub(in crate::jobs) fn output(&self, job: &Id) -> JobOutput {
         JobOutput::new(self.config.now().jobs.max_output, self.streamer.open(job))
+    }
+
+    /// The helpers of a task's script, where its record says that it uses them.
+    pub(in crate::jobs) fn helpers_of(&self, task: &Task, record: &Arc<JobRecord>) -> Option<Session> {
+        record.has_helpers().then(|| self.helpers.open(&self.client, &self.config.now(), task, record))
     }
 
     /// Sends the job's status to its live viewers. This is only for show: the report counts.
@@ -166,6 +173,7 @@ pub(crate) mod testing {
             let (outbox, offering) =
                 Outbox::start(records.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
             let (reaper, reaping) = Reaper::start(Pulse::unwatched()).expect("a thread");
+            let helpers = Helpers::of_this_process(&config, false);
             let context = Arc::new(JobContext {
                 config: Live::new(config),
                 client,
@@ -179,6 +187,7 @@ pub(crate) mod testing {
                 outbox,
                 checkpoints: Checkpoints::default(),
                 claims: Claims::new(Duration::ZERO),
+                helpers,
                 stop: stop.clone(),
                 pulses: Pulses::new(),
             });

@@ -9,6 +9,7 @@ pub mod control;
 pub mod ending;
 pub mod fanout;
 pub mod heartbeat;
+pub mod helpers;
 pub mod output;
 pub mod page_updates;
 pub mod poller;

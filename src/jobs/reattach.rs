@@ -81,11 +81,11 @@ pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
         timeout: None,
         resources: Resources::default(),
         servers: Vec::new(),
-        event: Default::default(),
+        event: entry.helpers.clone().unwrap_or_default().event,
         input: Default::default(),
         original_type: None,
     };
-    Task { job: Arc::new(job), server, execution: entry.execution.clone() }
+    Task { job: Arc::new(job), server, execution: entry.execution.clone(), helpers: None }
 }
 
 pub(in crate::jobs) fn reattach_info(entry: &Entry, started: Option<&Started>) -> ReattachInfo {

@@ -15,6 +15,7 @@ use crate::jobs::conclude::{broken, conclude, ended, guarded, unrun};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::{Life, Unreported};
 use crate::jobs::fanout;
+use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
 use crate::jobs::record::{self, Container, Done, JobRecord, Place};
 use crate::jobs::running::{Note, Step, Token};
@@ -28,7 +29,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
         (Kind::Ssh, [Ok(server)]) => Some(server.clone()),
         (Kind::Ssh, _) => return fanout::run(context, job, &execution, token),
     };
-    let task = Task { job: Arc::new(job), server, execution };
+    let mut task = Task { job: Arc::new(job), server, execution, helpers: None };
     let control = context.control(token);
     if control.is_given_back() {
         return Err(Unreported::GiveBack("the agent is stopping"));
@@ -39,6 +40,8 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     // On disk before anything of it exists: after a crash it is found, or known not to have begun.
     let intent = JobRecord::intend(&context.records, &task, place_of(&task), output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
+    let helpers = context.helpers_of(&task, &record);
+    task.helpers = helpers.as_ref().map(Session::api);
 
     token.step(Step::Preparing);
     let prepared = guarded(|| context.executor(task.job.kind).prepare(&task, &control, &mut output));
@@ -55,7 +58,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     };
     control.end();
     token.step(Step::Reporting);
-    conclude(context, &record, end, output, Some(ack))
+    Session::after(helpers, conclude(context, &record, end, output, Some(ack)))
 }
 
 /// Where the task runs, before it is there.

@@ -23,6 +23,31 @@ pub fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
+/// JSON in which each `\\u0000`, and each half of a UTF-16 pair that stands alone, is `\\ufffd`: a database takes neither.
+pub fn sound_text(json: String) -> String {
+    let mut bytes = json.into_bytes();
+    let unit = |bytes: &[u8], at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = bytes[at..].iter().position(|&byte| byte == b'\\') {
+        at += found;
+        let pair = (unit(&bytes, at), unit(&bytes, at + 6));
+        at += match pair {
+            (Some(0xD800..0xDC00), Some(0xDC00..0xE000)) => 12,
+            (Some(0 | 0xD800..0xE000), _) => {
+                bytes[at + 2..at + 6].copy_from_slice(b"fffd");
+                6
+            }
+            // The character after a backslash belongs to it, whatever it is.
+            _ => 2,
+        };
+        at = at.min(bytes.len());
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
 /// Appends `n` in decimal.
 pub fn number(out: &mut Vec<u8>, mut n: u64) {
     let mut digits = [0; 20];
@@ -93,6 +118,21 @@ mod tests {
         let mut out = Vec::new();
         string(&mut out, bytes);
         String::from_utf8(out).expect("JSON text is UTF-8")
+    }
+
+    #[test]
+    fn what_a_database_refuses_is_replaced_and_nothing_else() {
+        for (json, want) in [
+            (r#""a\u0000b""#, r#""a\ufffdb""#),
+            (r#""\\u0000""#, r#""\\u0000""#),
+            (r#""\ud83d\ude00 \ud83d \ude00 \ude00\ud83d""#, r#""\ud83d\ude00 \ufffd \ufffd \ufffd\ufffd""#),
+            (r#""\uD83D\u0000""#, r#""\ufffd\ufffd""#),
+            (r#"{"\n":"\"ü\u00e4"}"#, r#"{"\n":"\"ü\u00e4"}"#),
+            ("7", "7"),
+        ] {
+            assert_eq!(sound_text(json.to_owned()), want);
+            assert!(serde_json::from_str::<serde_json::Value>(want).is_ok(), "{want}");
+        }
     }
 
     #[test]

@@ -46,6 +46,9 @@ impl Project {
         std::fs::write(configs.join("api-token"), project.backend.token()).expect("write");
         let owned = Command::new("chown").arg("65532:65532").arg(configs.join("api-token")).status().expect("chown");
         assert!(owned.success(), "run the tests as root: the token's file belongs to the agent's user");
+        std::fs::create_dir(project.path("run")).expect("folder");
+        let owned = Command::new("chown").arg("65532:65532").arg(project.path("run")).status().expect("chown");
+        assert!(owned.success(), "the folder of the sockets belongs to the agent's user");
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o400);
         std::fs::set_permissions(configs.join("api-token"), private).expect("chmod");
         project
@@ -79,6 +82,7 @@ impl Project {
             .env("DOCKER_GID", std::os::unix::fs::MetadataExt::gid(&socket).to_string())
             .env("CRONIUM_API_ENDPOINT", format!("http://host.docker.internal:{port}"))
             .env("CRONIUM_ORCHESTRATOR_ID", &self.name)
+            .env("CRONIUM_RUNTIME_DIR", self.path("run"))
             .env("CRONIUM_AGENT_IMAGE", format!("cronium/agent:{}", self.name))
             .env("CRONIUM_HEALTH_PORT", self.health_port.to_string())
             .env("CRONIUM_METRICS_PORT", free_port().to_string())
@@ -134,6 +138,8 @@ fn the_agent_in_a_container_runs_jobs_with_nothing_beside_it() {
     eventually("the agent is ready", || project.ready());
     let row = finish(&project.backend, job("BASH", "echo from beside"));
     assert_eq!((row.exit_code, stdout(&row)), (Some(0), "from beside\n"));
+    let row = finish(&project.backend, job("BASH", "cronium_setVariable k beside && cronium_getVariable k"));
+    assert_eq!((row.exit_code, stdout(&row)), (Some(0), "beside"), "the engine mounts the agent's socket: {row:?}");
 
     let all = project.inspect();
     let host = &all["HostConfig"];

@@ -67,7 +67,14 @@ fn the_compose_file_has_every_lock() {
         ("network_mode", Value::Null),
         ("pid", Value::Null),
         ("stop_grace_period", json!("8m")),
-        ("volumes", json!(["/var/run/docker.sock:/var/run/docker.sock", "state:/var/lib/cronium"])),
+        (
+            "volumes",
+            json!([
+                "/var/run/docker.sock:/var/run/docker.sock",
+                "state:/var/lib/cronium",
+                "${CRONIUM_RUNTIME_DIR:-/var/lib/cronium-agent}:${CRONIUM_RUNTIME_DIR:-/var/lib/cronium-agent}"
+            ]),
+        ),
     ] {
         assert_eq!(agent[key], wanted, "{key}");
     }
@@ -75,6 +82,7 @@ fn the_compose_file_has_every_lock() {
     let value = |value: &Value| match value.as_str().expect("text") {
         text if text.starts_with("${CRONIUM_API_ENDPOINT") => "http://x".to_owned(),
         text if text.starts_with("${CRONIUM_ORCHESTRATOR_ID") => "auto".to_owned(),
+        text if text.starts_with("${CRONIUM_RUNTIME_DIR") => "/x".to_owned(),
         text => text.to_owned(),
     };
     agent_takes(&without_token(pairs.map(|(name, text)| (name.clone(), value(text))).collect()), "");

@@ -250,10 +250,11 @@ impl Agent {
         let id = id.to_owned();
         let health_port = free_port();
         let port = health_port.to_string();
-        let state = folder.path().join("state");
+        let [state, sockets] = ["state", "run"].map(|name| folder.path().join(name));
         let mut pairs = vec![
             ("orchestrator.id", id.as_str()),
             ("state.dir", state.to_str().expect("text")),
+            ("state.runtimeDir", sockets.to_str().expect("text")),
             ("monitoring.healthPort", &port),
             ("monitoring.metricsPort", &port),
         ];

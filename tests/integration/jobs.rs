@@ -88,7 +88,7 @@ fn environment_working_directory_and_large_scripts_arrive() {
     with["execution"]["environment"] = json!({ "PLAIN": value, "MY-VAR": "odd", "CRONIUM_JOB_ID": "forged" });
     with["execution"]["script"]["workingDirectory"] = json!("a b/c");
     let row = finish(&backend, with);
-    assert_eq!(stdout(&row), format!("/workspace/a b/c\n{value}|odd\n4\n"));
+    assert_eq!(stdout(&row), format!("/workspace/a b/c\n{value}|odd\n7\n"));
 
     let mut forged =
         job("BASH", "echo $CRONIUM_JOB_ID $CRONIUM_JOB_TYPE $CRONIUM_EXECUTION_MODE $CRONIUM_EXECUTION_ID");

@@ -35,6 +35,8 @@ mod engine_restart;
 mod fleet;
 /// Health, readiness, metrics: read by curl's kin, promtool and a real Prometheus.
 mod health;
+/// What a script may ask of the agent, in three languages.
+mod helpers;
 /// Pulls from a real registry.
 mod images;
 /// The installer, below another root.

@@ -47,7 +47,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("crossbeam_channel", &["agent", "executors", "jobs", "os"]),
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
-    ("ring", &["executors"]),
+    ("ring", &["executors", "jobs"]),
     ("rustls", &["api", "logs"]),
     ("serde_yaml", &["config"]),
     ("simplelog", &["telemetry"]),

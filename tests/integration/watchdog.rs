@@ -51,7 +51,7 @@ fn task(script: &str) -> Task {
         input: Default::default(),
         original_type: None,
     };
-    Task { job: Arc::new(job), server: None, execution: id }
+    Task { job: Arc::new(job), server: None, execution: id, helpers: None }
 }
 
 fn run(executor: &ContainerExecutor, task: &Task, control: &Arc<Control>, mut output: Hanging) -> i64 {

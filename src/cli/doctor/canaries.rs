@@ -177,7 +177,7 @@ fn task(canary: Canary, word: &str) -> Task {
         input: Default::default(),
         original_type: None,
     };
-    Task { job: Arc::new(job), server: None, execution: id(format!("{name}-1")) }
+    Task { job: Arc::new(job), server: None, execution: id(format!("{name}-1")), helpers: None }
 }
 
 /// The configuration of jobs, without pulls and with waits that a person can bear.

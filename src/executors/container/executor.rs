@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::types::Config;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::adopt;
+use crate::executors::container::helper_mount::{HelperMount, Mounts};
 use crate::executors::container::labels::{self, Labels};
 use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
@@ -16,6 +17,7 @@ use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
+use crate::executors::helpers::HelperFiles;
 use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, shell};
 use crate::job::Output;
 use crate::os::owner::Owner;
@@ -41,6 +43,7 @@ impl ContainerExecutor {
             jobs: config.jobs.clone(),
             setup: "jobs.setupTimeout",
             sampler,
+            mounts: Mounts::default(),
             device: OnceLock::new(),
         };
         Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
@@ -103,16 +106,24 @@ impl Executor for ContainerExecutor {
     ) -> Result<Box<dyn Prepared>, Box<Outcome>> {
         let begun = (SystemTime::now(), Instant::now());
         let early = |verdict: Verdict| ended_early(verdict, begun);
-        let variables = task.variables();
-        let program = Program::new(&task.job.script, &variables, WORKSPACE, &random::hex(16))
-            .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let shared = self.now();
+        let mount = shared.mounts.of(task, &shared.docker);
+        let program = program_of(task, &mount, &random::hex(16))
+            .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let deadline = Deadline::after(shared.jobs.setup_timeout, shared.setup);
-        match make(&shared, task, control, program, deadline, begun, output) {
+        match make(&shared, task, control, (program, mount), deadline, begun, output) {
             Ok(ready) => Ok(Box::new(ready)),
             Err(error) => Err(early(setup_verdict(&error, control))),
         }
     }
+}
+
+/// The program of a task whose script finds the agent at `mount`.
+fn program_of(task: &Task, mount: &HelperMount<'_>, nonce: &str) -> Result<Program, shell::ProgramError> {
+    let unreachable = mount.as_ref().and_then(|mount| mount.as_ref().err());
+    let helpers = HelperFiles::of(task, unreachable.map(String::as_str));
+    let variables = task.variables(mount.as_ref().is_some_and(Result::is_ok));
+    Program::new(&task.job.script, &variables, helpers.as_ref(), WORKSPACE, nonce)
 }
 
 /// Makes the container and attaches to it.
@@ -120,7 +131,7 @@ fn make(
     shared: &Arc<Shared>,
     task: &Task,
     control: &Arc<Control>,
-    program: Program,
+    (mut program, mount): (Program, HelperMount<'_>),
     deadline: Deadline,
     begun: (SystemTime, Instant),
     output: &mut dyn Output,
@@ -130,9 +141,10 @@ fn make(
     notes.iter().chain(&shell::notes(&task.job.script)).for_each(|note| output.system(note));
     let timeout = task.timeout(&shared.jobs, output);
     let image = shared.image(task.job.script.language).to_owned();
+    let nonce = program.nonce().to_owned();
     let network = shared.network()?;
     let device = shared.device(&resources)?;
-    let spec = Spec {
+    let mut spec = Spec {
         image: &image,
         labels: Labels {
             job: &task.job.id,
@@ -143,7 +155,7 @@ fn make(
             language: task.job.script.language,
             timeout,
             resources: &resources,
-            nonce: program.nonce(),
+            nonce: &nonce,
         },
         resources: &resources,
         security: &shared.settings.security,
@@ -151,14 +163,26 @@ fn make(
         dns: &shared.settings.network.dns,
         device: device.as_deref(),
         podman: shared.docker.is_podman()?,
+        helpers: mount.and_then(Result::ok),
     };
-    let body = spec.body().to_string();
     let name = container_name(&task.execution);
-    let container = shared.create(&image, &name, body.as_bytes(), control, deadline, output)?;
+    let mut create = |spec: &Spec<'_>| {
+        let body = spec.body().to_string();
+        shared.create(&image, &name, body.as_bytes(), control, deadline, output)
+    };
+    let container = match create(&spec) {
+        // The engine does not see the agent's folder. The script runs all the same: only a call of a helper fails.
+        Err(error) if shared.mounts.are_unseen(spec.helpers, &error) => {
+            spec.helpers = None;
+            program = program_of(task, &shared.mounts.of(task, &shared.docker), &nonce).unwrap_or(program);
+            create(&spec)?
+        }
+        result => result?,
+    };
     let attached = shared.docker.attach(container.id(), deadline)?;
     output.settle();
     let info = ReattachInfo { place: name, image, limits: Some(resources), timeout };
     let setup = Setup { begun, network, hint: shell::hint(&task.job.script), ended_by: None };
-    let run = Run::new(shared, container, control, info, program.nonce(), setup);
+    let run = Run::new(shared, container, control, info, &nonce, setup);
     Ok(Ready { attached, run, program, deadline })
 }

@@ -9,6 +9,7 @@ mod adopt;
 mod executor;
 mod follow;
 mod guard;
+mod helper_mount;
 pub mod janitor;
 pub mod judge;
 pub mod labels;

@@ -10,6 +10,7 @@
 //! why the script cannot be started.
 
 use crate::executors::container::marker::Marker;
+use crate::executors::helpers::HelperFiles;
 use crate::executors::interpreter::{Start, Words};
 use crate::executors::shell::{self, ProgramError, Writer, candidates, check, demand_program, file_name, quote};
 use crate::job::Script;
@@ -30,9 +31,10 @@ pub struct Program {
 
 impl Program {
     /// Writes the program. `nonce` is random hex; `workspace` is [`WORKSPACE`] but in tests.
-    pub fn new(
+    pub(in crate::executors) fn new(
         script: &Script,
         variables: &[(String, Secret)],
+        helpers: Option<&HelperFiles<'_>>,
         workspace: &str,
         nonce: &str,
     ) -> Result<Self, ProgramError> {
@@ -40,7 +42,7 @@ impl Program {
         let directory = below_workspace(&script.working_directory)?;
         let delimiter = format!("CRONIUM_{nonce}");
         let mut writer = Writer { text: Vec::with_capacity(script.content.len() + 4096), delimiter };
-        write(&mut writer, script, variables, workspace, &directory, nonce);
+        write(&mut writer, script, (variables, helpers), workspace, &directory, nonce);
         Ok(Self { text: writer.text, nonce: nonce.to_owned() })
     }
 
@@ -73,7 +75,7 @@ fn below_workspace(directory: &str) -> Result<String, ProgramError> {
 fn write(
     writer: &mut Writer,
     script: &Script,
-    variables: &[(String, Secret)],
+    (variables, helpers): (&[(String, Secret)], Option<&HelperFiles<'_>>),
     workspace: &str,
     directory: &str,
     nonce: &str,
@@ -100,7 +102,7 @@ fn write(
     ));
     writer.line(&format!("export HOME={workspace} PYTHONUNBUFFERED=1"));
     let ready = Marker::line(nonce);
-    Start { script, variables, words: Words { nonce, ready: Some(&ready), file: None } }.write(writer);
+    Start { script, variables, words: Words { nonce, ready: Some(&ready), file: None }, helpers }.write(writer);
     writer.line("}");
 }
 

@@ -46,7 +46,7 @@ fn run_in(
 ) -> Output {
     let folder = crate::os::scratch::Scratch::new();
     let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), Secret::new(*v))).collect();
-    let program = Program::new(script, &variables, folder.to_str().expect("text"), NONCE).expect("program");
+    let program = Program::new(script, &variables, None, folder.to_str().expect("text"), NONCE).expect("program");
     let bytes = program.bytes();
     let mut child = Command::new(&shell[0])
         .args(&shell[1..])
@@ -114,7 +114,7 @@ fn variables_may_have_the_names_that_the_program_uses() {
 #[test]
 fn half_a_program_never_runs() {
     let text = script(Language::Bash, "touch /tmp/cronium-half; echo ran");
-    let whole = Program::new(&text, &[], "/tmp", NONCE).expect("program").bytes().len();
+    let whole = Program::new(&text, &[], None, "/tmp", NONCE).expect("program").bytes().len();
     for cut in (0..whole - 2).step_by(7).chain([whole - 3]) {
         let output = run(&text, &[], Some(cut));
         assert_eq!(output.stdout, b"", "after {cut} bytes");
@@ -141,7 +141,7 @@ fn line_numbers_and_working_directory() {
 
 #[test]
 fn a_missing_interpreter_is_told_with_the_mark() {
-    let program = Program::new(&script(Language::Bash, "x"), &[], "/nowhere-at-all", NONCE).expect("program");
+    let program = Program::new(&script(Language::Bash, "x"), &[], None, "/nowhere-at-all", NONCE).expect("program");
     let mut child = Command::new("/bin/sh").arg("-s").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sh");
     child.stdin.take().expect("stdin").write_all(program.bytes()).expect("write");
     let output = child.wait_with_output().expect("output");
@@ -154,7 +154,7 @@ fn a_missing_interpreter_is_told_with_the_mark() {
 #[test]
 fn script_and_variables_are_taken_up_to_their_limits() {
     let new = |content: String, variables: &[(String, Secret)]| {
-        Program::new(&script(Language::Bash, &content), variables, WORKSPACE, NONCE).map(drop)
+        Program::new(&script(Language::Bash, &content), variables, None, WORKSPACE, NONCE).map(drop)
     };
     let largest = "#".repeat(limits::SCRIPT_MAX);
     assert_eq!(new(largest.clone(), &[]), Ok(()));
@@ -176,7 +176,7 @@ fn what_cannot_be_carried_is_refused() {
     let new = |content: &str, name: &str, value: &str, dir: &str| {
         let mut script = script(Language::Bash, content);
         script.working_directory = dir.to_owned();
-        Program::new(&script, &[(name.to_owned(), Secret::new(value))], WORKSPACE, NONCE).map(drop)
+        Program::new(&script, &[(name.to_owned(), Secret::new(value))], None, WORKSPACE, NONCE).map(drop)
     };
     assert_eq!(new("a\nb\0", "A", "", ""), Err(ProgramError::Nul("the script's line 2".into())));
     assert_eq!(new("a", "A", "\0", ""), Err(ProgramError::Nul("the variable A".into())));
@@ -254,7 +254,7 @@ fn every_special_name_arrives_as_it_is_given_or_the_job_is_refused_by_name() {
         let mut taken = Vec::new();
         for name in &all {
             let one = [((*name).to_owned(), Secret::new("1"))];
-            match Program::new(&script(language, "x"), &one, WORKSPACE, NONCE) {
+            match Program::new(&script(language, "x"), &one, None, WORKSPACE, NONCE) {
                 // Root's Bash does not read this one: see below.
                 Ok(_) if language == Language::Bash && *name == "PS4" => {}
                 Ok(_) => taken.push(*name),

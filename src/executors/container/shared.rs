@@ -8,6 +8,7 @@ use crate::docker::networks::Bridge;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::Control;
 use crate::executors::container::guard::Container;
+use crate::executors::container::helper_mount::Mounts;
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) pulls: Pulls,
     pub(super) unconfirmed: UnconfirmedContainers,
     pub(super) sampler: Sampler,
+    pub(super) mounts: Mounts,
     /// The device that holds the engine's data, looked for once, when a rate is limited.
     pub(super) device: OnceLock<Result<String, String>>,
 }

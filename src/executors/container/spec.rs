@@ -3,12 +3,15 @@
 //! It holds nothing of the job but its ids, its limits and its start's random word: no script text and no environment
 //! value, since the engine keeps this on its disk and shows it to all who may use it.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::config::types::{ResourceSet, Seccomp, Security};
 use crate::executors::container::labels::Labels;
 use crate::executors::container::program::WORKSPACE;
 use crate::executors::container::resources::tmpfs_sizes;
+use crate::executors::helpers::MOUNT;
 use crate::job::Id;
 use crate::limits;
 
@@ -26,6 +29,8 @@ pub struct Spec<'a> {
     pub device: Option<&'a str>,
     /// Podman refuses some of the kernel's words for a tmpfs.
     pub podman: bool,
+    /// The folder with the script's socket to the agent.
+    pub helpers: Option<&'a Path>,
 }
 
 /// The container's name: one for each execution, in the characters that the engine allows.
@@ -92,6 +97,9 @@ impl Spec<'_> {
         }
         if self.security.readonly_rootfs {
             host["Tmpfs"] = self.tmpfs();
+        }
+        if let Some(folder) = self.helpers {
+            host["Mounts"] = json!([{ "Type": "bind", "Source": folder, "Target": MOUNT, "ReadOnly": true }]);
         }
         if let Some(device) = self.device {
             for (key, rate) in [
@@ -195,6 +203,7 @@ mod tests {
             dns: &["10.0.0.1".to_owned()],
             device,
             podman,
+            helpers: Some(Path::new("/run/cronium/a/b")).filter(|_| readonly),
         }
         .body()
     }
@@ -222,6 +231,10 @@ mod tests {
                 .is_some_and(|o| o.contains("size=805306368,") && o.contains("uid=1000,gid=1001"))
         );
         assert_eq!(host["Binds"], Value::Null);
+        assert_eq!(
+            host["Mounts"],
+            json!([{ "Type": "bind", "Source": "/run/cronium/a/b", "Target": "/run/cronium", "ReadOnly": true }])
+        );
         assert_eq!(body["Labels"]["cronium.execution.id"], "exec-job_1-5");
         assert_eq!(body["Labels"]["cronium.timeout.ms"], "60000");
     }
@@ -246,6 +259,7 @@ mod tests {
     #[test]
     fn a_writable_root_has_no_tmpfs() {
         assert_eq!(body(false, None)["HostConfig"]["Tmpfs"], Value::Null);
+        assert_eq!(body(false, None)["HostConfig"]["Mounts"], Value::Null, "a script without helpers");
         assert_eq!(body(false, None)["HostConfig"]["BlkioDeviceReadBps"], Value::Null);
     }
 

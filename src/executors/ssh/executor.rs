@@ -130,7 +130,7 @@ impl Executor for SshExecutor {
             pty: shared.settings.pty_mode,
         };
         let nonce = random::hex(16);
-        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(), &nonce)
+        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(false), &nonce)
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let timeout = task.timeout(&shared.jobs, output);
         shell::notes(&task.job.script).iter().for_each(|note| output.system(note));

@@ -237,7 +237,7 @@ impl Run<'_> {
         self.place.name = format!("{}.{}", self.task.execution, self.starts);
         self.until = self.until.max(Instant::now() + limits::SSH_FIND_OUT);
         let (session, nonce) = self.back(output, |run, nonce| place::begin(&run.place, nonce))?;
-        let (variables, execution) = (self.task.variables(), self.task.execution.as_str());
+        let (variables, execution) = (self.task.variables(false), self.task.execution.as_str());
         // It was written before, so this cannot fail.
         let program = remote::start(&self.place, execution, &self.task.job.script, &variables, &nonce);
         self.start = Start::Waits(program.unwrap_or_default());

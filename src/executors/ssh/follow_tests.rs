@@ -49,7 +49,7 @@ fn with_run(act: impl FnOnce(&mut Run<'_>)) {
         input: Default::default(),
         original_type: None,
     };
-    let task = Task { job: Arc::new(job), server: Some(server.clone()), execution: id };
+    let task = Task { job: Arc::new(job), server: Some(server.clone()), execution: id, helpers: None };
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
     let second = Duration::from_secs(1);
     let control = reaper.control(Pace { grace: second, again: second, patience: second });

@@ -231,7 +231,8 @@ fn run_file(run: &mut Writer, script: &Script, variables: &[(String, Secret)], d
         run.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
     }
     run.line("export PYTHONUNBUFFERED=1");
-    Start { script, variables, words: Words { file: Some(WHY), ..Words::default() } }.write(run);
+    let words = Words { file: Some(WHY), ..Words::default() };
+    Start { script, variables, words, helpers: None }.write(run);
 }
 
 /// The file `supervise`. A full disk costs the output's rest, not the script: `tee` reads on, and says so at its end.

@@ -28,6 +28,7 @@ use crate::jobs::ack_task::{AckTask, ExecutionRow};
 use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, guarded, unrun};
 use crate::jobs::context::{JobContext, pace};
 use crate::jobs::ending::{Life, Reported, Unreported};
+use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
 use crate::jobs::reattach::{asked, task_of};
 use crate::jobs::record::JobRecord;
@@ -62,7 +63,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     }
     let mut output = context.output(&job.id);
     let ack = AckTask::start(context, (execution, token), None)?;
-    let task = Task { job: Arc::new(job), server: None, execution: execution.clone() };
+    let task = Task { job: Arc::new(job), server: None, execution: execution.clone(), helpers: None };
     let place = Place::Servers(found::pages(&task.job, execution));
     let intent = JobRecord::intend(&context.records, &task, place, output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
@@ -250,7 +251,10 @@ impl Group {
             ExecutionRow::new(execution, Some(server)).create(&context.client, &self.job.id);
             self.record.part_is(at, PagePart::Waiting { record: true });
         }
-        let task = Task { job: Arc::clone(&self.job), server: Some(server.clone()), execution: execution.clone() };
+        let (job, execution_of) = (Arc::clone(&self.job), execution.clone());
+        let mut task = Task { job, server: Some(server.clone()), execution: execution_of, helpers: None };
+        let helpers = context.helpers_of(&task, &self.record);
+        task.helpers = helpers.as_ref().map(Session::api);
         let start = running.map(|(_, started)| started.resume).unwrap_or_default();
         let mut output = Prefixed::new(&slot.name, &self.output, self.config.jobs.max_output, start);
         // A panic is this server's alone, and its control must end all the same.

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::{
-    Ended, Entry, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State, now_ms,
+    Ended, Entry, HelperState, Part, PartEnd, Place, RecordError, RecordStore, Report, Server, Stage, Started, State,
+    now_ms,
 };
+use crate::executors::helpers::are_used_by;
 use crate::executors::{ReattachInfo, Task};
 use crate::job::{Id, Language, ScriptResult};
 use crate::jobs::record::outbox::Tried;
@@ -50,7 +52,8 @@ impl JobRecord {
         progress: Arc<Progress>,
     ) -> Result<Self, RecordError> {
         let (job, language) = (&task.job, Some(task.job.script.language));
-        let entry = blank(&job.id, &task.execution, job.kind, job.attempts, language, place);
+        let mut entry = blank(&job.id, &task.execution, job.kind, job.attempts, language, place);
+        entry.helpers = are_used_by(job).then(|| HelperState { event: job.event.clone(), ..HelperState::default() });
         let record = Self::claimed(records, entry, progress);
         record.advance(&mut record.lock(), State::Intent, Stage::Intent)?;
         Ok(record)
@@ -239,9 +242,30 @@ impl JobRecord {
         pages.iter().all(|page| matches!(page.part, Part::Waiting { .. }))
     }
 
+    /// Whether the script uses helpers.
+    pub fn has_helpers(&self) -> bool {
+        self.lock().entry.helpers.is_some()
+    }
+
     /// The script's result so far.
     pub fn result(&self) -> ScriptResult {
         self.lock().entry.helpers.as_ref().map(|helpers| helpers.result.clone()).unwrap_or_default()
+    }
+
+    /// Changes the result of a script that runs. After `Ok` it is on disk, and so it will be in the job's report.
+    pub fn set_result(&self, change: &dyn Fn(&mut ScriptResult)) -> Result<(), RecordError> {
+        let mut live = self.lock();
+        if live.state != State::Started {
+            return Err(RecordError::Step { job: live.entry.job.clone(), from: live.state, to: State::Started });
+        }
+        let before = live.entry.helpers.clone();
+        change(&mut live.entry.helpers.get_or_insert_default().result);
+        let written = self.records.put(&live.entry);
+        if written.is_err() {
+            // The script gets an error, so the report must not hold the change.
+            live.entry.helpers = before;
+        }
+        written
     }
 
     /// The job whose page it is.

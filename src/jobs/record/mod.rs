@@ -29,7 +29,9 @@ pub mod quarantine;
 pub mod store;
 
 pub use self::done::Done;
-pub use self::entry::{Container, Ended, Entry, Part, PartEnd, Place, Report, Server, Stage, Started, State, now_ms};
+pub use self::entry::{
+    Container, Ended, Entry, HelperState, Part, PartEnd, Place, Report, Server, Stage, Started, State, now_ms,
+};
 pub use self::error::RecordError;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};
 pub use self::quarantine::Quarantined;

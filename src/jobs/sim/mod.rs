@@ -29,6 +29,7 @@ use crate::executors::Reaper;
 use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::heartbeat::Heartbeat;
+use crate::jobs::helpers::Helpers;
 use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::poller::{Poller, Slots};
 use crate::jobs::reconcile::Reconciler;
@@ -68,7 +69,9 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     (config.jobs.max_concurrent, config.jobs.lease_renewal) = (WORKERS, Duration::from_secs(10));
     let config = config::Live::new(config);
     let claims = Claims::new(Duration::from_secs(5));
+    let helpers = Helpers::of_this_process(&config.now(), false);
     let context = Arc::new(JobContext {
+        helpers,
         config: config.clone(),
         client: client.clone(),
         containers: Box::new(engine.clone()),
