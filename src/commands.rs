@@ -23,7 +23,7 @@ pub fn main() -> ExitCode {
 fn command_with(command: Command, common: Common, signals: &Signals) -> u8 {
     match command {
         Command::Run => run(common, signals),
-        Command::Validate { explain } => validate(common, explain),
+        Command::Validate { explain, migrate } => validate(common, explain, migrate),
         Command::Exec(request) => with_config(common, |config| cli::exec::run(config, *request, signals)),
         Command::KnownHosts(request) => with_config(common, |config| cli::known_hosts::run(&config, &request)),
         Command::Gc(request) => with_config(common, |config| {
@@ -61,8 +61,8 @@ fn run(common: Common, signals: &Signals) -> u8 {
     agent::run(loaded.config, signals, &again)
 }
 
-fn validate(common: Common, explain: bool) -> u8 {
-    let options = cli::validate::Options { config: common.config, overrides: common.overrides, explain };
+fn validate(common: Common, explain: bool, migrate: Option<std::path::PathBuf>) -> u8 {
+    let options = cli::validate::Options { config: common.config, overrides: common.overrides, explain, migrate };
     let outcome = cli::validate::validate(&options, &process_env);
     let shown = print::out(&outcome.stdout);
     print::err(&outcome.stderr);

@@ -170,6 +170,8 @@ pub static FLAGS: &[Flag] = flags! {
         "what the script's helper `input` gives (default: {})";
     [] "variables" = "FILE", ["exec"],
         "a JSON object with the variables of the script's helpers; what the script sets is written to it";
+    [] "migrate" = "FILE", ["validate"],
+        "print the smallest file that means the same as FILE of the older orchestrator, and what changes";
     [] "explain", ["validate"],
         "after each value, where it came from: flag, environment, file and line, or default";
     [] "json", ["status", "doctor", "exec"],

@@ -26,6 +26,8 @@ pub enum Command {
     Run,
     Validate {
         explain: bool,
+        /// The older orchestrator's file to migrate.
+        migrate: Option<PathBuf>,
     },
     Version,
     Exec(Box<exec::Request>),
@@ -117,7 +119,11 @@ impl Typed {
     fn command(self, name: &str) -> Result<Command, UsageError> {
         Ok(match name {
             "run" => Command::Run,
-            "validate" => Command::Validate { explain: self.has("explain") },
+            "validate" => {
+                let file = self.flags.iter().rev().find(|(flag, _)| *flag == "migrate");
+                let migrate = file.map(|(_, path)| PathBuf::from(path));
+                Command::Validate { explain: self.has("explain"), migrate }
+            }
             "exec" => {
                 let mut request = exec::Request { file: self.word(0), ..exec::Request::default() };
                 for (flag, value) in self.flags.iter().filter(|(flag, _)| is_of(flag, "exec")) {
@@ -195,7 +201,9 @@ mod tests {
         assert_eq!(check("--config /x run --log-level debug"), Ok((Command::Run, common.clone())));
         assert_eq!(check("run -c /x --log-level=debug"), Ok((Command::Run, common.clone())));
         assert_eq!(check("-c /y -c /x --log-level=debug"), Ok((Command::Run, common)));
-        assert_eq!(command("validate --explain"), Command::Validate { explain: true });
+        assert_eq!(command("validate --explain"), Command::Validate { explain: true, migrate: None });
+        let migrate = Some(PathBuf::from("old.yaml"));
+        assert_eq!(command("validate --migrate old.yaml"), Command::Validate { explain: false, migrate });
         assert_eq!(command("reload"), Command::Reload);
         assert_eq!(command("status --json"), Command::Status { json: true });
         assert_eq!(command("cancel job_1"), Command::Cancel(Id::parse("job_1").expect("id")));

@@ -1,9 +1,10 @@
 //! `validate`: checks the configuration and shows the values in effect.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::config::migrate::migrate;
 use crate::config::types::Ssh;
-use crate::config::{Sources, load, show};
+use crate::config::{Problems, Sources, load, show};
 use crate::executors::ssh::algorithms;
 
 /// Exit code of a bad configuration.
@@ -18,6 +19,8 @@ pub struct Options {
     pub overrides: Vec<(String, String)>,
     /// `--explain`.
     pub explain: bool,
+    /// `--migrate`.
+    pub migrate: Option<PathBuf>,
 }
 
 /// What to print and how to end.
@@ -32,18 +35,42 @@ pub struct Outcome {
 
 /// Loads the configuration as `run` would and reports on it.
 pub fn validate(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
+    if let Some(file) = &options.migrate {
+        return migrated(file, env);
+    }
     let sources = Sources { path: options.config.clone(), overrides: options.overrides.clone(), ..Sources::new(env) };
     report(&sources, options.explain)
 }
 
+/// The new file on standard output, what changes on standard error.
+fn migrated(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
+    let made = match migrate(file, env) {
+        Ok(made) => made,
+        Err(problems) => return refused(&problems),
+    };
+    let mut stderr = String::new();
+    let mut list = |title: &str, all: &[String]| {
+        if !all.is_empty() {
+            stderr.push_str(&format!("{title}:\n"));
+            all.iter().for_each(|text| stderr.push_str(&format!("  - {text}\n")));
+        }
+    };
+    list("Without effect here", &made.dropped);
+    list("What changes", &made.changes);
+    stderr.push_str("The steps: docs/migration.md\n");
+    Outcome { stdout: made.yaml, stderr, code: 0 }
+}
+
+fn refused(problems: &Problems) -> Outcome {
+    let count = problems.0.len();
+    let noun = if count == 1 { "problem" } else { "problems" };
+    let stderr = format!("{problems}\nconfiguration is not valid: {count} {noun}\n");
+    Outcome { stdout: String::new(), stderr, code: BAD_CONFIGURATION }
+}
+
 fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
     match load(sources) {
-        Err(problems) => {
-            let count = problems.0.len();
-            let noun = if count == 1 { "problem" } else { "problems" };
-            let stderr = format!("{problems}\nconfiguration is not valid: {count} {noun}\n");
-            Outcome { stdout: String::new(), stderr, code: BAD_CONFIGURATION }
-        }
+        Err(problems) => refused(&problems),
         Ok(loaded) => {
             let mut stderr = String::new();
             match unknown_algorithms(&loaded.config.ssh) {

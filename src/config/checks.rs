@@ -7,7 +7,7 @@ use super::field::Value;
 use super::files;
 use super::keys::key;
 use super::problem::Origin;
-use super::types::{DockerEndpoint, Seccomp};
+use super::types::{DockerEndpoint, NetworkMode, Seccomp};
 use super::url;
 use super::yaml;
 use crate::secret::Secret;
@@ -21,6 +21,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     endpoints(draft);
     token(draft, file_world_readable);
     docker(draft);
+    way_out(draft);
     container_files(draft);
     tls(draft);
 }
@@ -185,6 +186,16 @@ fn check_token(draft: &mut Draft<'_>, key: &'static str) {
     } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
         let text = "the token holds a space, a line break or another character that no HTTP header takes";
         draft.refuse(key, text);
+    }
+}
+
+/// The engine's default bridge always has a way out.
+fn way_out(draft: &mut Draft<'_>) {
+    let network = &draft.config.container.network;
+    if network.internal && network.mode == NetworkMode::Bridge && draft.good(&["container.network.mode"]) {
+        draft.config.container.network.mode = NetworkMode::Isolated;
+        let text = "`bridge` always has a way out; isolated is used, since container.network.internal is true";
+        draft.warn("container.network.mode", text);
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Sources<'a> {
     pub overrides: Vec<(String, String)>,
     /// Whether endpoint and token are required. `exec` needs neither.
     pub need_backend: bool,
+    /// The file alone counts; the environment only fills its references.
+    pub file_alone: bool,
 }
 
 impl<'a> Sources<'a> {
@@ -29,7 +31,7 @@ impl<'a> Sources<'a> {
         search.extend(
             env("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(".cronium").join(NAME)),
         );
-        Self { path: None, search, env, overrides: Vec::new(), need_backend: true }
+        Self { path: None, search, env, overrides: Vec::new(), need_backend: true, file_alone: false }
     }
 }
 
@@ -45,6 +47,8 @@ pub(super) struct Draft<'a> {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) origins: BTreeMap<&'static str, Origin>,
+    /// Texts as they stand in the file, with their references.
+    pub(super) written: BTreeMap<&'static str, String>,
     /// Text of the keys that have no field.
     pub(super) fieldless: BTreeMap<&'static str, String>,
     /// Keys whose value was refused: what depends on them is not checked.
@@ -59,6 +63,7 @@ impl<'a> Draft<'a> {
             problems: Vec::new(),
             warnings: Vec::new(),
             origins: BTreeMap::new(),
+            written: BTreeMap::new(),
             fieldless: BTreeMap::new(),
             refused: BTreeSet::new(),
         }

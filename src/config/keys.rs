@@ -220,8 +220,8 @@ static KEYS: &[Key] = keys! {
         "`isolated`: a bridge of the agent's, without traffic between jobs. `bridge`: the engine's default one.";
     Reload "container.network.enableICC" = "false", Bool => container.network.enable_icc,
         "`true` lets jobs of the isolated network reach each other.";
-    Reload "container.network.internal" = "false", Bool => container.network.internal,
-        "`true`: the isolated network has no way out.";
+    Reload "container.network.internal" = "false", Bool => container.network.internal, env "CRONIUM_CONTAINER_RUNTIME_ISOLATE_NETWORK",
+        "`true`: the isolated network has no way out. `container.runtime.isolateNetwork` is another name of this key.";
     Reload "container.network.dns" = "", List { form: "IP addresses of name servers", check: parse::name_server } => container.network.dns,
         "Name servers of jobs; the engine's when empty.";
 
@@ -325,12 +325,23 @@ static OLDER: &[Key] = &[
     older("container.volumes.basePath", Kind::Ignored),
     older("container.volumes.tempPath", Kind::Ignored),
     older("container.volumes.retention", Kind::Ignored),
-    older("container.runtime.image", Kind::Ignored),
-    older("container.runtime.valkeyURL", Kind::Ignored),
-    older("container.runtime.backendURL", Later(|_| false)),
-    older("container.runtime.jwtSecret", Later(|_| false)),
-    older("container.runtime.isolateNetwork", Later(|text| text != "false")),
+    older("container.runtime.*", Kind::Ignored),
+    // The engine's own profile holds for every job.
+    older(
+        "container.security.apparmorProfile",
+        Later(|text| !matches!(text, "docker-default" | "unconfined" | "false")),
+    ),
     older("ssh.connectionPool.minPerServer", Kind::Ignored),
+    older("ssh.execution.isolationMode", Kind::Ignored),
+    older("ssh.execution.payloadStorageDir", Kind::Ignored),
+    older("ssh.execution.cleanupPayloads", Kind::Ignored),
+    older("ssh.execution.payloadRetentionPeriod", Kind::Ignored),
+    older("ssh.execution.payloadCleanupInterval", Kind::Ignored),
+    older("ssh.security.hostKeyPolicy", Kind::Ignored),
+    older("ssh.security.payloadSigningKeyFile", Kind::Ignored),
+    older("ssh.security.allowedMACs", Kind::Ignored),
+    older("ssh.security.allowLegacyAlgorithms", Kind::Ignored),
+    older("logging.file.enabled", Kind::Ignored),
     older("logging.websocket.compression", Kind::Ignored),
     older("monitoring.tracing.*", Kind::Ignored),
     older("monitoring.profiling.*", Kind::Ignored),

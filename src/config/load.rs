@@ -13,7 +13,7 @@ use super::files;
 use super::keys::{key, keys};
 use super::names;
 use super::problem::{Origin, Problem, Problems, quote};
-use super::tree::{FromFile, IGNORED, Walk};
+use super::tree::{FromFile, IGNORED, Walk, own_word};
 use super::types::Config;
 use super::yaml::{self, SyntaxError};
 
@@ -26,6 +26,8 @@ pub struct Loaded {
     pub origins: BTreeMap<&'static str, Origin>,
     /// The file that was read.
     pub file: Option<PathBuf>,
+    /// By key: texts as they stand in the file, with their references. A secret may be among them.
+    pub(super) written: BTreeMap<&'static str, String>,
 }
 
 /// Reads, resolves and checks. The error holds every problem.
@@ -49,7 +51,8 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
     }
     checks::run(&mut draft, world_readable);
     if draft.problems.is_empty() {
-        Ok(Loaded { config: draft.config, warnings: draft.warnings, origins: draft.origins, file })
+        let Draft { config, warnings, origins, written, .. } = draft;
+        Ok(Loaded { config, warnings, origins, file, written })
     } else {
         Err(Problems(draft.problems))
     }
@@ -95,13 +98,19 @@ impl Draft<'_> {
         if let Err(allowed) = key.put(&mut self.config, &Given::Text(key.default.to_owned())) {
             self.refuse(key.path, format!("its default is not allowed: {allowed}"));
         }
-        let Some((given, origin)) = self.winner(key, file) else { return };
+        let Some((mut given, origin)) = self.winner(key, file) else { return };
         let text = if let Given::Text(text) = &given { Some(text.as_str()) } else { None };
         if text == Some("") {
             self.origins.insert(key.path, Origin::DefaultBecause(format!("{origin} is empty")));
             return;
         }
+        let own = text.and_then(|text| own_word(key.path, text)).map(str::to_owned);
         self.origins.insert(key.path, origin);
+        if let Some(own) = own {
+            self.warn(key.path, format!("{} is not available in this version; {own} is used", found(key, &given)));
+            given = Given::Text(own);
+        }
+        let text = if let Given::Text(text) = &given { Some(text.as_str()) } else { None };
         match (key.kind, text) {
             (Kind::Ignored, _) => self.warn(key.path, IGNORED),
             (Kind::Later(refuse), Some(text)) if refuse(text) => {
@@ -132,6 +141,9 @@ impl Draft<'_> {
             return None;
         }
         let env = self.sources.env;
+        if self.sources.file_alone {
+            return file.get(key.path).cloned();
+        }
         if key.path == "state.dir"
             && let Some(value) = env("STATE_DIRECTORY").filter(|value| !value.is_empty())
         {

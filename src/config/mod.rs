@@ -12,6 +12,7 @@ mod files;
 pub mod keys;
 mod live;
 mod load;
+pub mod migrate;
 mod names;
 mod parse;
 mod problem;

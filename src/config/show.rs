@@ -27,14 +27,7 @@ pub fn to_yaml(loaded: &Loaded, explain: bool) -> String {
     let mut out = String::new();
     let mut open: Vec<&str> = Vec::new();
     for (key, value) in effective(&loaded.config) {
-        let names: Vec<&str> = key.path.split('.').collect();
-        let (name, sections) = names.split_last().unwrap_or((&"", &[]));
-        let same = open.iter().zip(sections).take_while(|(a, b)| a == b).count();
-        for (depth, section) in sections.iter().enumerate().skip(same) {
-            let _ = writeln!(out, "{}{section}:", "  ".repeat(depth));
-        }
-        open = sections.to_vec();
-        let indent = "  ".repeat(sections.len());
+        let (indent, name) = open_sections(&mut out, &mut open, key);
         let line = match &value {
             Value::Unset => format!("{indent}# {name}:"),
             value => format!("{indent}{name}: {}", scalar(key, value)),
@@ -47,6 +40,18 @@ pub fn to_yaml(loaded: &Loaded, explain: bool) -> String {
         }
     }
     out
+}
+
+/// Opens the sections of `key` that are not `open` yet: the indent of its line, and its own name.
+pub(super) fn open_sections(out: &mut String, open: &mut Vec<&'static str>, key: &Key) -> (String, &'static str) {
+    let names: Vec<&str> = key.path.split('.').collect();
+    let (name, sections) = names.split_last().unwrap_or((&"", &[]));
+    let same = open.iter().zip(sections).take_while(|(a, b)| a == b).count();
+    for (depth, section) in sections.iter().enumerate().skip(same) {
+        let _ = writeln!(out, "{}{section}:", "  ".repeat(depth));
+    }
+    *open = sections.to_vec();
+    ("  ".repeat(sections.len()), name)
 }
 
 /// A value as YAML.
@@ -71,7 +76,7 @@ fn quoted(text: &str) -> String {
 
 /// As a text in double quotes. YAML takes fewer characters than JSON unescaped, and reads some as the end of a line. So
 /// all are escaped but ASCII, and letters and digits of other scripts.
-fn in_quotes(text: &str) -> String {
+pub(super) fn in_quotes(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         let number = u32::from(c);

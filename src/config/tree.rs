@@ -13,7 +13,26 @@ use crate::limits::CONFIG_PROBLEMS_MAX;
 use crate::policy::expand::expand;
 
 /// Keys that have a second path.
-const PATH_ALIASES: [(&str, &str); 1] = [("container.pullPolicy", "container.images.pullPolicy")];
+const PATH_ALIASES: [(&str, &str); 3] = [
+    ("container.pullPolicy", "container.images.pullPolicy"),
+    // The older orchestrator's.
+    ("container.images.node", "container.images.nodejs"),
+    ("container.runtime.isolateNetwork", "container.network.internal"),
+];
+
+/// Words of the older orchestrator: the key, its word, and the nearest one that this agent has.
+const WORD_ALIASES: [(&str, &str, &str); 5] = [
+    ("jobs.queueStrategy", "lifo", "priority"),
+    ("logging.level", "warning", "warn"),
+    ("logging.level", "fatal", "error"),
+    ("logging.level", "panic", "error"),
+    ("logging.output", "stderr", "stdout"),
+];
+
+/// The word that is used in place of one of the older orchestrator's.
+pub(super) fn own_word(key: &str, word: &str) -> Option<&'static str> {
+    WORD_ALIASES.iter().find(|(path, theirs, _)| *path == key && *theirs == word).map(|(.., ours)| *ours)
+}
 
 /// The warning about a key of the older orchestrator.
 pub(super) const IGNORED: &str = "accepted, and without meaning in this agent; remove it";
@@ -106,6 +125,9 @@ impl Walk<'_, '_> {
                 self.draft.problem(key.path, origin, text);
             }
             Ok(given) => {
+                if let Node::Text(text) = node {
+                    self.draft.written.insert(key.path, text.clone());
+                }
                 self.given.insert(key.path, (given, origin));
             }
         }

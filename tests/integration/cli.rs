@@ -339,6 +339,39 @@ fn validate_tells_every_problem_at_once() {
 }
 
 #[test]
+fn a_file_of_the_older_orchestrator_is_accepted_whole_and_made_small() {
+    let folder = Folder::new();
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/older-orchestrator.yaml");
+    let token = [("INTERNAL_API_KEY", "hunter2")];
+    let whole = run(&["validate", "-c", old], &token, "");
+    let said = text(&whole.stderr);
+    assert_eq!(whole.status.code(), Some(0), "{said}");
+    assert!(
+        said.lines().all(|line| line.starts_with("warning: ") || line.starts_with("configuration is valid")),
+        "{said}"
+    );
+    let small = run(&["validate", "--migrate", old], &token, "");
+    let said = text(&small.stderr);
+    assert_eq!(small.status.code(), Some(0), "{said}");
+    for words in
+        ["Host keys: ", "Passwords of servers: ", "The engine's socket: ", "Health: /health", "docs/migration.md"]
+    {
+        assert!(said.contains(words), "{words} is not in\n{said}");
+    }
+    assert!(!format!("{said}{}", text(&small.stdout)).contains("hunter2"), "a secret is shown");
+    let new = file(&folder, "new.yaml", &text(&small.stdout));
+    let new = new.to_str().expect("text");
+    let shown = |path: &str| {
+        let output = run(&["validate", "-c", path], &token, "");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    assert_eq!(shown(new), shown(old));
+    let nothing = run(&["validate", "--migrate", "/nowhere.yaml"], &[], "");
+    assert_eq!((nothing.status.code(), text(&nothing.stdout).as_str()), (Some(2), ""));
+}
+
+#[test]
 fn validate_shows_what_is_in_effect_and_where_it_came_from() {
     let folder = Folder::new();
     let path = file(
