@@ -46,7 +46,19 @@ impl Names {
 
     /// The addresses of `host`, which may be an address itself, in the resolver's order.
     pub fn find(&'static self, host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Error> {
-        self.find_by(host, port, deadline, |host, port| (host, port).to_socket_addrs().map(Iterator::collect))
+        self.find_while(host, port, deadline, &|| true)
+    }
+
+    /// The same for as long as it is wanted, which is asked each [`limits::STOP_CHECK`].
+    pub fn find_while(
+        &'static self,
+        host: &str,
+        port: u16,
+        deadline: Deadline,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<SocketAddr>, Error> {
+        let ask = |host: &str, port| (host, port).to_socket_addrs().map(Iterator::collect);
+        self.find_by(host, port, (deadline, wanted), ask)
     }
 
     /// Connects to the first address of `host` that answers.
@@ -59,14 +71,14 @@ impl Names {
         &'static self,
         host: &str,
         port: u16,
-        deadline: Deadline,
+        (deadline, wanted): (Deadline, &dyn Fn() -> bool),
         ask: impl FnOnce(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + 'static,
     ) -> Result<Vec<SocketAddr>, Error> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
         let failed = |source| Error::Name { host: host.to_owned(), source };
-        let place = self.take_place(host, deadline)?;
+        let place = self.take_place(host, deadline, wanted)?;
         let (sender, answer) = sync_channel(1);
         let name = host.to_owned();
         // Not joined: it may be left behind.
@@ -78,24 +90,30 @@ impl Names {
         })
         .map_err(failed)?;
         let late = || Error::NameLate { host: host.to_owned(), deadline };
-        let found = match answer.recv_timeout(deadline.left().ok_or_else(late)?) {
-            Ok(found) => found.map_err(failed)?,
-            Err(RecvTimeoutError::Timeout) => return Err(late()),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(failed(io::Error::other("the lookup's thread broke down")));
+        let found = loop {
+            match answer.recv_timeout(deadline.left().ok_or_else(late)?.min(limits::STOP_CHECK)) {
+                Ok(found) => break found.map_err(failed)?,
+                Err(RecvTimeoutError::Timeout) if !wanted() => return Err(Error::Unwanted),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(failed(io::Error::other("the lookup's thread broke down")));
+                }
             }
         };
         if found.is_empty() { Err(failed(io::Error::other("the resolver knows no address"))) } else { Ok(found) }
     }
 
-    fn take_place(&'static self, host: &str, deadline: Deadline) -> Result<Place, Error> {
+    fn take_place(&'static self, host: &str, deadline: Deadline, wanted: &dyn Fn() -> bool) -> Result<Place, Error> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         while *running >= self.most {
             let Some(left) = deadline.left() else {
                 let (host, most) = (host.to_owned(), (self.most, self.limit));
                 return Err(Error::NameBusy { host, most, deadline });
             };
-            running = clock::wait(&self.running, &self.bell, running, left);
+            if !wanted() {
+                return Err(Error::Unwanted);
+            }
+            running = clock::wait(&self.running, &self.bell, running, left.min(limits::STOP_CHECK));
         }
         *running += 1;
         Ok(Place(self))
@@ -134,7 +152,7 @@ mod tests {
     fn an_address_needs_no_resolver() {
         let never = |_: &str, _| -> io::Result<Vec<SocketAddr>> { panic!("asked") };
         for (host, shown) in [("192.0.2.1", "192.0.2.1:7"), ("2001:db8::1", "[2001:db8::1]:7")] {
-            let found = OWN.find_by(host, 7, within(LONG), never).expect("an address");
+            let found = OWN.find_by(host, 7, (within(LONG), &|| true), never).expect("an address");
             assert_eq!(found, [shown.parse().expect("an address")]);
         }
         let found = OWN.find("localhost", 7, within(LONG)).expect("this host knows itself");
@@ -144,7 +162,7 @@ mod tests {
     #[test]
     fn a_resolver_that_hangs_is_left_behind_by_name() {
         let (names, over, begun) = (at_most(1), Stop::new(), Instant::now());
-        let error = names.find_by("db.example", 1, within(SHORT), hangs(&over)).expect_err("no answer");
+        let error = names.find_by("db.example", 1, (within(SHORT), &|| true), hangs(&over)).expect_err("no answer");
         assert!(begun.elapsed() < LONG / 2 && error.is_late(), "{error:?}");
         let said = error.to_string();
         assert!(said.contains("db.example") && said.contains("within 200ms (the test's limit)"), "{said}");
@@ -155,11 +173,11 @@ mod tests {
     fn lookups_that_hang_are_bounded_and_a_place_that_comes_free_is_taken() {
         let (names, over) = (at_most(3), Stop::new());
         for _ in 0..3 {
-            assert!(names.find_by("a.example", 1, within(SHORT), hangs(&over)).is_err());
+            assert!(names.find_by("a.example", 1, (within(SHORT), &|| true), hangs(&over)).is_err());
         }
         // No fourth thread: the error names the blocking lookups.
         let never = |_: &str, _| -> io::Result<Vec<SocketAddr>> { panic!("asked") };
-        let error = names.find_by("b.example", 1, within(SHORT), never).expect_err("no place");
+        let error = names.find_by("b.example", 1, (within(SHORT), &|| true), never).expect_err("no place");
         let said = error.to_string();
         assert!(said.contains("b.example") && said.contains("3 lookups") && said.contains("limits::MOST"), "{said}");
         // The resolver recovers while a lookup waits.
@@ -168,7 +186,7 @@ mod tests {
             std::thread::sleep(SHORT);
             ends.set();
         });
-        let found = names.find_by("b.example", 1, within(LONG), hangs(&over)).expect("an address");
+        let found = names.find_by("b.example", 1, (within(LONG), &|| true), hangs(&over)).expect("an address");
         assert_eq!(found.len(), 1);
         later.expect("a thread").join_within(LONG);
     }
@@ -185,7 +203,7 @@ mod tests {
                         std::thread::sleep(Duration::from_millis(2));
                         Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
                     };
-                    names.find_by("c.example", 1, within(LONG), slow).expect("an address");
+                    names.find_by("c.example", 1, (within(LONG), &|| true), slow).expect("an address");
                     *served.lock().expect("a lock") += 1;
                 })
             })
@@ -199,10 +217,10 @@ mod tests {
     #[test]
     fn what_the_resolver_says_is_passed_on() {
         let no = |_: &str, _| Err(io::Error::other("no such name"));
-        let error = OWN.find_by("d.example", 1, within(LONG), no).expect_err("unknown");
+        let error = OWN.find_by("d.example", 1, (within(LONG), &|| true), no).expect_err("unknown");
         assert!(error.to_string().contains("d.example has no address: no such name"), "{error}");
         let none = |_: &str, _| Ok(Vec::new());
-        let error = OWN.find_by("d.example", 1, within(LONG), none).expect_err("no address");
+        let error = OWN.find_by("d.example", 1, (within(LONG), &|| true), none).expect_err("no address");
         assert!(!error.is_late() && error.to_string().contains("knows no address"), "{error}");
     }
 }

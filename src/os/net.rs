@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
@@ -35,6 +35,8 @@ pub enum Error {
     Unix(io::Error),
     /// Its listener accepted no connection.
     UnixLate(Deadline),
+    /// Nobody waits for the connection any more.
+    Unwanted,
 }
 
 impl Error {
@@ -74,6 +76,7 @@ impl fmt::Display for Error {
                 if failed.is_empty() { Ok(()) } else { write!(f, "; {}", told(failed)) }
             }
             Self::Unix(source) => source.fmt(f),
+            Self::Unwanted => f.write_str("it is not wanted any more"),
             Self::UnixLate(Deadline { length, limit, .. }) => {
                 write!(f, "its queue was full and no connection was taken within {length:?} ({limit})")
             }
@@ -97,11 +100,23 @@ impl std::error::Error for Error {
 
 /// Connects to the first of `addresses` that answers. The socket sends each write at once.
 pub fn connect(addresses: &[SocketAddr], deadline: Deadline) -> Result<TcpStream, Error> {
+    connect_while(addresses, deadline, &|| true)
+}
+
+/// The same for as long as it is wanted, which is asked each [`limits::STOP_CHECK`].
+pub fn connect_while(
+    addresses: &[SocketAddr],
+    deadline: Deadline,
+    wanted: &dyn Fn() -> bool,
+) -> Result<TcpStream, Error> {
     let mut next = addresses.iter().copied().take(limits::CONNECT_ADDRESSES).peekable();
     let mut next_at = clock::now();
     let mut open: Vec<(SocketAddr, TcpStream)> = Vec::new();
     let mut failed = Vec::new();
     loop {
+        if !wanted() {
+            return Err(Error::Unwanted);
+        }
         let Some(left) = deadline.left() else {
             let silent = open.into_iter().map(|(address, _)| address).chain(next).collect();
             return Err(Error::TcpLate { silent, failed, deadline });
@@ -122,7 +137,7 @@ pub fn connect(addresses: &[SocketAddr], deadline: Deadline) -> Result<TcpStream
         }
         let wait = if next.peek().is_some() { left.min(pause) } else { left };
         let mut watches: Vec<Watch<'_>> = open.iter().map(|(_, tcp)| Watch::new(tcp.as_fd(), true)).collect();
-        let waited = poll::wait(&mut watches, wait);
+        let waited = poll::wait(&mut watches, wait.min(limits::STOP_CHECK));
         let ready: Vec<usize> = (0..open.len()).filter(|&at| watches[at].writable()).collect();
         if let Err(error) = waited {
             failed.push((open[0].0, error));
@@ -138,6 +153,11 @@ pub fn connect(addresses: &[SocketAddr], deadline: Deadline) -> Result<TcpStream
             next_at = clock::now();
         }
     }
+}
+
+/// Whether the address is this host's own: only such a one can be bound.
+pub fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Starts to connect, without waiting.
