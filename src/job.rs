@@ -79,19 +79,24 @@ impl fmt::Display for IdError {
 
 impl std::error::Error for IdError {}
 
-/// Where a job runs: the `type` of the backend's job. Also a metric label.
+/// Where a job runs. Also a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Container,
     Ssh,
+    /// An HTTP request, in the agent's own process. The backend calls it `container` too.
+    Http,
 }
 
 impl Kind {
+    pub const ALL: [Self; 3] = [Self::Container, Self::Ssh, Self::Http];
+
     /// The backend's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
             Self::Ssh => "ssh",
+            Self::Http => "http",
         }
     }
 }
@@ -268,6 +273,17 @@ pub struct ScriptResult {
     pub condition: Option<bool>,
 }
 
+/// An HTTP request, as the backend sent it. All of it may hold secrets: a URL has keys in its query and even in its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Any casing.
+    pub method: String,
+    pub url: Secret,
+    /// In the backend's order; names may come twice.
+    pub headers: Vec<(String, Secret)>,
+    pub body: Option<Secret>,
+}
+
 /// A job that can be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -277,7 +293,10 @@ pub struct Job {
     pub priority: i64,
     /// How often the backend has handed this job out before.
     pub attempts: u32,
+    /// Empty for a job of kind `Http`.
     pub script: Script,
+    /// Of a job of kind `Http` alone.
+    pub http: Option<Request>,
     /// In the backend's order. Names are as sent: non-empty, without `=` or NUL.
     pub environment: Vec<(String, Secret)>,
     /// The job's own limit; `None` is `jobs.defaultTimeout`.

@@ -5,6 +5,7 @@
 
 mod doctor;
 mod helpers;
+mod http;
 mod live;
 mod net;
 mod outbox;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use doctor::*;
 pub use helpers::*;
+pub use http::*;
 pub use live::*;
 pub use net::*;
 pub use outbox::*;

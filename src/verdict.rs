@@ -187,4 +187,6 @@ pub struct Outcome {
     pub usage: Usage,
     /// Named facts for `executionMetadata`: container id, image, engine version and the like. No secrets.
     pub evidence: Vec<(&'static str, String)>,
+    /// JSON for the next script of a workflow, of a job without a script that could give it.
+    pub script_output: Option<String>,
 }

@@ -17,6 +17,7 @@ use crate::executors::Reaper;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
 use crate::executors::container::usage::Sampler;
+use crate::executors::http::HttpExecutor;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Component, HealthState};
 use crate::jobs::adopt::Adopter;
@@ -185,6 +186,7 @@ impl Parts {
             client: self.client.clone(),
             containers: Box::new(self.containers.clone()),
             servers: Box::new(self.servers.clone()),
+            requests: Box::new(HttpExecutor::new(config)),
             reaper: self.reaper.clone(),
             streamer: self.streamer.clone(),
             pages: self.pages.clone(),

@@ -63,11 +63,11 @@ impl Client {
         Self { transport: self.transport.with_stop(stop), ..self.clone() }
     }
 
-    /// Claims up to `batch` jobs. Tried once: each request claims. Jobs of a lost answer stay claimed until they are given
+    /// Claims up to `batch` jobs of these types, by the backend's names. Tried once: each request claims. Jobs of a lost answer stay claimed until they are given
     /// back, and another request at once would claim more.
-    pub fn queue(&self, batch: usize) -> Result<Queue, Error> {
+    pub fn queue(&self, batch: usize, types: &[&str]) -> Result<Queue, Error> {
         let call = Call {
-            query: format!("?batchSize={batch}"),
+            query: format!("?batchSize={batch}&jobTypes={}", types.join(",")),
             limit: limits::QUEUE_ANSWER_MAX,
             needs_body: true,
             retry: false,

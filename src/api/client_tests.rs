@@ -72,14 +72,14 @@ const TAKEN: &str = r#"{"success":true}"#;
 #[test]
 fn every_call_has_its_path_its_headers_and_one_connection() {
     let server = Server::start(|seen, _| match seen.line.as_str() {
-        "GET /api/internal/jobs/queue?batchSize=3" => ok(r#"{"jobs":[{"id":"a"}],"count":1}"#),
+        "GET /api/internal/jobs/queue?batchSize=3&jobTypes=SCRIPT" => ok(r#"{"jobs":[{"id":"a"}],"count":1}"#),
         "GET /api/internal/jobs/orphaned?orchestratorId=agent%201" => ok(r#"[{"id":"a","status":"claimed"}]"#),
         "POST /api/internal/orchestrator/heartbeat" => ok(r#"{"cancelJobs":["a"]}"#),
         _ => ok(TAKEN),
     });
     let client = server.client();
     let (job, execution) = (id("j1"), id("exec-j1-5"));
-    assert_eq!(client.queue(3).expect("queue").claims.len(), 1);
+    assert_eq!(client.queue(3, &["SCRIPT"]).expect("queue").claims.len(), 1);
     client.acknowledge(&job).expect("acknowledge");
     client.execution_create(&execution, &job, Some((Some("3"), "web-1")), &[("k", "v".to_owned())]).expect("create");
     client.status_running(&job, Some("a\0b")).expect("status");
@@ -91,7 +91,7 @@ fn every_call_has_its_path_its_headers_and_one_connection() {
     let capacity = Capacity { max_jobs: 5, current_jobs: 1, available_slots: 4 };
     assert_eq!(client.heartbeat(std::slice::from_ref(&job), capacity).expect("heartbeat").cancel_jobs, [id("a")]);
     let lines = [
-        "GET /api/internal/jobs/queue?batchSize=3",
+        "GET /api/internal/jobs/queue?batchSize=3&jobTypes=SCRIPT",
         "POST /api/internal/jobs/j1/acknowledge",
         "POST /api/internal/executions/exec-j1-5/create",
         "PUT /api/internal/jobs/j1/status",
@@ -219,7 +219,7 @@ fn stop_ends_the_wait_between_tries() {
 #[test]
 fn the_queue_is_asked_once() {
     let server = Server::start(|_, _| Act::Answer(500, "", String::new()));
-    server.client().queue(1).expect_err("an error");
+    server.client().queue(1, &["SCRIPT"]).expect_err("an error");
     assert_eq!(server.lines().len(), 1);
 }
 
@@ -231,7 +231,7 @@ fn each_time_limit_has_its_name() {
     {
         let server = Server::start(move |_, _| Act::Stall(bytes.clone()));
         let client = client_of(&Api { timeout: Duration::from_millis(300), ..server.api() });
-        let error = client.queue(1).expect_err("a timeout");
+        let error = client.queue(1, &["SCRIPT"]).expect_err("a timeout");
         assert!(matches!(error.problem, Problem::Timeout { which, .. } if which == want), "{error:?}");
         assert!(error.to_string().contains(want.as_str()) && error.to_string().contains("api.timeout"), "{error}");
         assert!(error.is_ambiguous() && error.is_retryable());
@@ -263,7 +263,7 @@ fn a_connect_that_is_not_answered_times_out_by_name() {
         assert!(full.len() < 10_000, "the backlog never fills");
     }
     let client = client_of(&Api { timeout: Duration::from_millis(600), ..api(&format!("http://{address}")) });
-    let error = client.queue(1).expect_err("a timeout");
+    let error = client.queue(1, &["SCRIPT"]).expect_err("a timeout");
     assert!(matches!(&error.problem, Problem::Unreached(why) if why.is_late()), "{error:?}");
     let said = error.to_string();
     assert!(said.contains(&format!("no answer from {address} within 300ms (half of api.timeout)")), "{said}");
@@ -274,7 +274,7 @@ fn a_connect_that_is_not_answered_times_out_by_name() {
 fn nobody_listening_is_no_ambiguity() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     for endpoint in [format!("http://{address}"), "http://no-such-host.invalid:1".to_owned()] {
-        let error = client_of(&api(&endpoint)).queue(1).expect_err("an error");
+        let error = client_of(&api(&endpoint)).queue(1, &["SCRIPT"]).expect_err("an error");
         assert!(matches!(error.problem, Problem::Unreached(_)), "{error:?}");
         assert!(!error.is_ambiguous() && error.to_string().contains("api.endpoint"), "{error}");
     }
@@ -293,7 +293,7 @@ fn answers_that_lie_are_errors_and_never_panics() {
         (b"", "cut"),
     ] {
         let server = Server::start(move |_, _| Act::Raw(bytes.to_vec()));
-        let error = server.client().queue(1).expect_err("an error");
+        let error = server.client().queue(1, &["SCRIPT"]).expect_err("an error");
         let got = match error.problem {
             Problem::Protocol(_) => "protocol",
             Problem::Cut(_) => "cut",
@@ -305,13 +305,13 @@ fn answers_that_lie_are_errors_and_never_panics() {
     }
     let long = [&b"HTTP/1.1 200 OK\r\nx: "[..], &vec![b'a'; 1 << 20], b"\r\n\r\n"].concat();
     let server = Server::start(move |_, _| Act::Raw(long.clone()));
-    assert!(matches!(server.client().queue(1).expect_err("an error").problem, Problem::Protocol(_)));
+    assert!(matches!(server.client().queue(1, &["SCRIPT"]).expect_err("an error").problem, Problem::Protocol(_)));
 }
 
 #[test]
 fn a_flood_is_cut_off_at_the_limit() {
     let server = Server::start(|_, _| Act::Flood(50 << 20));
-    let error = server.client().queue(1).expect_err("an error");
+    let error = server.client().queue(1, &["SCRIPT"]).expect_err("an error");
     assert!(matches!(error.problem, Problem::TooLarge { limit } if limit == limits::QUEUE_ANSWER_MAX), "{error:?}");
     let capacity = Capacity { max_jobs: 1, current_jobs: 0, available_slots: 1 };
     let error = server.client().heartbeat(&[], capacity).expect_err("an error");
@@ -377,7 +377,7 @@ fn urgent_calls_pass_an_exhausted_rate_limit() {
     // An ordinary call would wait for minutes; a stop ends that.
     let stop = Stop::new();
     stop.set();
-    let error = client.with_stop(stop).queue(1).expect_err("stopped");
+    let error = client.with_stop(stop).queue(1, &["SCRIPT"]).expect_err("stopped");
     assert!(matches!(error.problem, Problem::Stopped));
 }
 

@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
+use super::http_row;
 use super::json::{Raw, integer, number, object, plain, shown, text};
 use super::server_row::servers;
-use crate::job::{Claim, Event, Id, IdError, Input, Job, Kind, Language, Resources, Script};
+use crate::job::{Claim, Event, Id, IdError, Input, Job, Kind, Language, Request, Resources, Script};
 use crate::limits;
 use crate::secret::Secret;
 use crate::wire::amount;
@@ -66,7 +67,8 @@ fn read_parts<'a>(id: Id, row: Json<'a>, parts: impl FnOnce() -> Result<Parts<'a
     match sound.and_then(|()| job(&id, parts()?, &mut kind)) {
         Ok(job) if cost(&job) > limits::QUEUE_ROW_MAX => {
             let most = limits::QUEUE_ROW_MAX;
-            let reason = format!("script, variables, input and servers of the job need more than {most} bytes");
+            let reason =
+                format!("script, variables, input, servers and request of the job need more than {most} bytes");
             Claim::Refuse { id, kind, reason }
         }
         Ok(job) => Claim::Run(Box::new(job)),
@@ -105,6 +107,11 @@ fn cost(job: &Job) -> usize {
             size_of::<Result<crate::job::Server, crate::job::BadServer>>() + 4 * BLOCK + crate::job::ID_MAX + held
         })
         .sum();
+    let request = job.http.as_ref().map_or(0, |request| {
+        let headers = request.headers.iter();
+        let headers = headers.map(|(name, value)| size_of::<(String, Secret)>() + 2 * BLOCK + name.len() + value.len());
+        request.method.len() + request.url.len() + secret(&request.body) + headers.sum::<usize>() + 2 * BLOCK
+    });
     let texts = [&job.event.id, &job.event.name, &job.event.user, &job.event.triggered_by];
     let about: usize = texts.into_iter().flatten().map(|text| BLOCK + text.len()).sum();
     size_of::<Job>()
@@ -114,6 +121,7 @@ fn cost(job: &Job) -> usize {
         + job.script.working_directory.len()
         + variables
         + servers
+        + request
 }
 
 /// Reads the rest of the row. `kind` is set as soon as it is known, so that a refusal has it too.
@@ -127,9 +135,9 @@ fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
     if target.map_or(Ok(false), is_server)? {
         *kind = Kind::Ssh;
     }
-    let script = read_script(script, http, original_type.as_deref())?;
+    let (script, http) = work(script, http, original_type.as_deref(), kind)?;
     let servers = match *kind {
-        Kind::Container => Vec::new(),
+        Kind::Container | Kind::Http => Vec::new(),
         Kind::Ssh => servers(target, metadata)?,
     };
     Ok(Job {
@@ -139,6 +147,7 @@ fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
         priority: priority.map_or(Ok(0), |raw| integer(raw, "priority"))?,
         attempts: u32::try_from(attempts.map_or(Ok(0), |raw| integer(raw, "attempts"))?.max(0)).unwrap_or(u32::MAX),
         script,
+        http,
         environment: variables.map_or(Ok(Vec::new()), environment)?,
         timeout: limit.map_or(Ok(None), timeout)?,
         resources: wishes.map_or(Ok(Resources::default()), resources)?,
@@ -185,14 +194,31 @@ fn is_server(target: Json<'_>) -> Result<bool, String> {
     }
 }
 
-fn read_script(script: Raw<'_>, http: Raw<'_>, original_type: Option<&str>) -> Result<Script, String> {
-    if let Some(other @ ("HTTP_REQUEST" | "TOOL_ACTION")) = original_type {
-        return Err(format!("this is a job of type {other}; this agent runs scripts only"));
+/// What is to be done: a script, or a request with an empty script.
+fn work(
+    script: Raw<'_>,
+    http: Raw<'_>,
+    original_type: Option<&str>,
+    kind: &mut Kind,
+) -> Result<(Script, Option<Request>), String> {
+    match (original_type, script, http) {
+        (Some("TOOL_ACTION"), ..) => Err(NO_TOOLS.to_owned()),
+        (Some("HTTP_REQUEST"), _, http) | (_, None, http @ Some(_)) => {
+            *kind = Kind::Http;
+            let request = http_row::read(http.ok_or("the job has no execution.http")?)?;
+            let script = Script { language: Language::Bash, content: String::new(), working_directory: String::new() };
+            Ok((script, Some(request)))
+        }
+        (_, Some(script), _) => Ok((read_script(script)?, None)),
+        (_, None, None) => Err("the job has no script".to_owned()),
     }
-    let Some(raw) = script else {
-        let hint = if http.is_some() { " (it describes an HTTP request; this agent runs scripts only)" } else { "" };
-        return Err(format!("the job has no script{hint}"));
-    };
+}
+
+/// Why no agent can do the third type of jobs.
+const NO_TOOLS: &str = "this is a tool action (TOOL_ACTION), which no agent can do: no route of the backend hands out \
+                        the credentials of its tool";
+
+fn read_script(raw: Json<'_>) -> Result<Script, String> {
     let [language, content, folder] = object(raw, "execution.script", ["type", "content", "workingDirectory"])?;
     let language = text(language.ok_or("execution.script.type is missing")?, "execution.script.type", WORD)?;
     let language = Language::parse(&language).ok_or_else(|| {

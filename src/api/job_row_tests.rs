@@ -169,11 +169,35 @@ fn timeouts_in_seconds_and_nanoseconds() {
 }
 
 #[test]
+fn a_request_is_a_kind_of_its_own_whatever_the_type_is_called() {
+    let http = json!({"method": "GET", "url": "http://a.example/", "headers": [{"key": "A", "value": "b"}]});
+    let mut row = valid();
+    row["execution"]["http"] = http;
+    row["execution"].as_object_mut().expect("an object").remove("script");
+    for original in [json!("HTTP_REQUEST"), Value::Null] {
+        row["metadata"]["originalType"] = original;
+        let job = run(&row);
+        let request = job.http.expect("a request");
+        assert_eq!((job.kind, request.method.as_str(), request.headers.len()), (Kind::Http, "GET", 1));
+        assert!(job.script.content.is_empty() && job.servers.is_empty());
+    }
+    // A script is a script, whatever stands beside it.
+    row["execution"]["script"] = json!({"type": "BASH", "content": "true"});
+    let job = run(&row);
+    assert_eq!((job.kind, job.http), (Kind::Container, None));
+    row["metadata"]["originalType"] = json!("HTTP_REQUEST");
+    assert_eq!(run(&row).kind, Kind::Http);
+    row["execution"]["http"]["url"] = json!(7);
+    let Ok(Claim::Refuse { kind, reason, .. }) = claim(&row.to_string()) else { panic!("not refused") };
+    assert_eq!((kind, reason.as_str()), (Kind::Http, "execution.http.url must be text, found a number"));
+}
+
+#[test]
 fn refusals_name_the_kind_or_the_path() {
     let many: serde_json::Map<_, _> = (0..=limits::JOB_ENVIRONMENT_MAX).map(|i| (format!("V{i}"), json!(1))).collect();
     for (path, value, parts) in [
-        ("/metadata/originalType", Some(json!("HTTP_REQUEST")), vec!["HTTP_REQUEST"]),
-        ("/metadata/originalType", Some(json!("TOOL_ACTION")), vec!["TOOL_ACTION"]),
+        ("/metadata/originalType", Some(json!("HTTP_REQUEST")), vec!["no execution.http"]),
+        ("/metadata/originalType", Some(json!("TOOL_ACTION")), vec!["TOOL_ACTION", "credentials"]),
         ("/execution/script", None, vec!["no script"]),
         ("/execution", None, vec!["no execution"]),
         ("/execution/script/content", None, vec!["execution.script.content is missing"]),

@@ -13,6 +13,7 @@ mod client;
 mod clock;
 mod dial;
 mod error;
+mod http_row;
 mod job_row;
 mod json;
 pub mod report;

@@ -341,6 +341,7 @@ fn task(request: Request, (content, language): (String, Language), server: Optio
         priority: 0,
         attempts: 0,
         script: Script { language, content, working_directory: String::new() },
+        http: None,
         environment: request.environment,
         timeout: request.timeout,
         resources: Resources { cpu: request.cpu, memory: request.memory, disk: None, pids: None },

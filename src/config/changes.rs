@@ -90,6 +90,7 @@ mod tests {
             ("api.rateLimit.enabled", "false"),
             ("api.rateLimit.requestsPerSecond", "99"),
             ("jobs.stopAfterLost", "90s"),
+            ("jobs.types", "TOOL_ACTION"),
             ("container.docker.endpoint", "unix:///run/other.sock"),
             ("container.docker.version", "1.44"),
             ("container.images.bash", "other/bash:1"),
@@ -109,7 +110,8 @@ mod tests {
         // Without a file that exists, or another key beside them, these have no other value.
         let left_out = ["api.token", "container.registryAuthFile", "container.security.seccompProfile"];
         let left_out = |path: &str| {
-            left_out.contains(&path) || path.starts_with("logging.file.") || path.starts_with("security.tls.")
+            let used = !path.starts_with("http.") || path == "http.enabled";
+            left_out.contains(&path) || !used || path.starts_with("logging.file.") || path.starts_with("security.tls.")
         };
         keys()
             .filter(|key| key.field.is_some() && !left_out(key.path))

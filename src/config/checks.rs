@@ -24,6 +24,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     way_out(draft);
     container_files(draft);
     tls(draft);
+    http(draft);
 }
 
 /// The first of two keys must not exceed the second.
@@ -244,6 +245,23 @@ fn container_files(draft: &mut Draft<'_>) {
         });
         if let Err(text) = read {
             draft.refuse("container.registryAuthFile", text);
+        }
+    }
+}
+
+fn http(draft: &mut Draft<'_>) {
+    if !draft.config.http.enabled && draft.config.jobs.types.iter().any(|name| name == "HTTP_REQUEST") {
+        let text =
+            "HTTP_REQUEST is listed while http.enabled is false: such jobs are taken from other agents and refused";
+        draft.warn("jobs.types", text);
+    }
+    if let Some(path) = draft.config.http.ca_file.clone().filter(|_| draft.good(&["http.caFile"])) {
+        match files::read_text(&path) {
+            Err(text) => draft.refuse("http.caFile", text),
+            Ok((text, _)) if !text.contains("-----BEGIN CERTIFICATE-----") => {
+                draft.refuse("http.caFile", format!("{} holds no certificate in PEM form", path.display()));
+            }
+            Ok(_) => {}
         }
     }
 }

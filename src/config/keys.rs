@@ -121,6 +121,8 @@ static KEYS: &[Key] = keys! {
     Restart "api.rateLimit.requestsPerSecond" = "10", Number { min: 0.1, max: 10_000.0 } => api.rate_limit.requests_per_second, when "api.rateLimit.enabled" is "true",
         "Calls a second, on average.";
 
+    Reload "jobs.types" = "", List { form: "types of jobs: SCRIPT, HTTP_REQUEST, TOOL_ACTION", check: parse::job_type } => jobs.types,
+        "Types that this agent asks the backend for; others are left to other agents. When empty: SCRIPT, and HTTP_REQUEST with `http.enabled`.";
     Reload "jobs.pollInterval" = "1s", time(Duration::from_millis(10), HOUR) => jobs.poll_interval,
         "Pause between two polls of the queue while jobs come.";
     Reload "jobs.maxPollInterval" = "0s", time(Duration::ZERO, HOUR) => jobs.max_poll_interval,
@@ -264,6 +266,17 @@ static KEYS: &[Key] = keys! {
     Restart "ssh.security.allowPasswords" = "false", Bool => ssh.allow_passwords,
         "`true` also uses passwords that come with a job.";
 
+    Reload "http.enabled" = "false", Bool => http.enabled,
+        "`true` lets the backend make this agent send HTTP requests, for jobs of type HTTP_REQUEST. They come from this host's place in your network.";
+    Reload "http.allow" = "*", List { form: "hosts: `*`, names such as www.example.com or *.example.com, addresses, or ranges such as 10.1.0.0/16", check: parse::host } => http.allow, when "http.enabled" is "true",
+        "Where requests may go. `*`: all public addresses. A name opens its host, a range its addresses, private ones too. Loopback, link-local, metadata services, the engine and the agent stay closed.";
+    Reload "http.maxResponse" = "5MB", Size { min: KB, max: 64 * MB } => http.max_response, when "http.enabled" is "true",
+        "Kept of an answer's body; the rest is not read.";
+    Reload "http.maxRedirects" = "0", Int { min: 0, max: 20 } => http.max_redirects, when "http.enabled" is "true",
+        "Redirects that are followed. `0`: none, and the redirect is the answer.";
+    Reload "http.caFile" = "", Path => http.ca_file, when "http.enabled" is "true",
+        "Trusted certificates for `https`, PEM; the system's when not set, or the bundled ones where it has none.";
+
     Reload "logging.level" = "info", Words(LEVELS) => logging.level,
         "Least level of the agent's own log.";
     Restart "logging.format" = "json", Words(LogFormat::WORDS) => logging.format,
@@ -359,6 +372,7 @@ pub(super) fn empty() -> Config {
         jobs: Default::default(),
         container: Default::default(),
         ssh: Default::default(),
+        http: Default::default(),
         logging: Default::default(),
         monitoring: Default::default(),
         tls: Default::default(),

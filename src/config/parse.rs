@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::types::{DockerEndpoint, NetworkMode, Seccomp};
 use super::url;
 use crate::policy::suggest::nearest;
+use crate::wire::hosts::Pattern;
 
 /// As `capabilities(7)` lists them, without `CAP_`.
 const CAPABILITIES: &str = "ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN \
@@ -67,6 +68,21 @@ pub(super) fn capability(text: &str) -> Result<String, String> {
         return Ok(name.to_owned());
     }
     Err(nearest(name, CAPABILITIES.split(' ')).map_or(String::new(), |near| format!("did you mean {near}?")))
+}
+
+/// A type of jobs, by the backend's name.
+pub(super) fn job_type(text: &str) -> Result<String, String> {
+    let known = ["SCRIPT", "HTTP_REQUEST", "TOOL_ACTION"];
+    let upper = text.to_ascii_uppercase();
+    if known.contains(&upper.as_str()) {
+        return Ok(upper);
+    }
+    Err(nearest(&upper, known).map_or(String::new(), |near| format!("did you mean {near}?")))
+}
+
+/// A pattern of hosts.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    Pattern::parse(text).map(|_| text.to_owned())
 }
 
 pub(super) fn name_server(text: &str) -> Result<String, String> {

@@ -56,6 +56,9 @@ fn sample(key: &Key, pem: &str) -> String {
         ("container.security.dropCapabilities", _) => "NET_RAW".to_owned(),
         ("monitoring.bindAddress", _) => "0.0.0.0".to_owned(),
         ("container.security.seccompProfile" | "container.registryAuthFile", _) => pem.to_owned(),
+        ("jobs.types", _) => "TOOL_ACTION".to_owned(),
+        ("http.allow", _) => "10.0.0.0/8".to_owned(),
+        ("http.caFile", _) => pem.to_owned(),
         (path, Kind::Path) if path.starts_with("security.tls.") => pem.to_owned(),
         ("logging.file.path" | "state.dir" | "ssh.security.knownHostsFile", _) => "/x/y".to_owned(),
         ("jobs.maxPollInterval", _) => "17s".to_owned(),
@@ -98,6 +101,9 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
         let mut beside = Vec::new();
         if key.path.starts_with("logging.file.") {
             beside.push(("CRONIUM_LOGGING_OUTPUT", "file"));
+        }
+        if key.path.starts_with("http.") && key.path != "http.enabled" {
+            beside.push(("CRONIUM_HTTP_ENABLED", "true"));
         }
         if key.path == "security.tls.certFile" {
             beside.push(("CRONIUM_SECURITY_TLS_KEY_FILE", pem.as_str()));

@@ -47,10 +47,23 @@ pub struct Config {
     pub jobs: Jobs,
     pub container: Container,
     pub ssh: Ssh,
+    pub http: Http,
     pub logging: Logging,
     pub monitoring: Monitoring,
     pub tls: Tls,
     pub state: State,
+}
+
+impl Config {
+    /// The types of jobs that this agent asks for, by the backend's names.
+    pub fn job_types(&self) -> Vec<&str> {
+        if !self.jobs.types.is_empty() {
+            return self.jobs.types.iter().map(String::as_str).collect();
+        }
+        let mut types = vec!["SCRIPT"];
+        types.extend(self.http.enabled.then_some("HTTP_REQUEST"));
+        types
+    }
 }
 
 /// `orchestrator`: who this agent is.
@@ -108,6 +121,8 @@ words! {
 /// `jobs`.
 #[derive(Debug, Clone, Default)]
 pub struct Jobs {
+    /// Empty: those that this agent can do, see [`Config::job_types`].
+    pub types: Vec<String>,
     pub poll_interval: Duration,
     /// Zero: the agent chooses, see `limits::POLL_PUSHED`.
     pub max_poll_interval: Duration,
@@ -282,6 +297,18 @@ pub struct Ssh {
     pub allowed_ciphers: Vec<String>,
     pub allowed_key_exchanges: Vec<String>,
     pub allow_passwords: bool,
+}
+
+/// `http`: the requests of jobs of type HTTP_REQUEST.
+#[derive(Debug, Clone, Default)]
+pub struct Http {
+    pub enabled: bool,
+    /// Entries that [`crate::wire::hosts::Pattern`] takes.
+    pub allow: Vec<String>,
+    /// Bytes of an answer's body that are kept.
+    pub max_response: usize,
+    pub max_redirects: u32,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `logging`.

@@ -55,7 +55,7 @@ pub(super) fn ended_in_time(
 pub(super) fn ended_early(verdict: Verdict, begun: (SystemTime, Instant)) -> Box<Outcome> {
     let setup = Some(Span { started: begun.0, length: begun.1.elapsed() });
     let timings = Timings { setup, ..Timings::default() };
-    Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new() })
+    Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence: Vec::new(), script_output: None })
 }
 
 /// The verdict on it: why it was told to end, or what went wrong.

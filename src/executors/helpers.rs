@@ -66,7 +66,7 @@ pub fn event(job: &Job, execution: &str, server: Option<&Server>) -> Value {
         "id": number.map_or_else(|| json!(known.id), |number| json!(number)),
         "name": known.name,
         "type": kind,
-        "runLocation": match job.kind { Kind::Container => "LOCAL", Kind::Ssh => "REMOTE" },
+        "runLocation": match job.kind { Kind::Container | Kind::Http => "LOCAL", Kind::Ssh => "REMOTE" },
         "userId": known.user,
         "triggeredBy": known.triggered_by,
         "executionId": execution,

@@ -12,6 +12,7 @@ pub mod control;
 pub mod ending;
 mod executor;
 pub mod helpers;
+pub mod http;
 pub mod interpreter;
 pub mod names;
 pub mod reaper;

@@ -186,7 +186,7 @@ fn say_running(client: &api::Client, job: &Id, control: &Control) {
     if control.reason().is_some() {
         return;
     }
-    if let Err(error) = client.status_running(job, Some("the script is running")) {
+    if let Err(error) = client.status_running(job, Some("the job is running")) {
         log::warn!("the backend could not be told that the job runs: {error}");
     }
 }

@@ -116,7 +116,7 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
 fn give_back(context: &JobContext, entry: &Entry, token: &Token) -> Result<Left, Unreported> {
     const WHY: Unreported = Unreported::GiveBack("the agent was restarted before the job had started");
     if entry.kind != Kind::Container {
-        // A script on a server whose record says `Intent` was never sent there.
+        // A script or a request whose record says `Intent` was never sent anywhere.
         return Err(WHY);
     }
     let control = context.control(token);
@@ -234,14 +234,18 @@ enum Missing {
 fn find(context: &JobContext, entry: &Entry, started: &Started, control: &Arc<Control>) -> Result<Found, Missing> {
     let unknown = |why: &str| {
         let reboot = if started.boot_id == boot_id() { "" } else { "; this host was restarted since" };
-        let words = format!("the agent was restarted while the script ran, and {why}{reboot}: its end is unknown");
+        let meanwhile = match entry.kind {
+            Kind::Http => "the request was under way",
+            Kind::Container | Kind::Ssh => "the script ran",
+        };
+        let words = format!("the agent was restarted while {meanwhile}, and {why}{reboot}: its end is unknown");
         Missing::Unknown(Verdict::infrastructure(Phase::Execution, words))
     };
     let info = reattach_info(entry, Some(started));
     let mut waits = Waits::default();
     loop {
         let server = match entry.kind {
-            Kind::Container => Ok(None),
+            Kind::Container | Kind::Http => Ok(None),
             Kind::Ssh => login(context, entry).map(Some),
         };
         let executor = context.executor(entry.kind);

@@ -104,7 +104,7 @@ pub(in crate::jobs) fn ended(outcome: Outcome) -> End {
 
 /// The outcome of a job that did not run.
 pub(in crate::jobs) fn unrun(verdict: Verdict) -> Outcome {
-    Outcome { verdict, timings: Timings::default(), usage: Usage::default(), evidence: Vec::new() }
+    Outcome { verdict, timings: Timings::default(), usage: Usage::default(), evidence: Vec::new(), script_output: None }
 }
 
 /// Counts the time of each phase.

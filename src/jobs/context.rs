@@ -32,6 +32,8 @@ pub struct JobContext {
     pub containers: Box<dyn Executor>,
     /// Runs jobs on servers.
     pub servers: Box<dyn Executor>,
+    /// Makes HTTP requests.
+    pub requests: Box<dyn Executor>,
     pub reaper: Reaper,
     pub streamer: LogStreamer,
     pub pages: PageUpdates,
@@ -53,6 +55,7 @@ impl JobContext {
         match kind {
             Kind::Container => &*self.containers,
             Kind::Ssh => &*self.servers,
+            Kind::Http => &*self.requests,
         }
     }
 
@@ -144,6 +147,7 @@ pub(crate) mod testing {
     use crate::docker;
     use crate::executors::container::ContainerExecutor;
     use crate::executors::container::usage::Sampler;
+    use crate::executors::http::HttpExecutor;
     use crate::executors::ssh::SshExecutor;
     use crate::jobs::record::Opened;
     use crate::jobs::record::outbox::Terms;
@@ -174,11 +178,13 @@ pub(crate) mod testing {
                 Outbox::start(records.clone(), &client, Vec::new(), terms, Pulse::unwatched()).expect("a thread");
             let (reaper, reaping) = Reaper::start(Pulse::unwatched()).expect("a thread");
             let helpers = Helpers::of_this_process(&config, false);
+            let config = Live::new(config);
             let context = Arc::new(JobContext {
-                config: Live::new(config),
                 client,
                 containers: Box::new(containers.clone()),
                 servers: Box::new(servers.clone()),
+                requests: Box::new(HttpExecutor::new(&config)),
+                config,
                 reaper,
                 streamer: LogStreamer::disabled(),
                 pages: PageUpdates::off(),

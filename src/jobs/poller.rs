@@ -120,7 +120,7 @@ impl Poller {
             }
             let answer = match self.admitted(&mut closed) {
                 false => Answer::Skipped,
-                true => match self.poll(free.min(config.jobs.poll_batch_size.max(1))) {
+                true => match self.poll(free.min(config.jobs.poll_batch_size.max(1)), &config.job_types()) {
                     Some(answer) => answer,
                     None => return,
                 },
@@ -165,8 +165,8 @@ impl Poller {
     }
 
     /// One poll; `None` when the workers are gone.
-    fn poll(&self, asked: usize) -> Option<Answer> {
-        let queue = match self.client.queue(asked) {
+    fn poll(&self, asked: usize, types: &[&str]) -> Option<Answer> {
+        let queue = match self.client.queue(asked, types) {
             Ok(queue) => queue,
             Err(error) => {
                 log::warn!("no jobs were claimed: {error}");
@@ -333,8 +333,9 @@ mod tests {
 
     #[test]
     fn it_asks_for_the_free_workers_and_polls_at_once_when_one_is_free_again() {
-        let server = Server::start(|seen, n| match seen.line.rsplit_once('=') {
-            Some((_, size)) => {
+        let server = Server::start(|seen, n| match seen.line.split_once("batchSize=") {
+            Some((_, rest)) => {
+                let (size, _) = rest.split_once('&').expect("types");
                 let size: usize = size.parse().expect("a size");
                 jobs(&(0..size).map(|i| row(&format!("j{n}-{i}"), i as i64)).collect::<Vec<_>>())
             }
@@ -348,7 +349,7 @@ mod tests {
         assert_eq!((rig.slots.free(), rig.running.len()), (0, 3));
         drop(taken.pop());
         taken.push(rig.next());
-        let lines = ["GET /api/internal/jobs/queue?batchSize=3", "GET /api/internal/jobs/queue?batchSize=1"];
+        let lines = ["3", "1"].map(|n| format!("GET /api/internal/jobs/queue?batchSize={n}&jobTypes=SCRIPT"));
         assert_eq!(server.lines(), lines);
         rig.end();
     }

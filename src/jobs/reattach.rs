@@ -77,6 +77,7 @@ pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
         priority: 0,
         attempts: entry.attempts,
         script: Script { language, content: String::new(), working_directory: String::new() },
+        http: None,
         environment: Vec::new(),
         timeout: None,
         resources: Resources::default(),

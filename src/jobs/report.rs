@@ -27,8 +27,12 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed), 
         ended,
         duration: outcome.timings.execution.map_or(std::time::Duration::ZERO, |span| span.length),
         usage: outcome.usage,
-        // It was JSON when the script gave it.
-        script_output: result.output.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+        // It was JSON when it was given.
+        script_output: outcome
+            .script_output
+            .as_deref()
+            .or(result.output.as_deref())
+            .and_then(|json| serde_json::from_str(json).ok()),
         condition: result.condition,
     };
     Report {

@@ -23,9 +23,9 @@ use crate::verdict::{Cause, Phase, Verdict};
 
 /// Runs a job and reports it.
 pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, token: &Token) -> Life {
-    log::info!("claimed: {} script, attempt {}", job.script.language.as_str(), job.attempts.saturating_add(1));
+    log::info!("claimed: {}, attempt {}", what(&job), job.attempts.saturating_add(1));
     let server = match (job.kind, job.servers.as_slice()) {
-        (Kind::Container, _) => None,
+        (Kind::Container | Kind::Http, _) => None,
         (Kind::Ssh, [Ok(server)]) => Some(server.clone()),
         (Kind::Ssh, _) => return fanout::run(context, job, &execution, token),
     };
@@ -61,10 +61,19 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     Session::after(helpers, conclude(context, &record, end, output, Some(ack)))
 }
 
+/// What is to be done, for the log.
+fn what(job: &Job) -> String {
+    match &job.http {
+        Some(_) => "HTTP request".to_owned(),
+        None => format!("{} script", job.script.language.as_str()),
+    }
+}
+
 /// Where the task runs, before it is there.
 fn place_of(task: &Task) -> Place {
     match &task.server {
         Some(server) => Place::Servers(vec![record::page_of(server, String::new(), &task.execution)]),
+        None if task.job.kind == Kind::Http => Place::Nowhere,
         None => Place::Container(Container { name: container_name(&task.execution), ..Container::default() }),
     }
 }

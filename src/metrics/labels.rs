@@ -79,7 +79,7 @@ label! {
 
 /// The words of [`Kind`](crate::job::Kind), of [`Phase`](crate::verdict::Phase) and of [`Stream`](crate::job::Stream),
 /// each in the order of its enum.
-pub(super) const KIND: Label = Label("type", &["container", "ssh"]);
+pub(super) const KIND: Label = Label("type", &["container", "ssh", "http"]);
 pub(super) const PHASE: Label = Label("phase", &["setup", "execution", "cleanup"]);
 pub(super) const STREAM: Label = Label("stream", &["stdout", "stderr", "system"]);
 /// Whether something succeeded.
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn every_list_is_in_the_order_of_its_enum() {
-        let kinds = [Kind::Container, Kind::Ssh].map(|kind| (kind as usize, kind.as_str()));
+        let kinds = Kind::ALL.map(|kind| (kind as usize, kind.as_str()));
         let phases = [Phase::Setup, Phase::Execution, Phase::Cleanup].map(|phase| (phase as usize, phase.as_str()));
         let streams = [Stream::Stdout, Stream::Stderr, Stream::System].map(|s| (s as usize, s.as_str()));
         let words = |label: Label| label.1.iter().copied().enumerate().collect::<Vec<_>>();

@@ -7,6 +7,7 @@ pub mod capture;
 pub mod chunked;
 pub mod crc32;
 pub mod frames;
+pub mod hosts;
 pub mod http1;
 pub mod json;
 pub mod kexinit;

@@ -69,13 +69,13 @@ impl Drop for Frozen {
 }
 
 /// A host with its own names and name server, for the programs started in it.
-struct Names {
+pub struct Names {
     folder: Folder,
 }
 
 impl Names {
     /// `hosts` and `resolver` are what stands in /etc/hosts and /etc/resolv.conf.
-    fn new(hosts: &str, resolver: &str) -> Self {
+    pub fn new(hosts: &str, resolver: &str) -> Self {
         let folder = Folder::new();
         std::fs::write(folder.path().join("hosts"), format!("127.0.0.1 localhost\n{hosts}")).expect("hosts");
         std::fs::write(folder.path().join("resolv.conf"), resolver).expect("resolv.conf");
@@ -96,7 +96,7 @@ impl Names {
         binary_behind(&before.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn agent(&self, url: &str, token: &str, settings: &[(&str, &str)]) -> Agent {
+    pub fn agent(&self, url: &str, token: &str, settings: &[(&str, &str)]) -> Agent {
         let before = self.before();
         Agent::start_behind(&before.iter().map(String::as_str).collect::<Vec<_>>(), url, token, settings)
     }

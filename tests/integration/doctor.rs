@@ -226,7 +226,7 @@ impl Drop for Tls {
     }
 }
 
-fn openssl(folder: &Folder, line: &str) {
+pub fn openssl(folder: &Folder, line: &str) {
     let output = Command::new("openssl").args(line.split(' ')).current_dir(folder.path()).output().expect("openssl");
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -37,6 +37,8 @@ mod fleet;
 mod health;
 /// What a script may ask of the agent, in three languages.
 mod helpers;
+/// HTTP requests of jobs: real servers, closed addresses, kills.
+mod http_requests;
 /// Pulls from a real registry.
 mod images;
 /// The installer, below another root.

@@ -48,24 +48,25 @@ const HOMES: &[(&str, &[&str])] = &[
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
     ("ring", &["executors", "jobs"]),
-    ("rustls", &["api", "logs"]),
+    ("rustls", &["api", "executors", "logs"]),
     ("serde_yaml", &["config"]),
     ("simplelog", &["telemetry"]),
     ("ssh2", &["executors"]),
     ("tiny_http", &["health"]),
     ("tungstenite", &["logs"]),
-    ("ureq", &["api"]),
+    ("ureq", &["api", "executors"]),
     ("webpki_roots", &["api", "logs"]),
 ];
 
 /// Who may see what a [`Secret`](cronium_agent::secret::Secret) holds, and what for.
 const EXPOSERS: &[&str] = &[
-    "api/answer.rs",         // takes the token out of a backend's error text
-    "api/client.rs",         // the Authorization header
-    "config/checks.rs",      // is the token usable in a header?
-    "docker/images.rs",      // the header of a registry's login
-    "executors/ssh/keys.rs", // which kind of key is it?
-    "executors/ssh/dial.rs", // key, passphrase and password of a server's login
+    "api/answer.rs",             // takes the token out of a backend's error text
+    "api/client.rs",             // the Authorization header
+    "config/checks.rs",          // is the token usable in a header?
+    "docker/images.rs",          // the header of a registry's login
+    "executors/http/request.rs", // address, headers and body of a request
+    "executors/ssh/keys.rs",     // which kind of key is it?
+    "executors/ssh/dial.rs",     // key, passphrase and password of a server's login
     "executors/interpreter.rs",
     "executors/shell.rs", // the same, for containers and servers
     "logs/dial.rs",       // the upgrade's Authorization header
@@ -176,7 +177,7 @@ const CONNECTS: &[(&str, &str)] = &[
     ("to_socket_addrs", "os/names.rs"),
     ("ToSocketAddrs", "os/names.rs"),
     ("getaddrinfo", "os/names.rs"),
-    // ureq's own; api/dial.rs has others in their place.
+    // ureq's own; api/dial.rs and executors/http/dial.rs have others in their place.
     ("new_agent", "nobody"),
     ("new_with_config", "nobody"),
     ("new_with_defaults", "nobody"),

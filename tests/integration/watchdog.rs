@@ -44,6 +44,7 @@ fn task(script: &str) -> Task {
         priority: 0,
         attempts: 0,
         script: Script { language: Language::Bash, content: script.to_owned(), working_directory: String::new() },
+        http: None,
         environment: Vec::new(),
         timeout: None,
         resources: Resources::default(),

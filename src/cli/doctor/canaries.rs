@@ -170,6 +170,7 @@ fn task(canary: Canary, word: &str) -> Task {
             content: canary.script.to_owned(),
             working_directory: String::new(),
         },
+        http: None,
         environment: canary.environment.into_iter().map(secret).collect(),
         timeout: Some(limits::DOCTOR_CANARY),
         resources: canary.resources,

@@ -166,7 +166,7 @@ impl Run {
         self.control.end();
         let evidence = vec![("containerId", self.container.id().to_owned()), ("image", self.info.image.clone())];
         let timings = Timings { setup: Some(span(self.setup.begun)), ..Timings::default() };
-        Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence })
+        Box::new(Outcome { verdict, timings, usage: Usage::default(), evidence, script_output: None })
     }
 
     /// From the end of what was `read` to the end of the container, unless it is left to the next agent.
@@ -197,7 +197,10 @@ impl Run {
         let (verdict, evidence) = self.conclude(waited, &reading, host_killed);
         self.control.end();
         let timings = Timings { setup: Some(setup), execution: Some(execution), cleanup: Some(span(begun)) };
-        End::Outcome(Box::new(Outcome { verdict, timings, usage, evidence }), CleanupGuard::of(self.container))
+        End::Outcome(
+            Box::new(Outcome { verdict, timings, usage, evidence, script_output: None }),
+            CleanupGuard::of(self.container),
+        )
     }
 
     /// The verdict and the named facts for the execution's record.

@@ -41,6 +41,7 @@ fn with_run(act: impl FnOnce(&mut Run<'_>)) {
         priority: 0,
         attempts: 0,
         script,
+        http: None,
         environment: Vec::new(),
         timeout: None,
         resources: Resources::default(),

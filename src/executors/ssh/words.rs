@@ -176,7 +176,7 @@ impl Run<'_> {
             evidence.push(("signalSent", signal.as_str().to_owned()));
         }
         let cpu_seconds = ending.map_or(0.0, |ending| ending.cpu_seconds);
-        Outcome { verdict, timings, usage: Usage { cpu_seconds, ..Usage::default() }, evidence }
+        Outcome { verdict, timings, usage: Usage { cpu_seconds, ..Usage::default() }, evidence, script_output: None }
     }
 }
 

@@ -236,6 +236,7 @@ mod tests {
             priority: 0,
             attempts: 0,
             script: Script { language: Language::Bash, content: "true".into(), working_directory: String::new() },
+            http: None,
             environment: Vec::new(),
             timeout: None,
             resources: Resources::default(),

@@ -171,6 +171,7 @@ impl Group {
                 ..Usage::default()
             },
             evidence: Vec::new(),
+            script_output: None,
         };
         let collected = output.map_or_else(Default::default, |mut output| {
             output.close_page();

@@ -105,6 +105,7 @@ impl Helpers {
         let folder = match kind {
             Kind::Container => self.folder(&execution),
             Kind::Ssh => Err("a script on a server has no socket".to_owned()),
+            Kind::Http => Err("a request has no script".to_owned()),
         };
         let opened = folder.and_then(|folder| match self.listener(&folder, &service) {
             Ok(listener) => Ok((listener, folder)),

@@ -24,7 +24,7 @@ pub struct Entry {
     pub kind: Kind,
     /// How often the backend had handed the job out before this time.
     pub attempts: u32,
-    /// `None` for a job that was refused because its language is unknown.
+    /// `None` for an HTTP request, and for a job that was refused because its language is unknown.
     #[serde(with = "language")]
     pub language: Option<Language>,
     /// When it was claimed: wall clock, milliseconds since 1970.
@@ -47,7 +47,7 @@ pub struct HelperState {
 /// Where a job runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Place {
-    /// It was refused before it had a place.
+    /// In no container and on no server: an HTTP request, or a job that was refused.
     Nowhere,
     Container(Container),
     Servers(Vec<Server>),
@@ -350,7 +350,7 @@ mod kind {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Kind, D::Error> {
         let word = String::deserialize(from)?;
-        let known = [Kind::Container, Kind::Ssh].into_iter().find(|kind| kind.as_str() == word);
+        let known = Kind::ALL.into_iter().find(|kind| kind.as_str() == word);
         known.ok_or_else(|| D::Error::custom(format!("unknown kind of job {word:?}")))
     }
 }

@@ -51,7 +51,8 @@ impl JobRecord {
         place: Place,
         progress: Arc<Progress>,
     ) -> Result<Self, RecordError> {
-        let (job, language) = (&task.job, Some(task.job.script.language));
+        let job = &task.job;
+        let language = job.http.is_none().then_some(job.script.language);
         let mut entry = blank(&job.id, &task.execution, job.kind, job.attempts, language, place);
         entry.helpers = are_used_by(job).then(|| HelperState { event: job.event.clone(), ..HelperState::default() });
         let record = Self::claimed(records, entry, progress);

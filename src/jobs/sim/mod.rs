@@ -76,6 +76,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         client: client.clone(),
         containers: Box::new(engine.clone()),
         servers: Box::new(engine.clone()),
+        requests: Box::new(engine.clone()),
         reaper: reaper.clone(),
         streamer: LogStreamer::disabled(),
         pages: PageUpdates::off(),

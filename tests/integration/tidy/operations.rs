@@ -46,7 +46,8 @@ fn the_operators_page_quotes_what_the_program_says() {
 #[test]
 fn keys_that_pages_name_exist() {
     let reference = text("docs/configuration.md");
-    let sections = ["orchestrator", "api", "jobs", "container", "ssh", "logging", "monitoring", "security", "state"];
+    let sections =
+        ["orchestrator", "api", "jobs", "container", "ssh", "http", "logging", "monitoring", "security", "state"];
     let is_key = |word: &&str| {
         let (first, rest) = word.split_once('.').unwrap_or_default();
         sections.contains(&first)
