@@ -17,7 +17,7 @@ CONTEXT=$ROOT/runtime-images
 LANGUAGES=(bash python node)
 ALPINE=$(awk -F= '/^ARG BASE=/ {print $2; exit}' "$CONTEXT/Dockerfile.bash")
 # What a language needs on a Debian base; the Alpine names stand in its Dockerfile. perl-base is in every one.
-declare -A PACKAGES=([bash]="curl jq" [python]="python3" [node]="nodejs")
+declare -A PACKAGES=([bash]="curl jq" [python]="python3 python3-requests python3-aiohttp" [node]="nodejs")
 declare -A RUNS=([bash]="bash perl curl jq" [python]="python3" [node]="node")
 
 # --- The Debian base (runs as root) ------------------------------------------------------------------------------
@@ -107,6 +107,7 @@ for name in apk apt apt-get dpkg npm npx corepack pip pip3; do
     ! command -v "$name" >/dev/null || echo "package manager: $name"
 done
 for name in sh tini $1; do command -v "$name" >/dev/null || echo "missing: $name"; done
+! command -v python3 >/dev/null || python3 -c 'import requests, aiohttp' || echo "missing: requests or aiohttp"
 [ -s /etc/ssl/certs/ca-certificates.crt ] || echo "missing: certificates"
 [ "$(TZ=Europe/Berlin date -d @0 +%H)" = 01 ] || echo "missing: time zones"
 [ "$(stat -c %u:%g /workspace)" = 1000:1000 ] || echo "/workspace is not the runner's"

@@ -8,6 +8,21 @@ use crate::harness::{
 };
 use crate::registry::{PASSWORD, Registry};
 
+#[test]
+fn the_python_image_has_requests_and_aiohttp_and_node_is_not_older_than_18() {
+    let _machine = shared();
+    let backend = deployed();
+    let agent = Agent::start(&backend, &[]);
+    let script = "import asyncio, aiohttp, requests\n\
+                  async def main():\n    async with aiohttp.ClientSession(): print('session', requests.Session().verify)\n\
+                  asyncio.run(main())\n";
+    let row = finish(&backend, job("PYTHON", script));
+    assert_eq!((row.exit_code, stdout(&row)), (Some(0), "session True\n"), "{}", stderr(&row));
+    let row = finish(&backend, job("NODEJS", "console.log(process.versions.node.split('.')[0] >= 18)"));
+    assert_eq!((row.exit_code, stdout(&row)), (Some(0), "true\n"), "{}", stderr(&row));
+    agent.stop();
+}
+
 fn agent(backend: &DevBackend, image: &str, more: &[(&str, &str)]) -> Agent {
     let mut settings = vec![("container.images.bash", image)];
     settings.extend_from_slice(more);
