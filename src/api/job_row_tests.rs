@@ -321,12 +321,20 @@ fn any_node_may_be_anything() {
         json!({"": {"a": []}}),
         deep,
     ];
+    let mut request = valid();
+    request["execution"].as_object_mut().expect("an object").remove("script");
+    request["execution"]["http"] = json!({"method": "GET", "url": "http://a.example/", "body": "x",
+        "headers": [{"key": "A", "value": "b"}, {"key": "C", "value": 1}]});
     let mut all = Vec::new();
-    pointers(&valid(), "", &mut all);
-    assert!(all.len() > 30);
-    for pointer in &all {
+    for base in [valid(), request] {
+        let mut found = Vec::new();
+        pointers(&base, "", &mut found);
+        assert!(found.len() > 30);
+        all.extend(found.into_iter().map(|pointer| (base.clone(), pointer)));
+    }
+    for (base, pointer) in &all {
         for value in &strange {
-            let mut row = valid();
+            let mut row = base.clone();
             *row.pointer_mut(pointer).expect("a node") = value.clone();
             // An error is allowed exactly where the id itself was hit.
             let got = claim(&row.to_string());

@@ -270,7 +270,7 @@ static KEYS: &[Key] = keys! {
         "`true` lets the backend make this agent send HTTP requests, for jobs of type HTTP_REQUEST. They come from this host's place in your network.";
     Reload "http.allow" = "*", List { form: "hosts: `*`, names such as www.example.com or *.example.com, addresses, or ranges such as 10.1.0.0/16", check: parse::host } => http.allow, when "http.enabled" is "true",
         "Where requests may go. `*`: all public addresses. A name opens its host, a range its addresses, private ones too. Loopback, link-local, metadata services, the engine and the agent stay closed.";
-    Reload "http.maxResponse" = "5MB", Size { min: KB, max: 64 * MB } => http.max_response, when "http.enabled" is "true",
+    Reload "http.maxResponse" = "5MB", Size { min: KB, max: 16 * MB } => http.max_response, when "http.enabled" is "true",
         "Kept of an answer's body; the rest is not read.";
     Reload "http.maxRedirects" = "0", Int { min: 0, max: 20 } => http.max_redirects, when "http.enabled" is "true",
         "Redirects that are followed. `0`: none, and the redirect is the answer.";

@@ -411,3 +411,38 @@ fn many_unknown_keys_cost_no_more_than_their_number() {
     // Eight times as many: with the square it would be 64 times.
     assert!(large < small * 30, "{small:?} to {large:?}");
 }
+
+#[test]
+fn an_agent_asks_for_the_types_that_it_can_do() {
+    let types = |text: &str| file(text).map(|loaded| loaded.config.job_types().join(",")).expect(text);
+    assert_eq!(types(""), "SCRIPT");
+    assert_eq!(types("http: {enabled: true}"), "SCRIPT,HTTP_REQUEST");
+    assert_eq!(types("http: {enabled: true}\njobs: {types: [script]}"), "SCRIPT");
+    assert_eq!(types("jobs: {types: [TOOL_ACTION, SCRIPT]}"), "TOOL_ACTION,SCRIPT");
+    let loaded = file("jobs: {types: [HTTP_REQUEST]}").expect("valid");
+    assert!(
+        loaded.warnings.iter().any(|warning| warning.text.contains("http.enabled is false")),
+        "{:?}",
+        loaded.warnings
+    );
+    let why = file("jobs: {types: [SCRIPTS]}").expect_err("no type").to_string();
+    assert!(why.contains("did you mean SCRIPT?"), "{why}");
+}
+
+#[test]
+fn what_opens_hosts_is_what_was_meant() {
+    let allow =
+        |text: &str| file(&format!("http: {{enabled: true, allow: {text}}}")).map(|loaded| loaded.config.http.allow);
+    assert_eq!(allow("[]").expect("valid"), Vec::<String>::new(), "nothing is open");
+    assert_eq!(allow("[\"*\", 10.1.0.0/16]").expect("valid"), ["*", "10.1.0.0/16"]);
+    for (bad, word) in
+        [("[10.1.0.1/16]", "does not begin"), ("[\"http://a\"]", "names such as"), ("[\"a:80\"]", "names such as")]
+    {
+        let why = allow(bad).expect_err(bad).to_string();
+        assert!(why.contains(word), "{bad}: {why}");
+    }
+    let empty = Scratch::new(b"nothing");
+    let text = format!("http: {{enabled: true, caFile: '{}'}}", empty.0.display());
+    let why = file(&text).expect_err("no certificate").to_string();
+    assert!(why.contains("http.caFile") && why.contains("holds no certificate"), "{why}");
+}

@@ -170,6 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn a_lookup_that_nobody_waits_for_any_more_is_given_up_also_before_its_turn() {
+        let (names, over, begun) = (at_most(1), Stop::new(), Instant::now());
+        let unwanted = || false;
+        for _ in 0..2 {
+            let found = names.find_by("a.example", 1, (within(LONG), &unwanted), hangs(&over));
+            assert!(matches!(found, Err(Error::Unwanted)), "{found:?}");
+        }
+        assert!(begun.elapsed() < LONG / 2);
+        over.set();
+    }
+
+    #[test]
     fn lookups_that_hang_are_bounded_and_a_place_that_comes_free_is_taken() {
         let (names, over) = (at_most(3), Stop::new());
         for _ in 0..3 {

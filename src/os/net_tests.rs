@@ -175,3 +175,21 @@ fn of_many_addresses_a_bounded_number_is_tried() {
     let error = connect(&vec![closed; limits::CONNECT_ADDRESSES + 9], within(LONG)).expect_err("nobody");
     assert!(matches!(&error, Error::Tcp(failed) if failed.len() == limits::CONNECT_ADDRESSES), "{error:?}");
 }
+
+#[test]
+fn an_address_is_this_hosts_own_or_not() {
+    for (address, own) in [("127.0.0.1", true), ("127.9.9.9", true), ("::1", true), ("203.0.113.77", false)] {
+        assert_eq!(is_own(address.parse().expect("an address")), own, "{address}");
+    }
+}
+
+#[test]
+fn a_connection_that_nobody_waits_for_any_more_is_given_up() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    // Wanted at the first two looks alone.
+    let wanted = || asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2;
+    let begun = Instant::now();
+    let (address, _listener, _queued) = silent();
+    let error = connect_while(&[address], within(LONG), &wanted).expect_err("unwanted");
+    assert!(matches!(error, Error::Unwanted) && begun.elapsed() < LONG / 2, "{error:?} after {:?}", begun.elapsed());
+}

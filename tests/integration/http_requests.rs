@@ -6,11 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{DevBackend, Via};
+use cronium_dev_backend::{DevBackend, Edge, On, Via};
 use serde_json::{Value, json};
 
 use crate::dial::Names;
 use crate::doctor::openssl;
+use crate::engine::tcp_engine;
 use crate::harness::{
     Agent, Folder, LONG, deployed, docker, eventually, finish, finished, job, record, report, shared, stderr, stdout,
     with_socket,
@@ -299,6 +300,12 @@ fn no_request_reaches_what_is_closed_by_whatever_name() {
     let agent = start(&backend, &[("monitoring.bindAddress", "0.0.0.0")]);
     let row = finish(&backend, get(&format!("http://{ip}:{}/metrics", agent.health_port)));
     has_words(stderr(&row), &["this agent's own", "which no request may reach"]);
+    agent.stop();
+    // The engine, by another address than the one that the agent uses.
+    let engine = tcp_engine();
+    let agent = start(&backend, &[("container.docker.endpoint", &format!("tcp://127.0.0.1:{engine}"))]);
+    let row = finish(&backend, get(&format!("http://{ip}:{engine}/containers/json")));
+    has_words(stderr(&row), &["container engine's (container.docker.endpoint)", "which no request may reach"]);
     agent.stop();
 }
 
@@ -602,4 +609,20 @@ fn what_does_not_answer_costs_a_request_its_limit_and_a_cancel_ends_each_wait() 
     assert_eq!(agent.wait(LONG).code(), Some(4), "{}", agent.log());
     let row = backend.job(&id).expect("the job");
     assert_eq!((row.status, row.terminal_reports()), ("queued", 0), "{row:?}");
+}
+
+#[test]
+fn in_a_workflow_the_answer_is_the_next_scripts_input() {
+    let _machine = shared();
+    let site = Site::start(|_| answer("200 OK", &["Content-Type: application/json"], "{\"items\": [1, 2, 3]}"));
+    let backend = deployed();
+    let agent = start(&backend, &[]);
+    let next = "answer = cronium.input()\nprint(answer['status'], answer['headers']['content-type'], sum(answer['body']['items']))";
+    let jobs = vec![get(&site.url("/")), job("PYTHON", next)];
+    let ids: Vec<String> = jobs.iter().map(|job| job["id"].as_str().expect("an id").to_owned()).collect();
+    let edges = vec![Edge { from: ids[0].clone(), to: ids[1].clone(), on: On::Success }];
+    backend.enqueue_workflow(jobs, edges).expect("a workflow");
+    assert!(backend.wait_for(LONG, |b| b.job(&ids[1]).is_some()), "the job that follows");
+    assert_eq!(stdout(&finished(&backend, &ids[1])), "200 application/json 6\n");
+    agent.stop();
 }

@@ -25,6 +25,7 @@ const LINK_LOCAL: Class = Never("link-local, where clouds serve their metadata")
 const METADATA: Class = Never("a cloud's metadata service");
 const RESERVED: Class = Never("no address of a single host");
 const RANGE: Class = Private("in a private range");
+const OWN: Class = Private("this host's own");
 const SPECIAL: Class = Private("in a range for examples and tests");
 
 /// Ranges of IPv4, the first that fits counts: first address, bits, class. The rest is public.
@@ -126,7 +127,10 @@ impl Rules {
             Err(_) => format!("{address}, an address of {host},"),
         };
         let listed = self.allow.iter().any(|entry| entry.names(host) || entry.covers(address));
-        match class(address) {
+        // What listens here may count on the firewall before it, which such a connection would not pass.
+        let own = is_own(address);
+        let class = if own && class(address) == Public { OWN } else { class(address) };
+        match class {
             Never(what) => return Err(format!("{shown} is {what}, which no request may reach")),
             Private(what) if !listed => {
                 return Err(format!("{shown} is {what}; to allow it, the operator lists it or the host in http.allow"));
@@ -141,7 +145,7 @@ impl Rules {
                 "port {port} is the container engine's (container.docker.endpoint), which no request may reach"
             ));
         }
-        if self.own.contains(&port) && is_own(address) {
+        if own && self.own.contains(&port) {
             return Err(format!("{shown} with port {port} is this agent's own, which no request may reach"));
         }
         Ok(())

@@ -139,6 +139,15 @@ fn the_engine_and_the_agent_are_out_of_reach_where_they_listen() {
 }
 
 #[test]
+fn a_public_address_of_this_host_is_as_closed_as_a_private_one() {
+    let check =
+        |allow: &[&str], host: &str| rules(allow).check(host, "8.8.8.8:80".parse().expect("an address"), |_| true);
+    assert!(check(&["*"], "a.example").expect_err("not listed").contains("is this host's own; to allow it"));
+    assert!(check(&["*", "8.8.8.8"], "a.example").is_ok());
+    assert!(check(&["a.example"], "a.example").is_ok());
+}
+
+#[test]
 fn what_is_open_is_what_the_configuration_says() {
     let mut config = crate::config::defaults();
     assert_eq!(Rules::new(&config).allow, [Pattern::Any]);
