@@ -200,7 +200,6 @@
     let rung = 0;
     for (let pause = 2; !fs.existsSync(`${name}.a`); pause = Math.min(pause * 1.5, 100)) {
       if (Date.now() > until) {
-        fs.unlinkSync(`${name}.q`);
         throw new CroniumError(`the agent did not answer within ${LIMIT} s`);
       }
       if (Date.now() > rung + 5000) {
@@ -208,6 +207,8 @@
         const bell = fs.openSync(path.join(folder, "bell"), fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
         try {
           fs.writeSync(bell, "\n");
+        } catch (_) {
+          // It is full: what reads it will look.
         } finally {
           fs.closeSync(bell);
         }

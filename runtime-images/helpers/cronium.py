@@ -201,13 +201,14 @@ def _by_files(method, path, body, until):
     pause, rung = 0.002, 0
     while not os.path.exists(name + ".a"):
         if time.time() > until:
-            os.remove(name + ".q")
             raise CroniumError("the agent did not answer within %d s" % _LIMIT)
         if time.time() > rung + 5:
             rung = time.time()
             bell = os.open(os.path.join(_FOLDER, "bell"), os.O_RDWR | os.O_NONBLOCK)
             try:
                 os.write(bell, b"\n")
+            except EnvironmentError:
+                pass  # It is full: what reads it will look.
             finally:
                 os.close(bell)
         time.sleep(pause)

@@ -226,14 +226,13 @@ sys.stdout.buffer.write(answer + b"\n" + head.split()[1] if whole else b"\n000")
 
 # The same by files in the job's folder, which the agent's session with this server passes on.
 _cronium_by_files() {
-  local name=$_cronium_folder/calls/$BASHPID-$RANDOM$RANDOM$RANDOM rung=-9 until=$((SECONDS + _cronium_limit)) pause=0.005 line
+  local name=$_cronium_folder/calls/$BASHPID-$RANDOM$RANDOM$RANDOM rung=-9 until=$((SECONDS + _cronium_limit)) looks=0 line
   printf '%s %s?raw\n%s' "$1" "$2" "$3" >"$name.new" && mv -f -- "$name.new" "$name.q" || {
     printf 'cannot write in %s\n500' "$_cronium_folder"
     return
   }
   until [ -e "$name.a" ]; do
     if [ "$SECONDS" -ge "$until" ]; then
-      rm -f -- "$name.q"
       printf 'the agent did not answer within %s s\n500' "$_cronium_limit"
       return
     fi
@@ -242,15 +241,15 @@ _cronium_by_files() {
       rung=$SECONDS
       echo 1<>"$_cronium_folder/bell"
     fi
-    _cronium_sleep "$pause"
-    pause=0.05
+    looks=$((looks + 1))
+    if [ "$looks" -lt 5 ]; then _cronium_sleep 0.005; elif [ "$looks" -lt 50 ]; then _cronium_sleep 0.05; else _cronium_sleep 0.25; fi
   done
   {
     IFS= read -r rung
     IFS= read -r -d '' line || :
   } <"$name.a"
   rm -f -- "$name.a"
-  printf '%s\n%s' "$line" "$rung"
+  printf '%s\n%s' "${line%$'\n'}" "$rung"
 }
 
 # Without a process, where Bash can: the end of a wait for nothing.

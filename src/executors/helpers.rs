@@ -42,6 +42,8 @@ pub trait HelperApi: Send + Sync + fmt::Debug {
     fn folder(&self) -> Result<&Path, &str>;
     /// Opens the socket.
     fn token(&self) -> &Secret;
+    /// Largest request that is taken, in bytes, and the name of this limit.
+    fn body_max(&self) -> (usize, &'static str);
     /// Takes a request over; `answer` may be called later, on another thread.
     fn take(&self, request: Vec<u8>, answer: Box<dyn FnOnce(Vec<u8>) + Send>);
 }
@@ -77,22 +79,32 @@ pub fn event(job: &Job, execution: &str, server: Option<&Server>) -> Value {
 
 /// What travels with a script.
 #[derive(Debug)]
-pub(in crate::executors) struct HelperFiles<'a> {
+pub struct HelperFiles<'a> {
     language: Language,
     input: &'a str,
     event: String,
-    /// Why no call reaches the agent, if so.
-    pub(in crate::executors) unreachable: Option<String>,
+    calls: Calls<'a>,
+}
+
+/// The way of a script's calls to the agent.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::executors) enum Calls<'a> {
+    /// The job's socket.
+    Socket,
+    /// Files in the job's folder on a server.
+    Files,
+    /// None: why.
+    None(&'a str),
 }
 
 impl<'a> HelperFiles<'a> {
     /// What travels with this task's script; `None` when it has no helpers.
-    pub(in crate::executors) fn of(task: &'a Task, unreachable: Option<&str>) -> Option<Self> {
+    pub(in crate::executors) fn of(task: &'a Task, calls: Calls<'a>) -> Option<Self> {
         task.helpers.as_ref().map(|_| Self {
             language: task.job.script.language,
             input: task.job.input.as_json(),
             event: event(&task.job, task.execution.as_str(), task.server.as_ref()).to_string(),
-            unreachable: unreachable.map(str::to_owned),
+            calls,
         })
     }
 
@@ -102,8 +114,12 @@ impl<'a> HelperFiles<'a> {
         w.line(&format!("mkdir -p -- \"$3\"/{FOLDER} || f \"cannot make the folder {FOLDER} beside the script\""));
         w.file(&path("input"), self.input);
         w.file(&path("event"), &self.event);
-        if let Some(why) = &self.unreachable {
-            w.file(&path("unreachable"), why);
+        match self.calls {
+            Calls::Socket => {}
+            Calls::Files => w.line(&format!(
+                "mkfifo \"$3\"/{FOLDER}/bell && mkdir \"$3\"/{FOLDER}/calls || f \"cannot make {FOLDER}/calls beside the script\""
+            )),
+            Calls::None(why) => w.file(&path("unreachable"), why),
         }
         match self.language {
             Language::Bash => w.file(&path("cronium.sh"), BASH),

@@ -28,7 +28,7 @@ fn run(backend: &DevBackend, language: &str, script: &str, input: Value) -> JobR
 }
 
 /// As the app's default scripts are: without an import, and with what its documentation teaches.
-const DEFAULT_SCRIPTS: [(&str, &str); 3] = [
+pub const DEFAULT_SCRIPTS: [(&str, &str); 3] = [
     (
         "PYTHON",
         r#"#!/usr/bin/env python3

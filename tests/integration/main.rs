@@ -79,6 +79,8 @@ mod ssh_endings;
 mod ssh_ends;
 /// Jobs on servers whose connection breaks, or whose host goes, hangs or lies.
 mod ssh_faults;
+/// What a script on a server may ask of the agent.
+mod ssh_helpers;
 /// Host keys, client keys, passwords, ciphers.
 mod ssh_hosts;
 /// Signals, variables and terminal of a script on a server, whatever the login's files say.

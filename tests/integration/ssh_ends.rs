@@ -45,19 +45,7 @@ fn ended(place: &Path) -> Vec<PathBuf> {
 /// The next agent on the state folder of the rig's, which is killed now. The job's row has the login.
 fn again(rig: Rig) -> Rig {
     rows_with_logins(&rig.backend);
-    again_as_deployed(rig)
-}
-
-/// The same with rows as the deployed backend has them.
-fn again_as_deployed(rig: Rig) -> Rig {
-    let Rig { agent, backend, sshd, known_hosts } = rig;
-    let temp_dir = sshd.temp_dir();
-    let settings = [
-        ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
-        ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
-    ];
-    let agent = agent.again(&backend, &settings);
-    Rig { agent, backend, sshd, known_hosts }
+    rig.again()
 }
 
 #[test]
@@ -66,7 +54,7 @@ fn without_a_login_the_end_of_a_script_on_a_server_is_unknown() {
     let rig = Rig::start(&[]);
     let id =
         rig.begin(rig.job("BASH", "echo begun >>\"$HOME/starts\"; echo begun; sleep 4; echo end >>\"$HOME/starts\""));
-    let rig = again_as_deployed(rig);
+    let rig = rig.again();
     let row = finished(&rig.backend, &id);
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(125)), "{}", rig.said(&row));
     has_words(&rig.said(&row), &["does not tell any more how to log in", "its end is unknown"]);
@@ -143,7 +131,7 @@ fn a_folder_that_cannot_be_removed_after_a_kill_is_named() {
     assert!(page(&rig, &id).contains("\"remains\":true"), "{}", page(&rig, &id));
     rig.backend.set_faults(Vec::new());
     rig.sshd.start_again();
-    let rig = again_as_deployed(rig);
+    let rig = rig.again();
     let words = format!("{} may be left behind on ", folder.display());
     eventually("it is named", || rig.agent.log().contains(&words));
     eventually("its page is gone", || page(&rig, &id).is_empty());

@@ -268,7 +268,7 @@ fn starts(login: u32, place: &Path, rounds: usize, worker: usize) -> (usize, usi
         let content = format!("echo mine {name}");
         let script = Script { language: Language::Bash, content, working_directory: String::new() };
         let variables = [("SECRET".to_owned(), Secret::new("s3cr3t"))];
-        let start = remote::start(&place, &name, &script, &variables, "00ff").expect("a program");
+        let start = remote::start(&place, &name, &script, (&variables, None), "00ff").expect("a program");
         let program = [place::begin(&place, "00ff"), start].concat();
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={login}"), "--clear-groups", "/bin/sh", "-s"]);

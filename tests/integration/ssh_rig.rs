@@ -48,6 +48,18 @@ impl Rig {
         Self { agent, backend, sshd, known_hosts }
     }
 
+    /// The next agent on the state folder of this one, which has ended or is killed now.
+    pub fn again(self) -> Self {
+        let Self { agent, backend, sshd, known_hosts } = self;
+        let temp_dir = sshd.temp_dir();
+        let settings = [
+            ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
+            ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
+        ];
+        let agent = agent.again(&backend, &settings);
+        Self { agent, backend, sshd, known_hosts }
+    }
+
     /// A job for the server.
     pub fn job(&self, language: &str, script: &str) -> Value {
         server_job(&details(&self.sshd, NAME), language, script)

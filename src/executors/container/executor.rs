@@ -17,7 +17,7 @@ use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
-use crate::executors::helpers::HelperFiles;
+use crate::executors::helpers::{Calls, HelperFiles};
 use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, shell};
 use crate::job::Output;
 use crate::os::owner::Owner;
@@ -121,7 +121,7 @@ impl Executor for ContainerExecutor {
 /// The program of a task whose script finds the agent at `mount`.
 fn program_of(task: &Task, mount: &HelperMount<'_>, nonce: &str) -> Result<Program, shell::ProgramError> {
     let unreachable = mount.as_ref().and_then(|mount| mount.as_ref().err());
-    let helpers = HelperFiles::of(task, unreachable.map(String::as_str));
+    let helpers = HelperFiles::of(task, unreachable.map_or(Calls::Socket, |why| Calls::None(why)));
     let variables = task.variables(mount.as_ref().is_some_and(Result::is_ok));
     Program::new(&task.job.script, &variables, helpers.as_ref(), WORKSPACE, nonce)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::types::Config;
 use crate::executors::ending::{ended_early, setup_verdict};
+use crate::executors::helpers::{Calls, HelperFiles};
 use crate::executors::ssh::breakers::{Breakers, Tripped, Watcher};
 use crate::executors::ssh::connection::Session;
 use crate::executors::ssh::error::Error;
@@ -130,7 +131,9 @@ impl Executor for SshExecutor {
             pty: shared.settings.pty_mode,
         };
         let nonce = random::hex(16);
-        let program = remote::start(&place, task.execution.as_str(), &task.job.script, &task.variables(false), &nonce)
+        let (variables, helpers) = (task.variables(false), HelperFiles::of(task, Calls::Files));
+        let carried = (variables.as_slice(), helpers.as_ref());
+        let program = remote::start(&place, task.execution.as_str(), &task.job.script, carried, &nonce)
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let timeout = task.timeout(&shared.jobs, output);
         shell::notes(&task.job.script).iter().for_each(|note| output.system(note));

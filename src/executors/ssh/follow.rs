@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use crate::executors::ending::seconds;
+use crate::executors::helpers::{Calls, HelperFiles};
 use crate::executors::ssh::connection::Session;
 use crate::executors::ssh::judge::Ending;
 use crate::executors::ssh::place;
@@ -56,7 +57,9 @@ impl Run<'_> {
     fn see_its_end(&mut self, session: Option<(Session, String)>, output: &mut dyn Output) -> Result<Ending, Stop> {
         let mut session = session.map_or_else(|| self.follow_again(output), Ok);
         loop {
-            let ended = session.and_then(|session| self.follow(session, output)).and_then(|()| self.collect(output));
+            let followed = session.and_then(|session| self.follow(session, output));
+            self.calls = None;
+            let ended = followed.and_then(|()| self.collect(output));
             match ended {
                 Ok(Some(ending)) => return Ok(ending),
                 // The claim that it is over was wrong.
@@ -238,8 +241,10 @@ impl Run<'_> {
         self.until = self.until.max(Instant::now() + limits::SSH_FIND_OUT);
         let (session, nonce) = self.back(output, |run, nonce| place::begin(&run.place, nonce))?;
         let (variables, execution) = (self.task.variables(false), self.task.execution.as_str());
+        let helpers = HelperFiles::of(self.task, Calls::Files);
         // It was written before, so this cannot fail.
-        let program = remote::start(&self.place, execution, &self.task.job.script, &variables, &nonce);
+        let program =
+            remote::start(&self.place, execution, &self.task.job.script, (&variables, helpers.as_ref()), &nonce);
         self.start = Start::Waits(program.unwrap_or_default());
         Ok((session, nonce))
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::executors::control::Signal;
 use crate::executors::shell;
 use crate::executors::ssh::connection::{Event, Next, Session};
+use crate::executors::ssh::helper_calls::HelperCalls;
 use crate::executors::ssh::place;
 use crate::executors::ssh::preamble::Preamble;
 use crate::executors::ssh::run::{Heard, Run, Start, Wished};
@@ -52,6 +53,9 @@ impl Run<'_> {
                     }
                     if self.started.is_none() && preamble.is_over() {
                         self.starts_now(self.timeout.0);
+                    }
+                    if self.calls.is_none() && preamble.is_over() {
+                        self.calls = HelperCalls::start(self);
                     }
                 }
                 Next::Event(Event::End(status)) => {

@@ -3,7 +3,8 @@
 //! From top to bottom: [`executor`] gets a session with a waiting shell from the [`pool`], over a connection that is shared
 //! with other jobs. [`follow`] sends the program that starts the script in a new session, has [`listen`] read its output,
 //! comes back when the connection breaks, and has [`collect`] fetch what is left at the end, from which [`judge`] finds the
-//! verdict. [`run`] is the state of all that. What happens on the server is in [`remote`], and where in [`place`].
+//! verdict. [`helper_calls`] carries what
+//! its helpers ask. [`run`] is the state of all that. What happens on the server is in [`remote`], and where in [`place`].
 
 pub mod algorithms;
 pub mod breakers;
@@ -15,6 +16,7 @@ pub mod error;
 mod executor;
 pub mod folder;
 mod follow;
+mod helper_calls;
 pub mod hosts;
 pub mod judge;
 pub mod keys;

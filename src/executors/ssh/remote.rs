@@ -16,6 +16,7 @@
 //! | `done` | a pipe that `supervise` holds open: its end wakes every follower |
 //! | `boot` | the kernel's boot id, to tell a reboot from a vanished process |
 //! | `work` | the script's directory |
+//! | `.cronium` | what travels with a script that uses helpers, and its calls: see `helper_calls` |
 //!
 //! The script's output goes through pipes, not straight into the files: `echo x >/dev/stderr` opens its stderr anew, and
 //! would cut a file to nothing. `supervise` depends on no connection: sshd may die, the job goes on.
@@ -25,6 +26,7 @@
 //! program's random nonce; what comes before them (greetings of the login shell) is not the script's.
 
 use crate::executors::complaint;
+use crate::executors::helpers::HelperFiles;
 use crate::executors::interpreter::{Start, Words};
 use crate::executors::shell::{self, ProgramError, Writer, candidates, check, demand_program, file_name, quote};
 use crate::executors::ssh::place::{self, PROVEN, Place, SAID};
@@ -43,7 +45,7 @@ pub fn start(
     place: &Place,
     execution: &str,
     script: &Script,
-    variables: &[(String, Secret)],
+    (variables, helpers): (&[(String, Secret)], Option<&HelperFiles<'_>>),
     nonce: &str,
 ) -> Result<Vec<u8>, ProgramError> {
     check(script, variables)?;
@@ -69,7 +71,7 @@ pub fn start(
     w.line("{ read -r b </proc/sys/kernel/random/boot_id && echo \"$b\" >boot; } 2>/dev/null");
     w.file(file_name(script.language), shell::text(script));
     let mut run = Writer { text: Vec::new(), delimiter: format!("CRONIUM_RUN_{nonce}") };
-    run_file(&mut run, script, variables, &directory);
+    run_file(&mut run, script, (variables, helpers), &directory);
     w.file("run", &String::from_utf8_lossy(&run.text));
     w.file("supervise", &supervise(execution, place.pty));
     w.line("exec 9<>done");
@@ -178,7 +180,7 @@ pub fn remove(place: &Place, names: &[String], nonce: &str) -> Vec<u8> {
 }
 
 /// Enters the job's folder, by its name in the place where [`place::begin`] is, and looks whose it is.
-const ENTER: &str = "{ cd -P -- \"./$n\"; } 2>/dev/null && [ -O . ] || say vanished";
+pub(super) const ENTER: &str = "{ cd -P -- \"./$n\"; } 2>/dev/null && [ -O . ] || say vanished";
 
 /// Removes the folder `$n`, also where the script took rights from itself.
 const REMOVE: &str = "rm -rf -- \"./$n\" 2>/dev/null || { chmod -R u+rwx -- \"./$n\"; rm -rf -- \"./$n\"; } || exit 95";
@@ -214,7 +216,12 @@ fn interpreter(w: &mut Writer, script: &Script, shell: &str) {
 /// The file `run`: nothing of it can be seen from outside the folder, and it is gone before the script begins. It writes
 /// down its number, which is the script's. What it has to say when it fails goes to `why`: on stderr a script could say
 /// the same.
-fn run_file(run: &mut Writer, script: &Script, variables: &[(String, Secret)], directory: &str) {
+fn run_file(
+    run: &mut Writer,
+    script: &Script,
+    (variables, helpers): (&[(String, Secret)], Option<&HelperFiles<'_>>),
+    directory: &str,
+) {
     run.line("echo $$ >pid; rm -f run; { read -r i; read -r k; read -r l; } <how; umask \"$k\"");
     run.line("case $l in x*) LC_ALL=${l#x} ;; *) unset LC_ALL ;; esac");
     run.line("set -- \"$i\" '' \"$PWD\"; cronium_folder=$PWD");
@@ -232,7 +239,7 @@ fn run_file(run: &mut Writer, script: &Script, variables: &[(String, Secret)], d
     }
     run.line("export PYTHONUNBUFFERED=1");
     let words = Words { file: Some(WHY), ..Words::default() };
-    Start { script, variables, words, helpers: None }.write(run);
+    Start { script, variables, words, helpers }.write(run);
 }
 
 /// The file `supervise`. A full disk costs the output's rest, not the script: `tee` reads on, and says so at its end.
@@ -277,7 +284,7 @@ fn left_over(execution: &str) -> String {
 }
 
 /// After these lines both streams are the script's; each carries its number, see [`house`].
-fn marks(w: &mut Writer, nonce: &str) {
+pub(super) fn marks(w: &mut Writer, nonce: &str) {
     w.line(&format!("printf 'cronium follow {nonce} 2\\n' >&2; printf 'cronium follow {nonce} 1\\n'"));
 }
 

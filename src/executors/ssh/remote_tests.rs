@@ -69,7 +69,7 @@ impl Host {
     }
 
     fn begin(&self, script: &Script, variables: &[(String, Secret)]) -> Run {
-        let program = start(&self.place, &self.execution, script, variables, NONCE).expect("a program");
+        let program = start(&self.place, &self.execution, script, (variables, None), NONCE).expect("a program");
         self.run(&[place::begin(&self.place, NONCE), program].concat())
     }
 
@@ -329,7 +329,7 @@ fn what_is_not_there_is_told() {
         host.place.shell = "/nowhere/bash".to_owned();
         host.place.name.push('x');
         let script = Script { language: Language::Node, content: String::new(), working_directory: String::new() };
-        let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+        let program = start(&host.place, &host.execution, &script, (&[], None), NONCE).expect("a program");
         let without = b"command() { return 1; }\n".to_vec();
         let mut run = host.run(&[place::begin(&host.place, NONCE), without, program].concat());
         let said = run.word();
@@ -357,7 +357,7 @@ fn a_reboot_is_told_from_a_script_that_has_ended() {
 fn half_a_start_never_runs() {
     let host = Host::all(false).remove(0);
     let script = Script { language: Language::Bash, content: "touch ran".to_owned(), working_directory: String::new() };
-    let whole = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+    let whole = start(&host.place, &host.execution, &script, (&[], None), NONCE).expect("a program");
     for cut in (0..whole.len() - 2).step_by(97).chain([whole.len() - 3]) {
         let mut run = host.run(&[&place::begin(&host.place, NONCE), &whole[..cut]].concat());
         run.stdin = None;
@@ -371,7 +371,7 @@ fn a_start_that_comes_late_finds_that_a_follower_has_claimed_it() {
     for host in Host::all(false) {
         let script =
             Script { language: Language::Bash, content: "echo ran".to_owned(), working_directory: String::new() };
-        let program = start(&host.place, &host.execution, &script, &[], NONCE).expect("a program");
+        let program = start(&host.place, &host.execution, &script, (&[], None), NONCE).expect("a program");
         // It has its folder, and then takes longer than a follower waits.
         let slow = format!("mkfifo() {{ sleep {}; command mkfifo \"$@\"; }}\n", limits::SSH_CLAIM / 10 + 3);
         let mut late = host.run(&[place::begin(&host.place, NONCE), slow.into_bytes(), program].concat());

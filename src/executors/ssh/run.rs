@@ -9,6 +9,7 @@ use crate::executors::control::{Signal, Target};
 use crate::executors::ssh::connection::Session;
 use crate::executors::ssh::error::Error;
 use crate::executors::ssh::folder::Folder;
+use crate::executors::ssh::helper_calls::HelperCalls;
 use crate::executors::ssh::place::Place;
 use crate::executors::ssh::preamble::Word;
 use crate::executors::ssh::shared::Shared;
@@ -75,6 +76,8 @@ pub(super) struct Run<'a> {
     /// The session that waits for the word about the folder.
     pub(super) waiting: Option<Session>,
     pub(super) host_key: String,
+    /// The calls of its helpers, while it runs.
+    pub(super) calls: Option<HelperCalls>,
 }
 
 /// Why a run has no end from the server.
@@ -175,6 +178,7 @@ impl<'a> Run<'a> {
             over: None,
             waiting: None,
             host_key: String::new(),
+            calls: None,
         }
     }
 

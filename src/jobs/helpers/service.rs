@@ -188,6 +188,10 @@ impl HelperApi for Access {
         &self.service.setup.token
     }
 
+    fn body_max(&self) -> (usize, &'static str) {
+        Calls::body_max(self)
+    }
+
     fn take(&self, request: Vec<u8>, answer: Box<dyn FnOnce(Vec<u8>) + Send>) {
         let admitted = self.service.admit().map_err(|refusal| (refusal, true));
         match admitted.and_then(|()| parse_message(&request)) {
