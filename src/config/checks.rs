@@ -23,6 +23,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     docker(draft);
     way_out(draft);
     container_files(draft);
+    walls(draft);
     tls(draft);
     http(draft);
 }
@@ -222,6 +223,55 @@ fn docker(draft: &mut Draft<'_>) {
     }
 }
 
+/// Whether a profile says what happens to the calls that it does not name. Without that, some engines allow them.
+fn has_default_action(json: &str) -> Result<(), String> {
+    #[derive(serde::Deserialize)]
+    struct Profile {
+        #[serde(rename = "defaultAction")]
+        default: Option<String>,
+    }
+    match serde_json::from_str::<Profile>(json).ok().and_then(|profile| profile.default) {
+        Some(action) if action.starts_with("SCMP_ACT_") => Ok(()),
+        _ => Err("its defaultAction must be one of SCMP_ACT_ERRNO, SCMP_ACT_KILL and their like".to_owned()),
+    }
+}
+
+/// One line for each key by which the operator opens a wall around the jobs.
+fn walls(draft: &mut Draft<'_>) {
+    let (security, network) = (&draft.config.container.security, &draft.config.container.network);
+    let open = [
+        (
+            "container.network.mode",
+            matches!(network.mode, NetworkMode::Bridge | NetworkMode::Named(_)),
+            "jobs share a network with whatever else is on it; `isolated` is a network for jobs alone",
+        ),
+        ("container.network.enableICC", network.enable_icc, "jobs that run at the same time can reach each other"),
+        (
+            "container.security.noNewPrivileges",
+            !security.no_new_privileges,
+            "a setuid file in an image makes a script another user, root too",
+        ),
+        (
+            "container.security.dropCapabilities",
+            !security.drop_capabilities.iter().any(|name| name == "ALL"),
+            "a script that becomes root keeps capabilities; [ALL] drops each",
+        ),
+        (
+            "container.security.readOnlyRootfs",
+            !security.readonly_rootfs,
+            "scripts write into the container's root, which the engine keeps on its disk until the job ends",
+        ),
+        (
+            "container.security.seccompProfile",
+            security.seccomp == Seccomp::Engine,
+            "older engines let scripts use system calls that escapes are made from; `builtin` does not",
+        ),
+    ];
+    for (key, _, text) in open.into_iter().filter(|(_, is_open, _)| *is_open) {
+        draft.warn(key, text);
+    }
+}
+
 fn container_files(draft: &mut Draft<'_>) {
     let (uid, gid) = draft.config.container.security.user;
     if uid == 0 || gid == 0 {
@@ -231,7 +281,8 @@ fn container_files(draft: &mut Draft<'_>) {
         && draft.good(&["container.security.seccompProfile"])
     {
         let read = files::read_text(&path).and_then(|(json, _)| {
-            yaml::is_json_object(&json).map_err(|why| format!("{} is no seccomp profile: {why}", path.display()))?;
+            let is_profile = yaml::is_json_object(&json).and_then(|()| has_default_action(&json));
+            is_profile.map_err(|why| format!("{} is no seccomp profile: {why}", path.display()))?;
             Ok(json)
         });
         match read {

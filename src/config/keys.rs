@@ -216,8 +216,8 @@ static KEYS: &[Key] = keys! {
         "Capabilities that jobs do not have.";
     Reload "container.security.readOnlyRootfs" = "true", Bool => container.security.readonly_rootfs,
         "Scripts write below `/workspace` and `/tmp` alone.";
-    Reload "container.security.seccompProfile" = "default", form("`default` or the path of a profile") => container.security.seccomp,
-        "Filter of system calls. `default` is the engine's own.";
+    Reload "container.security.seccompProfile" = "builtin", form("`builtin`, `engine`, or the path of a profile") => container.security.seccomp,
+        "Filter of system calls. `builtin` is the agent's own, `engine` the engine's.";
     Reload "container.network.mode" = "isolated", form("isolated, none, bridge, or the name of a network") => container.network.mode,
         "`isolated`: a bridge of the agent's, without traffic between jobs. `bridge`: the engine's default one.";
     Reload "container.network.enableICC" = "false", Bool => container.network.enable_icc,

@@ -167,7 +167,9 @@ pub(super) fn user(text: &str) -> Result<(u32, u32), String> {
 /// The file of a profile is read by `checks`.
 pub(super) fn seccomp(text: &str) -> Result<Seccomp, String> {
     match text {
-        "default" => Ok(Seccomp::Default),
+        // The second is the older name of what the agent does by default.
+        "builtin" | "default" => Ok(Seccomp::Builtin),
+        "engine" => Ok(Seccomp::Engine),
         "unconfined" => Err("to run jobs without a filter is not offered".to_owned()),
         path if path.contains('\0') => Err(String::new()),
         path => Ok(Seccomp::Profile { path: PathBuf::from(path), json: String::new() }),
@@ -176,7 +178,8 @@ pub(super) fn seccomp(text: &str) -> Result<Seccomp, String> {
 
 pub(super) fn show_seccomp(seccomp: &Seccomp) -> String {
     match seccomp {
-        Seccomp::Default => "default".to_owned(),
+        Seccomp::Builtin => "builtin".to_owned(),
+        Seccomp::Engine => "engine".to_owned(),
         Seccomp::Profile { path, .. } => shown(path),
     }
 }

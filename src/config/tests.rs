@@ -91,8 +91,10 @@ fn nested(path: &str, value: &str) -> String {
 
 #[test]
 fn every_key_reaches_its_field_from_file_environment_and_default() {
-    // One file that passes for JSON and for PEM.
-    let both = Scratch::new(b"{\"a\":\"-----BEGIN CERTIFICATE----- -----BEGIN PRIVATE KEY-----\"}");
+    // One file that passes for JSON, for a profile and for PEM.
+    let both = Scratch::new(
+        b"{\"defaultAction\":\"SCMP_ACT_ERRNO\",\"a\":\"-----BEGIN CERTIFICATE----- -----BEGIN PRIVATE KEY-----\"}",
+    );
     let pem = both.0.display().to_string();
     let mut walked = 0;
     for key in keys().filter(|key| key.field.is_some()) {
@@ -175,6 +177,43 @@ fn what_older_files_have_stays_harmless() {
         assert!(key.field.is_none() && key.default.is_empty() && key.effect == Effect::Restart, "{}", key.path);
         let loaded = file(&nested(&key.path.replace('*', "x"), "false")).expect(key.path);
         assert_eq!(loaded.warnings.len(), 1, "{}: {:?}", key.path, loaded.warnings);
+    }
+}
+
+#[test]
+fn each_wall_that_is_opened_is_warned_of_once() {
+    for (key, value, words) in [
+        ("container.network.mode", "bridge", "jobs share a network"),
+        ("container.network.mode", "mine", "jobs share a network"),
+        ("container.network.enableICC", "true", "reach each other"),
+        ("container.security.noNewPrivileges", "false", "setuid"),
+        ("container.security.dropCapabilities", "[NET_RAW]", "keeps capabilities"),
+        ("container.security.readOnlyRootfs", "false", "write into the container's root"),
+        ("container.security.seccompProfile", "engine", "older engines"),
+    ] {
+        let warnings = file(&nested(key, value)).expect(key).warnings;
+        let [only] = &warnings[..] else { panic!("{key}: {warnings:?}") };
+        assert!(only.key == key && only.text.contains(words), "{key}: {only:?}");
+    }
+    for (key, value) in [("container.network.mode", "none"), ("container.security.seccompProfile", "default")] {
+        assert_eq!(file(&nested(key, value)).expect(key).warnings, Vec::new(), "{key}: {value}");
+    }
+}
+
+#[test]
+fn a_profile_that_is_none_is_refused_with_its_reason() {
+    for (text, words) in [
+        ("", "it is not JSON (line 1"),
+        ("{\n\"a\": }", "it is not JSON (line 2"),
+        ("[]", "not an object"),
+        ("{}", "defaultAction"),
+        ("{\"defaultAction\":\"allow\"}", "defaultAction"),
+        ("{\"defaultAction\":7}", "defaultAction"),
+    ] {
+        let profile = Scratch::new(text.as_bytes());
+        let path = profile.0.display().to_string();
+        let problems = file(&nested("container.security.seccompProfile", &path)).expect_err(text).to_string();
+        assert!(problems.contains(words) && problems.contains(&path), "{text}: {problems}");
     }
 }
 

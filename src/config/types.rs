@@ -245,9 +245,11 @@ pub struct Security {
 /// `container.security.seccompProfile`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Seccomp {
-    /// The engine's own profile.
+    /// The agent's own profile.
     #[default]
-    Default,
+    Builtin,
+    /// The engine's own profile, whatever it is.
+    Engine,
     /// The JSON text of a profile's file, read and checked when the configuration was loaded.
     Profile { path: PathBuf, json: String },
 }

@@ -13,6 +13,15 @@ use crate::os::private::{self, Refused};
 /// Prefix of files that are still being written. No name given to [`Folder::write`] may begin with it.
 pub const UNFINISHED: &str = ".new-";
 
+/// A file in memory and without a name that holds `text`: it is gone when it is closed, and nobody can put another in its
+/// place.
+pub fn nameless(text: &[u8]) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open("/dev/shm")?;
+    file.write_all(text)?;
+    Ok(file)
+}
+
 /// A folder that no other user may read, held open so that its entries can be synced.
 #[derive(Debug)]
 pub struct Folder {

@@ -100,6 +100,8 @@ mod ssh_start;
 mod state_dir;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
+/// The filter of system calls, from the inside of a job.
+mod system_calls;
 /// The agent on a host that systemd booted.
 mod systemd_boot;
 /// The systemd unit: verified, little exposed, and fitting the agent's own limits.

@@ -177,8 +177,12 @@ fn seccomp(info: &EngineInfo, container: &Container) -> Finding {
         (Some(_), Seccomp::Profile { path, .. }) => {
             Finding::ok(format!("on; jobs have the profile {}", path.display()))
         }
-        (Some(told), Seccomp::Default) if told.contains("unconfined") => Finding::fail(format!("off: {told}"), hint),
-        (Some(told), Seccomp::Default) => Finding::ok(format!("on: {told}")),
+        (Some(_), Seccomp::Builtin) => Finding::ok("on; jobs have this agent's own profile"),
+        (Some(told), Seccomp::Engine) if told.contains("unconfined") => Finding::fail(format!("off: {told}"), hint),
+        (Some(told), Seccomp::Engine) => Finding::warn(
+            format!("on: {told}, as container.security.seccompProfile says"),
+            "`builtin` allows less, and the same on every engine",
+        ),
     }
 }
 
@@ -295,9 +299,17 @@ mod tests {
         let rootless = apparmor(&info(&["name=rootless"]));
         assert!(rootless.grade == Grade::Warn && !rootless.hint.contains("boot with"), "{}", rootless.hint);
         let container = &crate::config::defaults().container;
-        assert_eq!(seccomp(&info(&["name=seccomp,profile=default"]), container).grade, Grade::Ok);
-        assert_eq!(seccomp(&info(&["name=seccomp,profile=unconfined"]), container).grade, Grade::Fail);
-        assert_eq!(seccomp(&info(&[]), container).grade, Grade::Fail);
+        let mut engines = container.clone();
+        engines.security.seccomp = Seccomp::Engine;
+        for (told, of_agent, of_engine) in [
+            ("name=seccomp,profile=default", Grade::Ok, Grade::Warn),
+            // Its default, which our profile takes the place of.
+            ("name=seccomp,profile=unconfined", Grade::Ok, Grade::Fail),
+            ("name=apparmor", Grade::Fail, Grade::Fail),
+        ] {
+            let grades = [container, &engines].map(|container| seccomp(&info(&[told]), container).grade);
+            assert_eq!(grades, [of_agent, of_engine], "{told}");
+        }
         assert_eq!(storage(&EngineInfo { storage: "vfs".to_owned(), ..info(&[]) }).grade, Grade::Warn);
         assert!(user_namespaces(&info(&["name=userns"])).measured.contains("mapped to others"));
     }

@@ -198,9 +198,8 @@ fn privilege(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     let hint = "leave container.security at its defaults (dropCapabilities [ALL], noNewPrivileges, user 1000:1000); where \
                 they are set, this engine does not act on them: use another";
     if gained == ["user-namespace"] && seccomp == "2" && flags.is_empty() {
-        let hint = "Podman's own seccomp profile lets a script make a namespace in which it is root, and so reach more of the \
-                    kernel: name Docker's profile in container.security.seccompProfile, or set the sysctl \
-                    user.max_user_namespaces=0";
+        let hint = "the engine's own seccomp profile lets a script make a namespace in which it is root, and so reach more of the \
+                    kernel: set container.security.seccompProfile: builtin, or the sysctl user.max_user_namespaces=0";
         return Ok(Finding::fail("a script can make a user namespace; beyond it, it gains nothing", hint));
     }
     if !gained.is_empty() || seccomp != "2" {

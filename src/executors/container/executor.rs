@@ -12,6 +12,7 @@ use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::resources;
 use crate::executors::container::run::{Ready, Run, Setup};
+use crate::executors::container::seccomp;
 use crate::executors::container::shared::Shared;
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
@@ -144,6 +145,11 @@ fn make(
     let nonce = program.nonce().to_owned();
     let network = shared.network()?;
     let device = shared.device(&resources)?;
+    let podman = shared.docker.is_podman()?;
+    let seccomp = seccomp::option(&shared.settings.security.seccomp, podman).map_err(|error| Error::Protocol {
+        doing: "give Podman the profile of system calls".to_owned(),
+        what: format!("{error}; see container.security.seccompProfile"),
+    })?;
     let mut spec = Spec {
         image: &image,
         labels: Labels {
@@ -162,7 +168,8 @@ fn make(
         network: &network,
         dns: &shared.settings.network.dns,
         device: device.as_deref(),
-        podman: shared.docker.is_podman()?,
+        seccomp: seccomp.as_deref(),
+        podman,
         helpers: mount.and_then(Result::ok),
     };
     let name = container_name(&task.execution);

@@ -173,6 +173,11 @@ fn hints(evidence: &Evidence) -> String {
     if tells_of_noexec(&stderr) {
         text.push_str("; nothing in /tmp can be executed: put programs into $TMPDIR or /workspace");
     }
+    if tells_of_refused_call(&stderr) {
+        text.push_str(
+            "; its last words speak of a system call that jobs may not make, see container.security.seccompProfile",
+        );
+    }
     text.push_str(&evidence.hint);
     if shell::tells_of_full_device(&evidence.stderr) {
         text.push_str("; its last words speak of a full device: the disk limit is ");
@@ -192,6 +197,25 @@ fn tells_of_refused_fork(stderr: &str) -> bool {
     let words = ["fork", "spawn", "thread", "clone", "BlockingIOError"];
     (stderr.contains("Resource temporarily unavailable") || stderr.contains("EAGAIN"))
         && words.iter().any(|word| stderr.contains(word))
+}
+
+/// The C library's words for EPERM beside a call that the filter refuses and programs name: those of debuggers, tracers,
+/// sandboxes and of io_uring.
+fn tells_of_refused_call(stderr: &str) -> bool {
+    let calls = [
+        "ptrace",
+        "PTRACE",
+        "unshare",
+        "namespace",
+        "io_uring",
+        "perf_event",
+        "userfaultfd",
+        "keyctl",
+        "personality",
+        "randomization",
+    ];
+    let is_refused = |line: &str| line.contains("peration not permitted") || line.contains("EPERM");
+    stderr.lines().any(|line| is_refused(line) && calls.iter().any(|call| line.contains(call)))
 }
 
 /// The last line that is not empty: of a shell that never started the script, its own.
@@ -306,6 +330,13 @@ mod tests {
                 "script",
                 126,
                 "put programs into $TMPDIR",
+            ),
+            (
+                Evidence { stderr: b"strace: ptrace(PTRACE_TRACEME): Operation not permitted".to_vec(), ..evidence(1) },
+                Status::Failed,
+                "script",
+                1,
+                "see container.security.seccompProfile",
             ),
             (
                 Evidence { away: Some("gone".into()), ..evidence(143) },

@@ -19,6 +19,7 @@ pub mod pulls;
 mod reader;
 pub mod resources;
 mod run;
+pub mod seccomp;
 mod shared;
 pub mod spec;
 pub mod unconfirmed;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::config::types::{ResourceSet, Seccomp, Security};
+use crate::config::types::{ResourceSet, Security};
 use crate::executors::container::labels::Labels;
 use crate::executors::container::program::WORKSPACE;
 use crate::executors::container::resources::tmpfs_sizes;
@@ -27,6 +27,8 @@ pub struct Spec<'a> {
     pub dns: &'a [String],
     /// The block device that holds the engine's data, when a rate on it is limited.
     pub device: Option<&'a str>,
+    /// The profile of system calls, as [`seccomp::option`](super::seccomp::option) gives it.
+    pub seccomp: Option<&'a str>,
     /// Podman refuses some of the kernel's words for a tmpfs.
     pub podman: bool,
     /// The folder with the script's socket to the agent.
@@ -121,11 +123,7 @@ impl Spec<'_> {
         if self.security.no_new_privileges {
             options.push("no-new-privileges".to_owned());
         }
-        if let Seccomp::Profile { path, json } = &self.security.seccomp {
-            // Podman reads the file itself, and takes nothing else.
-            let profile = if self.podman { path.display().to_string() } else { json.clone() };
-            options.push(format!("seccomp={profile}"));
-        }
+        options.extend(self.seccomp.map(|profile| format!("seccomp={profile}")));
         options
     }
 
@@ -157,6 +155,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::types::Seccomp;
     use crate::job::Language;
 
     fn body(readonly: bool, device: Option<&str>) -> Value {
@@ -180,7 +179,7 @@ mod tests {
             no_new_privileges: true,
             drop_capabilities: vec!["ALL".into()],
             readonly_rootfs: readonly,
-            seccomp: Seccomp::Profile { path: "/x".into(), json: "{}".into() },
+            seccomp: Seccomp::Builtin,
         };
         let (job, execution) = (id("job_1"), id("exec-job_1-5"));
         let labels = Labels {
@@ -202,6 +201,7 @@ mod tests {
             network: "cronium-isolated",
             dns: &["10.0.0.1".to_owned()],
             device,
+            seccomp: Some("{}"),
             podman,
             helpers: Some(Path::new("/run/cronium/a/b")).filter(|_| readonly),
         }
@@ -249,7 +249,6 @@ mod tests {
                 "/tmp": "rw,noexec,nosuid,nodev,size=268435456,mode=1777",
             })
         );
-        assert_eq!(podman["HostConfig"]["SecurityOpt"], json!(["no-new-privileges", "seccomp=/x"]));
         for key in ["Tmpfs", "SecurityOpt"] {
             podman["HostConfig"][key] = docker["HostConfig"][key].clone();
         }

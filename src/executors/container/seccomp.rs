@@ -1,0 +1,280 @@
+//! The filter of system calls that jobs get by default: a list of what is allowed, in the engine's JSON.
+//!
+//! What a script's programs need is allowed, and no more. An engine's own profile depends on the engine's age, and the
+//! older ones allow what escapes of recent years were made from: `io_uring`, sockets of AF_VSOCK and of netlink families,
+//! `ptrace`. A call that is not listed fails with EPERM. Programs of another architecture than the engine's, 32-bit
+//! and x32 ones, are killed at their first call. docs/decisions/seccomp.md tells how the list was made.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::config::types::Seccomp;
+use crate::os::files;
+
+/// Allowed with any arguments: the kernel's groups, each in the order of the alphabet.
+const ALLOWED: &[&str] = &[
+    // Files: by path, by descriptor, their names and attributes. No mount, no handle that passes by a path.
+    "access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 \
+     fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock \
+     fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr getxattrat \
+     lchown lgetxattr link linkat listxattr listxattrat llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat \
+     mknod mknodat name_to_handle_at newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev \
+     pwritev2 read readahead readlink readlinkat readv removexattr removexattrat rename renameat renameat2 rmdir \
+     sendfile setxattr setxattrat splice stat statfs statx symlink symlinkat sync sync_file_range syncfs tee \
+     truncate umask unlink unlinkat utime utimensat utimes vmsplice write writev",
+    // Waiting for descriptors, events and files. Of asynchronous I/O only the old kind: no io_uring.
+    "epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd \
+     eventfd2 inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents \
+     io_pgetevents io_setup io_submit pipe pipe2 poll ppoll pselect6 select signalfd signalfd4 timerfd_create \
+     timerfd_gettime timerfd_settime",
+    // Memory. No userfaultfd.
+    "brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mprotect \
+     mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages",
+    // Processes and threads: one's own and one's children. No look into the memory of another.
+    "arch_prctl execve execveat exit exit_group fork futex futex_requeue futex_wait futex_waitv futex_wake \
+     get_robust_list get_thread_area getcpu getpgid getpgrp getpid getppid getpriority getrlimit getrusage getsid \
+     gettid ioprio_get ioprio_set kill pidfd_open pidfd_send_signal prctl prlimit64 process_mrelease \
+     restart_syscall rseq sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr \
+     sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam \
+     sched_setscheduler sched_yield set_robust_list set_thread_area set_tid_address setpgid setpriority setrlimit \
+     setsid tgkill tkill vfork wait4 waitid",
+    // Signals.
+    "pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait \
+     rt_tgsigqueueinfo sigaltstack",
+    // Users and capabilities: the kernel refuses what the job's user may not. A setuid image on another user needs them.
+    "capget capset getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid setgid setgroups \
+     setregid setresgid setresuid setreuid setuid",
+    // Further walls that a program puts up for itself.
+    "landlock_add_rule landlock_create_ruleset landlock_restrict_self seccomp",
+    // Time: read, and waited for. No clock is set.
+    "alarm clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time timer_create \
+     timer_delete timer_getoverrun timer_gettime timer_settime times",
+    // Talk between processes, in the job's own IPC namespace.
+    "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl \
+     semget semop semtimedop shmat shmctl shmdt shmget",
+    // Sockets that are open; which may be opened is below.
+    "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg \
+     sendmsg sendto setsockopt shutdown",
+    // The host in general.
+    "getrandom sysinfo uname",
+];
+
+const AF_UNIX: u64 = 1;
+const AF_INET: u64 = 2;
+const AF_INET6: u64 = 10;
+const AF_NETLINK: u64 = 16;
+const NETLINK_ROUTE: u64 = 0;
+/// Of `socket`'s second argument: without SOCK_CLOEXEC and SOCK_NONBLOCK.
+const SOCK_TYPE: u64 = 0xf;
+const SOCK_STREAM: u64 = 1;
+const SOCK_DGRAM: u64 = 2;
+/// 0 (the default), TCP and MPTCP.
+const STREAMS: &[u64] = &[0, 6, 262];
+/// 0 (the default), UDP, and the two of `ping` without a capability.
+const DATAGRAMS: &[u64] = &[0, 17, 1, 58];
+/// Each namespace that `clone` can make.
+const CLONE_NEW: u64 = 0x7e02_0000;
+/// The usual Linux, with or without an old version's name, with 32-bit addresses, and the question which it is.
+const PERSONALITIES: &[u64] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// Puts bytes into a terminal as if its user had typed them.
+const TIOCSTI: u64 = 0x5412;
+const ENOSYS: u32 = 38;
+
+/// What the engine is given after `seccomp=`; `None` leaves it to the engine's own profile. Podman takes the path of a file
+/// and nothing else.
+pub fn option(seccomp: &Seccomp, podman: bool) -> io::Result<Option<Cow<'_, str>>> {
+    Ok(match seccomp {
+        Seccomp::Engine => None,
+        Seccomp::Builtin if podman => Some(Cow::Borrowed(file()?)),
+        Seccomp::Builtin => Some(Cow::Borrowed(profile())),
+        Seccomp::Profile { path, .. } if podman => Some(Cow::Owned(path.display().to_string())),
+        Seccomp::Profile { json, .. } => Some(Cow::Borrowed(json)),
+    })
+}
+
+/// A path under which Podman on this host finds the profile as long as this process lives: a file without a name, so that
+/// nobody can put another in its place and nothing is left behind.
+fn file() -> io::Result<&'static str> {
+    static FILE: OnceLock<(File, String)> = OnceLock::new();
+    if let Some((_, path)) = FILE.get() {
+        return Ok(path);
+    }
+    let file = files::nameless(profile().as_bytes())?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    Ok(&FILE.get_or_init(|| (file, path)).1)
+}
+
+/// The profile for the engine. The same for all jobs, and made once.
+pub fn profile() -> &'static str {
+    static PROFILE: OnceLock<String> = OnceLock::new();
+    PROFILE.get_or_init(|| made().to_string())
+}
+
+fn allowed() -> Vec<&'static str> {
+    ALLOWED.iter().flat_map(|group| group.split_whitespace()).collect()
+}
+
+fn made() -> Value {
+    let mut rules = vec![json!({ "names": allowed(), "action": "SCMP_ACT_ALLOW" })];
+    let mut allow = |name: &str, conditions: &[Value]| {
+        rules.push(json!({ "names": [name], "action": "SCMP_ACT_ALLOW", "args": conditions }));
+    };
+    for name in ["socket", "socketpair"] {
+        allow(name, &[is(0, AF_UNIX)]);
+    }
+    for domain in [AF_INET, AF_INET6] {
+        for (kind, protocols) in [(SOCK_STREAM, STREAMS), (SOCK_DGRAM, DATAGRAMS)] {
+            for protocol in protocols {
+                allow("socket", &[is(0, domain), masked(1, SOCK_TYPE, kind), is(2, *protocol)]);
+            }
+        }
+    }
+    allow("socket", &[is(0, AF_NETLINK), is(2, NETLINK_ROUTE)]);
+    allow("clone", &[masked(0, CLONE_NEW, 0)]);
+    for personality in PERSONALITIES {
+        allow("personality", &[is(0, *personality)]);
+    }
+    // Each word that differs from TIOCSTI in one of the 32 bits that the kernel looks at. "Not equal" would compare 64.
+    for bit in (0..32).map(|at| 1 << at) {
+        allow("ioctl", &[masked(1, bit, !TIOCSTI & bit)]);
+    }
+    // Its flags are in memory, where a filter cannot look. The C library asks `clone` instead.
+    rules.push(json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS }));
+    let arch = |name: &str| json!({ "architecture": name, "subArchitectures": [] });
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "archMap": [arch("SCMP_ARCH_X86_64"), arch("SCMP_ARCH_AARCH64")],
+        "syscalls": rules,
+    })
+}
+
+/// That the argument at this place has this value.
+fn is(index: u32, value: u64) -> Value {
+    json!({ "index": index, "value": value, "op": "SCMP_CMP_EQ" })
+}
+
+/// That those bits of the argument which `mask` has make this value.
+fn masked(index: u32, mask: u64, value: u64) -> Value {
+    json!({ "index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the profile says to a call with these arguments, as the kernel would.
+    fn allows(name: &str, arguments: &[u64]) -> bool {
+        let profile: Value = serde_json::from_str(profile()).expect("JSON");
+        let rules = profile["syscalls"].as_array().expect("rules");
+        rules.iter().any(|rule| {
+            let named = rule["names"].as_array().expect("names").iter().any(|known| known == name);
+            let fits = |condition: &Value| {
+                let number = |key: &str| condition[key].as_u64().expect("a number");
+                let argument = arguments[usize::try_from(number("index")).expect("an index")];
+                match condition["op"].as_str().expect("an operator") {
+                    "SCMP_CMP_EQ" => argument == number("value"),
+                    "SCMP_CMP_MASKED_EQ" => argument & number("value") == number("valueTwo"),
+                    other => panic!("{other}"),
+                }
+            };
+            let conditions = rule["args"].as_array().cloned().unwrap_or_default();
+            named && rule["action"] == "SCMP_ACT_ALLOW" && conditions.iter().all(fits)
+        })
+    }
+
+    #[test]
+    fn what_escapes_are_made_from_is_not_listed() {
+        let names = "acct add_key adjtimex bpf chroot clock_adjtime clock_settime clone3 delete_module fanotify_init \
+            finit_module fsconfig fsmount fsopen fspick init_module io_uring_enter io_uring_register \
+            io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie mbind modify_ldt \
+            mount mount_setattr move_mount move_pages open_by_handle_at open_tree perf_event_open pidfd_getfd \
+            pivot_root process_madvise process_vm_readv process_vm_writev ptrace quotactl reboot request_key \
+            set_mempolicy setdomainname sethostname setns settimeofday swapoff swapon syslog umount2 unshare \
+            userfaultfd uselib vhangup";
+        for name in names.split_whitespace() {
+            assert!(!allows(name, &[0; 6]), "{name}");
+        }
+    }
+
+    #[test]
+    fn sockets_are_those_of_the_host_and_of_the_internet() {
+        const CLOEXEC: u64 = 0x8_0000;
+        for (domain, kind, protocol, allowed) in [
+            (AF_UNIX, SOCK_STREAM, 0, true),
+            (AF_UNIX, 5, 0, true),
+            (AF_INET, SOCK_STREAM | CLOEXEC, 6, true),
+            (AF_INET6, SOCK_DGRAM | CLOEXEC | 0x800, 17, true),
+            (AF_INET, SOCK_DGRAM, 1, true),
+            (AF_INET, SOCK_STREAM, 132, false),
+            (AF_INET, 6, 0, false),
+            (AF_INET, 3, 1, false),
+            (AF_NETLINK, 3 | CLOEXEC, NETLINK_ROUTE, true),
+            (AF_NETLINK, 3, 6, false),
+            (AF_NETLINK, 3, 9, false),
+            (AF_NETLINK, 3, 12, false),
+            (AF_INET | 1 << 32, SOCK_STREAM, 0, false),
+        ] {
+            assert_eq!(allows("socket", &[domain, kind, protocol]), allowed, "{domain} {kind:#x} {protocol}");
+        }
+        // AX.25, X.25, key, packet, TIPC, RDS, CAN, Bluetooth, RxRPC, phonet, ALG, NFC, VSOCK, KCM, SMC, XDP and all others.
+        let open: BTreeSet<u64> = (0..64).filter(|domain| allows("socket", &[*domain, SOCK_STREAM, 0])).collect();
+        assert_eq!(open, [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK].into());
+        let pairs: Vec<u64> = (0..64).filter(|domain| allows("socketpair", &[*domain, SOCK_STREAM, 0])).collect();
+        assert_eq!(pairs, [AF_UNIX]);
+    }
+
+    #[test]
+    fn arguments_are_looked_at_where_a_call_can_do_harm() {
+        for (request, allowed) in [
+            (TIOCSTI, false),
+            (TIOCSTI | 1 << 32, false),
+            (TIOCSTI | 0xffff_ffff << 32, false),
+            (TIOCSTI ^ 1, true),
+            (0x5413, true),
+            (0x5401, true),
+            (0, true),
+            (0xffff_ffff, true),
+        ] {
+            assert_eq!(allows("ioctl", &[3, request]), allowed, "{request:#x}");
+        }
+        for (flags, allowed) in
+            [(0x3d_0f00, true), (0x1200_0011, false), (0x2_0000, false), (0x1000_0000, false), (17, true)]
+        {
+            assert_eq!(allows("clone", &[flags]), allowed, "{flags:#x}");
+        }
+        for (personality, allowed) in [(0, true), (0xffff_ffff, true), (0x4_0000, false), (0x10_0000, false)] {
+            assert_eq!(allows("personality", &[personality]), allowed, "{personality:#x}");
+        }
+    }
+
+    #[test]
+    fn the_list_has_each_name_once_and_the_profile_is_for_64_bit_alone() {
+        let names: BTreeSet<_> = allowed().into_iter().collect();
+        assert_eq!(names.len(), allowed().len());
+        let profile: Value = serde_json::from_str(profile()).expect("JSON");
+        assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+        let archs = profile["archMap"].as_array().expect("a list");
+        assert!(archs.len() == 2 && archs.iter().all(|arch| arch["subArchitectures"] == json!([])));
+    }
+
+    #[test]
+    fn each_engine_gets_the_profile_in_the_way_that_it_takes() {
+        let of_file = Seccomp::Profile { path: "/x".into(), json: "{}".into() };
+        let option = |seccomp: &Seccomp, podman| option(seccomp, podman).expect("a file").map(Cow::into_owned);
+        for podman in [false, true] {
+            assert_eq!(option(&Seccomp::Engine, podman), None);
+        }
+        assert_eq!(option(&Seccomp::Builtin, false).as_deref(), Some(profile()));
+        assert_eq!((option(&of_file, false), option(&of_file, true)), (Some("{}".to_owned()), Some("/x".to_owned())));
+        let path = option(&Seccomp::Builtin, true).expect("a path");
+        assert_eq!(std::fs::read_to_string(&path).expect("the file"), profile());
+        assert_eq!(option(&Seccomp::Builtin, true), Some(path), "one file for all jobs");
+    }
+}
