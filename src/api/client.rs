@@ -1,6 +1,6 @@
 //! The calls of the contract, one method each.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use ureq::http::{HeaderMap, HeaderValue, Method};
@@ -231,6 +231,11 @@ impl Client {
         let call = Call { retry: false, urgent: true, needs_body: true, ..post(Endpoint::Heartbeat, path, &json) };
         let body = self.transport.call(&call)?;
         answer::heartbeat(&body).map_err(|why| self.bad_answer(&call, why))
+    }
+
+    /// When a call of this agent's last succeeded, and how long it took.
+    pub fn last_success(&self) -> Option<(Instant, Duration)> {
+        self.transport.last_success()
     }
 
     /// The difference of our clock to the backend's, by the last answer with a date.

@@ -4,7 +4,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::wire::time::parse_http_date;
 use crate::{limits, metrics};
@@ -18,6 +19,8 @@ pub(super) struct Clock {
     /// Milliseconds by which ours is ahead.
     ahead: AtomicI64,
     is_off: AtomicBool,
+    /// When the last call succeeded, and how long it took.
+    good: Mutex<Option<(Instant, Duration)>>,
 }
 
 /// The last measured difference to the backend's clock.
@@ -46,7 +49,7 @@ struct Seen {
 
 impl Clock {
     pub(super) const fn new() -> Self {
-        Self { ahead: AtomicI64::new(UNKNOWN), is_off: AtomicBool::new(false) }
+        Self { ahead: AtomicI64::new(UNKNOWN), is_off: AtomicBool::new(false), good: Mutex::new(None) }
     }
 
     /// Notes an answer: its `Date`, the start of the request by our clock, and the time until its head.
@@ -66,6 +69,16 @@ impl Clock {
         } else if distance + seen.doubt <= limit && self.is_off.swap(false, Ordering::Relaxed) {
             log::info!("this host's clock agrees with the backend's again (within {} s)", limits::CLOCK_SKEW.as_secs());
         }
+    }
+
+    /// Notes a call that succeeded.
+    pub(super) fn succeeded(&self, at: Instant, took: Duration) {
+        *self.good.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, took));
+    }
+
+    /// The last of them.
+    pub(super) fn last_success(&self) -> Option<(Instant, Duration)> {
+        *self.good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last measurement; `None` before the first answer with a date.

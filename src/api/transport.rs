@@ -5,7 +5,7 @@
 
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::{HeaderMap, HeaderValue, Method, Request};
 
@@ -158,6 +158,11 @@ impl Transport {
         self.base.host.clone()
     }
 
+    /// When a call last succeeded, and how long it took.
+    pub(super) fn last_success(&self) -> Option<(Instant, Duration)> {
+        self.base.clock.last_success()
+    }
+
     /// The difference of our clock to the backend's, once known.
     pub(super) fn clock_skew(&self) -> Option<ClockSkew> {
         self.base.clock.skew()
@@ -215,6 +220,9 @@ impl Transport {
         }
         let status = response.status().as_u16();
         let good = response.status().is_success();
+        if good {
+            self.base.clock.succeeded(clock::now(), clock::since(begun.1));
+        }
         let retry_after = retry_after(response.headers(), clock::wall());
         let limit = if good { call.limit } else { limits::ANSWER_MAX };
         let body = read_capped(response.body_mut(), limit, sort);

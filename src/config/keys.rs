@@ -126,7 +126,7 @@ static KEYS: &[Key] = keys! {
     Reload "jobs.pollInterval" = "1s", time(Duration::from_millis(10), HOUR) => jobs.poll_interval,
         "Pause between two polls of the queue while jobs come.";
     Reload "jobs.maxPollInterval" = "0s", time(Duration::ZERO, HOUR) => jobs.max_poll_interval,
-        "Longest pause; an idle agent slows down to this. `0s`: 15 s where the backend can push jobs over the WebSocket, else 2 s.";
+        "Longest pause; an idle agent slows down to this. `0s`: 15 s where the backend can push jobs over the WebSocket, else 2.2 s.";
     Reload "jobs.pollBatchSize" = "10", Int { min: 1, max: 100 } => jobs.poll_batch_size,
         "Most jobs that one poll asks for.";
     Reload "jobs.maxConcurrent" = "5", Int { min: 1, max: 100 } => jobs.max_concurrent,

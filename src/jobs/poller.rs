@@ -261,6 +261,9 @@ enum Sent {
 }
 
 #[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod fleet;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::testing::{Act, Server, ok};
@@ -462,38 +465,5 @@ mod tests {
         assert_eq!([longest(&config, false), longest(&config, true)], [limits::POLL_UNPUSHED, limits::POLL_PUSHED]);
         config.jobs.max_poll_interval = Duration::from_secs(7);
         assert_eq!([longest(&config, false), longest(&config, true)], [Duration::from_secs(7); 2]);
-    }
-
-    /// 200 idle agents at a backend that cannot push, by the pace that the poller keeps.
-    #[test]
-    fn two_hundred_idle_agents_ask_at_most_a_hundred_times_a_second_and_start_a_job_within_two_and_a_half() {
-        let config = crate::config::defaults();
-        let start = Instant::now();
-        let mut random = crate::wire::random::Random::new(7);
-        let mut unit = || random.below(1_000_000) as f64 / 1e6;
-        let (mut polls, mut gaps) = (Vec::new(), Vec::new());
-        for _ in 0..200 {
-            let begun = start + Duration::from_secs(2).mul_f64(unit());
-            let mut pace = Pace::new(config.jobs.poll_interval, limits::POLL_UNPUSHED, begun);
-            let mut last = begun;
-            while last < start + Duration::from_secs(60) {
-                let now = pace.due();
-                // What they do at first, when nothing is known, does not count.
-                if now > start + Duration::from_secs(10) {
-                    polls.push((now - start).as_secs());
-                    gaps.push(now - last);
-                }
-                last = now;
-                pace.record(Answer::Jobs { asked: 5, got: 0, next_after: None }, now, unit());
-            }
-        }
-        gaps.sort();
-        assert!(gaps[gaps.len() * 99 / 100] < Duration::from_millis(2300), "{:?}", gaps.last());
-        for second in 12..58 {
-            let count = polls.iter().filter(|at| **at == second).count();
-            assert!(count <= 130, "{count} in second {second}");
-        }
-        let mean = polls.iter().filter(|at| (12..58).contains(*at)).count() / 46;
-        assert!(mean <= 100, "{mean} a second");
     }
 }

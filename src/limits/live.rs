@@ -52,6 +52,8 @@ pub const LOG_SILENCE: Duration = Duration::from_secs(60);
 pub const LOG_BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// See [`LOG_BACKOFF_FIRST`].
 pub const LOG_BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// Longest pause where the backend has no live log: 200 agents then ask for one about once a second together.
+pub const LOG_BACKOFF_ABSENT: Duration = Duration::from_secs(300);
 /// Pause after a refused token, which a second try will not change.
 pub const LOG_BACKOFF_REFUSED: Duration = Duration::from_secs(60);
 /// A connection that lived this long starts the pauses over.
@@ -72,8 +74,9 @@ pub const LOG_OUT_MOST: usize = 1024 * 1024;
 
 /// Longest pause of an idle agent's polls where the backend announces jobs over the WebSocket, and
 pub const POLL_PUSHED: Duration = Duration::from_secs(15);
-/// where it cannot: "Run now" starts a script within 2.5 s, and 200 agents ask at most 100 times a second.
-pub const POLL_UNPUSHED: Duration = Duration::from_secs(2);
+/// where it cannot: "Run now" starts a script within 2.5 s, and 200 idle agents make at most 100 requests a second, with all
+/// that an idle agent asks.
+pub const POLL_UNPUSHED: Duration = Duration::from_millis(2200);
 /// Bytes of a job's output that an update of its page carries, head and tail.
 pub const PAGE_OUTPUT: usize = 90_000;
 /// Bytes of the body of such an update. Over 100 kB each one takes the deployed backend 3 s longer.

@@ -39,6 +39,11 @@ impl LinkError {
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(401 | 403))
     }
+
+    /// Whether the backend has no live log, as the deployed one: it may get one, but not soon.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused(404 | 426) | Self::Handshake(_))
+    }
 }
 
 impl fmt::Display for LinkError {

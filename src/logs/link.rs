@@ -19,8 +19,9 @@ use super::socket::Socket;
 use super::types::ServerEvent;
 use crate::job::{ID_MAX, Id};
 use crate::limits::{
-    LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH, LOG_OUT_MOST, LOG_PING,
-    LOG_READ_TURN, LOG_SILENCE, LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL, PULSE_SLICE,
+    LOG_BACKOFF_ABSENT, LOG_BACKOFF_FIRST, LOG_BACKOFF_MOST, LOG_BACKOFF_REFUSED, LOG_MESSAGE_BYTES, LOG_OUT_HIGH,
+    LOG_OUT_MOST, LOG_PING, LOG_READ_TURN, LOG_SILENCE, LOG_STEADY, LOG_STOP_CLOSE, LOG_STOP_FLUSH, LOG_WRITE_STALL,
+    PULSE_SLICE,
 };
 use crate::os::{poll, pulse, random};
 use crate::wire::scan::Json;
@@ -53,15 +54,16 @@ pub(super) fn run(shared: &Shared, dialer: Dialer, on_event: &OnEvent) {
                 error
             }
         };
-        let pause = if error.is_refusal() { LOG_BACKOFF_REFUSED } else { backoff(failures, random::unit()) };
+        let most = if error.is_absent() { LOG_BACKOFF_ABSENT } else { LOG_BACKOFF_MOST };
+        let pause = if error.is_refusal() { LOG_BACKOFF_REFUSED } else { backoff(failures, most, random::unit()) };
         failures = failures.saturating_add(1);
         pause_for(shared, pause);
     }
 }
 
-/// Full jitter: a share `unit` (0 to 1) of a time that doubles with each failure.
-fn backoff(failures: u32, unit: f64) -> Duration {
-    LOG_BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(LOG_BACKOFF_MOST).mul_f64(unit)
+/// Full jitter: a share `unit` (0 to 1) of a time that doubles with each failure, up to `most`.
+fn backoff(failures: u32, most: Duration, unit: f64) -> Duration {
+    LOG_BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(most).mul_f64(unit)
 }
 
 /// Sleeps, unless the agent stops. Ignores wake-ups about new lines.

@@ -96,8 +96,17 @@ fn no_more_is_encoded_than_may_wait_for_the_socket() {
 }
 
 #[test]
+fn pauses_grow_further_where_there_is_no_live_log() {
+    let absent = [LinkError::Refused(404), LinkError::Refused(426), LinkError::Handshake(String::new())];
+    assert!(absent.iter().all(|error| error.is_absent() && !error.is_refusal()));
+    assert!(![LinkError::Refused(401), LinkError::Refused(502), LinkError::Silent].iter().any(LinkError::is_absent));
+    let pause = |failures| backoff(failures, LOG_BACKOFF_ABSENT, 1.0);
+    assert_eq!([pause(0), pause(7), pause(99)], [LOG_BACKOFF_FIRST, LOG_BACKOFF_FIRST * 128, LOG_BACKOFF_ABSENT]);
+}
+
+#[test]
 fn pauses_grow_to_half_a_minute_and_are_spread() {
-    let ms = |failures, unit| backoff(failures, unit).as_millis();
+    let ms = |failures, unit| backoff(failures, LOG_BACKOFF_MOST, unit).as_millis();
     assert_eq!((ms(0, 1.0), ms(1, 1.0), ms(3, 1.0)), (200, 400, 1600));
     assert_eq!((ms(12, 1.0), ms(u32::MAX, 1.0), ms(12, 0.5), ms(12, 0.0)), (30_000, 30_000, 15_000, 0));
 }

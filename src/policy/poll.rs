@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// By how much an idle agent slows down at each empty answer.
 const IDLE_FACTOR: f64 = 1.5;
 /// Each delay is moved by up to this share of itself, earlier or later, so that agents do not march in step.
-const JITTER: f64 = 0.1;
+const JITTER: f64 = 0.05;
 /// `nextPollAfter` may ask for at most this many times `maxPollInterval`.
 const NEXT_POLL_FACTOR: u32 = 4;
 
@@ -206,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn jitter_moves_a_delay_by_a_tenth_either_way() {
+    fn jitter_moves_a_delay_by_a_twentieth_either_way() {
         let now = Instant::now();
-        for (unit, millis) in [(0.0, 900), (0.5, 1000), (1.0, 1100)] {
+        for (unit, millis) in [(0.0, 950), (0.5, 1000), (1.0, 1050)] {
             let mut pace = Pace::new(Duration::from_secs(1), Duration::from_secs(9), now);
             pace.record(jobs(1, 0), now, unit);
             assert!((pace.due() - now).abs_diff(Duration::from_millis(millis)) < Duration::from_millis(1));

@@ -2,8 +2,9 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use cronium_dev_backend::{DevBackend, JobRow};
+use cronium_dev_backend::{DevBackend, JobRow, Stamp};
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -269,5 +270,28 @@ fn a_container_that_is_killed_at_any_moment_shows_no_mark() {
         assert_ne!(row.exit_code, Some(0));
         is_clean(&backend, &row);
     }
+    agent.stop();
+}
+
+/// The deployed backend cannot push: a job waits for the agent's next poll.
+#[test]
+fn an_idle_agent_starts_a_job_within_two_and_a_half_seconds() {
+    let _machine = shared();
+    let backend = deployed();
+    let agent = Agent::start(&backend, &[("jobs.pollInterval", "1s"), ("jobs.maxPollInterval", "0s")]);
+    agent.wait_ready();
+    let mut took = Vec::new();
+    for n in 0..8_u64 {
+        // Long enough to be idle again, and at another moment between two polls each time.
+        std::thread::sleep(Duration::from_millis(5000 + n * 290));
+        let row = finish(&backend, job("BASH", "true"));
+        let since = |stamp: &Option<Stamp>| stamp.as_ref().expect("a moment").since_start - row.queued.since_start;
+        took.push((since(&row.claimed), since(&row.started)));
+    }
+    let claimed = took.iter().map(|(claimed, _)| *claimed).max().expect("some");
+    assert!(claimed < Duration::from_millis(2400), "claimed and started after {took:?}");
+    // One may be held up by the other tests on this machine.
+    let started = took.iter().filter(|(_, started)| *started < Duration::from_millis(2500)).count();
+    assert!(started >= took.len() - 1, "claimed and started after {took:?}");
     agent.stop();
 }
