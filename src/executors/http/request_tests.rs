@@ -181,3 +181,52 @@ fn a_redirect_keeps_method_and_body_where_the_standard_says_so_and_the_origin_st
     assert_eq!(delete.follow(302, "/2").expect("a redirect").method, Method::GET);
     assert_eq!(delete.follow(308, "/2").expect("a redirect").method, Method::DELETE);
 }
+
+#[test]
+fn whatever_an_address_holds_it_is_refused_or_one_line_to_one_host() {
+    const PARTS: [&str; 26] = [
+        "http://",
+        "https://",
+        "HTTP://",
+        "//",
+        "/",
+        "\\",
+        "a.example",
+        "b",
+        "@",
+        ":",
+        "80",
+        ":0",
+        "[",
+        "]",
+        "::1",
+        "%",
+        "%0d%0a",
+        "\r\n",
+        "\0",
+        " ",
+        "?",
+        "#",
+        "..",
+        "ä",
+        "\u{202e}",
+        "hunter2",
+    ];
+    let mut random = crate::wire::random::Random::new(11);
+    let base = get("https://a.example/x/y").expect("an address");
+    let mut good = 0;
+    for _ in 0..30_000 {
+        let parts = (0..1 + random.below(8)).map(|_| PARTS[usize::try_from(random.below(26)).expect("small")]);
+        let text: String = parts.collect();
+        for (hop, from) in [(get(&text), "address"), (base.follow(302, &text), "redirect")] {
+            let Ok(hop) = hop else { continue };
+            let uri = hop.uri.to_string();
+            assert!(uri.bytes().all(|byte| byte.is_ascii_graphic()), "{from} {text:?}: {uri:?}");
+            let authority = hop.uri.authority().expect("an authority").as_str();
+            assert!(!authority.contains('@') && !hop.uri.host().expect("a host").is_empty(), "{from} {text:?}: {uri}");
+            assert!(matches!(hop.uri.scheme_str(), Some("http" | "https")), "{from} {text:?}: {uri}");
+            good += 1;
+        }
+    }
+    assert!(good > 1000, "{good}");
+}
