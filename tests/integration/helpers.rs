@@ -11,6 +11,7 @@ use crate::engine::tcp_engine;
 use crate::harness::{
     Agent, Folder, LONG, binary, deployed, docker, eventually, finish, finished, job, report, shared, stderr, stdout,
 };
+use crate::podman::Podman;
 
 /// A job whose script has this input.
 fn with_input(language: &str, script: &str, input: Value) -> Value {
@@ -565,4 +566,42 @@ fn nothing_of_a_jobs_helpers_is_left_and_the_engine_knows_no_token() {
     let state = agent.state();
     agent.stop();
     assert!(!state.with_file_name("run").exists(), "the folder of all sockets");
+}
+
+#[test]
+fn where_the_engine_does_not_see_the_agents_folder_scripts_run_and_a_call_says_why() {
+    let _machine = shared();
+    let backend = deployed();
+    let folder = Folder::new();
+    let shown = folder.path().to_str().expect("text");
+    let mount = format!("mount -t tmpfs none '{shown}' && exec \"$@\"");
+    let before = ["unshare", "--mount", "sh", "-c", mount.as_str(), "sh"];
+    let agent = Agent::start_behind(&before, &backend.url(), backend.token(), &[("state.runtimeDir", shown)]);
+    for _ in 0..2 {
+        let row = finish(&backend, job("BASH", "cronium_input; cronium_getVariable k 2>&1 || echo \"code $?\""));
+        let said = stdout(&row);
+        assert!(said.starts_with("{}\n") && said.ends_with("code 1\n"), "{said}{}", stderr(&row));
+        assert!(said.contains("does not see the agent's folder") && said.contains("state.runtimeDir"), "{said}");
+    }
+    assert_eq!(agent.log().matches("scripts in containers cannot use their helpers").count(), 1, "{}", agent.log());
+    agent.stop();
+}
+
+#[test]
+fn on_podman_scripts_have_their_helpers_too() {
+    let _machine = shared();
+    let podman = Podman::start(&["cronium/runner:bash-alpine"]);
+    let folder = Folder::new();
+    let [script, sockets] = ["script.sh", "run"].map(|name| folder.path().join(name));
+    std::fs::write(&script, DEFAULT_SCRIPTS[2].1).expect("a script");
+    let settings = [
+        format!("container.docker.endpoint={}", podman.endpoint()),
+        "container.network.mode=none".to_owned(),
+        format!("state.runtimeDir={}", sockets.display()),
+    ];
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    let arguments: Vec<&str> = settings.chain(["--json"]).collect();
+    let output = exec(&arguments, &script);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert_eq!((&found["output"]["success"], &found["condition"]), (&json!(true), &json!(true)), "{output:?}");
 }
