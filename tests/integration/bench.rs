@@ -26,6 +26,7 @@ fn the_benchmark_prints_each_figure_beside_its_floor() {
         ("jobs, 2 workers", "jobs/s", 0.3, 3.0),
         ("lines of 80 bytes, attach to WebSocket", "lines/s", 0.02, 3.0),
         ("print to receipt, median", "ms", 0.5, 50.0),
+        ("getVariable in a script, median", "ms", 0.9, 200.0),
     ] {
         let row = table.row(name, unit).unwrap_or_else(|| panic!("no row '{name}' in {unit}:\n{text}"));
         let ratio = row.ratio.expect("a ratio");

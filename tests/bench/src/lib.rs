@@ -5,6 +5,7 @@
 mod agent;
 mod engine;
 pub mod footprint;
+mod helpers;
 mod jobs;
 mod lines;
 pub mod table;
@@ -119,5 +120,7 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
     lines::flood(setup, &mut table)?;
     progress(&format!("{} jobs that print a line every 20 ms", setup.size.ticks));
     lines::ticks(setup, &mut table)?;
+    progress(&format!("{} scripts that call a helper", setup.size.rounds));
+    helpers::variables(setup, &mut table)?;
     Ok(table)
 }
