@@ -118,6 +118,13 @@ impl Rules {
         Self { allow: config.http.allow.iter().filter_map(|entry| Pattern::parse(entry).ok()).collect(), engine, own }
     }
 
+    /// Whether the name may be looked up: only where the answer can open it. What a lookup asks goes to name servers of
+    /// others. The error is a sentence that says why not.
+    pub(super) fn may_look_up(&self, host: &str) -> Result<(), String> {
+        let opens = |entry: &Pattern| matches!(entry, Pattern::Any | Pattern::Range(..)) || entry.names(host);
+        if self.allow.iter().any(opens) { Ok(()) } else { Err(format!("{host} is not listed in http.allow")) }
+    }
+
     /// Whether a request to `host` may connect to this address; the error is a sentence that says why not. `is_own` says
     /// whether an address is this host's.
     pub(super) fn check(&self, host: &str, at: SocketAddr, is_own: impl Fn(IpAddr) -> bool) -> Result<(), String> {

@@ -125,6 +125,20 @@ fn a_private_address_is_refused_with_the_key_that_would_open_it() {
 }
 
 #[test]
+fn no_name_is_looked_up_that_no_answer_could_open() {
+    for (allow, host, looked_up) in [
+        (&["*"] as &[&str], "a.example", true),
+        (&["a.example"], "a.example", true),
+        (&["a.example"], "hunter2.b.example", false),
+        (&["*.example"], "a.example", true),
+        (&["10.0.0.0/8"], "a.example", true),
+        (&[], "a.example", false),
+    ] {
+        assert_eq!(rules(allow).may_look_up(host).is_ok(), looked_up, "{allow:?} {host}");
+    }
+}
+
+#[test]
 fn the_engine_and_the_agent_are_out_of_reach_where_they_listen() {
     let rules = rules(&["*", "10.0.0.0/8"]);
     let may = |address: &str, own: bool| rules.check("a.example", address.parse().expect(address), |_| own);

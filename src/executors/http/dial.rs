@@ -126,6 +126,7 @@ impl Resolver for Names {
     fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let host = uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
         let port = uri.port_u16().unwrap_or(standard_port(uri.scheme_str().unwrap_or_default()));
+        self.0.rules.may_look_up(host).map_err(Unreached::Refused)?;
         let wanted = || self.0.control.is_wanted();
         let found = names::SERVERS.find_while(host, port, Line::deadline(), &wanted).map_err(Unreached::from)?;
         let mut addresses = self.empty();

@@ -131,6 +131,14 @@ fn nothing_connects_to_this_host_whatever_its_address_is_called() {
 }
 
 #[test]
+fn a_host_that_is_not_listed_is_refused_without_a_lookup() {
+    let mut config = enabled();
+    config.http.allow = vec!["a.example".to_owned()];
+    let why = refused(config, Some(get("http://nowhere.invalid/hunter2", ("X", "hunter2"))));
+    assert_eq!(why, "the request was not sent: nowhere.invalid is not listed in http.allow");
+}
+
+#[test]
 fn a_request_that_is_to_end_before_it_is_sent_is_not_sent() {
     let request = || Some(get("http://192.0.2.9/", ("X", "hunter2")));
     let (verdict, _) = run(enabled(), request(), |control| control.request(Reason::Cancelled("user")));
