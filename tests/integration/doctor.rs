@@ -107,6 +107,7 @@ fn a_good_host_is_proven_within_ten_seconds() {
     for (name, words) in [
         ("proof-root", "mounted read-only"),
         ("proof-privilege", "denied: mount, user-namespace, chroot, device, owner"),
+        ("proof-kernel", "calls refused: io_uring, ptrace"),
         ("proof-processes", "then a fork was refused; the limit is 32"),
         ("proof-memory", "beyond it the kernel killed the script"),
         ("proof-cores", "the kernel held them up"),
@@ -131,7 +132,7 @@ fn a_good_host_is_proven_within_ten_seconds() {
     let cloud = "169.254.169.254:80".parse().expect("address");
     let answers = std::net::TcpStream::connect_timeout(&cloud, Duration::from_secs(1)).is_ok();
     report.expect("proof-metadata", if answers { "ok" } else { "warn" }, "does not answer a job");
-    assert_eq!(report.proofs().len(), 9);
+    assert_eq!(report.proofs().len(), 11);
     // It left nothing, and it did run containers.
     none_is_left();
     eventually("the engine tells of six that were made and removed", || {
@@ -306,6 +307,7 @@ fn locks_that_an_engine_leaves_out_are_found() {
         ("\"MemorySwap\":67108864", "\"MemorySwap\":0       "),
         ("\"NanoCpus\":200000000", "\"NanoCpus\":0        "),
         ("size=12582912", "size=99582912"),
+        (r#"\"defaultAction\":\"SCMP_ACT_ERRNO\""#, r#"\"defaultAction\":\"SCMP_ACT_ALLOW\""#),
     ];
     proxy.break_calls("POST", "/containers/create", u32::MAX, Break::Swap(words));
     let endpoint = proxy.endpoint();
@@ -314,6 +316,7 @@ fn locks_that_an_engine_leaves_out_are_found() {
     for (name, words) in [
         ("proof-root", "mounted read-write, and /var/tmp could be written"),
         ("proof-privilege", "CapBnd is"),
+        ("proof-kernel", "no filter refuses"),
         ("proof-processes", "96 of 96 processes were started"),
         ("proof-memory", "it held 256 MiB with a limit of 64 MiB"),
         ("proof-disk", "24 MiB could be written with a limit of 16 MiB"),

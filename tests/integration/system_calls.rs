@@ -3,7 +3,7 @@
 use crate::harness::{Agent, deployed, finish, job, report, shared, stderr, stdout};
 
 /// Tries each call, and prints a line for it.
-const TRIES: &str = include_str!("system_calls.py");
+const TRIES: &str = include_str!("../../src/cli/doctor/calls.py");
 
 #[test]
 fn each_call_that_escapes_are_made_from_is_refused() {
@@ -15,7 +15,7 @@ fn each_call_that_escapes_are_made_from_is_refused() {
     assert!(said.lines().count() > 190, "{said}{}", stderr(&row));
     let open: Vec<&str> = said.lines().filter(|line| !line.ends_with(" EPERM") && !line.ends_with(" SIGSYS")).collect();
     // The C library asks `clone` when it hears that there is no such call.
-    assert_eq!(open, ["clone3 ENOSYS"]);
+    assert_eq!(open, ["clone3 ENOSYS", "end of-calls"]);
     for name in
         ["io_uring_setup", "ptrace_init", "AF_VSOCK_1", "AF_ALG_5", "AF_RXRPC_2", "NETLINK_6", "ioctl_tiocsti_high"]
     {
@@ -32,7 +32,8 @@ fn the_engines_own_profile_can_be_had_and_a_refused_call_is_hinted_at() {
     let row = finish(&backend, job("PYTHON", TRIES));
     let said = stdout(&row);
     assert!(said.contains("mount EPERM\n"), "{said}");
-    assert!(said.lines().any(|line| !line.ends_with(" EPERM") && line != "clone3 ENOSYS"), "it is another one: {said}");
+    let is_ours = |line: &str| line.ends_with(" EPERM") || line.ends_with(" SIGSYS");
+    assert!(said.lines().filter(|line| !is_ours(line)).count() > 2, "it is another one: {said}");
     agent.stop();
 
     let agent = Agent::start(&backend, &[]);

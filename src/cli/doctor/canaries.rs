@@ -4,7 +4,7 @@
 //! holds for jobs. Several run side by side. Each ends within a limit, or at a signal. At the end the engine is asked
 //! whether one is left.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -266,6 +266,11 @@ fn fly_all(cage: &Cage, docker: &docker::Client, config: &Config) -> Found {
     let outside = outside.and_then(|config| backend::outside(&config.api)).filter(|at| knock(at.ip(), at.port()));
     let locks = cage.launch(locks(config, outside), None);
 
+    let calls = Canary { language: Language::Python, ..Canary::new("calls", include_str!("calls.py")) };
+    let calls = cage.launch(calls, None);
+    // The kernel completes a connect to it: nobody needs to take it.
+    let here = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).ok();
+
     // While the others run: one that tries to reach the listener.
     let heard = line.recv_timeout(limits::DOCTOR_CANARY + limits::DOCTOR_SETUP).ok();
     let listening = heard.as_deref().and_then(Listener::read);
@@ -273,7 +278,10 @@ fn fly_all(cage: &Cage, docker: &docker::Client, config: &Config) -> Found {
         Some(listener) => {
             let reach = Canary::new("reach", include_str!("reach.sh"));
             let peer = listener.address.map_or_else(|| "127.0.0.1".to_owned(), |address| address.to_string());
-            let flying = cage.launch(reach.set("PEER", peer).set("PORT", listener.port), None);
+            let reach = reach.set("PEER", peer).set("PORT", listener.port);
+            let port = here.as_ref().and_then(|here| here.local_addr().ok()).map_or(0, |at| at.port());
+            let port = if docker.is_local() && port > 0 { port.to_string() } else { String::new() };
+            let flying = cage.launch(reach.set("HOST_PORT", port), None);
             let host = listener.address.filter(|_| docker.is_local()).map(|ip| knock(ip, listener.port));
             (Some(flying.land()), host)
         }
@@ -290,6 +298,7 @@ fn fly_all(cage: &Cage, docker: &docker::Client, config: &Config) -> Found {
         memory: memory.land(),
         pids: pids.land(),
         cpu: cpu.land(),
+        calls: calls.land(),
         listening,
         listener,
         reached: reached.unwrap_or_else(|| Err("there was nobody to reach".to_owned())),

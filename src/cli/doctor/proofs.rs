@@ -6,19 +6,22 @@
 use std::net::IpAddr;
 
 use super::report::{Check, Finding};
-use crate::config::types::{Container, Network, NetworkMode, ResourceSet, Security};
+use crate::config::types::{Container, Network, NetworkMode, ResourceSet, Seccomp, Security};
 use crate::executors::ending::bytes;
 use crate::limits;
 use crate::verdict::Cause;
 
-pub(super) const NAMES: [&str; 9] = [ROOT, PRIVILEGE, PROCESSES, MEMORY, CORES, DISK, ISOLATION, METADATA, SOCKET];
+pub(super) const NAMES: [&str; 11] =
+    [ROOT, PRIVILEGE, KERNEL, PROCESSES, MEMORY, CORES, DISK, ISOLATION, HOST, METADATA, SOCKET];
 const ROOT: &str = "proof-root";
 const PRIVILEGE: &str = "proof-privilege";
+const KERNEL: &str = "proof-kernel";
 const PROCESSES: &str = "proof-processes";
 const MEMORY: &str = "proof-memory";
 const CORES: &str = "proof-cores";
 const DISK: &str = "proof-disk";
 const ISOLATION: &str = "proof-other-job";
+const HOST: &str = "proof-host";
 const METADATA: &str = "proof-metadata";
 const SOCKET: &str = "proof-engine-socket";
 pub(super) const CLEANUP: &str = "cleanup";
@@ -43,6 +46,8 @@ pub(super) struct Found {
     pub(super) memory: Result<Ran, NotRun>,
     pub(super) pids: Result<Ran, NotRun>,
     pub(super) cpu: Result<Ran, NotRun>,
+    /// System calls that a job must not be able to make.
+    pub(super) calls: Result<Ran, NotRun>,
     /// The listener's first line.
     pub(super) listening: Result<Listener, NotRun>,
     /// All that it said.
@@ -127,11 +132,13 @@ pub(super) fn judge(found: &Found, container: &Container) -> Vec<Check> {
     let all = [
         (ROOT, root(found, security)),
         (PRIVILEGE, privilege(found, security)),
+        (KERNEL, kernel(found, security)),
         (PROCESSES, processes(found)),
         (MEMORY, memory(found)),
         (CORES, cores(found)),
         (DISK, disk(found, security)),
         (ISOLATION, isolation(found, network)),
+        (HOST, host(found, network)),
         (METADATA, metadata(found, network)),
         (SOCKET, socket(found)),
     ];
@@ -223,6 +230,36 @@ fn privilege(found: &Found, security: &Security) -> Result<Finding, NotRun> {
         denied.join(", ")
     );
     Ok(Finding::ok(measured))
+}
+
+/// A call that fails only since this kernel has no such module proves nothing.
+fn kernel(found: &Found, security: &Security) -> Result<Finding, NotRun> {
+    let facts = Facts::whole(&found.calls)?;
+    let tried = facts.0.out.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| *name != "end");
+    let is_refused = |(name, answer): &(&str, &str)| {
+        matches!(*answer, "EPERM" | "SIGSYS") || (*name == "clone3" && *answer == "ENOSYS")
+    };
+    let (refused, others): (Vec<_>, Vec<_>) = tried.partition(is_refused);
+    if others.is_empty() {
+        let measured =
+            format!("{} calls refused: io_uring, ptrace, bpf, AF_ALG, AF_VSOCK, netlink and others", refused.len());
+        return Ok(Finding::ok(measured));
+    }
+    let (open, absent): (Vec<_>, Vec<_>) = others.iter().partition(|(_, answer)| answer.starts_with("open"));
+    let names = |calls: &[&(&str, &str)]| calls.iter().take(5).map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let measured = match open.len() {
+        0 => {
+            format!("no filter refuses {}; they fail here for other reasons, such as {}", absent.len(), names(&absent))
+        }
+        count => format!(
+            "a script can make {count} calls, such as {}; no filter refuses {} more",
+            names(&open),
+            absent.len()
+        ),
+    };
+    let hint =
+        "set container.security.seccompProfile: builtin; where it is set, this engine does not act on it: use another";
+    Ok(self::open(security.seccomp != Seccomp::Builtin, measured, hint))
 }
 
 const LIMITS_HINT: &str =
@@ -360,6 +397,23 @@ fn isolation(found: &Found, network: &Network) -> Result<Finding, NotRun> {
     let by = if found.host_reaches == Some(true) { "this host reaches it" } else { "it reaches itself" };
     let why = reached.trim_start_matches("no: ");
     Ok(Finding::ok(format!("a job at {own} does not reach another at {address} ({why}), which listens: {by}")))
+}
+
+/// The services of this host, by the gateway of the jobs' network.
+fn host(found: &Found, network: &Network) -> Result<Finding, NotRun> {
+    if network.mode == NetworkMode::None {
+        return Ok(Finding::ok("no job has a network"));
+    }
+    let facts = Facts::whole(&found.reached)?;
+    let Some(answer) = facts.one("host") else {
+        return Ok(Finding::ok("not tried: the engine is on another host, or the jobs' network has no gateway"));
+    };
+    let Some(gateway) = answer.strip_prefix("open ") else {
+        return Ok(Finding::ok(format!("a port of this host that was open did not answer a job: {answer}")));
+    };
+    let hint = "what listens on all addresses of this host answers jobs: let services listen on 127.0.0.1, use a firewall, or \
+                set container.network.mode: none";
+    Ok(Finding::warn(format!("a job reaches the ports of this host by its gateway {gateway}"), hint))
 }
 
 fn metadata(found: &Found, network: &Network) -> Result<Finding, NotRun> {

@@ -23,6 +23,7 @@ fn found() -> Found {
         memory: ran("fits 4194304\n", "", Cause::Memory(64 << 20)),
         pids: ran("started 1\nstarted 30\n", "sh: 1: Cannot fork\n", Cause::Exit),
         cpu: ran("cores 2\nused 0m0.210s 0m0.010s\nheld 9\n", "", Cause::Success),
+        calls: ran("io_uring_setup EPERM\nclone3 ENOSYS\nx32 SIGSYS\nend of-calls\n", "", Cause::Success),
         listening: Listener::read("listening 172.18.0.2 40000 itself").ok_or_else(String::new),
         listener: ran(
             "listening 172.18.0.2 40000 itself\ncame 172.18.0.2\ncame 172.18.0.1\n",
@@ -30,7 +31,7 @@ fn found() -> Found {
             Cause::Cancelled("x"),
         ),
         reached: ran(
-            "interfaces eth0 lo \nown 172.18.0.3\nreached no: no answer within 2 s\nend of-reach\n",
+            "interfaces eth0 lo \nown 172.18.0.3\nreached no: no answer within 2 s\nhost closed 172.18.0.1: x\nend of-reach\n",
             "",
             Cause::Success,
         ),
@@ -77,6 +78,7 @@ fn what_did_not_run_is_never_well() {
         memory: none(),
         pids: none(),
         cpu: none(),
+        calls: none(),
         listening: Err("no such image".to_owned()),
         listener: none(),
         reached: none(),
@@ -156,6 +158,40 @@ fn privileges_that_were_gained_or_left() {
     let namespace = changed("denied user-namespace", "gained user-namespace");
     expect(PRIVILEGE, &namespace, &container(), Grade::Fail, "beyond it, it gains nothing");
     expect(PRIVILEGE, &changed("gained control", "denied control"), &container(), Grade::Fail, "the control failed");
+}
+
+#[test]
+fn system_calls_that_no_filter_refuses() {
+    let said = |calls: &str| Found { calls: ran(&format!("{calls}end of-calls\n"), "", Cause::Success), ..found() };
+    let mut engines = container();
+    engines.security.seccomp = Seccomp::Engine;
+    expect(KERNEL, &said("bpf EPERM\nint80 SIGSYS\nclone3 ENOSYS\n"), &container(), Grade::Ok, "3 calls refused");
+    let open = said("bpf EPERM\nptrace_init open\nAF_ALG_1 EAFNOSUPPORT\n");
+    expect(KERNEL, &open, &container(), Grade::Fail, "can make 1 calls, such as ptrace_init; no filter refuses 1 more");
+    expect(KERNEL, &open, &engines, Grade::Warn, "as configured");
+    // A module that is missing is no proof.
+    expect(
+        KERNEL,
+        &said("AF_ALG_1 EAFNOSUPPORT\n"),
+        &container(),
+        Grade::Fail,
+        "fail here for other reasons, such as AF_ALG_1",
+    );
+    expect(KERNEL, &said("bpf ENOSYS\n"), &container(), Grade::Fail, "such as bpf");
+}
+
+#[test]
+fn the_way_to_this_hosts_services() {
+    let said = |line: &str| {
+        let out = format!("interfaces eth0 lo \nown 172.18.0.3\nreached no: x\n{line}end of-reach\n");
+        Found { reached: ran(&out, "", Cause::Success), ..found() }
+    };
+    expect(HOST, &said("host open 172.18.0.1\n"), &container(), Grade::Warn, "by its gateway 172.18.0.1");
+    expect(HOST, &said("host closed 172.18.0.1: x\n"), &container(), Grade::Ok, "did not answer a job");
+    expect(HOST, &said(""), &container(), Grade::Ok, "not tried");
+    let mut none = container();
+    none.network.mode = NetworkMode::None;
+    expect(HOST, &said("host open 172.18.0.1\n"), &none, Grade::Ok, "no job has a network");
 }
 
 #[test]

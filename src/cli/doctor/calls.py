@@ -5,7 +5,6 @@ import mmap
 import os
 import platform
 import signal
-import sys
 
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = platform.machine() == "x86_64"
@@ -93,11 +92,18 @@ def tried(name, number, arguments):
     if answer == 0 and name.startswith("clone"):
         os._exit(0)
     code = ctypes.get_errno()
-    print(name, "open" if answer != -1 else errno.errorcode.get(code, code))
+    print(name, "open" if answer != -1 else errno.errorcode.get(code, code), flush=True)
 
 
 for name, (x86, arm, arguments) in BOTH.items():
+    # A process that is traced stops at its next signal.
+    child = os.fork() if name.startswith("ptrace") else None
+    if child:
+        os.waitpid(child, 0)
+        continue
     tried(name, x86 if X86 else arm, arguments)
+    if child == 0:
+        os._exit(0)
 if X86:
     for name, (number, arguments) in X86_ONLY.items():
         tried(name, number, arguments)
@@ -106,7 +112,6 @@ if X86:
     code.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")
     interrupt = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
     for name, call in {"int80": interrupt, "x32": lambda: libc.syscall(ctypes.c_long(0x40000000 | 39))}.items():
-        sys.stdout.flush()
         child = os.fork()
         if child == 0:
             os._exit(0 if call() > 0 else 1)
@@ -121,4 +126,4 @@ for protocol in range(1, 23):
 for name, kind, protocol in [("SCTP", 1, 132), ("DCCP", 6, 0), ("UDPLITE", 2, 136), ("RAW", 3, 255), ("SEQPACKET", 5, 132)]:
     for family in (2, 10):
         tried(f"INET{family}_{name}", socket, (family, kind, protocol))
-sys.stdout.flush()
+print("end of-calls")
