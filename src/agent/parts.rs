@@ -120,8 +120,7 @@ impl Parts {
         let has_helpers = open.iter().filter(|entry| entry.helpers.is_some());
         let in_use: Vec<_> = has_helpers.map(|entry| entry.execution.clone()).collect();
         let helpers = Helpers::start(config, &in_use, docker.is_local());
-        let mut threads = Vec::from_iter(streamer_thread);
-        threads.extend(pages_thread);
+        let mut threads = Vec::from_iter(streamer_thread.into_iter().chain(pages_thread));
         threads.extend([outbox_thread, checkpoints_thread, reaper_thread, sampler_thread]);
         let parts = Self {
             health,

@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::executors::Task;
 use crate::executors::shell::Writer;
 use crate::job::{Job, Kind, Language, Server};
 use crate::secret::Secret;
@@ -98,14 +97,10 @@ pub(in crate::executors) enum Calls<'a> {
 }
 
 impl<'a> HelperFiles<'a> {
-    /// What travels with this task's script; `None` when it has no helpers.
-    pub(in crate::executors) fn of(task: &'a Task, calls: Calls<'a>) -> Option<Self> {
-        task.helpers.as_ref().map(|_| Self {
-            language: task.job.script.language,
-            input: task.job.input.as_json(),
-            event: event(&task.job, task.execution.as_str(), task.server.as_ref()).to_string(),
-            calls,
-        })
+    /// What travels with this job's script.
+    pub(in crate::executors) fn of(job: &'a Job, execution: &str, server: Option<&Server>, calls: Calls<'a>) -> Self {
+        let event = event(job, execution, server).to_string();
+        Self { language: job.script.language, input: job.input.as_json(), event, calls }
     }
 
     /// Writes the files. `$3` is the script's folder.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::types::Jobs;
 use crate::executors::ending::seconds;
-use crate::executors::helpers::{self, HelperApi};
+use crate::executors::helpers::{self, Calls, HelperApi, HelperFiles};
 use crate::job::{Id, Job, Output, Server};
 use crate::secret::Secret;
 
@@ -39,6 +39,12 @@ impl Task {
         let mut all: Vec<_> = self.job.environment.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
         all.append(&mut own);
         all
+    }
+
+    /// What travels with its script; `None` when that has no helpers.
+    pub(super) fn helper_files<'a>(&'a self, calls: Calls<'a>) -> Option<HelperFiles<'a>> {
+        let files = || HelperFiles::of(&self.job, self.execution.as_str(), self.server.as_ref(), calls);
+        self.helpers.as_ref().map(|_| files())
     }
 
     /// The job's time limit within `jobs.maxTimeout`, with its name in the verdict.

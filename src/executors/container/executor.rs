@@ -12,13 +12,12 @@ use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::resources;
 use crate::executors::container::run::{Ready, Run, Setup};
-use crate::executors::container::seccomp;
 use crate::executors::container::shared::Shared;
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
 use crate::executors::ending::{ended_early, setup_verdict};
-use crate::executors::helpers::{Calls, HelperFiles};
+use crate::executors::helpers::Calls;
 use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, shell};
 use crate::job::Output;
 use crate::os::owner::Owner;
@@ -122,7 +121,7 @@ impl Executor for ContainerExecutor {
 /// The program of a task whose script finds the agent at `mount`.
 fn program_of(task: &Task, mount: &HelperMount<'_>, nonce: &str) -> Result<Program, shell::ProgramError> {
     let unreachable = mount.as_ref().and_then(|mount| mount.as_ref().err());
-    let helpers = HelperFiles::of(task, unreachable.map_or(Calls::Socket, |why| Calls::None(why)));
+    let helpers = task.helper_files(unreachable.map_or(Calls::Socket, |why| Calls::None(why)));
     let variables = task.variables(mount.as_ref().is_some_and(Result::is_ok));
     Program::new(&task.job.script, &variables, helpers.as_ref(), WORKSPACE, nonce)
 }
@@ -146,10 +145,7 @@ fn make(
     let network = shared.network()?;
     let device = shared.device(&resources)?;
     let podman = shared.docker.is_podman()?;
-    let seccomp = seccomp::option(&shared.settings.security.seccomp, podman).map_err(|error| Error::Protocol {
-        doing: "give Podman the profile of system calls".to_owned(),
-        what: format!("{error}; see container.security.seccompProfile"),
-    })?;
+    let seccomp = shared.seccomp(podman)?;
     let mut spec = Spec {
         image: &image,
         labels: Labels {

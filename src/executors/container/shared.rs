@@ -1,5 +1,6 @@
 //! What all containers of one configuration share: the engine, the settings, the image, the network.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -10,6 +11,7 @@ use crate::executors::Control;
 use crate::executors::container::guard::Container;
 use crate::executors::container::helper_mount::Mounts;
 use crate::executors::container::pulls::Pulls;
+use crate::executors::container::seccomp;
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
 use crate::job::{Language, Output};
@@ -77,6 +79,14 @@ impl Shared {
             Language::Python => &self.settings.images.python,
             Language::Node => &self.settings.images.nodejs,
         }
+    }
+
+    /// The profile of system calls for the create request.
+    pub(super) fn seccomp(&self, podman: bool) -> Result<Option<Cow<'_, str>>, Error> {
+        seccomp::option(&self.settings.security.seccomp, podman).map_err(|error| Error::Protocol {
+            doing: "give Podman the profile of system calls".to_owned(),
+            what: format!("{error}; see container.security.seccompProfile"),
+        })
     }
 
     /// The network's name for the create request; the shared bridge is made where it is missing.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::types::Config;
 use crate::executors::ending::{ended_early, setup_verdict};
-use crate::executors::helpers::{Calls, HelperFiles};
+use crate::executors::helpers::Calls;
 use crate::executors::ssh::breakers::{Breakers, Tripped, Watcher};
 use crate::executors::ssh::connection::Session;
 use crate::executors::ssh::error::Error;
@@ -131,7 +131,7 @@ impl Executor for SshExecutor {
             pty: shared.settings.pty_mode,
         };
         let nonce = random::hex(16);
-        let (variables, helpers) = (task.variables(false), HelperFiles::of(task, Calls::Files));
+        let (variables, helpers) = (task.variables(false), task.helper_files(Calls::Files));
         let carried = (variables.as_slice(), helpers.as_ref());
         let program = remote::start(&place, task.execution.as_str(), &task.job.script, carried, &nonce)
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;

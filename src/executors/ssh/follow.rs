@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use crate::executors::ending::seconds;
-use crate::executors::helpers::{Calls, HelperFiles};
+use crate::executors::helpers::Calls;
 use crate::executors::ssh::connection::Session;
 use crate::executors::ssh::judge::Ending;
 use crate::executors::ssh::place;
@@ -241,7 +241,7 @@ impl Run<'_> {
         self.until = self.until.max(Instant::now() + limits::SSH_FIND_OUT);
         let (session, nonce) = self.back(output, |run, nonce| place::begin(&run.place, nonce))?;
         let (variables, execution) = (self.task.variables(false), self.task.execution.as_str());
-        let helpers = HelperFiles::of(self.task, Calls::Files);
+        let helpers = self.task.helper_files(Calls::Files);
         // It was written before, so this cannot fail.
         let program =
             remote::start(&self.place, execution, &self.task.job.script, (&variables, helpers.as_ref()), &nonce);

@@ -58,9 +58,7 @@ impl Run<'_> {
                         self.calls = HelperCalls::start(self);
                     }
                 }
-                Next::Event(Event::End(status)) => {
-                    return self.ended(&preamble, status, heard_at.elapsed());
-                }
+                Next::Event(Event::End(status)) => return self.ended(&preamble, status, heard_at.elapsed()),
                 Next::Event(Event::Broken(error)) => return Heard::Broken(error),
                 Next::Quiet if self.control.is_given_up() => return Heard::GivenUp,
                 Next::Quiet if self.started.is_none() && Instant::now() >= self.until => return Heard::Late,
