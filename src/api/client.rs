@@ -201,6 +201,22 @@ impl Client {
         self.transport.call(&Call { urgent: true, retry: false, ..put }).map(drop)
     }
 
+    /// The same for the last update of a record. Where the backend has none, since its creation failed, it is created first.
+    pub fn execution_complete(
+        &self,
+        (job, execution): (&Id, &Id),
+        server: Option<(Option<&str>, &str)>,
+        json: &str,
+    ) -> Result<(), Error> {
+        match self.execution_update_json(execution, json) {
+            Err(error) if error.status() == Some(404) => {
+                self.execution_create(execution, job, server, &[])?;
+                self.execution_update_json(execution, json)
+            }
+            result => result,
+        }
+    }
+
     /// Asks whether the backend is up; returns the time of the answer. Tried once.
     pub fn health(&self) -> Result<Duration, Error> {
         let begun = clock::now();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
+use cronium_dev_backend::{Action, DevBackend, Fault, JobRow, Via};
 use serde_json::{Value, json};
 
 use crate::harness::{Agent, deployed, eventually, finished, job, record, report, shared, stderr, stdout};
@@ -99,6 +99,36 @@ fn a_report_that_was_taken_right_before_a_kill_is_not_opened_again_by_its_record
     agent.wait_ready();
     eventually("nothing waits", || agent.metric("cronium_outbox_reports") == Some(0.0));
     whole(&backend, &backend.job(&id).expect("row"));
+    agent.stop();
+}
+
+#[test]
+fn a_cancel_while_the_report_waits_and_a_kill_cost_no_report() {
+    let _machine = shared();
+    let backend = deployed();
+    let agent = Agent::start(&backend, &[]);
+    let id = begun(&backend, SCRIPT);
+    fails(&backend, None);
+    waits(&agent);
+    assert!(backend.cancel(&id, Via::Row));
+    let agent = agent.again(&backend, &[]);
+    backend.set_faults(Vec::new());
+    whole(&backend, &finished(&backend, &id));
+    assert_eq!(backend.shown(&id).expect("a page").status, "FAILURE");
+    agent.stop();
+}
+
+/// The database goes away between the claim and the record's creation, which is tried for some seconds.
+#[test]
+fn a_record_that_could_not_be_made_is_made_with_its_end() {
+    let _machine = shared();
+    let backend = deployed();
+    let settings = [("logging.live", "off"), ("api.retry.initialDelay", "100ms")];
+    let agent = Agent::start(&backend, &settings);
+    let action = Action::Status { status: 500, headers: Default::default(), body: None };
+    backend.set_fault(Fault { path: Some("/create".into()), count: Some(3), action, ..Fault::default() });
+    let id = begun(&backend, SCRIPT);
+    whole(&backend, &finished(&backend, &id));
     agent.stop();
 }
 

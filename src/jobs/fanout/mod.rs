@@ -355,7 +355,9 @@ impl Group {
     /// kept with the job's report; without its output where too much is kept already.
     fn part_recorded(&self, at: usize, outcome: &Outcome, update: impl Fn(bool) -> String, remains: bool) {
         let json = update(true);
-        let taken = self.context.client.execution_update_json(&self.slots[at].execution, &json);
+        let slot = &self.slots[at];
+        let server = Some((slot.id.as_deref(), slot.name.as_str()));
+        let taken = self.context.client.execution_complete((&self.job.id, &slot.execution), server, &json);
         let owed = taken.err().and_then(|error| {
             log::warn!("the execution's record is not complete yet: {error}");
             let kept = || found::kept(self.record.owes(), json, || update(false));

@@ -35,6 +35,8 @@ pub(super) enum Status {
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) status: Status,
+    /// A user cancelled it, whatever it became after that.
+    pub(super) was_cancelled: bool,
     pub(super) reports: Vec<Report>,
     pub(super) releases: u32,
 }
@@ -117,7 +119,7 @@ impl Backend {
     }
 
     pub(super) fn enqueue(&self, job: &str) {
-        let row = Row { status: Status::Queued, reports: Vec::new(), releases: 0 };
+        let row = Row { status: Status::Queued, was_cancelled: false, reports: Vec::new(), releases: 0 };
         self.lock().rows.insert(job.to_owned(), row);
     }
 
@@ -127,7 +129,7 @@ impl Backend {
         let Some(row) = inner.rows.get_mut(job) else { return false };
         let open = !matches!(row.status, Status::Ended | Status::Cancelled);
         if open {
-            row.status = Status::Cancelled;
+            (row.status, row.was_cancelled) = (Status::Cancelled, true);
             if told {
                 inner.cancels.push(job.to_owned());
             }
@@ -209,7 +211,7 @@ fn about(row: &mut Row, what: &str, body: &Value) -> u16 {
         ("acknowledge", _) => {}
         ("status", Status::Claimed) => row.status = Status::Running,
         ("status", _) => {}
-        ("complete", status) => {
+        ("complete", _) => {
             let text = |path: &str| body.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
             row.reports.push(Report {
                 status: text("/status"),
@@ -217,9 +219,8 @@ fn about(row: &mut Row, what: &str, body: &Value) -> u16 {
                 stdout: text("/output/stdout"),
                 stderr: text("/output/stderr"),
             });
-            if status != Status::Cancelled {
-                row.status = Status::Ended;
-            }
+            // As the deployed backend: a report replaces what a user's cancel made of the row.
+            row.status = if text("/status") == "cancelled" { Status::Cancelled } else { Status::Ended };
         }
         ("release", Status::Claimed | Status::Running) => {
             row.releases += 1;

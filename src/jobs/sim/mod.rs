@@ -306,14 +306,14 @@ fn judge(
     script: &Script,
     count: &mut Count,
 ) -> Result<(), String> {
-    let (status, reports) = backend.look(job, |row| (row.status, row.reports.clone())).expect("a row");
+    let look = |row: &backend::Row| (row.status, row.was_cancelled, row.reports.clone());
+    let (status, cancelled, reports) = backend.look(job, look).expect("a row");
     let starts = engine.starts(job);
-    let cancelled = status == Status::Cancelled;
     let report = match reports.as_slice() {
         [report] => report,
-        // Cancelled before it was claimed or while it was nobody's; or while its report waited: its row has left the list
-        // by which a report counts as taken whose answer was lost. The contract has no other way to tell.
-        [] if cancelled => {
+        // Cancelled before it was claimed or while it was nobody's; or while a report waited that says `cancelled` itself:
+        // nothing shows whether it is that report which made the row so.
+        [] if status == Status::Cancelled => {
             count.unasked += 1;
             return Ok(());
         }

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::api::report::{self, Delivery, Fate};
-use crate::api::{Client, Error, Orphans};
+use crate::api::{Client, Error, Orphans, RowStatus};
 use crate::job::Id;
 use crate::jobs::record::Report;
 use crate::limits;
 use crate::os::clock;
+use crate::verdict::Status;
 
 /// What the tries so far have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +80,15 @@ pub(super) fn offer(
     list: &mut List,
 ) -> Result<Delivery, Error> {
     let settled = tried.settled();
-    let mut ask = || list.since(client, settled).map(|orphans| report::judge(orphans, job));
+    let mut ask = || match report::judge(list.since(client, settled)?, job) {
+        None if is_owed(client, job, report)? => Ok(Some(Fate::NotTaken)),
+        fate => Ok(fate),
+    };
     // Before the updates: one would open a job again that was reported.
     let result = match report::settle(client, job, &mut tried.fate, &mut ask) {
         Ok(true) => Ok(Delivery::Seen),
         Ok(false) => {
-            update(client, execution, report, tried, list)?;
+            update(client, (job, execution), report, tried, list)?;
             report::send(client, job, &report.complete, &mut tried.fate)
         }
         Err(error) => Err(error),
@@ -96,16 +100,35 @@ pub(super) fn offer(
     result
 }
 
+/// Whether a job that left the list still lacks its report: a user has cancelled it. A report of this agent's would have
+/// given its row another status, unless it says `cancelled` itself: then nothing distinguishes the two.
+fn is_owed(client: &Client, job: &Id, report: &Report) -> Result<bool, Error> {
+    if report.status == Status::Cancelled.as_str() {
+        return Ok(false);
+    }
+    match client.row_status(job) {
+        Ok(row) => Ok(row == RowStatus::Cancelled),
+        Err(error) if error.is_refusal() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Completes the records of the execution, or of its servers. It goes before the report since nothing may come after that.
 ///
 /// An update that fails holds the report up for as long as the backend has an outage: while it does not answer another
 /// call that needs its database. One that fails [`limits::OUTBOX_UPDATE_TRIES`] times while it does is refused for
 /// ever. Then the report goes all the same; where that fails too, the next try begins with this update again.
-fn update(client: &Client, execution: &Id, report: &Report, tried: &mut Tried, list: &mut List) -> Result<(), Error> {
+fn update(
+    client: &Client,
+    (job, execution): (&Id, &Id),
+    report: &Report,
+    tried: &mut Tried,
+    list: &mut List,
+) -> Result<(), Error> {
     let mut all = report.updates(execution).skip(tried.updates);
     while let Some((execution, json)) = all.next() {
         let begun = clock::now();
-        match client.execution_update_json(execution, json) {
+        match client.execution_complete((job, execution), None, json) {
             Ok(()) => {}
             Err(error) if error.is_refusal() => log::warn!("the execution's record could not be completed: {error}"),
             Err(error) => {

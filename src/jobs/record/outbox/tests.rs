@@ -23,6 +23,8 @@ struct Backend {
     updated: BTreeMap<String, u32>,
     /// The jobs on its list.
     listed: Vec<String>,
+    /// Those that a user cancelled.
+    cancelled: Vec<String>,
 }
 
 impl Backend {
@@ -39,6 +41,10 @@ impl Backend {
             return ok(&format!("[{}]", rows.join(",")));
         }
         let name = seen.line.split('/').nth(4).expect("a name").to_owned();
+        if seen.line.ends_with("/acknowledge") {
+            let status = if self.cancelled.contains(&name) { "cancelled" } else { "completed" };
+            return ok(&format!(r#"{{"success":true,"job":{{"status":"{status}"}}}}"#));
+        }
         let json: serde_json::Value = serde_json::from_str(&seen.body).expect("JSON");
         if seen.line.ends_with("/complete") {
             assert_eq!(json["status"], "completed");

@@ -67,3 +67,41 @@ fn a_record_that_is_not_taken_holds_its_report_up_for_some_tries_only() {
     let updates = server.lines().iter().filter(|line| line.ends_with("/update")).count();
     assert_eq!(updates, limits::OUTBOX_UPDATE_TRIES as usize, "{:?}", server.lines());
 }
+
+#[test]
+fn a_job_that_was_cancelled_while_its_report_waited_is_reported_all_the_same() {
+    let (scratch, backend) = (Scratch::new(), Backend::shared(&[]));
+    backend.lock().expect("lock").cancelled = vec!["a".to_owned(), "b".to_owned()];
+    let server = serve(&backend, none);
+    let records = scratch.open().records;
+    let mut cancelled = report("b");
+    let Stage::Ended(ended) = &mut cancelled.stage else { panic!("it has ended") };
+    ended.report.status = "cancelled".to_owned();
+    for entry in [report("a"), cancelled, report("c")] {
+        records.put(&entry).expect("put");
+    }
+    drop(records);
+    let running = Running::start(scratch.open(), &server, terms());
+    running.wait_until_empty();
+    // Of `b` nothing shows whether its own report has done it, and `c` has ended by one.
+    assert_eq!(backend.lock().expect("lock").taken, BTreeMap::from([("a".to_owned(), 1)]), "{:?}", server.lines());
+}
+
+#[test]
+fn a_record_that_was_never_made_is_made_before_it_is_completed() {
+    let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
+    let made = AtomicBool::new(false);
+    let server = serve(&backend, move |seen, _, _| match &seen.line {
+        line if line.ends_with("/create") => {
+            made.store(true, Ordering::SeqCst);
+            Some(ok("{}"))
+        }
+        line if line.ends_with("/update") && !made.load(Ordering::SeqCst) => error(404),
+        _ => None,
+    });
+    let running = Running::start(scratch.open(), &server, terms());
+    assert_eq!(running.outbox.report(report("a")).expect("room"), Handed::Delivered(Delivery::Accepted));
+    let ends: Vec<String> =
+        server.lines().iter().filter_map(|line| Some(line.rsplit_once('/')?.1.to_owned())).collect();
+    assert_eq!(ends, ["update", "create", "update", "complete"]);
+}
