@@ -52,6 +52,20 @@ fn a_script_goes_on_when_its_agent_is_killed_and_every_line_comes() {
 }
 
 #[test]
+fn a_last_line_without_an_end_is_not_lost_when_the_agent_was_killed() {
+    let _machine = shared();
+    let backend = with_socket();
+    let agent = Agent::start(&backend, &[]);
+    let script = "echo first; sleep 3; echo before; printf last";
+    let id = backend.enqueue(job("BASH", script)).expect("queued");
+    begun(&backend, &id, 0);
+    let agent = agent.again(&backend, &[]);
+    let row = finished(&backend, &id);
+    assert_eq!(stdout(&row), "first\nbefore\nlast");
+    agent.stop();
+}
+
+#[test]
 fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_output() {
     let _machine = shared();
     let backend = with_socket();

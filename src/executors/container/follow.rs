@@ -33,7 +33,15 @@ impl Run {
             ),
             false => Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK"),
         };
-        self.read(output, |docker, id, sink| docker.logs(id, runs, deadline, sink))
+        self.read(output, |docker, id, sink| docker.logs(id, runs, deadline, sink))?;
+        let is_stopped = self.control.is_detached() || self.control.is_given_up();
+        if !runs || is_stopped || !self.reader.is_whole_copy() {
+            return Ok(());
+        }
+        // An engine that follows its copy ends before a last line without an end. The copy of what has ended has it.
+        self.reader.rewind();
+        let deadline = Deadline::after(limits::DOCKER_WORK, "limits::DOCKER_WORK");
+        self.read(output, |docker, id, sink| docker.logs(id, false, deadline, sink))
     }
 
     /// Reads a source to its end. That the job is detached or given up is an end too.

@@ -59,6 +59,11 @@ impl Reader {
         self.is_copy
     }
 
+    /// Whether so little came of the copy that it cannot have turned over.
+    pub(super) fn is_whole_copy(&self) -> bool {
+        self.is_copy && !self.is_cut && self.read.iter().sum::<u64>() < limits::COPY_TURNED_OVER
+    }
+
     /// Takes bytes of the source and hands on the script's.
     pub(super) fn feed(&mut self, bytes: &[u8], output: &mut dyn Output) -> Result<(), FrameError> {
         let mut frames = std::mem::take(&mut self.frames);
