@@ -137,6 +137,12 @@ fn changes(loaded: &Loaded, unset: &[String]) -> Vec<String> {
         "The engine's socket: the agent's user needs the right to use it. No sidecar, no runtime API, no Valkey."
             .to_owned(),
     );
+    if !config.http.enabled {
+        all.push(
+            "Events of type HTTP request: they wait in the queue until http.enabled is true; http.allow says where they may go."
+                .to_owned(),
+        );
+    }
     let network = &config.container.network;
     if !given("container.network.internal") && network.mode != NetworkMode::None {
         all.push(
