@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{eventually, finish, finished, report, rows_with_logins, shared, stderr, stdout};
+use crate::harness::{binary, eventually, finish, finished, report, rows_with_logins, shared, stderr, stdout};
 use crate::helpers::DEFAULT_SCRIPTS;
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::Rig;
@@ -189,4 +189,27 @@ fn on_several_servers_each_script_has_its_own_calls() {
     assert!(NAMES.iter().any(|name| output["name"] == *name), "{output}");
     assert_eq!(report(&row)["condition"], json!(true));
     three.stop();
+}
+
+#[test]
+fn exec_tries_a_script_with_helpers_on_a_server() {
+    let _machine = shared();
+    let rig = Rig::start(&[]);
+    let [script, key, variables] = ["count.py", "key", "variables.json"].map(|name| rig.sshd.path(name));
+    std::fs::write(&script, DEFAULT_SCRIPTS[0].1).expect("a script");
+    std::fs::write(&key, &rig.sshd.key.text).expect("a key");
+    let (known, temp_dir) = (rig.known_hosts.display(), rig.sshd.temp_dir());
+    let mut command = binary();
+    command.args(["exec", "--json", "--input", "[1]", "--variables"]).arg(&variables);
+    command
+        .args(["--server", &format!("{}@{}:{}", rig.sshd.user, rig.sshd.host, rig.sshd.port), "--identity"])
+        .arg(&key);
+    command.args(["--set", &format!("ssh.security.knownHostsFile={known}")]);
+    command.args(["--set", &format!("ssh.execution.tempDir={}", temp_dir.display())]).arg(&script);
+    let output = command.output().expect("the agent's exec");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert_eq!((&found["output"]["received"], &found["condition"]), (&json!([1]), &json!(true)), "{output:?}");
+    let kept: Value = serde_json::from_str(&std::fs::read_to_string(&variables).expect("a file")).expect("JSON");
+    assert_eq!(kept, json!({"COUNT": "1"}));
+    rig.stop();
 }
