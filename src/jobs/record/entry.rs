@@ -31,6 +31,9 @@ pub struct Entry {
     pub claimed_ms: u64,
     pub place: Place,
     pub stage: Stage,
+    /// Its lines go to its page by updates, and one of them may be under way when the agent is killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_updates: bool,
     /// Where the script uses helpers. An agent before 0.2 wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helpers: Option<HelperState>,

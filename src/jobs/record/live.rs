@@ -68,7 +68,7 @@ impl JobRecord {
     /// The record of a job that an earlier agent began.
     pub fn adopted(records: &RecordStore, entry: Entry, progress: Arc<Progress>) -> Self {
         let state = entry.stage.state();
-        let settled = Some(clock::now() + limits::EARLIER_CALLS);
+        let settled = entry.has_updates.then(|| clock::now() + limits::EARLIER_CALLS);
         Self { settled, ..Self::of(records, Live { entry, state }, progress) }
     }
 
@@ -103,11 +103,12 @@ impl JobRecord {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Intent → Started: the job may be running from now on.
+    /// Intent → Started: the job may be running from now on. `has_updates`: its lines go to its page by updates.
     ///
     /// After an error it must not be started: its record says that it was not, and the next agent would run it again.
-    pub fn start(&self, info: &ReattachInfo) -> Result<(), RecordError> {
+    pub fn start(&self, info: &ReattachInfo, has_updates: bool) -> Result<(), RecordError> {
         let mut live = self.lock();
+        live.entry.has_updates = has_updates;
         let (after, name) = info.timeout;
         match &mut live.entry.place {
             Place::Container(container) => {
@@ -323,6 +324,7 @@ pub fn blank(
         claimed_ms: now_ms(),
         place,
         stage: Stage::Intent,
+        has_updates: false,
         helpers: None,
     }
 }

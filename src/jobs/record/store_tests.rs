@@ -91,6 +91,7 @@ pub(crate) fn entry(job: &str, stage: Stage) -> Entry {
         claimed_ms: 1_705_314_600_000,
         place: Place::Container(container),
         stage,
+        has_updates: true,
         helpers: None,
     }
 }
@@ -462,7 +463,7 @@ fn no_field_can_hold_a_secret() {
         names(&serde_json::to_value(&entry).expect("JSON"), &mut found);
     }
     let allowed = "Container Ended Servers Started Waiting attempts boot_id claimed_ms complete cpu cpu_seconds \
-                   deadline_ms delivered directory disk execution exit_code host id image job kind language lines \
+                   deadline_ms delivered directory disk execution exit_code has_updates host id image job kind language lines \
                    live memory message name open output owed part pids place port reason record recorded remains \
                    report sequence server_id since_ms stage started_ms status stderr stdout timeout_ms \
                    timeout_name update user";
