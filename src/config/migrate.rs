@@ -99,22 +99,26 @@ fn is_derived(key: &Key, endpoint: &str, value: &Value) -> bool {
     key.path == "api.wsEndpoint" && *value == Value::Text(derived)
 }
 
+/// What becomes of the token.
+fn of_the_token(loaded: &Loaded) -> String {
+    match loaded.written.get("api.token").map(|text| variable(text)) {
+        Some(Some(name)) => {
+            format!("The token: comes from ${name}, as before. It can move to a file of mode 0600: api.tokenFile.")
+        }
+        Some(None) => format!(
+            "The token: it stands in the old file, and is not repeated. Write it to {TOKEN_FILE}, mode 0600, owner the agent's user."
+        ),
+        None => {
+            "The token: the old file has none. Give it by CRONIUM_API_TOKEN, as before, or by api.tokenFile.".to_owned()
+        }
+    }
+}
+
 /// What an owner of an installation has to know, as far as it concerns this file.
 fn changes(loaded: &Loaded, unset: &[String]) -> Vec<String> {
     let config = &loaded.config;
     let given = |key: &str| matches!(loaded.origins.get(key), Some(Origin::File { .. }));
-    let mut all = Vec::new();
-    match loaded.written.get("api.token").map(|text| variable(text)) {
-        Some(Some(name)) => all.push(format!(
-            "The token: comes from ${name}, as before. It can move to a file of mode 0600: api.tokenFile."
-        )),
-        Some(None) => all.push(format!(
-            "The token: it stands in the old file, and is not repeated. Write it to {TOKEN_FILE}, mode 0600, owner the agent's user."
-        )),
-        None => all.push(
-            "The token: the old file has none. Give it by CRONIUM_API_TOKEN, as before, or by api.tokenFile.".to_owned(),
-        ),
-    }
+    let mut all = vec![of_the_token(loaded)];
     let strict =
         "Host keys: an unknown server is refused. Add each one: `cronium-agent known-hosts add HOST[:PORT]` writes to";
     all.push(format!("{strict} {}.", config.ssh.known_hosts_file.display()));
