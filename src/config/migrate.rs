@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::draft::Sources;
 use super::field::{Key, Value};
-use super::keys::{defaults, keys};
+use super::keys::{defaults, key, keys};
 use super::load::{Loaded, load};
-use super::problem::{Origin, Problems};
+use super::problem::{Origin, Problem, Problems};
 use super::show::{in_effect, in_quotes, open_sections, scalar};
 use super::types::NetworkMode;
 
@@ -44,8 +44,12 @@ pub fn migrate(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Migr
             Line::None => {}
         }
     }
-    let dropped = loaded.warnings.iter().map(ToString::to_string).collect();
-    Ok(Migrated { yaml, dropped, changes: changes(&loaded, &unset) })
+    // What is below a free section is no key, and has no meaning.
+    let has_meaning = |problem: &&Problem| key(&problem.key).is_some_and(Key::has_meaning);
+    let (warnings, dropped): (Vec<_>, Vec<_>) = loaded.warnings.iter().partition(has_meaning);
+    let mut changes = changes(&loaded, &unset);
+    changes.extend(warnings.iter().map(ToString::to_string));
+    Ok(Migrated { yaml, dropped: dropped.iter().map(ToString::to_string).collect(), changes })
 }
 
 /// What a key becomes.
@@ -158,9 +162,6 @@ fn changes(loaded: &Loaded, unset: &[String]) -> Vec<String> {
     if !given("container.network.dns") {
         all.push("Name servers of scripts: the engine's. They were 8.8.8.8 and 8.8.4.4.".to_owned());
     }
-    if network.mode == NetworkMode::Bridge {
-        all.push("container.network.mode: bridge lets jobs reach each other where the engine does; isolated, the default, does not.".to_owned());
-    }
     if given("container.docker.version") && config.container.docker.version.is_some() {
         all.push(
             "container.docker.version: newer engines refuse old versions. Without the line the agent asks the engine."
@@ -172,9 +173,6 @@ fn changes(loaded: &Loaded, unset: &[String]) -> Vec<String> {
             "ssh.execution.tempDir: {} must belong to the login on each server. Without the line each login has its own folder.",
             config.ssh.temp_dir
         ));
-    }
-    if !config.container.security.readonly_rootfs {
-        all.push("container.security.readOnlyRootfs: false is weaker than the default; try true.".to_owned());
     }
     if matches!(loaded.written.get("orchestrator.id").map(String::as_str), None | Some("auto")) {
         all.push("The agent's id: made once and kept in state.dir. Jobs that the old one has claimed stay its own: let them end first.".to_owned());
