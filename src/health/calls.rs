@@ -13,60 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::error::Error;
-use super::http::{self, Reply, refusal};
-use super::inbox::{Inbox, News};
-use super::server::{Listener, Server, Site, Socket};
+use super::listener::{Calls, Inbox, Listener, News, Site, Socket};
+use super::server::Server;
 use crate::os::local;
 use crate::os::threads::Ended;
-use crate::secret::Secret;
-
-/// One request, whole.
-#[derive(Debug)]
-pub struct Call {
-    pub method: String,
-    /// Path and query as they were sent.
-    pub target: String,
-    /// The value of the field `Authorization`.
-    pub authorization: Option<Secret>,
-    pub body: Vec<u8>,
-}
-
-/// Answers the requests of one listener.
-pub trait Calls: Send + Sync {
-    /// Largest body that is read, in bytes, and the name of this limit.
-    fn body_max(&self) -> (usize, &'static str);
-    /// Takes a request over. It is called on the server's thread, which must not wait for anything.
-    fn take(&self, call: Call, answer: Answerer);
-}
-
-/// The way of one reply to its client. Dropped without a reply, it says that there is none.
-pub struct Answerer {
-    inbox: Inbox,
-    client: Option<u64>,
-}
-
-impl Answerer {
-    pub(super) fn new(inbox: &Inbox, client: u64) -> Self {
-        Self { inbox: inbox.clone(), client: Some(client) }
-    }
-
-    /// Sends the reply.
-    pub fn reply(mut self, reply: Reply) {
-        self.send(reply);
-    }
-
-    fn send(&mut self, reply: Reply) {
-        if let Some(client) = self.client.take() {
-            self.inbox.tell(News::Answered(client, http::bytes(reply, None)));
-        }
-    }
-}
-
-impl Drop for Answerer {
-    fn drop(&mut self) {
-        self.send(refusal(500, "the agent could not answer the call"));
-    }
-}
 
 /// A server whose listeners come and go.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::super::text;
+use super::super::{Answerer, Call, text};
 use super::*;
 use crate::limits;
 use crate::os::clock::Deadline;
@@ -214,8 +214,7 @@ fn a_door_that_is_shut_leaves_no_socket_and_cuts_its_clients_off() {
 #[test]
 fn a_body_that_does_not_come_and_an_answer_that_does_not_are_given_up_in_time() {
     use crate::health::client::{Client, Next, Turn};
-    use crate::health::inbox::Inbox;
-    use crate::health::server::Site;
+    use crate::health::listener::{Inbox, Site};
     let (send, held) = channel();
     let site = Site::Calls(Arc::new(Echo(Mutex::new(send))));
     let inbox = Inbox::new().expect("an eventfd");

@@ -1,34 +1,12 @@
 //! One client of a server: its head, perhaps a body, one reply. Each step has a deadline, and nothing in it waits.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::calls::{Answerer, Call};
 use super::http::{self, answer, bytes, refusal};
-use super::inbox::Inbox;
-use super::server::Site;
+use super::listener::{Answerer, Call, Inbox, Site, Stream};
 use crate::limits;
 use crate::secret::Secret;
-
-/// The server's end of a connection, over TCP or a Unix socket.
-pub(super) trait Stream: Read + Write + AsFd {
-    fn end_writing(&self) -> std::io::Result<()>;
-}
-
-impl Stream for TcpStream {
-    fn end_writing(&self) -> std::io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
-
-impl Stream for UnixStream {
-    fn end_writing(&self) -> std::io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
 
 /// One client.
 pub(super) struct Client {
@@ -261,6 +239,8 @@ fn after(error: &std::io::Error) -> Next {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     use super::*;

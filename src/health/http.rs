@@ -199,7 +199,7 @@ pub(super) fn bytes(reply: Reply, request: Option<&Request<'_>>) -> Vec<u8> {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::server::Site;
+    use super::super::listener::Site;
     use super::super::start::probes;
     use super::super::{Component, HealthState, Reason};
     use super::*;

@@ -12,15 +12,16 @@ mod calls;
 mod client;
 mod error;
 mod http;
-mod inbox;
+mod listener;
 mod server;
 mod socket;
 mod start;
 mod state;
 
-pub use self::calls::{Answerer, Call, CallListener, CallServer, Calls};
+pub use self::calls::{CallListener, CallServer};
 pub use self::error::Error;
 pub use self::http::{Asked, Page, Reply, json, refusal, text};
+pub use self::listener::{Answerer, Call, Calls};
 pub use self::server::Server;
 pub use self::start::{start, start_control};
 pub use self::state::{Component, DetailValue, HealthState, Reason, Status, shortened};

@@ -7,43 +7,16 @@
 //! it; memory and threads do not grow.
 
 use std::io::ErrorKind;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::calls::Calls;
-use super::client::{Client, Next, State, Stream, Turn};
+use super::client::{Client, Next, State, Turn};
 use super::error::Error;
-use super::http::{Page, bytes, refusal};
-use super::inbox::{Inbox, News};
-use super::socket::PrivateSocket;
+use super::http::{bytes, refusal};
+use super::listener::{Inbox, Listener, News, Site, Socket};
 use crate::limits;
-use crate::os::local;
 use crate::os::poll::{self, Watch};
 use crate::os::threads::{self, Ended, Thread};
-
-/// Where clients come in, and what answers them there.
-pub(super) struct Listener {
-    pub(super) socket: Socket,
-    pub(super) site: Site,
-}
-
-/// What answers the requests of a listener.
-pub(super) enum Site {
-    /// At once, without a look at a body.
-    Pages(Vec<Page>),
-    /// Whole requests, whose answers may take long.
-    Calls(Arc<dyn Calls>),
-}
-
-pub(super) enum Socket {
-    Tcp(TcpListener),
-    Unix(PrivateSocket),
-    /// Who may connect is a matter of the folder that it stands in.
-    Open(UnixListener),
-}
 
 /// A running server. Dropping it ends the thread; [`Server::stop`] also waits for it.
 #[derive(Debug)]
@@ -237,29 +210,6 @@ impl Loop {
             }
         }
         Next::Keep
-    }
-}
-
-impl Socket {
-    fn accept(&self) -> std::io::Result<(Box<dyn Stream>, Option<u32>)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok((Box::new(stream), None))
-            }
-            Self::Unix(socket) => {
-                let (stream, _) = socket.listener.accept()?;
-                stream.set_nonblocking(true)?;
-                let uid = local::peer_uid(&stream)?;
-                Ok((Box::new(stream), Some(uid)))
-            }
-            Self::Open(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok((Box::new(stream), None))
-            }
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use super::error::Error;
 use super::http::{Page, json, reply};
-use super::server::{Listener, Server, Site, Socket};
+use super::listener::{Listener, Site, Socket};
+use super::server::Server;
 use super::socket;
 use super::state::{HealthState, Status};
 use crate::config::types::Monitoring;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::server::{Listener, Socket};
+use super::listener::{Listener, Socket};
 use super::start::probes;
 use super::*;
 use crate::config::types::Monitoring;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::executors::{AdoptError, CleanupGuard, Control, End, Prepared};
 use crate::job::{Kind, Server};
-use crate::jobs::conclude::{broken, conclude, deliver, ended, guarded, unrun};
+use crate::jobs::conclude::{broken, conclude, deliver, ended, unrun};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::{Left, Life, Unreported};
 use crate::jobs::fanout;
@@ -195,7 +195,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
             if known == Known::ByRecord {
                 output.announce("the agent was restarted; going on with the script");
             }
-            let run = guarded(|| prepared.run(&task, &mut output));
+            let run = threads::guarded(|| prepared.run(&task, &mut output));
             run.unwrap_or_else(|panic| ended(broken(panic)))
         }
         Err(Missing::Unknown(verdict)) => {

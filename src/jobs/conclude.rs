@@ -1,7 +1,5 @@
 //! The end of a job's life: from how its run ended to its one report, or to the reason why there is none.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::executors::{CleanupGuard, End};
 use crate::job::Output as _;
 use crate::jobs::ack_task::AckTask;
@@ -14,7 +12,6 @@ use crate::jobs::record::outbox::{Handed, Outbox, Tried};
 use crate::jobs::report;
 use crate::limits;
 use crate::metrics;
-use crate::os::threads::panic_text;
 use crate::verdict::{Outcome, Phase, Timings, Usage, Verdict};
 
 /// From a run's end to its report.
@@ -86,11 +83,6 @@ pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut 
     Left { cleanup, record }
 }
 
-/// Calls `act`; a panic in it becomes its text.
-pub(in crate::jobs) fn guarded<T>(act: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(act)).map_err(|panic| panic_text(&*panic))
-}
-
 /// The outcome of a job in which the agent itself broke.
 pub(in crate::jobs) fn broken(panic: String) -> Outcome {
     let message = format!("the agent itself failed while it ran the job, please report this: {panic}");
@@ -124,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_an_outcome_that_blames_the_agent() {
-        let outcome = guarded(|| -> Outcome { panic!("as planned") }).unwrap_or_else(broken);
+        let outcome = crate::os::threads::guarded(|| -> Outcome { panic!("as planned") }).unwrap_or_else(broken);
         assert_eq!(outcome.verdict.reason(), "infrastructure");
         assert!(outcome.verdict.message.contains("as planned"));
     }

@@ -11,7 +11,7 @@ use crate::executors::ending::stopped;
 use crate::executors::{CleanupGuard, End, Prepared, Task};
 use crate::job::{Id, Job, Kind, Server};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
-use crate::jobs::conclude::{broken, conclude, ended, guarded, unrun};
+use crate::jobs::conclude::{broken, conclude, ended, unrun};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::{Life, Unreported};
 use crate::jobs::fanout;
@@ -19,6 +19,7 @@ use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
 use crate::jobs::record::{self, Container, Done, JobRecord, Place};
 use crate::jobs::running::{Note, Step, Token};
+use crate::os::threads;
 use crate::verdict::{Cause, Phase, Verdict};
 
 /// Runs a job and reports it.
@@ -44,7 +45,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     task.helpers = helpers.as_ref().map(Session::api);
 
     token.step(Step::Preparing);
-    let prepared = guarded(|| context.executor(task.job.kind).prepare(&task, &control, &mut output));
+    let prepared = threads::guarded(|| context.executor(task.job.kind).prepare(&task, &control, &mut output));
     // Dropping what is prepared removes it.
     ack.ours()?;
     let end = match prepared {
@@ -97,7 +98,7 @@ fn start(
     context.show(&task.job.id, "running", None);
     output.show_on(context.pages.open(&task.job.id, &task.execution, token.control()));
     context.checkpoints.keep(record);
-    guarded(|| ready.run(task, output)).unwrap_or_else(|panic| ended(broken(panic)))
+    threads::guarded(|| ready.run(task, output)).unwrap_or_else(|panic| ended(broken(panic)))
 }
 
 /// Reports a job that cannot be run as it was sent.

@@ -1,6 +1,5 @@
 //! One thread of the worker pool: takes a claimed job, sees it through, takes the next.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -16,7 +15,7 @@ use crate::limits;
 use crate::metrics;
 use crate::os::clock;
 use crate::os::pulse;
-use crate::os::threads::panic_text;
+use crate::os::threads::guarded;
 use crate::telemetry;
 
 /// One of the pool's threads.
@@ -40,8 +39,8 @@ impl Worker {
                 Ok(claimed) => {
                     let id = claimed.claim.id().clone();
                     // What went wrong in one job stays in that job: its container is removed by its guard.
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take(claimed))) {
-                        log::error!("job {id}: the worker panicked outside the job itself: {}", panic_text(&*panic));
+                    if let Err(panic) = guarded(|| self.take(claimed)) {
+                        log::error!("job {id}: the worker panicked outside the job itself: {panic}");
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::backend;
-use super::proofs::{self, Found, Listener, NotRun, Ran};
+use super::facts::{Found, Listener, NotRun, Ran};
+use super::proofs;
 use super::report::{Check, Finding, named};
 use crate::cli::exec::no_thread;
 use crate::config::types::{Config, DockerEndpoint, PullPolicy};

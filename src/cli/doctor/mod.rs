@@ -7,6 +7,7 @@
 mod backend;
 mod canaries;
 mod engine;
+mod facts;
 mod host;
 mod proofs;
 mod report;

@@ -1,6 +1,7 @@
 //! Each proof by what its canary may have found: that it holds, that it does not, and that nothing was shown.
 
 use super::*;
+use crate::cli::doctor::facts::{Listener, Ran};
 use crate::cli::doctor::report::Grade;
 use crate::config::{defaults, types::ResourceSet};
 

@@ -25,7 +25,6 @@ use crate::executors::ssh::place::{self, Place};
 use crate::executors::ssh::pool::Wish;
 use crate::executors::ssh::preamble::Preamble;
 use crate::executors::ssh::remote;
-use crate::executors::ssh::run::Run;
 use crate::executors::ssh::shared::Shared;
 use crate::job::{Server, Stream};
 use crate::limits;
@@ -41,11 +40,15 @@ pub(super) struct HelperCalls {
 }
 
 impl HelperCalls {
-    /// For the script of `run`, which was seen to run; `None` when it has no helpers.
-    pub(super) fn start(run: &Run<'_>) -> Option<Self> {
-        let api = Arc::clone(run.task.helpers.as_ref()?);
+    /// For a script at this place, which was seen to run. `None` where the thread cannot be started.
+    pub(super) fn start(
+        api: &Arc<dyn HelperApi>,
+        shared: &Arc<Shared>,
+        server: &Server,
+        place: &Place,
+    ) -> Option<Self> {
         let stop = Stop::new();
-        let (shared, server, place) = (Arc::clone(run.shared), run.server.clone(), run.place.clone());
+        let (api, shared, server, place) = (Arc::clone(api), Arc::clone(shared), server.clone(), place.clone());
         let carrier = Carrier { shared, server, place, api, stop: stop.clone() };
         match threads::spawn("ssh-helpers", move || carrier.serve()) {
             Ok(thread) => Some(Self { stop, thread: Some(thread) }),

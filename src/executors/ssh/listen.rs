@@ -54,8 +54,9 @@ impl Run<'_> {
                     if self.started.is_none() && preamble.is_over() {
                         self.starts_now(self.timeout.0);
                     }
-                    if self.calls.is_none() && preamble.is_over() {
-                        self.calls = HelperCalls::start(self);
+                    if let Some(api) = self.task.helpers.as_ref().filter(|_| self.calls.is_none() && preamble.is_over())
+                    {
+                        self.calls = HelperCalls::start(api, self.shared, self.server, &self.place);
                     }
                 }
                 Next::Event(Event::End(status)) => return self.ended(&preamble, status, heard_at.elapsed()),

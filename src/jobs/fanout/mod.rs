@@ -25,7 +25,7 @@ use crate::executors::ending::stopped;
 use crate::executors::{CleanupGuard, Control, End, ReattachInfo, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
-use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, guarded, unrun};
+use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, unrun};
 use crate::jobs::context::{JobContext, pace};
 use crate::jobs::ending::{Life, Reported, Unreported};
 use crate::jobs::helpers::Session;
@@ -226,7 +226,7 @@ impl Group {
 
     /// The server at this place of the list; `None` when it is left to the next agent.
     fn serve(&self, at: usize, slot: &Slot) -> Option<(Outcome, CleanupGuard)> {
-        let ended = guarded(|| match &slot.way {
+        let ended = threads::guarded(|| match &slot.way {
             Way::Start(server) => self.on(at, slot, server, None),
             Way::GoOn(server, directory, started) => self.on(at, slot, server, Some((directory, started))),
             Way::Without(verdict) => Some((self.without(at, slot, verdict), CleanupGuard::none())),
@@ -259,7 +259,7 @@ impl Group {
         let start = running.map(|(_, started)| started.resume).unwrap_or_default();
         let mut output = Prefixed::new(&slot.name, &self.output, self.config.jobs.max_output, start);
         // A panic is this server's alone, and its control must end all the same.
-        let end = guarded(|| match running {
+        let end = threads::guarded(|| match running {
             Some((directory, started)) => self.adopt(at, &task, directory, started, &control, &mut output),
             None => self.start(at, &task, &control, &mut output),
         });

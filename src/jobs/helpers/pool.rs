@@ -58,7 +58,7 @@ impl Pool {
                 return;
             };
             drop(state);
-            if let Err(panic) = crate::jobs::conclude::guarded(work) {
+            if let Err(panic) = threads::guarded(work) {
                 log::error!("the call of a script broke the agent, please report this: {panic}");
             }
         }
