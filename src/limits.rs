@@ -102,6 +102,8 @@ pub const REMOVE_DELAY: Duration = Duration::from_millis(500);
 pub const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks for it.
 pub const NETWORK_DELAY: Duration = Duration::from_millis(100);
+/// Bytes of the kernel's list of network interfaces: some 8000 of them.
+pub const INTERFACES: u64 = 1 << 20;
 /// How long a container may still appear whose creation was given up: twice what its call was given.
 pub const UNCONFIRMED_TIME: Duration = Duration::from_secs(120);
 /// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.

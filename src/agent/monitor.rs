@@ -35,6 +35,8 @@ pub struct Monitor {
     /// The engine's data folder, once it is known.
     docker_root: Option<PathBuf>,
     engine_was_up: Option<bool>,
+    /// Whether the jobs' network was there when the engine was last found up, and why not.
+    network: Option<Result<(), String>>,
     /// The reconciler's first round is done.
     reconciled: bool,
     /// Why that has not worked yet, as it was logged.
@@ -61,6 +63,7 @@ impl Monitor {
             next_round: Instant::now(),
             docker_root: None,
             engine_was_up: None,
+            network: None,
             reconciled: false,
             told: None,
         }
@@ -150,13 +153,7 @@ impl Monitor {
 
     fn look_at_engine(&mut self) {
         let first = self.engine_was_up != Some(true);
-        let seen = self.docker.ping().and_then(|()| self.docker.info()).and_then(|info| {
-            if first {
-                self.containers.warm_up()?;
-            }
-            Ok(info)
-        });
-        match seen {
+        match self.docker.ping().and_then(|()| self.docker.info()) {
             Ok(info) => {
                 if first {
                     log::info!("the container engine answers: version {} at {}", info.version, self.docker.endpoint());
@@ -167,12 +164,12 @@ impl Monitor {
                 let component = Component::healthy()
                     .with("version", DetailValue::Text(info.version))
                     .with("containers", DetailValue::Number(info.running));
-                self.health.set("docker", component);
-                self.health.clear(Reason::Engine);
                 self.engine_was_up = Some(true);
                 if first {
+                    self.network = None;
                     self.next_round = Instant::now();
                 }
+                self.look_at_network(component);
             }
             Err(error) => {
                 if self.engine_was_up != Some(false) {
@@ -181,6 +178,30 @@ impl Monitor {
                 self.health.set("docker", Component::unhealthy(error.to_string()));
                 self.health.not_ready(Reason::Engine, error.to_string());
                 self.engine_was_up = Some(false);
+            }
+        }
+    }
+
+    /// Makes the jobs' network, until that works. Jobs that still run are looked after meanwhile: the network may be
+    /// refused because of them.
+    fn look_at_network(&mut self, engine: Component) {
+        if self.network != Some(Ok(())) {
+            let network = self.containers.warm_up().map_err(|error| error.to_string());
+            if let Err(why) = &network
+                && self.network.as_ref() != Some(&network)
+            {
+                log::error!("{why}; claiming nothing before");
+            }
+            self.network = Some(network);
+        }
+        match &self.network {
+            Some(Err(why)) => {
+                self.health.set("docker", Component::unhealthy(why.clone()));
+                self.health.not_ready(Reason::Engine, why.clone());
+            }
+            _ => {
+                self.health.set("docker", engine);
+                self.health.clear(Reason::Engine);
             }
         }
     }

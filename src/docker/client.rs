@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::types::{Docker, DockerEndpoint};
 use crate::docker::call::{self, Answer, Opened, Request};
-use crate::docker::conn::{Deadline, endpoint_name};
+use crate::docker::conn::{Conn, Deadline, endpoint_name};
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::DockerOperation;
+use crate::os::local;
 use crate::wire::scan::{FieldsError, Json};
 
 /// The oldest API with everything that the agent uses (1.41: Docker 20.10, Podman 4).
@@ -30,6 +31,8 @@ pub struct Client {
 struct Told {
     /// The API version that both sides speak.
     version: String,
+    /// The engine's newest.
+    engine: String,
     podman: bool,
 }
 
@@ -139,9 +142,9 @@ impl Client {
         if number(&engine) < number(OLDEST) {
             return Err(Error::Version { engine, ours: OLDEST });
         }
-        let version = if number(&engine) > number(NEWEST) { NEWEST.to_owned() } else { engine };
+        let version = if number(&engine) > number(NEWEST) { NEWEST.to_owned() } else { engine.clone() };
         let podman = answer.head.headers.get("libpod-api-version").is_some();
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told { version, podman });
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told { version, engine, podman });
         Ok(())
     }
 
@@ -151,6 +154,20 @@ impl Client {
             return Ok(fixed.clone());
         }
         Ok(self.told()?.version)
+    }
+
+    /// The newest API version that the engine speaks, whatever version is in use.
+    pub fn engine_api(&self) -> Result<String, Error> {
+        Ok(self.told()?.engine)
+    }
+
+    /// The process behind the engine's socket; `None` where it is on another host, or out of this process's sight.
+    pub fn engine_pid(&self) -> Option<u32> {
+        let deadline = Deadline::after(limits::DOCKER_QUICK, "limits::DOCKER_QUICK");
+        match Conn::open(&self.endpoint, deadline).ok()? {
+            Conn::Unix(stream) => local::peer_pid(&stream).ok().filter(|pid| *pid != 0),
+            Conn::Tcp(_) => None,
+        }
     }
 
     /// Whether the engine is Podman, which needs other options in a few places; asks on the first call.
@@ -165,7 +182,7 @@ impl Client {
             return Ok(told);
         }
         self.ping()?;
-        Ok(known().unwrap_or_else(|| Told { version: OLDEST.to_owned(), podman: false }))
+        Ok(known().unwrap_or_else(|| Told { version: OLDEST.to_owned(), engine: OLDEST.to_owned(), podman: false }))
     }
 
     /// The engine's description of itself.

@@ -1,4 +1,4 @@
-//! Unix sockets: the user at the other end.
+//! Unix sockets: the user and the process at the other end.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,6 +10,15 @@ pub const PATH_MAX: usize = 107;
 
 /// The user id of the process that connected, or made the pair, at that time.
 pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    Ok(peer(stream)?.uid)
+}
+
+/// The id of the process that connected or listens, as this process sees it; 0 for one that it cannot see.
+pub fn peer_pid(stream: &UnixStream) -> io::Result<u32> {
+    Ok(u32::try_from(peer(stream)?.pid).unwrap_or(0))
+}
+
+fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
     let mut found = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
     let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
     // SAFETY: the two pointers are to live values of this stack, and `length` says how much room the first one has; the
@@ -23,7 +32,7 @@ pub fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
             &raw mut length,
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(found.uid) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(found) }
 }
 
 /// This process's user id, as a peer sees it.
@@ -52,6 +61,8 @@ mod tests {
         let client = connect().expect("connect");
         let (served, _) = listener.accept().expect("accept");
         assert_eq!((peer_uid(&served).expect("peer"), peer_uid(&client).expect("peer")), (own, own));
+        let own = std::process::id();
+        assert_eq!((peer_pid(&served).expect("peer"), peer_pid(&client).expect("peer")), (own, own));
         drop(listener);
         let refused = connect().expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);

@@ -333,9 +333,13 @@ impl Agent {
 
     /// Waits until `/ready` says 200.
     pub fn wait_ready(&self) {
-        eventually("the agent is ready", || {
-            TcpStream::connect(("127.0.0.1", self.health_port)).is_ok() && self.get("/ready").0 == 200
-        });
+        self.wait_port();
+        eventually("the agent is ready", || self.get("/ready").0 == 200);
+    }
+
+    /// Waits until the health port answers.
+    pub fn wait_port(&self) {
+        eventually("the health port", || TcpStream::connect(("127.0.0.1", self.health_port)).is_ok());
     }
 
     /// The value of one series of `/metrics`, by its name with labels as written there.

@@ -18,6 +18,7 @@ mod backend;
 /// The benchmark and the footprint, in their quickest form.
 mod bench;
 /// The command line: exec, validate, version, help, exit codes.
+mod bridge;
 mod cli;
 /// The agent in a container, by the shipped Dockerfile and compose file.
 mod compose;

@@ -78,7 +78,7 @@ fn from_the_outside_the_configuration_is_locked_and_holds_no_secret() {
         ("privileged", &host["Privileged"], json!(false)),
         ("privileges", &host["SecurityOpt"], json!(["no-new-privileges", profile])),
         ("init", &host["Init"], json!(true)),
-        ("network", &host["NetworkMode"], json!("cronium-isolated")),
+        ("network", &host["NetworkMode"], json!("cronium0")),
         ("mounts", &all["Mounts"], json!([])),
         ("binds", &host["Binds"], Value::Null),
         ("log driver", &host["LogConfig"]["Type"], json!("json-file")),
@@ -149,7 +149,7 @@ struct SharedNetwork;
 
 impl Drop for SharedNetwork {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("docker").args(["network", "rm", "cronium-shared"]).output();
+        let _ = std::process::Command::new("docker").args(["network", "rm", "cronium2"]).output();
     }
 }
 
@@ -219,7 +219,7 @@ fn nothing_of_a_job_is_left_in_the_engine() {
         let mounts = container["Mounts"].as_array().expect("a list").iter();
         let volumes: Vec<&str> = mounts.filter_map(|mount| mount["Name"].as_str()).collect();
         let networks = container["NetworkSettings"]["Networks"].as_object().expect("networks");
-        assert!(networks.keys().all(|name| name == "cronium-isolated"), "a network of a job: {networks:?}");
+        assert!(networks.keys().all(|name| name == "cronium0"), "a network of a job: {networks:?}");
         finished(&backend, &id);
         let left = docker(&["volume", "ls", "-q"]);
         assert!(!left.lines().any(|name| volumes.contains(&name)), "a volume of {script:?} in {left}");

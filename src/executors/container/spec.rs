@@ -198,7 +198,7 @@ mod tests {
             labels,
             resources: &resources,
             security: &security,
-            network: "cronium-isolated",
+            network: "cronium0",
             dns: &["10.0.0.1".to_owned()],
             device,
             seccomp: Some("{}"),
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(host["SecurityOpt"], json!(["no-new-privileges", "seccomp={}"]));
         assert_eq!(host["ReadonlyRootfs"], true);
         assert_eq!(host["Privileged"], false);
-        assert_eq!(host["NetworkMode"], "cronium-isolated");
+        assert_eq!(host["NetworkMode"], "cronium0");
         assert_eq!(host["Dns"], json!(["10.0.0.1"]));
         assert_eq!(host["BlkioDeviceReadBps"], json!([{ "Path": "/dev/vda", "Rate": 1000 }]));
         assert_eq!(host["BlkioDeviceWriteIOps"], json!([{ "Path": "/dev/vda", "Rate": 7 }]));
