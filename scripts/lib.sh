@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# lib.sh: what demo.sh, test.sh, build-images.sh and boot-image.sh share. Sourced, never run.
+# lib.sh: what the other scripts share. Sourced, never run.
 #
 # Three rules for all of them. Every wait has a limit. A script ends what it started: by process id, TERM first, KILL after
 # a wait. It names each package, with the reason, before it installs it.

@@ -4,18 +4,18 @@
 # Every check of the project in one command, on a fresh machine too: installs what is missing, starts a Docker engine if
 # none answers, and ends what it started.
 #   --fast       only steps that need no engine: format, lint, scripts, unit
-#   --full       long steps too: the static binary, its size against the README, the same bytes from other folders, the cost
-#                of an idle agent, limits and locks on another kind of host (vm), some minutes of faults (soak); for a night
-#                or a release
-#   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: static, size, reproducible,
-#                footprint, vm, soak
+#   --full       long steps too: real programs under the filter of system calls, the static binary, its size against the
+#                README, the same bytes from other folders, the cost of an idle agent, limits and locks on another kind of
+#                host (vm), some minutes of faults (soak); for a night or a release
+#   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: programs, static, size,
+#                reproducible, footprint, vm, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 STEPS=(format lint scripts unit measured integration)
-LONG_STEPS=(static size reproducible footprint vm soak)
+LONG_STEPS=(programs static size reproducible footprint vm soak)
 SOAK_MINUTES=3
 FAST='' FULL='' ONLY=''
 while [ $# -gt 0 ]; do
@@ -116,7 +116,7 @@ wanted() {
 }
 
 # Whether tests run that need an engine.
-on_engine() { wanted measured || wanted integration; }
+on_engine() { wanted measured || wanted integration || wanted programs; }
 
 # The integration tests that measure, and so hold the machine for themselves: those that call `alone()`.
 measured_tests() {
@@ -126,6 +126,12 @@ measured_tests() {
 }
 mapfile -t MEASURED < <(measured_tests)
 [ ${#MEASURED[@]} -gt 0 ] || die "no test in tests/integration measures: the way to find them is wrong"
+
+# The integration tests in an image that only the step `programs` makes.
+PROGRAMS=()
+while read -r name; do PROGRAMS+=("programs::$name"); done < <(
+    awk '/^#\[test\]/ {getline; sub(/^fn /, ""); sub(/\(.*/, ""); print}' "$ROOT/tests/integration/programs.rs"
+)
 
 # What the tests made must be gone. What was there before is not theirs, nor what a process that still runs works with:
 # somebody else may use this engine, or run these tests, at the same time.
@@ -176,7 +182,9 @@ step unit 1800 env TMPDIR="$TESTS_TMP" cargo test --workspace --lib --bins -- --
 # Tests wait more than they compute, so more of them run at once than a small host has cores. Those that measure run
 # before, and one at a time.
 step measured 1200 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=1 "${MEASURED[@]}"
-step integration 2400 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=4 "${MEASURED[@]/#/--skip=}"
+step integration 2400 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=4 "${MEASURED[@]/#/--skip=}" "${PROGRAMS[@]/#/--skip=}"
+if wanted programs; then "$ROOT/scripts/programs.sh"; fi
+step programs 1200 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=1 --nocapture "${PROGRAMS[@]}"
 if wanted unit || on_engine; then leftovers; fi
 step static 2400 scripts/build-static.sh x86_64
 step size 300 scripts/size.sh x86_64 --check

@@ -57,6 +57,8 @@ mod lines;
 /// A journal that lost a page, a clock that was wrong, an engine that is slow to remove.
 mod live_pages;
 mod lost;
+/// Real programs under the filter of system calls.
+mod programs;
 mod progress;
 mod records;
 mod registry;

@@ -3,7 +3,7 @@
 //! What a script's programs need is allowed, and no more. An engine's own profile depends on the engine's age, and the
 //! older ones allow what escapes of recent years were made from: `io_uring`, sockets of AF_VSOCK and of netlink families,
 //! `ptrace`. A call that is not listed fails with EPERM. Programs of another architecture than the engine's, 32-bit
-//! and x32 ones, are killed at their first call. docs/decisions/seccomp.md tells how the list was made.
+//! and x32 ones, are killed at their first call. docs/system-calls.md tells who needs each call.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -23,26 +23,24 @@ const ALLOWED: &[&str] = &[
      fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock \
      fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr getxattrat \
      lchown lgetxattr link linkat listxattr listxattrat llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat \
-     mknod mknodat name_to_handle_at newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev \
-     pwritev2 read readahead readlink readlinkat readv removexattr removexattrat rename renameat renameat2 rmdir \
-     sendfile setxattr setxattrat splice stat statfs statx symlink symlinkat sync sync_file_range syncfs tee \
-     truncate umask unlink unlinkat utime utimensat utimes vmsplice write writev",
+     mknod mknodat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead \
+     readlink readlinkat readv removexattr removexattrat rename renameat renameat2 rmdir sendfile setxattr \
+     setxattrat splice stat statfs statx symlink symlinkat sync sync_file_range syncfs tee truncate umask unlink \
+     unlinkat utime utimensat utimes vmsplice write writev",
     // Waiting for descriptors, events and files. Of asynchronous I/O only the old kind: no io_uring.
-    "epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd \
-     eventfd2 inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents \
-     io_pgetevents io_setup io_submit pipe pipe2 poll ppoll pselect6 select signalfd signalfd4 timerfd_create \
-     timerfd_gettime timerfd_settime",
+    "epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 inotify_add_watch \
+     inotify_init inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit \
+     pipe pipe2 poll ppoll pselect6 select signalfd signalfd4 timerfd_create timerfd_gettime timerfd_settime",
     // Memory. No userfaultfd.
-    "brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mprotect \
-     mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect remap_file_pages",
+    "brk madvise map_shadow_stack membarrier memfd_create mincore mlock mlock2 mlockall mmap mprotect mremap mseal \
+     msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect",
     // Processes and threads: one's own and one's children. No look into the memory of another.
-    "arch_prctl execve execveat exit exit_group fork futex futex_requeue futex_wait futex_waitv futex_wake \
-     get_robust_list get_thread_area getcpu getpgid getpgrp getpid getppid getpriority getrlimit getrusage getsid \
-     gettid ioprio_get ioprio_set kill pidfd_open pidfd_send_signal prctl prlimit64 process_mrelease \
-     restart_syscall rseq sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr \
-     sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam \
-     sched_setscheduler sched_yield set_robust_list set_thread_area set_tid_address setpgid setpriority setrlimit \
-     setsid tgkill tkill vfork wait4 waitid",
+    "arch_prctl execve execveat exit exit_group fork futex futex_requeue futex_wait futex_waitv futex_wake getcpu \
+     getpgid getpgrp getpid getppid getpriority getrlimit getrusage getsid gettid ioprio_get ioprio_set kill \
+     pidfd_open pidfd_send_signal prctl prlimit64 restart_syscall rseq sched_get_priority_max sched_get_priority_min \
+     sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity \
+     sched_setattr sched_setparam sched_setscheduler sched_yield set_robust_list set_tid_address setpgid setpriority \
+     setrlimit setsid tgkill tkill vfork wait4 waitid",
     // Signals.
     "pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait \
      rt_tgsigqueueinfo sigaltstack",
@@ -165,7 +163,8 @@ fn masked(index: u32, mask: u64, value: u64) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
 
     use super::*;
 
@@ -192,11 +191,12 @@ mod tests {
     #[test]
     fn what_escapes_are_made_from_is_not_listed() {
         let names = "acct add_key adjtimex bpf chroot clock_adjtime clock_settime clone3 delete_module fanotify_init \
-            finit_module fsconfig fsmount fsopen fspick init_module io_uring_enter io_uring_register \
-            io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie mbind modify_ldt \
-            mount mount_setattr move_mount move_pages open_by_handle_at open_tree perf_event_open pidfd_getfd \
-            pivot_root process_madvise process_vm_readv process_vm_writev ptrace quotactl reboot request_key \
-            set_mempolicy setdomainname sethostname setns settimeofday swapoff swapon syslog umount2 unshare \
+            finit_module fsconfig fsmount fsopen fspick get_robust_list init_module io_uring_enter \
+            io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie \
+            mbind memfd_secret modify_ldt mount mount_setattr move_mount move_pages name_to_handle_at \
+            open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root process_madvise process_mrelease \
+            process_vm_readv process_vm_writev ptrace quotactl reboot remap_file_pages request_key set_mempolicy \
+            setdomainname sethostname setns settimeofday swapoff swapon syslog umount2 unshare \
             userfaultfd uselib vhangup";
         for name in names.split_whitespace() {
             assert!(!allows(name, &[0; 6]), "{name}");
@@ -276,5 +276,73 @@ mod tests {
         let path = option(&Seccomp::Builtin, true).expect("a path");
         assert_eq!(std::fs::read_to_string(&path).expect("the file"), profile());
         assert_eq!(option(&Seccomp::Builtin, true), Some(path), "one file for all jobs");
+    }
+
+    /// The rows of the page's table below this heading: the calls of the first cell, and the second one.
+    fn rows<'a>(page: &'a str, heading: &str) -> Vec<(Vec<&'a str>, &'a str)> {
+        let at = page.find(heading).expect(heading) + heading.len();
+        let section = page[at..].split("\n## ").next().expect("a section");
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|line| {
+            let mut cells = line.trim_matches(['|', ' ']).split(" | ");
+            let calls = cells.next().expect("calls").split_whitespace().map(|call| call.trim_matches('`')).collect();
+            (calls, cells.next().expect("a second cell"))
+        })
+        .collect()
+    }
+
+    /// Which programs make each call, by tests/programs/traces.txt, and the programs.
+    fn traces() -> (BTreeMap<&'static str, Vec<&'static str>>, BTreeSet<&'static str>) {
+        let text = include_str!("../../../tests/programs/traces.txt");
+        let line = |line: &'static str| line.split_once(':').map(|(call, by)| (call, by.split_whitespace().collect()));
+        let traces: BTreeMap<_, Vec<_>> = text.lines().map(|each| line(each).expect("CALL: PROGRAMS")).collect();
+        let programs = traces.values().flatten().copied().collect();
+        (traces, programs)
+    }
+
+    #[test]
+    fn the_page_of_calls_tells_who_needs_each_call_that_is_allowed() {
+        const USED: &str = "## Used by these programs\n\n| call | programs |\n|---|---|\n";
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = folder.join("docs/system-calls.md");
+        let mut page = std::fs::read_to_string(&file).expect("the page");
+        let allowed: BTreeSet<String> = {
+            let profile: Value = serde_json::from_str(profile()).expect("JSON");
+            let rules = profile["syscalls"].as_array().expect("rules").iter();
+            let rules = rules.filter(|rule| rule["action"] == "SCMP_ACT_ALLOW");
+            let names = rules.flat_map(|rule| rule["names"].as_array().expect("names").clone());
+            names.map(|name| name.as_str().expect("a name").to_owned()).collect()
+        };
+        let (traces, programs) = traces();
+        let (used, refused): (Vec<_>, Vec<_>) = traces.into_iter().partition(|(call, _)| allowed.contains(*call));
+        let row = |(call, by): &(&str, Vec<&str>)| {
+            let by = if by.len() == programs.len() { "all".to_owned() } else { by.join(", ") };
+            format!("| `{call}` | {by} |\n")
+        };
+        let wanted: String = used.iter().map(row).collect();
+        if std::env::var_os("CRONIUM_WRITE_DOCS").is_some() {
+            let from = page.find(USED).expect("the first table") + USED.len();
+            let to = from + page[from..].find("\n## ").expect("the second table");
+            page.replace_range(from..to, &wanted);
+            std::fs::write(&file, &page).expect("the page is written");
+        }
+        let advice = "stale: CRONIUM_WRITE_DOCS=1 cargo test --lib page_of_calls";
+        assert!(page.contains(&format!("{USED}{wanted}\n## ")), "{advice}");
+        let kept = rows(&page, "## Allowed, and used by none of them");
+        assert!(kept.iter().all(|(_, why)| why.len() > 8), "a reason for each");
+        let kept: Vec<_> = kept.into_iter().flat_map(|(calls, _)| calls).collect();
+        let mut both: Vec<_> = used.iter().map(|(call, _)| *call).chain(kept).collect();
+        both.sort_unstable();
+        assert_eq!(both, allowed.iter().map(String::as_str).collect::<Vec<_>>());
+        let said: BTreeSet<_> = rows(&page, "## Asked for, and refused").into_iter().flat_map(|row| row.0).collect();
+        assert_eq!(said, refused.iter().map(|(call, _)| *call).collect());
+        let left_out = rows(&page, "## Left out on purpose").into_iter().flat_map(|row| row.0);
+        assert!(left_out.into_iter().all(|call| !allowed.contains(call)), "one is allowed");
+
+        let entries = std::fs::read_dir(folder.join("tests/programs")).expect("a folder");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        let scripts = paths.filter(|path| path.extension().is_some_and(|kind| kind != "txt"));
+        let scripts: BTreeSet<_> = scripts.map(|path| path.file_stem().expect("a name").to_owned()).collect();
+        assert_eq!(scripts, programs.into_iter().map(Into::into).collect(), "scripts/programs.sh --trace");
     }
 }
