@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install.sh --binary FILE [--sha256 FILE] [--token-file FILE] [--prefix DIR] [--root DIR]
+# install.sh --binary FILE [--sha256 FILE] [--token-file FILE] [--firewall MODE] [--prefix DIR] [--root DIR]
 # install.sh --uninstall [--purge] [--prefix DIR] [--root DIR]
 #
 # Puts the agent on a host with systemd: program, unit, user, configuration, token. Run it as root. A second run upgrades,
@@ -7,6 +7,9 @@
 #   --binary FILE      the program, as scripts/build-static.sh makes it
 #   --sha256 FILE      its checksum (default: FILE.sha256 beside it); nothing is installed unless it matches
 #   --token-file FILE  the backend's token, copied to /etc/cronium/api-token (mode 0600) if that has none yet
+#   --firewall MODE    a firewall around jobs in containers (needs nftables): metadata closes link-local addresses and the
+#                      clouds' metadata services; strict closes this host's own addresses and private ranges too, but for
+#                      those in /etc/cronium/cronium-jobs-allow.nft; off removes it (default: as it is; off at first)
 #   --prefix DIR       where bin/ is (default: /usr/local)
 #   --root DIR         installs below DIR, for an image or a test: makes no user, does not reload systemd
 #   --uninstall        removes program and unit; configuration, token and state stay
@@ -16,7 +19,8 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SERVICE=cronium-agent.service
 ACCOUNT=cronium
-BINARY='' SUM='' TOKEN='' PREFIX=/usr/local ROOT='' UNINSTALL='' PURGE=''
+FIREWALL=cronium-firewall.service
+BINARY='' SUM='' TOKEN='' MODE='' PREFIX=/usr/local ROOT='' UNINSTALL='' PURGE=''
 
 say() { printf 'install: %s\n' "$*"; }
 die() {
@@ -26,12 +30,16 @@ die() {
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --binary | --sha256 | --token-file | --prefix | --root)
+        --firewall=*) set -- --firewall "${1#*=}" "${@:2}" ;;
+    esac
+    case $1 in
+        --binary | --sha256 | --token-file | --firewall | --prefix | --root)
             [ -n "${2:-}" ] || die "$1 needs a value"
             case $1 in
                 --binary) BINARY=$2 ;;
                 --sha256) SUM=$2 ;;
                 --token-file) TOKEN=$2 ;;
+                --firewall) MODE=$2 ;;
                 --prefix) PREFIX=$2 ;;
                 --root) ROOT=${2%/} ;;
             esac
@@ -53,6 +61,10 @@ case $PREFIX in
     /*) PREFIX=${PREFIX%/} ;;
     *) die "--prefix needs an absolute path" ;;
 esac
+case $MODE in
+    '' | off | metadata | strict) ;;
+    *) die "--firewall takes strict, metadata or off" ;;
+esac
 case $ROOT in
     '' | /*) ;;
     *) die "--root needs an absolute path, and not /" ;;
@@ -63,6 +75,10 @@ esac
 PROGRAM=$ROOT$PREFIX/bin/cronium-agent
 UNIT=$ROOT/etc/systemd/system/$SERVICE
 SETTINGS=$ROOT/etc/cronium
+RULES=$SETTINGS/cronium-jobs.nft
+WALL=$ROOT/etc/systemd/system/$FIREWALL
+# The agent does not start without the firewall.
+GUARD=$UNIT.d/firewall.conf
 STATE=$ROOT/var/lib/cronium
 LOGS=$ROOT/var/log/cronium
 
@@ -156,6 +172,50 @@ logging:
 CONFIG
 }
 
+# The name servers that Docker asks from inside a job's network: this host's, but for those on its loopback.
+name_servers() {
+    local file=$ROOT/etc/resolv.conf
+    # The loopback's alone: systemd-resolved, whose own servers Docker takes then.
+    awk '$1 == "nameserver" && $2 !~ /^(127\.|::1$)/ {found = 1} END {exit !found}' "$file" 2>/dev/null ||
+        file=$ROOT/run/systemd/resolve/resolv.conf
+    [ ! -r "$file" ] || awk '$1 == "nameserver" && $2 !~ /^(127\.|::1$)/ && $2 ~ /^[0-9a-fA-F.:]+$/ {
+        print "        " ($2 ~ /:/ ? "ip6" : "ip") " daddr " $2 " meta l4proto { tcp, udp } th dport 53 accept"}' "$file"
+}
+
+install_firewall() {
+    local allow=$SETTINGS/cronium-jobs-allow.nft from=$HERE/configs
+    # An upgrade keeps the mode.
+    [ -n "$MODE" ] || MODE=$(sed -n 's/^define mode = \([a-z]*\)$/\1/p' "$RULES" 2>/dev/null || true)
+    case $MODE in
+        '') return 0 ;;
+        off) remove_firewall && return 0 ;;
+    esac
+    ! on_host || command -v nft >/dev/null || die "--firewall needs nft: install the package nftables"
+    if [ -e "$allow" ]; then
+        say "$allow is kept as it is"
+    else
+        name_servers >"$SCRATCH/servers"
+        sed "/^    chain allowed {/r $SCRATCH/servers" "$from/firewall/cronium-jobs-allow.nft" >"$SCRATCH/allow"
+        place 0644 "$SCRATCH/allow" "$allow"
+    fi
+    sed "s/^define mode = .*/define mode = $MODE/" "$from/firewall/cronium-jobs.nft" >"$SCRATCH/rules"
+    grep -qx "define mode = $MODE" "$SCRATCH/rules" || die "the rules have no mode to set"
+    place 0644 "$SCRATCH/rules" "$RULES"
+    ! on_host || nft -c -f "$RULES" || die "nft does not take $RULES and $allow: see above"
+    place 0644 "$from/systemd/$FIREWALL" "$WALL"
+    place 0644 "$from/systemd/cronium-agent-firewall.conf" "$GUARD"
+    NEXT+=("look at ${allow#"$ROOT"}: what jobs may reach, name servers among it"
+        "systemctl enable $FIREWALL && systemctl reload-or-restart $FIREWALL")
+}
+
+remove_firewall() {
+    [ -e "$WALL" ] || [ -e "$RULES" ] || return 0
+    if systemd_runs && [ -e "$WALL" ]; then systemctl disable --now "$FIREWALL"; fi
+    rm -f "$GUARD" "$WALL" "$RULES"
+    rmdir "$UNIT.d" 2>/dev/null || true
+    say "no firewall around jobs"
+}
+
 install_all() {
     local word
     [ -n "$BINARY" ] || die "--binary is needed: see --help"
@@ -169,6 +229,7 @@ install_all() {
     place 0755 "$BINARY" "$PROGRAM"
     place 0644 "$SCRATCH/unit" "$UNIT"
     make_settings
+    install_firewall
     if systemd_runs; then systemctl daemon-reload; fi
     # The operator decides when to restart.
     NEXT+=("systemctl enable --now $SERVICE, or systemctl restart $SERVICE after an upgrade")
@@ -181,6 +242,7 @@ uninstall() {
         say "stopping $SERVICE: it waits for running jobs"
         systemctl disable --now "$SERVICE"
     fi
+    remove_firewall
     rm -f "$UNIT" "$PROGRAM"
     if systemd_runs; then systemctl daemon-reload; fi
     say "removed $PROGRAM and $UNIT"

@@ -152,6 +152,44 @@ fn another_prefix_reaches_the_unit() {
 }
 
 #[test]
+fn the_firewall_comes_when_asked_for_and_keeps_its_mode_and_list() {
+    const RULES: &str = "etc/cronium/cronium-jobs.nft";
+    const ALLOW: &str = "etc/cronium/cronium-jobs-allow.nft";
+    const FIREWALL: &str = "etc/systemd/system/cronium-firewall.service";
+    const GUARD: &str = "etc/systemd/system/cronium-agent.service.d/firewall.conf";
+    let host = Host::new();
+    host.install(&[]);
+    assert!(![RULES, ALLOW, FIREWALL, GUARD].iter().any(|name| host.files().contains_key(*name)), "it is off");
+    let servers = "search x\nnameserver 127.0.0.53\nnameserver 10.9.8.7\nnameserver fd12::53\nnameserver ; evil\n";
+    std::fs::write(host.root().join("etc/resolv.conf"), servers).expect("write");
+    let said = host.install(&["--firewall=strict"]);
+    assert!(said.contains("systemctl enable cronium-firewall.service"), "{said}");
+    assert!(host.read(RULES).contains("\ndefine mode = strict\n"));
+    let allow = host.read(ALLOW);
+    let rules: Vec<_> = allow.lines().map(str::trim).filter(|line| line.starts_with("ip")).collect();
+    let port = "meta l4proto { tcp, udp } th dport 53 accept";
+    assert_eq!(rules, [format!("ip daddr 10.9.8.7 {port}"), format!("ip6 daddr fd12::53 {port}")]);
+    assert!(host.read(GUARD).contains("ExecStartPre=+nft list chain inet cronium_jobs "));
+    let taken = Command::new("unshare").args(["--net", "nft", "-c", "-f"]).arg(host.root().join(ALLOW)).output();
+    let taken = taken.expect("unshare and nft");
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+
+    // An upgrade changes neither mode nor list.
+    std::fs::write(host.root().join(ALLOW), "# mine\n").expect("write");
+    host.install(&[]);
+    assert!(host.read(RULES).contains("\ndefine mode = strict\n"));
+    host.install(&["--firewall", "metadata"]);
+    assert!(host.read(RULES).contains("\ndefine mode = metadata\n"));
+    assert_eq!(host.read(ALLOW), "# mine\n");
+    host.install(&["--firewall=off"]);
+    let left = host.files();
+    assert!(left.contains_key(ALLOW) && ![RULES, FIREWALL, GUARD].iter().any(|name| left.contains_key(*name)));
+    host.install(&["--firewall=strict"]);
+    let (good, said) = host.run(&["--uninstall"]);
+    assert!(good && !host.files().keys().any(|name| [RULES, FIREWALL, GUARD].contains(&name.as_str())), "{said}");
+}
+
+#[test]
 fn nothing_is_installed_that_is_not_what_was_built() {
     let host = Host::new();
     let program = host.program().to_str().expect("text").to_owned();
@@ -167,6 +205,8 @@ fn nothing_is_installed_that_is_not_what_was_built() {
         (Some(&right), vec!["--binary", &program, "--prefix", "relative"], "absolute"),
         (Some(&right), vec!["--binary", &program, "--prefix", "/a b"], "letters"),
         (Some(&right), vec!["--binary", &program, "--token-file", "/no/such"], "--token-file"),
+        (Some(&right), vec!["--binary", &program, "--firewall=open"], "strict, metadata or off"),
+        (Some(&right), vec!["--binary", &program, "--firewall="], "needs a value"),
         (Some(&right), vec!["--binary"], "needs a value"),
         (Some(&right), vec!["--binary", &program, "--purge"], "--uninstall"),
         (Some(&right), vec!["--frobnicate"], "unknown argument"),

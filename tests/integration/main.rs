@@ -33,6 +33,7 @@ mod engine;
 /// An engine that is restarted, frozen or out of reach while jobs run.
 mod engine_restart;
 /// Kubernetes and Nomad, as far as they can be checked without them.
+mod firewall;
 mod fleet;
 /// Health, readiness, metrics: read by curl's kin, promtool and a real Prometheus.
 mod health;

@@ -23,8 +23,12 @@ fn values<'a>(unit: &'a str, name: &str) -> Vec<&'a str> {
 
 /// `systemd-analyze` about `text` as a unit file: whether it was content, and what it said.
 fn analyze(arguments: &[&str], text: &str) -> (bool, String) {
+    analyze_as("cronium-agent.service", arguments, text)
+}
+
+fn analyze_as(name: &str, arguments: &[&str], text: &str) -> (bool, String) {
     let folder = Folder::new();
-    let file = folder.path().join("cronium-agent.service");
+    let file = folder.path().join(name);
     std::fs::write(&file, text).expect("write");
     let output = Command::new("systemd-analyze")
         .args(arguments)
@@ -50,6 +54,16 @@ fn systemd_finds_no_fault_in_the_unit() {
     assert!(good && about_it.is_empty(), "{said}");
     let (_, said) = analyze(&["verify", "--man=no"], &here(&unit()).replace("KillMode=", "KilMode="));
     assert!(said.contains("KilMode"), "the check is blind: {said}");
+}
+
+#[test]
+fn systemd_finds_no_fault_in_the_firewalls_unit() {
+    let text = include_str!("../../configs/systemd/cronium-firewall.service");
+    let verify = |text: &str| analyze_as("cronium-firewall.service", &["verify", "--man=no"], text);
+    let (good, said) = verify(text);
+    assert!(good && !said.contains("cronium-firewall"), "{said}");
+    let (_, said) = verify(&text.replace("PartOf=", "PartsOf="));
+    assert!(said.contains("PartsOf"), "the check is blind: {said}");
 }
 
 #[test]
