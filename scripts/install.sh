@@ -79,6 +79,8 @@ RULES=$SETTINGS/cronium-jobs.nft
 WALL=$ROOT/etc/systemd/system/$FIREWALL
 # The agent does not start without the firewall.
 GUARD=$UNIT.d/firewall.conf
+# The service of the nftables package flushes all tables when it starts.
+AFTER_FLUSH=$ROOT/etc/systemd/system/nftables.service.d/cronium-firewall.conf
 STATE=$ROOT/var/lib/cronium
 LOGS=$ROOT/var/log/cronium
 
@@ -204,6 +206,7 @@ install_firewall() {
     ! on_host || nft -c -f "$RULES" || die "nft does not take $RULES and $allow: see above"
     place 0644 "$from/systemd/$FIREWALL" "$WALL"
     place 0644 "$from/systemd/cronium-agent-firewall.conf" "$GUARD"
+    place 0644 "$from/systemd/nftables-cronium.conf" "$AFTER_FLUSH"
     NEXT+=("look at ${allow#"$ROOT"}: what jobs may reach, name servers among it"
         "systemctl enable $FIREWALL && systemctl reload-or-restart $FIREWALL")
 }
@@ -211,8 +214,8 @@ install_firewall() {
 remove_firewall() {
     [ -e "$WALL" ] || [ -e "$RULES" ] || return 0
     if systemd_runs && [ -e "$WALL" ]; then systemctl disable --now "$FIREWALL"; fi
-    rm -f "$GUARD" "$WALL" "$RULES"
-    rmdir "$UNIT.d" 2>/dev/null || true
+    rm -f "$GUARD" "$AFTER_FLUSH" "$WALL" "$RULES"
+    rmdir "$UNIT.d" "$(dirname "$AFTER_FLUSH")" 2>/dev/null || true
     say "no firewall around jobs"
 }
 

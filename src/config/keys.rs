@@ -223,7 +223,7 @@ static KEYS: &[Key] = keys! {
     Reload "container.network.enableICC" = "false", Bool => container.network.enable_icc,
         "`true` lets jobs of the isolated network reach each other.";
     Reload "container.network.internal" = "false", Bool => container.network.internal, env "CRONIUM_CONTAINER_RUNTIME_ISOLATE_NETWORK",
-        "`true`: the isolated network has no way out. `container.runtime.isolateNetwork` is another name of this key.";
+        "`true`: the isolated network leads nowhere but, before Docker 28, to this host. `container.runtime.isolateNetwork` is another name of this key.";
     Reload "container.network.dns" = "", List { form: "IP addresses of name servers", check: parse::name_server } => container.network.dns,
         "Name servers of jobs; the engine's when empty.";
 

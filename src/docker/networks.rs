@@ -29,7 +29,7 @@ const LABEL: &str = "cronium.managed";
 pub struct Bridge {
     /// Whether jobs may reach each other.
     pub icc: bool,
-    /// Whether it has no way out.
+    /// Whether it has no way out, but to the host where the engine is older than Docker 28.
     pub internal: bool,
 }
 

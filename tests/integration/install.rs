@@ -157,6 +157,7 @@ fn the_firewall_comes_when_asked_for_and_keeps_its_mode_and_list() {
     const ALLOW: &str = "etc/cronium/cronium-jobs-allow.nft";
     const FIREWALL: &str = "etc/systemd/system/cronium-firewall.service";
     const GUARD: &str = "etc/systemd/system/cronium-agent.service.d/firewall.conf";
+    const AFTER_FLUSH: &str = "etc/systemd/system/nftables.service.d/cronium-firewall.conf";
     let host = Host::new();
     host.install(&[]);
     assert!(![RULES, ALLOW, FIREWALL, GUARD].iter().any(|name| host.files().contains_key(*name)), "it is off");
@@ -169,6 +170,7 @@ fn the_firewall_comes_when_asked_for_and_keeps_its_mode_and_list() {
     let rules: Vec<_> = allow.lines().map(str::trim).filter(|line| line.starts_with("ip")).collect();
     let port = "meta l4proto { tcp, udp } th dport 53 accept";
     assert_eq!(rules, [format!("ip daddr 10.9.8.7 {port}"), format!("ip6 daddr fd12::53 {port}")]);
+    assert!(host.read(AFTER_FLUSH).contains("ExecStartPost=-nft -f /etc/cronium/cronium-jobs.nft"));
     assert!(host.read(GUARD).contains("ExecStartPre=+nft list chain inet cronium_jobs "));
     let taken = Command::new("unshare").args(["--net", "nft", "-c", "-f"]).arg(host.root().join(ALLOW)).output();
     let taken = taken.expect("unshare and nft");
@@ -183,10 +185,15 @@ fn the_firewall_comes_when_asked_for_and_keeps_its_mode_and_list() {
     assert_eq!(host.read(ALLOW), "# mine\n");
     host.install(&["--firewall=off"]);
     let left = host.files();
-    assert!(left.contains_key(ALLOW) && ![RULES, FIREWALL, GUARD].iter().any(|name| left.contains_key(*name)));
+    assert!(
+        left.contains_key(ALLOW) && ![RULES, FIREWALL, GUARD, AFTER_FLUSH].iter().any(|name| left.contains_key(*name))
+    );
     host.install(&["--firewall=strict"]);
     let (good, said) = host.run(&["--uninstall"]);
-    assert!(good && !host.files().keys().any(|name| [RULES, FIREWALL, GUARD].contains(&name.as_str())), "{said}");
+    assert!(
+        good && !host.files().keys().any(|name| [RULES, FIREWALL, GUARD, AFTER_FLUSH].contains(&name.as_str())),
+        "{said}"
+    );
 }
 
 #[test]

@@ -320,8 +320,8 @@ fn host(found: &Found, network: &Network) -> Result<Finding, NotRun> {
     let Some(gateway) = answer.strip_prefix("open ") else {
         return Ok(Finding::ok(format!("a port of this host that was open did not answer a job: {answer}")));
     };
-    let hint = "what listens on all addresses of this host answers jobs: let services listen on 127.0.0.1, use a firewall, or \
-                set container.network.mode: none";
+    let hint = "what listens on all addresses of this host answers jobs: let them listen on 127.0.0.1, use \
+                scripts/install.sh --firewall=strict, or set container.network.mode: none";
     Ok(Finding::warn(format!("a job reaches the ports of this host by its gateway {gateway}"), hint))
 }
 
@@ -330,8 +330,8 @@ fn metadata(found: &Found, network: &Network) -> Result<Finding, NotRun> {
     let answer = facts.one("metadata").ok_or("it did not say whether anything answered")?;
     let ways: Vec<&str> = facts.all("way-out").chain(facts.all("way-out-6")).filter(|way| !way.is_empty()).collect();
     let forbidden = network.internal || network.mode == NetworkMode::None;
-    let hint = "set container.network.internal: true (isolated network) or mode: none, or block 169.254.169.254 for \
-                containers on this host: credentials of the machine are served there";
+    let hint = "set container.network.internal: true (isolated network) or mode: none, or use \
+                scripts/install.sh --firewall=metadata: credentials of the machine are served there";
     if answer == "open" && forbidden {
         return Ok(Finding::fail("169.254.169.254 answers a job, although container.network forbids it", hint));
     }
