@@ -29,7 +29,7 @@ use crate::jobs::poller::{Claimed, Poller, Slots};
 use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::outbox::{Outbox, Terms};
-use crate::jobs::record::{Checkpoints, Entry, Opened, RecordStore};
+use crate::jobs::record::{Checkpoints, Entry, Logins, Opened, RecordStore};
 use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
 use crate::jobs::status;
@@ -194,6 +194,7 @@ impl Parts {
             outbox: self.outbox.clone(),
             checkpoints: self.checkpoints.clone(),
             claims: self.claims.clone(),
+            logins: Logins::new(&config.now().api.token),
             helpers: self.helpers.clone(),
             stop: self.all.clone(),
             pulses: self.pulses.clone(),

@@ -139,16 +139,19 @@ fn give_back(context: &JobContext, entry: &Entry, token: &Token) -> Result<Left,
     }
 }
 
-/// A job whose report is on disk and whose folders may still be on servers. The backend forgets the logins when it takes
-/// the report. So it is asked for them first, then the report goes, and the folders with it.
+/// A job whose report is on disk and whose folders may still be on servers. Its record, with the logins, is gone once the
+/// report is taken, and the backend forgets them then too. So they are looked for first.
 fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Left, Unreported> {
     token.step(Step::Reporting);
     let control = context.control(token);
-    let job = asked(context, &entry, || control.is_detached())?;
     let mut folders = Vec::new();
     if let Place::Servers(pages) = &entry.place {
+        let needs = fanout::needs_backend(pages, &context.logins);
+        let job = if needs { asked(context, &entry, || control.is_detached())? } else { None };
         let each = pages.iter().enumerate();
-        for (server, directory) in each.filter_map(|(at, page)| fanout::remains_of(job.as_deref(), at, page)) {
+        for (server, directory) in
+            each.filter_map(|(at, page)| fanout::remains_of(job.as_deref(), at, page, &context.logins))
+        {
             log::warn!("an earlier run of this agent had not removed {directory} on {}", server.shown());
             folders.push(context.servers.cleanup(&server, &directory));
         }

@@ -15,7 +15,7 @@ use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::RecordStore;
 use crate::jobs::record::outbox::Outbox;
-use crate::jobs::record::{Checkpoints, JobRecord};
+use crate::jobs::record::{Checkpoints, JobRecord, Logins};
 use crate::jobs::running::{Running, Token};
 
 use crate::limits;
@@ -43,6 +43,8 @@ pub struct JobContext {
     pub checkpoints: Checkpoints,
     /// Told of each release that failed.
     pub claims: Claims,
+    /// Seals the logins of servers for the records.
+    pub logins: Logins,
     pub helpers: Helpers,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
@@ -153,6 +155,7 @@ pub(crate) mod testing {
     use crate::jobs::record::outbox::Terms;
     use crate::os::pulse::Pulse;
     use crate::os::threads::{self, Thread};
+    use crate::secret::Secret;
 
     pub(crate) struct Parts {
         pub(crate) context: Arc<JobContext>,
@@ -193,6 +196,7 @@ pub(crate) mod testing {
                 outbox,
                 checkpoints: Checkpoints::default(),
                 claims: Claims::new(Duration::ZERO),
+                logins: Logins::new(&Secret::new("token")),
                 helpers,
                 stop: stop.clone(),
                 pulses: Pulses::new(),

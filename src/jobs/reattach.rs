@@ -1,6 +1,7 @@
 //! What an agent needs to go on with a job of an earlier one: the job as its record tells it, and what the backend adds.
 //!
-//! No script, variable or login is in a record. The backend is asked for them, for as long as it takes.
+//! No script and no variable is in a record. The backend is asked for them, for as long as it takes. A server's login is
+//! there, sealed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ impl Waits {
     }
 }
 
-/// The job as the backend's row has it, with the logins, none of which is on disk. `None`: the row does not have it.
+/// The job as the backend's row has it; the deployed one has no logins there. `None`: the row does not have it.
 pub(in crate::jobs) fn asked(
     context: &JobContext,
     entry: &Entry,
@@ -50,9 +51,12 @@ pub(in crate::jobs) fn asked(
     }
 }
 
-/// How to log in to the job's server: no secret is in the records, so the backend is asked.
+/// How to log in to the job's server: as its record has it, else as the backend tells it.
 pub(in crate::jobs) fn login(context: &JobContext, entry: &Entry) -> Result<Server, AdoptError> {
     let Place::Servers(pages) = &entry.place else { return Err(AdoptError::Gone("it has no server".to_owned())) };
+    if let Some(server) = pages.first().and_then(|page| context.logins.open(page)) {
+        return Ok(server);
+    }
     let stored = context.client.stored(&entry.job).map_err(|error| AdoptError::Unreachable(error.to_string()))?;
     let servers = match stored {
         Some(Claim::Run(job)) => job.servers,

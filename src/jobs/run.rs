@@ -17,7 +17,7 @@ use crate::jobs::ending::{Life, Unreported};
 use crate::jobs::fanout;
 use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
-use crate::jobs::record::{self, Container, Done, JobRecord, Place};
+use crate::jobs::record::{self, Container, Done, JobRecord, Logins, Place};
 use crate::jobs::running::{Note, Step, Token};
 use crate::os::threads;
 use crate::verdict::{Cause, Phase, Verdict};
@@ -39,7 +39,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     let row = ExecutionRow::new(&task.execution, task.server.as_ref());
     let ack = AckTask::start(context, (&task.execution, token), Some(row))?;
     // On disk before anything of it exists: after a crash it is found, or known not to have begun.
-    let intent = JobRecord::intend(&context.records, &task, place_of(&task), output.progress());
+    let intent = JobRecord::intend(&context.records, &task, place_of(&task, &context.logins), output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
     let helpers = context.helpers_of(&task, &record);
     task.helpers = helpers.as_ref().map(Session::api);
@@ -71,9 +71,9 @@ fn what(job: &Job) -> String {
 }
 
 /// Where the task runs, before it is there.
-fn place_of(task: &Task) -> Place {
+fn place_of(task: &Task, logins: &Logins) -> Place {
     match &task.server {
-        Some(server) => Place::Servers(vec![record::page_of(server, String::new(), &task.execution)]),
+        Some(server) => Place::Servers(vec![record::page_of(server, String::new(), &task.execution, logins)]),
         None if task.job.kind == Kind::Http => Place::Nowhere,
         None => Place::Container(Container { name: container_name(&task.execution), ..Container::default() }),
     }

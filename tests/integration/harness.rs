@@ -109,13 +109,6 @@ pub fn backend_as(settings: Settings) -> DevBackend {
     DevBackend::start(Options { settings, ..Options::default() }).expect("the dev backend starts")
 }
 
-/// From now on a job's row holds the logins of its servers, as another backend's may. With the deployed one's an agent that
-/// is started again cannot log in, see `ssh_ends::without_a_login_the_end_of_a_script_on_a_server_is_unknown`.
-pub fn rows_with_logins(backend: &DevBackend) {
-    let settings = Settings { rows_with_logins: true, ..backend.settings() };
-    backend.set_settings(settings);
-}
-
 /// [`with_socket`], where containers reach it too, by the address of the engine's bridge.
 pub fn backend_on_every_address() -> DevBackend {
     let options = Options { listen: "0.0.0.0:0".to_owned(), settings: Settings::with_socket(), ..Options::default() };
@@ -191,7 +184,13 @@ impl Agent {
     }
 
     /// The next agent on the state folder of this one, which has ended or is killed now.
-    pub fn again(mut self, backend: &DevBackend, settings: &[(&str, &str)]) -> Self {
+    pub fn again(self, backend: &DevBackend, settings: &[(&str, &str)]) -> Self {
+        self.again_with(backend, backend.token(), settings)
+    }
+
+    /// The same with this token, which the backend takes from now on.
+    pub fn again_with(mut self, backend: &DevBackend, token: &str, settings: &[(&str, &str)]) -> Self {
+        backend.set_settings(Settings { any_token: token != backend.token(), ..backend.settings() });
         if self.is_alive() {
             self.signal("KILL");
             self.wait(LONG);
@@ -199,7 +198,7 @@ impl Agent {
         self.handed_on = true;
         let (folder, id) = (Arc::clone(&self.folder), self.id.clone());
         drop(self);
-        Self::start_in(folder, &id, &backend.url(), backend.token(), settings)
+        Self::start_in(folder, &id, &backend.url(), token, settings)
     }
 
     /// Its state folder.

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{DevBackend, JobLines, Line, LogSocket};
 
 use crate::harness::{
-    Agent, Folder, LONG, binary, eventually, finished, job, require_engine, rows_with_logins, shared, stdout,
-    with_socket,
+    Agent, Folder, LONG, binary, eventually, finished, job, require_engine, shared, stdout, with_socket,
 };
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::Rig;
@@ -213,7 +212,6 @@ fn the_next_agent_ends_a_line_of_a_server_that_the_killed_one_had_shown() {
         ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
         ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
     ];
-    rows_with_logins(&backend);
     let agent = agent.again(&backend, &settings);
     eventually("it goes on", || backend.lines(&id).iter().any(|line| line.text.contains("going on with the script")));
     answer(&go);

@@ -143,7 +143,7 @@ fn each_servers_record_is_kept_through_an_outage_and_a_kill() {
     waits(&three.agent);
     let text = std::fs::read_to_string(three.agent.state().join("jobs").join(format!("{id}.job"))).expect("page");
     assert_eq!(text.matches("kept on cs-").count(), 2 * NAMES.len(), "in the report, and in each record: {text}");
-    let three = three.again_as_deployed(&[]);
+    let three = three.again(&[]);
     three.backend.set_faults(Vec::new());
     let row = finished(&three.backend, &id);
     assert_eq!((report(&row)["status"].as_str(), row.terminal_reports()), (Some("failed"), 1), "{}", stderr(&row));

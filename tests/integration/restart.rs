@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 
 use crate::harness::{
-    Agent, Folder, LONG, binary, deployed, docker, eventually, finish, finished, job, report, rows_with_logins, shared,
-    stderr, stdout, with_socket,
+    Agent, Folder, LONG, binary, deployed, docker, eventually, finish, finished, job, report, shared, stderr, stdout,
+    with_socket,
 };
 use crate::ssh_rig::Rig;
 
@@ -281,7 +281,6 @@ fn a_script_on_a_server_goes_on_when_the_agent_is_killed() {
         ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
         ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
     ];
-    rows_with_logins(&backend);
     let agent = agent.again(&backend, &settings);
     whole(&backend, &finished(&backend, &id));
     Rig { agent, backend, sshd, known_hosts }.stop();

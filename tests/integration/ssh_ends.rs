@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 
 use crate::control::{row, status};
-use crate::harness::{LONG, eventually, finished, report, rows_with_logins, shared, stderr, stdout};
+use crate::harness::{LONG, eventually, finished, report, shared, stderr, stdout};
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::{Rig, has_words};
 use crate::sshd::{Sshd, list};
@@ -42,19 +42,14 @@ fn ended(place: &Path) -> Vec<PathBuf> {
     list(place).into_iter().filter(|folder| folder.join("status").exists()).collect()
 }
 
-/// The next agent on the state folder of the rig's, which is killed now. The job's row has the login.
-fn again(rig: Rig) -> Rig {
-    rows_with_logins(&rig.backend);
-    rig.again()
-}
-
 #[test]
-fn without_a_login_the_end_of_a_script_on_a_server_is_unknown() {
+fn after_another_token_the_end_of_a_script_on_a_server_is_unknown() {
     let _machine = shared();
     let rig = Rig::start(&[]);
     let id =
         rig.begin(rig.job("BASH", "echo begun >>\"$HOME/starts\"; echo begun; sleep 4; echo end >>\"$HOME/starts\""));
-    let rig = rig.again();
+    // The login in the record is sealed with the token of before, and the deployed backend tells none.
+    let rig = rig.again_with("another-token");
     let row = finished(&rig.backend, &id);
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(125)), "{}", rig.said(&row));
     has_words(&rig.said(&row), &["does not tell any more how to log in", "its end is unknown"]);
@@ -90,7 +85,7 @@ fn an_end_that_had_arrived_before_the_kill_is_told_by_the_next_agent() {
     let rig = Rig::start(&[]);
     let id = unreported(&rig);
     assert_eq!(ended(&rig.sshd.temp_dir()).len(), 1, "the only witness is gone before the report is on disk");
-    let rig = again(rig);
+    let rig = rig.again();
     rig.backend.set_faults(Vec::new());
     told(&rig, &finished(&rig.backend, &id));
     rig.stop();
@@ -112,7 +107,7 @@ fn a_folder_is_removed_by_the_next_agent_when_the_report_was_on_disk_at_the_kill
     rig.sshd.start_again();
     assert_eq!(ended(&rig.sshd.temp_dir()).len(), 1);
     assert_eq!(rig.backend.job(&id).expect("row").terminal_reports(), 0);
-    let rig = again(rig);
+    let rig = rig.again();
     told(&rig, &finished(&rig.backend, &id));
     rig.stop();
 }
@@ -131,7 +126,7 @@ fn a_folder_that_cannot_be_removed_after_a_kill_is_named() {
     assert!(page(&rig, &id).contains("\"remains\":true"), "{}", page(&rig, &id));
     rig.backend.set_faults(Vec::new());
     rig.sshd.start_again();
-    let rig = rig.again();
+    let rig = rig.again_with("another-token");
     let words = format!("{} may be left behind on ", folder.display());
     eventually("it is named", || rig.agent.log().contains(&words));
     eventually("its page is gone", || page(&rig, &id).is_empty());
@@ -188,7 +183,7 @@ fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
     rig.agent.signal("KILL");
     rig.agent.wait(LONG);
     std::thread::sleep(Duration::from_secs(3));
-    let rig = again(rig);
+    let rig = rig.again();
     let row = finished(&rig.backend, &too_late);
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("timeout"), Some(-1)), "{}", rig.said(&row));
     let row = finished(&rig.backend, &in_time);
@@ -208,7 +203,7 @@ fn agents_killed_at_any_moment_of_a_script_know_its_end_and_leave_no_folder() {
         ids.push(id);
         // Moments from there to some time after its report.
         std::thread::sleep(Duration::from_millis(round * 137 % 450));
-        rig = again(rig);
+        rig = rig.again();
     }
     for id in &ids {
         let row = finished(&rig.backend, id);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{binary, eventually, finish, finished, report, rows_with_logins, shared, stderr, stdout};
+use crate::harness::{binary, eventually, finish, finished, report, shared, stderr, stdout};
 use crate::helpers::DEFAULT_SCRIPTS;
 use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::Rig;
@@ -132,7 +132,6 @@ fn a_call_waits_for_a_connection_that_broke_and_goes_on() {
 fn after_a_kill_the_next_agent_answers_on_a_server_too() {
     let _machine = shared();
     let rig = Rig::start(&[]);
-    rows_with_logins(&rig.backend);
     let script = "import time\ncronium.output({'part': 1})\ncronium.setCondition(True)\ncronium.setVariable('at', 'py')\ntime.sleep(3)\nprint(cronium.getVariable('late'), cronium.input()['a'], cronium.getCondition(), cronium.event()['server']['name'])";
     let id = rig.queue(with_input(&rig, "PYTHON", script, json!({"a": 1})));
     eventually("it has set what it sets", || rig.backend.variable("u1", "at").is_some());

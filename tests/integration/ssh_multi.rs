@@ -7,8 +7,7 @@ use cronium_dev_backend::{DevBackend, JobRow, Via};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Agent, Folder, eventually, finish, finished, report, rows_with_logins, shared, stderr, stdout, told_live,
-    with_socket,
+    Agent, Folder, eventually, finish, finished, report, shared, stderr, stdout, told_live, with_socket,
 };
 use crate::ssh_rig::{Rig, details, has_words, said, server_job, walk};
 use crate::sshd::{Options, PASSWORD, Sshd};
@@ -40,16 +39,15 @@ impl Three {
     }
 
     /// The next agent on the state folder of this one, which has ended or is killed now.
-    /// The job's row has the logins.
     pub fn again(self, settings: &[(&str, &str)]) -> Self {
-        rows_with_logins(&self.backend);
-        self.again_as_deployed(settings)
+        let token = self.backend.token().to_owned();
+        self.again_with(&token, settings)
     }
 
-    /// The same with rows as the deployed backend has them.
-    pub fn again_as_deployed(self, settings: &[(&str, &str)]) -> Self {
+    /// The same with this token, which the backend takes.
+    pub fn again_with(self, token: &str, settings: &[(&str, &str)]) -> Self {
         let Self { agent, backend, servers, folder } = self;
-        let agent = agent.again(&backend, &settings_in(&folder).each(settings));
+        let agent = agent.again_with(&backend, token, &settings_in(&folder).each(settings));
         Self { agent, backend, servers, folder }
     }
 

@@ -224,12 +224,13 @@ fn servers_that_had_not_begun_at_the_kill_are_begun_once_by_the_next_agent() {
 }
 
 #[test]
-fn without_the_script_what_had_not_begun_is_told_as_not_run() {
+fn without_a_login_what_had_not_begun_is_told_as_not_run() {
     let _machine = shared();
     let three = Three::start(&[]);
     let id = three.backend.enqueue(eighteen(&three)).expect("queued");
     sixteen_begin(&three);
-    let three = three.again_as_deployed(&[]);
+    // The logins in the record are sealed with the token of before, and the deployed backend tells none.
+    let three = three.again_with("another-token", &[]);
     let row = finished(&three.backend, &id);
     // Without a login the ends of the others are unknown.
     assert_eq!((report(&row)["status"].as_str(), row.exit_code), (Some("failed"), Some(125)), "{}", stderr(&row));

@@ -50,13 +50,19 @@ impl Rig {
 
     /// The next agent on the state folder of this one, which has ended or is killed now.
     pub fn again(self) -> Self {
+        let token = self.backend.token().to_owned();
+        self.again_with(&token)
+    }
+
+    /// The same with this token, which the backend takes.
+    pub fn again_with(self, token: &str) -> Self {
         let Self { agent, backend, sshd, known_hosts } = self;
         let temp_dir = sshd.temp_dir();
         let settings = [
             ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
             ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
         ];
-        let agent = agent.again(&backend, &settings);
+        let agent = agent.again_with(&backend, token, &settings);
         Self { agent, backend, sshd, known_hosts }
     }
 

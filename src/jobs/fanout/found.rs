@@ -6,6 +6,7 @@ use crate::executors::ReattachInfo;
 use crate::job::{BadServer, Id, Job, Server};
 use crate::jobs::conclude::unrun;
 use crate::jobs::reattach::limit_name;
+use crate::jobs::record::Logins;
 use crate::jobs::record::page_of;
 use crate::jobs::record::{Part, PartEnd, Server as Page, Started};
 use crate::limits;
@@ -67,12 +68,12 @@ pub(super) fn fresh(job: &Job, execution: &Id) -> Vec<Slot> {
 }
 
 /// The record's pages of all servers of a claimed job.
-pub(super) fn pages(job: &Job, execution: &Id) -> Vec<Page> {
+pub(super) fn pages(job: &Job, execution: &Id, logins: &Logins) -> Vec<Page> {
     let each = job.servers.iter().enumerate();
     each.map(|(at, server)| {
         let execution = numbered(execution, at + 1);
         let page = match server {
-            Ok(server) => page_of(server, String::new(), &execution),
+            Ok(server) => page_of(server, String::new(), &execution, logins),
             Err(BadServer { id, name, .. }) => Page {
                 name: name.clone(),
                 server_id: id.clone().unwrap_or_default(),
@@ -83,6 +84,7 @@ pub(super) fn pages(job: &Job, execution: &Id) -> Vec<Page> {
                 execution,
                 part: Part::OfJob,
                 remains: false,
+                login: String::new(),
             },
         };
         Page { part: Part::Waiting { record: false }, ..page }
@@ -90,11 +92,15 @@ pub(super) fn pages(job: &Job, execution: &Id) -> Vec<Page> {
     .collect()
 }
 
-/// The servers of a job that an earlier agent began. `job` is what the backend tells of it, with script and logins.
-pub(super) fn again(pages: &[Page], job: Option<&Job>) -> Vec<Slot> {
+/// The servers of a job that an earlier agent began. `job` is what the backend tells of it, with the script and, at some
+/// backends, the logins.
+pub(super) fn again(pages: &[Page], job: Option<&Job>, logins: &Logins) -> Vec<Slot> {
     let each = pages.iter().enumerate();
     each.map(|(at, page)| {
+        let kept = logins.open(page).map(Ok);
         let known = job.and_then(|job| server_of(job, at, page));
+        // What waits needs the script too, which the backend alone has.
+        let known = known.or(kept.as_ref().filter(|_| job.is_some() || matches!(page.part, Part::Started(_))));
         let (way, record) = match (&page.part, known) {
             (Part::Ended(end), _) => (Way::Over(Box::new(outcome_of(end)), end.recorded), true),
             (Part::Waiting { record }, Some(Ok(server))) => (Way::Start(server.clone()), *record),
@@ -110,23 +116,31 @@ pub(super) fn again(pages: &[Page], job: Option<&Job>) -> Vec<Slot> {
             (Part::OfJob, _) => (Way::Without(unknown("its page does not say how far it had come there")), true),
         };
         let id = Some(page.server_id.clone()).filter(|id| !id.is_empty());
-        let remains = remains_of(job, at, page);
+        let remains = remains_of(job, at, page, logins);
         Slot { name: page.name.clone(), id, execution: page.execution.clone(), way, record, remains }
     })
     .collect()
 }
 
 /// Whether there is anything for which the backend must tell script or login.
-pub(super) fn needs_backend(pages: &[Page]) -> bool {
-    pages.iter().any(|page| page.remains || matches!(page.part, Part::Waiting { .. } | Part::Started(_)))
+pub(in crate::jobs) fn needs_backend(pages: &[Page], logins: &Logins) -> bool {
+    let needs_login = |page: &Page| page.remains || matches!(page.part, Part::Started(_));
+    let waits = |page: &Page| matches!(page.part, Part::Waiting { .. });
+    pages.iter().any(|page| waits(page) || needs_login(page) && logins.open(page).is_none())
 }
 
-/// The folder that may still be on this page's server, with the login that the backend tells; `None` without that.
-pub(in crate::jobs) fn remains_of(job: Option<&Job>, at: usize, page: &Page) -> Option<(Server, String)> {
+/// The folder that may still be on this page's server, with the login of the record or of the backend; `None` without one.
+pub(in crate::jobs) fn remains_of(
+    job: Option<&Job>,
+    at: usize,
+    page: &Page,
+    logins: &Logins,
+) -> Option<(Server, String)> {
     if !page.remains {
         return None;
     }
-    let server = job.and_then(|job| server_of(job, at, page)).and_then(|server| server.as_ref().ok());
+    let told = || job.and_then(|job| server_of(job, at, page)).and_then(|server| server.as_ref().ok()).cloned();
+    let server = logins.open(page).or_else(told);
     if server.is_none() {
         log::warn!(
             "{} may be left behind on {}: the backend does not tell any more how to log in there",
@@ -134,7 +148,7 @@ pub(in crate::jobs) fn remains_of(job: Option<&Job>, at: usize, page: &Page) -> 
             page.name
         );
     }
-    server.map(|server| (server.clone(), page.directory.clone()))
+    server.map(|server| (server, page.directory.clone()))
 }
 
 /// The server of this page in the backend's list: at its old place, or wherever it is now.
@@ -222,6 +236,7 @@ mod tests {
     use super::*;
     use crate::job::{Kind, Language, Resources, Script};
     use crate::jobs::resume::ResumePoint;
+    use crate::secret::Secret;
 
     fn server(name: &str, host: &str) -> Server {
         let (id, user) = (Some("3".to_owned()), "deploy".to_owned());
@@ -274,8 +289,11 @@ mod tests {
         let bad = || BadServer { id: None, name: "bad".into(), why: "port: 0".into() };
         let before = job(vec![Ok(server("a", "h1")), Ok(server("b", "h2")), Ok(server("c", "h3")), Err(bad())]);
         let execution = Id::parse("exec-a-1").expect("id");
-        let mut pages = pages(&before, &execution);
-        let words = |pages: &[Page], job: Option<&Job>| again(pages, job).iter().map(word).collect::<Vec<_>>();
+        let logins = |token: &str| Logins::new(&Secret::new(token));
+        let mut pages = pages(&before, &execution, &logins("token"));
+        // As after another token, so that only the backend knows how to log in.
+        let others = logins("another");
+        let words = |pages: &[Page], job: Option<&Job>| again(pages, job, &others).iter().map(word).collect::<Vec<_>>();
         assert_eq!(words(&pages, Some(&before)), ["start on h1", "start on h2", "start on h3", "port: 0"]);
         pages[0].part = Part::Started(started());
         pages[0].directory = "/tmp/x".to_owned();
@@ -292,15 +310,20 @@ mod tests {
         assert!(alone[3].starts_with("not run: "), "{alone:?}");
         pages[0].part = Part::OfJob;
         assert!(words(&pages, Some(&before))[0].contains("its end is unknown"));
-        assert!(needs_backend(&pages) && !needs_backend(&pages[..2]));
+        assert!(needs_backend(&pages, &others) && !needs_backend(&pages[..2], &others));
         // A folder that may be left is looked for at the server's new place in the list.
         pages[1].remains = true;
         pages[1].directory = "/tmp/y".to_owned();
-        assert!(needs_backend(&pages[..2]));
-        let left = |job| again(&pages, job).into_iter().map(|slot| slot.remains).collect::<Vec<_>>();
+        assert!(needs_backend(&pages[..2], &others) && !needs_backend(&pages[..2], &logins("token")));
+        let left = |job| again(&pages, job, &others).into_iter().map(|slot| slot.remains).collect::<Vec<_>>();
         assert!(left(Some(&after)).iter().map(Option::is_some).eq([false, true, false, false]));
         assert_eq!(left(Some(&after))[1].as_ref().map(|(server, at)| (&*server.host, &**at)), Some(("h2", "/tmp/y")));
         assert!(left(None).iter().all(Option::is_none));
+        // The records have the logins: no backend is needed for what was started and for what is left.
+        pages[0].part = Part::Started(started());
+        let own = again(&pages, None, &logins("token"));
+        assert_eq!(word(&own[0]), "go on at h1/tmp/x");
+        assert!(own[1].remains.is_some() && word(&own[2]).starts_with("not run: "));
     }
 
     #[test]

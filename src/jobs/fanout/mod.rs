@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-pub(in crate::jobs) use self::found::remains_of;
 use self::found::{Slot, Way};
+pub(in crate::jobs) use self::found::{needs_backend, remains_of};
 use self::prefixed::Prefixed;
 use self::sum::{Part, sum};
 use crate::api::ExecutionUpdate;
@@ -64,7 +64,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     let mut output = context.output(&job.id);
     let ack = AckTask::start(context, (execution, token), None)?;
     let task = Task { job: Arc::new(job), server: None, execution: execution.clone(), helpers: None };
-    let place = Place::Servers(found::pages(&task.job, execution));
+    let place = Place::Servers(found::pages(&task.job, execution, &context.logins));
     let intent = JobRecord::intend(&context.records, &task, place, output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
     ack.ours()?;
@@ -97,8 +97,9 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     log::warn!("an earlier run of this agent had started the job on its servers; going on with it");
     let control = Arc::clone(token.control());
     let Place::Servers(pages) = entry.place.clone() else { return Err(Unreported::Forget) };
-    let job = if found::needs_backend(&pages) { asked(context, &entry, || control.is_detached())? } else { None };
-    let slots = found::again(&pages, job.as_deref());
+    let job =
+        if needs_backend(&pages, &context.logins) { asked(context, &entry, || control.is_detached())? } else { None };
+    let slots = found::again(&pages, job.as_deref(), &context.logins);
     let cancelled = slots.iter().find_map(|slot| match &slot.way {
         Way::Over(outcome, _) => match outcome.verdict.cause {
             Cause::Cancelled(who) => Some(who),

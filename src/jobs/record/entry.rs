@@ -91,6 +91,9 @@ pub struct Server {
     /// Its end is on this page, and its folder is still there as far as is known.
     #[serde(default)]
     pub remains: bool,
+    /// How to log in, as [`Logins`](super::Logins) sealed it; empty in records of older agents.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub login: String,
 }
 
 /// How far one of several servers has come. Each is on disk before what it announces is done.

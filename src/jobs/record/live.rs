@@ -16,6 +16,7 @@ use super::{
 use crate::executors::helpers::are_used_by;
 use crate::executors::{ReattachInfo, Task};
 use crate::job::{Id, Language, ScriptResult};
+use crate::jobs::record::logins::{self, Logins};
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
@@ -329,8 +330,9 @@ pub fn blank(
     }
 }
 
-/// What a record keeps of a server: how to find it again, not how to log in.
-pub fn page_of(server: &crate::job::Server, directory: String, execution: &Id) -> Server {
+/// What a record keeps of a server: how to find it again, and, sealed, how to log in.
+pub fn page_of(server: &crate::job::Server, directory: String, execution: &Id, logins: &Logins) -> Server {
+    let place = logins::of(execution.as_str(), &server.user, &server.host, server.port);
     Server {
         name: server.name.clone(),
         server_id: server.id.clone().unwrap_or_default(),
@@ -341,6 +343,7 @@ pub fn page_of(server: &crate::job::Server, directory: String, execution: &Id) -
         execution: execution.clone(),
         part: Part::OfJob,
         remains: false,
+        login: logins.seal(server, &place),
     }
 }
 

@@ -24,6 +24,7 @@ pub mod entry;
 mod error;
 pub mod file;
 pub mod live;
+mod logins;
 pub mod outbox;
 pub mod quarantine;
 pub mod store;
@@ -34,6 +35,7 @@ pub use self::entry::{
 };
 pub use self::error::RecordError;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};
+pub use self::logins::Logins;
 pub use self::quarantine::Quarantined;
 pub use self::store::{Opened, QUARANTINE, RecordStore, Waiting, holder, knows};
 

@@ -128,6 +128,7 @@ pub(crate) fn servers() -> Place {
         execution: id(&format!("exec-{n}")),
         part: Part::OfJob,
         remains: false,
+        login: "c2VhbGVk".into(),
     };
     let Stage::Started(started) = started() else { panic!("it is started") };
     let end = PartEnd {
@@ -464,7 +465,7 @@ fn no_field_can_hold_a_secret() {
     }
     let allowed = "Container Ended Servers Started Waiting attempts boot_id claimed_ms complete cpu cpu_seconds \
                    deadline_ms delivered directory disk execution exit_code has_updates host id image job kind language lines \
-                   live memory message name open output owed part pids place port reason record recorded remains \
+                   live login memory message name open output owed part pids place port reason record recorded remains \
                    report sequence server_id since_ms stage started_ms status stderr stdout timeout_ms \
                    timeout_name update user";
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>().join(" "), allowed);

@@ -36,7 +36,7 @@ use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::Checkpoints;
 use crate::jobs::record::outbox::{Outbox, Terms};
-use crate::jobs::record::{Opened, RecordStore};
+use crate::jobs::record::{Logins, Opened, RecordStore};
 use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
 use crate::jobs::worker_pool::WorkerPool;
@@ -48,6 +48,7 @@ use crate::os::scratch::Scratch;
 use crate::os::sim::Sim;
 use crate::os::stop::Stop;
 use crate::os::threads;
+use crate::secret::Secret;
 
 /// The longest that everything may take once the weather is calm.
 const SETTLE: Duration = Duration::from_secs(900);
@@ -85,6 +86,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         outbox: outbox.clone(),
         checkpoints: checkpoints.clone(),
         claims: claims.clone(),
+        logins: Logins::new(&Secret::new("token")),
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });

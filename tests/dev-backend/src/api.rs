@@ -83,7 +83,8 @@ pub(crate) fn redirect(head: &Head) -> Option<Answer> {
 }
 
 pub(crate) fn authorized(shared: &Shared, head: &Head) -> bool {
-    head.header("authorization").and_then(|value| value.strip_prefix("Bearer ")) == Some(shared.token.as_str())
+    let token = head.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    token == Some(shared.token.as_str()) || token.is_some() && shared.settings().any_token
 }
 
 pub(crate) fn handle(shared: &Shared, head: &Head, body: &[u8]) -> Answer {

@@ -62,7 +62,7 @@ pub(crate) fn acknowledge(call: &Call<'_>, id: &str, body: Value) -> Outcome {
     }
     job.acknowledged.get_or_insert_with(|| Stamp::now(call.shared.start));
     note(job, call.shared, "acknowledge", body, false);
-    let mut answer = answer(call, &mut store, id)?;
+    let mut answer = answer(&mut store, id)?;
     if let Some(seconds) = call.shared.settings().lease_seconds {
         let at = time::unix_nanos() / 1_000_000 + i128::from(seconds) * 1000;
         answer["lease"] = json!({"expiresAt": time::format_millis(at), "renewalToken": format!("lease-{id}")});
@@ -144,7 +144,7 @@ pub(crate) fn status(call: &Call<'_>, id: &str, body: Value) -> Outcome {
         }
         note(job, call.shared, "status", body, change.status != "running");
         set_status(call.shared, &mut store, id, change);
-        answer(call, &mut store, id)?
+        answer(&mut store, id)?
     };
     call.broadcast();
     Ok(answer)
@@ -156,9 +156,8 @@ fn end(status: &'static str, exit_code: Option<i64>) -> Change<'static> {
     Change { status, verdict: status, completed: true, exit_code, result, ..Change::default() }
 }
 
-fn answer(call: &Call<'_>, store: &mut Store, id: &str) -> Outcome {
-    let logins = call.shared.settings().rows_with_logins;
-    Ok(json!({"success": true, "job": known(store, id)?.row(logins)}))
+fn answer(store: &mut Store, id: &str) -> Outcome {
+    Ok(json!({"success": true, "job": known(store, id)?.row()}))
 }
 
 pub(crate) fn complete(call: &Call<'_>, id: &str, body: Value) -> Outcome {
@@ -192,7 +191,7 @@ pub(crate) fn complete(call: &Call<'_>, id: &str, body: Value) -> Outcome {
         note(job, call.shared, "complete", body, true);
         unknown.into_iter().for_each(|text| store.problem(text));
         set_status(call.shared, &mut store, id, change);
-        answer(call, &mut store, id)?
+        answer(&mut store, id)?
     };
     call.broadcast();
     Ok(answer)
@@ -208,7 +207,7 @@ pub(crate) fn fail(call: &Call<'_>, id: &str, body: Value) -> Outcome {
         body["error"].as_str().unwrap_or_default().clone_into(&mut job.shown.error);
         note(job, call.shared, "fail", body, true);
         set_status(call.shared, &mut store, id, end("failed", exit_code.or(Some(1))));
-        answer(call, &mut store, id)?
+        answer(&mut store, id)?
     };
     call.broadcast();
     Ok(answer)
@@ -226,5 +225,5 @@ pub(crate) fn release(call: &Call<'_>, id: &str, body: Value) -> Outcome {
     note(job, call.shared, "release", body, false);
     (job.status, job.claimed_by) = ("queued", None);
     job.shown.set_status("queued", None);
-    answer(call, &mut store, id)
+    answer(&mut store, id)
 }

@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// The answer to the handshake of a log socket. The deployed backend has none.
     pub log_socket: LogSocket,
-    /// Another backend: a row holds the logins of the job's servers. Deployed, as its source says: the number of the server
-    /// alone, since the queue looks the login up as it hands the job out.
-    pub rows_with_logins: bool,
+    /// Any token is taken, as after a change of the token.
+    pub any_token: bool,
     /// The backend's own socket server answers. When it does not, `create`, `status`, `update`, `complete` and `fail`
     /// take `broadcast_delay_ms` longer.
     pub socket_server: bool,
@@ -51,7 +50,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             log_socket: LogSocket::Refused,
-            rows_with_logins: false,
+            any_token: false,
             socket_server: true,
             broadcast_limit: 100 << 10,
             broadcast_delay_ms: 3000,

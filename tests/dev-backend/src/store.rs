@@ -111,18 +111,16 @@ impl JobRow {
         json!({"id": self.id, "status": self.status, "startedAt": self.started.as_ref().map(|stamp| &stamp.wall)})
     }
 
-    /// The whole row, which calls about the job answer as `job`; with the logins of its servers on request.
-    pub(crate) fn row(&self, logins: bool) -> Value {
+    /// The whole row, which calls about the job answer as `job`. It has no login: the queue looks that up as it hands the job
+    /// out.
+    pub(crate) fn row(&self) -> Value {
         let at = |stamp: &Option<Stamp>| stamp.as_ref().map(|stamp| stamp.wall.clone());
         let mut metadata = self.payload["metadata"].clone();
-        let mut payload = self.stored();
-        if logins {
-            payload["target"] = self.payload["execution"]["target"].clone();
-        } else if let Some(object) = metadata.as_object_mut() {
+        if let Some(object) = metadata.as_object_mut() {
             object.remove("servers");
         }
         json!({"id": self.id, "eventId": metadata["eventId"], "userId": metadata["userId"], "type": self.original_type(),
-               "status": self.status, "priority": "normal", "payload": payload, "metadata": metadata, "attempts": 0,
+               "status": self.status, "priority": "normal", "payload": self.stored(), "metadata": metadata, "attempts": 0,
                "orchestratorId": self.claimed_by, "lastError": self.last_error, "result": self.result,
                "scheduledFor": self.payload["scheduledFor"], "createdAt": self.payload["createdAt"],
                "startedAt": at(&self.started), "completedAt": at(&self.finished), "updatedAt": time::now()})

@@ -1,0 +1,138 @@
+//! The logins of servers in the records, sealed.
+//!
+//! A script on a server outlives its agent, and the next agent needs the login to go on with it. The deployed backend tells a
+//! login once, with the job. So it stands in the job's record until the report is taken, sealed (AES-256-GCM) with a key that
+//! is made from the agent's token and is on no disk: who has a copy of `state.dir` but not the token reads nothing. After
+//! another token an older login cannot be opened, and the script's end is unknown.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use crate::job::Server;
+use crate::jobs::record::entry;
+use crate::os::random;
+use crate::secret::Secret;
+
+/// What the key is made for: another use of the token makes another key.
+const PURPOSE: &[u8] = b"cronium-agent: logins of servers in records, 1";
+
+/// Seals logins and opens them. Clones share the key.
+#[derive(Clone)]
+pub struct Logins(Arc<LessSafeKey>);
+
+/// What is sealed.
+#[derive(Serialize, Deserialize)]
+struct Login {
+    key: Option<String>,
+    passphrase: Option<String>,
+    password: Option<String>,
+}
+
+impl Logins {
+    /// With a key that is made from the agent's token.
+    pub fn new(token: &Secret) -> Self {
+        let made = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.expose().as_bytes()), PURPOSE);
+        let key = UnboundKey::new(&AES_256_GCM, made.as_ref());
+        // A key of this cipher has as many bytes as that tag.
+        Self(Arc::new(LessSafeKey::new(key.unwrap_or_else(|_| unreachable!("32 bytes are a key")))))
+    }
+
+    /// The login as text. `place` is what it is for: another place does not open it.
+    pub fn seal(&self, server: &Server, place: &str) -> String {
+        let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+        let (key, passphrase) = (text(&server.private_key), text(&server.passphrase));
+        let login = Login { key, passphrase, password: text(&server.password) };
+        let mut sealed = serde_json::to_vec(&login).unwrap_or_default();
+        let mut nonce = [0; NONCE_LEN];
+        random::fill(&mut nonce);
+        let aad = Aad::from(place.as_bytes());
+        if self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).is_err() {
+            return String::new();
+        }
+        STANDARD.encode([&nonce[..], &sealed].concat())
+    }
+
+    /// The server of a record's page with its login; `None` where it has none, or one of another token.
+    pub fn open(&self, page: &entry::Server) -> Option<Server> {
+        let bytes = STANDARD.decode(&page.login).ok()?;
+        let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
+        let (nonce, mut sealed) = (Nonce::try_assume_unique_for_key(nonce).ok()?, sealed.to_vec());
+        let plain = self.0.open_in_place(nonce, Aad::from(place(page).as_bytes()), &mut sealed).ok()?;
+        let login: Login = serde_json::from_slice(plain).ok()?;
+        Some(Server {
+            id: Some(page.server_id.clone()).filter(|id| !id.is_empty()),
+            name: page.name.clone(),
+            host: page.host.clone(),
+            port: page.port,
+            user: page.user.clone(),
+            private_key: login.key.map(Secret::new),
+            passphrase: login.passphrase.map(Secret::new),
+            password: login.password.map(Secret::new),
+        })
+    }
+}
+
+/// A login opens for its own execution and its own server alone.
+fn place(page: &entry::Server) -> String {
+    of(page.execution.as_str(), &page.user, &page.host, page.port)
+}
+
+/// See [`Logins::seal`].
+pub(super) fn of(execution: &str, user: &str, host: &str, port: u16) -> String {
+    format!("{execution} {user}@{host}:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Id;
+    use crate::jobs::record::page_of;
+
+    fn server() -> Server {
+        let secret = |text: &str| Some(Secret::new(text));
+        Server {
+            id: Some("3".into()),
+            name: "web-1".into(),
+            host: "h".into(),
+            port: 22,
+            user: "u".into(),
+            private_key: secret("PEM"),
+            passphrase: None,
+            password: secret("pässword"),
+        }
+    }
+
+    #[test]
+    fn a_login_opens_with_the_same_token_for_the_same_place_alone() {
+        let (logins, execution) = (Logins::new(&Secret::new("token")), Id::parse("exec-a-1").expect("id"));
+        let page = page_of(&server(), String::new(), &execution, &logins);
+        for secret in ["PEM", "pässword", "UEVN"] {
+            assert!(!serde_json::to_string(&page).expect("JSON").contains(secret), "{secret}");
+        }
+        let opened = Logins::new(&Secret::new("token")).open(&page).expect("the login");
+        assert_eq!((opened.id.as_deref(), opened.user.as_str(), opened.port), (Some("3"), "u", 22));
+        let text = |secret: Option<Secret>| secret.map(|secret| secret.expose().to_owned());
+        let all = (text(opened.private_key), text(opened.passphrase), text(opened.password));
+        assert_eq!(all, (Some("PEM".into()), None, Some("pässword".into())));
+
+        assert!(Logins::new(&Secret::new("another")).open(&page).is_none(), "another token");
+        for changed in [
+            entry::Server { host: "evil".into(), ..page.clone() },
+            entry::Server { port: 23, ..page.clone() },
+            entry::Server { user: "root".into(), ..page.clone() },
+            entry::Server { execution: Id::parse("exec-b-1").expect("id"), ..page.clone() },
+            entry::Server { login: String::new(), ..page.clone() },
+            entry::Server { login: "AAAA".into(), ..page.clone() },
+            entry::Server { login: "no base64".into(), ..page.clone() },
+        ] {
+            assert!(logins.open(&changed).is_none(), "{changed:?}");
+        }
+        let again = page_of(&server(), String::new(), &execution, &logins);
+        assert_ne!(again.login, page.login, "each has a nonce");
+    }
+}
