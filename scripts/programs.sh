@@ -53,6 +53,7 @@ make_tree() {
 }
 
 # trace FILE: the system calls that FILE makes as the job's user, without a filter and without a network, one a line.
+# Without restart_syscall, which is the kernel's after a stop by strace.
 trace() {
     local file=$1 interpreter=bash
     case $file in *.py) interpreter=python3 ;; *.js) interpreter=node ;; esac
@@ -62,7 +63,7 @@ trace() {
             cat >/workspace/.script
             strace -f -qq -c -o /trace/calls "$1" /workspace/.script >/trace/output 2>&1
             [ "$(tail -n 1 /trace/output)" = end ] || { cat /trace/output >&2; exit 1; }
-            awk "NR > 2 && /^ *[0-9]/ && \$NF != \"total\" { print \$NF }" /trace/calls' - "$interpreter" <"$file"
+            awk "NR > 2 && /^ *[0-9]/ && \$NF !~ /^(total|restart_syscall)\$/ { print \$NF }" /trace/calls' - "$interpreter" <"$file"
 }
 
 # trace_all: tests/programs/traces.txt, a line for each call: its name, and the programs.

@@ -23,6 +23,7 @@ fn the_benchmark_prints_each_figure_beside_its_floor() {
     eprintln!("{text}");
     for (name, unit, least, most) in [
         ("one job, hand-out to verdict, 1 worker", "ms", 0.5, 3.0),
+        ("create and start, the agent's profile beside the engine's", "ms", 0.5, 2.0),
         ("jobs, 2 workers", "jobs/s", 0.3, 3.0),
         ("lines of 80 bytes, attach to WebSocket", "lines/s", 0.02, 3.0),
         ("print to receipt, median", "ms", 0.5, 50.0),

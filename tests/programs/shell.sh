@@ -10,4 +10,6 @@ timeout 0.1 sleep 5 || echo timed
 sort -R < /proc/self/status | sort | head -n 1 > /dev/null
 trap 'echo heard' USR1; kill -USR1 $$
 for i in 1 2 3; do (sleep 0.01; echo $i) & done | sort; wait
+seq 1000 | jq -s add
+curl -s file:///workspace/a/b/c; curl -s http://127.0.0.1:1/ || [ $? = 7 ]
 echo end

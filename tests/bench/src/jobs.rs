@@ -19,6 +19,7 @@ pub(crate) const NO_RATE_LIMIT: (&str, &str) = ("api.rateLimit.enabled", "false"
 
 const LONGER: Target = Target::AtMost(1.10);
 const FEWER: Target = Target::AtLeast(0.95);
+const FILTERED: Target = Target::AtMost(1.02);
 
 type Outcome<T> = Result<T, String>;
 
@@ -75,6 +76,29 @@ pub(crate) fn serial(setup: &Setup, table: &mut Table) -> Outcome<()> {
     #[allow(clippy::cast_precision_loss)]
     table.alone("CPU of the agent, a job", "ms", cpu * 1000.0 / setup.size.serial as f64);
     table.alone("highest RSS of that agent", "MB", agent.peak_mb()?);
+    Ok(())
+}
+
+/// The agent's filter of system calls; the floor is the same container with the engine's own.
+pub(crate) fn filter(setup: &Setup, table: &mut Table) -> Outcome<()> {
+    let (_agent, filtered) = start(setup, 1, &[NO_RATE_LIMIT])?;
+    let mut plain = filtered.clone();
+    let options = plain["HostConfig"]["SecurityOpt"].as_array_mut().ok_or("the container has no SecurityOpt")?;
+    let count = options.len();
+    options.retain(|option| !option.as_str().is_some_and(|text| text.starts_with("seccomp=")));
+    if options.len() + 1 != count {
+        return Err("the agent's container has no profile of system calls".to_owned());
+    }
+    let mut engine = Engine::open(&setup.socket)?;
+    engine.create_and_start(&plain)?;
+    let mut pairs = Vec::new();
+    for round in 0..setup.size.serial {
+        // Each is the first in every other pair.
+        let first = ms(engine.create_and_start(if round % 2 == 0 { &filtered } else { &plain })?);
+        let second = ms(engine.create_and_start(if round % 2 == 0 { &plain } else { &filtered })?);
+        pairs.push(if round % 2 == 0 { (first, second) } else { (second, first) });
+    }
+    table.pairs("create and start, the agent's profile beside the engine's", "ms", &pairs, Some(FILTERED));
     Ok(())
 }
 

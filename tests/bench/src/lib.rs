@@ -108,6 +108,11 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
     }
     progress(&format!("{} single jobs, each beside one of the floor's", setup.size.serial));
     jobs::serial(setup, &mut table)?;
+    progress(&format!(
+        "{} containers with the agent's profile of system calls, and with the engine's",
+        setup.size.serial
+    ));
+    jobs::filter(setup, &mut table)?;
     for &workers in &setup.size.workers {
         progress(&format!("{workers} workers: {} rounds of {} jobs", setup.size.rounds, setup.size.jobs));
         jobs::parallel(setup, workers, &mut table)?;
