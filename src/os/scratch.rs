@@ -24,7 +24,8 @@ impl Scratch {
     }
 
     fn below(folder: &Path) -> Self {
-        let path = folder.join(format!("cronium-test-{}-{}", std::process::id(), random::hex(6)));
+        // Short, since a path of a socket below it has at most 107 bytes, wherever the tests' folder is.
+        let path = folder.join(format!("cronium-test-{}-{}", std::process::id(), random::hex(3)));
         std::fs::create_dir(&path).expect("a folder");
         Self(path)
     }

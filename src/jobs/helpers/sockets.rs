@@ -189,10 +189,10 @@ mod tests {
     fn the_place_lets_nobody_in_and_what_is_in_use_stays() {
         let scratch = Scratch::new();
         let key = Key::random();
-        let place = SocketDir::make(Some(&scratch.join("run")), &scratch, &key).expect("a place");
+        let place = SocketDir::make(Some(&scratch.join("r")), &scratch, &key).expect("a place");
         let mode = |path: &Path| fs::metadata(path).expect("a folder").permissions().mode() & 0o777;
         let [one, two] = ["a", "b"].map(|name| place.folder(&id(name), &key).expect("a folder"));
-        assert_eq!((mode(&scratch.join("run")), mode(&place.0), mode(&one)), (0o700, 0o700, 0o755));
+        assert_eq!((mode(&scratch.join("r")), mode(&place.0), mode(&one)), (0o700, 0o700, 0o755));
         fs::write(one.join(SOCKET), "").expect("a file");
         fs::write(two.join(SOCKET), "").expect("a file");
         assert_eq!(place.folder(&id("b"), &key).expect("again"), two);
@@ -202,7 +202,7 @@ mod tests {
         assert!(two.exists(), "something is in it");
         remove(&two);
         place.leave();
-        assert!(!scratch.join("run").exists());
+        assert!(!scratch.join("r").exists());
     }
 
     #[test]
