@@ -1,4 +1,4 @@
-# jq, both kinds of awk, sort on several threads and with files of its own, and what joins them.
+# jq, both kinds of awk, sort on several threads and with its temporary files, and what joins them.
 set -eu
 cd /workspace
 seq 200000 | jq -c '{n: ., odd: (. % 2 == 1)}' >rows

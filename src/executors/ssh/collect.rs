@@ -20,7 +20,6 @@ impl Run<'_> {
     pub(super) fn collect(&mut self, output: &mut dyn Output) -> Result<Option<Ending>, Stop> {
         let kill = self.wanted.is_some() || self.control.reason().is_some();
         self.over = Some((SystemTime::now(), Instant::now()));
-        let mut asked_again = false;
         loop {
             let (session, nonce) = self.back(output, |run, nonce| {
                 remote::collect(&run.place, run.task.execution.as_str(), nonce, run.taken, kill)
@@ -40,9 +39,13 @@ impl Run<'_> {
                 }
                 Err(Heard::Word(word)) => return Err(self.verdict_of(word).into()),
                 Err(Heard::Broken(error)) => self.lost(&error, output),
-                // The program was killed there: ask a second time.
-                Err(Heard::Mute(_)) if !std::mem::replace(&mut asked_again, true) => {}
-                Err(Heard::Mute(status)) => return Err(self.mute(status).into()),
+                // The program was killed there: ask again, for as long as a server may be away.
+                Err(Heard::Mute(status)) => {
+                    if self.cuts.0 > 0 && self.cuts.1.elapsed() > self.shared.settings.reconnect_timeout {
+                        return Err(self.mute(status).into());
+                    }
+                    self.pause();
+                }
                 Err(_) => {
                     let silence = seconds(limits::SSH_COLLECT_SILENCE);
                     let what = format!(

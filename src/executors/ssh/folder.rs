@@ -81,21 +81,28 @@ impl Folder {
         let backoff =
             Backoff { growth: Growth::Exponential, initial: limits::SSH_BACKOFF_FIRST, max: limits::SSH_BACKOFF_MOST };
         let (mut tries, mut failures) = (0, 0);
+        let pause = |count: u32| {
+            let pause = backoff.delay(count, 0.5 + random::unit() / 2.0);
+            pulse::touch();
+            std::thread::sleep(pause.min(until.saturating_duration_since(Instant::now())));
+        };
         while tries < limits::REMOVE_ATTEMPTS {
             match self.shared.pool.session(&wish) {
                 Ok((session, _)) => {
                     session.send(remote::remove(&self.place, &self.names, &random::hex(16)));
                     match hear(&session, until) {
                         Heard::Gone => return true,
-                        Heard::Unsure => tries += 1,
+                        // A script that was just killed counts as running until its system has seen to its remains.
+                        Heard::Unsure => {
+                            tries += 1;
+                            pause(tries);
+                        }
                         Heard::Late => return false,
                     }
                 }
                 Err(error) if wanted() && error.is_passing() => {
                     failures += 1;
-                    let pause = backoff.delay(failures, 0.5 + random::unit() / 2.0);
-                    pulse::touch();
-                    std::thread::sleep(pause.min(until.saturating_duration_since(Instant::now())));
+                    pause(failures);
                 }
                 Err(error) => {
                     log::info!("{error}");
