@@ -41,7 +41,7 @@ impl Run<'_> {
                 Err(Heard::Broken(error)) => self.lost(&error, output),
                 // The program was killed there: ask again, for as long as a server may be away.
                 Err(Heard::Mute(status)) => {
-                    if self.cuts.0 > 0 && self.cuts.1.elapsed() > self.shared.settings.reconnect_timeout {
+                    if self.is_mute_too_long() {
                         return Err(self.mute(status).into());
                     }
                     self.pause();

@@ -160,11 +160,8 @@ impl Run<'_> {
             Heard::Word(word) => return Err(self.verdict_of(word).into()),
             Heard::Streams(which) => return Err(self.end_unknown(&self.login_files(which)).into()),
             Heard::Broken(error) => self.lost(&error, output),
-            Heard::Mute(status)
-                if self.cuts.0 > 0 && self.cuts.1.elapsed() > self.shared.settings.reconnect_timeout =>
-            {
-                return Err(self.mute(status).into());
-            }
+            // Not counted from the first cut: a silent script may have had cuts for hours.
+            Heard::Mute(status) if self.is_mute_too_long() => return Err(self.mute(status).into()),
             // The follower was ended on the server, or the server closed its silent session.
             _ => self.pause(),
         }

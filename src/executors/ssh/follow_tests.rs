@@ -181,3 +181,13 @@ fn the_end_of_a_session_is_the_end_of_a_script_only_with_its_proof() {
         assert_eq!(run.look, Duration::from_secs(3));
     });
 }
+
+#[test]
+fn the_first_session_without_a_word_is_no_end_however_long_ago_another_was_cut() {
+    with_run(|run| {
+        run.cuts = (9, std::time::Instant::now().checked_sub(Duration::from_secs(60)).expect("a moment"));
+        assert!(!run.is_mute_too_long());
+        thread::sleep(Duration::from_millis(2));
+        assert!(run.is_mute_too_long(), "the next one, after ssh.execution.reconnectTimeout");
+    });
+}

@@ -48,6 +48,9 @@ impl Run<'_> {
                     if self.taken != before {
                         self.cuts.0 = 0;
                     }
+                    if preamble.is_over() {
+                        self.mute_since = None;
+                    }
                     if !session.has_more() {
                         output.settle();
                     }

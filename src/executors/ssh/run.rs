@@ -58,6 +58,8 @@ pub(super) struct Run<'a> {
     pub(super) look: Duration,
     /// Sessions in a row that ended without a proof and without output, and since when.
     pub(super) cuts: (u32, Instant),
+    /// Since when each session ended without a word of our program.
+    pub(super) mute_since: Option<Instant>,
     /// The server had its time to end the script: until this moment it is asked once more how the script ended.
     pub(super) last_look: Option<Instant>,
     /// When the script was seen to run.
@@ -167,6 +169,7 @@ impl<'a> Run<'a> {
             start: Start::Seen,
             look: limits::SSH_LOOK,
             cuts: (0, Instant::now()),
+            mute_since: None,
             last_look: None,
             started: None,
             setup: None,
@@ -197,6 +200,13 @@ impl<'a> Run<'a> {
         self.broke = true;
         output.system(&format!("{error}; the script goes on there; connecting again"));
         output.settle();
+    }
+
+    /// Whether no session had a word for longer than a server may be away. A first one never is that.
+    pub(super) fn is_mute_too_long(&mut self) -> bool {
+        let is_over = self.mute_since.is_some_and(|since| since.elapsed() > self.shared.settings.reconnect_timeout);
+        self.mute_since.get_or_insert_with(Instant::now);
+        is_over
     }
 
     /// Waits before the next session if each ends at once.
