@@ -148,8 +148,10 @@ fn a_child_of_the_logins_that_holds_the_session_open_holds_up_no_job() {
             ended_with_seven(sh, &rig, &row);
         }
         assert!(begun.elapsed() < Duration::from_secs(25), "{sh}: {:?}", begun.elapsed());
-        rig.sshd.end_user_processes();
-        rig.stop();
+        // The agent first: each session that it opens has such a child.
+        let sshd = rig.leave();
+        sshd.end_user_processes();
+        assert_eq!(sshd.job_dirs(), Vec::<PathBuf>::new(), "{sh}");
     });
 }
 

@@ -130,8 +130,9 @@ impl Rig {
     }
 
     /// Ends the agent well after a test that leaves something on the server.
-    pub fn leave(self) {
+    pub fn leave(self) -> Sshd {
         self.agent.stop();
+        self.sshd
     }
 }
 
