@@ -32,6 +32,8 @@ mod doctor;
 mod engine;
 /// An engine that is restarted, frozen or out of reach while jobs run.
 mod engine_restart;
+/// Ways out of a container, in a battery and between two jobs.
+mod escapes;
 /// Kubernetes and Nomad, as far as they can be checked without them.
 mod firewall;
 mod fleet;

@@ -76,9 +76,12 @@ impl ContainerExecutor {
         Arc::clone(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes the network of the jobs now, so that the first job need not.
+    /// Makes the network of the jobs now, so that the first job need not. An engine that would leave out the filter of system
+    /// calls is an error.
     pub fn warm_up(&self) -> Result<(), Error> {
-        self.now().network().map(drop)
+        let shared = self.now();
+        shared.has_filter()?;
+        shared.network().map(drop)
     }
 
     /// Removes containers whose creation was never confirmed; to be called now and then.

@@ -6,6 +6,7 @@
 //! and x32 ones, are killed at their first call. docs/system-calls.md tells who needs each call.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -37,10 +38,10 @@ const ALLOWED: &[&str] = &[
     // Processes and threads: one's own and one's children. No look into the memory of another.
     "arch_prctl execve execveat exit exit_group fork futex futex_requeue futex_wait futex_waitv futex_wake getcpu \
      getpgid getpgrp getpid getppid getpriority getrlimit getrusage getsid gettid ioprio_get ioprio_set kill \
-     pidfd_open pidfd_send_signal prctl prlimit64 restart_syscall rseq sched_get_priority_max sched_get_priority_min \
+     pidfd_open pidfd_send_signal prctl restart_syscall rseq sched_get_priority_max sched_get_priority_min \
      sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity \
      sched_setattr sched_setparam sched_setscheduler sched_yield set_robust_list set_tid_address setpgid setpriority \
-     setrlimit setsid tgkill tkill vfork wait4 waitid",
+     setsid tgkill tkill vfork wait4 waitid",
     // Signals.
     "pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait \
      rt_tgsigqueueinfo sigaltstack",
@@ -55,9 +56,8 @@ const ALLOWED: &[&str] = &[
     // Talk between processes, in the job's own IPC namespace.
     "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl \
      semget semop semtimedop shmat shmctl shmdt shmget",
-    // Sockets that are open; which may be opened is below.
-    "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg \
-     sendmsg sendto setsockopt shutdown",
+    // Sockets that are open; which may be opened, set and sent to is below.
+    "accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg shutdown",
     // The host in general.
     "getrandom sysinfo uname",
 ];
@@ -79,8 +79,20 @@ const DATAGRAMS: &[u64] = &[0, 17, 1, 58];
 const CLONE_NEW: u64 = 0x7e02_0000;
 /// The usual Linux, with or without an old version's name, with 32-bit addresses, and the question which it is.
 const PERSONALITIES: &[u64] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-/// Puts bytes into a terminal as if its user had typed them.
+/// Of a terminal: bytes as if its user had typed them, the console's selection, and the line discipline, which loads a
+/// module of the kernel.
+const TERMINAL: &[u64] = &[TIOCSTI, 0x541c, 0x5423];
 const TIOCSTI: u64 = 0x5412;
+const SOL_TCP: u64 = 6;
+/// Puts another protocol into a connection: TLS in the kernel, which changes pages in place.
+const TCP_ULP: u64 = 31;
+/// Of the calls that send, with the place of their flags. Of AF_UNIX it has been a way into the kernel.
+const MSG_OOB: u64 = 1;
+const SENDERS: &[(&str, u32)] = &[("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)];
+/// A limit of processes. At 1, which [`spec`](super::spec) sets, the kernel keeps no memory of a program that crashed and starts
+/// no handler on the host for it; at 0 it does start one.
+const RLIMIT_CORE: u64 = 4;
+const ALL_BITS: u64 = 0xffff_ffff;
 const ENOSYS: u32 = 38;
 
 /// What the engine is given after `seccomp=`; `None` leaves it to the engine's own profile. Podman takes the path of a file
@@ -137,12 +149,31 @@ fn made() -> Value {
     for personality in PERSONALITIES {
         allow("personality", &[is(0, *personality)]);
     }
-    // Each word that differs from TIOCSTI in one of the 32 bits that the kernel looks at. "Not equal" would compare 64.
-    for bit in (0..32).map(|at| 1 << at) {
-        allow("ioctl", &[masked(1, bit, !TIOCSTI & bit)]);
+    for (mask, value) in all_but(TERMINAL) {
+        allow("ioctl", &[masked(1, mask, value)]);
     }
+    for (index, refused) in [(1, SOL_TCP), (2, TCP_ULP)] {
+        for (mask, value) in all_but(&[refused]) {
+            allow("setsockopt", &[masked(index, mask, value)]);
+        }
+    }
+    for (name, flags) in SENDERS {
+        allow(name, &[masked(*flags, MSG_OOB, 0)]);
+    }
+    for (mask, value) in all_but(&[RLIMIT_CORE]) {
+        allow("setrlimit", &[masked(0, mask, value)]);
+        allow("prlimit64", &[masked(1, mask, value)]);
+    }
+    // Reads it and sets nothing.
+    allow("prlimit64", &[masked(1, ALL_BITS, RLIMIT_CORE), is(2, 0)]);
+    // Programs that hold keys want no such files, and end where they cannot forbid them: there are none, so that is so.
+    let mut answer = |name: &str, conditions: &[Value], errno: u32| {
+        rules.push(json!({ "names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": conditions }));
+    };
+    answer("setrlimit", &[masked(0, ALL_BITS, RLIMIT_CORE)], 0);
+    answer("prlimit64", &[masked(1, ALL_BITS, RLIMIT_CORE), is_not(2, 0)], 0);
     // Its flags are in memory, where a filter cannot look. The C library asks `clone` instead.
-    rules.push(json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS }));
+    answer("clone3", &[], ENOSYS);
     let arch = |name: &str| json!({ "architecture": name, "subArchitectures": [] });
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
@@ -151,9 +182,27 @@ fn made() -> Value {
     })
 }
 
+/// Masks and values that together fit each word but these, in the 32 bits that the kernel looks at: "not equal" would
+/// compare 64. One for each bit at which a word can leave all of these.
+fn all_but(refused: &[u64]) -> BTreeSet<(u64, u64)> {
+    let leave = |value: &u64| {
+        let value = *value;
+        (0..32).map(move |at| {
+            let mask = ALL_BITS >> at << at;
+            (mask, (value ^ 1 << at) & mask)
+        })
+    };
+    let keeps = |(mask, value): &(u64, u64)| refused.iter().all(|word| word & mask != *value);
+    refused.iter().flat_map(leave).filter(keeps).collect()
+}
+
 /// That the argument at this place has this value.
 fn is(index: u32, value: u64) -> Value {
     json!({ "index": index, "value": value, "op": "SCMP_CMP_EQ" })
+}
+
+fn is_not(index: u32, value: u64) -> Value {
+    json!({ "index": index, "value": value, "op": "SCMP_CMP_NE" })
 }
 
 /// That those bits of the argument which `mask` has make this value.
@@ -163,29 +212,39 @@ fn masked(index: u32, mask: u64, value: u64) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     use super::*;
 
-    /// What the profile says to a call with these arguments, as the kernel would.
     fn allows(name: &str, arguments: &[u64]) -> bool {
+        action(name, arguments) == ["SCMP_ACT_ALLOW"]
+    }
+
+    /// The actions of the rules that a call with these arguments fits, as the kernel would find them.
+    fn action(name: &str, arguments: &[u64]) -> Vec<String> {
         let profile: Value = serde_json::from_str(profile()).expect("JSON");
         let rules = profile["syscalls"].as_array().expect("rules");
-        rules.iter().any(|rule| {
+        let fits = rules.iter().filter(|rule| {
             let named = rule["names"].as_array().expect("names").iter().any(|known| known == name);
             let fits = |condition: &Value| {
                 let number = |key: &str| condition[key].as_u64().expect("a number");
                 let argument = arguments[usize::try_from(number("index")).expect("an index")];
                 match condition["op"].as_str().expect("an operator") {
                     "SCMP_CMP_EQ" => argument == number("value"),
+                    "SCMP_CMP_NE" => argument != number("value"),
                     "SCMP_CMP_MASKED_EQ" => argument & number("value") == number("valueTwo"),
                     other => panic!("{other}"),
                 }
             };
             let conditions = rule["args"].as_array().cloned().unwrap_or_default();
-            named && rule["action"] == "SCMP_ACT_ALLOW" && conditions.iter().all(fits)
-        })
+            named && conditions.iter().all(fits)
+        });
+        let mut found: Vec<_> = fits
+            .map(|rule| format!("{}{}", rule["action"].as_str().expect("text"), rule["errnoRet"]).replace("null", ""))
+            .collect();
+        found.dedup();
+        found
     }
 
     #[test]
@@ -236,8 +295,14 @@ mod tests {
             (TIOCSTI, false),
             (TIOCSTI | 1 << 32, false),
             (TIOCSTI | 0xffff_ffff << 32, false),
+            (0x541c, false),
+            (0x5423, false),
+            (0x5423 | 1 << 32, false),
             (TIOCSTI ^ 1, true),
             (0x5413, true),
+            (0x541d, true),
+            (0x5424, true),
+            (0x8000_5423, true),
             (0x5401, true),
             (0, true),
             (0xffff_ffff, true),
@@ -249,6 +314,32 @@ mod tests {
         {
             assert_eq!(allows("clone", &[flags]), allowed, "{flags:#x}");
         }
+        for (level, option, allowed) in [
+            (6, 31, false),
+            (6 | 1 << 32, 31, false),
+            (6, 31 | 1 << 40, false),
+            (6, 1, true),
+            (6, 30, true),
+            (1, 31, true),
+            (0, 0, true),
+        ] {
+            assert_eq!(allows("setsockopt", &[3, level, option]), allowed, "{level:#x} {option:#x}");
+        }
+        for (flags, allowed) in [(0, true), (0x4000, true), (1, false), (0x4001, false), (1 << 32, true)] {
+            assert_eq!(allows("sendto", &[3, 0, 0, flags]), allowed, "{flags:#x}");
+            assert_eq!(allows("sendmsg", &[3, 0, flags]), allowed, "{flags:#x}");
+            assert_eq!(allows("sendmmsg", &[3, 0, 0, flags]), allowed, "{flags:#x}");
+        }
+        for resource in [4, 4 | 1 << 32] {
+            assert_eq!(action("setrlimit", &[resource, 9]), ["SCMP_ACT_ERRNO0"]);
+            assert_eq!(action("prlimit64", &[0, resource, 9, 0]), ["SCMP_ACT_ERRNO0"]);
+            assert_eq!(action("prlimit64", &[0, resource, 0, 9]), ["SCMP_ACT_ALLOW"]);
+        }
+        for resource in [0, 5, 7, 12, 15, 1 << 31] {
+            assert_eq!(action("setrlimit", &[resource, 9]), ["SCMP_ACT_ALLOW"]);
+            assert_eq!(action("prlimit64", &[0, resource, 9, 0]), ["SCMP_ACT_ALLOW"]);
+        }
+        assert_eq!(action("clone3", &[]), ["SCMP_ACT_ERRNO38"]);
         for (personality, allowed) in [(0, true), (0xffff_ffff, true), (0x4_0000, false), (0x10_0000, false)] {
             assert_eq!(allows("personality", &[personality]), allowed, "{personality:#x}");
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use crate::config::types::{Container as Settings, Jobs, NetworkMode, PullPolicy, ResourceSet};
+use crate::config::types::{Container as Settings, Jobs, NetworkMode, PullPolicy, ResourceSet, Seccomp};
 use crate::docker::networks::Bridge;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::Control;
@@ -86,6 +86,23 @@ impl Shared {
         seccomp::option(&self.settings.security.seccomp, podman).map_err(|error| Error::Protocol {
             doing: "give Podman the profile of system calls".to_owned(),
             what: format!("{error}; see container.security.seccompProfile"),
+        })
+    }
+
+    /// Asks the engine, unless its own profile is wanted. One that does not tell is believed: `doctor` tries the calls.
+    pub(super) fn has_filter(&self) -> Result<(), Error> {
+        if self.settings.security.seccomp == Seccomp::Engine {
+            return Ok(());
+        }
+        let told = self.docker.info()?.security;
+        if told.is_none_or(|options| options.iter().any(|option| option.starts_with("name=seccomp"))) {
+            return Ok(());
+        }
+        Err(Error::Unfit {
+            doing: "run jobs under a filter of system calls (container.security.seccompProfile)".to_owned(),
+            what: "this engine has no seccomp: use an engine and a kernel with it, or set seccompProfile: engine, where every \
+                   system call is open to scripts"
+                .to_owned(),
         })
     }
 

@@ -87,7 +87,8 @@ impl Spec<'_> {
             "NanoCpus": nano_cpus(set.cpu),
             "PidsLimit": set.pids,
             "ShmSize": limits::SHM_SIZE.min(set.memory),
-            "Ulimits": [{ "Name": "core", "Soft": 0, "Hard": 0 }],
+            // At 1 the kernel starts no handler of the host's for a program that crashed; at 0 it would.
+            "Ulimits": [{ "Name": "core", "Soft": 1, "Hard": 1 }],
             // The copy that an agent reads which was restarted while the script ran.
             "LogConfig": { "Type": "json-file", "Config": {
                 "max-size": format!("{}m", limits::COPY_FILE_MIB),
@@ -220,6 +221,7 @@ mod tests {
         assert_eq!(host["SecurityOpt"], json!(["no-new-privileges", "seccomp={}"]));
         assert_eq!(host["ReadonlyRootfs"], true);
         assert_eq!(host["Privileged"], false);
+        assert_eq!(host["Ulimits"], json!([{ "Name": "core", "Soft": 1, "Hard": 1 }]));
         assert_eq!(host["NetworkMode"], "cronium0");
         assert_eq!(host["Dns"], json!(["10.0.0.1"]));
         assert_eq!(host["BlkioDeviceReadBps"], json!([{ "Path": "/dev/vda", "Rate": 1000 }]));

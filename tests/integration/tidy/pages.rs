@@ -146,6 +146,59 @@ fn every_ending_has_its_test() {
     assert_eq!(untested(&page.replace("`ssh_endings::a_silent_session", "`a_silent_session")).len(), 1);
 }
 
+/// What the page of ways out gets wrong: a row without a test that does not say "not protected", a line of `doctor` that
+/// no proof has.
+fn unguarded(page: &str, all: &[Source]) -> Vec<String> {
+    let is_row =
+        |line: &&str| line.starts_with("| ") && line.matches(" | ").count() == 3 && !line.starts_with("| way |");
+    let mut faults = Vec::new();
+    for row in page.lines().filter(is_row).filter(|row| !row.starts_with("| ---")) {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        if !cells[3].contains("::") && !cells[1].starts_with("not protected") {
+            faults.push(format!("no test, and no reason: {}", cells[0]));
+        }
+        let proofs = cells[2].split('`').filter(|word| word.starts_with("proof-"));
+        let is_known = |proof: &&str| all.iter().any(|source| source.raw.contains(&format!("\"{proof}\"")));
+        faults.extend(proofs.filter(|proof| !is_known(proof)).map(|proof| format!("doctor has no {proof}")));
+    }
+    faults
+}
+
+/// Holes of engines, runtimes and kernels that the page must have.
+const HOLES: &[&str] = &[
+    "2024-21626",
+    "2024-23651",
+    "2024-23652",
+    "2024-23653",
+    "2024-41110",
+    "2026-34040",
+    "2024-29018",
+    "2025-54410",
+    "2025-31133",
+    "2025-52565",
+    "2025-52881",
+    "2026-41579",
+    "2026-42306",
+    "2026-41568",
+    "2024-0132",
+    "2025-23266",
+    "2026-31431",
+    "2026-43284",
+    "2026-43500",
+    "2026-46300",
+];
+
+#[test]
+fn every_way_out_has_its_test() {
+    let (page, all) = (text("docs/escapes.md"), sources());
+    assert_eq!(unguarded(&page, &all), Vec::<String>::new());
+    let missing = HOLES.iter().filter(|hole| !page.contains(&format!("CVE-{hole}")));
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
+    assert!(page.matches("`escapes::").count() >= 30, "the page says little");
+    let bad = "| way | wall | line | test |\n| a | b | – | – |\n| c | not protected: d | `proof-nothing` | – |\n";
+    assert_eq!(unguarded(bad, &all).len(), 2);
+}
+
 /// Every page for people, by its path.
 pub fn pages() -> Vec<(String, String)> {
     let top = std::fs::read_dir(root()).expect("the root can be listed").map(|entry| entry.expect("an entry").path());
