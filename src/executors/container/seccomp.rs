@@ -83,13 +83,15 @@ const PERSONALITIES: &[u64] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// module of the kernel.
 const TERMINAL: &[u64] = &[TIOCSTI, 0x541c, 0x5423];
 const TIOCSTI: u64 = 0x5412;
+/// Of `setsockopt`, all but TCP's: IP, sockets, UDP, IPv6, ICMPv6, netlink, MPTCP.
+const LEVELS: &[u64] = &[0, 1, 17, 41, 58, 270, 284];
 const SOL_TCP: u64 = 6;
-/// Puts another protocol into a connection: TLS in the kernel, which changes pages in place.
+/// Of 64 options of TCP. Puts another protocol into a connection: TLS in the kernel, which changes pages in place.
 const TCP_ULP: u64 = 31;
 /// Of the calls that send, with the place of their flags. Of AF_UNIX it has been a way into the kernel.
 const MSG_OOB: u64 = 1;
 const SENDERS: &[(&str, u32)] = &[("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)];
-/// A limit of processes. At 1, which [`spec`](super::spec) sets, the kernel keeps no memory of a program that crashed and starts
+/// Of 16 limits of processes. At 1, which [`spec`](super::spec) sets, the kernel keeps no memory of a program that crashed and starts
 /// no handler on the host for it; at 0 it does start one.
 const RLIMIT_CORE: u64 = 4;
 const ALL_BITS: u64 = 0xffff_ffff;
@@ -149,18 +151,19 @@ fn made() -> Value {
     for personality in PERSONALITIES {
         allow("personality", &[is(0, *personality)]);
     }
-    for (mask, value) in all_but(TERMINAL) {
+    for (mask, value) in all_but(TERMINAL, 32) {
         allow("ioctl", &[masked(1, mask, value)]);
     }
-    for (index, refused) in [(1, SOL_TCP), (2, TCP_ULP)] {
-        for (mask, value) in all_but(&[refused]) {
-            allow("setsockopt", &[masked(index, mask, value)]);
-        }
+    for level in LEVELS {
+        allow("setsockopt", &[is(1, *level)]);
+    }
+    for (mask, value) in all_but(&[TCP_ULP], 6) {
+        allow("setsockopt", &[is(1, SOL_TCP), masked(2, mask, value)]);
     }
     for (name, flags) in SENDERS {
         allow(name, &[masked(*flags, MSG_OOB, 0)]);
     }
-    for (mask, value) in all_but(&[RLIMIT_CORE]) {
+    for (mask, value) in all_but(&[RLIMIT_CORE], 4) {
         allow("setrlimit", &[masked(0, mask, value)]);
         allow("prlimit64", &[masked(1, mask, value)]);
     }
@@ -182,12 +185,12 @@ fn made() -> Value {
     })
 }
 
-/// Masks and values that together fit each word but these, in the 32 bits that the kernel looks at: "not equal" would
-/// compare 64. One for each bit at which a word can leave all of these.
-fn all_but(refused: &[u64]) -> BTreeSet<(u64, u64)> {
+/// Masks and values that together fit each word of `width` bits but these. The kernel looks at 32 bits, "not equal" would
+/// compare 64. One for each bit at which a word can leave all of these; the engine takes time for each.
+fn all_but(refused: &[u64], width: u32) -> BTreeSet<(u64, u64)> {
     let leave = |value: &u64| {
         let value = *value;
-        (0..32).map(move |at| {
+        (0..width).map(move |at| {
             let mask = ALL_BITS >> at << at;
             (mask, (value ^ 1 << at) & mask)
         })
@@ -320,6 +323,11 @@ mod tests {
             (6, 31 | 1 << 40, false),
             (6, 1, true),
             (6, 30, true),
+            (6, 63, true),
+            (6, 64, false),
+            (6, 31 | 64, false),
+            (41, 31, true),
+            (282, 1, false),
             (1, 31, true),
             (0, 0, true),
         ] {
@@ -335,7 +343,11 @@ mod tests {
             assert_eq!(action("prlimit64", &[0, resource, 9, 0]), ["SCMP_ACT_ERRNO0"]);
             assert_eq!(action("prlimit64", &[0, resource, 0, 9]), ["SCMP_ACT_ALLOW"]);
         }
-        for resource in [0, 5, 7, 12, 15, 1 << 31] {
+        for resource in [16, 20, 1 << 31] {
+            assert_eq!(action("setrlimit", &[resource, 9]), [""; 0]);
+            assert_eq!(action("prlimit64", &[0, resource, 9, 0]), [""; 0]);
+        }
+        for resource in (0..16).filter(|resource| *resource != 4) {
             assert_eq!(action("setrlimit", &[resource, 9]), ["SCMP_ACT_ALLOW"]);
             assert_eq!(action("prlimit64", &[0, resource, 9, 0]), ["SCMP_ACT_ALLOW"]);
         }
