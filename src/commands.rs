@@ -34,6 +34,7 @@ fn command_with(command: Command, common: Common, signals: &Signals) -> u8 {
         Command::Status { json } => with_config(common, |config| cli::status::run(&config, json)),
         Command::Reload => reload(common),
         Command::Cancel(job) => with_config(common, |config| cli::cancel::run(&config, &job)),
+        Command::Sign(request) => cli::sign::run(&request),
         Command::Version => print::out(&cli::version::text()),
         Command::Help(command) => print::out(&cli::help::text(command)),
     }

@@ -120,6 +120,16 @@ impl Language {
         }
     }
 
+    /// By the ending of a file's name.
+    pub fn of_file(name: &str) -> Option<Self> {
+        match name.rsplit_once('.')?.1 {
+            "sh" | "bash" => Some(Self::Bash),
+            "py" => Some(Self::Python),
+            "js" | "cjs" | "mjs" => Some(Self::Node),
+            _ => None,
+        }
+    }
+
     /// The name used in labels and messages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -284,6 +294,18 @@ pub struct Request {
     pub body: Option<Secret>,
 }
 
+/// What a row carries to prove who made its job. Not a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// The name of the key in `security.signatures.keys`.
+    pub key_id: String,
+    /// RFC 3339, as it was sent.
+    pub signed_at: String,
+    pub expires_at: Option<String>,
+    /// Base64.
+    pub value: String,
+}
+
 /// A job that can be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -308,6 +330,8 @@ pub struct Job {
     pub input: Input,
     /// `metadata.originalType`, for messages.
     pub original_type: Option<String>,
+    /// As it came; `Err` says why it cannot count. `signing` decides whether it is trusted.
+    pub signature: Option<Result<Signature, String>>,
 }
 
 /// One row of the queue's answer that has a usable id.

@@ -6,6 +6,7 @@ mod job;
 pub mod limits;
 mod policy;
 mod secret;
+mod signing;
 mod verdict;
 mod wire;
 

@@ -9,6 +9,7 @@ mod http;
 mod live;
 mod net;
 mod outbox;
+mod signing;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub use http::*;
 pub use live::*;
 pub use net::*;
 pub use outbox::*;
+pub use signing::*;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------
 

@@ -63,8 +63,8 @@ pub fn run(config: Config, signals: &Signals, again: &reload::Source<'_>) -> u8 
 impl Agent {
     fn start(config: Config) -> Result<Self, Failure> {
         let (mut parts, id) = Parts::make(&config)?;
-        let control = open_control(&config.state.dir, parts.sources(&id))?;
         let live = Live::new(config);
+        let control = open_control(&live.now().state.dir, parts.sources(&id, &live))?;
         let context = parts.context(&live);
         let adopter = Adopter::new(&context, &parts.slots);
         let mut monitor = parts.monitor(&context, &id, adopter.clone());

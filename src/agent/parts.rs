@@ -20,6 +20,7 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::http::HttpExecutor;
 use crate::executors::ssh::SshExecutor;
 use crate::health::{self, Component, HealthState};
+use crate::jobs::admission;
 use crate::jobs::adopt::Adopter;
 use crate::jobs::context::JobContext;
 use crate::jobs::heartbeat::{Heartbeat, OnResult};
@@ -151,7 +152,8 @@ impl Parts {
     }
 
     /// What `status` shows.
-    pub(super) fn sources(&self, id: &str) -> status::Sources {
+    pub(super) fn sources(&self, id: &str, config: &Live) -> status::Sources {
+        let trust = config.clone();
         let (servers, streamer, pages) = (self.servers.clone(), self.streamer.clone(), self.pages.clone());
         status::Sources {
             id: id.to_owned(),
@@ -160,6 +162,7 @@ impl Parts {
             health: Arc::clone(&self.health),
             running: self.running.clone(),
             slots: self.slots.clone(),
+            asked_of_jobs: Box::new(move || admission::shown(&trust.now().trust)),
             tripped: Box::new(move || servers.tripped()),
             live_log: Box::new(move || streamer.connection()),
             pages: Box::new(move || pages.is_used()),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::http_row;
 use super::json::{Raw, integer, number, object, plain, shown, text};
 use super::server_row::servers;
+use super::signature_row;
 use crate::job::{Claim, Event, Id, IdError, Input, Job, Kind, Language, Request, Resources, Script};
 use crate::limits;
 use crate::secret::Secret;
@@ -45,19 +46,22 @@ pub(super) fn read(row: Json<'_>) -> Result<Claim, String> {
 }
 
 /// The parts of a row that say what is to be done.
-type Parts<'a> = [Option<Json<'a>>; 5];
+type Parts<'a> = [Option<Json<'a>>; 6];
 
 /// Reads one row whose id is known.
 pub(super) fn read_as(id: Id, row: Json<'_>) -> Claim {
-    read_parts(id, row, || object(row, "the job", ["type", "priority", "attempts", "execution", "metadata"]))
+    read_parts(id, row, || {
+        object(row, "the job", ["type", "priority", "attempts", "execution", "metadata", "signature"])
+    })
 }
 
 /// Reads a row as the backend stores it: what the queue hands out as `execution` is its `payload`. Its `type` and its
 /// `priority` are other words than the queue's.
 pub(super) fn read_stored(id: Id, row: Json<'_>) -> Claim {
     read_parts(id, row, || {
-        let [attempts, execution, metadata] = object(row, "the job", ["attempts", "payload", "metadata"])?;
-        Ok([None, None, attempts, execution, metadata])
+        let names = ["attempts", "payload", "metadata", "signature"];
+        let [attempts, execution, metadata, signature] = object(row, "the job", names)?;
+        Ok([None, None, attempts, execution, metadata, signature])
     })
 }
 
@@ -126,7 +130,7 @@ fn cost(job: &Job) -> usize {
 
 /// Reads the rest of the row. `kind` is set as soon as it is known, so that a refusal has it too.
 fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
-    let [declared, priority, attempts, execution, metadata] = parts;
+    let [declared, priority, attempts, execution, metadata, signature] = parts;
     let About { event, original_type } = metadata.map(about).unwrap_or_default();
     *kind = declared.map_or(Ok(Kind::Container), job_kind)?;
     let execution = execution.ok_or("the job has no execution")?;
@@ -135,6 +139,7 @@ fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
     if target.map_or(Ok(false), is_server)? {
         *kind = Kind::Ssh;
     }
+    let signature = signature_row::read(signature, execution, metadata);
     let (script, http) = work(script, http, original_type.as_deref(), kind)?;
     let servers = match *kind {
         Kind::Container | Kind::Http => Vec::new(),
@@ -154,6 +159,7 @@ fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
         event,
         input: input.map_or_else(Input::default, |raw| Input::new(String::from_utf8_lossy(raw.bytes()))),
         original_type,
+        signature,
     })
 }
 

@@ -18,11 +18,25 @@ mod job_row;
 mod json;
 pub mod report;
 mod server_row;
+mod signature_row;
+#[cfg(test)]
+mod signing_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;
 mod transport;
 mod variables;
+
+use crate::job::{Claim, Id};
+use crate::wire::scan::Json;
+
+/// The job of one row, as a poll would read it.
+pub fn job_of(id: Id, row: &[u8]) -> Claim {
+    match Json::strict(row) {
+        Ok(row) => job_row::read_as(id, row),
+        Err(why) => Claim::Refuse { id, kind: crate::job::Kind::Container, reason: format!("it is no JSON: {why}") },
+    }
+}
 
 pub use answer::{Orphans, Queue, RowStatus};
 pub use body::{CompleteBody, ExecutionUpdate};

@@ -348,6 +348,7 @@ fn task(request: Request, (content, language): (String, Language), server: Optio
         event: Event { name: Some("exec".to_owned()), triggered_by: Some("manual".to_owned()), ..Event::default() },
         input: request.input,
         original_type: None,
+        signature: None,
     };
     Task { job: std::sync::Arc::new(job), server, execution: id(format!("exec-{word}-1")), helpers: None }
 }

@@ -129,6 +129,13 @@ pub static COMMANDS: &[CommandRow] = commands! {
          one, the container of a job that the next start goes on with is kept.";
         "0" "done", "1" "something could not be removed or seen", "2" "bad usage or configuration",
         "3" "the container engine cannot be reached";
+    "sign" ["VERB" "FILE"] "make keys, sign jobs, check signatures",
+        "For security.signatures and security.allowedScripts; needs no configuration. See docs/signing.md."
+        "`sign keygen NAME --key FILE` makes a private key and prints the line for security.signatures.keys. \
+         `sign job FILE --key FILE --name NAME` prints the job of FILE (the JSON that the backend hands out, - for standard \
+         input) with its signature. `sign verify FILE --keys FILE` says which key signed it. `sign scripts FILE-OR-FOLDER` \
+         prints lines for security.allowedScripts.";
+        "0" "done, or signed", "1" "failed, or not signed; the message says why", "2" "bad usage";
     "version" [] "print what this program was built from",
         "Prints version, commit, build time, target, and the versions of the TLS and SSH libraries.";;
 };
@@ -184,6 +191,14 @@ pub static FLAGS: &[Flag] = flags! {
         "print what would be removed, and remove nothing";
     [] "grace" = "TIME", ["gc"],
         "age below which containers stay, such as 0s or 10m (default: 2m)";
+    [] "key" = "FILE", ["sign"],
+        "the private key; keygen makes the file";
+    [] "name" = "NAME", ["sign"],
+        "the key's name in the file of keys";
+    [] "keys" = "FILE", ["sign"],
+        "the file of trusted keys, for verify";
+    [] "expires" = "TIME", ["sign"],
+        "how long the signature counts, such as 24h (default: until its key ends)";
     ['c'] "config" = "FILE", [],
         "configuration; without it the first of ./cronium-orchestrator.yaml, \
          /etc/cronium/cronium-orchestrator.yaml, ~/.cronium/cronium-orchestrator.yaml";

@@ -14,6 +14,7 @@ pub mod print;
 pub mod reload;
 pub mod script;
 mod script_helpers;
+pub mod sign;
 pub mod status;
 pub mod validate;
 pub mod version;

@@ -7,7 +7,7 @@ use lexopt::Arg;
 
 use super::exit::UsageError;
 use super::flags::{COMMANDS, CommandRow, FLAGS, Flag};
-use super::{cancel, doctor, exec, gc, known_hosts};
+use super::{cancel, doctor, exec, gc, known_hosts, sign};
 use crate::job::Id;
 use crate::policy::suggest;
 
@@ -41,6 +41,7 @@ pub enum Command {
     Reload,
     /// Ends the job with this id.
     Cancel(Id),
+    Sign(sign::Request),
     Help(&'static str),
 }
 
@@ -140,6 +141,16 @@ impl Typed {
                     request.take_grace(&text(flag, value)?)?;
                 }
                 Command::Gc(request)
+            }
+            "sign" => {
+                let last = |long: &str| self.flags.iter().rev().find(|(flag, _)| *flag == long).map(|(_, value)| value);
+                let flags = sign::Flags {
+                    key: last("key").map(PathBuf::from),
+                    keys: last("keys").map(PathBuf::from),
+                    name: last("name").map(|name| text("name", name)).transpose()?,
+                    expires: last("expires").map(|time| text("expires", time)).transpose()?,
+                };
+                Command::Sign(sign::Request::new(&self.word(0), &self.word(1), flags)?)
             }
             "doctor" => Command::Doctor(doctor::Request { json: self.has("json"), fix_hints: self.has("fix-hints") }),
             "status" => Command::Status { json: self.has("json") },

@@ -29,7 +29,7 @@ pub fn load(file: &str, language: Option<Language>) -> Result<(String, Language)
     };
     let content = String::from_utf8(content).map_err(|_| format!("{shown} is not UTF-8 text"))?;
     let mut content = content.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(content);
-    let language = match language.or_else(|| by_ending(file)) {
+    let language = match language.or_else(|| Language::of_file(file)) {
         Some(language) => language,
         None => by_first_line(&content, shown)?,
     };
@@ -56,15 +56,6 @@ fn read(mut from: impl Read, shown: &str) -> Result<Vec<u8>, String> {
 
 fn too_large(shown: &str, size: &str) -> String {
     format!("{shown} has {size}, at most {} are taken", limits::SCRIPT_MAX)
-}
-
-fn by_ending(file: &str) -> Option<Language> {
-    match Path::new(file).extension()?.to_str()? {
-        "sh" | "bash" => Some(Language::Bash),
-        "py" => Some(Language::Python),
-        "js" | "cjs" | "mjs" => Some(Language::Node),
-        _ => None,
-    }
 }
 
 /// The language that the `#!` line names; the error says what is there instead.
@@ -154,8 +145,8 @@ mod tests {
 
     #[test]
     fn languages_by_ending_and_first_line() {
-        assert_eq!(by_ending("a/b.py"), Some(Language::Python));
-        assert_eq!(by_ending("a.b/c"), None);
+        assert_eq!(Language::of_file("a/b.py"), Some(Language::Python));
+        assert_eq!(Language::of_file("a.b/c"), None);
         for (line, want) in [
             ("#!/bin/sh", Ok(Language::Bash)),
             ("#!/usr/bin/env python3.11", Ok(Language::Python)),

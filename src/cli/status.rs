@@ -32,6 +32,9 @@ fn table(status: &Status, dir: &Path) -> String {
         why => row("ready", &format!("no: {}", why.as_deref().unwrap_or("it does not say why"))),
     }
     row("workers", &format!("{} of {} busy", status.pool.busy, status.pool.workers));
+    if !status.asked_of_jobs.is_empty() {
+        row("jobs need", &status.asked_of_jobs);
+    }
     let live = &status.live_log;
     match (live.enabled, live.connected, &live.last_error) {
         (_, true, _) => row("live log", "connected"),
@@ -159,6 +162,7 @@ mod tests {
             },
             ready: false,
             why_not: some("docker answers 500"),
+            asked_of_jobs: "a signature by ci".into(),
             pool: Pool { workers: 5, busy: 2 },
             jobs: vec![
                 Job {
@@ -206,6 +210,7 @@ mod tests {
 agent     edge-7, version 0.1.0, pid 4242, up 1d 2h since 2025-10-09T10:00:00Z
 ready     no: docker answers 500
 workers   2 of 5 busy
+jobs need a signature by ci
 live log  not connected: refused
 outbox    3 reports wait, the oldest for 1m 1s; last error: the backend answered 503
           1 given up since the start; 1 in /var/lib/cronium/QUARANTINE:

@@ -108,7 +108,14 @@ mod tests {
             ("monitoring.bindAddress", "127.0.0.2"),
         ]);
         // Without a file that exists, or another key beside them, these have no other value.
-        let left_out = ["api.token", "container.registryAuthFile", "container.security.seccompProfile"];
+        let left_out = [
+            "api.token",
+            "container.registryAuthFile",
+            "container.security.seccompProfile",
+            "security.signatures.mode",
+            "security.signatures.keys",
+            "security.allowedScripts",
+        ];
         let left_out = |path: &str| {
             let used = !path.starts_with("http.") || path == "http.enabled";
             left_out.contains(&path) || !used || path.starts_with("logging.file.") || path.starts_with("security.tls.")

@@ -7,6 +7,7 @@ use super::field::Value;
 use super::files;
 use super::keys::key;
 use super::problem::Origin;
+use super::trust;
 use super::types::{DockerEndpoint, NetworkMode, Seccomp};
 use super::url;
 use super::yaml;
@@ -26,6 +27,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     walls(draft);
     tls(draft);
     http(draft);
+    trust::check(draft);
 }
 
 /// The first of two keys must not exceed the second.

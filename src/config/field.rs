@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::parse;
 use super::types::{
-    BackoffKind, Config, DockerEndpoint, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, PullPolicy,
-    QueueStrategy, Seccomp,
+    BackoffKind, Config, DockerEndpoint, FromFile, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, PullPolicy,
+    QueueStrategy, Seccomp, SignatureMode,
 };
 use super::value::{parse_duration, parse_size, show_duration, show_size};
 use crate::limits::CONFIG_LIST_MAX;
 use crate::secret::Secret;
+use crate::signing::keys::TrustedKey;
+use crate::signing::scripts::Scripts;
 
 /// One key.
 #[derive(Clone, Copy)]
@@ -339,7 +341,7 @@ fields! {
     Secret: |value| Secret::new(value.text()?), |token| if token.is_empty() { Value::Unset } else { Value::Secret };
 }
 whole_fields! { u16 u32 u64 usize }
-word_fields! { BackoffKind LiveWay LogFormat LogOutput OnShutdown PullPolicy QueueStrategy }
+word_fields! { BackoffKind LiveWay LogFormat LogOutput OnShutdown PullPolicy QueueStrategy SignatureMode }
 text_fields! {
     String: parse::any, String::clone;
     PathBuf: parse::path, |path: &PathBuf| path.display().to_string();
@@ -351,4 +353,6 @@ text_fields! {
     DockerEndpoint: parse::docker_endpoint, parse::show_docker_endpoint;
     NetworkMode: parse::network_mode, parse::show_network_mode;
     Seccomp: parse::seccomp, parse::show_seccomp;
+    FromFile<Vec<TrustedKey>>: parse::from_file, parse::show_from_file;
+    FromFile<Scripts>: parse::from_file, parse::show_from_file;
 }

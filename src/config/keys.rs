@@ -9,7 +9,9 @@ use super::field::Effect::{Reload, Restart};
 use super::field::Kind::{Bool, Int, Later, List, Number, Path, Secret, Size, Text, Time, Words};
 use super::field::{Access, Given, Key, Kind};
 use super::parse;
-use super::types::{BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy};
+use super::types::{
+    BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy, SignatureMode,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const TENTH: Duration = Duration::from_millis(100);
@@ -17,6 +19,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Ten of them.
+const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const KB: u64 = 1 << 10;
 const MB: u64 = 1 << 20;
 const TB: u64 = 1 << 40;
@@ -320,6 +324,15 @@ static KEYS: &[Key] = keys! {
     Restart "security.tls.keyFile" = "", Path => tls.key_file,
         "The certificate's private key, PEM; give it mode 0600.";
 
+    Reload "security.signatures.mode" = "off", Words(SignatureMode::WORDS) => trust.signatures,
+        "`require`: a job without a valid signature of a trusted key is refused. `warn`: it runs, and the log says why it has none. See docs/signing.md.";
+    Reload "security.signatures.keys" = "", Path => trust.keys,
+        "The file of trusted keys, one a line: `NAME ed25519 KEY`. `cronium-agent sign keygen` makes one. Read again at a reload.";
+    Reload "security.signatures.maxAge" = "0s", time(Duration::ZERO, YEARS) => trust.max_age,
+        "How old a signature may be. `0s`: any age, until it expires.";
+    Reload "security.allowedScripts" = "", Path => trust.scripts,
+        "A list of SHA-256 sums, as `sha256sum` prints them. No other script runs here, but one with a valid signature where `security.signatures.keys` is set.";
+
     Restart "state.dir" = "/var/lib/cronium", Path => state.dir,
         "Jobs, results and the agent's id, mode 0700. `$STATE_DIRECTORY`, which systemd sets, ranks above the environment and the file.";
     Restart "state.runtimeDir" = "", Path => state.runtime_dir,
@@ -376,6 +389,7 @@ pub(super) fn empty() -> Config {
         logging: Default::default(),
         monitoring: Default::default(),
         tls: Default::default(),
+        trust: Default::default(),
         state: Default::default(),
     }
 }

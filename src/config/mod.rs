@@ -18,6 +18,7 @@ mod parse;
 mod problem;
 pub mod show;
 mod tree;
+mod trust;
 pub mod types;
 pub mod url;
 pub mod value;

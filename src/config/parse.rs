@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::types::{DockerEndpoint, NetworkMode, Seccomp};
+use super::types::{DockerEndpoint, FromFile, NetworkMode, Seccomp};
 use super::url;
 use crate::policy::suggest::nearest;
 use crate::wire::hosts::Pattern;
@@ -110,6 +110,15 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 
 pub(super) fn opt_path(text: &str) -> Result<Option<PathBuf>, String> {
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+/// The file itself is read by `checks`.
+pub(super) fn from_file<T: Default>(text: &str) -> Result<FromFile<T>, String> {
+    Ok(FromFile { path: opt_path(text)?, content: T::default() })
+}
+
+pub(super) fn show_from_file<T>(file: &FromFile<T>) -> String {
+    file.path.as_deref().map_or(String::new(), shown)
 }
 
 pub(super) fn shown(path: &Path) -> String {

@@ -56,6 +56,7 @@ fn sample(key: &Key, pem: &str) -> String {
         ("container.security.dropCapabilities", _) => "NET_RAW".to_owned(),
         ("monitoring.bindAddress", _) => "0.0.0.0".to_owned(),
         ("container.security.seccompProfile" | "container.registryAuthFile", _) => pem.to_owned(),
+        ("security.signatures.keys" | "security.allowedScripts", _) => pem.to_owned(),
         ("jobs.types", _) => "TOOL_ACTION".to_owned(),
         ("http.allow", _) => "10.0.0.0/8".to_owned(),
         ("http.caFile", _) => pem.to_owned(),
@@ -96,9 +97,16 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
         b"{\"defaultAction\":\"SCMP_ACT_ERRNO\",\"a\":\"-----BEGIN CERTIFICATE----- -----BEGIN PRIVATE KEY-----\"}",
     );
     let pem = both.0.display().to_string();
+    let keys_of = Scratch::new(format!("a ed25519 {}=", "A".repeat(43)).as_bytes());
+    let trusted = keys_of.0.display().to_string();
+    let list = Scratch::new(format!("{}  x.sh", "0".repeat(64)).as_bytes());
     let mut walked = 0;
     for key in keys().filter(|key| key.field.is_some()) {
-        let value = sample(key, &pem);
+        let value = match key.path {
+            "security.signatures.keys" => trusted.clone(),
+            "security.allowedScripts" => list.0.display().to_string(),
+            _ => sample(key, &pem),
+        };
         // What the key needs beside it, the same without the key.
         let mut beside = Vec::new();
         if key.path.starts_with("logging.file.") {
@@ -106,6 +114,9 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
         }
         if key.path.starts_with("http.") && key.path != "http.enabled" {
             beside.push(("CRONIUM_HTTP_ENABLED", "true"));
+        }
+        if key.path == "security.signatures.mode" {
+            beside.push(("CRONIUM_SECURITY_SIGNATURES_KEYS", trusted.as_str()));
         }
         if key.path == "security.tls.certFile" {
             beside.push(("CRONIUM_SECURITY_TLS_KEY_FILE", pem.as_str()));

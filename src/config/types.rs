@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::secret::Secret;
+use crate::signing::keys::TrustedKey;
+use crate::signing::scripts::Scripts;
 
 /// An enum whose values are the words of a key; the first is its `Default`.
 macro_rules! words {
@@ -51,6 +53,7 @@ pub struct Config {
     pub logging: Logging,
     pub monitoring: Monitoring,
     pub tls: Tls,
+    pub trust: Trust,
     pub state: State,
 }
 
@@ -405,6 +408,34 @@ pub struct Tls {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+}
+
+/// `security.signatures` and `security.allowedScripts`: which jobs may run, whatever the backend says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trust {
+    pub signatures: SignatureMode,
+    pub keys: FromFile<Vec<TrustedKey>>,
+    /// Zero: any age.
+    pub max_age: Duration,
+    pub scripts: FromFile<Scripts>,
+}
+
+words! {
+    /// `security.signatures.mode`.
+    SignatureMode {
+        Off = "off",
+        /// A job without a valid signature runs, and the agent's log says why it has none.
+        Warn = "warn",
+        /// A job without a valid signature is refused.
+        Require = "require",
+    }
+}
+
+/// A file that a key names, and what it held when the configuration was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FromFile<T> {
+    pub path: Option<PathBuf>,
+    pub content: T,
 }
 
 /// `state`.

@@ -29,6 +29,7 @@ fn sources(running: &Running) -> Sources {
         health: Arc::new(HealthState::new()),
         running: running.clone(),
         slots: Slots::new(5),
+        asked_of_jobs: Box::new(|| "nothing".to_owned()),
         tripped: Box::new(Vec::new),
         pages: Box::new(|| false),
         live_log: Box::new(ConnectionState::default),

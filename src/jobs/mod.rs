@@ -1,6 +1,7 @@
 //! The life of a job, from claim to report.
 
 pub mod ack_task;
+pub mod admission;
 pub mod adopt;
 pub mod channel;
 pub mod conclude;

@@ -89,6 +89,7 @@ pub(in crate::jobs) fn task_of(entry: &Entry, server: Option<Server>) -> Task {
         event: entry.helpers.clone().unwrap_or_default().event,
         input: Default::default(),
         original_type: None,
+        signature: None,
     };
     Task { job: Arc::new(job), server, execution: entry.execution.clone(), helpers: None }
 }

@@ -31,6 +31,8 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub why_not: Option<String>,
+    /// What is asked of jobs before they run: signatures, a list of scripts.
+    pub asked_of_jobs: String,
     pub pool: Pool,
     /// In the order of their ids.
     pub jobs: Vec<Job>,
@@ -162,6 +164,8 @@ pub struct Sources {
     pub health: Arc<HealthState>,
     pub running: Running,
     pub slots: Slots,
+    /// See [`Status::asked_of_jobs`].
+    pub asked_of_jobs: Now<String>,
     /// Circuit breakers that are not closed.
     pub tripped: Now<Vec<Tripped>>,
     pub live_log: Now<ConnectionState>,
@@ -197,6 +201,7 @@ impl Sources {
             },
             ready: why_not.is_none(),
             why_not,
+            asked_of_jobs: (self.asked_of_jobs)(),
             pool: Pool { workers, busy: workers.saturating_sub(self.slots.free()) },
             jobs: self.running.list().into_iter().map(Job::from).collect(),
             outbox: (self.reports)(),

@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::job::{Claim, Id};
+use crate::jobs::admission::admit;
 use crate::jobs::context::JobContext;
 use crate::jobs::poller::Claimed;
 use crate::jobs::run;
@@ -66,7 +67,10 @@ impl Worker {
         let life = match claim {
             Claim::Run(job) => match context.records.done().lookup(&job.id) {
                 Some(done) if done.attempts >= job.attempts => run::repeat(context, &job, (&execution, &token), &done),
-                _ => run::run(context, *job, execution.clone(), &token),
+                _ => match admit(&context.config.now().trust, &job, clock::wall()) {
+                    Ok(_) => run::run(context, *job, execution.clone(), &token),
+                    Err(reason) => run::refuse(context, (&execution, &token), kind, reason),
+                },
             },
             Claim::Refuse { reason, kind, .. } => run::refuse(context, (&execution, &token), kind, reason),
         };

@@ -38,6 +38,8 @@ pub static SSH_RESUMED_BYTES: Counter = Counter::new();
 pub static JANITOR_REMOVED: Counter = Counter::new();
 /// Reports that were given up: refused, or not taken for too long.
 pub static REPORTS_SET_ASIDE: Counter = Counter::new();
+/// Jobs without a valid signature and not on the list: refused, or run under `warn`.
+pub static JOBS_UNSIGNED: Counter = Counter::new();
 
 pub(super) static RECEIVED: [Counter; KIND.1.len()] = [const { Counter::new() }; _];
 pub(super) static COMPLETED: [Counter; KIND.1.len()] = [const { Counter::new() }; _];

@@ -93,6 +93,8 @@ static TABLE: &[Metric] = table! {
     Gauge "cronium_ssh_breaker_state" [] Samples(ssh_breakers),
         "Circuit breaker of a server: 0 closed, 1 half-open, 2 open.";
 
+    Counter "cronium_jobs_unsigned_total" [] Counters(one(&JOBS_UNSIGNED)),
+        "Jobs without a valid signature that were refused, or ran under security.signatures.mode: warn.";
     Gauge "cronium_jobs_active" [] Gauges(one(&JOBS_ACTIVE)),
         "Jobs that run now.";
     Gauge "cronium_workers" [] Gauges(one(&WORKERS)),
@@ -340,6 +342,7 @@ mod tests {
         journal_write(false);
         REPORTS_SET_ASIDE.add(1);
         JANITOR_REMOVED.add(1);
+        JOBS_UNSIGNED.add(1);
         CLOCK_SKEW.set(-31_250);
         WORKERS.set(5);
         for up in [true, true, false, true] {
@@ -368,6 +371,7 @@ mod tests {
             (r#"cronium_journal_writes_total{result="failure"}"#, 1.0),
             ("cronium_reports_set_aside_total", 1.0),
             ("cronium_janitor_removed_total", 1.0),
+            ("cronium_jobs_unsigned_total", 1.0),
         ] {
             // Other tests of this binary count too, so the growth is a lower bound.
             assert!(grew(key) >= by, "{key} {}", grew(key));

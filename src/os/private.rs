@@ -30,6 +30,12 @@ pub enum Refused {
         owner: u32,
         mode: u32,
     },
+    /// Others may write this file.
+    WritableFile {
+        path: PathBuf,
+        owner: u32,
+        mode: u32,
+    },
     /// A link on the way belongs to another user.
     Link {
         path: PathBuf,
@@ -55,6 +61,9 @@ impl fmt::Display for Refused {
                  it to this one",
                 path.display()
             ),
+            Self::WritableFile { path, owner, mode } => {
+                write!(f, "others may write {} (of user {owner}, mode {mode:o}): `chmod go-w` it", path.display())
+            }
             Self::Writable { path, owner, mode } => write!(
                 f,
                 "others may rename in {} (of user {owner}, mode {mode:o}): `chmod go-w` it, or choose a place elsewhere",
@@ -109,6 +118,18 @@ pub fn prepare(path: &Path) -> Result<(File, Option<u32>), Refused> {
 pub fn look(path: &Path) -> Result<(), Refused> {
     let (real, missing) = walk(path)?;
     if missing.is_empty() { open_as_it_is(&real).map(drop) } else { Ok(()) }
+}
+
+/// The reason why somebody else than root and this user could change this file, or put another in its place.
+pub fn look_at_file(path: &Path) -> Result<(), Refused> {
+    let (real, _) = walk(path)?;
+    let data = fs::symlink_metadata(&real).map_err(failed("look at", &real))?;
+    let (owner, mode, path) = (data.uid(), data.mode() & 0o7777, real);
+    match owner == 0 || owner == own(&path)? {
+        false => Err(Refused::Foreign { path, owner, mode }),
+        true if mode & 0o022 != 0 => Err(Refused::WritableFile { path, owner, mode }),
+        true => Ok(()),
+    }
 }
 
 /// Makes one folder and syncs `parent`. An existing one is no error: it is checked when opened.
@@ -250,6 +271,35 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).expect("metadata").mode() & 0o7777
+    }
+
+    #[test]
+    fn a_file_is_safe_where_nobody_else_can_change_or_replace_it() {
+        let scratch = Scratch::new();
+        let put = |folder: &Path, owner: u32, mode: u32| {
+            let path = folder.join(format!("f{owner}-{mode:o}"));
+            fs::write(&path, "x").expect("a file");
+            chown(&path, Some(owner), Some(owner)).expect("root may");
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
+            path
+        };
+        let (ours, open) = (scratch.folder("ours", 0, 0o755), scratch.folder("open", 0, 0o777));
+        let (sticky, foreign) = (scratch.folder("sticky", 0, 0o1777), scratch.folder("foreign", NOBODY, 0o755));
+        assert!(look_at_file(&put(&ours, 0, 0o644)).is_ok());
+        assert!(look_at_file(&put(&sticky, 0, 0o600)).is_ok());
+        let link = sticky.join("link");
+        symlink(put(&open, 0, 0o600), &link).expect("a link");
+        for (path, want) in [
+            (put(&ours, NOBODY, 0o644), "belongs to user"),
+            (put(&ours, 0, 0o664), "others may write"),
+            (put(&ours, 0, 0o646), "others may write"),
+            (put(&open, 0, 0o644), "others may rename in"),
+            (put(&foreign, 0, 0o644), "belongs to user"),
+            (link, "others may rename in"),
+        ] {
+            let refused = look_at_file(&path).expect_err(want).to_string();
+            assert!(refused.contains(want), "{}: {refused}", path.display());
+        }
     }
 
     #[test]

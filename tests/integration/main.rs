@@ -74,6 +74,7 @@ mod security;
 /// Signals: drain, cancel, end.
 mod shutdown;
 /// Jobs on servers: scripts, lines, directories.
+mod signing;
 mod ssh;
 /// Host certificates, and every class of algorithms.
 mod ssh_algorithms;

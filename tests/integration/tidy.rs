@@ -37,17 +37,18 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("limits", 0, &[]),
     ("policy", 0, &["limits"]),
     ("secret", 0, &[]),
+    ("signing", 0, &["job", "limits", "secret", "wire"]),
     ("verdict", 0, &["job"]),
     ("wire", 0, &["job", "limits"]),
 ];
 
 /// Each outside crate with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
-    ("base64", &["docker", "executors", "jobs"]),
+    ("base64", &["docker", "executors", "jobs", "signing"]),
     ("crossbeam_channel", &["agent", "executors", "jobs", "os"]),
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
-    ("ring", &["executors", "jobs"]),
+    ("ring", &["executors", "jobs", "signing"]),
     ("rustls", &["api", "executors", "logs"]),
     ("serde_yaml", &["config"]),
     ("simplelog", &["telemetry"]),
@@ -71,6 +72,9 @@ const EXPOSERS: &[&str] = &[
     "executors/shell.rs",    // the same, for containers and servers
     "jobs/record/logins.rs", // a server's login for the next agent, sealed; the token, from which the key is made
     "logs/dial.rs",          // the upgrade's Authorization header
+    "cli/sign.rs",           // writes the private key that it made
+    "signing/canonical.rs",  // variables and requests are covered by a signature
+    "signing/sign.rs",       // the private key that signs
     "logs/streamer.rs",      // is the token usable in a header?
 ];
 

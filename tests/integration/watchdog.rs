@@ -51,6 +51,7 @@ fn task(script: &str) -> Task {
         event: Default::default(),
         input: Default::default(),
         original_type: None,
+        signature: None,
     };
     Task { job: Arc::new(job), server: None, execution: id, helpers: None }
 }

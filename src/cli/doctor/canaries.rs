@@ -178,6 +178,7 @@ fn task(canary: Canary, word: &str) -> Task {
         event: Default::default(),
         input: Default::default(),
         original_type: None,
+        signature: None,
     };
     Task { job: Arc::new(job), server: None, execution: id(format!("{name}-1")), helpers: None }
 }

@@ -6,17 +6,18 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::report::{Finding, Grade};
-use crate::config::types::{Ssh, State};
+use crate::config::types::{Config, SignatureMode, Ssh, Trust};
 use crate::config::{Loaded, Origin};
 use crate::executors::ending::bytes;
 use crate::executors::ssh::known_hosts::KnownHosts;
+use crate::jobs::admission;
 use crate::limits;
 use crate::os::private::{self, Refused};
 use crate::os::{disk, random};
 
 pub(super) const CONFIGURATION: &str = "configuration";
 /// Of [`checks`].
-pub(super) const NAMES: [&str; 3] = ["state-dir", "state-disk", "known-hosts"];
+pub(super) const NAMES: [&str; 4] = ["state-dir", "state-disk", "known-hosts", "signed-jobs"];
 
 /// The configuration that was loaded. [`super::problem`] reports one that was not.
 pub(super) fn configuration(loaded: &Loaded) -> Finding {
@@ -29,8 +30,26 @@ pub(super) fn configuration(loaded: &Loaded) -> Finding {
 }
 
 /// All checks of this file, in the order of [`NAMES`].
-pub(super) fn checks(state: &State, ssh: &Ssh, known_hosts_given: bool) -> Vec<Finding> {
-    vec![state_dir(&state.dir), free_disk(&state.dir, state.min_free_disk), known_hosts(ssh, known_hosts_given)]
+pub(super) fn checks(config: &Config, known_hosts_given: bool) -> Vec<Finding> {
+    let state = &config.state;
+    vec![
+        state_dir(&state.dir),
+        free_disk(&state.dir, state.min_free_disk),
+        known_hosts(&config.ssh, known_hosts_given),
+        signed_jobs(&config.trust),
+    ]
+}
+
+/// What is asked of jobs. The files themselves were checked with the configuration.
+fn signed_jobs(trust: &Trust) -> Finding {
+    let measured = format!("a job needs {}", admission::shown(trust));
+    match trust.signatures {
+        SignatureMode::Warn if trust.scripts.path.is_none() => Finding::warn(
+            measured,
+            "set security.signatures.mode: require once cronium_jobs_unsigned_total stays the same",
+        ),
+        _ => Finding::ok(measured),
+    }
 }
 
 /// Whether the configuration names the file of host keys.

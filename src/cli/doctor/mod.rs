@@ -104,8 +104,8 @@ fn look(loaded: &Loaded, agent: Result<Option<String>, String>, signals: &Signal
     let mut checks = vec![host::configuration(loaded).of(host::CONFIGURATION)];
     // Where no agent has run yet, the backend is asked under this command's name.
     let agent = agent.ok().flatten().unwrap_or_else(|| "doctor".to_owned());
-    let (state, ssh, given) = (config.state.clone(), config.ssh.clone(), host::known_hosts_given(loaded));
-    let on_host = Beside::start("doctor-host", &host::NAMES, move || host::checks(&state, &ssh, given));
+    let (on_this, given) = (config.clone(), host::known_hosts_given(loaded));
+    let on_host = Beside::start("doctor-host", &host::NAMES, move || host::checks(&on_this, given));
     let (api, tls) = (config.api.clone(), config.tls.clone());
     let at_backend = Beside::start("doctor-backend", &backend::NAMES, move || backend::checks(&api, &tls, &agent));
 

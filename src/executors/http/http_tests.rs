@@ -45,6 +45,7 @@ fn task(request: Option<Request>) -> Task {
         event: Default::default(),
         input: Default::default(),
         original_type: None,
+        signature: None,
     };
     Task { job: Arc::new(job), server: None, execution: id, helpers: None }
 }

@@ -49,6 +49,7 @@ fn with_run(act: impl FnOnce(&mut Run<'_>)) {
         event: Default::default(),
         input: Default::default(),
         original_type: None,
+        signature: None,
     };
     let task = Task { job: Arc::new(job), server: Some(server.clone()), execution: id, helpers: None };
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");

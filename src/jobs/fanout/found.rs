@@ -259,6 +259,7 @@ mod tests {
             event: Default::default(),
             input: Default::default(),
             original_type: None,
+            signature: None,
         }
     }
 
