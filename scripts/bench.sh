@@ -26,6 +26,7 @@ done
 ensure_rust build
 ensure_engine
 ensure_images
+need_packages "one row runs a script on a server" openssh-server openssh-client
 bench_programs
 say "measuring $AGENT"
 say "load of this machine before: $(cut -d ' ' -f 1-3 /proc/loadavg), on $(nproc) cores"

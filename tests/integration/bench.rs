@@ -28,6 +28,7 @@ fn the_benchmark_prints_each_figure_beside_its_floor() {
         ("lines of 80 bytes, attach to WebSocket", "lines/s", 0.02, 3.0),
         ("print to receipt, median", "ms", 0.5, 50.0),
         ("getVariable in a script, median", "ms", 0.9, 200.0),
+        ("first line of a script on a server, connected", "ms", 0.2, 50.0),
     ] {
         let row = table.row(name, unit).unwrap_or_else(|| panic!("no row '{name}' in {unit}:\n{text}"));
         let ratio = row.ratio.expect("a ratio");

@@ -8,6 +8,7 @@ pub mod footprint;
 mod helpers;
 mod jobs;
 mod lines;
+mod server;
 pub mod table;
 
 use std::path::PathBuf;
@@ -127,5 +128,7 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
     lines::ticks(setup, &mut table)?;
     progress(&format!("{} scripts that call a helper", setup.size.rounds));
     helpers::variables(setup, &mut table)?;
+    progress(&format!("{} scripts on a server of the loopback", setup.size.serial));
+    server::warm(setup, &mut table)?;
     Ok(table)
 }

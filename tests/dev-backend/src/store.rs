@@ -14,11 +14,13 @@ use crate::workflow::Workflows;
 pub struct Stamp {
     pub since_start: Duration,
     pub wall: String,
+    /// The same, nanoseconds since 1970.
+    pub unix_nanos: i128,
 }
 
 impl Stamp {
     pub(crate) fn now(start: Instant) -> Self {
-        Self { since_start: start.elapsed(), wall: time::now() }
+        Self { since_start: start.elapsed(), wall: time::now(), unix_nanos: time::unix_nanos() }
     }
 
     fn json(stamp: Option<&Self>) -> Value {
