@@ -15,10 +15,14 @@ fn main() {
     println!("cargo::rustc-env=CRONIUM_BUILD_COMMIT={}", commit.unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo::rustc-env=CRONIUM_BUILD_EPOCH={}", epoch.unwrap_or_else(now));
     println!("cargo::rustc-env=CRONIUM_BUILD_TARGET={}", std::env::var("TARGET").unwrap_or_default());
-    for (name, krate) in [("LIBSSH2", "libssh2-sys"), ("OPENSSL", "openssl-src")] {
+    for (name, krate) in [("LIBSSH2", "libssh2-sys"), ("RUSTLS", "rustls")] {
         println!("cargo::rustc-env=CRONIUM_BUILD_{name}={}", locked_version(krate).unwrap_or_default());
     }
-    println!("cargo::rustc-env=CRONIUM_BUILD_RUSTLS={}", locked_version("rustls").unwrap_or_default());
+    let openssl = match std::env::var_os("CARGO_FEATURE_VENDORED_OPENSSL") {
+        Some(_) => format!("openssl-src {}", locked_version("openssl-src").unwrap_or_default()),
+        None => "OpenSSL of the host".to_owned(),
+    };
+    println!("cargo::rustc-env=CRONIUM_BUILD_OPENSSL={openssl}");
 }
 
 fn git(arguments: &[&str]) -> Option<String> {

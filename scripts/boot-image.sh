@@ -27,7 +27,7 @@ make_tree() {
     on_exit drop_trees "$work"
     chmod 755 "$work"
     mkdir "$work/boot"
-    for base in "$(dirname "$file")"/bases-*/base-bash.tar.gz; do
+    for base in "$(dirname "$file")"/bases-*/core.tar.gz; do
         # One of an earlier release may lie there too.
         [ ! -f "$base" ] || ! tar -xOzf "$base" ./usr/lib/os-release | grep -qx "VERSION_CODENAME=$suite" || break
         base=

@@ -39,7 +39,7 @@ NO=(
 source_folder() {
     local manifest
     (cd "$ROOT" && cargo fetch --locked --quiet) || die "cargo fetch failed: is the crates registry reachable?"
-    manifest=$(cd "$ROOT" && cargo metadata --locked --offline --format-version 1 |
+    manifest=$(cd "$ROOT" && cargo metadata --locked --offline --all-features --format-version 1 |
         grep -o '"manifest_path":"[^"]*/openssl-src-[^"]*/Cargo.toml"' | cut -d'"' -f4)
     [ -n "$manifest" ] || die "Cargo.lock has no openssl-src"
     echo "$(dirname "$manifest")/openssl"

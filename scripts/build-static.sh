@@ -65,7 +65,7 @@ build() {
         "CARGO_TARGET_${under^^}_RUSTFLAGS=-Ctarget-feature=+crt-static -Crelocation-model=pic$(remaps)" \
         CRONIUM_LINK_MAP="$BUILT/link.map" CARGO_PROFILE_RELEASE_STRIP=none \
         OPENSSL_NO_VENDOR=1 OPENSSL_STATIC=1 OPENSSL_LIB_DIR="$openssl/lib" OPENSSL_INCLUDE_DIR="$openssl/include" \
-        "$CARGO" build --release --locked --target "$TARGET" -p cronium-agent \
+        "$CARGO" build --release --locked --target "$TARGET" -p cronium-agent --features vendored-openssl \
         -Zbuild-std=std,panic_unwind -Zbuild-std-features=
     mkdir -p dist
     "$ARCH-linux-gnu-strip" --strip-all --remove-section=.comment -o "$FILE" "$BUILT/cronium-agent"

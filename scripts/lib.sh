@@ -23,6 +23,9 @@ die() {
     exit 1
 }
 
+# The times that long steps took here, for the time left of the next run.
+export CRONIUM_TIMES=${CRONIUM_TIMES:-$CACHE/times}
+
 # --- Ending what was started -------------------------------------------------------------------------------------
 
 CLEANUPS=()
@@ -97,11 +100,42 @@ free_port() {
     return 1
 }
 
+# lasting WHAT SECONDS COMMAND...: says WHAT, and every 5 s how long COMMAND will still take: by its last run here, else by
+# SECONDS.
+lasting() {
+    local what=$1 expected=$2 status=0 begun=$SECONDS key ticker
+    key=$CRONIUM_TIMES/${what//[^A-Za-z0-9]/-}
+    shift 2
+    [ ! -s "$key" ] || read -r expected <"$key" || true
+    say "$what: about $expected s"
+    tick "$what" "$expected" &
+    ticker=$!
+    on_exit stop_pid "$ticker" "a clock"
+    "$@" || status=$?
+    stop_pid "$ticker" "a clock"
+    wait "$ticker" 2>/dev/null || true
+    [ "$status" -ne 0 ] || { mkdir -p "$CRONIUM_TIMES" && echo $((SECONDS - begun)) >"$key"; } 2>/dev/null || true
+    return "$status"
+}
+# It ends with the script, however that ends.
+tick() {
+    local begun=$SECONDS never left
+    exec {never}<> <(:)
+    until read -rt 5 -u "$never" || ! alive $$; do
+        left=$(($2 - SECONDS + begun))
+        if [ "$left" -gt 0 ]; then say "$1: about $left s left"; else say "$1: longer than expected, $((SECONDS - begun)) s so far"; fi
+    done
+}
+
 # --- Packages ----------------------------------------------------------------------------------------------------
 
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
-apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@" </dev/null; }
+# One after another: some scripts make images while they build.
+apt() {
+    mkdir -p "$CACHE"
+    as_root env DEBIAN_FRONTEND=noninteractive flock -w 600 "$CACHE/apt.lock" apt-get -q -o DPkg::Lock::Timeout=120 "$@" </dev/null
+}
 
 # Kept for the whole run: one refresh of the lists is enough.
 apt_update_once() {
@@ -110,6 +144,8 @@ apt_update_once() {
     apt update >/dev/null || die "apt-get update failed: is a Debian mirror reachable?"
     export CRONIUM_APT_UPDATED=1
 }
+
+install_packages() { apt install -y --no-install-recommends "${@:2}" >"$1" 2>&1; }
 
 # need_packages WHY PACKAGE...: installs the missing ones. Services that come with them are neither started now
 # nor at the next boot: the scripts start what they need themselves.
@@ -121,7 +157,6 @@ need_packages() {
     command -v apt-get >/dev/null 2>&1 ||
         die "missing: ${missing[*]} ($why). They are installed by themselves on Debian only; install them and run this again"
     apt_update_once
-    say "installing ${missing[*]}: $why"
     log=$(mktemp "${TMPDIR:-/tmp}/cronium.$$.XXXXXX")
     on_exit rm -f "$log"
     if [ ! -e "$guard" ]; then
@@ -131,7 +166,7 @@ need_packages() {
     else
         guard=
     fi
-    if ! apt install -y --no-install-recommends "${missing[@]}" >"$log" 2>&1; then
+    if ! lasting "installing ${missing[*]}: $why" $((5 + 3 * ${#missing[@]})) install_packages "$log" "${missing[@]}"; then
         tail -n 20 "$log" >&2
         die "apt-get install ${missing[*]} failed"
     fi
@@ -356,7 +391,7 @@ ensure_rust() {
         PATH=/usr/bin:$PATH
         hash -r
     fi
-    need_packages "the C compiler and linker that the build uses" gcc libc6-dev make perl
+    need_packages "the C compiler, and the OpenSSL that the build links" gcc libc6-dev libssl-dev pkg-config
     [ "$1" = lint ] || return 0
     if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
         if command -v rustup >/dev/null 2>&1; then

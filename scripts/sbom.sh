@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # sbom.sh [--dist]
 #
-# The agent's bill of materials, CycloneDX 1.5 as JSON, from Cargo.lock: to standard output, or with --dist to
+# The static program's bill of materials, CycloneDX 1.5 as JSON, from Cargo.lock: to standard output, or with --dist to
 # dist/cronium-agent-VERSION.cdx.json beside the program. The same sources give the same bytes; a timestamp is in it only
 # when SOURCE_DATE_EPOCH is set. Needs cargo, the crates that a build has downloaded, and python3 (3.11 or newer).
 set -euo pipefail
@@ -25,7 +25,7 @@ done
 
 # The tree is the same for both processors: one of them stands for Linux.
 bill() {
-    cargo metadata --manifest-path "$ROOT/Cargo.toml" --format-version 1 --locked --filter-platform x86_64-unknown-linux-musl |
+    cargo metadata --manifest-path "$ROOT/Cargo.toml" --all-features --format-version 1 --locked --filter-platform x86_64-unknown-linux-musl |
         python3 "$ROOT/scripts/sbom.py" "$ROOT"
 }
 

@@ -22,7 +22,7 @@ ensure_rust build
 ensure_engine
 ensure_images
 make_scratch
-say "building the agent and the backend (development profile)"
-(cd "$ROOT" && timeout -k 10 1800 cargo build --workspace --bins) || die "cargo build failed"
+say "building the agent and the backend (as the tests have them)"
+(cd "$ROOT" && timeout -k 10 1800 cargo build --profile test -p cronium-agent -p cronium-dev-backend --bins) || die "cargo build failed"
 BIN=${CARGO_TARGET_DIR:-$ROOT/target}/debug
 PYTHONDONTWRITEBYTECODE=1 python3 "$ROOT/scripts/soak.py" "$BIN" "$SCRATCH" "${1:-10}"

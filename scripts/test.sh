@@ -4,18 +4,18 @@
 # Every check of the project in one command, on a fresh machine too: installs what is missing, starts a Docker engine if
 # none answers, and ends what it started.
 #   --fast       only steps that need no engine: format, lint, scripts, unit
-#   --full       long steps too: real programs under the filter of system calls, the static binary, its size against the
-#                README, the same bytes from other folders, the cost of an idle agent, limits and locks on another kind of
-#                host (vm), some minutes of faults (soak); for a night or a release
-#   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: programs, static, size,
-#                reproducible, footprint, vm, soak
+#   --full       long steps too: real programs under the filter of system calls, the static binary, jobs on servers with
+#                it, its size against the README, the same bytes from other folders, the cost of an idle agent, limits and
+#                locks on another kind of host (vm), some minutes of faults (soak); for a night or a release
+#   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: programs, static,
+#                released, size, reproducible, footprint, vm, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 STEPS=(format lint scripts unit measured integration)
-LONG_STEPS=(programs static size reproducible footprint vm soak)
+LONG_STEPS=(programs static released size reproducible footprint vm soak)
 SOAK_MINUTES=3
 FAST='' FULL='' ONLY=''
 while [ $# -gt 0 ]; do
@@ -116,7 +116,7 @@ wanted() {
 }
 
 # Whether tests run that need an engine.
-on_engine() { wanted measured || wanted integration || wanted programs; }
+on_engine() { wanted measured || wanted integration || wanted programs || wanted released; }
 
 # The integration tests that measure, and so hold the machine for themselves: those that call `alone()`.
 measured_tests() {
@@ -150,6 +150,8 @@ leftovers() {
     wait_until 60 new_left || while read -r each; do bad=1 && say "left behind: $each"; done <"$SCRATCH/left"
     note leftovers $((1 - bad)) "$bad" "$started"
 }
+
+static_file() { echo "$ROOT/dist/cronium-agent-$(awk -F'"' '/^version *=/ {print $2; exit}' "$ROOT/Cargo.toml")-x86_64-unknown-linux-musl"; }
 
 started=${EPOCHREALTIME/[.,]/}
 need_packages "to stop and watch what is started here" procps ca-certificates
@@ -188,6 +190,8 @@ if wanted programs; then "$ROOT/scripts/programs.sh"; fi
 step programs 1200 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=1 --nocapture "${PROGRAMS[@]}"
 if wanted unit || on_engine; then leftovers; fi
 step static 2400 scripts/build-static.sh x86_64
+# The other tests link the host's OpenSSL; the release has its own.
+step released 1800 env TMPDIR="$TESTS_TMP" CRONIUM_TEST_AGENT="$(static_file)" cargo test --test integration -- --test-threads=4 ssh
 step size 300 scripts/size.sh x86_64 --check
 step reproducible 5400 scripts/build-static.sh x86_64 --check-reproducible
 if [ -x "$ROOT/scripts/footprint.sh" ]; then step footprint 600 scripts/footprint.sh --check; fi

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cli::script::{self, Terminal};
 use crate::cli::{UsageError, exit, print, script_helpers};
 use crate::config;
-use crate::config::types::{Config, NetworkMode};
+use crate::config::types::{Config, Images, NetworkMode};
 use crate::docker;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::container::janitor::Janitor;
@@ -15,14 +15,14 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::helpers::are_used_by;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::{End, Executor, Reaper, Task};
-use crate::job::{Event, Id, Input, Job, Kind, Language, Resources, Script, Server, is_host, is_user};
+use crate::job::{Event, Id, Input, Job, Kind, Language, Output, Resources, Script, Server, is_host, is_user};
 use crate::jobs::helpers::{Helpers, Session};
 use crate::limits;
 use crate::os::pulse::Pulse;
 use crate::os::signals::Signals;
 use crate::policy::stop::{Pace, Reason};
 use crate::secret::Secret;
-use crate::verdict::{Cause, Outcome, Verdict};
+use crate::verdict::{Cause, Outcome, Phase, Verdict};
 use crate::wire::scan::Json;
 
 /// What `exec` was asked to run.
@@ -34,6 +34,8 @@ pub struct Request {
     pub memory: Option<u64>,
     pub cpu: Option<f64>,
     pub network: Option<NetworkMode>,
+    /// The image to run in, in place of the configured one of the script's language.
+    pub image: Option<String>,
     /// `user@host[:port]`: run there, not in a container.
     pub server: Option<(String, String, u16)>,
     /// A file with the private key for it.
@@ -80,6 +82,10 @@ impl Request {
                 let key = "container.resources.defaults.cpu";
                 self.cpu = Some(checked("--cpu", &value, "a number of cores such as 0.5", key)?.container.defaults.cpu);
             }
+            "image" => {
+                checked("--image", &value, "the name of an image", "container.images.bash")?;
+                self.image = Some(value);
+            }
             "server" => {
                 let (user, address) = value
                     .rsplit_once('@')
@@ -116,8 +122,11 @@ impl Request {
         if self.server.is_some() && self.identity.is_none() {
             return Err(UsageError("exec --server needs --identity FILE, the private key to log in with".to_owned()));
         }
-        if self.server.is_some() && (self.memory.is_some() || self.cpu.is_some() || self.network.is_some()) {
-            return Err(UsageError("--memory, --cpu and --network are for containers, not for --server".to_owned()));
+        let of_a_container =
+            self.memory.is_some() || self.cpu.is_some() || self.network.is_some() || self.image.is_some();
+        if self.server.is_some() && of_a_container {
+            let words = "--image, --memory, --cpu and --network are for containers, not for --server";
+            return Err(UsageError(words.to_owned()));
         }
         Ok(self)
     }
@@ -182,6 +191,9 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
     config.jobs.max_timeout = config.jobs.max_timeout.max(request.timeout.unwrap_or_default());
     if let Some(mode) = &request.network {
         config.container.network.mode = mode.clone();
+    }
+    if let Some(image) = request.image.clone() {
+        config.container.images = Images { bash: image.clone(), python: image.clone(), nodejs: image };
     }
     let docker = docker::Client::new(&config.container.docker);
     if request.server.is_none()
@@ -271,10 +283,30 @@ fn in_container(
     Janitor::of_exec(docker.clone()).round(&|_, _| false);
     let executor = ContainerExecutor::of_this_process(docker, config, sampler.clone());
     let outcome = run_to_end(config, &executor, task, signals, terminal)?;
+    if let Some(hint) = image_hint(&outcome.verdict, &config.container.images, task.job.script.language) {
+        terminal.system(&hint);
+    }
     executor.sweep();
     sampler.stop();
     sampler_thread.join_within(limits::THREAD_JOIN_WAIT);
     Ok(outcome)
+}
+
+/// What to do about an image that cannot be had, or cannot run the script.
+fn image_hint(verdict: &Verdict, images: &Images, language: Language) -> Option<String> {
+    let about_it = verdict.message.contains(images.of(language)) || verdict.message.contains("/bin/sh");
+    let example = match language {
+        Language::Bash => "debian:stable-slim",
+        Language::Python => "python:3-slim",
+        Language::Node => "node:lts-slim",
+    };
+    (verdict.phase == Phase::Setup && verdict.cause == Cause::Infrastructure && about_it).then(|| {
+        format!(
+            "any image with /bin/sh and {} will do: give one with --image, such as --image {example}; \
+             scripts/build-images.sh makes the default ones",
+            language.as_str()
+        )
+    })
 }
 
 /// Where the script is to run, unless that is a container.
@@ -366,7 +398,6 @@ fn exit_code(verdict: &Verdict) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Phase;
 
     #[test]
     fn addresses_of_servers() {
@@ -388,6 +419,19 @@ mod tests {
             let read = address_of(text).ok();
             assert_eq!(read.as_ref().map(|(host, port)| (host.as_str(), *port)), want, "{text}");
         }
+    }
+
+    #[test]
+    fn an_image_that_does_not_do_gets_a_hint_and_nothing_else_does() {
+        let images = config::defaults().container.images;
+        let hint = |verdict: &Verdict| image_hint(verdict, &images, Language::Python);
+        let setup = |message: &str| Verdict::infrastructure(Phase::Setup, message.to_owned());
+        for about in ["cannot pull image cronium/runner:python-alpine: denied", "exec: \"/bin/sh\": no such file"] {
+            assert!(hint(&setup(about)).is_some_and(|hint| hint.contains("--image python:3-slim;")), "{about}");
+        }
+        assert_eq!(hint(&setup("the engine refused (500): no space left on device")), None);
+        let script = Verdict::infrastructure(Phase::Execution, "cronium/runner:python-alpine".to_owned());
+        assert_eq!(hint(&script), None, "of a script that ran");
     }
 
     #[test]

@@ -169,6 +169,8 @@ pub static FLAGS: &[Flag] = flags! {
         "such as 0.5 (default: container.resources.defaults.cpu)";
     [] "network" = "MODE", ["exec"],
         "isolated, none, bridge or a network's name (default: container.network.mode)";
+    [] "image" = "NAME", ["exec"],
+        "any image with /bin/sh and the language, such as python:3-slim; pulled if missing (default: container.images)";
     [] "server" = "USER@HOST[:PORT]", ["exec"],
         "run it there over SSH, not in a container; needs --identity";
     [] "identity" = "FILE", ["exec"],

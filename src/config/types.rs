@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::job::Language;
 use crate::secret::Secret;
 use crate::signing::keys::TrustedKey;
 use crate::signing::scripts::Scripts;
@@ -207,6 +208,17 @@ pub struct Images {
     pub bash: String,
     pub python: String,
     pub nodejs: String,
+}
+
+impl Images {
+    /// The image for scripts of this language.
+    pub fn of(&self, language: Language) -> &str {
+        match language {
+            Language::Bash => &self.bash,
+            Language::Python => &self.python,
+            Language::Node => &self.nodejs,
+        }
+    }
 }
 
 words! {

@@ -96,17 +96,20 @@ pub(super) fn text(script: &Script) -> &str {
     script.content.strip_prefix('\u{feff}').unwrap_or(&script.content)
 }
 
-/// The ways to find the interpreter, as one shell command. A version that the `#!` line names comes first.
-pub(super) fn candidates(script: &Script) -> String {
-    let usual = match script.language {
-        Language::Bash => "command -v bash",
-        Language::Python => "command -v python3 || command -v python",
-        Language::Node => "command -v node || command -v nodejs",
+/// The names of the interpreter, in the order in which they are looked for. A version that the `#!` line names comes first.
+pub(super) fn interpreters(script: &Script) -> Vec<String> {
+    let usual: &[&str] = match script.language {
+        Language::Bash => &["bash"],
+        Language::Python => &["python3", "python"],
+        Language::Node => &["node", "nodejs"],
     };
-    match version(script) {
-        Some(version) => format!("command -v {version} || {usual}"),
-        None => usual.to_owned(),
-    }
+    version(script).into_iter().chain(usual.iter().map(|&name| name.to_owned())).collect()
+}
+
+/// The ways to find the interpreter, as one shell command.
+pub(super) fn candidates(script: &Script) -> String {
+    let ways: Vec<String> = interpreters(script).iter().map(|name| format!("command -v {name}")).collect();
+    ways.join(" || ")
 }
 
 /// The version of the interpreter that the `#!` line asks for, where it is of the job's language.

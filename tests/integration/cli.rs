@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::harness::{Folder, binary, containers_of_exec, eventually, require_engine, shared, unique};
 
 /// Runs the binary to its end in an empty folder.
-fn run(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
+pub fn run(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
     run_with(arguments, environment, Stdio::piped(), input)
 }
 
@@ -35,11 +35,11 @@ fn nothing_is_left_of(pid: u32) {
     eventually("nothing is left", || containers_of_exec(pid).is_empty());
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn check(output: &Output, code: i32, stdout: &str, last_of_stderr: &str) {
+pub fn check(output: &Output, code: i32, stdout: &str, last_of_stderr: &str) {
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{errors}");
     assert_eq!(text(&output.stdout), stdout);
@@ -177,6 +177,9 @@ fn exec_refuses_what_the_configuration_refuses_and_says_what_is_meant() {
         (&["--server", "u@h*", "--identity", "/k"], "is not host or host:port"),
         (&["--server", "@h", "--identity", "/k"], "takes user@host"),
         (&["--server", "u@h", "--identity", "/k", "--memory", "64MB"], "are for containers"),
+        (&["--server", "u@h", "--identity", "/k", "--image", "x:1"], "--image, --memory, --cpu and --network are for"),
+        (&["--image", "a b"], "--image \"a b\" is not the name of an image"),
+        (&["--image", ""], "--image \"\" is not the name of an image"),
         (&["-e", "NO_SUCH_VARIABLE_HERE"], "the variable NO_SUCH_VARIABLE_HERE is not set here"),
         (&["-e", "=x"], "-e takes NAME=VALUE"),
         (&["-e", ""], "-e takes NAME=VALUE"),

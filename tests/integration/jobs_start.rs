@@ -162,7 +162,7 @@ fn an_interpreter_that_cannot_be_started_is_no_exit_code_of_the_script() {
             "cannot start /usr/local/bin/python3",
         ),
         ("RUN : >/usr/local/bin/python3; chmod 755 /usr/local/bin/python3", "/usr/local/bin/python3 is no program"),
-        ("RUN rm -f /usr/bin/python3*", "no python interpreter on its PATH"),
+        ("RUN rm -f /usr/bin/python3*", "no python3 or python on its PATH (/usr/local/sbin:"),
     ] {
         let image = Image::of("python-alpine", lines);
         let agent = Agent::start(&backend, &[("container.images.python", &image.0)]);

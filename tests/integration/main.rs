@@ -34,6 +34,8 @@ mod engine;
 mod engine_restart;
 /// Ways out of a container, in a battery and between two jobs.
 mod escapes;
+/// `exec --image`: images that nobody made for the agent.
+mod exec_images;
 /// Kubernetes and Nomad, as far as they can be checked without them.
 mod firewall;
 mod fleet;

@@ -77,8 +77,12 @@ impl Registry {
     /// Pushes the Bash runner under a new name with one more file, so that the engine has to pull it; returns its
     /// name. The engine does not have it afterwards.
     pub fn push(&self, name: &str, content: &str) -> String {
+        self.push_made(name, &format!("FROM cronium/runner:bash-alpine\nLABEL test={content}\nENV WHICH={content}\n"))
+    }
+
+    /// The same with the image that this Dockerfile makes.
+    pub fn push_made(&self, name: &str, dockerfile: &str) -> String {
         let image = format!("127.0.0.1:{}/{name}:1", self.port);
-        let dockerfile = format!("FROM cronium/runner:bash-alpine\nLABEL test={content}\nENV WHICH={content}\n");
         let context = self.folder.path().join(unique("context"));
         std::fs::create_dir(&context).expect("folder");
         std::fs::write(context.join("Dockerfile"), dockerfile).expect("write");

@@ -133,3 +133,17 @@ fn every_source_is_the_registry() {
         assert!(!locked().iter().any(|package| package[0] == name), "{name} is banned and locked");
     }
 }
+
+#[test]
+fn the_static_release_alone_brings_its_openssl() {
+    let manifest = text("Cargo.toml");
+    assert!(
+        manifest.contains("\nvendored-openssl = [\"ssh2/vendored-openssl\"]\n") && !manifest.contains("\ndefault = ")
+    );
+    assert!(text("scripts/build-static.sh").contains(" --features vendored-openssl "));
+    assert!(text("scripts/lib.sh").contains(" libssl-dev "), "a plain build links the host's");
+    let version = Command::new(env!("CARGO_BIN_EXE_cronium-agent")).arg("version").output().expect("the binary");
+    let said = String::from_utf8_lossy(&version.stdout).into_owned();
+    let linked = if cfg!(feature = "vendored-openssl") { ", openssl-src 3" } else { ", OpenSSL of the host\n" };
+    assert!(said.contains(linked), "{said}");
+}

@@ -143,7 +143,7 @@ fn make(
     let (resources, notes) = resources::effective(&task.job.resources, &shared.settings.defaults, limits);
     notes.iter().chain(&shell::notes(&task.job.script)).for_each(|note| output.system(note));
     let timeout = task.timeout(&shared.jobs, output);
-    let image = shared.image(task.job.script.language).to_owned();
+    let image = shared.settings.images.of(task.job.script.language).to_owned();
     let nonce = program.nonce().to_owned();
     let network = shared.network()?;
     let device = shared.device(&resources)?;

@@ -12,7 +12,9 @@
 use crate::executors::container::marker::Marker;
 use crate::executors::helpers::HelperFiles;
 use crate::executors::interpreter::{Start, Words};
-use crate::executors::shell::{self, ProgramError, Writer, candidates, check, demand_program, file_name, quote};
+use crate::executors::shell::{
+    self, ProgramError, Writer, candidates, check, demand_program, file_name, interpreters, quote,
+};
 use crate::job::Script;
 use crate::secret::Secret;
 
@@ -80,14 +82,16 @@ fn write(
     directory: &str,
     nonce: &str,
 ) {
-    let language = script.language.as_str();
     writer.line("{");
     writer.line(&shell::guard(nonce));
     writer.line("unset TINI_KILL_PROCESS_GROUP");
     writer.line(&format!("cd {workspace} || f \"the image has no {workspace} that uid $(id -u) may enter\""));
     // The name of a shell variable may be one of the image's.
     writer.line(&format!("set -- \"$({})\" '' {workspace}", candidates(script)));
-    writer.line(&format!("[ -n \"$1\" ] || f \"the image has no {language} interpreter on its PATH\""));
+    let names = interpreters(script).join(" or ");
+    writer.line(&format!(
+        "[ -n \"$1\" ] || f \"the image has no {names} on its PATH ($PATH); use an image that has it\""
+    ));
     writer.line(&demand_program("1"));
     writer.file(&format!("{workspace}/{}", file_name(script.language)), shell::text(script));
     if !directory.is_empty() {

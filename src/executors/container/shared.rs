@@ -14,7 +14,7 @@ use crate::executors::container::pulls::Pulls;
 use crate::executors::container::seccomp;
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
-use crate::job::{Language, Output};
+use crate::job::Output;
 use crate::os::owner::Owner;
 
 /// See the module's text. A reload replaces it; each job keeps the one that it began with.
@@ -70,14 +70,6 @@ impl Shared {
                 })
             }
             result => result,
-        }
-    }
-
-    pub(super) fn image(&self, language: Language) -> &str {
-        match language {
-            Language::Bash => &self.settings.images.bash,
-            Language::Python => &self.settings.images.python,
-            Language::Node => &self.settings.images.nodejs,
         }
     }
 

@@ -198,8 +198,10 @@ mod tests {
             (MethodType::CompCs, COMPRESSION),
         ] {
             let supported = session.supported_algs(kind).expect("a list");
+            // ML-KEM came with OpenSSL 3.5; the host's may be older.
+            let may_lack = |name: &str| name.starts_with("mlkem") && !cfg!(feature = "vendored-openssl");
             for name in list {
-                assert!(supported.contains(name), "{name} is not in {supported:?}");
+                assert!(supported.contains(name) || may_lack(name), "{name} is not in {supported:?}");
             }
         }
         for name in [KEX, HOST_KEYS, CIPHERS, MACS, COMPRESSION, SIGNATURES].concat() {

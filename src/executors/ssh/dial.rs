@@ -361,7 +361,7 @@ impl KeyboardInteractivePrompt for Answer<'_> {
     }
 }
 
-/// The linked libraries, for `version`, by the versions of the crates that bring their sources.
+/// The linked libraries, for `version`: by the versions of the crates that bring their sources, or the host's.
 pub fn library() -> String {
-    format!("libssh2-sys {}, openssl-src {}", env!("CRONIUM_BUILD_LIBSSH2"), env!("CRONIUM_BUILD_OPENSSL"))
+    format!("libssh2-sys {}, {}", env!("CRONIUM_BUILD_LIBSSH2"), env!("CRONIUM_BUILD_OPENSSL"))
 }
