@@ -221,7 +221,7 @@ done
 case $BASE_FROM in '' | alpine | debootstrap) ;; *) die "--base-from is '$BASE_FROM'; it can be alpine or debootstrap" ;; esac
 
 HASH=$(hash_of "$CONTEXT"/Dockerfile.* "$CONTEXT/prepare.sh" "${BASH_SOURCE[0]}")
-HASH_BASES=$({ declare -p COMMON_PACKAGES PACKAGES && declare -f make_core add_packages make_bases add_language prepare pack && cat "$CONTEXT/prepare.sh" && grep CODENAME /etc/os-release; } | hash_of -)
+HASH_BASES=$({ declare -p COMMON_PACKAGES PACKAGES && declare -f make_core add_packages make_bases add_languages add_language prepare pack && cat "$CONTEXT/prepare.sh" && grep CODENAME /etc/os-release; } | hash_of -)
 command -v docker >/dev/null 2>&1 || die "there is no docker command: install docker.io, or run scripts/demo.sh, which does"
 engine_answers || die "no Docker engine answers: start one, or run scripts/demo.sh, which does"
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# demo.sh: the agent at work in one command, on a fresh machine too.
+# demo.sh [--binary FILE]: the agent at work in one command, on a fresh machine too.
 #
-# Installs what is missing, starts a Docker engine if none answers, builds the agent, makes the images, then lets a
-# real agent claim five jobs from a local backend: Bash, Python and Node.js that succeed, one that fails, one that
-# runs into its timeout. Their lines are shown as they come, then the verdicts, /health and metrics.
+# Installs what is missing, starts a Docker engine if none answers, builds the agent and makes the images side by side, then
+# lets a real agent claim five jobs from a local backend: Bash, Python and Node.js that succeed, one that fails, one that
+# runs into its timeout. Their lines are shown as they come, then the verdicts and what was checked.
 # Exits 0 only if all of it happened as it should, and leaves neither process nor container behind.
+#   --binary FILE  an agent that is there already: it is not built. Nor is the backend, if a cronium-dev-backend lies beside it
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -20,13 +21,20 @@ job_demo_timeout timeout -1"
 LIVE_JOB=job_demo_python
 LIVE_LEAD_MS=800
 
+AGENT=
 case ${1:-} in
     '') ;;
+    --binary)
+        [ $# -eq 2 ] || die "--binary takes the file of an agent"
+        AGENT=$(realpath -- "$2")
+        [ -x "$AGENT" ] || die "$2 is no program: is the path right, and may you run it (chmod +x)?"
+        "$AGENT" version >/dev/null 2>&1 || die "$2 is not a cronium-agent, or not for this machine ($(uname -m))"
+        ;;
     -h | --help)
         sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
         exit 0
         ;;
-    *) die "demo.sh takes no arguments" ;;
+    *) die "demo.sh takes --binary FILE and nothing else, not '$*'" ;;
 esac
 
 FAILURES=0
@@ -40,12 +48,35 @@ check() { # check TEXT COMMAND...
 }
 get() { curl -sS --max-time 10 "$@"; }
 
-# The development profile: it optimises enough for a demo, and builds in a fraction of the release profile's time.
+# The development profile, which builds in the least time; and no more than what the demo runs.
 build() {
-    say "building the agent and the backend (development profile)"
-    (cd "$ROOT" && timeout -k 10 1800 cargo build --workspace --bins) || die "cargo build failed"
-    BIN=${CARGO_TARGET_DIR:-$ROOT/target}/debug
-    if [ ! -x "$BIN/cronium-agent" ] || [ ! -x "$BIN/cronium-dev-backend" ]; then die "cargo built no programs in $BIN"; fi
+    local built=${CARGO_TARGET_DIR:-$ROOT/target}/debug packages=()
+    if [ -n "$AGENT" ]; then
+        BACKEND=$(dirname "$AGENT")/cronium-dev-backend
+        [ ! -x "$BACKEND" ] || return 0
+    else
+        packages=(cronium-agent)
+        AGENT=$built/cronium-agent
+    fi
+    packages+=(cronium-dev-backend)
+    BACKEND=$built/cronium-dev-backend
+    ensure_rust build
+    lasting "building ${packages[*]} (development profile)" 60 cargo_build "${packages[@]/#/--package=}" || die "cargo build failed"
+    if [ ! -x "$AGENT" ] || [ ! -x "$BACKEND" ]; then die "cargo built no programs in $built"; fi
+}
+cargo_build() { (cd "$ROOT" && timeout -k 10 1800 cargo build --quiet --bins "$@"); }
+
+# In a new session, so that an early end ends all of it.
+start_images() {
+    setsid "$ROOT/scripts/build-images.sh" &
+    IMAGES_PID=$!
+    on_exit stop_images
+}
+images_ended() { ! pgrep -g "$IMAGES_PID" >/dev/null; }
+stop_images() {
+    images_ended && return 0
+    as_root kill -TERM -- "-$IMAGES_PID" 2>/dev/null || true
+    wait_until 20 images_ended || as_root kill -KILL -- "-$IMAGES_PID"
 }
 
 show() {
@@ -58,7 +89,7 @@ show() {
 
 start_backend() {
     : >"$SCRATCH/backend.out"
-    "$BIN/cronium-dev-backend" --listen 127.0.0.1:0 --token dev --log-socket v2 --jobs "$JOBS" > >(show) 2>&1 </dev/null &
+    "$BACKEND" --listen 127.0.0.1:0 --token dev --log-socket v2 --jobs "$JOBS" > >(show) 2>&1 </dev/null &
     BACKEND_PID=$!
     on_exit stop_pid "$BACKEND_PID" cronium-dev-backend
     wait_until 10 grep -q '^listening on ' "$SCRATCH/backend.out" || die "the backend did not start"
@@ -89,10 +120,9 @@ monitoring:
 state:
   dir: "$SCRATCH/state"
 YAML
-    say "starting the agent: cronium-agent run --config agent.yaml"
     # Nothing from the caller's environment may reach into the demo's configuration.
     env -u STATE_DIRECTORY -u CREDENTIALS_DIRECTORY -u CRONIUM_API_URL -u CRONIUM_SERVICE_TOKEN -u CRONIUM_WS_URL \
-        "$BIN/cronium-agent" run --config "$SCRATCH/agent.yaml" >"$SCRATCH/agent.log" 2>&1 </dev/null &
+        "$AGENT" run --config "$SCRATCH/agent.yaml" >"$SCRATCH/agent.log" 2>&1 </dev/null &
     AGENT_PID=$!
     on_exit stop_pid "$AGENT_PID" cronium-agent 20
 }
@@ -152,9 +182,10 @@ need_packages "the demo asks the backend and the agent with them" curl jq ca-cer
 ensure_engine
 make_scratch
 AGENT_ID=demo-$$-$RANDOM
-ensure_rust build
+start_images
 build
-ensure_images
+wait "$IMAGES_PID" || die "the images could not be made; the reason is above"
+say "an agent claims five jobs; one is made to fail, one to run too long. Their lines, live:"
 start_backend
 start_agent
 if ! wait_until 20 healthy_or_dead || ! healthy; then
@@ -167,22 +198,16 @@ if ! wait_for_jobs; then
     say "WRONG: the jobs were not all reported within 90 s"
 fi
 
-say "verdicts"
+say "what the agent reported"
 get "$URL/dev/jobs" >"$SCRATCH/jobs.json" || die "the backend no longer answers"
 jq -r '.jobs[] | [.id, .language, (.verdict // .status), (.exitCode // "-"), ((.durationMs // 0 | tostring) + " ms")] | @tsv' \
     "$SCRATCH/jobs.json" | while IFS=$'\t' read -r id language verdict code time; do
     printf '    %-18s %-7s %-10s exit code %3s  %8s\n' "$id" "$language" "$verdict" "$code" "$time"
 done
 
-say "GET $MONITOR/health"
 healthy || true
-jq . "$SCRATCH/health.json" | sed 's/^/    /'
-say "GET $MONITOR/metrics (some of them)"
 get "$MONITOR/metrics" >"$SCRATCH/metrics.txt" || true
-grep -E '^cronium_(jobs_|log_lines|job_duration_seconds_(sum|count)|build_info)|^process_resident' "$SCRATCH/metrics.txt" |
-    grep -v '} 0$' | head -n 30 | sed 's/^/    /' || true
-
-say "checks"
+say "was it so?"
 while read -r id verdict code; do
     check "$id: $verdict, exit code $code, reported once" has_verdict "$id" "$verdict" "$code"
 done <<<"$EXPECTED"

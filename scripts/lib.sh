@@ -121,9 +121,15 @@ lasting() {
 tick() {
     local begun=$SECONDS never left
     exec {never}<> <(:)
-    until read -rt 5 -u "$never" || ! alive $$; do
+    until read -rt "${left:-5}" -u "$never" || ! alive $$; do
         left=$(($2 - SECONDS + begun))
-        if [ "$left" -gt 0 ]; then say "$1: about $left s left"; else say "$1: longer than expected, $((SECONDS - begun)) s so far"; fi
+        if [ "$left" -gt 0 ]; then
+            say "$1: about $left s left"
+            left=5
+        else
+            say "$1: longer than expected, $((SECONDS - begun)) s so far"
+            left=15
+        fi
     done
 }
 

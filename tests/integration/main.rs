@@ -34,10 +34,10 @@ mod engine;
 mod engine_restart;
 /// Ways out of a container, in a battery and between two jobs.
 mod escapes;
-/// `exec --image`: images that nobody made for the agent.
-mod exec_images;
 /// Kubernetes and Nomad, as far as they can be checked without them.
 mod firewall;
+/// What a newcomer meets: `exec --image` with images that nobody made for the agent, and the README's commands.
+mod first_contact;
 mod fleet;
 /// Health, readiness, metrics: read by curl's kin, promtool and a real Prometheus.
 mod health;

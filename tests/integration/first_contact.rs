@@ -1,4 +1,7 @@
-//! `exec --image` with images that nobody made for the agent: another user, no workspace, no init, an entry point of their own.
+//! `exec --image` with images that nobody made for the agent: another user, no workspace, no init, an entry point of their own;
+//! and the README's commands, which exist as they are written.
+
+use std::path::Path;
 
 use crate::cli::{check, run, text};
 use crate::harness::{docker, require_engine, shared, unique};
@@ -61,7 +64,7 @@ fn exec_says_what_an_image_lacks_and_what_to_do() {
             &["exec /bin/sh failed: No such file", "does it have a /bin/sh?"],
             "--image debian:stable-slim",
         ),
-        ("bash", &missing, &["cannot pull image", &missing], "--image debian:stable-slim"),
+        ("bash", &missing, &["pull image", &missing, "manifest unknown"], "--image debian:stable-slim"),
     ] {
         let output = run(&["exec", "--lang", language, "--image", image, "--set", &auth, "-"], &[], "");
         check(&output, 125, "", "cronium-agent: failed (infrastructure)");
@@ -85,4 +88,56 @@ fn exec_runs_in_a_plain_debian() {
     );
     let output = run(&["exec", "--lang", "bash", "--image", image, "-"], &[], "id -u; command -v apt-get");
     check(&output, 0, "1000\n/usr/bin/apt-get\n", "completed (success)");
+}
+
+/// The commands in the page's blocks of code, without prompt and remark.
+fn commands(page: &str) -> Vec<String> {
+    let blocks = page
+        .split("\n```")
+        .skip(1)
+        .step_by(2)
+        .filter(|block| block.starts_with("sh\n") || block.starts_with("console\n"));
+    let lines = blocks.flat_map(|block| {
+        let session = block.starts_with("console");
+        block.lines().skip(1).filter_map(move |line| if session { line.strip_prefix("$ ") } else { Some(line) })
+    });
+    let parts = lines.flat_map(|line| line.split(" #").next().unwrap_or_default().split(['|', ';']));
+    parts.map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
+/// What is wrong with a command of ours, if it is one.
+fn fault(command: &str) -> Option<String> {
+    let mut words = command.split_whitespace();
+    let (program, rest) = (words.next()?, words.collect::<Vec<_>>());
+    let flags = rest.iter().filter(|word| word.starts_with('-') && word.len() > 1);
+    let flags = flags.map(|word| word.split('=').next().unwrap_or_default());
+    let known = if let Some(script) = program.strip_prefix("scripts/") {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script)).unwrap_or_default()
+    } else if program == "cronium-agent" {
+        let help = run(&[rest.first()?, "--help"], &[], "");
+        if help.status.success() { text(&help.stdout) } else { String::new() }
+    } else {
+        return None;
+    };
+    let missing: Vec<&str> = flags.filter(|flag| !known.contains(flag)).collect();
+    (known.is_empty() || !missing.is_empty()).then(|| format!("{command}: {missing:?}"))
+}
+
+#[test]
+fn the_readmes_commands_exist_and_the_first_is_one_file_and_docker() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
+    let commands = commands(&page);
+    let faults: Vec<String> = commands.iter().filter_map(|command| fault(command)).collect();
+    assert_eq!(faults, Vec::<String>::new());
+    let ours: Vec<&String> = commands.iter().filter(|line| line.starts_with("cronium-agent ")).collect();
+    assert!(ours[0].starts_with("cronium-agent exec --image "), "{ours:?}");
+    let at = |words: &str| page.find(words).unwrap_or_else(|| panic!("README.md lacks {words}"));
+    assert!(
+        at("cronium-agent exec --image ") < at("\nscripts/demo.sh "),
+        "a newcomer without a compiler reads on first"
+    );
+    for bad in ["cronium-agent nothing", "cronium-agent exec --no-such x", "scripts/gone.sh", "scripts/demo.sh --gone"]
+    {
+        assert!(fault(bad).is_some(), "blind to {bad}");
+    }
 }
