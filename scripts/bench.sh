@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench.sh [--quick | --least] [--lines]
+# bench.sh [--quick | --least] [--lines | --parts]
 #
 # One table: jobs and lines through the agent, each figure beside its floor: the same container run by raw calls to the
 # engine over its Unix socket. Agent and floor take turns within one run; figures are medians, and a ratio is the median of
@@ -8,6 +8,7 @@
 #   --quick   fewer pairs: about a minute, and less reliable
 #   --least   only shows that it works
 #   --lines   only the lines from attach to WebSocket
+#   --parts   only what the raw calls of one job are made of, and what each choice of the create request costs
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,7 +16,7 @@ set -euo pipefail
 OPTIONS=()
 for argument; do
     case $argument in
-        --quick | --least | --lines) OPTIONS+=("$argument") ;;
+        --quick | --least | --lines | --parts) OPTIONS+=("$argument") ;;
         -h | --help)
             sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
             exit 0

@@ -155,6 +155,31 @@ impl Engine {
         started.map(|_| time)
     }
 
+    /// The times of a run: create, attach and start, script and output, wait, remove.
+    pub(crate) fn steps(&mut self, request: &Value, program: &str) -> Outcome<[Duration; 5]> {
+        let mut last = Instant::now();
+        let mut step = || {
+            let (now, before) = (Instant::now(), last);
+            last = now;
+            now - before
+        };
+        let made = self.call("POST /containers/create", Some(request))?;
+        let create = step();
+        let id = made["Id"].as_str().ok_or("engine: created without an id")?.to_owned();
+        let mut attached = self.attach(&id)?;
+        self.call(&format!("POST /containers/{id}/start"), None)?;
+        let start = step();
+        let stream = attached.0.get_mut();
+        stream.write_all(program.as_bytes()).map_err(told("write to stdin"))?;
+        stream.shutdown(Shutdown::Write).map_err(told("close stdin"))?;
+        attached.drain()?;
+        let script = step();
+        self.call(&format!("POST /containers/{id}/wait"), None)?;
+        let wait = step();
+        self.call(&format!("DELETE /containers/{id}?v=1"), None)?;
+        Ok([create, start, script, wait, step()])
+    }
+
     fn run_made(&mut self, id: &str, program: &str, follow: impl FnOnce(&mut Attached) -> Outcome<()>) -> Outcome<()> {
         let mut attached = self.attach(id)?;
         self.call(&format!("POST /containers/{id}/start"), None)?;

@@ -8,6 +8,7 @@ pub mod footprint;
 mod helpers;
 mod jobs;
 mod lines;
+mod parts;
 mod server;
 pub mod table;
 
@@ -96,6 +97,8 @@ pub struct Setup {
     pub size: Size,
     /// Only the lines, twice as often, for work on their path.
     pub lines_only: bool,
+    /// Only what the floor is made of.
+    pub parts_only: bool,
 }
 
 /// Measures all of it; `progress` hears a sentence before each part.
@@ -105,6 +108,10 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
         let mut setup = setup.clone();
         setup.size.floods *= 2;
         lines::flood(&setup, &mut table)?;
+        return Ok(table);
+    }
+    if setup.parts_only {
+        parts::measure(setup, &mut table)?;
         return Ok(table);
     }
     progress(&format!("{} single jobs, each beside one of the floor's", setup.size.serial));

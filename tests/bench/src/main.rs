@@ -11,8 +11,9 @@ use lexopt::ValueExt as _;
 
 const HELP: &str = "cronium-bench: measures an agent from outside
 
-  cronium-bench bench [--quick | --least] [--lines] --agent FILE [--socket FILE]
-      jobs and lines beside raw calls to the engine: one table; with --lines only those
+  cronium-bench bench [--quick | --least] [--lines | --parts] --agent FILE [--socket FILE]
+      jobs and lines beside raw calls to the engine: one table; with --lines only those,
+      with --parts only what the raw calls are made of
   cronium-bench footprint [--check] [--seconds N] --agent FILE [--architecture FILE] [--socket FILE]
       --check fails when a target is missed; memory, threads, CPU, descriptors and start of an agent with nothing to do
 ";
@@ -27,8 +28,13 @@ struct Arguments {
 
 fn arguments() -> Result<Arguments, lexopt::Error> {
     let mut command = String::new();
-    let mut setup =
-        Setup { agent: PathBuf::new(), socket: "/var/run/docker.sock".into(), size: Size::full(), lines_only: false };
+    let mut setup = Setup {
+        agent: PathBuf::new(),
+        socket: "/var/run/docker.sock".into(),
+        size: Size::full(),
+        lines_only: false,
+        parts_only: false,
+    };
     let (mut architecture, mut seconds, mut check) = (PathBuf::from("ARCHITECTURE.md"), 30, false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -40,6 +46,7 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             Long("seconds") => seconds = parser.value()?.parse()?,
             Long("check") => check = true,
             Long("lines") => setup.lines_only = true,
+            Long("parts") => setup.parts_only = true,
             Long("quick") => setup.size = Size::quick(),
             Long("least") => setup.size = Size::least(),
             Long("help") | Short('h') => command = "help".to_owned(),
