@@ -34,9 +34,8 @@ const CHOICES: [(&str, Change); 9] = [
     ("without tmpfs", |request| set(request, "Tmpfs", json!({}))),
     ("with a writable root", |request| set(request, "ReadonlyRootfs", json!(false))),
     ("without limits of memory, CPU and processes", |request| {
-        ["Memory", "MemorySwap", "NanoCpus", "CpuQuota", "CpuPeriod", "PidsLimit"]
-            .into_iter()
-            .fold(false, |any, name| set(request, name, json!(0)) || any)
+        let limits = ["Memory", "MemorySwap", "NanoCpus", "CpuQuota", "CpuPeriod", "PidsLimit"];
+        limits.map(|name| set(request, name, json!(0))).contains(&true)
     }),
     ("without bind mounts (no helpers)", |request| {
         let binds = set(request, "Binds", Value::Null);
