@@ -6,16 +6,16 @@
 #   --fast       only steps that need no engine: format, lint, scripts, unit
 #   --full       long steps too: real programs under the filter of system calls, the static binary, jobs on servers with
 #                it, its size against the README, the same bytes from other folders, the cost of an idle agent, limits and
-#                locks on another kind of host (vm), some minutes of faults (soak); for a night or a release
+#                locks on other engines (engines) and on another kind of host (vm), some minutes of faults (soak); for a night or a release
 #   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: programs, static,
-#                released, size, reproducible, footprint, vm, soak
+#                released, size, reproducible, footprint, engines, vm, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 STEPS=(format lint scripts unit measured integration)
-LONG_STEPS=(programs static released size reproducible footprint vm soak)
+LONG_STEPS=(programs static released size reproducible footprint engines vm soak)
 SOAK_MINUTES=3
 FAST='' FULL='' ONLY=''
 while [ $# -gt 0 ]; do
@@ -195,6 +195,7 @@ step released 1800 env TMPDIR="$TESTS_TMP" CRONIUM_TEST_AGENT="$(static_file)" c
 step size 300 scripts/size.sh x86_64 --check
 step reproducible 5400 scripts/build-static.sh x86_64 --check-reproducible
 if [ -x "$ROOT/scripts/footprint.sh" ]; then step footprint 600 scripts/footprint.sh --check; fi
+step engines 9000 scripts/engines.sh all
 step vm 4800 scripts/vm.sh
 step soak $((SOAK_MINUTES * 60 + 900)) scripts/soak.sh "$SOAK_MINUTES"
 [ "$FAILED" -eq 0 ]

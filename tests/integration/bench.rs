@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cronium_bench::{Setup, Size, footprint};
 
-use crate::harness::{alone, binary, require_engine};
+use crate::harness::{alone, binary, engine_socket, require_engine};
 
 fn agent() -> PathBuf {
     binary().get_program().into()
@@ -17,13 +17,8 @@ fn agent() -> PathBuf {
 fn the_benchmark_prints_each_figure_beside_its_floor() {
     let _alone = alone();
     require_engine();
-    let setup = Setup {
-        agent: agent(),
-        socket: "/var/run/docker.sock".into(),
-        size: Size::least(),
-        lines_only: false,
-        parts_only: false,
-    };
+    let setup =
+        Setup { agent: agent(), socket: engine_socket(), size: Size::least(), lines_only: false, parts_only: false };
     let table = cronium_bench::run(&setup, &mut |_| {}).expect("a table");
     let text = table.render();
     eprintln!("{text}");
@@ -51,7 +46,7 @@ fn an_idle_agent_has_only_threads_and_descriptors_that_are_written_down() {
     let _alone = alone();
     require_engine();
     let architecture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
-    let socket = "/var/run/docker.sock".into();
+    let socket = engine_socket();
     let setup = footprint::Setup { agent: agent(), socket, architecture, length: Duration::from_secs(3) };
     let seen = footprint::measure(&setup).expect("figures");
     eprintln!("{}", seen.text);

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::harness::{Agent, docker, eventually, finished, job, shared, stdout, unique, with_socket};
+use crate::harness::{Agent, docker, eventually, finish, finished, job, shared, stdout, unique, with_socket};
 
 /// Of the network and of its interface.
 const NAME: &str = "cronium1";
@@ -79,7 +79,8 @@ fn a_bridge_of_other_settings_is_made_anew_once_its_jobs_have_ended() {
     eventually("it runs", || !backend.lines(&running).is_empty());
     turn.occupy(&["--label", "cronium.managed=true"]);
     let agent = agent.again(&backend, &[INTERNAL]);
-    not_ready(&agent, "bridge.name is not set, not cronium1, and containers still run on it");
+    not_ready(&agent, "bridge.name is not set, not cronium1");
+    not_ready(&agent, "and containers still run on it");
     let next = backend.enqueue(job("BASH", "echo next")).expect("queued");
     // The job of the agent before is looked after, and none is claimed.
     assert_eq!(stdout(&finished(&backend, &running)), "begun\nended\n");
@@ -126,5 +127,28 @@ fn an_interface_that_another_engine_made_is_not_taken_over() {
     assert!(ip(&format!("addr show {NAME}")).contains("198.18.77.1/24"));
     ip(&format!("link delete {NAME}"));
     agent.wait_ready();
+    agent.stop();
+}
+
+/// From Docker 28 on, the engine can leave the bridge without an address of the host. Before, jobs reach the host's services.
+#[test]
+fn the_host_is_out_of_reach_on_an_internal_bridge_where_the_engine_can_do_that() {
+    let _machine = shared();
+    let _turn = Turn::begin();
+    let backend = with_socket();
+    let agent = Agent::start(&backend, &[INTERNAL]);
+    agent.wait_ready();
+    let version = docker(&["version", "--format", "{{.Server.APIVersion}}"]);
+    let isolates = version.split_once('.').is_some_and(|(_, minor)| minor.parse::<u32>().expect("a number") >= 48);
+    let subnet = docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", NAME]);
+    let first = format!("{}.1", subnet.rsplit_once('.').expect("an address").0);
+    let host = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
+    let port = host.local_addr().expect("an address").port();
+    let script = format!("timeout 3 bash -c ': </dev/tcp/{first}/{port}' 2>/dev/null && echo reached || echo closed");
+    let wanted = if isolates { "closed\n" } else { "reached\n" };
+    assert_eq!(stdout(&finish(&backend, job("BASH", &script))), wanted, "{first}, API {version}");
+    let shown = Command::new("ip").args(["-o", "address", "show", NAME]).output().expect("ip, from iproute2");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert_eq!(shown.contains(&format!("inet {first}/")), !isolates, "{shown}");
     agent.stop();
 }

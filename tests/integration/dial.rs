@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::engine::tcp_engine;
 use crate::harness::{
-    Agent, Folder, LONG, binary, binary_behind, deployed, eventually, finish, finished, job, record, shared, stderr,
-    stdout, with_socket,
+    Agent, Folder, LONG, binary, binary_behind, deployed, engine_socket, eventually, finish, finished, job, record,
+    shared, stderr, stdout, with_socket,
 };
 use crate::ssh_rig::{details, has_words, said, server_job};
 use crate::sshd::Sshd;
@@ -170,7 +170,7 @@ fn an_agent_whose_engine_takes_no_connection_says_so_and_ends_when_it_is_told_to
     assert!(agent.is_alive(), "{}", agent.log());
     assert_eq!(backend.job(&id).expect("row").claims, 0);
     // It recovers by itself.
-    relink(&socket, Path::new("/var/run/docker.sock"));
+    relink(&socket, &engine_socket());
     assert_eq!(stdout(&finished(&backend, &id)), "thawed\n");
     // The report does not wait for the removal, which needs the engine.
     eventually("its container is gone", || agent.containers().is_empty());
@@ -197,7 +197,7 @@ fn a_job_whose_engine_freezes_is_ended_by_its_timeout_when_the_engine_is_back() 
     let (backend, folder) = (with_socket(), Folder::new());
     let frozen = Frozen::start(folder.path());
     let socket = folder.path().join("engine.sock");
-    std::os::unix::fs::symlink("/var/run/docker.sock", &socket).expect("link");
+    std::os::unix::fs::symlink(engine_socket(), &socket).expect("link");
     let endpoint = format!("unix://{}", socket.display());
     let agent = Agent::start(&backend, &[("container.docker.endpoint", &endpoint), ("jobs.stopGrace", "1s")]);
     let mut long = job("BASH", "echo begun; sleep 300");
@@ -207,7 +207,7 @@ fn a_job_whose_engine_freezes_is_ended_by_its_timeout_when_the_engine_is_back() 
     // The calls that stop the job meet the full queue.
     relink(&socket, &frozen.path);
     std::thread::sleep(Duration::from_secs(9));
-    relink(&socket, Path::new("/var/run/docker.sock"));
+    relink(&socket, &engine_socket());
     let begun = Instant::now();
     let row = finished(&backend, &id);
     assert!(begun.elapsed() < CONNECT * 2, "it took {:?}", begun.elapsed());

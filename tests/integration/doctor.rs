@@ -409,7 +409,7 @@ fn podman_is_known_for_what_it_is() {
     // Without a network jobs run, and every limit bites.
     let none = ("container.network.mode", "none");
     let report = json(&backend, &[engine, none]);
-    report.expect("proof-root", "warn", "the engine adds writable /var/tmp");
+    report.expect("proof-root", "ok", "mounted read-only, 7 places refused");
     report.expect("proof-privilege", "ok", "no capability");
     for (name, words) in [
         ("proof-processes", "then a fork was refused"),

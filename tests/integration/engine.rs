@@ -11,7 +11,8 @@ use cronium_dev_backend::DevBackend;
 
 use crate::engine_proxy::{Break, Proxy};
 use crate::harness::{
-    Agent, Folder, binary, deployed, docker, eventually, finish, job, report, shared, stderr, stdout, with_socket,
+    Agent, Folder, binary, deployed, docker, engine_socket, eventually, finish, job, report, shared, stderr, stdout,
+    with_socket,
 };
 
 fn start(backend: &DevBackend, proxy: &Proxy, more: &[(&str, &str)]) -> Agent {
@@ -221,7 +222,7 @@ fn without_an_engine_nothing_is_claimed_until_it_comes() {
     });
     assert_eq!((agent.get("/ready").0, agent.get("/health").0), (503, 503));
     assert_eq!(backend.job(&id).expect("row").claims, 0);
-    std::os::unix::fs::symlink("/var/run/docker.sock", &socket).expect("link");
+    std::os::unix::fs::symlink(engine_socket(), &socket).expect("link");
     assert_eq!(stdout(&crate::harness::finished(&backend, &id)), "late\n");
     agent.stop();
 }
@@ -249,7 +250,7 @@ pub fn tcp_engine() -> u16 {
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let client = client.expect("a client");
-            let engine = UnixStream::connect("/var/run/docker.sock").expect("the engine");
+            let engine = UnixStream::connect(engine_socket()).expect("the engine");
             let (mut up_from, mut up_to) = (client.try_clone().expect("clone"), engine.try_clone().expect("clone"));
             std::thread::spawn(move || {
                 pump(&mut up_from, &mut up_to);
@@ -305,7 +306,7 @@ fn many_that_make_the_shared_network_at_the_same_moment_make_one() {
         std::thread::scope(|scope| {
             for _ in 0..16 {
                 scope.spawn(|| {
-                    let endpoint = DockerEndpoint::Unix("/var/run/docker.sock".into());
+                    let endpoint = DockerEndpoint::Unix(engine_socket());
                     let client = Client::new(&Docker { endpoint, version: None });
                     client.ping().expect("an engine");
                     barrier.wait();

@@ -4,13 +4,11 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::harness::Folder;
-
-const ENGINE: &str = "/var/run/docker.sock";
+use crate::harness::{Folder, engine_socket};
 
 /// What happens to a call that matches.
 #[derive(Clone)]
@@ -124,7 +122,7 @@ fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<Stri
         }
         Some(Break::CutAfter(bytes)) => drop(pass_on(&request, client, bytes)),
         Some(Break::HeadThen(bytes)) => {
-            let mut engine = UnixStream::connect(ENGINE).expect("the engine");
+            let mut engine = UnixStream::connect(engine_socket()).expect("the engine");
             engine.write_all(&request).expect("request");
             if let Some(head) = read_head(&mut engine) {
                 let _ = client.write_all(&head).and_then(|()| client.write_all(&bytes));
@@ -178,7 +176,7 @@ fn read_head(stream: &mut UnixStream) -> Option<Vec<u8>> {
 
 /// Both directions, the engine's for at most `limit` bytes.
 fn pass_on(request: &[u8], client: UnixStream, limit: usize) -> std::io::Result<()> {
-    let engine = UnixStream::connect(Path::new(ENGINE))?;
+    let engine = UnixStream::connect(engine_socket())?;
     (&engine).write_all(request)?;
     let (mut from_client, mut to_engine) = (client.try_clone()?, engine.try_clone()?);
     let upwards = std::thread::spawn(move || {

@@ -136,6 +136,18 @@ pub fn job(language: &str, script: &str) -> Value {
     })
 }
 
+/// The engine's socket: by `DOCKER_HOST`, as for the docker command and the agent, else Docker's usual one.
+pub fn engine_socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").into()
+}
+
+/// Whether that engine is Podman, on which a job has a network only if its operator made one.
+pub fn on_podman() -> bool {
+    static KNOWN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *KNOWN.get_or_init(|| docker(&["version", "--format", "{{json .Server.Components}}"]).contains("Podman Engine"))
+}
+
 /// The binary under test: cargo's, or the one in `CRONIUM_TEST_AGENT`, such as a static one from `dist/`.
 pub fn binary() -> Command {
     binary_behind(&[])
@@ -153,10 +165,10 @@ pub fn binary_behind(before: &[&str]) -> Command {
             command
         }
     };
-    // Nothing of the tester's own environment reaches it.
+    // Of the tester's own settings only the engine's address reaches it.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if name.starts_with("CRONIUM_") || name == "DOCKER_HOST" || name == "STATE_DIRECTORY" {
+        if name.starts_with("CRONIUM_") || name == "STATE_DIRECTORY" {
             command.env_remove(name);
         }
     }
@@ -229,8 +241,11 @@ impl Agent {
             ("jobs.pollInterval", "100ms"),
             ("jobs.maxPollInterval", "500ms"),
             ("logging.level", "debug"),
-            // A test's own settings come last: the last of a key wins.
         ];
+        if on_podman() {
+            pairs.push(("container.network.mode", "none"));
+        }
+        // A test's own settings come last: the last of a key wins.
         pairs.extend_from_slice(settings);
         // The token goes by the environment: arguments are public.
         command.arg("run").env("CRONIUM_API_TOKEN", token);

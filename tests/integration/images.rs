@@ -4,7 +4,7 @@ use cronium_dev_backend::DevBackend;
 
 use crate::engine_proxy::{Break, Proxy};
 use crate::harness::{
-    Agent, deployed, docker, finish, finished, job, report, shared, stderr, stdout, unique, with_socket,
+    Agent, deployed, docker, finish, finished, job, on_podman, report, shared, stderr, stdout, unique, with_socket,
 };
 use crate::registry::{PASSWORD, Registry};
 
@@ -72,7 +72,7 @@ fn what_the_registry_refuses_is_told_and_not_asked_again() {
     let missing = format!("{}:nope", image.rsplit_once(':').expect("a tag").0);
     for (image, auth, words) in [
         (&image, Some(&wrong), "unauthorized"),
-        (&image, None, "no basic auth credentials"),
+        (&image, None, if on_podman() { "authentication required" } else { "no basic auth credentials" }),
         (&missing, Some(&right), "nope"),
     ] {
         let mut more = Vec::new();

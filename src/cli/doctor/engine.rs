@@ -68,8 +68,8 @@ fn engine(docker: &Client, info: &EngineInfo, podman: bool) -> Finding {
     if !podman {
         return Finding::ok(measured);
     }
-    let hint = "jobs run here with container.network.mode none, or a network of your own; in a container, Podman adds \
-                writable /run and /var/tmp and sets no limit on the number of files";
+    let hint = "jobs run here with container.network.mode none, or a network of your own; Podman sets no limit on the \
+                number of files in a job's folders, and its init passes TERM to the script alone, not to its children";
     Finding::warn(format!("{measured}: it does not keep jobs of one network apart"), hint)
 }
 

@@ -41,7 +41,7 @@ const ALLOWED: &[&str] = &[
      pidfd_open pidfd_send_signal prctl restart_syscall rseq sched_get_priority_max sched_get_priority_min \
      sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity \
      sched_setattr sched_setparam sched_setscheduler sched_yield set_robust_list set_tid_address setpgid setpriority \
-     setsid tgkill tkill vfork wait4 waitid",
+     setsid tgkill tkill uretprobe vfork wait4 waitid",
     // Signals.
     "pause rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait \
      rt_tgsigqueueinfo sigaltstack",
@@ -252,13 +252,13 @@ mod tests {
 
     #[test]
     fn what_escapes_are_made_from_is_not_listed() {
-        let names = "acct add_key adjtimex bpf chroot clock_adjtime clock_settime clone3 delete_module fanotify_init \
-            finit_module fsconfig fsmount fsopen fspick get_robust_list init_module io_uring_enter \
-            io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie \
-            mbind memfd_secret modify_ldt mount mount_setattr move_mount move_pages name_to_handle_at \
-            open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root process_madvise process_mrelease \
+        let names = "acct add_key adjtimex bpf cachestat chroot clock_adjtime clock_settime clone3 delete_module fanotify_init \
+            file_setattr finit_module fsconfig fsmount fsopen fspick get_robust_list init_module io_uring_enter \
+            io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl listmount listns \
+            lookup_dcookie lsm_list_modules lsm_set_self_attr mbind memfd_secret modify_ldt mount mount_setattr move_mount move_pages name_to_handle_at \
+            open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root process_madvise process_mrelease \
             process_vm_readv process_vm_writev ptrace quotactl reboot remap_file_pages request_key set_mempolicy \
-            setdomainname sethostname setns settimeofday swapoff swapon syslog umount2 unshare \
+            setdomainname sethostname setns settimeofday statmount swapoff swapon syslog umount2 unshare \
             userfaultfd uselib vhangup";
         for name in names.split_whitespace() {
             assert!(!allows(name, &[0; 6]), "{name}");

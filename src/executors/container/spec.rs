@@ -137,10 +137,17 @@ impl Spec<'_> {
         } else {
             (format!("uid={uid},gid={gid}"), format!(",nr_inodes={}", limits::TMPFS_INODES))
         };
-        json!({
+        let mut mounts = json!({
             WORKSPACE: format!("rw,exec,nosuid,nodev,size={workspace}{inodes},mode=0700,{owner}"),
             "/tmp": format!("rw,noexec,nosuid,nodev,size={tmp}{inodes},mode=1777"),
-        })
+        });
+        if self.podman {
+            // Where nothing is asked for, Podman puts a writable tmpfs of any size there, although the root is read-only.
+            for place in ["/run", "/var/tmp"] {
+                mounts[place] = json!("ro,noexec,nosuid,nodev");
+            }
+        }
+        mounts
     }
 }
 
@@ -249,6 +256,8 @@ mod tests {
             json!({
                 "/workspace": "rw,exec,nosuid,nodev,size=805306368,mode=0700,U",
                 "/tmp": "rw,noexec,nosuid,nodev,size=268435456,mode=1777",
+                "/run": "ro,noexec,nosuid,nodev",
+                "/var/tmp": "ro,noexec,nosuid,nodev",
             })
         );
         for key in ["Tmpfs", "SecurityOpt"] {
