@@ -10,7 +10,7 @@ use super::field::{Key, Value};
 use super::keys::{defaults, key, keys};
 use super::load::{Loaded, load};
 use super::problem::{Origin, Problem, Problems};
-use super::show::{in_effect, in_quotes, open_sections, scalar};
+use super::show::{in_effect, in_quotes, open_sections, quoted, scalar};
 use super::types::NetworkMode;
 
 /// Where the migrated file expects the token.
@@ -75,7 +75,8 @@ fn line_of(key: &Key, loaded: &Loaded, default: &Value) -> Line {
     if key.field.is_none() {
         // Paths that only checks look at.
         let written = written.filter(|text| !text.is_empty() && key.path == "api.tokenFile");
-        return written.map_or(Line::None, |text| Line::Of(None, in_quotes(text)));
+        let as_yaml = |text: &String| if text.contains('$') { in_quotes(text) } else { quoted(text) };
+        return written.map_or(Line::None, |text| Line::Of(None, as_yaml(text)));
     }
     let value = in_effect(key, &loaded.config);
     if !from_file || value == Value::Unset {

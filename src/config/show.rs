@@ -65,7 +65,7 @@ pub(super) fn scalar(key: &Key, value: &Value) -> String {
 }
 
 /// Plain where YAML and the expansion read it back as the same text, else in double quotes.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     const WORDS: [&str; 9] = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-:@".contains(&b))

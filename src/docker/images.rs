@@ -143,6 +143,42 @@ impl Told<'_> {
     }
 }
 
+/// The stream so far, in pieces of any size.
+pub(super) struct Heard<'a> {
+    told: Told<'a>,
+    lines: Splitter,
+}
+
+impl<'a> Heard<'a> {
+    /// Nothing said yet.
+    pub(super) fn new(image: &'a str) -> Self {
+        let told = Told { image, layers: Layers::default(), failure: None, unread: None };
+        Self { told, lines: Splitter::new(limits::PULL_LINE) }
+    }
+
+    /// Takes the next bytes. An error: no more is worth reading.
+    pub(super) fn take(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let Self { told, lines } = self;
+        lines.feed(piece, &mut |line| told.take(line));
+        if lines.is_too_long() {
+            // What was said before is what happened.
+            return Err(told.failure.take().unwrap_or_else(|| told.babble()));
+        }
+        Ok(())
+    }
+
+    /// The end of the stream. An error: what it said.
+    pub(super) fn finish(&mut self) -> Result<(), Error> {
+        let Self { told, lines } = self;
+        lines.finish(&mut |line| told.take(line));
+        told.failure.take().map_or(Ok(()), Err)
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.told.layers.progress()
+    }
+}
+
 /// `name:tag` split as the engine wants it. A digest stays with the name; no tag means `latest`.
 fn name_and_tag(image: &str) -> (&str, &str) {
     if image.contains('@') {
@@ -216,26 +252,20 @@ impl Client {
     ) -> Result<(), Error> {
         let doing = request.doing.clone();
         let opened = self.open_while(request, deadline, &mut || watch(&Progress::default()))?;
-        let mut told = Told { image, layers: Layers::default(), failure: None, unread: None };
-        let mut lines = Splitter::new(limits::PULL_LINE);
-        let mut heard = clock::now();
+        let mut heard = Heard::new(image);
+        let mut last = clock::now();
         call::stream_body(opened, &doing, deadline, &mut |piece| {
             if !piece.is_empty() {
-                heard = clock::now();
-            } else if clock::since(heard) >= limits::PULL_SILENCE {
+                last = clock::now();
+            } else if clock::since(last) >= limits::PULL_SILENCE {
                 let limit = "limits::PULL_SILENCE";
                 return Err(Error::Timeout { doing: doing.clone(), limit, after: limits::PULL_SILENCE });
             }
-            lines.feed(piece, &mut |line| told.take(line));
-            if lines.is_too_long() {
-                return Err(told.babble());
-            }
-            if watch(&told.layers.progress()) { Ok(()) } else { Err(Error::Stopped { doing: doing.clone() }) }
+            heard.take(piece)?;
+            if watch(&heard.progress()) { Ok(()) } else { Err(Error::Stopped { doing: doing.clone() }) }
         })?;
-        lines.finish(&mut |line| told.take(line));
-        if let Some(failure) = told.failure.take() {
-            return Err(failure);
-        }
+        heard.finish()?;
+        let told = heard.told;
         if let Some(line) = &told.unread {
             log::warn!("the engine says what is not understood while it pulls image {image}: {line}");
         }
@@ -303,6 +333,16 @@ mod tests {
             (r#"{"errorDetail":{"code":7}}"#, r#"the engine gives no reason: {"errorDetail":{"code":7}}"#),
         ] {
             assert_eq!(Layers::default().take(line.as_bytes()), Said::Failure(want.to_owned()), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_first_error_is_told_also_where_a_line_without_an_end_follows_it() {
+        let all = [b"{\"error\":\"boom\"}\n", &[b'x'; limits::PULL_LINE + 1][..]].concat();
+        for piece in [1, 1000, all.len()] {
+            let mut heard = Heard::new("a");
+            let error = all.chunks(piece).find_map(|part| heard.take(part).err()).expect("it is too long");
+            assert!(error.to_string().contains("boom"), "in pieces of {piece}: {error}");
         }
     }
 

@@ -71,7 +71,13 @@ fn range(address: IpAddr, bits: Option<&str>) -> Result<Pattern, String> {
         (_, Some(bits)) if bits <= most => bits,
         _ => return Err(format!("the bits of its range are no number from 0 to {most}")),
     };
-    let range = Pattern::Range(address, bits);
+    let range = match address {
+        // Addresses of IPv4 within IPv6 are looked up as those of IPv4.
+        IpAddr::V6(v6) if bits >= 96 && v6.to_ipv4_mapped().is_some() => {
+            Pattern::Range(address.to_canonical(), bits - 96)
+        }
+        _ => Pattern::Range(address, bits),
+    };
     let ends = match address {
         IpAddr::V4(address) => address.to_bits().trailing_zeros() >= u32::from(most - bits),
         IpAddr::V6(address) => address.to_bits().trailing_zeros() >= u32::from(most - bits),
@@ -116,6 +122,10 @@ mod tests {
             ("fd00::/8", "x", "fe80::1", false, false),
             ("[fd00::1]", "x", "fd00::1", false, true),
             ("::/0", "x", "fd00::1", false, true),
+            ("::ffff:10.1.2.3", "x", "10.1.2.3", false, true),
+            ("::ffff:10.1.2.3", "x", "::ffff:10.1.2.3", false, true),
+            ("::ffff:10.0.0.0/104", "x", "10.9.0.1", false, true),
+            ("::ffff:10.0.0.0/104", "x", "11.0.0.1", false, false),
         ] {
             let pattern = Pattern::parse(entry).unwrap_or_else(|why| panic!("{entry}: {why}"));
             assert_eq!(pattern.names(host), named, "{entry} {host}");

@@ -1,5 +1,10 @@
 //! Random numbers that are the same in each run, for tests.
 
+/// How often a test goes round: under Miri, which interprets the program, a hundredth of `usual`.
+pub(crate) const fn rounds(usual: usize) -> usize {
+    if cfg!(miri) { usual / 100 } else { usual }
+}
+
 /// Xorshift.
 pub(crate) struct Random(u64);
 

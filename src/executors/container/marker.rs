@@ -88,12 +88,14 @@ impl Marker {
 /// Looks for the word with this nonce in `held`, of which the first `known` bytes do not have all of it.
 fn find(nonce: &str, known: usize, mut held: Vec<u8>) -> (State, Vec<u8>) {
     let word = format!("{}\n", Marker::line(nonce)).into_bytes();
+    // What lies behind the room for the shell's words is the script's, however the bytes arrived.
+    let room = limits::MARKER_BEFORE + word.len();
     let from = known.saturating_sub(word.len());
-    if let Some(at) = held[from..].windows(word.len()).position(|part| part == word) {
+    if let Some(at) = held[from..held.len().min(room)].windows(word.len()).position(|part| part == word) {
         held.drain(from + at..from + at + word.len());
         return (State::Seen(nonce.to_owned()), held);
     }
-    if held.len() > limits::MARKER_BEFORE + word.len() {
+    if held.len() >= room {
         return (State::Missed, held);
     }
     (State::Waiting(held), Vec::new())
@@ -163,6 +165,19 @@ mod tests {
         // Anybody could have written a word whose nonce is not known.
         let input = b"sh: no such locale\ncronium ready 00ff\n";
         check("", input, input, false);
+    }
+
+    #[test]
+    fn where_the_bytes_are_cut_does_not_decide_whether_the_word_is_seen() {
+        let word = Marker::line("00ff") + "\n";
+        for (before, seen) in [(limits::MARKER_BEFORE, true), (limits::MARKER_BEFORE + 1, false)] {
+            let all = [&vec![b'x'; before], word.as_bytes()].concat();
+            for piece in [1, 1000, all.len() - 1, all.len()] {
+                let mut marker = Marker::new("00ff");
+                all.chunks(piece).for_each(|part| drop(marker.take(part)));
+                assert_eq!((marker.nonce().is_some(), marker.is_missed()), (seen, !seen), "{before} in {piece}");
+            }
+        }
     }
 
     #[test]

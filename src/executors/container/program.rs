@@ -95,7 +95,8 @@ fn write(
     writer.line(&demand_program("1"));
     writer.file(&format!("{workspace}/{}", file_name(script.language)), shell::text(script));
     if !directory.is_empty() {
-        let word = quote(directory);
+        // `cd -` would lead elsewhere.
+        let word = quote(&format!("./{directory}"));
         writer.line(&format!(
             "set -- \"$@\" \"$(mkdir -p -- {word} 2>&1)\"; cd -- {word} || f \"cannot enter the working directory $4\""
         ));

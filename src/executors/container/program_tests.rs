@@ -129,6 +129,19 @@ fn a_script_of_five_megabytes_runs() {
     assert_eq!(stdout(&run(&text, &[], None)), "done\n");
 }
 
+/// `cd -` would lead to the folder before.
+#[test]
+fn a_working_directory_may_have_any_name() {
+    for name in ["-", "-/b", "--", "-P", "~", "$HOME", "a\n", "*"] {
+        let text = Script { working_directory: name.to_owned(), ..script(Language::Bash, "pwd; printf x") };
+        for shell in shells() {
+            let output = run_in(&shell.1, &text, &[], None, &[]);
+            let out = stdout(&output);
+            assert!(out.ends_with(&format!("/{name}\nx")), "{} in {name:?}: {out:?}", shell.0);
+        }
+    }
+}
+
 #[test]
 fn line_numbers_and_working_directory() {
     let mut text = script(Language::Bash, "pwd\nfalse_command_x");

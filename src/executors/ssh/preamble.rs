@@ -37,7 +37,7 @@ pub struct Preamble {
 
 #[derive(Debug, Default)]
 struct Part {
-    /// Bytes of a line that is not whole yet.
+    /// The end of a line that is not whole yet, see [`end_of`].
     line: Vec<u8>,
     /// What was not ours.
     noise: Vec<u8>,
@@ -58,17 +58,14 @@ impl Preamble {
         let part = &mut self.streams[number];
         while !part.over && !bytes.is_empty() {
             let Some(end) = bytes.iter().position(|&b| b == b'\n') else {
-                part.line.extend_from_slice(bytes);
-                if part.line.len() > limits::SSH_NOISE {
-                    let line = std::mem::take(&mut part.line);
-                    part.note(&line);
-                }
+                part.hold(bytes);
                 return;
             };
-            part.line.extend_from_slice(&bytes[..end]);
+            part.hold(&bytes[..end]);
             bytes = &bytes[end + 1..];
             let line = std::mem::take(&mut part.line);
-            match read(&line, &self.nonce) {
+            let line = end_of(&line);
+            match read(line, &self.nonce) {
                 Some(Line::Ready(of, _) | Line::Follow(of)) if of != number => self.crossed = true,
                 Some(Line::Ready(_, place)) => {
                     part.ready = true;
@@ -76,7 +73,7 @@ impl Preamble {
                 }
                 Some(Line::Follow(_)) => part.over = true,
                 Some(Line::Word(word)) => self.word = Some(word),
-                None => part.note(&line),
+                None => part.note(line),
             }
         }
         if !bytes.is_empty() {
@@ -121,7 +118,7 @@ impl Preamble {
     /// The last line that was not ours, for a message: what a shell says that cannot run our program.
     pub fn noise(&self) -> String {
         let parts = [&self.streams[1], &self.streams[0]];
-        let lines = parts.iter().flat_map(|part| [part.line.as_slice(), part.noise.as_slice()]);
+        let lines = parts.iter().flat_map(|part| [end_of(&part.line), part.noise.as_slice()]);
         let mut texts = lines.filter_map(|bytes| {
             let text = String::from_utf8_lossy(bytes).trim().to_owned();
             text.lines().last().map(|line| line.chars().take(200).collect::<String>())
@@ -131,12 +128,27 @@ impl Preamble {
 }
 
 impl Part {
+    /// Adds bytes to the line, of which twice [`limits::SSH_NOISE`] are kept at most.
+    fn hold(&mut self, bytes: &[u8]) {
+        let bytes = end_of(bytes);
+        if self.line.len() + bytes.len() > 2 * limits::SSH_NOISE {
+            let kept = limits::SSH_NOISE - bytes.len();
+            self.line.drain(..self.line.len() - kept);
+        }
+        self.line.extend_from_slice(bytes);
+    }
+
     /// Keeps the newest line that was not ours.
     fn note(&mut self, line: &[u8]) {
         if !line.iter().all(u8::is_ascii_whitespace) {
-            self.noise = line[..line.len().min(limits::SSH_NOISE)].to_vec();
+            self.noise = line.to_vec();
         }
     }
+}
+
+/// What is read of a line: its last [`limits::SSH_NOISE`] bytes. A greeting of any length may stand before our word.
+fn end_of(line: &[u8]) -> &[u8] {
+    &line[line.len().saturating_sub(limits::SSH_NOISE)..]
 }
 
 enum Line {
@@ -221,6 +233,20 @@ mod tests {
         check(b"cronium follow cronium cronium  cronium follow 00ff 2\r\nx", b"x", None, "");
         check(b"[cronium follow 0001 2] cronium vanished 00ff \n", b"", Some(Word::Vanished), "");
         check("ü cronium cronium unstarted 00ff \n".as_bytes(), b"", Some(Word::Unstarted), "");
+    }
+
+    #[test]
+    fn a_greeting_of_any_length_before_our_word_hides_nothing_however_it_arrives() {
+        for greeting in [limits::SSH_NOISE - 10, limits::SSH_NOISE + 10, 3 * limits::SSH_NOISE - 10] {
+            let all = [&vec![b'x'; greeting][..], b"cronium follow 00ff 2\nout"].concat();
+            for piece in [1, 4096, limits::SSH_NOISE, all.len()] {
+                let (mut preamble, mut out) = (Preamble::new("00ff"), Vec::new());
+                for part in all.chunks(piece) {
+                    preamble.take(Stream::Stderr, part, &mut |bytes| out.extend_from_slice(bytes));
+                }
+                assert_eq!(out, b"out", "{greeting} bytes in pieces of {piece}");
+            }
+        }
     }
 
     #[test]

@@ -231,10 +231,12 @@ fn run_file(
     ));
     run.line("trap 'f \"its shell ended before the script began\"' 0");
     run.line("cd work || f 'cannot enter the working directory'");
-    let word = quote(directory);
     if directory.starts_with('/') {
+        let word = quote(directory);
         run.line(&format!("m=$(cd -- {word} 2>&1) && cd -- {word} || f \"cannot enter the working directory: $m\""));
     } else if !directory.is_empty() {
+        // `cd -` would lead elsewhere.
+        let word = quote(&format!("./{directory}"));
         run.line(&format!("mkdir -p -- {word} && cd -- {word} || f 'cannot enter the working directory'"));
     }
     run.line("export PYTHONUNBUFFERED=1");

@@ -430,6 +430,22 @@ fn processes_of_another_job_whose_name_goes_on_are_left_alone() {
     }
 }
 
+/// `cd -` would lead to the folder before.
+#[test]
+fn a_working_directory_may_have_any_name() {
+    for name in ["-", "-P", "~", "$HOME"] {
+        for host in Host::all(false) {
+            let content = "pwd".to_owned();
+            let script = Script { language: Language::Bash, content, working_directory: name.to_owned() };
+            let mut run = host.begin(&script, &[]);
+            run.started();
+            let (out, err) = run.rest();
+            let (_, more, _) = host.collect([out.len() as u64, err.len() as u64], false);
+            assert!((out.clone() + &more).ends_with(&format!("/work/{name}\n")), "{:?} {out:?}{more:?}", host.shell);
+        }
+    }
+}
+
 #[test]
 fn words_of_the_run_file_are_told_and_are_not_in_the_output() {
     for host in Host::all(false) {
