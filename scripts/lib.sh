@@ -409,3 +409,13 @@ ensure_rust() {
     fi
     say "cargo $(cargo_version), $(cargo clippy --version), $(cargo fmt --version)"
 }
+
+# ensure_nightly WHY: rustup's nightly toolchain, beside the compiler that builds the agent.
+ensure_nightly() {
+    command -v rustup >/dev/null 2>&1 || die "rustup is needed for a nightly compiler ($1): see https://rustup.rs"
+    rustup run nightly rustc --version >/dev/null 2>&1 || {
+        say "rustup toolchain install nightly: $1"
+        rustup toolchain install --profile minimal nightly >/dev/null 2>&1 || die "rustup could not install the nightly toolchain"
+    }
+    say "$(rustup run nightly rustc --version)"
+}

@@ -1,7 +1,8 @@
 """How much there is to read: lines of code, long files, long functions, import circles.
 
 Called by size.sh --source with the root of the sources as argument. A line of code is a line of the product that is
-neither blank nor only a comment. What `#[cfg(test)]` marks, whole files included, is not counted.
+neither blank nor only a comment. What `#[cfg(test)]` or `#[cfg(any(test, fuzzing))]` marks, whole files included, is not
+counted.
 """
 
 import re
@@ -50,7 +51,7 @@ class File:
         self.lines = TOKEN.sub(lambda m: blank(m[0]) if m["comment"] else m[0], raw)
         self.code = TOKEN.sub(lambda m: blank(m[0]), raw)
         self.tests = []
-        for mark in list(re.finditer(r"#\[cfg\(test\)\]", self.code)):
+        for mark in list(re.finditer(r"#\[cfg\((?:test|any\(test, fuzzing\))\)\]", self.code)):
             # Further attributes belong to the item.
             start = mark.end()
             while (more := re.match(r"\s*#\[[^\]]*\]", self.code[start:])) is not None:

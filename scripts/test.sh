@@ -4,10 +4,11 @@
 # Every check of the project in one command, on a fresh machine too: installs what is missing, starts a Docker engine if
 # none answers, and ends what it started.
 #   --fast       only steps that need no engine: format, lint, scripts, unit
-#   --full       long steps too: real programs under the filter of system calls, the static binary, jobs on servers with
-#                it, its size against the README, the same bytes from other folders, the cost of an idle agent, limits and
-#                locks on other engines (engines) and on another kind of host (vm), some minutes of faults (soak); for a night or a release
-#   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: programs, static,
+#   --full       long steps too: decoders and parsers under Miri, real programs under the filter of system calls, the
+#                static binary, jobs on servers with it, its size against the README, the same bytes from other folders, the
+#                cost of an idle agent, limits and locks on other engines (engines) and on another kind of host (vm), some
+#                minutes of faults (soak); for a night or a release
+#   --only NAME  one step: format, lint, scripts, unit, measured, integration, or one of --full: miri, programs, static,
 #                released, size, reproducible, footprint, engines, vm, soak
 # The last line is "N passed, N failed", counted over tests and, where a step has none, steps.
 set -euo pipefail
@@ -15,7 +16,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 STEPS=(format lint scripts unit measured integration)
-LONG_STEPS=(programs static released size reproducible footprint engines vm soak)
+LONG_STEPS=(miri programs static released size reproducible footprint engines vm soak)
 SOAK_MINUTES=3
 FAST='' FULL='' ONLY=''
 while [ $# -gt 0 ]; do
@@ -189,6 +190,7 @@ step integration 2400 env TMPDIR="$TESTS_TMP" cargo test --test integration -- -
 if wanted programs; then "$ROOT/scripts/programs.sh"; fi
 step programs 1200 env TMPDIR="$TESTS_TMP" cargo test --test integration -- --exact --test-threads=1 --nocapture "${PROGRAMS[@]}"
 if wanted unit || on_engine; then leftovers; fi
+step miri 7200 scripts/miri.sh
 step static 2400 scripts/build-static.sh x86_64
 # The other tests link the host's OpenSSL; the release has its own.
 step released 1800 env TMPDIR="$TESTS_TMP" CRONIUM_TEST_AGENT="$(static_file)" cargo test --test integration -- --test-threads=4 ssh

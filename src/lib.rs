@@ -31,6 +31,11 @@ mod agent;
 mod cli;
 mod commands;
 
+/// What the fuzzer feeds to each reader of foreign bytes; see docs/fuzzing.md.
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub mod fuzzing;
+
 pub use commands::main;
 
 pub mod parts {

@@ -13,6 +13,9 @@ mod client;
 mod clock;
 mod dial;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod http_row;
 mod job_row;
 mod json;

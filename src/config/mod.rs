@@ -9,6 +9,9 @@ mod checks;
 mod draft;
 pub mod field;
 mod files;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 pub mod keys;
 mod live;
 mod load;

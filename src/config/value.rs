@@ -96,6 +96,7 @@ fn decimal(text: &str) -> Option<(u128, u128, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::random::rounds;
 
     #[test]
     fn durations_are_read() {
@@ -168,7 +169,7 @@ mod tests {
             assert_eq!(parse_duration(&show_duration(duration)), Some(duration), "{nanos}");
         }
         let mut random = crate::wire::random::Random::new(2);
-        for _ in 0..3000 {
+        for _ in 0..rounds(3000) {
             let wide = |random: &mut crate::wire::random::Random| {
                 let high = random.below(1 << 30) as u64;
                 (high << 34 | random.below(1 << 30) as u64) >> random.below(64)

@@ -254,6 +254,7 @@ pub(super) fn is_json_object(text: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::{Entry, Node, Place, is_json_object, parse};
+    use crate::wire::random::rounds;
 
     #[test]
     fn documents_become_trees() {
@@ -381,6 +382,7 @@ end:
         }
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn hostile_documents_end_soon() {
         let mut laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
@@ -456,7 +458,7 @@ end:
         ]
         .map(str::as_bytes)
         .to_vec();
-        for _ in 0..3000 {
+        for _ in 0..rounds(3000) {
             let text = String::from_utf8(random.text(&alphabet, 30)).expect("text");
             let _ = parse(&text);
         }

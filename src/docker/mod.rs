@@ -14,6 +14,9 @@ pub mod conn;
 pub mod containers;
 pub mod credentials;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 pub mod images;
 pub mod networks;
 #[cfg(test)]

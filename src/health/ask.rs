@@ -115,7 +115,7 @@ fn exchange(mut stream: UnixStream, page: &str, deadline: Deadline) -> io::Resul
 }
 
 /// The status and the text of a whole answer; or why it is none.
-fn reply(bytes: &[u8]) -> Result<(u16, String), String> {
+pub(super) fn reply(bytes: &[u8]) -> Result<(u16, String), String> {
     if bytes.is_empty() {
         return Err("the agent hung up".to_owned());
     }

@@ -11,6 +11,9 @@ pub mod ask;
 mod calls;
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod http;
 mod listener;
 mod server;

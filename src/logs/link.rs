@@ -127,7 +127,7 @@ struct Link<'a> {
 
 /// A message of the server.
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
+pub(super) enum Heard {
     Ack(u64),
     Event(ServerEvent),
     /// A type that this version does not know.
@@ -137,7 +137,7 @@ enum Heard {
 }
 
 /// Reads a server's message: its `type`, and the fields of `payload` that this type needs.
-fn hear(text: &[u8]) -> Heard {
+pub(super) fn hear(text: &[u8]) -> Heard {
     let fields = Json::strict(text).ok().and_then(|message| message.fields(["type", "payload"]).ok());
     let Some([Some(kind), payload]) = fields else { return Heard::Unusable("a message that is no JSON envelope") };
     if kind.is("ack") {

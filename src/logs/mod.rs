@@ -23,6 +23,9 @@ mod buffer;
 mod dial;
 mod encode;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod job;
 mod link;
 mod shared;

@@ -1,6 +1,6 @@
-//! How much memory a thread takes: the allocator of the unit tests counts each thread's allocations.
+//! How much memory and processor time a thread takes: the allocator of the unit tests counts each thread's allocations.
 //!
-//! For readers of answers from outside: their memory must not be a multiple of the input. Tests only.
+//! For readers of answers from outside: their memory must not be a multiple of the input, nor their time. Tests only.
 
 #![allow(unsafe_code)]
 
@@ -63,6 +63,16 @@ pub(crate) fn peak<T>(act: impl FnOnce() -> T) -> (T, usize) {
     MOST.set(before);
     let given = act();
     (given, usize::try_from(MOST.get() - before).unwrap_or(0))
+}
+
+/// Processor time that this thread has taken.
+pub(crate) fn processor_time() -> std::time::Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills the structure, which outlives the call.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+    assert_eq!(result, 0, "a clock that each Linux has");
+    let part = |number: i64| u64::try_from(number).expect("not negative");
+    std::time::Duration::from_nanos(part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec))
 }
 
 #[test]

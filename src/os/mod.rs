@@ -22,7 +22,7 @@ pub mod private;
 pub mod proc;
 pub mod pulse;
 pub mod random;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod scratch;
 pub mod signals;
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Every decoder with random input: it does no harm, and pieces give what the whole gives.
 
 use super::kexinit::Greeting;
-use super::random::Random;
+use super::random::{Random, rounds};
 use super::{capture, chunked, frames, http1, kexinit, lines, x509};
 
-const ROUNDS: usize = 3000;
+const ROUNDS: usize = rounds(3000);
 
 /// Parts of what the decoders read, and of what they must not.
 const PARTS: [&[u8]; 32] = [

@@ -160,6 +160,7 @@ fn marker(head: &[u8], bytes: u64, lines: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::random::rounds;
 
     fn capture(max: usize, pieces: &[&[u8]]) -> String {
         let mut capture = Capture::new(max);
@@ -225,7 +226,7 @@ mod tests {
             seed ^= seed << 17;
             usize::try_from(seed >> 33).expect("31 bits") % below
         };
-        for round in 0..3000 {
+        for round in 0..rounds(3000) {
             let alphabet: [&[u8]; 9] =
                 [b"\n", b"\r\n", b"x", "ä".as_bytes(), "😀".as_bytes(), b"\r", b"\0", b"\xff", b"a longer line\n"];
             let known = if round % 2 == 0 { 6 } else { 9 };

@@ -203,6 +203,7 @@ mod tests {
         check(b"FFFFFFFFFFFFFFFF\r\nabc", b"abc", Ok((21, false)));
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn what_is_no_chunk() {
         let long = |count| "x".repeat(count);
@@ -235,6 +236,7 @@ mod tests {
         }
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn trailers_have_a_cap() {
         let line = format!("{}\r\n", "t".repeat(CHUNK_TRAILERS_MAX / 4));

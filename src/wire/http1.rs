@@ -308,6 +308,7 @@ mod tests {
         check(parse_response, old, Err(HeadError::TransferEncoding));
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn caps_hold() {
         let start = "HTTP/1.1 200 OK\r\n";

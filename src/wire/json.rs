@@ -113,6 +113,7 @@ fn clean_prefix(text: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::random::rounds;
 
     fn written(bytes: &[u8]) -> String {
         let mut out = Vec::new();
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn random_bytes_always_make_valid_json() {
         let mut state = 1u64;
-        for length in 0..2000 {
+        for length in 0..rounds(2000) {
             let bytes: Vec<u8> = (0..length % 97)
                 .map(|_| {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -200,6 +200,7 @@ mod tests {
         assert_eq!(read(b"Not allowed at this time\r\n"), Greeting::Partial);
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn a_greeting_without_an_end() {
         let body = [b"SSH-2.0-x\n", &packet(&lists(LISTS))[..]].concat();

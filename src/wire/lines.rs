@@ -326,8 +326,8 @@ mod tests {
         assert_eq!(kinds(b"123456789\r\r\n\r1%\r2%\r3%\n12345678\r\n"), [false, true, false]);
     }
 
-    #[test]
     #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
+    #[test]
     fn a_bar_that_is_drawn_for_hours_takes_no_more_room_than_a_line() {
         let mut splitter = Splitter::new(64);
         for n in 0..100_000 {

@@ -7,6 +7,9 @@ pub mod capture;
 pub mod chunked;
 pub mod crc32;
 pub mod frames;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 pub mod hosts;
 pub mod http1;
 pub mod json;

@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use super::*;
-use crate::wire::random::Random;
+use crate::wire::random::{Random, rounds};
 
 fn strict(text: &str) -> Json<'_> {
     Json::strict(text.as_bytes()).unwrap_or_else(|why| panic!("{text}: {why}"))
 }
 
+#[cfg_attr(miri, ignore = "megabytes take Miri hours")]
 #[test]
 fn what_is_no_json_is_told_by_its_place() {
     for (text, want) in [
@@ -151,7 +152,7 @@ fn tree(json: Json<'_>) -> Value {
 fn random_documents_are_read_as_another_reader_reads_them() {
     let mut random = Random::new(7);
     let mut good = 0;
-    for _ in 0..4000 {
+    for _ in 0..rounds(4000) {
         let mut bytes = document(&mut random, 0).into_bytes();
         if random.below(2) == 0 && !bytes.is_empty() {
             let at = random.below(bytes.len());
@@ -181,5 +182,5 @@ fn random_documents_are_read_as_another_reader_reads_them() {
             let _ = json.items().map(|items| items.filter_map(Result::ok).filter_map(Json::number).count());
         }
     }
-    assert!(good > 2000, "{good}");
+    assert!(good > rounds(2000), "{good}");
 }

@@ -140,6 +140,7 @@ fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::random::rounds;
 
     #[test]
     fn known_moments_both_ways() {
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_day_of_two_centuries_comes_back() {
-        for day in 0..73_000 {
+        for day in (0..73_000).step_by(if cfg!(miri) { 997 } else { 1 }) {
             let (y, m, d) = civil(day);
             assert_eq!(days_from_civil(y, m, d), day);
         }
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn random_moments_come_back_and_random_texts_do_no_harm() {
         let mut random = crate::wire::random::Random::new(3);
-        for _ in 0..4000 {
+        for _ in 0..rounds(4000) {
             let seconds = (random.below(1 << 30) as u64 * 300) % 253_402_300_800;
             let at = UNIX_EPOCH + Duration::new(seconds, 0) + Duration::from_nanos(random.below(1_000_000_000) as u64);
             assert_eq!(parse_rfc3339(&rfc3339(at, 9)), Some(at));

@@ -21,6 +21,8 @@ use source::{Source, files, item, line, root, sources, words};
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("main", 4, &["main"]),
     ("commands", 4, &["agent", "cli"]),
+    // The fuzzer's list of every reader.
+    ("fuzz_tests", 4, &[]),
     ("agent", 4, &["cli"]),
     ("cli", 4, &[]),
     ("jobs", 3, &[]),
@@ -417,6 +419,7 @@ fn nothing_lies_about_at_the_top() {
         "configs",
         "deny.toml",
         "docs",
+        "fuzz",
         "runtime-images",
         "rustfmt.toml",
         "scripts",

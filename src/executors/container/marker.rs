@@ -167,6 +167,7 @@ mod tests {
         check("", input, input, false);
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn where_the_bytes_are_cut_does_not_decide_whether_the_word_is_seen() {
         let word = Marker::line("00ff") + "\n";
@@ -180,6 +181,7 @@ mod tests {
         }
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn the_word_is_looked_for_so_far_and_no_further() {
         let word = Marker::line("00ff") + "\n";

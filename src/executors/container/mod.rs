@@ -8,6 +8,9 @@
 mod adopt;
 mod executor;
 mod follow;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod guard;
 mod helper_mount;
 pub mod janitor;

@@ -7,6 +7,9 @@
 mod addresses;
 mod answer;
 mod dial;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod request;
 mod trust;
 mod words;

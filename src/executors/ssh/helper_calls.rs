@@ -209,13 +209,13 @@ fn put(name: &str, answer: &str) -> Vec<u8> {
 
 /// One call: the name of its file, and its bytes, or how many there are too many of.
 #[derive(Debug, PartialEq, Eq)]
-struct Call {
-    name: String,
-    body: Result<Vec<u8>, u64>,
+pub(super) struct Call {
+    pub(super) name: String,
+    pub(super) body: Result<Vec<u8>, u64>,
 }
 
 /// Calls as they come up: `NAME LENGTH\n` and that many bytes; none when they are too many.
-struct Calls {
+pub(super) struct Calls {
     most: usize,
     bytes: Vec<u8>,
 }
@@ -224,23 +224,23 @@ struct Calls {
 const LINE: usize = 200;
 
 impl Calls {
-    fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self { most, bytes: Vec::new() }
     }
 
-    fn feed(&mut self, bytes: &[u8]) {
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
     /// The length of the next call's body when it is whole. An error: this is no call.
-    fn peek(&self) -> Result<Option<usize>, ()> {
+    pub(super) fn peek(&self) -> Result<Option<usize>, ()> {
         let Some((_, length, at)) = self.line()? else { return Ok(None) };
         let length = usize::try_from(length).ok().filter(|length| *length <= self.most).unwrap_or(0);
         Ok((self.bytes.len() >= at + length).then_some(length))
     }
 
     /// The next call, where it is whole.
-    fn take(&mut self) -> Option<Call> {
+    pub(super) fn take(&mut self) -> Option<Call> {
         let (name, length, at) = self.line().ok().flatten()?;
         let fits = usize::try_from(length).ok().filter(|length| *length <= self.most);
         let rest = self.bytes.split_off(at + fits.unwrap_or(0));

@@ -16,6 +16,9 @@ pub mod error;
 mod executor;
 pub mod folder;
 mod follow;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod helper_calls;
 pub mod hosts;
 pub mod judge;

@@ -235,6 +235,7 @@ mod tests {
         check("ü cronium cronium unstarted 00ff \n".as_bytes(), b"", Some(Word::Unstarted), "");
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn a_greeting_of_any_length_before_our_word_hides_nothing_however_it_arrives() {
         for greeting in [limits::SSH_NOISE - 10, limits::SSH_NOISE + 10, 3 * limits::SSH_NOISE - 10] {
@@ -249,6 +250,7 @@ mod tests {
         }
     }
 
+    #[cfg_attr(miri, ignore = "megabytes take Miri hours")]
     #[test]
     fn both_streams_must_have_begun_and_noise_is_bounded() {
         let mut preamble = Preamble::new("00ff");

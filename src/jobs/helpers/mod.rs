@@ -5,6 +5,9 @@
 //! question and answer, [`place`] has folders and tokens. A script in a container comes by its job's Unix socket, which
 //! `health::CallServer` serves; one on a server by the session that follows it.
 
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod pool;
 mod request;
 pub mod service;

@@ -256,7 +256,7 @@ fn is_old(at_ms: u64, now_ms: u64) -> bool {
 }
 
 /// `<CRC-32 of the JSON, 8 hex digits> <JSON>`, a line.
-fn encode(done: &Done) -> Vec<u8> {
+pub(super) fn encode(done: &Done) -> Vec<u8> {
     let write = |done: &Done| serde_json::to_string(done).unwrap_or_default();
     let mut json = write(done);
     if json.len() > limits::DONE_LINE - "01234567 \n".len() {
@@ -265,7 +265,7 @@ fn encode(done: &Done) -> Vec<u8> {
     format!("{:08x} {json}\n", crc32::of(json.as_bytes())).into_bytes()
 }
 
-fn decode(line: &[u8]) -> Option<Done> {
+pub(super) fn decode(line: &[u8]) -> Option<Done> {
     let line = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
     let (sum, json) = line.split_once(' ')?;
     let sound = sum.len() == 8 && u32::from_str_radix(sum, 16).ok()? == crc32::of(json.as_bytes());

@@ -23,6 +23,9 @@ pub mod done;
 pub mod entry;
 mod error;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 pub mod live;
 mod logins;
 pub mod outbox;
