@@ -180,7 +180,7 @@ left | sort -u >"$SCRATCH/left.before"
 note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
-step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/cli/doctor/*.sh
+step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/proofs/*.sh
 step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
 step unit 1800 env TMPDIR="$TESTS_TMP" cargo test --workspace --lib --bins -- --test-threads=8
 # Tests wait more than they compute, so more of them run at once than a small host has cores. Those that measure run

@@ -23,8 +23,9 @@ mod executors;
 mod health;
 mod logs;
 
-// Layer 3: the life of a job.
+// Layer 3: the life of a job, and the proofs that its walls hold.
 mod jobs;
+mod proofs;
 
 // Layer 4: what a person starts.
 mod agent;

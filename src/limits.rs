@@ -9,6 +9,7 @@ mod http;
 mod live;
 mod net;
 mod outbox;
+mod proofs;
 mod signing;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub use http::*;
 pub use live::*;
 pub use net::*;
 pub use outbox::*;
+pub use proofs::*;
 pub use signing::*;
 
 // ---- docker -----------------------------------------------------------------------------------------------------------

@@ -84,11 +84,13 @@ pub static COMMANDS: &[CommandRow] = commands! {
     "doctor" [] "check this host, and prove the locks of a job with test containers",
         "Looks at everything that the agent needs: configuration, state.dir, the backend and its clock, DNS, TLS, the token, \
          the container engine, its limits and images. Then it proves the locks: it runs containers made as a job's is, which \
-         try to write the root, gain a privilege, use more processes, memory, cores or disk than allowed, reach each other, \
-         the cloud's metadata address and the engine's socket. Each proof has a control: the same within what is allowed must \
+         try to write the root, gain a privilege, make system calls that the filter refuses, use more processes, memory, cores \
+         or disk than allowed, keep from ending, reach each other, this host, the cloud's metadata address, a name server and \
+         the engine's socket. Each proof has a control: the same within what is allowed must \
          work."
         "One line a check: ok, warn or fail, its name, what was measured. A check that could not be made is fail, never ok. \
-         What the configuration itself opens (such as container.security.readOnlyRootfs: false) is warn. --json prints \
+         What the configuration itself opens (such as container.security.readOnlyRootfs: false) is warn, and so is a version \
+         of Docker, containerd, runc, crun, Podman or the kernel with a known hole; with --strict both are fail. --json prints \
          {\"verdict\",\"checks\":[{\"name\",\"result\",\"measured\",\"hint\"}],\"seconds\"}."
         "It changes the state of no job, claims nothing and pulls nothing. The containers carry the agent id \"doctor\" and are \
          removed; what a killed doctor left is removed by the next one. It makes the network of the jobs if that is missing. \
@@ -187,6 +189,8 @@ pub static FLAGS: &[Flag] = flags! {
         "one line of JSON, for programs; of exec: verdict, output and condition, and the script's lines go to stderr";
     [] "fix-hints", ["doctor"],
         "what to do, below each warn too; below each fail it is always shown";
+    [] "strict", ["doctor"],
+        "an old version with a known hole, and a wall that the configuration opens, are fail, not warn";
     ['y'] "yes", ["known-hosts"],
         "without the question, for scripts that have compared the fingerprint already";
     [] "dry-run", ["gc"],

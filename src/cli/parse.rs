@@ -152,7 +152,10 @@ impl Typed {
                 };
                 Command::Sign(sign::Request::new(&self.word(0), &self.word(1), flags)?)
             }
-            "doctor" => Command::Doctor(doctor::Request { json: self.has("json"), fix_hints: self.has("fix-hints") }),
+            "doctor" => {
+                let [json, fix_hints, strict] = ["json", "fix-hints", "strict"].map(|flag| self.has(flag));
+                Command::Doctor(doctor::Request { json, fix_hints, strict })
+            }
             "status" => Command::Status { json: self.has("json") },
             "reload" => Command::Reload,
             "cancel" => Command::Cancel(cancel::job(&self.word(0))?),
@@ -222,8 +225,10 @@ mod tests {
         assert_eq!((command("exec --help"), command("-h")), (Command::Help("exec"), Command::Help("")));
         let request = gc::Request { dry_run: true, grace: Some(std::time::Duration::from_secs(90)) };
         assert_eq!(command("gc --grace 90s --dry-run"), Command::Gc(request));
-        let request = doctor::Request { json: true, fix_hints: true };
+        let request = doctor::Request { json: true, fix_hints: true, strict: false };
         assert_eq!(command("doctor --json --fix-hints"), Command::Doctor(request));
+        let request = doctor::Request { strict: true, ..doctor::Request::default() };
+        assert_eq!(command("doctor --strict"), Command::Doctor(request));
         let Command::Exec(request) = command("exec -e A=1 --env B=2 -e A=3 -") else { panic!("exec") };
         let names: Vec<&str> = request.environment.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!((request.file.as_str(), names), ("-", vec!["B", "A"]));

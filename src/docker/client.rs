@@ -36,13 +36,28 @@ struct Told {
     podman: bool,
 }
 
-/// The API versions that an engine speaks.
+/// The versions of an engine: of its API, and of what it consists of.
 #[derive(Debug, Clone)]
 pub struct EngineVersion {
     /// The newest, such as `1.41`.
     pub api: String,
     /// The oldest.
     pub oldest_api: String,
+    /// Names and versions of the programs that it consists of, as it tells them.
+    pub parts: Vec<(String, String)>,
+}
+
+impl EngineVersion {
+    /// The version of the first part whose name holds this word.
+    pub fn part(&self, word: &str) -> Option<&str> {
+        self.parts.iter().find(|(name, _)| name.contains(word)).map(|(_, version)| version.as_str())
+    }
+}
+
+/// The parts of an engine, up to a number of them.
+fn parts(list: Json<'_>) -> Vec<(String, String)> {
+    let items = list.items().into_iter().flatten().map_while(Result::ok).take(limits::ENGINE_LIST);
+    items.map(|part| (words(part.field("Name")), words(part.field("Version")))).collect()
 }
 
 /// The used part of `GET /info`. A flag that the engine does not send is `None`.
@@ -191,13 +206,14 @@ impl Client {
         parse(doing, &self.get(DockerOperation::Info, doing, "/info")?.body, EngineInfo::read)
     }
 
-    /// The API versions that the engine speaks.
+    /// The versions of the engine.
     pub fn version(&self) -> Result<EngineVersion, Error> {
         let doing = "ask the engine for its version";
         let answer = self.get(DockerOperation::Info, doing, "/version")?;
-        let names = ["ApiVersion", "MinAPIVersion"];
-        let [api, oldest_api] = parse(doing, &answer.body, |json| Ok(json.fields(names)?.map(words)))?;
-        Ok(EngineVersion { api, oldest_api })
+        parse(doing, &answer.body, |json| {
+            let [api, oldest, all] = json.fields(["ApiVersion", "MinAPIVersion", "Components"])?;
+            Ok(EngineVersion { api: words(api), oldest_api: words(oldest), parts: all.map(parts).unwrap_or_default() })
+        })
     }
 
     /// A call without a body whose answer is read whole, under [`limits::DOCKER_QUICK`].

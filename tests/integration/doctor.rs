@@ -14,7 +14,7 @@ use crate::podman::Podman;
 const NOWHERE: (&str, &str) = ("container.docker.endpoint", "unix:///nowhere/docker.sock");
 
 /// Runs it to its end; `settings` as for `--set`, the last of a key wins.
-fn run(url: &str, token: &str, settings: &[(&str, &str)], flags: &[&str]) -> Output {
+pub fn run(url: &str, token: &str, settings: &[(&str, &str)], flags: &[&str]) -> Output {
     let folder = Folder::new();
     let state = folder.path().join("state");
     let mut pairs = vec![("api.endpoint", url), ("state.dir", state.to_str().expect("text"))];
@@ -28,26 +28,26 @@ fn run(url: &str, token: &str, settings: &[(&str, &str)], flags: &[&str]) -> Out
 }
 
 /// What it found, by name, and its exit code.
-struct Report {
-    code: Option<i32>,
-    all: Value,
+pub struct Report {
+    pub code: Option<i32>,
+    pub all: Value,
 }
 
 impl Report {
-    fn of(output: &Output) -> Self {
+    pub fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout);
         let error = String::from_utf8_lossy(&output.stderr);
         let all = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}{error}"));
         Self { code: output.status.code(), all }
     }
 
-    fn check(&self, name: &str) -> &Value {
+    pub fn check(&self, name: &str) -> &Value {
         let checks = self.all["checks"].as_array().expect("checks");
         checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {:#}", self.all))
     }
 
     /// The check of this name has this result and these words.
-    fn expect(&self, name: &str, result: &str, words: &str) {
+    pub fn expect(&self, name: &str, result: &str, words: &str) {
         let check = self.check(name);
         assert_eq!(check["result"], result, "{check:#}");
         let measured = check["measured"].as_str().expect("text");
@@ -61,7 +61,7 @@ impl Report {
     }
 }
 
-fn json(backend: &DevBackend, settings: &[(&str, &str)]) -> Report {
+pub fn json(backend: &DevBackend, settings: &[(&str, &str)]) -> Report {
     Report::of(&run(&backend.url(), backend.token(), settings, &["--json"]))
 }
 
@@ -112,6 +112,7 @@ fn a_good_host_is_proven_within_ten_seconds() {
         ("proof-memory", "beyond it the kernel killed the script"),
         ("proof-cores", "the kernel held them up"),
         ("proof-disk", "then /workspace was full"),
+        ("proof-end", "cannot stop, kill or trace process 1"),
         ("proof-other-job", "which listens: this host reaches it"),
         ("proof-engine-socket", "no socket of an engine"),
         ("cleanup", "removed"),
@@ -132,7 +133,12 @@ fn a_good_host_is_proven_within_ten_seconds() {
     let cloud = "169.254.169.254:80".parse().expect("address");
     let answers = std::net::TcpStream::connect_timeout(&cloud, Duration::from_secs(1)).is_ok();
     report.expect("proof-metadata", if answers { "ok" } else { "warn" }, "does not answer a job");
-    assert_eq!(report.proofs().len(), 11);
+    report.expect("proof-host", "warn", "by its gateway");
+    // As with the cloud's address.
+    let resolves =
+        report.check("proof-dns")["measured"].as_str().is_some_and(|text| text.contains("does answer this host"));
+    report.expect("proof-dns", if resolves { "ok" } else { "warn" }, "no name server answers a job");
+    assert_eq!(report.proofs().len(), 13);
     // It left nothing, and it did run containers.
     none_is_left();
     eventually("the engine tells of six that were made and removed", || {
@@ -356,6 +362,32 @@ fn what_the_configuration_opens_is_a_warning() {
 }
 
 #[test]
+fn strictly_what_is_open_or_old_is_a_failure() {
+    let _machine = alone();
+    require_engine();
+    let (backend, proxy) = (deployed(), Proxy::start());
+    let words = r#"{"ApiVersion":"1.41","MinAPIVersion":"1.12","Components":[
+        {"Name":"containerd","Version":"99.0.0"},{"Name":"runc","Version":"1.2.7"}]}"#;
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{words}", words.len());
+    proxy.break_calls("GET", "/version", u32::MAX, Break::Answer(answer.into_bytes()));
+    let endpoint = proxy.endpoint();
+    let settings = [
+        ("container.docker.endpoint", endpoint.as_str()),
+        ("container.security.seccompProfile", "engine"),
+        ("container.network.mode", "none"),
+    ];
+    for (flags, code, result) in [(&["--json"][..], 0, "warn"), (&["--json", "--strict"], 1, "fail")] {
+        let report = Report::of(&run(&backend.url(), backend.token(), &settings, flags));
+        assert_eq!(report.code, Some(code), "{:#}", report.all);
+        report.expect("runtime-version", result, "runc 1.2.7 may have CVE-2026-41579");
+        report.expect("containerd-version", "ok", "containerd 99.0.0: no hole known");
+        // The engine's own filter lets calls through.
+        report.expect("proof-kernel", result, "as configured");
+        report.expect("proof-end", result, "can trace process 1");
+    }
+}
+
+#[test]
 fn without_a_network_there_is_no_way_to_anything() {
     let _machine = alone();
     require_engine();
@@ -364,6 +396,7 @@ fn without_a_network_there_is_no_way_to_anything() {
     assert_eq!(report.code, Some(0), "{:#}", report.all);
     report.expect("proof-other-job", "ok", "no job has a network");
     report.expect("proof-metadata", "ok", "no route");
+    report.expect("proof-dns", "ok", "no job has a network");
 }
 
 #[test]

@@ -15,19 +15,26 @@ const IMAGE: &str = "cronium/runner:bash-alpine";
 const COUNT: &str = "for n in $(seq 1 120); do echo \"line $n\"; sleep 0.05; done; exit 7";
 
 /// A Docker engine with its own folders, socket and containerd; dropping it ends it and undoes its mounts.
-struct Engine {
+pub struct Engine {
     folder: Folder,
     live_restore: bool,
+    /// What a shell does before it, in its spaces of network and mounts.
+    before: String,
     daemon: Option<Child>,
 }
 
 impl Engine {
     fn start(live_restore: bool) -> Self {
-        let mut engine = Self { folder: Folder::new(), live_restore, daemon: None };
+        Self::start_after(live_restore, "", &[IMAGE])
+    }
+
+    /// One with these images; see [`Engine::before`].
+    pub fn start_after(live_restore: bool, before: &str, images: &[&str]) -> Self {
+        let mut engine = Self { folder: Folder::new(), live_restore, before: before.to_owned(), daemon: None };
         engine.up();
         let image = engine.path("image.tar");
-        let saved = Command::new("docker").args(["save", "-o"]).arg(&image).arg(IMAGE).status().expect("docker");
-        assert!(saved.success(), "the machine's engine has no image {IMAGE}: run scripts/build-images.sh");
+        let saved = Command::new("docker").args(["save", "-o"]).arg(&image).args(images).status().expect("docker");
+        assert!(saved.success(), "the machine's engine lacks one of {images:?}: run scripts/build-images.sh");
         engine.docker(&["load", "-i", image.to_str().expect("a path")]);
         std::fs::remove_file(image).expect("remove");
         engine
@@ -37,7 +44,7 @@ impl Engine {
         self.folder.path().join(name)
     }
 
-    fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("unix://{}", self.path("docker.sock").display())
     }
 
@@ -46,7 +53,7 @@ impl Engine {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
         // In a separate network: an engine without a bridge removes the bridge that it finds, which is the machine's.
         let mut command = Command::new("unshare");
-        command.args(["--net", "dockerd"]);
+        command.args(["--net", "--mount", "sh", "-c", &format!("{}\nexec \"$@\"", self.before), "sh", "dockerd"]);
         for (name, folder) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(name).arg(self.path(folder));
         }
@@ -76,7 +83,7 @@ impl Engine {
         (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    fn docker(&self, arguments: &[&str]) -> String {
+    pub fn docker(&self, arguments: &[&str]) -> String {
         let (good, text) = self.try_docker(arguments);
         assert!(good, "docker {arguments:?}");
         text

@@ -65,6 +65,8 @@ mod lost;
 /// Real programs under the filter of system calls.
 mod programs;
 mod progress;
+/// The walls around jobs, proven by the agent itself and by real packets.
+mod proofs;
 mod records;
 mod registry;
 /// SIGHUP: what takes effect, what waits for a restart, what is refused.

@@ -3,7 +3,7 @@
 use crate::harness::{Agent, deployed, finish, job, report, shared, stderr, stdout};
 
 /// Tries each call, and prints a line for it.
-const TRIES: &str = include_str!("../../src/cli/doctor/calls.py");
+const TRIES: &str = include_str!("../../src/proofs/calls.py");
 
 #[test]
 fn each_call_that_escapes_are_made_from_is_refused() {

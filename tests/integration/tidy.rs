@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("agent", 4, &["cli"]),
     ("cli", 4, &[]),
     ("jobs", 3, &[]),
+    ("proofs", 3, &[]),
     ("api", 2, &[]),
     ("docker", 2, &[]),
     ("executors", 2, &["docker"]),

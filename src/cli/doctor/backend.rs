@@ -1,17 +1,17 @@
 //! The way to the backend, one line a step, so that the report shows which step fails: name, TLS, an answer, the token, the
 //! clock. Nothing is claimed and nothing is changed there.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::report::Finding;
 use crate::api::{Client, certificate};
 use crate::cli::version::VERSION;
 use crate::config::types::{Api, Tls};
-use crate::config::url;
 use crate::limits;
 use crate::logs;
-use crate::os::{clock::Deadline, names, stop::Stop};
+use crate::os::stop::Stop;
+use crate::proofs::finding::Finding;
+use crate::proofs::outside::{Target, target};
 use crate::wire::time::rfc3339;
 use crate::wire::x509::Certificate;
 
@@ -21,27 +21,6 @@ pub(super) const NAMES: [&str; 5] = ["dns", "tls", "backend", "token", "clock"];
 const REACH_HINT: &str = "check api.endpoint, the network between, and that the backend runs";
 
 const DAY: u64 = 86_400;
-
-/// The endpoint's parts.
-#[derive(Debug, PartialEq, Eq)]
-struct Target {
-    secure: bool,
-    /// Without the brackets of an IPv6 address.
-    host: String,
-    port: u16,
-}
-
-/// Reads an endpoint that the configuration has checked.
-fn target(endpoint: &str) -> Target {
-    let default = |secure| if secure { 443 } else { 80 };
-    match url::parse(endpoint, &["http", "https"]) {
-        Ok(url) => {
-            let secure = url.scheme == "https";
-            Target { secure, host: url.host.to_owned(), port: url.port.unwrap_or(default(secure)) }
-        }
-        Err(_) => Target { secure: false, host: endpoint.to_owned(), port: default(false) },
-    }
-}
 
 /// How long the steps may take.
 #[derive(Debug, Clone, Copy)]
@@ -86,23 +65,14 @@ fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Finding
     checks
 }
 
-/// An address of the backend that is not on this host: a container without a way out must not reach it.
-pub(super) fn outside(api: &Api) -> Option<SocketAddr> {
-    let (_, addresses) = resolve(&target(&api.endpoint));
-    // An address that this process can listen on belongs to this host, which a container may reach.
-    let own = |address: &SocketAddr| TcpListener::bind((address.ip(), 0)).is_ok();
-    addresses.into_iter().find(|address| address.is_ipv4() && !own(address))
-}
-
 /// Finds the host's addresses.
 fn resolve(target: &Target) -> (Finding, Vec<SocketAddr>) {
-    if let Ok(address) = target.host.parse::<IpAddr>() {
+    if let Some(address) = target.address() {
         let addresses = vec![SocketAddr::new(address, target.port)];
         return (Finding::ok(format!("api.endpoint is an address, {address}: no name to resolve")), addresses);
     }
     let begun = Instant::now();
-    let deadline = Deadline::after(limits::DOCTOR_DNS, "limits::DOCTOR_DNS");
-    match names::OWN.find(&target.host, target.port, deadline) {
+    match target.find() {
         Ok(found) => {
             let shown: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
             let took = begun.elapsed().as_millis();
@@ -201,26 +171,14 @@ fn clock(client: &Client) -> Finding {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::net::TcpListener;
     use std::sync::mpsc::{RecvTimeoutError, channel};
 
     use super::*;
     use crate::api::certificate::Chain;
     use crate::api::testing::{Act, Server};
-    use crate::cli::doctor::report::Grade;
     use crate::os::threads;
-
-    #[test]
-    fn endpoints_are_taken_apart() {
-        for (text, secure, host, port) in [
-            ("http://localhost:5001/api/internal", false, "localhost", 5001),
-            ("https://backend.example/api/internal", true, "backend.example", 443),
-            ("http://10.0.0.1", false, "10.0.0.1", 80),
-            ("https://[fe80::1]:8443/x", true, "fe80::1", 8443),
-            ("https://[::1]/x", true, "::1", 443),
-        ] {
-            assert_eq!(target(text), Target { secure, host: host.to_owned(), port }, "{text}");
-        }
-    }
+    use crate::proofs::finding::Grade;
 
     #[test]
     fn a_chain_is_as_good_as_what_ends_first() {

@@ -1,15 +1,16 @@
-//! What the container engine says of itself, and what that means for jobs. `canaries` proves it.
+//! What the container engine says of itself, and what that means for jobs. [`crate::proofs`] proves it.
 
 use std::path::Path;
 
 use super::host::free_disk;
-use super::report::{Check, Finding, Grade, named};
-use crate::config::types::{Config, Container, PullPolicy, Seccomp};
-use crate::docker::client::{EngineInfo, NEWEST, OLDEST, number};
+use super::versions;
+use crate::config::types::{Config, Container, PullPolicy};
+use crate::docker::client::{EngineInfo, EngineVersion, NEWEST, OLDEST, number};
 use crate::docker::{Client, Error};
+use crate::proofs::finding::{Check, Finding, Grade, named};
 
-/// Of [`checks`].
-const NAMES: [&str; 12] = [
+/// Of [`checks`], without the versions.
+const NAMES: [&str; 11] = [
     "engine",
     "engine-api",
     "rootless",
@@ -18,11 +19,15 @@ const NAMES: [&str; 12] = [
     "limits",
     "storage-driver",
     "log-driver",
-    "seccomp",
     "apparmor",
     "engine-disk",
     "images",
 ];
+
+/// Those, and the versions.
+fn names() -> Vec<&'static str> {
+    [&NAMES[..], &versions::NAMES[..]].concat()
+}
 
 /// Where the kernel keeps the second version of control groups, and only that one.
 const UNIFIED: &str = "/sys/fs/cgroup/cgroup.controllers";
@@ -33,27 +38,28 @@ pub(super) fn checks(docker: &Client, config: &Config) -> (Vec<Check>, Result<()
         Ok(info) => info,
         Err(error) => {
             let hint = "start the engine, set container.docker.endpoint, or put the agent's user into the group docker";
-            let mut findings = vec![Finding::unknown("the engine does not answer"); NAMES.len()];
+            let mut findings = vec![Finding::unknown("the engine does not answer"); names().len()];
             findings[0] = Finding::fail(error.to_string(), hint);
-            return (named(&NAMES, findings), Err("the engine does not answer".to_owned()));
+            return (named(&names(), findings), Err("the engine does not answer".to_owned()));
         }
     };
     let podman = docker.is_podman().unwrap_or(false);
-    let findings = vec![
+    let version = docker.version();
+    let mut findings = vec![
         engine(docker, &info, podman),
-        api(docker, config.container.docker.version.as_deref()),
+        api(docker, &version, config.container.docker.version.as_deref()),
         rootless(&info),
         user_namespaces(&info),
         cgroup(&info, docker.is_local() && Path::new(UNIFIED).exists()),
         limits(&info),
         storage(&info),
         logging(&info, podman),
-        seccomp(&info, &config.container),
         apparmor(&info),
         disk(docker, &info, config.state.min_free_disk),
         images(docker, &config.container),
     ];
-    (named(&NAMES, findings), Ok(()))
+    findings.extend(versions::checks(&info, version.as_ref().ok(), podman));
+    (named(&names(), findings), Ok(()))
 }
 
 fn has(info: &EngineInfo, option: &str) -> bool {
@@ -73,8 +79,8 @@ fn engine(docker: &Client, info: &EngineInfo, podman: bool) -> Finding {
     Finding::warn(format!("{measured}: it does not keep jobs of one network apart"), hint)
 }
 
-fn api(docker: &Client, fixed: Option<&str>) -> Finding {
-    let engine = match docker.version() {
+fn api(docker: &Client, version: &Result<EngineVersion, Error>, fixed: Option<&str>) -> Finding {
+    let engine = match version {
         Ok(version) => version,
         Err(error) => return Finding::unknown(error.to_string()),
     };
@@ -167,23 +173,6 @@ fn logging(info: &EngineInfo, podman: bool) -> Finding {
     let default = if info.logging.is_empty() { "not told" } else { &info.logging };
     let kept = if podman { "json-file, which Podman keeps as k8s-file" } else { "json-file with a cap" };
     Finding::ok(format!("jobs use {kept}; the engine's default ({default}) does not matter to them"))
-}
-
-fn seccomp(info: &EngineInfo, container: &Container) -> Finding {
-    let told = info.security.iter().flatten().find(|found| found.starts_with("name=seccomp"));
-    let hint = "use an engine and a kernel with seccomp: without it every system call is open to a script";
-    match (told, &container.security.seccomp) {
-        (None, _) => Finding::fail("the engine has no seccomp", hint),
-        (Some(_), Seccomp::Profile { path, .. }) => {
-            Finding::ok(format!("on; jobs have the profile {}", path.display()))
-        }
-        (Some(_), Seccomp::Builtin) => Finding::ok("on; jobs have this agent's own profile"),
-        (Some(told), Seccomp::Engine) if told.contains("unconfined") => Finding::fail(format!("off: {told}"), hint),
-        (Some(told), Seccomp::Engine) => Finding::warn(
-            format!("on: {told}, as container.security.seccompProfile says"),
-            "`builtin` allows less, and the same on every engine",
-        ),
-    }
 }
 
 fn apparmor(info: &EngineInfo) -> Finding {
@@ -298,18 +287,6 @@ mod tests {
         assert!(apparmor(&info(&[])).hint.contains("boot with"));
         let rootless = apparmor(&info(&["name=rootless"]));
         assert!(rootless.grade == Grade::Warn && !rootless.hint.contains("boot with"), "{}", rootless.hint);
-        let container = &crate::config::defaults().container;
-        let mut engines = container.clone();
-        engines.security.seccomp = Seccomp::Engine;
-        for (told, of_agent, of_engine) in [
-            ("name=seccomp,profile=default", Grade::Ok, Grade::Warn),
-            // Its default, which our profile takes the place of.
-            ("name=seccomp,profile=unconfined", Grade::Ok, Grade::Fail),
-            ("name=apparmor", Grade::Fail, Grade::Fail),
-        ] {
-            let grades = [container, &engines].map(|container| seccomp(&info(&[told]), container).grade);
-            assert_eq!(grades, [of_agent, of_engine], "{told}");
-        }
         assert_eq!(storage(&EngineInfo { storage: "vfs".to_owned(), ..info(&[]) }).grade, Grade::Warn);
         assert!(user_namespaces(&info(&["name=userns"])).measured.contains("mapped to others"));
     }

@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::report::{Finding, Grade};
 use crate::config::types::{Config, SignatureMode, Ssh, Trust};
 use crate::config::{Loaded, Origin};
 use crate::executors::ending::bytes;
@@ -14,6 +13,7 @@ use crate::jobs::admission;
 use crate::limits;
 use crate::os::private::{self, Refused};
 use crate::os::{disk, random};
+use crate::proofs::finding::{Finding, Grade};
 
 pub(super) const CONFIGURATION: &str = "configuration";
 /// Of [`checks`].

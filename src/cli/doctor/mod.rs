@@ -1,28 +1,34 @@
 //! `doctor`: is this host fit for jobs, and do the locks of a job hold here?
 //!
 //! Three parts run side by side: the host (`host`), the way to the backend (`backend`), and the engine (`engine`). When the
-//! engine answers, canaries try what a job must not be able to do: `canaries` runs them, `proofs` judges. Every report has a
-//! line for every check; a check that could not be made is a failure that says why.
+//! engine answers, [`crate::proofs`] tries what a job must not be able to do. Every report has a line for every check; a check
+//! that could not be made is a failure that says why.
 
 mod backend;
-mod canaries;
 mod engine;
-mod facts;
 mod host;
-mod proofs;
 mod report;
+mod versions;
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use crate::cli::exec::no_thread;
 use crate::cli::{exit, print};
+use crate::config::types::Config;
 use crate::config::{Loaded, Problems};
 use crate::docker;
+use crate::executors::Reaper;
+use crate::executors::container::usage::Sampler;
 use crate::limits;
+use crate::os::pulse::Pulse;
 use crate::os::signals::Signals;
+use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
+use crate::proofs::finding::{Check, Finding, named};
+use crate::proofs::{self, By, Prover};
 
-use report::{Check, Finding, Report, named};
+use report::Report;
 
 /// What was typed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub struct Request {
     pub json: bool,
     /// `--fix-hints`: what to do about warnings too.
     pub fix_hints: bool,
+    /// `--strict`: what is open by the configuration or by a version is a failure.
+    pub strict: bool,
 }
 
 /// Checks, prints, gives the program's exit code. `agent` is this agent's id: `None` where none has run yet.
@@ -47,6 +55,8 @@ pub fn run(
             (problems.0.iter().map(|found| problem(found).of(host::CONFIGURATION)).collect(), Some(exit::USAGE))
         }
     };
+    let strictly = |check: Check| Check { finding: check.finding.strictly(), ..check };
+    let checks = if request.strict { checks.into_iter().map(strictly).collect() } else { checks };
     let report = Report { checks, took: begun.elapsed() };
     let text = if request.json { report.json() } else { report.text(request.fix_hints) };
     match (print::out(&text), code.unwrap_or_else(|| report.code())) {
@@ -112,14 +122,33 @@ fn look(loaded: &Loaded, agent: Result<Option<String>, String>, signals: &Signal
     let docker = docker::Client::new(&config.container.docker);
     let (of_engine, answers) = engine::checks(&docker, config);
     let proofs = match answers {
-        Ok(()) => canaries::checks(&docker, config, signals),
-        Err(why) => canaries::not_proven(&why),
+        Ok(()) => prove(&docker, config, signals).unwrap_or_else(|error| proofs::not_proven(&no_thread(error))),
+        Err(why) => proofs::not_proven(&why),
     };
     checks.extend(on_host.finish());
     checks.extend(at_backend.finish());
     checks.extend(of_engine);
     checks.extend(proofs);
     checks
+}
+
+/// The canaries, which a signal to this command ends.
+fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> std::io::Result<Vec<Check>> {
+    let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched())?;
+    let (sampler, sampler_thread) = Sampler::start(docker.clone())?;
+    let signal = Stop::new();
+    let on_signal = signal.clone();
+    let watch = signals.on_termination(move || on_signal.set())?;
+    let halt = || signal.is_set().then_some("a signal to this command");
+    let prover = Prover { docker, config, by: By::Doctor, reaper, sampler, halt: &halt };
+    let proof = prover.prove();
+    drop(watch);
+    prover.reaper.stop();
+    prover.sampler.stop();
+    for thread in [reaper_thread, sampler_thread] {
+        thread.join_within(limits::THREAD_JOIN_WAIT);
+    }
+    Ok(proof.checks)
 }
 
 #[cfg(test)]

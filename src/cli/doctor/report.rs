@@ -6,92 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::exit;
-use crate::limits;
-
-/// How a check ended; the worst of all is the verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Grade {
-    Ok,
-    Warn,
-    Fail,
-}
-
-impl Grade {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-        }
-    }
-}
-
-/// What a check found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    #[serde(rename = "result")]
-    pub(super) grade: Grade,
-    /// One line, without control characters.
-    pub(super) measured: String,
-    /// What to do; empty where nothing is to be done.
-    pub(super) hint: String,
-}
-
-/// One line of the report: the name of a check, and what it found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Check {
-    pub(super) name: &'static str,
-    #[serde(flatten)]
-    pub(super) finding: Finding,
-}
-
-impl Finding {
-    pub(super) fn ok(measured: impl AsRef<str>) -> Self {
-        Self { grade: Grade::Ok, measured: plain(measured.as_ref()), hint: String::new() }
-    }
-
-    pub(super) fn warn(measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
-        Self { grade: Grade::Warn, hint: plain(hint.as_ref()), ..Self::ok(measured) }
-    }
-
-    pub(super) fn fail(measured: impl AsRef<str>, hint: impl AsRef<str>) -> Self {
-        Self { grade: Grade::Fail, ..Self::warn(measured, hint) }
-    }
-
-    /// For a check that could not be made: unknown counts as a failure.
-    pub(super) fn unknown(why: impl AsRef<str>) -> Self {
-        Self::fail(format!("not known: {}", why.as_ref()), "see to the other failures first, then run this again")
-    }
-
-    pub(super) fn of(self, name: &'static str) -> Check {
-        Check { name, finding: self }
-    }
-}
-
-/// Findings with their names, in the same order.
-pub(super) fn named(names: &[&'static str], findings: Vec<Finding>) -> Vec<Check> {
-    debug_assert_eq!(names.len(), findings.len());
-    names.iter().zip(findings).map(|(name, finding)| finding.of(name)).collect()
-}
-
-/// One line without control characters: it quotes engines, backends and scripts.
-fn plain(text: &str) -> String {
-    let text = text.trim();
-    let mut out = String::with_capacity(text.len());
-    for (count, c) in text.chars().enumerate() {
-        if count == limits::DOCTOR_TEXT {
-            out.push('…');
-            break;
-        }
-        match c {
-            '\n' | '\t' => out.push(' '),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
-}
+use crate::proofs::finding::{Check, Finding, Grade};
 
 /// All checks, in the order in which they are printed.
 #[derive(Debug)]
@@ -114,7 +29,7 @@ impl Report {
     pub(super) fn text(&self, hints: bool) -> String {
         let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
         let mut out = String::new();
-        for Check { name, finding: Finding { grade, measured, hint } } in &self.checks {
+        for Check { name, finding: Finding { grade, measured, hint, .. } } in &self.checks {
             let _ = writeln!(out, "{:4}  {name:width$}  {measured}", grade.as_str());
             if !hint.is_empty() && (hints || *grade == Grade::Fail) {
                 let _ = writeln!(out, "{:6}{:width$}  -> {hint}", "", "");
@@ -186,10 +101,5 @@ mod tests {
         let second =
             serde_json::json!({"name": "apparmor", "result": "warn", "measured": "off", "hint": "switch it on"});
         assert_eq!(value["checks"][1], second);
-    }
-
-    #[test]
-    fn long_words_are_cut() {
-        assert_eq!(Finding::ok("a".repeat(5_000)).measured.chars().count(), limits::DOCTOR_TEXT + 1);
     }
 }

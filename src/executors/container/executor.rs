@@ -40,6 +40,7 @@ impl ContainerExecutor {
             settings: config.container.clone(),
             agent: agent.to_owned(),
             owner: None,
+            are_canaries: false,
             jobs: config.jobs.clone(),
             setup: "jobs.setupTimeout",
             sampler,
@@ -53,6 +54,13 @@ impl ContainerExecutor {
     pub fn of_this_process(docker: docker::Client, config: &Config, sampler: Sampler) -> Self {
         let this = Self::new(docker, config, labels::EXEC, sampler);
         this.change(|shared| Shared { owner: Owner::this_process(), ..shared });
+        this
+    }
+
+    /// The executor of canaries: their containers carry no id of a job.
+    pub fn of_canaries(docker: docker::Client, config: &Config, agent: &str, sampler: Sampler) -> Self {
+        let this = Self::new(docker, config, agent, sampler);
+        this.change(|shared| Shared { are_canaries: true, ..shared });
         this
     }
 
@@ -149,6 +157,7 @@ fn make(
     let device = shared.device(&resources)?;
     let podman = shared.docker.is_podman()?;
     let seccomp = shared.seccomp(podman)?;
+    let dns = shared.dns();
     let mut spec = Spec {
         image: &image,
         labels: Labels {
@@ -156,6 +165,7 @@ fn make(
             execution: &task.execution,
             agent: &shared.agent,
             owner: shared.owner.as_ref(),
+            is_canary: shared.are_canaries,
             attempts: task.job.attempts,
             language: task.job.script.language,
             timeout,
@@ -165,7 +175,7 @@ fn make(
         resources: &resources,
         security: &shared.settings.security,
         network: &network,
-        dns: &shared.settings.network.dns,
+        dns: &dns,
         device: device.as_deref(),
         seccomp: seccomp.as_deref(),
         podman,

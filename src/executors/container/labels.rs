@@ -49,6 +49,8 @@ pub struct Labels<'a> {
     pub execution: &'a Id,
     pub agent: &'a str,
     pub owner: Option<&'a Owner>,
+    /// It belongs to no job: its ids are not written.
+    pub is_canary: bool,
     /// How often the backend had handed the job out before.
     pub attempts: u32,
     pub language: Language,
@@ -65,8 +67,10 @@ impl Labels<'_> {
         let mut all = Map::new();
         let mut put = |name: &str, text: String| drop(all.insert(name.to_owned(), json!(text)));
         put(MANAGED, "true".to_owned());
-        put(JOB, self.job.to_string());
-        put(EXECUTION, self.execution.to_string());
+        if !self.is_canary {
+            put(JOB, self.job.to_string());
+            put(EXECUTION, self.execution.to_string());
+        }
         put(AGENT, self.agent.to_owned());
         if let Some(owner) = self.owner {
             put(OWNER, owner.to_string());
@@ -160,6 +164,7 @@ mod tests {
             execution: &execution,
             agent: "agent-1",
             owner: None,
+            is_canary: false,
             attempts: 2,
             language: Language::Python,
             timeout: (Duration::from_millis(61_500), "jobs.defaultTimeout"),

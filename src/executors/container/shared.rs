@@ -17,6 +17,9 @@ use crate::executors::container::usage::Sampler;
 use crate::job::Output;
 use crate::os::owner::Owner;
 
+/// A name server that answers nobody, seen from a job's network.
+const NOBODY: &str = "127.0.0.1";
+
 /// See the module's text. A reload replaces it; each job keeps the one that it began with.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
@@ -24,6 +27,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) agent: String,
     pub(super) owner: Option<Owner>,
+    pub(super) are_canaries: bool,
     pub(super) jobs: Jobs,
     /// What the limit of image, container and start is called.
     pub(super) setup: &'static str,
@@ -110,6 +114,18 @@ impl Shared {
             NetworkMode::None => Ok("none".to_owned()),
             NetworkMode::Bridge => Ok("bridge".to_owned()),
             NetworkMode::Named(name) => Ok(name.clone()),
+        }
+    }
+
+    /// The name servers of the create request; empty where the engine uses this host's.
+    ///
+    /// Docker before 26.0 forwards questions of a job on an internal network to this host's name servers (CVE-2024-29018),
+    /// but asks one that is named here from inside the job's network: there nobody listens at the loopback's address.
+    pub(super) fn dns(&self) -> Cow<'_, [String]> {
+        let network = &self.settings.network;
+        match network.mode {
+            NetworkMode::Isolated if network.internal && network.dns.is_empty() => vec![NOBODY.to_owned()].into(),
+            _ => network.dns.as_slice().into(),
         }
     }
 

@@ -195,6 +195,7 @@ mod tests {
             execution: &execution,
             agent: "agent-1",
             owner: None,
+            is_canary: false,
             attempts: 0,
             language: Language::Bash,
             timeout: (Duration::from_secs(60), "jobs.defaultTimeout"),

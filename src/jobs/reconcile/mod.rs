@@ -204,9 +204,11 @@ impl Round<'_> {
     /// A container that is not old may be in the hands of the worker that made it. Before the first claim there is none.
     ///
     /// One that was never started is nobody's as soon as its job does not run here: a worker removes it before its job
-    /// leaves the registry. It may be that of an agent whose kill came before the engine had made it.
+    /// leaves the registry. It may be that of an agent whose kill came before the engine had made it. One of no job is a
+    /// canary, whose thread starts it.
     fn is_old(&self, found: &Found) -> bool {
-        self.at_start || found.state == "created" || found.age >= limits::JANITOR_GRACE
+        let is_unstarted = found.state == "created" && found.told.job.is_some();
+        self.at_start || is_unstarted || found.age >= limits::JANITOR_GRACE
     }
 
     fn container(&self, job: &Id) -> Held {

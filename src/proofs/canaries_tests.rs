@@ -1,16 +1,22 @@
 //! Canaries against an engine that is silent, or that does not end them.
 
-use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
 use crate::config::types::NetworkMode;
 use crate::docker::testing::{Act, Engine, done};
 use crate::os::ahead::Ahead;
+use crate::os::pulse::Pulse;
 use crate::os::stop::Stop;
+use crate::proofs::judge;
 
 /// A cage at `engine` that is over after `all`, with a configuration whose own waits are of an hour; `act` gets it.
-fn caged(engine: &Engine, all: Duration, act: impl FnOnce(&Cage)) {
+fn caged(engine: &Engine, all: Duration, act: impl FnOnce(&Cage<'_>)) {
+    caged_with(engine, all, &|| None, act);
+}
+
+fn caged_with(engine: &Engine, all: Duration, halt: &dyn Fn() -> Option<&'static str>, act: impl FnOnce(&Cage<'_>)) {
     let mut config = crate::config::defaults();
     config.container.docker = engine.docker();
     config.container.network.mode = NetworkMode::None;
@@ -18,9 +24,9 @@ fn caged(engine: &Engine, all: Duration, act: impl FnOnce(&Cage)) {
     config.jobs.cleanup_timeout = Duration::from_secs(3600);
     let (reaper, reaper_thread) = Reaper::start(Pulse::unwatched()).expect("a thread");
     let (sampler, sampler_thread) = Sampler::start(engine.client()).expect("a thread");
-    let executor = executor(engine.client(), &config, sampler.clone());
+    let executor = executor(engine.client(), &config, &By::Doctor, sampler.clone());
     let until = Instant::now() + all;
-    let cage = Cage { executor, reaper, controls: Arc::default(), word: "test".to_owned(), until };
+    let cage = Cage { executor, reaper, word: "test".to_owned(), until, halt, launched: RefCell::default() };
     act(&cage);
     cage.reaper.stop();
     sampler.stop();
@@ -35,15 +41,15 @@ fn a_canary_whose_container_is_not_made_is_given_up() {
         let later = ahead.clone();
         let engine = Engine::start(move |call| {
             if call.starts_with("POST /containers/create") {
-                later.put(limits::DOCTOR_SETUP);
+                later.put(limits::PROOF_SETUP);
                 return Act::Stall(Vec::new());
             }
             Act::Answer(404, "{}".to_owned())
         });
-        caged(&engine, limits::DOCTOR_CANARIES, |cage| {
-            let why = cage.launch(Canary::new("x", "true"), None).land().expect_err("no container");
-            assert!(why.contains("within 30s (limits::DOCTOR_SETUP; a job has jobs.setupTimeout)"), "{why}");
-            let hint = proofs::not_proven(&why).hint;
+        caged(&engine, limits::PROOF_CANARIES, |cage| {
+            let why = cage.land(cage.launch(Canary::new("x", "true"), None)).expect_err("no container");
+            assert!(why.contains("within 30s (limits::PROOF_SETUP; a job has jobs.setupTimeout)"), "{why}");
+            let hint = judge::not_proven(&why).hint;
             assert!(hint.contains("at a quiet time"), "no job fails in this way: {hint}");
         });
     });
@@ -86,7 +92,7 @@ fn a_canary_that_does_not_end_is_ended_soon_and_soon_by_force() {
                 _ => json(404, "{}"),
             }
         });
-        caged(&engine, limits::DOCTOR_CANARIES, |cage| {
+        caged(&engine, limits::PROOF_CANARIES, |cage| {
             let flying = cage.launch(Canary::new("x", "true"), None);
             let real = Instant::now() + Duration::from_secs(10);
             let signals = || told.lock().expect("lock").signals.clone();
@@ -101,14 +107,14 @@ fn a_canary_that_does_not_end_is_ended_soon_and_soon_by_force() {
                 std::thread::sleep(Duration::from_millis(5));
             }
             gone.set();
-            let ran = flying.land().expect("it ran");
-            assert!(matches!(ran.cause, Cause::Timeout { after: limits::DOCTOR_CANARY, .. }), "{ran:?}");
+            let ran = cage.land(flying).expect("it ran");
+            assert!(matches!(ran.cause, Cause::Timeout { after: limits::PROOF_CANARY, .. }), "{ran:?}");
             let started = told.lock().expect("lock").started.expect("started");
             let signals = signals();
             let words: Vec<_> = signals.iter().map(|(word, _)| word.as_str()).collect();
             assert_eq!(words, ["kill?signal=SIGTERM", "kill?signal=SIGKILL"]);
             let ran_for = signals[0].1 - started;
-            assert!(ran_for < limits::DOCTOR_CANARY * 2, "TERM came after {ran_for:?}");
+            assert!(ran_for < limits::PROOF_CANARY * 2, "TERM came after {ran_for:?}");
         });
     });
 }
@@ -120,34 +126,11 @@ fn all_canaries_together_are_waited_for_no_longer_than_all_of_them_may_take() {
         let begun = Instant::now();
         let flying: Vec<_> = (0..5).map(|_| cage.launch(Canary::new("x", "true"), None)).collect();
         for flying in flying {
-            let why = flying.land().expect_err("it never ends");
-            assert!(why.contains("limits::DOCTOR_CANARIES"), "{why}");
+            let why = cage.land(flying).expect_err("it never ends");
+            assert!(why.contains("limits::PROOF_CANARIES"), "{why}");
         }
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     });
-}
-
-#[test]
-fn a_port_that_takes_no_connection_is_knocked_at_once_and_briefly() {
-    // A full backlog makes the kernel drop further connection requests.
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let mut full = Vec::new();
-    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
-        full.push(stream);
-        assert!(full.len() < 10_000, "the backlog never fills");
-    }
-    let (over, ended) = std::sync::mpsc::channel::<()>();
-    // It refuses in the end, so that who waits for ever does not hang.
-    let keeper = threads::spawn("t-keeper", move || {
-        let _ = ended.recv_timeout(Duration::from_secs(4));
-        drop((listener, full));
-    });
-    let begun = Instant::now();
-    assert!(!knock(address.ip(), address.port()));
-    assert!(begun.elapsed() < limits::DOCTOR_REACH * 3, "{:?}", begun.elapsed());
-    drop(over);
-    keeper.expect("a thread").join_within(Duration::from_secs(5));
 }
 
 #[test]
@@ -160,31 +143,39 @@ fn of_what_a_canary_prints_a_bounded_part_is_kept() {
         heard.bytes(Stream::Stderr, &[b'y'; 1000]);
     }
     assert_eq!(line.try_recv().as_deref(), Ok("one"));
-    assert_eq!((heard.out.len(), heard.err.len()), (limits::DOCTOR_OUTPUT, limits::DOCTOR_OUTPUT));
+    assert_eq!((heard.out.len(), heard.err.len()), (limits::PROOF_OUTPUT, limits::PROOF_OUTPUT));
     assert!(heard.out.starts_with(b"one\nx") && heard.err.iter().all(|byte| *byte == b'y'));
 }
 
 #[test]
-fn what_another_doctor_left_is_removed_when_it_is_old_enough() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
-    let row = |id: &str, job: &str, age: Duration| {
-        let labels = serde_json::json!({
-            labels::MANAGED: "true", labels::AGENT: AGENT, labels::JOB: job, labels::EXECUTION: format!("{job}-1"),
-        });
-        serde_json::json!({ "Id": id, "Created": now - age.as_secs(), "Labels": labels })
-    };
-    let (old, young) =
-        (limits::JANITOR_GRACE + Duration::from_secs(5), limits::JANITOR_GRACE - Duration::from_secs(20));
-    let list = serde_json::Value::from(vec![
-        row("old", "doctor-a-locks", old),
-        row("young", "doctor-b-locks", young),
-        row("other", "somebody", old),
-    ]);
-    let engine = Engine::start(move |call| match call.starts_with("GET") {
-        true => Act::Answer(200, list.to_string()),
-        false => done(),
+fn all_canaries_together_get_one_core() {
+    let sum: f64 = limits::PROOF_SHARES.iter().map(|(_, share)| share).sum();
+    assert!(sum <= 1.0 + 1e-9, "{sum}");
+    assert_eq!(Canary::new("cores", "true").resources.cpu, Some(limits::PROOF_CPU));
+    let sources = include_str!("flight.rs");
+    let named = sources.split("Canary::").skip(1).filter_map(|rest| rest.split('"').nth(1));
+    let named: std::collections::BTreeSet<_> = named.collect();
+    let shares: std::collections::BTreeSet<_> = limits::PROOF_SHARES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(named, shares, "each canary has its share");
+}
+
+#[test]
+fn a_halt_ends_those_that_run_and_those_that_are_launched_later() {
+    let engine = Engine::start(|_| Act::Stall(Vec::new()));
+    let halt = std::cell::Cell::new(None);
+    let ask = || halt.get();
+    caged_with(&engine, Duration::from_secs(60), &ask, |cage| {
+        let begun = Instant::now();
+        let before = cage.launch(Canary::new("x", "true"), None);
+        assert_eq!(cage.halted(), None);
+        halt.set(Some("a job"));
+        let after = cage.launch(Canary::new("y", "true"), None);
+        halt.set(None);
+        for flying in [before, after] {
+            assert_eq!(flying.control.reason(), Some(Reason::Cancelled("a job")));
+            assert!(cage.land(flying).is_err());
+        }
+        assert_eq!(cage.halted(), Some("a job"), "it stays so");
+        assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     });
-    sweep(&engine.client());
-    let removed: Vec<_> = engine.seen().into_iter().filter(|call| call.starts_with("DELETE")).collect();
-    assert_eq!(removed, ["DELETE /containers/old?force=1&v=1"]);
 }

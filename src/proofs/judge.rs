@@ -4,14 +4,15 @@
 //! configuration opens is a warning; a door that should be closed and is not is a failure.
 
 use super::facts::{Facts, Found, NotRun, last_line};
-use super::report::{Check, Finding};
-use crate::config::types::{Container, Network, NetworkMode, Seccomp, Security};
+use super::finding::{Check, Finding};
+use super::judge_network::{host, isolation, metadata, names, socket};
+use crate::config::types::{Container, Seccomp, Security};
 use crate::executors::ending::bytes;
 use crate::limits;
 use crate::verdict::Cause;
 
-pub(super) const NAMES: [&str; 11] =
-    [ROOT, PRIVILEGE, KERNEL, PROCESSES, MEMORY, CORES, DISK, ISOLATION, HOST, METADATA, SOCKET];
+pub(super) const NAMES: [&str; 13] =
+    [ROOT, PRIVILEGE, KERNEL, PROCESSES, MEMORY, CORES, DISK, END, ISOLATION, HOST, METADATA, DNS, SOCKET];
 const ROOT: &str = "proof-root";
 const PRIVILEGE: &str = "proof-privilege";
 const KERNEL: &str = "proof-kernel";
@@ -19,15 +20,17 @@ const PROCESSES: &str = "proof-processes";
 const MEMORY: &str = "proof-memory";
 const CORES: &str = "proof-cores";
 const DISK: &str = "proof-disk";
+const END: &str = "proof-end";
 const ISOLATION: &str = "proof-other-job";
 const HOST: &str = "proof-host";
 const METADATA: &str = "proof-metadata";
+const DNS: &str = "proof-dns";
 const SOCKET: &str = "proof-engine-socket";
 pub(super) const CLEANUP: &str = "cleanup";
 
 /// The finding where a proof was not possible.
 pub(super) fn not_proven(why: &str) -> Finding {
-    let hint = if why.contains("limits::DOCTOR_SETUP") {
+    let hint = if why.contains("limits::PROOF_SETUP") {
         "run this again at a quiet time, and once more: the engine takes long to start containers, longest the first ones"
     } else {
         "a job would fail in the same way: correct that, then run this again"
@@ -46,17 +49,14 @@ pub(super) fn judge(found: &Found, container: &Container) -> Vec<Check> {
         (MEMORY, memory(found)),
         (CORES, cores(found)),
         (DISK, disk(found, security)),
+        (END, end(found, security)),
         (ISOLATION, isolation(found, network)),
         (HOST, host(found, network)),
         (METADATA, metadata(found, network)),
+        (DNS, names(found, network)),
         (SOCKET, socket(found)),
     ];
     all.into_iter().map(|(name, found)| found.unwrap_or_else(|why| not_proven(&why)).of(name)).collect()
-}
-
-/// For a door that is open: a warning where the configuration wants it so, else a failure.
-fn open(wanted: bool, measured: String, hint: &str) -> Finding {
-    if wanted { Finding::warn(format!("{measured}, as configured"), hint) } else { Finding::fail(measured, hint) }
 }
 
 fn root(found: &Found, security: &Security) -> Result<Finding, NotRun> {
@@ -74,7 +74,7 @@ fn root(found: &Found, security: &Security) -> Result<Finding, NotRun> {
         let mode = if read_only { "read-only" } else { "read-write" };
         let hint =
             "set container.security.readOnlyRootfs: true; where it is set, this engine does not act on it: use another";
-        return Ok(open(!security.readonly_rootfs, format!("the root is mounted {mode}{written}"), hint));
+        return Ok(Finding::open(!security.readonly_rootfs, format!("the root is mounted {mode}{written}"), hint));
     }
     let refused = facts.all("refused").count();
     let measured = format!("mounted read-only, {refused} places refused; /workspace can be written");
@@ -126,7 +126,7 @@ fn privilege(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     if !flags.is_empty() {
         let all = security.drop_capabilities.iter().any(|name| name == "ALL");
         let wanted = !security.no_new_privileges || !all || security.user.0 == 0;
-        return Ok(open(wanted, flags.join(", "), hint));
+        return Ok(Finding::open(wanted, flags.join(", "), hint));
     }
     let setuid = facts.all("setuid").count();
     let files =
@@ -168,7 +168,7 @@ fn kernel(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     };
     let hint =
         "set container.security.seccompProfile: builtin; where it is set, this engine does not act on it: use another";
-    Ok(self::open(security.seccomp != Seccomp::Builtin, measured, hint))
+    Ok(Finding::open(security.seccomp != Seccomp::Builtin, measured, hint))
 }
 
 const LIMITS_HINT: &str =
@@ -177,7 +177,7 @@ const LIMITS_HINT: &str =
 fn processes(found: &Found) -> Result<Finding, NotRun> {
     let ran = found.pids.as_ref().map_err(NotRun::clone)?;
     let facts = Facts(ran);
-    let (limit, tried) = (ran.limits.pids, limits::DOCTOR_PIDS_MORE);
+    let (limit, tried) = (ran.limits.pids, limits::PROOF_PIDS_MORE);
     let started = facts.number("started").unwrap_or(0);
     if facts.one("all").is_some() || started > limit {
         let measured = format!("{started} of {tried} processes were started with a limit of {limit}");
@@ -249,7 +249,7 @@ fn disk(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     if !security.readonly_rootfs {
         let measured =
             "the root is writable: the agent looks once a second and ends a job that wrote too much".to_owned();
-        return Ok(open(
+        return Ok(Finding::open(
             true,
             measured,
             "set container.security.readOnlyRootfs: true for a limit that the kernel keeps",
@@ -264,122 +264,47 @@ fn disk(found: &Found, security: &Security) -> Result<Finding, NotRun> {
     match full.and_then(|rest| rest.split_once(' ')) {
         Some((written, why)) => {
             let written = bytes(written.parse().unwrap_or(0));
-            let fits = bytes(limits::DOCTOR_DISK_FITS);
+            let fits = bytes(limits::PROOF_DISK_FITS);
             Ok(Finding::ok(format!(
                 "{fits} worked, then /workspace was full after {written} ({why}); the limit is {limit}"
             )))
         }
         None if words.contains(&"more") => {
-            let more = bytes(limits::DOCTOR_DISK_MORE);
+            let more = bytes(limits::PROOF_DISK_MORE);
             Ok(Finding::fail(format!("{more} could be written with a limit of {limit}"), LIMITS_HINT))
         }
         None => Err("it is not known how far writing came".to_owned()),
     }
 }
 
-fn isolation(found: &Found, network: &Network) -> Result<Finding, NotRun> {
-    let listening = found.listening.as_ref().map_err(NotRun::clone)?;
-    let heard = Facts(found.listener.as_ref().map_err(NotRun::clone)?);
-    let caller = Facts::whole(&found.reached)?;
-    let reached = caller.one("reached").ok_or("it did not say whether it reached the other")?;
-    let interfaces = caller.one("interfaces").unwrap_or_default();
-    let Some(address) = listening.address else {
-        if network.mode == NetworkMode::None && interfaces == "lo" && reached.starts_with("no") {
-            return Ok(Finding::ok("no job has a network, only its own loopback"));
-        }
-        return Err(format!("the canary that listens has no address; the other has {interfaces}"));
-    };
-    if !listening.reaches_itself && found.host_reaches != Some(true) {
-        return Err(format!("the control failed: nobody reaches {address}, not even itself"));
+/// A script that stops, kills or traces process 1, or freezes its control group, would keep its container from ending.
+fn end(found: &Found, security: &Security) -> Result<Finding, NotRun> {
+    let ran = found.end.as_ref().map_err(NotRun::clone)?;
+    let (facts, calls) = (Facts::whole(&found.end)?, Facts::whole(&found.calls)?);
+    let state = |fact: &str| facts.one(fact).ok_or_else(|| format!("it did not say {fact}"));
+    let hint = "the agent ends such a job at its limit, and not before: use an engine whose containers are in a process \
+                namespace of their own, with their control group mounted read-only";
+    let stopped = |state: &str| matches!(state, "T" | "t" | "Z" | "X");
+    if stopped(state("after-STOP")?) || stopped(state("after-KILL")?) {
+        return Ok(Finding::fail("a script can stop or kill process 1 of its container", hint));
     }
-    let own = caller.one("own").unwrap_or_default();
-    if interfaces == "lo" || own.is_empty() {
-        return Err("the control failed: the canary that calls has no network".to_owned());
+    let frozen: Vec<&str> = facts.all("froze").collect();
+    if !frozen.is_empty() {
+        return Ok(Finding::fail(format!("a script can freeze its control group by {}", frozen.join(", ")), hint));
     }
-    let came = heard.all("came").any(|peer| own.split_whitespace().any(|own| own == peer));
-    if reached == "yes" || came {
-        let wanted = network.enable_icc || !matches!(network.mode, NetworkMode::Isolated);
-        let hint = "set container.network.mode: isolated and enableICC: false; where they are set, this engine does not keep \
-                    containers apart (its iptables?): use mode none";
-        return Ok(open(wanted, format!("a job at {own} reaches another at {address}"), hint));
+    if let Cause::Timeout { .. } = ran.cause {
+        return Ok(Finding::fail("a script that kills everything else in its container does not end", hint));
     }
-    let by = if found.host_reaches == Some(true) { "this host reaches it" } else { "it reaches itself" };
-    let why = reached.trim_start_matches("no: ");
-    Ok(Finding::ok(format!("a job at {own} does not reach another at {address} ({why}), which listens: {by}")))
-}
-
-/// The services of this host, by the gateway of the jobs' network.
-fn host(found: &Found, network: &Network) -> Result<Finding, NotRun> {
-    if network.mode == NetworkMode::None {
-        return Ok(Finding::ok("no job has a network"));
+    if calls.one("ptrace_init").ok_or("it did not try to trace process 1")?.starts_with("open") {
+        let measured = "a script can trace process 1, and so keep its container from ending before its limit";
+        let hint = "set container.security.seccompProfile: builtin";
+        return Ok(Finding::open(security.seccomp != Seccomp::Builtin, measured, hint));
     }
-    let facts = Facts::whole(&found.reached)?;
-    let Some(answer) = facts.one("host") else {
-        return Ok(Finding::ok("not tried: the engine is on another host, or the jobs' network has no gateway"));
-    };
-    let Some(gateway) = answer.strip_prefix("open ") else {
-        return Ok(Finding::ok(format!("a port of this host that was open did not answer a job: {answer}")));
-    };
-    let hint = "what listens on all addresses of this host answers jobs: let them listen on 127.0.0.1, use \
-                scripts/install.sh --firewall=strict, or set container.network.mode: none";
-    Ok(Finding::warn(format!("a job reaches the ports of this host by its gateway {gateway}"), hint))
-}
-
-fn metadata(found: &Found, network: &Network) -> Result<Finding, NotRun> {
-    let facts = Facts::whole(&found.locks)?;
-    let answer = facts.one("metadata").ok_or("it did not say whether anything answered")?;
-    let ways: Vec<&str> = facts.all("way-out").chain(facts.all("way-out-6")).filter(|way| !way.is_empty()).collect();
-    let forbidden = network.internal || network.mode == NetworkMode::None;
-    let hint = "set container.network.internal: true (isolated network) or mode: none, or use \
-                scripts/install.sh --firewall=metadata: credentials of the machine are served there";
-    if answer == "open" && forbidden {
-        return Ok(Finding::fail("169.254.169.254 answers a job, although container.network forbids it", hint));
-    }
-    if answer == "open" {
-        return Ok(Finding::warn("169.254.169.254 answers a job; container.network does not forbid it", hint));
-    }
-    let why = answer.trim_start_matches("closed: ");
-    if !forbidden {
-        let measured = format!("nothing answers a job at 169.254.169.254 ({why})");
-        return Ok(Finding::ok(format!("{measured}; that nothing may is not configured (container.network.internal)")));
-    }
-    let outside = facts.one("outside");
-    if outside == Some("open") {
-        return Ok(Finding::fail("a job has a way out: it reaches the backend", hint));
-    }
-    let measured = format!("169.254.169.254 does not answer a job ({why})");
-    if ways.is_empty() {
-        return Ok(Finding::ok(format!("{measured}, which has no route to anywhere outside")));
-    }
-    // A route may end in the host's firewall. Only what this host can reach itself shows that.
-    if found.host_reaches_cloud {
-        return Ok(Finding::ok(format!("{measured}; it does answer this host")));
-    }
-    if outside.is_some() {
-        return Ok(Finding::ok(format!("{measured}, nor does the backend, which this host reaches")));
-    }
-    let hint = "use container.network.mode: none where scripts need no network: there is no route then";
     let measured =
-        format!("{measured}, nor does it answer this host: the route by {} may lead somewhere", ways.join(", "));
-    Ok(Finding::warn(measured, hint))
-}
-
-fn socket(found: &Found) -> Result<Finding, NotRun> {
-    let facts = Facts::whole(&found.locks)?;
-    facts.one("looked").ok_or("it did not come to look")?;
-    let mut seen: Vec<&str> = facts.all("socket").collect();
-    seen.dedup();
-    let hint = "anyone who reaches the engine is root on its host: keep its socket out of containers and its port off their network";
-    if facts.one("engine") == Some("open") {
-        return Ok(Finding::fail("a job reaches the engine's port", hint));
-    }
-    if !seen.is_empty() {
-        return Ok(Finding::fail(format!("a job sees {}", seen.join(", ")), hint));
-    }
-    let port = facts.one("engine").map_or(String::new(), |answer| format!("; the engine's port is {answer}"));
-    Ok(Finding::ok(format!("no socket of an engine is in the container, as a file, mount or name{port}")))
+        "a script cannot stop, kill or trace process 1, nor freeze its control group; it ends when all else is killed";
+    Ok(Finding::ok(measured))
 }
 
 #[cfg(test)]
-#[path = "proofs_tests.rs"]
+#[path = "judge_tests.rs"]
 mod tests;

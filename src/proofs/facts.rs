@@ -14,6 +14,8 @@ pub(super) struct Ran {
     pub(super) message: String,
     /// The limits that its container got.
     pub(super) limits: ResourceSet,
+    /// Processor time, in seconds.
+    pub(super) used: f64,
 }
 
 /// Why a canary proves nothing.
@@ -27,6 +29,12 @@ pub(super) struct Found {
     pub(super) cpu: Result<Ran, NotRun>,
     /// System calls that a job must not be able to make.
     pub(super) calls: Result<Ran, NotRun>,
+    /// Attempts to keep its own container from ending.
+    pub(super) end: Result<Ran, NotRun>,
+    /// Questions to name servers; `None` where the configured network may have them answered.
+    pub(super) names: Option<Result<Ran, NotRun>>,
+    /// The name server that answers this host, where that was tried.
+    pub(super) host_resolver: Option<String>,
     /// The listener's first line.
     pub(super) listening: Result<Listener, NotRun>,
     /// All that it said.
@@ -36,6 +44,15 @@ pub(super) struct Found {
     pub(super) host_reaches: Option<bool>,
     /// Whether something answers this host at 169.254.169.254.
     pub(super) host_reaches_cloud: bool,
+}
+
+impl Found {
+    /// Processor time of all canaries, in seconds.
+    pub(super) fn used(&self) -> f64 {
+        let all =
+            [&self.locks, &self.memory, &self.pids, &self.cpu, &self.calls, &self.end, &self.listener, &self.reached];
+        all.into_iter().chain(&self.names).flatten().map(|ran| ran.used).sum()
+    }
 }
 
 /// Where a canary listens.

@@ -1,9 +1,10 @@
 //! Each proof by what its canary may have found: that it holds, that it does not, and that nothing was shown.
 
 use super::*;
-use crate::cli::doctor::facts::{Listener, Ran};
-use crate::cli::doctor::report::Grade;
-use crate::config::{defaults, types::ResourceSet};
+use crate::config::defaults;
+use crate::config::types::{NetworkMode, ResourceSet};
+use crate::proofs::facts::{Listener, Ran};
+use crate::proofs::finding::Grade;
 
 /// What a canary of a good host says of its locks.
 const LOCKS: &str = "root overlay ro,relatime\nrefused / Read-only file system\nrefused /etc Read-only file system\n\
@@ -15,7 +16,7 @@ const LOCKS: &str = "root overlay ro,relatime\nrefused / Read-only file system\n
 
 fn ran(out: &str, err: &str, cause: Cause) -> Result<Ran, NotRun> {
     let limits = ResourceSet { memory: 64 << 20, pids: 32, cpu: 0.2, disk: 16 << 20, ..defaults().container.defaults };
-    Ok(Ran { out: out.to_owned(), err: err.to_owned(), cause, message: "how it ended".to_owned(), limits })
+    Ok(Ran { out: out.to_owned(), err: err.to_owned(), cause, message: "how it ended".to_owned(), limits, used: 0.1 })
 }
 
 fn found() -> Found {
@@ -24,7 +25,14 @@ fn found() -> Found {
         memory: ran("fits 4194304\n", "", Cause::Memory(64 << 20)),
         pids: ran("started 1\nstarted 30\n", "sh: 1: Cannot fork\n", Cause::Exit),
         cpu: ran("cores 2\nused 0m0.210s 0m0.010s\nheld 9\n", "", Cause::Success),
-        calls: ran("io_uring_setup EPERM\nclone3 ENOSYS\nx32 SIGSYS\nend of-calls\n", "", Cause::Success),
+        calls: ran(
+            "io_uring_setup EPERM\nptrace_init EPERM\nclone3 ENOSYS\nx32 SIGSYS\nend of-calls\n",
+            "",
+            Cause::Success,
+        ),
+        end: ran("after-STOP S\nafter-KILL S\nrefused x y\nend of-end\n", "", Cause::Signal(9)),
+        names: None,
+        host_resolver: None,
         listening: Listener::read("listening 172.18.0.2 40000 itself").ok_or_else(String::new),
         listener: ran(
             "listening 172.18.0.2 40000 itself\ncame 172.18.0.2\ncame 172.18.0.1\n",
@@ -80,6 +88,9 @@ fn what_did_not_run_is_never_well() {
         pids: none(),
         cpu: none(),
         calls: none(),
+        end: none(),
+        names: Some(none()),
+        host_resolver: None,
         listening: Err("no such image".to_owned()),
         listener: none(),
         reached: none(),
@@ -276,4 +287,64 @@ fn an_engine_within_reach() {
     expect(SOCKET, &port, &container(), Grade::Fail, "the engine's port");
     let port = changed("looked for-sockets", "engine closed: Connection refused\nlooked for-sockets");
     expect(SOCKET, &port, &container(), Grade::Ok, "closed: Connection refused");
+}
+
+#[test]
+fn a_container_that_a_script_keeps_from_ending() {
+    let end = |out: &str, cause| Found { end: ran(out, "", cause), ..found() };
+    let good = "after-STOP S\nafter-KILL S\nend of-end\n";
+    expect(END, &found(), &container(), Grade::Ok, "cannot stop, kill or trace process 1");
+    let stopped = good.replace("STOP S", "STOP T");
+    expect(END, &end(&stopped, Cause::Signal(9)), &container(), Grade::Fail, "can stop or kill process 1");
+    let froze = format!("froze /sys/fs/cgroup/cgroup.freeze\n{good}");
+    expect(END, &end(&froze, Cause::Signal(9)), &container(), Grade::Fail, "by /sys/fs/cgroup/cgroup.freeze");
+    let late = Cause::Timeout { limit: "x", after: limits::PROOF_CANARY };
+    expect(END, &end(good, late), &container(), Grade::Fail, "does not end");
+    expect(
+        END,
+        &end("after-STOP S\nend of-end\n", Cause::Signal(9)),
+        &container(),
+        Grade::Fail,
+        "did not say after-KILL",
+    );
+    expect(END, &end("", Cause::Signal(9)), &container(), Grade::Fail, "did not come to its end");
+    let calls = |answer: &str| {
+        let out = format!("ptrace_init {answer}\nend of-calls\n");
+        Found { calls: ran(&out, "", Cause::Success), ..found() }
+    };
+    expect(END, &calls("open"), &container(), Grade::Fail, "can trace process 1");
+    expect(END, &calls("ESRCH"), &container(), Grade::Ok, "");
+    let mut engines = container();
+    engines.security.seccomp = Seccomp::Engine;
+    expect(END, &calls("open"), &engines, Grade::Warn, "as configured");
+    assert!(one(END, &calls("open"), &engines).is_strict);
+    let without = Found { calls: ran("end of-calls\n", "", Cause::Success), ..found() };
+    expect(END, &without, &container(), Grade::Fail, "did not try to trace");
+}
+
+#[test]
+fn names_that_a_job_on_an_internal_network_gets_resolved() {
+    let said = |lines: &str, host: Option<&str>| {
+        let out = format!("{lines}end of-resolve\n");
+        Found { names: Some(ran(&out, "", Cause::Success)), host_resolver: host.map(str::to_owned), ..found() }
+    };
+    let closed = "dns 127.0.0.11 udp code 2\ndns 127.0.0.11 tcp timed out\ndns 10.0.0.2 udp unreachable\ncontrol 127.0.0.11 udp answered\n";
+    expect(DNS, &said(closed, Some("10.0.0.2")), &container(), Grade::Ok, "10.0.0.2 does answer this host");
+    expect(DNS, &said(closed, None), &container(), Grade::Warn, "none answers this host either");
+    let open = closed.replace("udp code 2", "udp answered");
+    expect(DNS, &said(&open, None), &container(), Grade::Fail, "resolved by 127.0.0.11 udp");
+    let mut named = container();
+    named.network.dns = vec!["172.18.0.1".to_owned()];
+    expect(DNS, &said(&open, None), &named, Grade::Warn, "as configured");
+    let dead = closed.replace("udp answered", "udp timed out");
+    expect(DNS, &said(&dead, Some("10.0.0.2")), &container(), Grade::Fail, "the control failed");
+    let unrun = Found { names: Some(Err("no container".to_owned())), ..found() };
+    expect(DNS, &unrun, &container(), Grade::Fail, "not proven: no container");
+    // Where names may be resolved there is nothing to prove.
+    expect(DNS, &found(), &container(), Grade::Ok, "container.network.internal is false");
+    let mut none = container();
+    none.network.mode = NetworkMode::None;
+    expect(DNS, &found(), &none, Grade::Ok, "no job has a network");
+    none.network.mode = NetworkMode::Bridge;
+    expect(DNS, &found(), &none, Grade::Ok, "no isolated network");
 }
