@@ -35,8 +35,8 @@ run_bench bench ${OPTIONS[@]+"${OPTIONS[@]}"} --agent "$AGENT"
 say "load of this machine after: $(cut -d ' ' -f 1-3 /proc/loadavg)"
 cat <<'TEXT'
 Settings that are not the defaults, and why:
-  api.rateLimit.enabled: false       10 requests a second, the default, bound an agent to about two jobs a second; the row
-                                     "with default api.rateLimit" (not with --quick) shows that
+  api.rateLimit.enabled: false       the engine is measured; the row "with default api.rateLimit" (not with --quick) has the
+                                     default, 100 requests a second
   jobs.maxConcurrent: 1, 5, 10       what the rows say; the default is 5
   the jobs' cpuLimit: 2 (lines)      with the default's half core the script would be what is measured
 TEXT

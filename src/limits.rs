@@ -315,6 +315,12 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// Seconds' worth of requests that may go out at once after a quiet time: a job needs five calls, most of them at its
 /// start and end, and a handful of jobs must not queue for the limit.
 pub const RATE_BURST_SECONDS: f64 = 5.0;
+/// Time in which a rate that the backend made slower doubles again.
+pub const RATE_RECOVERY: Duration = Duration::from_secs(10);
+/// Between two halvings of the rate: the calls that were on their way at the first one are answered within it.
+pub const RATE_SLOWER_AGAIN: Duration = Duration::from_secs(1);
+/// The least rate, as a share of the configured one: a backend that always says "too many" still hears of each job's end.
+pub const RATE_LEAST_SHARE: f64 = 0.02;
 /// A heartbeat or a report waits at most this long for the rate limit.
 pub const RATE_PRIORITY_WAIT: Duration = Duration::from_millis(250);
 

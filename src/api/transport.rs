@@ -182,12 +182,25 @@ impl Transport {
             (None, _) => Code::Error,
         };
         metrics::api_request(call.endpoint, method_name(&call.method), code, took);
+        if status == Some(429) {
+            self.slow_down();
+        }
         match (status, &result) {
             (Some(status), Ok(_)) => log::debug!("{} {}: {status} in {} ms", call.method, call.path, took.as_millis()),
             (_, Err(problem)) => log::debug!("{} {}: {problem} after {} ms", call.method, call.path, took.as_millis()),
             (None, Ok(_)) => {}
         }
         result
+    }
+
+    /// The backend wants fewer calls.
+    fn slow_down(&self) {
+        let Some(bucket) = &self.base.bucket else { return };
+        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        if bucket.slow_down(clock::now()) {
+            let rate = bucket.per_second();
+            log::warn!("the backend wants fewer calls (429): at most {rate:.1} a second for now (api.rateLimit)");
+        }
     }
 
     fn wait_for_turn(&self, urgent: bool) -> Result<(), Problem> {
@@ -424,6 +437,22 @@ mod tests {
             let Problem::Http { status: 400, message, .. } = problem else { panic!("{problem:?}") };
             assert_eq!(message.starts_with('x'), read, "{message}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_wants_fewer_calls_slows_all_of_them_down() {
+        let server = Server::start(|_, n| if n < 3 { Act::Answer(429, "", String::new()) } else { ok("{}") });
+        let limited = crate::config::types::RateLimit { enabled: true, requests_per_second: 1000.0 };
+        let api = Api { rate_limit: limited, ..server.api() };
+        let transport = Transport::new(&api, &Tls::default(), HeaderMap::new(), Stop::new()).expect("a transport");
+        let rate = || transport.base.bucket.as_ref().expect("a limit").lock().expect("lock").per_second();
+        let (other, full) = (transport.separate(), rate());
+        for _ in 0..3 {
+            ask(&other).expect_err("429");
+        }
+        assert!((full * 0.45..full * 0.6).contains(&rate()), "halved once for answers that come together: {}", rate());
+        ask(&other).expect("an answer");
+        assert!(rate() < full * 0.6, "one good answer does not bring it back: {}", rate());
     }
 
     #[test]

@@ -122,8 +122,8 @@ static KEYS: &[Key] = keys! {
         "How pauses grow.";
     Restart "api.rateLimit.enabled" = "true", Bool => api.rate_limit.enabled,
         "Limits how often the agent calls the backend.";
-    Restart "api.rateLimit.requestsPerSecond" = "10", Number { min: 0.1, max: 10_000.0 } => api.rate_limit.requests_per_second, when "api.rateLimit.enabled" is "true",
-        "Calls a second, on average.";
+    Restart "api.rateLimit.requestsPerSecond" = "100", Number { min: 0.1, max: 10_000.0 } => api.rate_limit.requests_per_second, when "api.rateLimit.enabled" is "true",
+        "Calls a second, on average. Each 429 of the backend halves it for a while.";
 
     Reload "jobs.types" = "", List { form: "types of jobs: SCRIPT, HTTP_REQUEST, TOOL_ACTION", check: parse::job_type } => jobs.types,
         "Types that this agent asks the backend for; others are left to other agents. When empty: SCRIPT, and HTTP_REQUEST with `http.enabled`.";

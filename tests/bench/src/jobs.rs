@@ -14,7 +14,7 @@ use crate::table::{Row, Table, Target, median};
 const SCRIPT: &str = "echo done";
 /// The label of the floor's containers.
 pub(crate) const LABEL: &str = "cronium.bench";
-/// The default lets a job's five calls through twice a second; one row shows that.
+/// The engine is what is measured; one row has the default.
 pub(crate) const NO_RATE_LIMIT: (&str, &str) = ("api.rateLimit.enabled", "false");
 
 const LONGER: Target = Target::AtMost(1.10);
