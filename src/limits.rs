@@ -421,10 +421,16 @@ pub const DRAIN_TICK: Duration = Duration::from_millis(200);
 pub const WORKER_TICK: Duration = Duration::from_secs(5);
 /// Longest wait for the answer to an acknowledgement, all attempts of it: beyond `api.timeout` times three.
 pub const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(150);
-/// Longest wait for a job's errands before its report is sent without them.
+/// Longest wait for the call of a job that is under way at its end, before its report is sent without it.
 pub const ACK_TASK_WAIT: Duration = Duration::from_secs(120);
 /// Longest wait for the live log to take a job's last lines before its report is sent.
 pub const LIVE_FLUSH: Duration = Duration::from_secs(2);
+/// How long a worker waits for that itself. Lines mostly arrive within it, and what did not arrive is known for the record.
+pub const LIVE_FLUSH_SHORT: Duration = Duration::from_millis(30);
+/// Threads that remove what ended scripts leave behind. More at once are no faster: the engine does one after the other.
+pub const REMOVAL_THREADS: usize = 4;
+/// Removals that wait for such a thread. The worker of one more removes it itself.
+pub const REMOVALS_WAITING: usize = 32;
 /// One wait for a signal; after it, a thread that waits looks whether it is still wanted.
 pub const SIGNAL_TICK: Duration = Duration::from_millis(200);
 /// The reaper looks at its jobs at least so often, even when nothing wakes it.

@@ -13,7 +13,7 @@ pub mod reload;
 pub mod service;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
@@ -23,6 +23,7 @@ use crate::config::types::{Config, OnShutdown};
 use crate::health::{self, Reason};
 use crate::jobs::adopt::Adopter;
 use crate::jobs::control;
+use crate::jobs::record::outbox::Outbox;
 use crate::jobs::status;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
@@ -163,6 +164,8 @@ impl Agent {
         self.parts.running.wake();
         self.pool.join(limits::THREAD_JOIN_WAIT);
         self.adopter.join(limits::THREAD_JOIN_WAIT);
+        wait_for_first_tries(&self.parts.outbox, signals);
+        self.parts.removals.finish(limits::THREAD_JOIN_WAIT);
         self.parts.servers.stop();
         self.parts.outbox.stop();
         self.parts.checkpoints.stop();
@@ -195,6 +198,18 @@ impl Agent {
             log::warn!("a further signal: not waiting any longer");
         }
         drained
+    }
+}
+
+/// Waits until each report was tried once, `limits::OUTBOX_LAST` at most, or until a further signal comes. The next start
+/// offers what is left.
+fn wait_for_first_tries(outbox: &Outbox, signals: &Signals) {
+    let until = Instant::now() + limits::OUTBOX_LAST;
+    while !outbox.wait_for_first_tries(limits::DRAIN_TICK) {
+        if Instant::now() >= until || signals.wait(Duration::ZERO) == Some(Signal::Terminate) {
+            log::warn!("not waiting any longer for the backend to take the last reports; the next start offers them");
+            return;
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::outbox::{Outbox, Terms};
 use crate::jobs::record::{Checkpoints, Entry, Logins, Opened, RecordStore};
+use crate::jobs::removals::Removals;
 use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
 use crate::jobs::status;
@@ -61,6 +62,7 @@ pub(super) struct Parts {
     pub(super) streamer: LogStreamer,
     pub(super) records: RecordStore,
     pub(super) outbox: Outbox,
+    pub(super) removals: Removals,
     pub(super) checkpoints: Checkpoints,
     pub(super) claims: Claims,
     pub(super) helpers: Helpers,
@@ -109,6 +111,8 @@ impl Parts {
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
         let (streamer, streamer_thread) = live::log(config, &id, &running, &slots, &pulses)?;
+        let told = client.clone();
+        streamer.on_connect(move || told.is_back());
         let terms = Terms::new(config.jobs.report_retention);
         let offering = pulses.part("outbox", longest_call(config) + limits::PULSE_ROOM);
         let (outbox, outbox_thread) =
@@ -139,6 +143,7 @@ impl Parts {
             streamer,
             records,
             outbox,
+            removals: Removals::default(),
             checkpoints,
             claims: Claims::new(config.api.timeout),
             helpers,
@@ -195,6 +200,7 @@ impl Parts {
             running: self.running.clone(),
             records: self.records.clone(),
             outbox: self.outbox.clone(),
+            removals: self.removals.clone(),
             checkpoints: self.checkpoints.clone(),
             claims: self.claims.clone(),
             logins: Logins::new(&config.now().api.token),

@@ -8,6 +8,7 @@ use ureq::http::{HeaderMap, HeaderValue, Method};
 use super::answer::{self, HeartbeatAnswer, Orphans, Queue, RowStatus};
 use super::body::{Pairs, encode, time};
 use super::clock::ClockSkew;
+use super::contact::OnReturn;
 use super::error::{Error, Problem};
 use super::transport::{Call, Transport};
 use crate::config::types::{Api, Tls};
@@ -61,6 +62,29 @@ impl Client {
     #[must_use]
     pub fn with_stop(&self, stop: Stop) -> Self {
         Self { transport: self.transport.with_stop(stop), ..self.clone() }
+    }
+
+    /// The same client, whose calls are no sign that the backend is away or back.
+    #[must_use]
+    pub fn unheard(&self) -> Self {
+        Self { transport: self.transport.unheard(), ..self.clone() }
+    }
+
+    /// A client for questions whether the backend is back: it waits briefly for a connection.
+    #[must_use]
+    pub fn asking(&self, stop: Stop) -> Self {
+        Self { transport: self.transport.asking().with_stop(stop), ..self.clone() }
+    }
+
+    /// Calls `heard` each time that a call succeeds which failed before as if the backend were away, or that it is heard of
+    /// in another way. One listener is kept for all clones.
+    pub fn on_return(&self, heard: OnReturn) {
+        self.transport.contact().on_return(heard);
+    }
+
+    /// The backend was heard of in another way than by a call.
+    pub fn is_back(&self) {
+        self.transport.contact().returned();
     }
 
     /// Claims up to `batch` jobs of these types, by the backend's names. Tried once: each request claims. Jobs of a lost answer stay claimed until they are given

@@ -43,7 +43,8 @@ fn deadline(timeout: &NextTimeout, from: Instant, limits: Limits) -> Deadline {
         Timeout::Connect => limits.connect,
         _ => (left, "api.timeout"),
     };
-    Deadline { at: from + left, limit, length }
+    // The limit may be shorter than what ureq was told.
+    Deadline { at: from + left.min(length), limit, length }
 }
 
 /// Carried through ureq inside one of its errors; `error::sort` unpacks it.

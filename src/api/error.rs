@@ -115,6 +115,15 @@ impl Error {
         matches!(self.status(), Some(status @ 400..=499) if !matches!(status, 401 | 407 | 408 | 425 | 429))
     }
 
+    /// Whether the backend, or what it needs, may be away: another call may fail in the same way.
+    pub fn is_outage(&self) -> bool {
+        match &self.problem {
+            Problem::Http { status, .. } => matches!(status, 401 | 407 | 408 | 500..),
+            Problem::Setup { .. } | Problem::Unknown | Problem::Stopped | Problem::TooLarge { .. } => false,
+            _ => true,
+        }
+    }
+
     /// The HTTP status, if there was one.
     pub fn status(&self) -> Option<u16> {
         match &self.problem {

@@ -11,6 +11,7 @@ mod bounds_tests;
 pub mod certificate;
 mod client;
 mod clock;
+mod contact;
 mod dial;
 mod error;
 #[cfg(any(test, fuzzing))]

@@ -1,8 +1,9 @@
 //! The calls to the backend that run beside a job, in their order: acknowledge, create the execution's row, say that
 //! the script runs.
 //!
-//! Each job has one thread for them. It is joined before the job's report is sent, so that the backend sees the calls of
-//! a job in order.
+//! Each job has one thread for them. No report is sent before its end, so that the backend sees the calls of a job in
+//! order. Nothing that the thread has yet to say is of use once the script has ended: then it ends after the call that is
+//! under way.
 
 use std::fmt;
 use std::sync::Arc;
@@ -58,12 +59,14 @@ impl ExecutionRow {
     }
 }
 
-/// The task that makes these calls. Dropping it waits until they are done, within [`limits::ACK_TASK_WAIT`].
+/// The task that makes these calls. Dropping it waits for the call that is under way, within [`limits::ACK_TASK_WAIT`].
 #[derive(Debug)]
 pub struct AckTask {
     answer: Receiver<Acknowledged>,
     /// `None` once nothing more is to be said.
     start: Option<Sender<()>>,
+    /// Set when nothing more is to be said. No call after the acknowledgement is tried again then.
+    over: Stop,
     thread: Option<Thread>,
 }
 
@@ -78,7 +81,7 @@ impl AckTask {
         let setup = context.config.now().jobs.setup_timeout;
         let control = Arc::clone(token.control());
         let ids = (token.id(), execution);
-        Self::spawn(context.client.clone(), ids, (row, control), setup, context.stop.clone()).map_err(|error| {
+        Self::spawn(context.client.clone(), ids, (row, control), setup).map_err(|error| {
             log::error!("cannot start a thread for the job: {error}");
             Unreported::GiveBack("the agent is out of threads")
         })
@@ -89,11 +92,12 @@ impl AckTask {
         (job, execution): (&Id, &Id),
         (row, control): (Option<ExecutionRow>, Arc<Control>),
         setup: Duration,
-        stop: Stop,
     ) -> std::io::Result<Self> {
         let (tell, answer) = bounded(1);
         let (start, started) = bounded(1);
         let (job, execution) = (job.clone(), execution.clone());
+        let over = Stop::new();
+        let (ended, later) = (over.clone(), client.with_stop(over.clone()));
         let thread = threads::spawn("job-ack", move || {
             let _context = telemetry::context(&job, &execution);
             let answer = acknowledge(&client, &job, &control);
@@ -102,15 +106,27 @@ impl AckTask {
             if !ours {
                 return;
             }
-            if let Some(row) = row {
-                row.create(&client, &job);
+            if let Some(row) = row.filter(|_| !ended.is_set()) {
+                row.create(&later, &job);
             }
             // An error means that the job has not started.
-            if clock::receive(&started, setup + limits::ACKNOWLEDGE_WAIT).is_ok() && !stop.is_set() {
-                say_running(&client, &job, &control);
+            if clock::receive(&started, setup + limits::ACKNOWLEDGE_WAIT).is_ok() && !ended.is_set() {
+                say_running(&later, &job, &control, &ended);
             }
         })?;
-        Ok(Self { answer, start: Some(start), thread: Some(thread) })
+        Ok(Self { answer, start: Some(start), over, thread: Some(thread) })
+    }
+
+    /// Nothing more is to be said. The thread, if a call is under way: the report goes after its end.
+    pub(in crate::jobs) fn end(mut self) -> Option<Thread> {
+        self.over.set();
+        self.start = None;
+        let thread = self.thread.take()?;
+        if thread.is_finished() {
+            thread.join_within(limits::ACK_TASK_WAIT);
+            return None;
+        }
+        Some(thread)
     }
 
     /// Waits for the answer to the acknowledgement, within `api.timeout` and `api.retry`. To be asked once.
@@ -153,6 +169,7 @@ impl AckTask {
 
 impl Drop for AckTask {
     fn drop(&mut self) {
+        self.over.set();
         self.start = None;
         if let Some(thread) = self.thread.take() {
             thread.join_within(limits::ACK_TASK_WAIT);
@@ -179,11 +196,11 @@ fn acknowledge(client: &api::Client, job: &Id, control: &Control) -> Acknowledge
 }
 
 /// Says that the script runs. This would undo a user's cancel, so the row is asked for that right before.
-fn say_running(client: &api::Client, job: &Id, control: &Control) {
+fn say_running(client: &api::Client, job: &Id, control: &Control, ended: &Stop) {
     if matches!(client.row_status(job), Ok(RowStatus::Cancelled)) {
         control.request(Reason::Cancelled(BY_ROW));
     }
-    if control.reason().is_some() {
+    if control.reason().is_some() || ended.is_set() {
         return;
     }
     if let Err(error) = client.status_running(job, Some("the job is running")) {
@@ -226,11 +243,7 @@ mod tests {
             let client = api::Client::scripted(Stop::new(), Arc::new(backend));
             let (job, execution) = (Id::parse("job-1").expect("id"), Id::parse("exec-1").expect("id"));
             let record = Some(ExecutionRow::new(&execution, None));
-            act(
-                sim,
-                AckTask::spawn(client, (&job, &execution), (record, Control::new()), SETUP, Stop::new())
-                    .expect("a thread"),
-            );
+            act(sim, AckTask::spawn(client, (&job, &execution), (record, Control::new()), SETUP).expect("a thread"));
             sim.kill();
             while sim.alive() > 0 {
                 sim.pause(Duration::from_secs(1));
@@ -258,6 +271,26 @@ mod tests {
             assert!(sim.elapsed() - begun >= SETUP + limits::ACKNOWLEDGE_WAIT);
             drop(task);
         });
+    }
+
+    #[test]
+    fn once_the_script_has_ended_only_the_call_under_way_is_finished() {
+        for answered in [1, 2] {
+            with_task(answered, |sim, task| {
+                assert_eq!(task.acknowledged(), Acknowledged::Ours);
+                task.started();
+                // It creates the row, or looks at it, for an hour; then it would say that the script runs.
+                sim.pause(Duration::from_secs(1));
+                let begun = sim.elapsed();
+                assert!(task.end().is_some(), "a call is under way, and nobody waits for it here");
+                assert_eq!(sim.elapsed(), begun);
+                while sim.alive() > 0 {
+                    sim.pause(Duration::from_secs(1));
+                }
+                let took = sim.elapsed() - begun;
+                assert!(took < Duration::from_secs(3700), "not tried again, and nothing after it: {took:?}");
+            });
+        }
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Lef
     }
     // It may have been sent before: the outbox asks the backend for that.
     let tried = Tried::unknown().after(clock::now() + limits::EARLIER_CALLS);
-    Ok(deliver(&context.outbox, entry, tried, cleanup))
+    Ok(deliver(&context.outbox, entry, (tried, None), cleanup))
 }
 
 /// Goes on with a job that was started.

@@ -4,11 +4,12 @@ use crate::executors::{CleanupGuard, End};
 use crate::job::Output as _;
 use crate::jobs::ack_task::AckTask;
 use crate::jobs::context::JobContext;
+use crate::jobs::earlier;
 use crate::jobs::ending::{Left, Life, Reported, Unreported};
 use crate::jobs::output::JobOutput;
 use crate::jobs::record::Entry;
 use crate::jobs::record::JobRecord;
-use crate::jobs::record::outbox::{Handed, Outbox, Tried};
+use crate::jobs::record::outbox::{Earlier, Outbox, Tried};
 use crate::jobs::report;
 use crate::limits;
 use crate::metrics;
@@ -26,7 +27,9 @@ pub(in crate::jobs) fn conclude(
         End::Outcome(outcome, cleanup) => (outcome, cleanup),
         End::Detached => {
             log::warn!("the script goes on without this agent; the next one finds it");
-            output.close_page();
+            if let Some(page) = output.shut_page() {
+                page.wait();
+            }
             output.settle();
             output.flush(limits::LIVE_FLUSH);
             record.note_last();
@@ -40,27 +43,30 @@ pub(in crate::jobs) fn conclude(
             return Err(Unreported::GiveBack("the script was not started"));
         }
     };
-    output.close_page();
     output.finish();
     output.system(&outcome.verdict.to_string());
-    let collected = output.flush(limits::LIVE_FLUSH);
-    // The backend sees the calls of a job in order.
-    drop(ack);
+    let (collected, flushed, earlier) = earlier::end(output, ack);
     context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
     count_phases(&outcome.timings);
-    let entry = record.end(report::write(true, &outcome, collected, &record.result()), cleanup.is_some());
-    let left = deliver(&context.outbox, entry, record.tried(), cleanup);
+    let report = report::write(true, &outcome, (collected, flushed), &record.result());
+    let entry = record.end(report, cleanup.is_some());
+    let left = deliver(&context.outbox, entry, (record.tried(), earlier), cleanup);
     Ok(Reported { verdict: outcome.verdict, left })
 }
 
-/// Hands a job's last record to the outbox: on disk first, then to the backend, for as long as it takes.
+/// Hands a job's last record to the outbox: on disk first. The outbox offers it to the backend, for as long as it takes.
 ///
-/// The cleanup is requested in between. The caller carries it out: the report does not wait for it. A disk that does not
-/// take the record is the exception: the next agent would find the container, not know of the report, and send
-/// another.
-pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut cleanup: CleanupGuard) -> Left {
+/// The cleanup is requested as soon as it is on disk. The caller carries it out: the report does not wait for it. A disk
+/// that does not take the record is the exception: the next agent would find the container, not know of the report, and
+/// send another.
+pub(in crate::jobs) fn deliver(
+    outbox: &Outbox,
+    entry: Entry,
+    (tried, earlier): (Tried, Option<Earlier>),
+    mut cleanup: CleanupGuard,
+) -> Left {
     let record = entry.has_remains().then(|| (entry.job.clone(), entry.execution.clone()));
-    let handed = outbox.report_after(entry, tried, |on_disk| {
+    let handed = outbox.hand_over(entry, tried, earlier, |on_disk| {
         if on_disk {
             cleanup.request();
         } else {
@@ -69,16 +75,8 @@ pub(in crate::jobs) fn deliver(outbox: &Outbox, entry: Entry, tried: Tried, mut 
     });
     // Where the outbox could not keep it, the record is the only copy.
     let record = record.filter(|_| handed.is_ok());
-    match handed {
-        Ok(Handed::Delivered(_)) => log::info!("reported"),
-        // The outbox has said why.
-        Ok(Handed::Waiting(_)) => {}
-        Ok(Handed::SetAside(why)) => {
-            log::error!(
-                "the backend refuses the report and will not take it later; it moves to state.dir/aside: {why}"
-            );
-        }
-        Err(refused) => log::error!("the result is lost: {refused}"),
+    if let Err(refused) = handed {
+        log::error!("the result is lost: {refused}");
     }
     Left { cleanup, record }
 }

@@ -16,6 +16,7 @@ use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::RecordStore;
 use crate::jobs::record::outbox::Outbox;
 use crate::jobs::record::{Checkpoints, JobRecord, Logins};
+use crate::jobs::removals::Removals;
 use crate::jobs::running::{Running, Token};
 
 use crate::limits;
@@ -40,6 +41,7 @@ pub struct JobContext {
     pub running: Running,
     pub records: RecordStore,
     pub outbox: Outbox,
+    pub removals: Removals,
     pub checkpoints: Checkpoints,
     /// Told of each release that failed.
     pub claims: Claims,
@@ -88,7 +90,8 @@ impl JobContext {
         self.streamer.status(job, status, clock::wall(), details);
     }
 
-    /// The last step of every job: it leaves the registry, and nothing of it stays behind.
+    /// The last step of every job: it leaves the registry, and nothing of it stays behind. What is left of it is removed
+    /// while its worker goes on.
     ///
     /// The token goes first. From then on the backend may hand the job out again, to this agent too, and the agent must
     /// take it.
@@ -96,7 +99,11 @@ impl JobContext {
         let job = token.id().clone();
         drop(token);
         match left {
-            Ok(left) => left.remove(&self.outbox),
+            Ok(left) if left.is_nothing() => {}
+            Ok(left) => {
+                let outbox = self.outbox.clone();
+                self.removals.begin(&job, execution, move || left.remove(&outbox));
+            }
             Err(Unreported::GiveBack(why)) => {
                 log::warn!("giving the job back to the queue: {why}");
                 // The record goes last: after a kill before this line, the next agent gives the job back by it.
@@ -194,6 +201,7 @@ pub(crate) mod testing {
                 running: Running::new(),
                 records,
                 outbox,
+                removals: Removals::default(),
                 checkpoints: Checkpoints::default(),
                 claims: Claims::new(Duration::ZERO),
                 logins: Logins::new(&Secret::new("token")),

@@ -46,6 +46,11 @@ pub struct Left {
 }
 
 impl Left {
+    /// Whether there is nothing to remove.
+    pub(in crate::jobs) fn is_nothing(&self) -> bool {
+        !self.cleanup.is_some() && self.record.is_none()
+    }
+
     /// Removes it. This may take a while: the report is on its way, and the job is not in the registry any more.
     pub(in crate::jobs) fn remove(self, outbox: &Outbox) {
         drop(self.cleanup);

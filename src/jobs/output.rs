@@ -45,11 +45,9 @@ impl JobOutput {
         self.page = page;
     }
 
-    /// No update of the page is sent from here on.
-    pub(in crate::jobs) fn close_page(&mut self) {
-        if let Some(page) = self.page.take() {
-            page.close();
-        }
+    /// No update of the page is sent from here on. The page if one is under way.
+    pub(in crate::jobs) fn shut_page(&mut self) -> Option<Arc<Page>> {
+        self.page.take().filter(|page| page.shut())
     }
 
     /// How far it has come, for others.
@@ -99,12 +97,17 @@ impl JobOutput {
 
     /// Waits at most `wait` until the live log has sent all of it.
     pub fn flush(self, wait: std::time::Duration) -> (Collected, Flushed) {
-        let flushed = self.live.finish(wait);
+        let (collected, live) = self.end();
+        (collected, live.finish(wait))
+    }
+
+    /// The result, and what the live log has yet to send.
+    pub(in crate::jobs) fn end(self) -> (Collected, JobStream) {
         let [stdout, stderr] = self.channels.lines();
         metrics::log_lines(Stream::Stdout, stdout);
         metrics::log_lines(Stream::Stderr, stderr);
         metrics::log_lines(Stream::System, self.system_lines);
-        (self.channels.collected(), flushed)
+        (self.channels.collected(), self.live)
     }
 
     /// Bytes of the job's script, or whole lines of one of its servers.

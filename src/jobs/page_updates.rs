@@ -5,7 +5,7 @@
 //!
 //! - The job's row is asked for right before each update. After a cancel was seen there is none.
 //! - One thread sends all updates, one at a time. Of one job, updates take at most a tenth of the time.
-//! - A job whose output is closed gets no update any more, and [`Page::close`] waits for one under way. No report goes out
+//! - A job whose page is shut gets no update any more, and [`Page::wait`] waits for one under way. No report goes out
 //!   before it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -170,11 +170,17 @@ impl Page {
         self.fresh.store(true, Ordering::Relaxed);
     }
 
-    /// No update is sent from here on. Waits for one under way, and for what the backend may still do of a lost one.
-    pub(in crate::jobs) fn close(&self) {
-        let until = clock::now() + self.longest;
+    /// No update is sent from here on. Whether one is under way, or the backend may still be at a lost one.
+    pub(in crate::jobs) fn shut(&self) -> bool {
         let mut state = self.lock();
         state.closed = true;
+        state.calling || state.unsure.is_some_and(|unsure| clock::since(unsure) < limits::REPORT_SETTLE)
+    }
+
+    /// Waits for the update that is under way when the page is shut.
+    pub(in crate::jobs) fn wait(&self) {
+        let until = clock::now() + self.longest;
+        let mut state = self.lock();
         while state.calling {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
@@ -340,8 +346,9 @@ mod tests {
         while server.lines().len() < 2 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        page.close();
-        assert!(!page.lock().calling, "the update has ended");
+        assert!(page.shut(), "one is under way");
+        page.wait();
+        assert!(!page.lock().calling && !page.shut(), "the update has ended");
         thread.join_within(Duration::from_secs(5));
         page.push(b"y");
         page.lock().next = clock::now();

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use crate::api::{CompleteBody, ExecutionUpdate};
 use crate::job::ScriptResult;
 use crate::jobs::channel::Collected;
-use crate::jobs::record::Report;
+use crate::jobs::record::{LIVE_LINES_DROPPED, Report};
 use crate::logs::Flushed;
 use crate::os::clock;
 use crate::verdict::{Cause, Outcome, Status, Verdict};
@@ -131,7 +131,7 @@ fn metadata<'a>(outcome: &Outcome, output: &Collected, flushed: &Flushed) -> Vec
         ("stdoutBytes", output.stdout_bytes.to_string()),
         ("stderrBytes", output.stderr_bytes.to_string()),
         ("lines", output.lines.to_string()),
-        ("liveLinesDropped", (flushed.dropped + flushed.unsent).to_string()),
+        (LIVE_LINES_DROPPED, (flushed.dropped + flushed.unsent).to_string()),
         ("agentVersion", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     all.extend(outcome.evidence.iter().map(|(name, value)| (*name, value.clone())));

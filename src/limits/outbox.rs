@@ -27,3 +27,23 @@ pub const OUTBOX_UPDATE_TRIES: u32 = 5;
 pub const OUTBOX_LEAST_OFFER: Duration = Duration::from_secs(3600);
 /// How often the outbox checks for reports that have become too old.
 pub const OUTBOX_TICK: Duration = Duration::from_secs(30);
+/// Threads that offer reports at once. With ten workers and a backend that takes 3 s for each call, a job ends every 0.35 s,
+/// and its report takes two calls.
+pub const OUTBOX_SENDERS: usize = 16;
+/// Bytes of reports that are on disk and stay in memory until their first try.
+pub const OUTBOX_NEW: usize = 4 << 20;
+/// Jobs that have ended, and of which calls or live lines are still on their way. The worker of one more waits itself.
+pub const OUTBOX_EARLIER: usize = 32;
+/// From one question whether the backend is back to the next, within a fifth: asked only while reports wait and it is away.
+/// Two hundred such agents ask two hundred times a second, mostly for a connection that nobody accepts.
+pub const OUTBOX_ASK: Duration = Duration::from_secs(1);
+/// Longest wait for a connection of such a question: one that is lost must not hide the return.
+pub const OUTBOX_ASK_CONNECT: Duration = Duration::from_secs(2);
+/// Reports begin to go out within this time after the return of the backend, each agent at a moment of its own.
+pub const OUTBOX_SPREAD: Duration = Duration::from_millis(300);
+/// From the first report after an outage to the second one; each success makes the next step a seventh shorter.
+pub const OUTBOX_STEP: Duration = Duration::from_secs(1);
+/// The shortest of these steps: a thousand reports within half a minute.
+pub const OUTBOX_STEP_LEAST: Duration = Duration::from_millis(10);
+/// How long an agent that ends waits for the first try of each report.
+pub const OUTBOX_LAST: Duration = Duration::from_secs(15);

@@ -311,12 +311,17 @@ impl Buffer {
 
     /// Gives up all held lines; returns their number.
     pub(super) fn discard(&mut self) -> u64 {
-        let n = self.entries.iter().filter(|entry| !entry.partial).count() as u64;
+        let n = self.whole_lines();
         self.base += self.text.len() as u64;
         self.text = Vec::new();
         self.entries = VecDeque::new();
         (self.dead, self.sent, self.waiting_since) = (0, 0, None);
         n
+    }
+
+    /// Lines that have not arrived, without those that have not ended.
+    pub(super) fn whole_lines(&self) -> u64 {
+        self.entries.iter().filter(|entry| !entry.partial).count() as u64
     }
 
     /// Lines left out so far.

@@ -1,10 +1,10 @@
 //! The state that handles and sending thread share.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
+use std::{fmt, io};
 
 use super::encode::Dialect;
 use super::error::LinkError;
@@ -22,6 +22,17 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) connected: AtomicBool,
     pub(super) stop: AtomicBool,
+    pub(super) on_connect: Mutex<Option<OnConnect>>,
+}
+
+/// Called when the connection is made; it must not wait.
+#[derive(Clone)]
+pub(super) struct OnConnect(pub(super) Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for OnConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnConnect")
+    }
 }
 
 /// Locked before a job's own lock, never after.
@@ -50,6 +61,7 @@ impl Shared {
             state: Mutex::new(State { told, down_since: Instant::now(), connections: 0 }),
             connected: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            on_connect: Mutex::default(),
         })
     }
 
@@ -98,6 +110,10 @@ impl Shared {
         drop(state);
         self.connected.store(true, Ordering::Release);
         metrics::websocket_connected(true);
+        let told = self.on_connect.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(OnConnect(tell)) = told {
+            tell();
+        }
     }
 
     pub(super) fn down(&self, error: &LinkError) {

@@ -98,8 +98,14 @@ impl JobStream {
     /// Waits until all lines have arrived, at most `wait`, and less if the link takes nothing. Then it gives up and counts the
     /// rest. Sent, dropped and unsent lines together are the job's lines, plus the `system` lines about left-out ones.
     pub fn finish(mut self, wait: Duration) -> Flushed {
+        self.flush(wait);
+        self.close()
+    }
+
+    /// The same, but goes on with the rest until it is dropped or finished. Whether there is none. No line comes after it.
+    pub fn flush(&mut self, wait: Duration) -> bool {
         self.settle();
-        let Some((shared, job)) = &self.live else { return Flushed::default() };
+        let Some((shared, job)) = &self.live else { return true };
         let begun = Instant::now();
         let mut inner = job.lock();
         inner.buffer.tell(SystemTime::now(), begun);
@@ -116,8 +122,16 @@ impl JobStream {
             }
             inner = job.room.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        drop(inner);
-        self.close()
+        inner.buffer.is_empty()
+    }
+
+    /// What [`JobStream::finish`] would say if it gave up now.
+    pub fn so_far(&self) -> Flushed {
+        let Some((_, job)) = self.live.as_ref().filter(|(shared, _)| shared.was_connected()) else {
+            return Flushed::default();
+        };
+        let inner = job.lock();
+        Flushed { sent: inner.buffer.delivered(), dropped: inner.buffer.dropped(), unsent: inner.buffer.whole_lines() }
     }
 
     fn close(&mut self) -> Flushed {

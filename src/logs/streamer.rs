@@ -1,13 +1,13 @@
 //! The handle on the live log, and its start.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use super::dial::{Dialer, Target};
 use super::job::Job;
-use super::shared::Shared;
+use super::shared::{OnConnect, Shared};
 use super::stream::JobStream;
 use super::tls::tls_config;
 use super::types::{ConnectionState, ServerEvent, Settings};
@@ -77,6 +77,13 @@ impl LogStreamer {
         }
         drop(registry);
         shared.waker.wake();
+    }
+
+    /// Calls `tell`, which must not wait, each time that the connection is made.
+    pub fn on_connect(&self, tell: impl Fn() + Send + Sync + 'static) {
+        if let Some(shared) = &self.0 {
+            *shared.on_connect.lock().unwrap_or_else(PoisonError::into_inner) = Some(OnConnect(Arc::new(tell)));
+        }
     }
 
     /// The connection's state.

@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod expand;
 pub mod pace;
 pub mod poll;
+pub mod ramp;
 pub mod rate;
 pub mod stop;
 pub mod suggest;

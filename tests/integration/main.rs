@@ -62,6 +62,8 @@ mod lines;
 /// A journal that lost a page, a clock that was wrong, an engine that is slow to remove.
 mod live_pages;
 mod lost;
+/// Slow calls and outages of the backend, for which no worker waits.
+mod outbox;
 /// Real programs under the filter of system calls.
 mod programs;
 mod progress;

@@ -27,6 +27,7 @@ use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
 use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, unrun};
 use crate::jobs::context::{JobContext, pace};
+use crate::jobs::earlier;
 use crate::jobs::ending::{Life, Reported, Unreported};
 use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
@@ -174,16 +175,20 @@ impl Group {
             evidence: Vec::new(),
             script_output: None,
         };
-        let collected = output.map_or_else(Default::default, |mut output| {
-            output.close_page();
-            output.finish();
-            output.system(&outcome.verdict.to_string());
-            output.flush(limits::LIVE_FLUSH)
-        });
-        drop(ack);
+        let (collected, flushed, earlier) = match output {
+            Some(mut output) => {
+                output.finish();
+                output.system(&outcome.verdict.to_string());
+                earlier::end(output, ack)
+            }
+            None => {
+                drop(ack);
+                Default::default()
+            }
+        };
         context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
-        let page = record.end(report::write(false, &outcome, collected, &record.result()), false);
-        let left = deliver(&context.outbox, page, record.tried(), CleanupGuard::of(removing));
+        let page = record.end(report::write(false, &outcome, (collected, flushed), &record.result()), false);
+        let left = deliver(&context.outbox, page, (record.tried(), earlier), CleanupGuard::of(removing));
         Ok(Reported { verdict: outcome.verdict, left })
     }
 

@@ -8,7 +8,6 @@
 #[cfg(any(test, fuzzing))]
 #[path = "fuzz_tests.rs"]
 pub(crate) mod fuzz;
-mod pool;
 mod request;
 pub mod service;
 mod sockets;
@@ -17,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::pool::Pool;
 use self::service::{Access, ResultStore, Service, Setup, Variables};
 use self::sockets::{Key, SocketDir};
 use crate::api;
@@ -27,7 +25,9 @@ use crate::executors::helpers::{HelperApi, NOT_LOCAL, SOCKET, event};
 use crate::health::{CallListener, CallServer};
 use crate::job::{Id, Kind, ScriptResult};
 use crate::jobs::ending::{Life, Unreported};
+use crate::jobs::pool::Pool;
 use crate::jobs::record::JobRecord;
+use crate::limits;
 
 /// Opens the helpers of scripts. Clones share all of it.
 #[derive(Clone)]
@@ -76,7 +76,12 @@ impl Helpers {
             Ok(place) => place.clear(in_use, &key),
             Err(why) => log::warn!("scripts in containers cannot use their helpers: {why}"),
         }
-        Self(Arc::new(Shared { key, place, server: Mutex::default(), pool: Pool::default() }))
+        Self(Arc::new(Shared {
+            key,
+            place,
+            server: Mutex::default(),
+            pool: Pool::new("helper-call", limits::HELPER_THREADS),
+        }))
     }
 
     /// The helpers of a script that reports to `record`. They are there before the script is.

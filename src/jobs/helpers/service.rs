@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
-use super::pool::Pool;
 use super::request::{Action, Answer, Refusal, Request, action, decoded, meaning, parse_message};
 use crate::executors::helpers::HelperApi;
 use crate::health::{Answerer, Call, Calls, Reply, json as json_reply, text};
 use crate::job::{Id, ScriptResult};
+use crate::jobs::pool::Pool;
 use crate::limits;
 use crate::os::clock;
 use crate::policy::rate::Window;

@@ -52,7 +52,7 @@ fn access(own: &Own) -> Access {
         max_output: 100,
         token: Secret::new("t0k3n"),
     };
-    Access { service: Service::new(setup, &Pool::default()), folder: Err("none".to_owned()) }
+    Access { service: Service::new(setup, &Pool::new("t-helper", 4)), folder: Err("none".to_owned()) }
 }
 
 fn ask(access: &Access, message: &str) -> String {

@@ -327,7 +327,7 @@ impl Round<'_> {
         let entry = record::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         let outbox = &self.own.context.outbox;
-        deliver(outbox, Entry { stage, ..entry }, Tried::default(), CleanupGuard::none()).remove(outbox);
+        deliver(outbox, Entry { stage, ..entry }, (Tried::default(), None), CleanupGuard::none()).remove(outbox);
     }
 }
 

@@ -150,7 +150,7 @@ fn only_what_no_job_needs_is_removed() {
         let token = context.running.claim(&id("runs")).expect("free");
         // A record that only the next start can use.
         context.records.put(&entry("waits", Stage::Intent)).expect("put");
-        context.outbox.report_after(entry("reported", ended(1, "")), Tried::lost(), |_| ()).expect("kept");
+        context.outbox.hand_over(entry("reported", ended(1, "")), Tried::lost(), None, |_| ()).expect("kept");
         reconciler.round(false).expect("a round");
         drop(token);
     });
@@ -210,6 +210,9 @@ fn a_claim_that_nobody_knows_of_goes_back_when_no_poll_can_bring_it_any_more() {
 #[test]
 fn at_the_start_a_claim_goes_back_at_once_and_a_script_that_ran_is_reported_as_unknown() {
     const ROWS: &str = r#"[{"id":"claimed","status":"claimed"},{"id":"ran","status":"running"}]"#;
-    let (_, posts) = rounds(&[], ROWS, |reconciler, _| reconciler.round(true).expect("a round"));
+    let (_, posts) = rounds(&[], ROWS, |reconciler, context| {
+        reconciler.round(true).expect("a round");
+        assert!(context.outbox.wait_for_first_tries(Duration::from_secs(10)));
+    });
     assert_eq!(posts, ["POST /api/internal/jobs/claimed/release", "POST /api/internal/jobs/ran/complete"]);
 }

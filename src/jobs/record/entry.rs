@@ -14,6 +14,9 @@ use crate::os::clock;
 use crate::wire::amount;
 
 /// One job.
+/// The name of the number of live lines that did not arrive, in the update of an execution's record.
+pub const LIVE_LINES_DROPPED: &str = "liveLinesDropped";
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     #[serde(with = "id")]
@@ -304,6 +307,25 @@ impl Entry {
         match &self.stage {
             Stage::Ended(ended) => Some(ended),
             Stage::Intent | Stage::Started(_) => None,
+        }
+    }
+
+    /// Bytes of its report.
+    pub fn report_size(&self) -> usize {
+        self.ended().map_or(0, |ended| ended.report.size())
+    }
+
+    /// How many live lines did not arrive, which is known only now.
+    pub fn set_live_lines_dropped(&mut self, lines: u64) {
+        if let Stage::Ended(Ended { report, .. }) = &mut self.stage
+            && let Some(update) = &mut report.update
+        {
+            let name = format!("\"{LIVE_LINES_DROPPED}\":\"");
+            // The script's own words cannot hold it: JSON escapes their quotation marks.
+            let Some(from) = update.rfind(&name).map(|at| at + name.len()) else { return };
+            if let Some(length) = update[from..].find('"') {
+                update.replace_range(from..from + length, &lines.to_string());
+            }
         }
     }
 

@@ -34,7 +34,8 @@ pub mod store;
 
 pub use self::done::Done;
 pub use self::entry::{
-    Container, Ended, Entry, HelperState, Part, PartEnd, Place, Report, Server, Stage, Started, State, now_ms,
+    Container, Ended, Entry, HelperState, LIVE_LINES_DROPPED, Part, PartEnd, Place, Report, Server, Stage, Started,
+    State, now_ms,
 };
 pub use self::error::RecordError;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};

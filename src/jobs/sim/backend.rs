@@ -39,9 +39,20 @@ pub(super) struct Row {
     pub(super) was_cancelled: bool,
     pub(super) reports: Vec<Report>,
     pub(super) releases: u32,
+    /// Updates of its execution that came after its report: they open the job again.
+    pub(super) late_updates: u32,
 }
 
 impl Row {
+    /// As the deployed backend: an update with an end passes the execution's status on to the job, over whatever that became
+    /// meanwhile.
+    fn reopen(&mut self, update: &Value) {
+        if !update["completedAt"].is_null() && self.status != Status::Queued {
+            self.late_updates += u32::from(!self.reports.is_empty());
+            self.status = Status::Running;
+        }
+    }
+
     fn word(&self) -> &'static str {
         match self.status {
             Status::Queued => "queued",
@@ -50,6 +61,14 @@ impl Row {
             Status::Ended => "completed",
             Status::Cancelled => "cancelled",
         }
+    }
+}
+
+impl Inner {
+    /// `exec-<job>-<ms>`.
+    fn job_of(&self, execution: &str) -> Option<String> {
+        let job = execution.strip_prefix("exec-")?.rsplit_once('-')?.0;
+        self.rows.contains_key(job).then(|| job.to_owned())
     }
 }
 
@@ -119,7 +138,8 @@ impl Backend {
     }
 
     pub(super) fn enqueue(&self, job: &str) {
-        let row = Row { status: Status::Queued, was_cancelled: false, reports: Vec::new(), releases: 0 };
+        let row =
+            Row { status: Status::Queued, was_cancelled: false, reports: Vec::new(), releases: 0, late_updates: 0 };
         self.lock().rows.insert(job.to_owned(), row);
     }
 
@@ -194,6 +214,12 @@ impl Backend {
                 (200, Value::Array(held.collect()))
             }
             ("POST", ["orchestrator", "heartbeat"]) => (200, json!({ "cancelJobs": inner.cancels })),
+            ("PUT", ["executions", execution, "update"]) => {
+                if let Some(row) = inner.job_of(execution).and_then(|job| inner.rows.get_mut(&job)) {
+                    row.reopen(body);
+                }
+                (200, json!({"success": true}))
+            }
             ("POST" | "PUT", ["executions", ..]) => (200, json!({"success": true})),
             ("POST" | "PUT", ["jobs", job, what]) => match inner.rows.get_mut(*job) {
                 Some(row) => (about(row, what, body), json!({"success": true, "job": {"status": row.word()}})),

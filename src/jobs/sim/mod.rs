@@ -37,6 +37,7 @@ use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::Checkpoints;
 use crate::jobs::record::outbox::{Outbox, Terms};
 use crate::jobs::record::{Logins, Opened, RecordStore};
+use crate::jobs::removals::Removals;
 use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
 use crate::jobs::worker_pool::WorkerPool;
@@ -71,6 +72,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     let config = config::Live::new(config);
     let claims = Claims::new(Duration::from_secs(5));
     let helpers = Helpers::of_this_process(&config.now(), false);
+    let removals = Removals::default();
     let context = Arc::new(JobContext {
         helpers,
         config: config.clone(),
@@ -84,6 +86,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         running: running.clone(),
         records: records.clone(),
         outbox: outbox.clone(),
+        removals: removals.clone(),
         checkpoints: checkpoints.clone(),
         claims: claims.clone(),
         logins: Logins::new(&Secret::new("token")),
@@ -141,6 +144,8 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
     all.set();
     pool.join(Duration::from_secs(200));
     adopter.join(Duration::from_secs(200));
+    outbox.wait_for_first_tries(limits::OUTBOX_LAST);
+    removals.finish(Duration::from_secs(60));
     outbox.stop();
     checkpoints.stop();
     reaper.stop();
@@ -311,6 +316,10 @@ fn judge(
     let look = |row: &backend::Row| (row.status, row.was_cancelled, row.reports.clone());
     let (status, cancelled, reports) = backend.look(job, look).expect("a row");
     let starts = engine.starts(job);
+    let late = backend.look(job, |row| row.late_updates).unwrap_or(0);
+    if late > 0 && !story.has_losses() {
+        return Err(format!("{job}: {late} updates of its execution came after its report"));
+    }
     let report = match reports.as_slice() {
         [report] => report,
         // Cancelled before it was claimed or while it was nobody's; or while a report waited that says `cancelled` itself:

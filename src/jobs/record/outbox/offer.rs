@@ -1,5 +1,6 @@
 //! One try to deliver a report: the execution's record first, then `complete`, which is the one that counts.
 
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::api::report::{self, Delivery, Fate};
@@ -7,7 +8,7 @@ use crate::api::{Client, Error, Orphans, RowStatus};
 use crate::job::Id;
 use crate::jobs::record::Report;
 use crate::limits;
-use crate::os::clock;
+use crate::os::{clock, pulse};
 use crate::verdict::Status;
 
 /// What the tries so far have shown.
@@ -55,19 +56,48 @@ impl Tried {
 
 /// The backend's list of this agent's jobs, asked for once for many reports.
 #[derive(Debug, Default)]
-pub(super) struct List(Option<(Instant, Orphans)>);
+pub(super) struct List {
+    known: Mutex<Known>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// When it was asked for, and what came.
+    list: Option<(Instant, Arc<Orphans>)>,
+    /// A thread asks for it now.
+    asking: bool,
+}
 
 impl List {
-    /// A list that was asked for after `settled`, and that is fresh.
-    fn since(&mut self, client: &Client, settled: Option<Instant>) -> Result<&Orphans, Error> {
+    /// A list that was asked for after `settled`, and that is fresh. What another thread asks for now may be that.
+    fn since(&self, client: &Client, settled: Option<Instant>) -> Result<Arc<Orphans>, Error> {
         let now = clock::now();
         let good = |asked: Instant| asked + limits::OUTBOX_RELOOK > now && settled.is_none_or(|at| asked >= at);
-        let known = self.0.take().filter(|(asked, _)| good(*asked));
-        let (_, orphans) = self.0.insert(match known {
-            Some(known) => known,
-            None => (now, client.orphaned()?),
-        });
-        Ok(orphans)
+        let mut known = self.lock();
+        let asked = loop {
+            if let Some((_, list)) = known.list.as_ref().filter(|(asked, _)| good(*asked)) {
+                return Ok(Arc::clone(list));
+            }
+            if !std::mem::replace(&mut known.asking, true) {
+                break clock::now();
+            }
+            pulse::touch();
+            known = clock::wait(&self.known, &self.changed, known, limits::OUTBOX_RELOOK);
+        };
+        drop(known);
+        let answer = client.orphaned().map(Arc::new);
+        let mut known = self.lock();
+        known.asking = false;
+        if let Ok(list) = &answer {
+            known.list = Some((asked, Arc::clone(list)));
+        }
+        self.changed.notify_all();
+        answer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,10 +107,10 @@ pub(super) fn offer(
     (job, execution): (&Id, &Id),
     report: &Report,
     tried: &mut Tried,
-    list: &mut List,
+    list: &List,
 ) -> Result<Delivery, Error> {
     let settled = tried.settled();
-    let mut ask = || match report::judge(list.since(client, settled)?, job) {
+    let mut ask = || match report::judge(&*list.since(client, settled)?, job) {
         None if is_owed(client, job, report)? => Ok(Some(Fate::NotTaken)),
         fate => Ok(fate),
     };
@@ -123,7 +153,7 @@ fn update(
     (job, execution): (&Id, &Id),
     report: &Report,
     tried: &mut Tried,
-    list: &mut List,
+    list: &List,
 ) -> Result<(), Error> {
     let mut all = report.updates(execution).skip(tried.updates);
     while let Some((execution, json)) = all.next() {
@@ -132,7 +162,7 @@ fn update(
             Ok(()) => {}
             Err(error) if error.is_refusal() => log::warn!("the execution's record could not be completed: {error}"),
             Err(error) => {
-                // The first failure asks for nothing more: it may be on a worker's thread.
+                // The first failure asks for nothing more.
                 if tried.failures == 0 || list.since(client, Some(begun)).is_ok() {
                     tried.failures += 1;
                 }

@@ -1,33 +1,42 @@
 //! Which report is tried next, and when. Pure: the present moment is an argument.
 //!
 //! Each report has its own pause, so that one that always fails delays no other. Several failures in a row, of any reports,
-//! mean that the backend is away: then all wait. Among the due reports, the one with the fewest failures goes first, then
-//! the oldest. Each step takes logarithmic time; there may be [`limits::OUTBOX_REPORTS`].
+//! mean that the backend is away: then all wait, but for the first try of a new one. When the backend is back, all are due
+//! at once, and a [`Ramp`] paces them. Among the due reports, the one with the fewest failures goes first, then the oldest.
+//! Each step takes logarithmic time; there may be [`limits::OUTBOX_REPORTS`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::offer::Tried;
+use super::terms::{Earlier, Terms};
 use crate::job::Id;
 use crate::jobs::record::Entry;
 use crate::limits;
-use crate::policy::backoff::Backoff;
+use crate::policy::ramp::Ramp;
 
 /// A report that waits.
-#[derive(Debug)]
 pub(super) struct Item {
     /// Wall clock, milliseconds since 1970; not later than when this run came to know of it.
     pub(super) since_ms: u64,
     /// When this run of the agent came to know of it.
     pub(super) known_at: Instant,
     pub(super) tried: Tried,
-    /// The entry, when the disk did not take it.
+    /// The entry, when the disk did not take it, or until its first try.
     pub(super) held: Option<Arc<Entry>>,
+    /// Whether the disk has the entry.
+    pub(super) on_disk: bool,
+    /// What goes before it.
+    pub(super) earlier: Option<Earlier>,
     /// A folder of the job may still be on a server: its entry stays when the report is taken.
     pub(super) remains: bool,
+    /// Of a job that ended in this run, and not tried yet.
+    pub(super) is_new: bool,
     failures: u32,
     due: Instant,
+    /// A thread is at it: it is in no order.
+    busy: bool,
     /// Not even a kick makes it due before this moment: the backend asked for it, or is not done with the last try.
     not_before: Instant,
 }
@@ -35,7 +44,20 @@ pub(super) struct Item {
 impl Item {
     pub(super) fn new(since_ms: u64, tried: Tried, held: Option<Arc<Entry>>, now: Instant) -> Self {
         let not_before = tried.settled().map_or(now, |at| at.max(now));
-        Self { since_ms, known_at: now, tried, held, remains: false, failures: 0, due: not_before, not_before }
+        Self {
+            since_ms,
+            known_at: now,
+            tried,
+            on_disk: held.is_none(),
+            held,
+            earlier: None,
+            remains: false,
+            is_new: false,
+            failures: 0,
+            due: not_before,
+            busy: false,
+            not_before,
+        }
     }
 
     fn size(&self) -> usize {
@@ -43,27 +65,45 @@ impl Item {
     }
 }
 
+/// A report that a thread is at.
+pub(super) struct Begun {
+    pub(super) tried: Tried,
+    pub(super) held: Option<Arc<Entry>>,
+    pub(super) on_disk: bool,
+    pub(super) earlier: Option<Earlier>,
+}
+
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
+    /// With this report, which is busy from now on.
     Try(Id),
+    /// Ask whether the backend is back.
+    Ask,
     Wait(Duration),
 }
 
 /// All reports that wait.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Queue {
     items: BTreeMap<Id, Item>,
     /// Those whose time has not come, by when it comes.
     later: BTreeSet<(Instant, Id)>,
     /// Those whose time has come, in the order in which they are tried.
     ready: BTreeSet<(u32, u64, Id)>,
+    /// New ones whose time has come, oldest first. They are in one of the other two as well.
+    new: BTreeSet<(u64, Id)>,
     /// All of them by how long they wait.
     by_age: BTreeSet<(u64, Id)>,
     memory: usize,
+    /// How many are busy.
+    busy: usize,
     /// Failures in a row.
     away: u32,
     pause: Option<Instant>,
+    ramp: Option<Ramp>,
+    /// When to ask whether the backend is back.
+    ask: Option<Instant>,
 }
 
 impl Queue {
@@ -74,9 +114,32 @@ impl Queue {
         fits && (self.items.len() < limits::OUTBOX_REPORTS || self.items.contains_key(&entry.job))
     }
 
+    /// Whether a report of this size, which is on disk, may stay in memory until its first try.
+    pub(super) fn may_keep(&self, size: usize) -> bool {
+        self.memory + size <= limits::OUTBOX_NEW
+    }
+
+    /// How many have something that goes before them.
+    pub(super) fn with_earlier(&self) -> usize {
+        self.items.values().filter(|item| item.earlier.is_some()).count()
+    }
+
+    /// Whether there are reports that no thread is at.
+    pub(super) fn has_others(&self) -> bool {
+        self.items.len() > self.busy
+    }
+
+    /// Whether the first try of a report of a job that ended in this run is not over.
+    pub(super) fn has_new(&self) -> bool {
+        self.items.values().any(|item| item.is_new)
+    }
+
     /// Enters a report in place of what was known of its job.
     pub(super) fn insert(&mut self, job: Id, item: Item) {
         self.remove(&job);
+        if item.is_new && item.due <= item.known_at {
+            self.new.insert((item.since_ms, job.clone()));
+        }
         self.memory += item.size();
         self.by_age.insert((item.since_ms, job.clone()));
         self.later.insert((item.due, job.clone()));
@@ -93,7 +156,10 @@ impl Queue {
 
     /// Out of the order in which reports are tried.
     fn take_out(&mut self, job: &Id, item: &Item) {
-        if !self.later.remove(&(item.due, job.clone())) {
+        self.new.remove(&(item.since_ms, job.clone()));
+        if item.busy {
+            self.busy -= 1;
+        } else if !self.later.remove(&(item.due, job.clone())) {
             self.ready.remove(&(item.failures, item.since_ms, job.clone()));
         }
     }
@@ -102,6 +168,7 @@ impl Queue {
     fn put_off(&mut self, job: &Id, change: impl FnOnce(&mut Item)) -> Option<u32> {
         let mut item = self.items.remove(job)?;
         self.take_out(job, &item);
+        item.busy = false;
         change(&mut item);
         let failures = item.failures;
         self.later.insert((item.due, job.clone()));
@@ -126,17 +193,24 @@ impl Queue {
         item.map(|item| item.remains = false).is_some()
     }
 
+    /// What a thread needs for its try with this report.
+    pub(super) fn begin(&mut self, job: &Id) -> Option<Begun> {
+        let item = self.items.get_mut(job)?;
+        let (held, earlier) = (item.held.clone(), item.earlier.take());
+        Some(Begun { tried: item.tried, held, on_disk: item.on_disk, earlier })
+    }
+
     /// The disk has the report now.
     pub(super) fn let_go(&mut self, job: &Id) {
         if let Some(item) = self.items.get_mut(job) {
             self.memory -= item.size();
-            item.held = None;
+            (item.held, item.on_disk) = (None, true);
         }
     }
 
     /// All that are in memory alone.
     pub(super) fn held(&self) -> Vec<Arc<Entry>> {
-        self.items.values().filter_map(|item| item.held.clone()).collect()
+        self.items.values().filter(|item| !item.on_disk).filter_map(|item| item.held.clone()).collect()
     }
 
     /// All jobs whose report waits.
@@ -157,10 +231,27 @@ impl Queue {
         self.by_age.first().map(|(since_ms, _)| *since_ms)
     }
 
+    /// What to do now. At most [`limits::OUTBOX_SENDERS`] reports are busy at once, and one while the backend is away.
     pub(super) fn next(&mut self, now: Instant) -> Next {
-        let wait = |until: Instant| Next::Wait(until.saturating_duration_since(now).min(limits::OUTBOX_TICK));
+        if self.ask.is_some_and(|at| at <= now) {
+            self.ask = None;
+            return Next::Ask;
+        }
+        let until = match self.next_report(now) {
+            Ok(job) => return Next::Try(job),
+            Err(until) => until,
+        };
+        let until = self.ask.map_or(until, |at| at.min(until));
+        Next::Wait(until.saturating_duration_since(now).min(limits::OUTBOX_TICK))
+    }
+
+    /// The report that is due, or when to look again.
+    fn next_report(&mut self, now: Instant) -> Result<Id, Instant> {
+        let never = now + limits::OUTBOX_TICK;
         if let Some(until) = self.pause.filter(|until| *until > now) {
-            return wait(until);
+            // Its first try may show that the pause is another report's fault.
+            let new = self.new.first().filter(|_| self.busy < limits::OUTBOX_SENDERS);
+            return new.map(|(_, job)| job.clone()).map(|job| self.start(job)).ok_or(until);
         }
         while let Some((due, _)) = self.later.first()
             && *due <= now
@@ -170,28 +261,53 @@ impl Queue {
                 self.ready.insert((item.failures, item.since_ms, job));
             }
         }
-        match self.ready.first() {
-            Some((_, _, job)) => Next::Try(job.clone()),
-            None => wait(self.later.first().map_or(now + limits::OUTBOX_TICK, |(due, _)| *due)),
+        if self.ready.is_empty() {
+            if self.busy == 0 {
+                self.ramp = None;
+            }
+            return Err(self.later.first().map_or(never, |(due, _)| *due));
         }
+        let most = if self.away >= limits::OUTBOX_AWAY { 1 } else { limits::OUTBOX_SENDERS };
+        if self.busy >= most {
+            return Err(never);
+        }
+        if let Some(ramp) = &mut self.ramp {
+            if ramp.due() > now {
+                return Err(ramp.due());
+            }
+            ramp.sent(now);
+        }
+        let (_, _, job) = self.ready.first().cloned().ok_or(never)?;
+        Ok(self.start(job))
+    }
+
+    /// A thread is at this one from now on.
+    fn start(&mut self, job: Id) -> Id {
+        if let Some(mut item) = self.items.remove(&job) {
+            self.take_out(&job, &item);
+            item.busy = true;
+            self.busy += 1;
+            self.items.insert(job.clone(), item);
+        }
+        job
     }
 
     /// A try failed: `least` is the shortest pause that makes sense, `unit` a random number in `0.0..1.0`. How often it
     /// failed, and whether the backend counts as away from now on.
-    pub(super) fn failed(
-        &mut self,
-        job: &Id,
-        now: Instant,
-        backoff: &Backoff,
-        least: Duration,
-        unit: f64,
-    ) -> (u32, bool) {
+    pub(super) fn failed(&mut self, job: &Id, now: Instant, terms: &Terms, least: Duration, unit: f64) -> (u32, bool) {
+        let backoff = &terms.backoff;
         let failures = self.put_off(job, |item| {
+            item.is_new = false;
             item.failures = item.failures.saturating_add(1);
             item.not_before = now + least;
             item.due = now + backoff.delay(item.failures, unit).max(least);
         });
         let Some(failures) = failures else { return (0, false) };
+        self.forget_entry(job);
+        // Those that were on their way together count once.
+        if self.pause.is_some_and(|until| until > now) {
+            return (failures, false);
+        }
         self.away = self.away.saturating_add(1);
         if self.away >= limits::OUTBOX_AWAY {
             self.pause = Some(now + backoff.delay(self.away - limits::OUTBOX_AWAY + 1, unit));
@@ -199,27 +315,71 @@ impl Queue {
         (failures, self.away == limits::OUTBOX_AWAY)
     }
 
+    /// After its first try a report is read from the disk again.
+    fn forget_entry(&mut self, job: &Id) {
+        if self.items.get(job).is_some_and(|item| item.on_disk) {
+            self.let_go(job);
+        }
+    }
+
+    /// The backend may be gone: ask whether it is, and go on asking while it is.
+    pub(super) fn ask_soon(&mut self, now: Instant, terms: &Terms, unit: f64) {
+        if !self.items.is_empty() {
+            self.ask.get_or_insert(now + terms.ask.mul_f64(0.8 + 0.4 * unit));
+        }
+    }
+
     /// The backend answered but did not say what became of this one: look again soon.
-    pub(super) fn look_again(&mut self, job: &Id, now: Instant) {
-        self.answered();
+    pub(super) fn look_again(&mut self, job: &Id, now: Instant, terms: &Terms, unit: f64) {
+        self.answered(now, terms, unit);
         self.put_off(job, |item| {
+            item.is_new = false;
             item.not_before = now + limits::OUTBOX_RELOOK;
             item.due = item.not_before;
         });
+        self.forget_entry(job);
     }
 
-    /// The backend is there.
-    pub(super) fn answered(&mut self) {
-        (self.away, self.pause) = (0, None);
+    /// The backend has answered a report.
+    pub(super) fn answered(&mut self, now: Instant, terms: &Terms, unit: f64) {
+        if self.away >= limits::OUTBOX_AWAY {
+            self.returned(now, terms, unit);
+        }
+        self.away = 0;
+        if let Some(ramp) = &mut self.ramp {
+            ramp.taken();
+        }
+    }
+
+    /// The backend is back: everything is due as soon as may be, oldest first, slowly at first. Whether anything waited.
+    pub(super) fn returned(&mut self, now: Instant, terms: &Terms, unit: f64) -> bool {
+        (self.away, self.pause, self.ask) = (0, None, None);
+        let waited: Vec<Id> =
+            self.items.iter().filter(|(_, item)| item.failures > 0 && !item.busy).map(|(job, _)| job.clone()).collect();
+        for job in &waited {
+            self.put_off(job, |item| {
+                item.failures = 0;
+                item.due = item.not_before.max(now);
+            });
+        }
+        if !waited.is_empty() {
+            self.begin_slowly(now + terms.spread.mul_f64(unit), terms);
+        }
+        !waited.is_empty()
+    }
+
+    /// Reports go out slowly at first, from this moment on.
+    pub(super) fn begin_slowly(&mut self, first: Instant, terms: &Terms) {
+        self.ramp.get_or_insert(Ramp::new(first, terms.step, limits::OUTBOX_STEP_LEAST));
     }
 
     /// Everything is due as soon as may be.
     #[cfg(test)]
     pub(super) fn kick(&mut self, now: Instant) {
-        self.answered();
+        (self.away, self.pause, self.ramp) = (0, None, None);
         self.ready.clear();
         self.later.clear();
-        for (job, item) in &mut self.items {
+        for (job, item) in self.items.iter_mut().filter(|(_, item)| !item.busy) {
             item.due = item.not_before.max(now);
             self.later.insert((item.due, job.clone()));
         }
@@ -227,138 +387,5 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-    use crate::jobs::record::outbox::Terms;
-    use crate::jobs::record::store_tests::{ended, entry, id};
-
-    fn queue(now: Instant, jobs: &[(&str, u64)]) -> Queue {
-        let mut queue = Queue::default();
-        for (job, since) in jobs {
-            queue.insert(id(job), Item::new(*since, Tried::default(), None, now));
-        }
-        queue
-    }
-
-    #[test]
-    fn the_oldest_goes_first_and_one_that_fails_blocks_none() {
-        let now = Instant::now();
-        let backoff = Terms::new(Duration::from_secs(60)).backoff;
-        let mut queue = queue(now, &[("a", 3), ("b", 1), ("c", 2)]);
-        assert_eq!(queue.oldest_ms(), Some(1));
-        assert_eq!(queue.next(now), Next::Try(id("b")));
-        assert_eq!(queue.failed(&id("b"), now, &backoff, Duration::ZERO, 0.0), (1, false));
-        // Due at once again, but behind those that did not fail.
-        assert_eq!(queue.next(now), Next::Try(id("c")));
-        queue.remove(&id("c"));
-        queue.answered();
-        assert_eq!(queue.next(now), Next::Try(id("a")));
-        queue.remove(&id("a"));
-        assert_eq!(queue.next(now), Next::Try(id("b")));
-        queue.failed(&id("b"), now, &backoff, Duration::ZERO, 1.0);
-        assert_eq!(queue.next(now), Next::Wait(Duration::from_secs(2)));
-        assert_eq!(queue.next(now + Duration::from_secs(2)), Next::Try(id("b")));
-        queue.remove(&id("b"));
-        assert_eq!(queue.next(now), Next::Wait(limits::OUTBOX_TICK));
-    }
-
-    /// Against a look at all of them, which is what the order means.
-    #[test]
-    fn the_order_is_that_of_a_look_at_all_of_them() {
-        let start = Instant::now();
-        let backoff = Terms::new(Duration::from_secs(60)).backoff;
-        let (mut queue, mut now, mut random) = (Queue::default(), start, 1_u64);
-        let mut draw = |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) % below
-        };
-        for step in 0..20_000 {
-            let job = id(&format!("job-{}", draw(40)));
-            match draw(8) {
-                0 | 1 => queue.insert(job, Item::new(draw(20), Tried::default(), None, now)),
-                2 => drop(queue.remove(&job)),
-                3 | 4 => drop(queue.failed(&job, now, &backoff, Duration::from_millis(draw(900)), 0.5)),
-                5 => queue.look_again(&job, now),
-                6 if draw(10) == 0 => queue.kick(now),
-                _ => now += Duration::from_millis(draw(1500)),
-            }
-            queue.answered();
-            let all = || queue.items.iter();
-            let due = all().filter(|(_, item)| item.due <= now);
-            let first = due.min_by_key(|(job, item)| (item.failures, item.since_ms, *job)).map(|(job, _)| job.clone());
-            let next = all().map(|(_, item)| item.due).min().unwrap_or(now + limits::OUTBOX_TICK);
-            let wait = next.saturating_duration_since(now).min(limits::OUTBOX_TICK);
-            let (oldest, count) = (all().map(|(_, item)| item.since_ms).min(), queue.items.len());
-            assert_eq!(queue.next(now), first.map_or(Next::Wait(wait), Next::Try), "step {step}");
-            assert_eq!((queue.oldest_ms(), queue.later.len() + queue.ready.len()), (oldest, count), "step {step}");
-        }
-    }
-
-    #[test]
-    fn a_step_with_as_many_reports_as_may_wait_costs_no_look_at_all_of_them() {
-        let now = Instant::now();
-        let backoff = Terms::new(Duration::from_secs(60)).backoff;
-        let mut queue = Queue::default();
-        for n in 0..limits::OUTBOX_REPORTS {
-            queue.insert(id(&format!("job-{n}")), Item::new(n as u64, Tried::default(), None, now));
-        }
-        let begun = Instant::now();
-        for _ in 0..limits::OUTBOX_REPORTS {
-            let Next::Try(job) = queue.next(now) else { panic!("none is due") };
-            let _ = (queue.oldest_ms(), queue.failed(&job, now, &backoff, Duration::ZERO, 1.0));
-            queue.answered();
-        }
-        let took = begun.elapsed();
-        let _ = writeln!(std::io::stderr(), "{} steps: {took:?}", limits::OUTBOX_REPORTS);
-        // A look at all of them at each step takes minutes.
-        assert!(took < Duration::from_secs(10), "{took:?}");
-    }
-
-    #[test]
-    fn pauses_grow_to_a_minute() {
-        let now = Instant::now();
-        let backoff = Terms::new(Duration::from_secs(60)).backoff;
-        let mut queue = queue(now, &[("a", 1)]);
-        for want in [1, 2, 4, 8, 16, 32, 60, 60] {
-            queue.failed(&id("a"), now, &backoff, Duration::ZERO, 1.0);
-            queue.answered();
-            assert_eq!(queue.items[&id("a")].due, now + Duration::from_secs(want));
-        }
-    }
-
-    #[test]
-    fn failures_in_a_row_pause_all_until_a_kick_or_an_answer() {
-        let now = Instant::now();
-        let backoff = Terms::new(Duration::from_secs(60)).backoff;
-        let mut queue = queue(now, &[("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
-        let least = Duration::from_secs(5);
-        for (job, away) in [("a", false), ("b", false), ("c", true)] {
-            assert_eq!(queue.failed(&id(job), now, &backoff, least, 0.5), (1, away));
-        }
-        assert_eq!(queue.next(now), Next::Wait(Duration::from_millis(500)), "d waits too");
-        queue.kick(now);
-        assert_eq!(queue.next(now), Next::Try(id("d")));
-        queue.remove(&id("d"));
-        // Retry-After applies to woken entries too.
-        assert_eq!(queue.next(now), Next::Wait(least));
-        assert_eq!(queue.next(now + least), Next::Try(id("a")));
-        queue.look_again(&id("a"), now + least);
-        assert_eq!(queue.next(now + least), Next::Try(id("b")));
-    }
-
-    #[test]
-    fn a_bounded_number_of_reports_is_known() {
-        let (now, mut queue) = (Instant::now(), Queue::default());
-        let one = |n: usize| entry(&format!("job-{n}"), ended(1, ""));
-        for n in 0..limits::OUTBOX_REPORTS {
-            queue.insert(id(&format!("job-{n}")), Item::new(1, Tried::default(), None, now));
-        }
-        let more = one(limits::OUTBOX_REPORTS);
-        assert!(!queue.has_room(&more, false) && !queue.has_room(&more, true));
-        assert!(queue.has_room(&one(7), false), "the same again takes no room");
-        queue.remove(&id("job-0"));
-        assert!(queue.has_room(&more, false));
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

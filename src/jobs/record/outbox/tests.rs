@@ -7,9 +7,16 @@ use std::time::Instant;
 use super::*;
 use crate::api::testing::{Act, Seen, Server, ok};
 use crate::jobs::record::store_tests::{Scratch, ended, entry, id, servers, started};
-use crate::jobs::record::{Opened, Place};
+use crate::jobs::record::{Done, Opened, Place};
 use crate::os::threads;
+use crate::policy::backoff::{Backoff, Growth};
 
+#[path = "disk_tests.rs"]
+mod disk;
+#[path = "earlier_tests.rs"]
+mod earlier;
+#[path = "return_tests.rs"]
+mod returns;
 #[path = "time_tests.rs"]
 mod time;
 #[path = "update_tests.rs"]
@@ -94,7 +101,16 @@ fn terms() -> Terms {
     let (initial, max) = (Duration::from_millis(10), Duration::from_millis(50));
     let backoff = Backoff { growth: Growth::Exponential, initial, max };
     let (least_offer, settle) = (Duration::ZERO, limits::REPORT_SETTLE);
-    Terms { retention: Duration::from_secs(3600), least_offer, backoff, settle }
+    let (ask, spread, step) = (limits::OUTBOX_ASK, Duration::ZERO, Duration::from_millis(1));
+    Terms { retention: Duration::from_secs(3600), least_offer, backoff, settle, ask, spread, step }
+}
+
+/// What became of the first try.
+#[derive(Debug, PartialEq)]
+enum Handed {
+    Taken,
+    Waiting,
+    SetAside(String),
 }
 
 /// An outbox whose thread ends with it.
@@ -112,6 +128,23 @@ impl Running {
         let Opened { records, ended, .. } = opened;
         let (outbox, thread) = Outbox::start(records, &server.client(), ended, terms, pulse).expect("a thread");
         Self { outbox, thread: Some(thread) }
+    }
+
+    /// Hands a report over, and waits for its first try.
+    fn report(&self, entry: Entry) -> Result<Handed, Refused> {
+        let (job, before) = (entry.job.clone(), self.outbox.state().set_aside);
+        self.outbox.hand_over(entry, Tried::default(), None, |_| ())?;
+        assert!(self.outbox.wait_for_first_tries(Duration::from_secs(20)), "it is not tried");
+        let state = self.outbox.state();
+        Ok(match self.outbox.holds(&job) {
+            true => Handed::Waiting,
+            false if state.set_aside > before => Handed::SetAside(state.last_error.unwrap_or_default()),
+            false => Handed::Taken,
+        })
+    }
+
+    fn enter(&self, entry: Entry, tried: Tried) -> Result<(), Refused> {
+        self.outbox.hand_over(entry, tried, None, |_| ())
     }
 
     fn wait_until_empty(&self) {
@@ -145,7 +178,7 @@ fn a_report_that_is_taken_at_once_leaves_only_the_memory_of_its_job() {
     let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
     let server = serve(&backend, none);
     let running = Running::start(scratch.open(), &server, terms());
-    assert_eq!(running.outbox.report(report("a")).expect("room"), Handed::Delivered(Delivery::Accepted));
+    assert_eq!(running.report(report("a")).expect("room"), Handed::Taken);
     assert_eq!(server.lines().len(), 2, "the record, then the report: {:?}", server.lines());
     assert!(server.lines()[0].contains("/executions/exec-a/update"));
     assert!(scratch.names("jobs").is_empty());
@@ -155,9 +188,7 @@ fn a_report_that_is_taken_at_once_leaves_only_the_memory_of_its_job() {
         (1, "completed", 0, "fine")
     );
     let early = entry("early", started());
-    assert!(
-        running.outbox.report(early.clone()).is_err() && running.outbox.enter(early, Tried::default(), None).is_err()
-    );
+    assert!(running.report(early.clone()).is_err() && running.enter(early, Tried::default()).is_err());
 }
 
 /// A report of a job of which a folder may be left on a server.
@@ -179,14 +210,16 @@ fn the_page_of_a_report_says_that_a_folder_is_left_until_that_is_cleared() {
     let records = running.outbox.0.records.clone();
     let on_disk = |job: &str| records.read(&id(job)).expect("read").map(|page| page.has_remains());
     let deliver = |entry: &Entry, safe: &mut dyn FnMut(bool)| {
-        running.outbox.report_after(entry.clone(), Tried::default(), safe).expect("kept")
+        running.outbox.hand_over(entry.clone(), Tried::default(), None, safe).expect("kept");
+        running.outbox.wait_for_first_tries(Duration::from_secs(20));
+        if running.outbox.holds(&entry.job) { Handed::Waiting } else { Handed::Taken }
     };
     // Taken at once: the removal is asked for when the page is on disk and before the report goes.
     let a = with_a_folder("a");
     let mut seen = None;
     assert!(matches!(
         deliver(&a, &mut |written| seen = Some((written, on_disk("a"), server.lines().len()))),
-        Handed::Delivered(_)
+        Handed::Taken
     ));
     assert_eq!((seen, on_disk("a")), (Some((true, Some(true), 0)), Some(true)));
     running.outbox.cleared(&a.job, &id("exec-of-another-attempt"));
@@ -197,7 +230,7 @@ fn the_page_of_a_report_says_that_a_folder_is_left_until_that_is_cleared() {
     for cleared_first in [true, false] {
         let b = with_a_folder("b");
         away.store(true, Ordering::SeqCst);
-        assert!(matches!(deliver(&b, &mut |_| ()), Handed::Waiting(_)));
+        assert!(matches!(deliver(&b, &mut |_| ()), Handed::Waiting));
         let clear = || running.outbox.cleared(&b.job, &b.execution);
         if cleared_first {
             clear();
@@ -251,7 +284,7 @@ fn each_fault_ends_in_exactly_one_report() {
         let server = serve(&backend, fault);
         let running = Running::start(scratch.open(), &server, terms());
         for job in ["a", "b"] {
-            running.outbox.report(report(job)).expect("room");
+            running.report(report(job)).expect("room");
         }
         running.wait_until_empty();
         let (taken, jobs) = (backend.lock().expect("lock").taken.clone(), scratch.names("jobs"));
@@ -343,8 +376,11 @@ fn a_full_list_is_worked_off_without_a_second_report() {
     let lines = server.lines();
     let asked = lines.iter().filter(|line| line.starts_with("GET")).count();
     assert!(asked < 10, "one list serves many reports: {asked}");
-    let order: Vec<_> = lines.iter().filter(|line| line.ends_with("/complete")).take(100).collect();
-    assert!(order.is_sorted(), "oldest first");
+    let order = lines.iter().filter(|line| line.ends_with("/complete"));
+    let order = order.filter_map(|line| line.split('/').nth(4)?.strip_prefix('j')?.parse::<usize>().ok());
+    let (old, young): (Vec<_>, Vec<_>) =
+        order.enumerate().filter(|(_, job)| !(80..100).contains(job)).partition(|(_, job)| *job < 80);
+    assert!(old.iter().max() < young.iter().min(), "the oldest first, but for those that go side by side");
 }
 
 #[test]
@@ -361,11 +397,11 @@ fn what_is_refused_for_good_is_set_aside_and_blocks_nothing() {
             }
         });
         let running = Running::start(scratch.open(), &server, terms());
-        running.outbox.enter(report("bad"), Tried::default(), None).expect("room");
-        running.outbox.enter(report("good"), Tried::lost(), None).expect("room");
+        running.enter(report("bad"), Tried::default()).expect("room");
+        running.enter(report("good"), Tried::lost()).expect("room");
         running.wait_until_empty();
         assert!(
-            matches!(running.outbox.report(report("bad")).expect("room"), Handed::SetAside(why) if why.contains("as planned"))
+            matches!(running.report(report("bad")).expect("room"), Handed::SetAside(why) if why.contains("as planned"))
         );
         assert_eq!(backend.lock().expect("lock").taken, BTreeMap::from([("good".to_owned(), 1)]), "{status}");
         let records = &running.outbox.0.records;
@@ -389,9 +425,9 @@ fn one_report_that_always_fails_holds_up_no_other() {
     });
     let patient = Terms { retention: Duration::from_secs(100 * 366 * 86_400), ..terms() };
     let running = Running::start(scratch.open(), &server, patient);
-    running.outbox.enter(entry("stuck", ended(1, "")), Tried::default(), None).expect("room");
+    running.enter(entry("stuck", ended(1, "")), Tried::default()).expect("room");
     for job in ["x1", "x2", "x3"] {
-        running.outbox.enter(report(job), Tried::default(), None).expect("room");
+        running.enter(report(job), Tried::default()).expect("room");
     }
     wait_for("the others", || backend.lock().expect("lock").taken.len() == 3);
     wait_for("their answers", || running.outbox.state().waiting == 1);
@@ -407,61 +443,14 @@ fn a_report_is_given_up_after_its_retention() {
     let slow = Terms { least_offer: Duration::from_millis(300), ..terms() };
     let running = Running::start(scratch.open(), &server, slow);
     let begun = Instant::now();
-    running.outbox.enter(entry("old", ended(now_ms() - 3_700_000, "")), Tried::default(), None).expect("room");
-    running.outbox.enter(report("young"), Tried::default(), None).expect("room");
+    running.enter(entry("old", ended(now_ms() - 3_700_000, "")), Tried::default()).expect("room");
+    running.enter(report("young"), Tried::default()).expect("room");
     wait_for("the old one to be given up", || running.outbox.state().set_aside == 1);
     assert!(begun.elapsed() >= Duration::from_millis(300), "a clock that jumped is not believed at once");
     assert!(running.outbox.holds(&id("young")) && !running.outbox.holds(&id("old")));
     let aside = running.outbox.0.records.quarantined().pop().expect("kept");
     assert_eq!(aside.job, Some(id("old")));
     assert!(aside.why.contains("jobs.reportRetention") && aside.why.contains("503"), "{}", aside.why);
-}
-
-#[test]
-fn what_the_disk_does_not_take_waits_in_memory_up_to_a_bound() {
-    let (scratch, backend) = (Scratch::tmpfs("size=1m"), Backend::shared(&["a", "b"]));
-    let down = Arc::new(AtomicBool::new(true));
-    let away = Arc::clone(&down);
-    let server = serve(&backend, move |_, _, _| if away.load(Ordering::SeqCst) { error(503) } else { None });
-    let running = Running::start(scratch.open(), &server, terms());
-    running.outbox.0.records.put(&entry("a", started())).expect("put");
-    scratch.remount("ro");
-    assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
-    assert!(matches!(running.outbox.report(report("b")).expect("room"), Handed::Waiting(_)));
-    let big = entry("big", ended(1, &"x".repeat(limits::OUTBOX_MEMORY / 2)));
-    let refused = running.outbox.enter(big.clone(), Tried::default(), None).expect_err("it is in there twice");
-    assert_eq!(*refused.entry, big);
-    assert!(refused.to_string().contains("too many others wait in memory"), "{refused}");
-    down.store(false, Ordering::SeqCst);
-    running.outbox.kick();
-    wait_for("a and b", || backend.lock().expect("lock").taken.len() == 2);
-    running.wait_until_empty();
-    assert_eq!(scratch.names("jobs"), ["a.job"], "the disk lets nothing go");
-    scratch.remount("rw");
-    running.outbox.0.records.probe();
-    assert!(scratch.names("jobs").is_empty());
-}
-
-#[test]
-fn what_is_in_memory_alone_gets_a_last_chance_at_the_end() {
-    let (scratch, backend) = (Scratch::tmpfs("size=1m"), Backend::shared(&["c"]));
-    let server = serve(&backend, |_, _, _| error(503));
-    let long = Backoff { growth: Growth::Fixed, initial: Duration::from_secs(600), max: Duration::from_secs(600) };
-    let mut running = Running::start(scratch.open(), &server, Terms { backoff: long, ..terms() });
-    scratch.remount("ro");
-    let waiting = report("c");
-    assert!(matches!(running.outbox.report(waiting.clone()).expect("room"), Handed::Waiting(_)));
-    scratch.remount("rw");
-    assert!(scratch.names("jobs").is_empty());
-    running.outbox.stop();
-    let end = running.thread.take().map(|thread| thread.join_within(Duration::from_secs(10)));
-    assert_eq!(end, Some(threads::Ended::Returned));
-    assert_eq!(running.outbox.0.records.read(&id("c")).expect("read"), Some(waiting));
-    // Nobody would write down what comes later.
-    scratch.remount("ro");
-    let late = running.outbox.enter(report("late"), Tried::default(), None).expect_err("too late");
-    assert!(late.why.contains("the agent ends"), "{late}");
-    scratch.remount("rw");
 }
 
 /// The list of the backend may still hold a job whose report is on its way: it is asked a second after, not before.

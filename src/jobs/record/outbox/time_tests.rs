@@ -9,7 +9,7 @@ fn a_stop_is_prompt_and_a_kick_ends_a_pause() {
     let server = serve(&backend, |_, n, _| if n < 2 { error(503) } else { None });
     let long = Backoff { growth: Growth::Fixed, initial: Duration::from_secs(600), max: Duration::from_secs(600) };
     let running = Running::start(scratch.open(), &server, Terms { backoff: long, ..terms() });
-    assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
+    assert!(matches!(running.report(report("a")).expect("room"), Handed::Waiting));
     running.outbox.kick();
     wait_for("a second try", || server.lines().len() >= 2);
     std::thread::sleep(Duration::from_millis(100));
@@ -38,7 +38,7 @@ fn one_that_hangs_is_noticed_and_one_whose_backend_is_slow_and_away_is_not() {
         std::thread::sleep(Duration::from_millis(10));
         assert_eq!(pulses.healthy(Instant::now()), Ok(()), "nothing to do is no reason");
     }
-    running.outbox.enter(report("a"), Tried::default(), None).expect("room");
+    running.enter(report("a"), Tried::default()).expect("room");
     let begun = Instant::now();
     while server.lines().len() < 4 {
         assert_eq!(pulses.healthy(Instant::now()), Ok(()), "a slow call is no reason");
@@ -60,7 +60,7 @@ fn a_shorter_retention_holds_for_what_waits_already() {
     let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
     let server = serve(&backend, |_, _, _| error(503));
     let running = Running::start(scratch.open(), &server, terms());
-    running.outbox.enter(entry("a", ended(now_ms() - 60_000, "")), Tried::default(), None).expect("room");
+    running.enter(entry("a", ended(now_ms() - 60_000, "")), Tried::default()).expect("room");
     wait_for("some tries", || server.lines().len() >= 3);
     assert!(running.outbox.holds(&id("a")) && running.outbox.state().retention == Duration::from_secs(3600));
     running.outbox.keep_for(Duration::from_secs(30));

@@ -12,7 +12,7 @@ fn while_the_database_is_away_a_report_waits_for_its_record_however_often_that_i
     // Longer than the tries that a record has which is refused alone.
     let server = serve(&backend, |_, n, _| if n < 40 { error(500) } else { None });
     let running = Running::start(scratch.open(), &server, terms());
-    assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
+    assert!(matches!(running.report(report("a")).expect("room"), Handed::Waiting));
     running.wait_until_empty();
     let lines = server.lines();
     assert!(lines.iter().filter(|line| line.ends_with("/update")).count() > 10, "{lines:?}");
@@ -32,7 +32,7 @@ fn a_report_that_fails_too_offers_its_record_again() {
         false => None,
     });
     let running = Running::start(scratch.open(), &server, terms());
-    running.outbox.report(report("a")).expect("room");
+    running.report(report("a")).expect("room");
     wait_for("the report to be taken", || running.outbox.state().waiting == 0);
     let backend = backend.lock().expect("lock");
     assert_eq!((backend.updated.get("exec-a"), &backend.taken["a"]), (Some(&1), &1), "{:?}", server.lines());
@@ -48,7 +48,7 @@ fn what_is_owed_to_the_records_of_servers_goes_before_the_report_and_one_refused
     ended.report.update = None;
     let owed = |n: u32| Owed { execution: id(&format!("exec-{n}")), update: r#"{"output":"x"}"#.into() };
     ended.report.owed = (1..=3).map(owed).collect();
-    running.outbox.report(entry).expect("room");
+    running.report(entry).expect("room");
     running.wait_until_empty();
     let lines = server.lines();
     let (backend, last) = (backend.lock().expect("lock"), lines.last().expect("a call"));
@@ -61,7 +61,7 @@ fn a_record_that_is_not_taken_holds_its_report_up_for_some_tries_only() {
     let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
     let server = serve(&backend, |seen, _, _| if seen.line.ends_with("/update") { error(500) } else { None });
     let running = Running::start(scratch.open(), &server, terms());
-    assert!(matches!(running.outbox.report(report("a")).expect("room"), Handed::Waiting(_)));
+    assert!(matches!(running.report(report("a")).expect("room"), Handed::Waiting));
     running.wait_until_empty();
     assert_eq!(backend.lock().expect("lock").taken, BTreeMap::from([("a".to_owned(), 1)]));
     let updates = server.lines().iter().filter(|line| line.ends_with("/update")).count();
@@ -100,7 +100,7 @@ fn a_record_that_was_never_made_is_made_before_it_is_completed() {
         _ => None,
     });
     let running = Running::start(scratch.open(), &server, terms());
-    assert_eq!(running.outbox.report(report("a")).expect("room"), Handed::Delivered(Delivery::Accepted));
+    assert_eq!(running.report(report("a")).expect("room"), Handed::Taken);
     let ends: Vec<String> =
         server.lines().iter().filter_map(|line| Some(line.rsplit_once('/')?.1.to_owned())).collect();
     assert_eq!(ends, ["update", "create", "update", "complete"]);
