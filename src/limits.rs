@@ -427,10 +427,6 @@ pub const ACK_TASK_WAIT: Duration = Duration::from_secs(120);
 pub const LIVE_FLUSH: Duration = Duration::from_secs(2);
 /// How long a worker waits for that itself. Lines mostly arrive within it, and what did not arrive is known for the record.
 pub const LIVE_FLUSH_SHORT: Duration = Duration::from_millis(30);
-/// Threads that remove what ended scripts leave behind. More at once are no faster: the engine does one after the other.
-pub const REMOVAL_THREADS: usize = 4;
-/// Removals that wait for such a thread. The worker of one more removes it itself.
-pub const REMOVALS_WAITING: usize = 32;
 /// One wait for a signal; after it, a thread that waits looks whether it is still wanted.
 pub const SIGNAL_TICK: Duration = Duration::from_millis(200);
 /// The reaper looks at its jobs at least so often, even when nothing wakes it.

@@ -59,7 +59,15 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     };
     control.end();
     token.step(Step::Reporting);
-    Session::after(helpers, conclude(context, &record, end, output, Some(ack)))
+    // A job on one server still says all before its report is written.
+    let ack = match task.server {
+        Some(_) => {
+            ack.finish();
+            None
+        }
+        None => Some(ack),
+    };
+    Session::after(helpers, conclude(context, &record, end, output, ack))
 }
 
 /// What is to be done, for the log.

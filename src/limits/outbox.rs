@@ -39,7 +39,7 @@ pub const OUTBOX_EARLIER: usize = 32;
 pub const OUTBOX_ASK: Duration = Duration::from_secs(1);
 /// Longest wait for a connection of such a question: one that is lost must not hide the return.
 pub const OUTBOX_ASK_CONNECT: Duration = Duration::from_secs(2);
-/// Reports begin to go out within this time after the return of the backend, each agent at a moment of its own.
+/// Reports begin to go out within this time after the return of the backend, not all agents at one moment.
 pub const OUTBOX_SPREAD: Duration = Duration::from_millis(300);
 /// From the first report after an outage to the second one; each success makes the next step a seventh shorter.
 pub const OUTBOX_STEP: Duration = Duration::from_secs(1);
@@ -47,3 +47,7 @@ pub const OUTBOX_STEP: Duration = Duration::from_secs(1);
 pub const OUTBOX_STEP_LEAST: Duration = Duration::from_millis(10);
 /// How long an agent that ends waits for the first try of each report.
 pub const OUTBOX_LAST: Duration = Duration::from_secs(15);
+/// Threads that remove what ended scripts leave behind. More at once are no faster: the engine does one after the other.
+pub const REMOVAL_THREADS: usize = 4;
+/// Removals that wait for such a thread. The worker of one more removes it itself.
+pub const REMOVALS_WAITING: usize = 32;

@@ -333,7 +333,7 @@ fn a_job_that_was_finished_is_reported_again_as_it_was_and_runs_again_only_as_a_
     let agent = Agent::start(&backend, &[]);
     let id = finish(&backend, job("BASH", "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; exit 6")).id;
     // Killed before, it would not know that its report was taken, and the next agent would send that again.
-    eventually("the agent knows", || agent.log().contains("\"message\":\"reported\""));
+    eventually("the agent knows", || agent.log().contains("\"message\":\"reported as "));
     // Each run prints another word.
     let said = || -> Vec<String> {
         let row = backend.job(&id).expect("row");
