@@ -71,7 +71,9 @@ export ASAN_OPTIONS=quarantine_size_mb=16 TMPDIR=$SCRATCH
 # of NAME LOG: a figure of libFuzzer's last words.
 of() { awk -v name="stat::$1:" '$1 == name {print $2}' "$2" | tail -n 1; }
 # The edges of the last line that names them.
-edges() { grep -o 'cov: [0-9]*' "$1" | tail -n 1 | cut -d ' ' -f 2 || true; }
+edges() { grep -ao 'cov: [0-9]*' "$1" | tail -n 1 | cut -d ' ' -f 2 || true; }
+# What a finding says first; its log may hold any bytes.
+first_words() { (grep -a -m 1 -A 1 -e 'panicked at' -e 'ERROR: ' "$1" || true) | tr '\n' ' ' | cut -c 1-300; }
 
 ROWS=() FOUND=()
 for target in "${TARGETS[@]}"; do
@@ -83,7 +85,7 @@ for target in "${TARGETS[@]}"; do
         -artifact_prefix="$FUZZ/artifacts/$target/" || {
         word=FOUND
         artifact=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
-        FOUND+=("$target: ${artifact:-it ended without a word, see above}" "  $(grep -m 1 -A 1 -e 'panicked at' -e 'ERROR: ' "$log" | tr '\n' ' ' | cut -c 1-300)")
+        FOUND+=("$target: ${artifact:-it ended without a word, see above}" "  $(first_words "$log")")
         [ -z "$artifact" ] || FOUND+=("  replay: CRONIUM_FUZZ=$target cargo +nightly fuzz run readers ${artifact#"$ROOT/"}")
         [ -n "$artifact" ] || tail -n 20 "$log"
     }
