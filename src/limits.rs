@@ -11,6 +11,7 @@ mod net;
 mod outbox;
 mod proofs;
 mod signing;
+mod warm;
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub use net::*;
 pub use outbox::*;
 pub use proofs::*;
 pub use signing::*;
-
+pub use warm::*;
 // ---- docker -----------------------------------------------------------------------------------------------------------
 
 /// The shortest timeout that is set on a socket: the kernel takes zero for none at all.

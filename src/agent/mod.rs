@@ -72,6 +72,7 @@ impl Agent {
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first();
         parts.watch(&live, monitor).map_err(no_thread)?;
+        parts.containers.keep_warm(parts.helpers.spare_folders());
 
         let no_more_claims = Stop::new();
         let (hand, taken) = bounded(0);
@@ -130,6 +131,7 @@ impl Agent {
         self.parts.health.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
         self.parts.slots.wake();
+        self.parts.containers.stop_warm();
         log::info!(
             "stopping: {} jobs run; waiting for them at most {drain:?} (jobs.drainTimeout)",
             self.parts.running.len()
@@ -166,6 +168,7 @@ impl Agent {
         self.adopter.join(limits::THREAD_JOIN_WAIT);
         wait_for_first_tries(&self.parts.outbox, signals);
         self.parts.removals.finish(limits::THREAD_JOIN_WAIT);
+        self.parts.containers.join_warm(limits::WARM_EMPTY + limits::THREAD_JOIN_WAIT);
         self.parts.servers.stop();
         self.parts.outbox.stop();
         self.parts.checkpoints.stop();

@@ -30,7 +30,7 @@ use crate::jobs::poller::{Claimed, Poller, Slots};
 use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::outbox::{Outbox, Terms};
-use crate::jobs::record::{Checkpoints, Entry, Logins, Opened, RecordStore};
+use crate::jobs::record::{Checkpoints, Entry, Logins, Opened, Place, RecordStore};
 use crate::jobs::removals::Removals;
 use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
@@ -160,7 +160,9 @@ impl Parts {
     pub(super) fn sources(&self, id: &str, config: &Live) -> status::Sources {
         let trust = config.clone();
         let (servers, streamer, pages) = (self.servers.clone(), self.streamer.clone(), self.pages.clone());
+        let containers = self.containers.clone();
         status::Sources {
+            warm: Box::new(move || containers.warm()),
             id: id.to_owned(),
             version: VERSION.to_owned(),
             started: (SystemTime::now(), Instant::now()),
@@ -178,8 +180,15 @@ impl Parts {
     }
 
     pub(super) fn monitor(&mut self, context: &Arc<JobContext>, id: &str, adopter: Adopter) -> Monitor {
-        let engine = Janitor::new(self.docker.clone(), id, limits::JANITOR_GRACE);
+        let held = self.containers.holds();
+        let engine = Janitor::new(self.docker.clone(), id, limits::JANITOR_GRACE).sparing(held);
         let open = std::mem::take(&mut self.open);
+        // Before the first look at the engine: no label says whose these are.
+        let warm = |entry: &Entry| match &entry.place {
+            Place::Container(page) => page.warm.clone(),
+            Place::Servers(_) | Place::Nowhere => None,
+        };
+        open.iter().filter_map(warm).for_each(|id| self.containers.expect(&id));
         let reconciler = Reconciler::new(context, adopter, Box::new(engine), open);
         // What an earlier run began goes on before anything else is claimed or removed.
         reconciler.adopt_recorded();

@@ -280,7 +280,7 @@ fn in_container(
 ) -> Result<Outcome, String> {
     let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
     // Removes what an earlier `exec` left that was killed. One look: the person waits.
-    Janitor::of_exec(docker.clone()).round(&|_, _| false);
+    Janitor::of_exec(docker.clone()).round(&|_| false);
     let executor = ContainerExecutor::of_this_process(docker, config, sampler.clone());
     let outcome = run_to_end(config, &executor, task, signals, terminal)?;
     if let Some(hint) = image_hint(&outcome.verdict, &config.container.images, task.job.script.language) {

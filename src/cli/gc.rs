@@ -4,6 +4,7 @@
 //! Beside a running agent this only looks: when the disk is full, only the agent knows which jobs it runs, and its own
 //! janitor removes what is left behind. Containers of a killed `exec` are listed and removed in the same way.
 
+use std::cell::LazyCell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -81,7 +82,13 @@ fn collect(
         Some(agent) => Janitor::new(docker, agent, grace),
         None => Janitor::of_exec(docker),
     };
-    let found = janitor.look(&|job, _| record::knows(dir, job)).map_err(unreachable)?;
+    // Of a container that a job took, only the record tells it.
+    let taken = LazyCell::new(|| record::taken(dir));
+    let in_use = |found: &Found| match &found.told.job {
+        Some(job) => record::knows(dir, job),
+        None => taken.as_ref().is_none_or(|taken| taken.contains(&found.id)),
+    };
+    let found = janitor.look(&in_use).map_err(unreachable)?;
     if found.is_empty() {
         let text = match agent {
             Some(agent) => format!("no container of agent {agent} is in the engine\n"),
@@ -112,6 +119,9 @@ fn collect(
 /// Keeps or removes a container; returns the word for the table, and whether it went well.
 fn act(janitor: &Janitor, found: &Found, fate: Fate, mode: Mode, grace: Duration) -> (String, bool) {
     let word = match (fate, mode) {
+        (Fate::Young | Fate::Nobodys, Mode::Look) if found.warm && found.told.job.is_none() => {
+            "kept: it waits for a job of the running agent".to_owned()
+        }
         (Fate::InUse, Mode::Look) => "kept: its job runs".to_owned(),
         (Fate::InUse, _) => "kept: the agent's next start sees to its job".to_owned(),
         (Fate::Young, _) => format!("kept: younger than {}", value::show_duration(grace)),

@@ -35,6 +35,10 @@ fn table(status: &Status, dir: &Path) -> String {
     if !status.asked_of_jobs.is_empty() {
         row("jobs need", &status.asked_of_jobs);
     }
+    if let Some(warm) = &status.warm {
+        let why = warm.why_fewer.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        row("warm", &format!("{} of {} containers wait for a script{why}", warm.waiting, warm.wanted));
+    }
     let live = &status.live_log;
     match (live.enabled, live.connected, &live.last_error) {
         (_, true, _) => row("live log", "connected"),
@@ -122,6 +126,7 @@ fn jobs(jobs: &[Job]) -> String {
         let age = span(job.age_seconds);
         let [kind, place, execution] =
             [&job.kind, &job.place, &job.execution].map(|o| o.clone().unwrap_or_else(unknown));
+        let kind = if job.warm { format!("{kind}, warm") } else { kind };
         [job.id.clone(), kind, phase, age, place, execution].map(|cell| plain(&cell))
     }));
     print::columns(&rows)
@@ -147,7 +152,7 @@ pub(in crate::cli) fn plain(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::jobs::record::QUARANTINE;
-    use crate::jobs::status::{Agent, Breaker, LiveLog, Pool, SetAside};
+    use crate::jobs::status::{Agent, Breaker, LiveLog, Pool, SetAside, Warm};
 
     fn full() -> Status {
         let some = |text: &str| Some(text.to_owned());
@@ -164,6 +169,7 @@ mod tests {
             why_not: some("docker answers 500"),
             asked_of_jobs: "a signature by ci".into(),
             pool: Pool { workers: 5, busy: 2 },
+            warm: Some(Warm { waiting: 1, wanted: 3, why_fewer: some("no room") }),
             jobs: vec![
                 Job {
                     id: "job_a".into(),
@@ -172,6 +178,7 @@ mod tests {
                     phase: "running".into(),
                     age_seconds: 754,
                     place: some("cronium-x"),
+                    warm: true,
                     cancelled_by: some("the operator"),
                     ..Job::default()
                 },
@@ -211,6 +218,7 @@ agent     edge-7, version 0.1.0, pid 4242, up 1d 2h since 2025-10-09T10:00:00Z
 ready     no: docker answers 500
 workers   2 of 5 busy
 jobs need a signature by ci
+warm      1 of 3 containers wait for a script: no room
 live log  not connected: refused
 outbox    3 reports wait, the oldest for 1m 1s; last error: the backend answered 503
           1 given up since the start; 1 in /var/lib/cronium/QUARANTINE:
@@ -221,8 +229,8 @@ reload    2025-10-10T11:00:00Z: in effect since then:
           not in effect before a restart of the agent:
             api.token \"***\" → (another value)
 
-JOB      KIND       PHASE                             AGE     WHERE      EXECUTION
-job_a    container  running, cancelled by the operator  12m 34s  cronium-x  exec-job_a-1
+JOB      KIND             PHASE                             AGE     WHERE      EXECUTION
+job_a    container, warm  running, cancelled by the operator  12m 34s  cronium-x  exec-job_a-1
 job_bbb  -          claimed                           0s      -          -
 ";
         let shown = table(&full(), Path::new("/var/lib/cronium"));

@@ -8,7 +8,7 @@ use super::files;
 use super::keys::key;
 use super::problem::Origin;
 use super::trust;
-use super::types::{DockerEndpoint, NetworkMode, Seccomp};
+use super::types::{DockerEndpoint, NetworkMode, PullPolicy, Seccomp};
 use super::url;
 use super::yaml;
 use crate::secret::Secret;
@@ -24,6 +24,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     docker(draft);
     way_out(draft);
     container_files(draft);
+    warm(draft);
     walls(draft);
     tls(draft);
     http(draft);
@@ -222,6 +223,22 @@ fn docker(draft: &mut Draft<'_>) {
         let text =
             "plain TCP to another machine: anyone who reaches that port is root there, and scripts travel unencrypted";
         draft.warn("container.docker.endpoint", text);
+    }
+}
+
+/// What is pulled before each job cannot wait for one.
+fn warm(draft: &mut Draft<'_>) {
+    let container = &draft.config.container;
+    let counts = [
+        ("container.warm.bash", container.warm.bash),
+        ("container.warm.python", container.warm.python),
+        ("container.warm.nodejs", container.warm.nodejs),
+    ];
+    let first = counts.iter().find(|(_, count)| *count > 0).map(|(key, _)| *key);
+    if let Some(key) = first.filter(|_| container.pull_policy == PullPolicy::Always) {
+        let text =
+            "no container waits for a job while container.images.pullPolicy is always: each job pulls its image first";
+        draft.warn(key, text);
     }
 }
 

@@ -33,6 +33,7 @@ const PIDS: Kind = Int { min: 1, max: 4_194_304 };
 const BYTE_RATE: Kind = Size { min: KB, max: 1 << 50 };
 const RATE: Kind = Int { min: 1, max: 1 << 50 };
 const COUNT: Kind = Int { min: 1, max: 1000 };
+const WARM: Kind = Int { min: 0, max: 100 };
 const PORT: Kind = Int { min: 1, max: 65535 };
 
 const LINE: Kind = Text { form: "one line of at most 200 characters", check: parse::line };
@@ -230,6 +231,17 @@ static KEYS: &[Key] = keys! {
         "`true`: the isolated network leads nowhere but, before Docker 28, to this host. `container.runtime.isolateNetwork` is another name of this key.";
     Reload "container.network.dns" = "", List { form: "IP addresses of name servers", check: parse::name_server } => container.network.dns,
         "Name servers of jobs; the engine's when empty.";
+
+    Reload "container.warm.bash" = "0", WARM => container.warm.bash,
+        "Containers that wait, started, for a Bash script: its first line comes in milliseconds. Each is used once, and costs about 13 MB.";
+    Reload "container.warm.python" = "0", WARM => container.warm.python,
+        "The same for Python scripts. The interpreter itself is not started ahead.";
+    Reload "container.warm.nodejs" = "0", WARM => container.warm.nodejs,
+        "The same for Node.js scripts.";
+    Reload "container.warm.maxIdle" = "1h", time(SECOND, DAY) => container.warm.max_idle,
+        "A container that has waited this long is replaced.";
+    Reload "container.warm.minFreeMemory" = "256MB", Size { min: 0, max: 64 * TB } => container.warm.min_free_memory,
+        "With less memory available on this host, no container waits, and jobs start as without any.";
 
     Restart "ssh.connectionPool.maxPerServer" = "5", Int { min: 1, max: 100 } => ssh.max_per_server,
         "Connections for each host, port, user and credential, each for up to 8 jobs.";

@@ -177,6 +177,20 @@ pub struct Container {
     pub limits: ResourceSet,
     pub security: Security,
     pub network: Network,
+    pub warm: Warm,
+}
+
+/// `container.warm`: containers that are started ahead of their jobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Warm {
+    /// How many wait for a Bash script, a Python script, a Node.js script.
+    pub bash: usize,
+    pub python: usize,
+    pub nodejs: usize,
+    /// One that has waited this long is replaced.
+    pub max_idle: Duration,
+    /// Bytes; with less memory available on this host, none waits.
+    pub min_free_memory: u64,
 }
 
 /// `container.docker`.

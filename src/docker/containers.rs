@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::time::Duration;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, SystemTime};
 
 use crate::docker::call::{self, Request};
 use crate::docker::client::{Client, encode, list, parse, quick, words, work};
@@ -10,6 +11,7 @@ use crate::docker::conn::{Conn, Deadline, is_timeout};
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::DockerOperation;
+use crate::os::poll::{self, Watch};
 use crate::wire::scan::{FieldsError, Json};
 use crate::wire::time::parse_rfc3339;
 
@@ -52,12 +54,15 @@ impl State {
         })
     }
 
-    /// How long it ran, by the engine's clock; `None` while it runs and if the engine does not say.
-    pub fn ran_for(&self) -> Option<Duration> {
+    /// How long it ran, by the engine's clock, or how long after `since`, where that is later than its start; `None` while
+    /// it runs and if the engine does not say.
+    pub fn ran_for(&self, since: Option<SystemTime>) -> Option<Duration> {
         if self.running {
             return None;
         }
-        parse_rfc3339(&self.finished_at)?.duration_since(parse_rfc3339(&self.started_at)?).ok()
+        let started = parse_rfc3339(&self.started_at)?;
+        let began = since.map_or(started, |since| since.max(started));
+        parse_rfc3339(&self.finished_at)?.duration_since(began).ok()
     }
 }
 
@@ -65,6 +70,8 @@ impl State {
 #[derive(Debug, Clone)]
 pub struct Inspect {
     pub id: String,
+    /// The id of the image that it was made from.
+    pub image: String,
     /// The labels of the container.
     pub labels: BTreeMap<String, String>,
     pub state: State,
@@ -74,10 +81,11 @@ pub struct Inspect {
 
 impl Inspect {
     fn read(found: Json<'_>) -> Result<Self, FieldsError> {
-        let [id, config, state, layer] = found.fields(["Id", "Config", "State", "SizeRw"])?;
+        let [id, image, config, state, layer] = found.fields(["Id", "Image", "Config", "State", "SizeRw"])?;
         let [all] = config.map_or(Ok([None]), |config| config.fields(["Labels"]))?;
         let state = State::read(state.ok_or(FieldsError::Missing("State"))?)?;
-        Ok(Self { id: words(id), labels: labels(all)?, state, layer: layer.and_then(Json::whole) })
+        let layer = layer.and_then(Json::whole);
+        Ok(Self { id: words(id), image: words(image), labels: labels(all)?, state, layer })
     }
 }
 
@@ -234,6 +242,20 @@ impl Client {
         Ok(found)
     }
 
+    /// Gives a container, running or not, another name.
+    pub fn rename(&self, id: &str, name: &str) -> Result<(), Error> {
+        let doing = format!("rename container {} to {name}", short(id));
+        let path = format!("/containers/{id}/rename?name={}", encode(name));
+        self.send(DockerOperation::Rename, &doing, "POST", &path, None, quick()).map(drop)
+    }
+
+    /// Gives a running container other limits: a body with those that change.
+    pub fn update(&self, id: &str, limits: &[u8], deadline: Deadline) -> Result<(), Error> {
+        let doing = format!("change the limits of container {}", short(id));
+        let path = format!("/containers/{id}/update");
+        self.send(DockerOperation::Update, &doing, "POST", &path, Some(limits), quick().or(deadline)).map(drop)
+    }
+
     /// Sends a signal to the container's first process. A container that has ended is no error.
     pub fn kill(&self, id: &str, signal: &str) -> Result<(), Error> {
         let doing = format!("send {signal} to container {}", short(id));
@@ -304,6 +326,25 @@ impl Attached {
     /// Writes all of `bytes` to the container's stdin.
     pub fn write(&mut self, bytes: &[u8], deadline: Deadline) -> Result<(), Error> {
         call::write_within(&mut self.conn, bytes, &self.doing, deadline)
+    }
+
+    /// Whether the stream is still open, without a wait. What has come on it is kept for [`Attached::follow`]; a container
+    /// that has sent more than `most` bytes counts as ended.
+    pub fn is_open(&mut self, most: usize) -> bool {
+        let mut piece = [0; 1024];
+        while self.rest.len() <= most {
+            let mut watch = [Watch::new(self.conn.as_fd(), false)];
+            match poll::wait(&mut watch, Duration::ZERO) {
+                Ok(()) if !watch[0].readable() => return true,
+                Ok(()) => {}
+                Err(_) => return false,
+            }
+            match self.conn.read(&mut piece) {
+                Ok(0) | Err(_) => return false,
+                Ok(n) => self.rest.extend_from_slice(&piece[..n]),
+            }
+        }
+        false
     }
 
     /// Ends the container's stdin.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::docker::call::{self, Request};
-use crate::docker::client::{Client, encode, words};
+use crate::docker::call::{self, Answer, Request};
+use crate::docker::client::{Client, encode, parse, words};
 use crate::docker::conn::Deadline;
 use crate::docker::credentials;
 use crate::docker::error::Error;
@@ -204,11 +204,22 @@ pub fn is_worth_a_retry(error: &Error) -> bool {
 impl Client {
     /// Whether the engine has `image`.
     pub fn has_image(&self, image: &str) -> Result<bool, Error> {
+        self.look_at_image(image).map(|answer| answer.is_some())
+    }
+
+    /// The id of what `image` names now; `None` where the engine does not have it.
+    pub fn image_id(&self, image: &str) -> Result<Option<String>, Error> {
+        let Some(answer) = self.look_at_image(image)? else { return Ok(None) };
+        let [id] = parse(&format!("look at image {image}"), &answer.body, |image| image.fields(["Id"]))?;
+        Ok(Some(words(id)))
+    }
+
+    fn look_at_image(&self, image: &str) -> Result<Option<Answer>, Error> {
         // A name's slashes are part of the path here.
         let path = format!("/images/{}/json", encode(image).replace("%2F", "/"));
         match self.get(DockerOperation::Inspect, &format!("look at image {image}"), &path) {
-            Err(error) if error.status() == Some(404) => Ok(false),
-            result => result.map(|_| true),
+            Err(error) if error.status() == Some(404) => Ok(None),
+            result => result.map(Some),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::config::types::ResourceSet;
 use crate::executors::cleanup::CleanupGuard;
@@ -22,6 +22,17 @@ pub struct ReattachInfo {
     pub limits: Option<ResourceSet>,
     /// The time limit, and its name in the verdict.
     pub timeout: (Duration, &'static str),
+    /// Where the container was started before its job was known.
+    pub warm: Option<WarmInfo>,
+}
+
+/// What is special about a container that was started before its job was known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WarmInfo {
+    /// Its id: it had another name at first.
+    pub id: String,
+    /// When its job began, by the wall clock. What was before is not the job's. Before the start: now.
+    pub since: SystemTime,
 }
 
 /// How a run ended for this agent.

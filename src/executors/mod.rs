@@ -23,6 +23,6 @@ mod task;
 
 pub use cleanup::{Cleanup, CleanupGuard};
 pub use control::Control;
-pub use executor::{AdoptError, End, Executor, Prepared, ReattachInfo};
+pub use executor::{AdoptError, End, Executor, Prepared, ReattachInfo, WarmInfo};
 pub use reaper::Reaper;
 pub use task::Task;

@@ -88,6 +88,9 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
     token.note(Note::Kind(kind));
     token.note(Note::Execution(entry.execution.clone()));
     token.note(Note::Place(place_of(&entry)));
+    if matches!(&entry.place, Place::Container(page) if page.warm.is_some()) {
+        token.note(Note::Warm);
+    }
     token.step(Step::Running);
     let clamped = entry.clamp_deadlines(now_ms());
     if clamped {

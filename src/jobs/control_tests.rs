@@ -30,6 +30,7 @@ fn sources(running: &Running) -> Sources {
         running: running.clone(),
         slots: Slots::new(5),
         asked_of_jobs: Box::new(|| "nothing".to_owned()),
+        warm: Box::new(|| None),
         tripped: Box::new(Vec::new),
         pages: Box::new(|| false),
         live_log: Box::new(ConnectionState::default),

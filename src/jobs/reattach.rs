@@ -4,10 +4,10 @@
 //! there, sealed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::config::types::ResourceSet;
-use crate::executors::{AdoptError, ReattachInfo, Task};
+use crate::executors::{AdoptError, ReattachInfo, Task, WarmInfo};
 use crate::job::{Claim, Job, Language, Resources, Script, Server};
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::Unreported;
@@ -118,7 +118,13 @@ pub(in crate::jobs) fn reattach_info(entry: &Entry, started: Option<&Started>) -
         }
         Place::Nowhere => Default::default(),
     };
-    ReattachInfo { place, image, limits, timeout: (after, name) }
+    let since = Duration::from_millis(started.map_or(0, |started| started.started_ms));
+    let warm = match &entry.place {
+        Place::Container(page) => page.warm.clone(),
+        Place::Servers(_) | Place::Nowhere => None,
+    };
+    let warm = warm.map(|id| WarmInfo { id, since: UNIX_EPOCH + since });
+    ReattachInfo { place, image, limits, timeout: (after, name), warm }
 }
 
 /// The name of a time limit that stands in a page.

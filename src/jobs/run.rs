@@ -97,6 +97,9 @@ fn start(
 ) -> End {
     let info = ready.reattach_info();
     token.note(Note::Place(task.server.as_ref().map_or_else(|| info.place.clone(), Server::shown)));
+    if info.warm.is_some() {
+        token.note(Note::Warm);
+    }
     if let Err(error) = record.start(&info, context.pages.is_used()) {
         log::error!("not starting the job, since its record says that it was not: {error}");
         return End::NeverRan(CleanupGuard::of(ready));

@@ -40,6 +40,7 @@ struct Entry {
     kind: Option<Kind>,
     execution: Option<Id>,
     place: Option<String>,
+    warm: bool,
 }
 
 /// How far a job has come.
@@ -72,6 +73,8 @@ pub enum Note {
     Execution(Id),
     /// The name of its container, or its servers as [`crate::job::Server::shown`] has them.
     Place(String),
+    /// Its container was started before the job was known.
+    Warm,
 }
 
 /// The present state of one running job. A fact that was not noted yet is `None`.
@@ -86,6 +89,8 @@ pub struct InHand {
     /// Since this step began.
     pub in_step: Duration,
     pub place: Option<String>,
+    /// Its container was started before the job was known.
+    pub warm: bool,
     /// Who cancelled it; it may not have ended yet.
     pub cancelled_by: Option<&'static str>,
 }
@@ -100,6 +105,7 @@ impl Entry {
             kind: None,
             execution: None,
             place: None,
+            warm: false,
         }
     }
 
@@ -110,6 +116,7 @@ impl Entry {
             Note::Kind(kind) => self.kind = Some(kind),
             Note::Execution(execution) => self.execution = Some(execution),
             Note::Place(place) => self.place = Some(place),
+            Note::Warm => self.warm = true,
         }
     }
 
@@ -122,6 +129,7 @@ impl Entry {
             age: now.saturating_duration_since(self.claimed),
             in_step: now.saturating_duration_since(self.step_since),
             place: self.place.clone(),
+            warm: self.warm,
             cancelled_by: match self.control.reason() {
                 Some(Reason::Cancelled(who)) => Some(who),
                 _ => None,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::executors::container::warm::PoolState;
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::{HealthState, shortened};
 use crate::jobs::poller::Slots;
@@ -34,6 +35,8 @@ pub struct Status {
     /// What is asked of jobs before they run: signatures, a list of scripts.
     pub asked_of_jobs: String,
     pub pool: Pool,
+    /// `None` where `container.warm` wants none.
+    pub warm: Option<Warm>,
     /// In the order of their ids.
     pub jobs: Vec<Job>,
     pub outbox: Reports,
@@ -62,6 +65,16 @@ pub struct Pool {
     pub busy: usize,
 }
 
+/// The containers that wait for jobs.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Warm {
+    pub waiting: usize,
+    pub wanted: usize,
+    /// Why fewer wait than are wanted, if it is not that they are being made.
+    pub why_fewer: Option<String>,
+}
+
 /// A running job.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -78,6 +91,8 @@ pub struct Job {
     pub phase_seconds: u64,
     /// The name of the container or the server.
     pub place: Option<String>,
+    /// Its container was started before the job was known.
+    pub warm: bool,
     /// Who has cancelled it.
     pub cancelled_by: Option<String>,
 }
@@ -166,6 +181,8 @@ pub struct Sources {
     pub slots: Slots,
     /// See [`Status::asked_of_jobs`].
     pub asked_of_jobs: Now<String>,
+    /// The containers that wait for jobs; `None` where none is wanted.
+    pub warm: Now<Option<PoolState>>,
     /// Circuit breakers that are not closed.
     pub tripped: Now<Vec<Tripped>>,
     pub live_log: Now<ConnectionState>,
@@ -203,6 +220,11 @@ impl Sources {
             why_not,
             asked_of_jobs: (self.asked_of_jobs)(),
             pool: Pool { workers, busy: workers.saturating_sub(self.slots.free()) },
+            warm: (self.warm)().map(|warm| Warm {
+                waiting: warm.waiting,
+                wanted: warm.wanted,
+                why_fewer: warm.trouble.map(shortened),
+            }),
             jobs: self.running.list().into_iter().map(Job::from).collect(),
             outbox: (self.reports)(),
             breakers: self.breakers(),
@@ -238,6 +260,7 @@ impl From<InHand> for Job {
             age_seconds: job.age.as_secs(),
             phase_seconds: job.in_step.as_secs(),
             place: job.place.map(shortened),
+            warm: job.warm,
             cancelled_by: job.cancelled_by.map(str::to_owned),
         }
     }

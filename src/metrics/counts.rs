@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cells::{Counter, Gauge, Histogram};
 use super::labels::{
-    CODE, Code, DockerOperation, ENDPOINT, Endpoint, KIND, METHOD, OPERATION, OUTCOME, PHASE, PLACE, POLL, Place,
-    PollResult, REASON, RELOAD, ReloadResult, STREAM,
+    CODE, Code, DockerOperation, ENDPOINT, Endpoint, KIND, LANGUAGE, METHOD, OPERATION, OUTCOME, PHASE, PLACE, POLL,
+    Place, PollResult, REASON, RELOAD, ReloadResult, STREAM, WARM_END, WARM_USE, WarmEnd, WarmUse,
 };
-use crate::job::{Kind, Stream};
+use crate::job::{Kind, Language, Stream};
 use crate::limits;
 use crate::verdict::{Cause, Phase, Verdict};
 
@@ -67,6 +67,26 @@ pub(super) static OUTBOX: Gauge = Gauge::new(0);
 pub(super) static OUTBOX_OLDEST: Gauge = Gauge::new(0);
 /// The only label whose values are not known beforehand, hence a lock; written when a breaker changes.
 pub(super) static BREAKERS: Mutex<Vec<(String, u8)>> = Mutex::new(Vec::new());
+
+/// Containers that wait for jobs, by language; unknown until the pool is used.
+pub(super) static WARM: [Gauge; LANGUAGE.1.len()] = [const { Gauge::unknown() }; _];
+pub(super) static WARM_JOBS: [Counter; WARM_USE.1.len()] = [const { Counter::new() }; _];
+pub(super) static WARM_DISCARDED: [Counter; WARM_END.1.len()] = [const { Counter::new() }; _];
+
+/// `count` containers wait for scripts of this language.
+pub fn warm_waiting(language: Language, count: usize) {
+    WARM[language as usize].set(i64::try_from(count).unwrap_or(i64::MAX));
+}
+
+/// A job of a language with warm containers came to its container.
+pub fn warm_job(way: WarmUse) {
+    WARM_JOBS[way as usize].add(1);
+}
+
+/// A container that waited was thrown away.
+pub fn warm_discarded(why: WarmEnd) {
+    WARM_DISCARDED[why as usize].add(1);
+}
 
 /// A job was claimed.
 pub fn job_received(kind: Kind) {

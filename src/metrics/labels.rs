@@ -40,7 +40,7 @@ label! {
     DockerOperation as OPERATION = "operation" {
         Ping = "ping", Info = "info", Create = "create", Attach = "attach", Start = "start", Wait = "wait",
         Inspect = "inspect", Stats = "stats", Kill = "kill", Remove = "remove", Pull = "pull", Network = "network",
-        List = "list",
+        List = "list", Rename = "rename", Update = "update",
     }
 }
 
@@ -76,6 +76,42 @@ label! {
         State = "state",
     }
 }
+
+label! {
+    /// How a job came to its container while some wait for its language: the label of `cronium_warm_jobs_total{result}`.
+    WarmUse as WARM_USE = "result" {
+        /// It took one that waited. Otherwise it was cold:
+        Warm = "warm",
+        Empty = "cold_none_waits",
+        /// Its limits are others, and cannot be changed while a container runs.
+        Limits = "cold_other_limits",
+        /// The image's name has another image by now.
+        Image = "cold_other_image",
+        Update = "cold_update_refused",
+        /// What waited had ended.
+        Ended = "cold_had_ended",
+        /// The helpers' socket could not be brought into it.
+        Socket = "cold_no_socket",
+    }
+}
+
+label! {
+    /// Why a container that waited was thrown away: the label of `cronium_warm_discarded_total{reason}`.
+    WarmEnd as WARM_END = "reason" {
+        /// `container.warm.maxIdle`.
+        Age = "age",
+        Ended = "ended",
+        Image = "image",
+        Memory = "memory",
+        /// A canary failed.
+        Proof = "proof",
+        Reload = "reload",
+        /// A job could not use it.
+        Unfit = "unfit",
+    }
+}
+
+pub(super) const LANGUAGE: Label = Label("language", &["bash", "python", "nodejs"]);
 
 /// The words of [`Kind`](crate::job::Kind), of [`Phase`](crate::verdict::Phase) and of [`Stream`](crate::job::Stream),
 /// each in the order of its enum.

@@ -8,5 +8,5 @@ mod labels;
 mod table;
 
 pub use counts::*;
-pub use labels::{Code, DockerOperation, Endpoint, Place, PollResult, ReloadResult};
+pub use labels::{Code, DockerOperation, Endpoint, Place, PollResult, ReloadResult, WarmEnd, WarmUse};
 pub use table::render;

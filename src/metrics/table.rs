@@ -9,7 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::cells::{Counter, Gauge, Histogram};
 use super::counts::*;
 use super::labels::{
-    CODE, ENDPOINT, KIND, Label, METHOD, OPERATION, OUTCOME, PHASE, PLACE, POLL, REASON, RELOAD, STREAM,
+    CODE, ENDPOINT, KIND, LANGUAGE, Label, METHOD, OPERATION, OUTCOME, PHASE, PLACE, POLL, REASON, RELOAD, STREAM,
+    WARM_END, WARM_USE,
 };
 use crate::limits;
 use crate::os::proc::{self, Process};
@@ -79,6 +80,13 @@ static TABLE: &[Metric] = table! {
         "Time that one call to the Docker engine took.";
     Counter "cronium_image_pulls_total" [OUTCOME] Counters(&PULLS),
         "Pulls of images, by how they ended.";
+
+    Gauge "cronium_warm_containers" [LANGUAGE] Gauges(&WARM),
+        "Containers that wait for a script, by language.";
+    Counter "cronium_warm_jobs_total" [WARM_USE] Counters(&WARM_JOBS),
+        "Jobs of a language with warm containers, by how they came to theirs.";
+    Counter "cronium_warm_discarded_total" [WARM_END] Counters(&WARM_DISCARDED),
+        "Warm containers that no job used, by reason.";
 
     Gauge "cronium_ssh_connections" [] Samples(ssh_connections),
         "Connections to servers, by whether jobs use them.";

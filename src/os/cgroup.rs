@@ -57,6 +57,24 @@ pub struct Reading {
     pub pids_refused: Option<u64>,
 }
 
+impl Reading {
+    /// What was counted after `before`. A peak is no count and stays.
+    #[must_use]
+    pub fn beyond(self, before: &Self) -> Self {
+        let less = |now: Option<u64>, before: Option<u64>| now.map(|now| now.saturating_sub(before.unwrap_or(0)));
+        Self {
+            cpu_nanos: less(self.cpu_nanos, before.cpu_nanos),
+            memory_peak: self.memory_peak,
+            disk_read: less(self.disk_read, before.disk_read),
+            disk_write: less(self.disk_write, before.disk_write),
+            network_rx: less(self.network_rx, before.network_rx),
+            network_tx: less(self.network_tx, before.network_tx),
+            oom_kills: less(self.oom_kills, before.oom_kills),
+            pids_refused: less(self.pids_refused, before.pids_refused),
+        }
+    }
+}
+
 impl Cgroup {
     /// The groups of process `pid`, if they are those of container `id`.
     pub fn of(pid: i64, id: &str) -> Option<Self> {

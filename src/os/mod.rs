@@ -13,6 +13,7 @@ pub mod files;
 #[cfg(test)]
 pub(crate) mod heap_tests;
 pub mod local;
+pub mod memory;
 pub mod names;
 pub mod net;
 pub mod notify;

@@ -186,7 +186,7 @@ fn knock(address: IpAddr, port: u16) -> bool {
 /// Removes what a killed doctor left.
 fn sweep(docker: &docker::Client) {
     let janitor = Janitor::new(docker.clone(), DOCTOR, limits::JANITOR_GRACE);
-    for found in janitor.find(&|_, _| false).unwrap_or_default() {
+    for found in janitor.find(&|_| false).unwrap_or_default() {
         // An agent may be called so.
         if found.told.job.is_none() {
             let _ = janitor.remove(&found);

@@ -225,7 +225,7 @@ fn a_job_handed_out_twice_while_it_runs_is_run_once() {
 }
 
 #[test]
-fn a_cancel_ends_the_job_in_each_of_the_three_ways() {
+pub fn a_cancel_ends_the_job_in_each_of_the_three_ways() {
     let _machine = shared();
     let backend = with_socket();
     let agent = Agent::start(&backend, &[("jobs.leaseRenewal", "1s"), ("jobs.stopGrace", "1s")]);

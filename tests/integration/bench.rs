@@ -25,6 +25,8 @@ fn the_benchmark_prints_each_figure_beside_its_floor() {
     for (name, unit, least, most) in [
         ("one job, hand-out to verdict, 1 worker", "ms", 0.5, 3.0),
         ("create and start, the agent's profile beside the engine's", "ms", 0.5, 2.0),
+        ("hand-out to first line", "ms", 0.5, 5.0),
+        ("hand-out to first line, warm", "ms", 0.5, 500.0),
         ("jobs, 2 workers", "jobs/s", 0.3, 3.0),
         ("lines of 80 bytes, attach to WebSocket", "lines/s", 0.02, 3.0),
         ("print to receipt, median", "ms", 0.5, 50.0),

@@ -1,6 +1,7 @@
 //! The base of every test: a dev backend, an agent process with its own state folder, jobs, and a look at the
 //! engine that does not go through the agent's code.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -58,6 +59,22 @@ pub fn in_own_pids(name: &str) -> bool {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "in its own space of process ids:\n{said}");
     false
+}
+
+thread_local! {
+    /// Where agents of this thread have warm containers: how many for each language, and how many jobs have taken one.
+    static WARM: Cell<Option<(Warm, u32)>> = const { Cell::new(None) };
+}
+
+/// Keys and values of `container.warm`.
+pub type Warm = &'static [(&'static str, &'static str)];
+
+/// Runs a test of cold containers once more, with agents whose containers are warm. At least one job must take one.
+pub fn in_warm(warm: Warm, test: impl FnOnce()) {
+    WARM.set(Some((warm, 0)));
+    test();
+    let taken = WARM.take();
+    assert!(taken.is_some_and(|(_, taken)| taken > 0), "no job took a warm container");
 }
 
 /// A folder that is removed with its owner.
@@ -245,11 +262,47 @@ impl Agent {
         if on_podman() {
             pairs.push(("container.network.mode", "none"));
         }
+        let warm = WARM.get().map(|(warm, _)| warm);
+        pairs.extend(warm.unwrap_or_default());
         // A test's own settings come last: the last of a key wins.
         pairs.extend_from_slice(settings);
         // The token goes by the environment: arguments are public.
         command.arg("run").env("CRONIUM_API_TOKEN", token);
-        Self::launch(folder, id, command, &pairs)
+        let agent = Self::launch(folder, id, command, &pairs);
+        if warm.is_some() {
+            agent.wait_ready();
+            agent.wait_warm();
+        }
+        agent
+    }
+
+    /// Waits until as many containers wait as the configuration wants.
+    pub fn wait_warm(&self) {
+        let status = || -> Value {
+            let mut command = binary();
+            command.args(["status", "--json"]).arg("--set").arg(format!("state.dir={}", self.state().display()));
+            let output = command.output().expect("status");
+            serde_json::from_slice(&output.stdout).unwrap_or_default()
+        };
+        eventually("containers wait for jobs", || {
+            let warm = &status()["warm"];
+            warm.is_object() && warm["waiting"] == warm["wanted"]
+        });
+    }
+
+    /// How many jobs have taken a warm container.
+    pub fn taken(&self) -> u32 {
+        let (_, page) = self.get("/metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix("cronium_warm_jobs_total{result=\"warm\"} "));
+        line.map_or(0, |count| count.trim().parse().expect("a number"))
+    }
+
+    fn count_taken(&self) {
+        if let Some((warm, taken)) = WARM.get()
+            && TcpStream::connect(("127.0.0.1", self.health_port)).is_ok()
+        {
+            WARM.set(Some((warm, taken + self.taken())));
+        }
     }
 
     /// Starts one whose configuration is this file, but for its id, its folder and its ports.
@@ -303,6 +356,7 @@ impl Agent {
 
     /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
+        self.count_taken();
         let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().expect("kill");
         assert!(status.success(), "kill -{name}");
     }
@@ -327,10 +381,25 @@ impl Agent {
         assert_eq!(self.containers(), Vec::<String>::new(), "containers were left behind");
     }
 
-    /// Ids of all containers, running or not, that carry this agent's label.
+    /// Ids of all containers, running or not, that carry this agent's label, but for those that wait for its jobs.
     pub fn containers(&self) -> Vec<String> {
+        let runs = Path::new(&format!("/proc/{}/cwd", self.pid())).exists();
+        let all = self.containers_by_name();
+        all.into_iter().filter(|(_, name)| !runs || !name.starts_with("cronium-warm-")).map(|(id, _)| id).collect()
+    }
+
+    /// The container of a job, running or not. Its name tells the job, also where its labels are older.
+    pub fn container_of(&self, job: &str) -> Option<String> {
+        let named = |name: &str| name.starts_with(&format!("cronium-exec-{}-", job.replace(':', "-")));
+        self.containers_by_name().into_iter().find(|(_, name)| named(name)).map(|(id, _)| id)
+    }
+
+    /// Ids and names of all of them.
+    pub fn containers_by_name(&self) -> Vec<(String, String)> {
         let filter = format!("label=cronium.agent.id={}", self.id);
-        docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]).lines().map(str::to_owned).collect()
+        let all = docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}}", "--filter", &filter]);
+        let pair = |line: &str| line.split_once(' ').map(|(id, name)| (id.to_owned(), name.to_owned()));
+        all.lines().filter_map(pair).collect()
     }
 
     /// A figure of `/proc/<pid>/status` in kB, such as `VmHWM` (the highest RSS so far) or `VmRSS`.

@@ -104,7 +104,7 @@ echo "done $(cronium_getCondition)"
 ];
 
 #[test]
-fn scripts_like_the_apps_own_run_unchanged() {
+pub fn scripts_like_the_apps_own_run_unchanged() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -239,7 +239,7 @@ cronium_output null
 ];
 
 #[test]
-fn every_name_of_the_contract_does_what_it_says() {
+pub fn every_name_of_the_contract_does_what_it_says() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -309,7 +309,7 @@ fn in_a_workflow_the_output_is_the_next_ones_input_and_a_condition_opens_its_edg
 }
 
 #[test]
-fn several_processes_of_one_script_call_at_once() {
+pub fn several_processes_of_one_script_call_at_once() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -389,7 +389,7 @@ api "$own/input" -w '%{http_code}'
 "#;
 
 #[test]
-fn the_sidecars_http_is_spoken_and_reaches_the_own_execution_alone() {
+pub fn the_sidecars_http_is_spoken_and_reaches_the_own_execution_alone() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -459,7 +459,7 @@ fn a_backend_that_is_away_is_asked_again_and_one_that_stays_away_is_named() {
 }
 
 #[test]
-fn after_a_kill_the_next_agent_answers_and_keeps_what_was_set() {
+pub fn after_a_kill_the_next_agent_answers_and_keeps_what_was_set() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -547,7 +547,7 @@ fn exec_tries_a_script_without_a_backend() {
 }
 
 #[test]
-fn nothing_of_a_jobs_helpers_is_left_and_the_engine_knows_no_token() {
+pub fn nothing_of_a_jobs_helpers_is_left_and_the_engine_knows_no_token() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -555,7 +555,8 @@ fn nothing_of_a_jobs_helpers_is_left_and_the_engine_knows_no_token() {
         .enqueue(job("BASH", "cronium_setVariable at x; echo \"$CRONIUM_EXECUTION_TOKEN\"; sleep 2"))
         .expect("queued");
     eventually("it runs", || backend.variable("u1", "at").is_some());
-    let inspected = docker(&["inspect", &agent.containers()[0]]);
+    eventually("its container has its name", || agent.container_of(&id).is_some());
+    let inspected = docker(&["inspect", &agent.container_of(&id).expect("a container")]);
     let row = finished(&backend, &id);
     let token = stdout(&row).trim();
     assert!(token.len() == 64 && !inspected.contains(token) && !agent.log().contains(token), "{token}");
@@ -569,7 +570,7 @@ fn nothing_of_a_jobs_helpers_is_left_and_the_engine_knows_no_token() {
 }
 
 #[test]
-fn where_the_engine_does_not_see_the_agents_folder_scripts_run_and_a_call_says_why() {
+pub fn where_the_engine_does_not_see_the_agents_folder_scripts_run_and_a_call_says_why() {
     let _machine = shared();
     let backend = deployed();
     let folder = Folder::new();

@@ -9,7 +9,7 @@ use crate::harness::{
 };
 
 #[test]
-fn three_languages_are_claimed_run_streamed_and_reported_once() {
+pub fn three_languages_are_claimed_run_streamed_and_reported_once() {
     let _machine = shared();
     let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
@@ -65,7 +65,7 @@ fn who_watches_is_told_live_that_a_job_runs_and_how_it_ended() {
 }
 
 #[test]
-fn tracebacks_name_a_real_file_and_the_right_line() {
+pub fn tracebacks_name_a_real_file_and_the_right_line() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -79,7 +79,7 @@ fn tracebacks_name_a_real_file_and_the_right_line() {
 }
 
 #[test]
-fn environment_working_directory_and_large_scripts_arrive() {
+pub fn environment_working_directory_and_large_scripts_arrive() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -106,7 +106,7 @@ fn environment_working_directory_and_large_scripts_arrive() {
 }
 
 #[test]
-fn a_nul_byte_and_a_directory_outside_are_refused_with_reasons() {
+pub fn a_nul_byte_and_a_directory_outside_are_refused_with_reasons() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -123,7 +123,7 @@ fn a_nul_byte_and_a_directory_outside_are_refused_with_reasons() {
 }
 
 #[test]
-fn the_record_has_timings_usage_and_evidence() {
+pub fn the_record_has_timings_usage_and_evidence() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -166,7 +166,7 @@ fn a_job_without_a_script_fails_with_its_kind_and_harms_nothing() {
 }
 
 #[test]
-fn nanoseconds_and_seconds_are_both_timeouts_and_output_is_kept() {
+pub fn nanoseconds_and_seconds_are_both_timeouts_and_output_is_kept() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);

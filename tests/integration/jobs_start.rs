@@ -64,7 +64,7 @@ fn is_clean(backend: &DevBackend, row: &JobRow) {
 }
 
 #[test]
-fn variables_that_shells_keep_arrive_or_the_job_is_refused_by_name() {
+pub fn variables_that_shells_keep_arrive_or_the_job_is_refused_by_name() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -101,7 +101,7 @@ fn variables_that_shells_keep_arrive_or_the_job_is_refused_by_name() {
 }
 
 #[test]
-fn variables_and_functions_of_an_image_change_nothing() {
+pub fn variables_and_functions_of_an_image_change_nothing() {
     let _machine = shared();
     let backend = with_socket();
     let hostile = "ENV CDPATH=/tmp:/usr ENV=/env BASH_ENV=/env IFS=o POSIXLY_CORRECT=1 GREP_OPTIONS=-v GLOBIGNORE=* i=theirs \
@@ -126,7 +126,7 @@ fn variables_and_functions_of_an_image_change_nothing() {
 
 /// Bash warns of a locale that the image does not have, before it reads the program.
 #[test]
-fn a_shell_that_warns_before_the_program_hides_no_start() {
+pub fn a_shell_that_warns_before_the_program_hides_no_start() {
     let _machine = shared();
     let image = Image::of("bash-alpine", "RUN ln -sf bash /bin/sh\nENV LC_ALL=xx_XX.UTF-8");
     let backend = with_socket();
@@ -153,7 +153,7 @@ fn a_shell_that_warns_before_the_program_hides_no_start() {
 }
 
 #[test]
-fn an_interpreter_that_cannot_be_started_is_no_exit_code_of_the_script() {
+pub fn an_interpreter_that_cannot_be_started_is_no_exit_code_of_the_script() {
     let _machine = shared();
     let backend = with_socket();
     for (lines, words) in [
@@ -180,7 +180,7 @@ fn an_interpreter_that_cannot_be_started_is_no_exit_code_of_the_script() {
 }
 
 #[test]
-fn the_first_line_counts_and_a_foreign_one_is_told() {
+pub fn the_first_line_counts_and_a_foreign_one_is_told() {
     let _machine = shared();
     let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
@@ -205,7 +205,7 @@ fn the_first_line_counts_and_a_foreign_one_is_told() {
 }
 
 #[test]
-fn who_would_be_lost_gets_a_hint() {
+pub fn who_would_be_lost_gets_a_hint() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -225,7 +225,7 @@ fn who_would_be_lost_gets_a_hint() {
 }
 
 #[test]
-fn local_time_is_that_of_tz() {
+pub fn local_time_is_that_of_tz() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[]);
@@ -258,11 +258,10 @@ fn a_container_that_is_killed_at_any_moment_shows_no_mark() {
     let large = format!("{}sleep 60", "# padding padding padding\n".repeat(200_000));
     for n in 0..12 {
         let id = backend.enqueue(with("BASH", &large, json!({ "my.key": "x" }))).expect("queued");
-        let label = format!("label=cronium.job.id={id}");
         let mut container = String::new();
         crate::harness::eventually("its container runs", || {
-            container = docker(&["ps", "-q", "--filter", &label]);
-            !container.is_empty()
+            container = agent.container_of(&id).unwrap_or_default();
+            !container.is_empty() && docker(&["inspect", "--format", "{{.State.Running}}", &container]) == "true"
         });
         std::thread::sleep(std::time::Duration::from_millis(n * 15));
         docker(&["kill", "-s", if n % 2 == 0 { "KILL" } else { "TERM" }, &container]);

@@ -13,12 +13,10 @@ const MIB: u64 = 1 << 20;
 /// Queues a job and waits until its container runs; the job's id and what `docker inspect` says.
 pub fn running(backend: &DevBackend, agent: &Agent, job: Value) -> (String, Value) {
     let id = backend.enqueue(job).expect("queued");
-    let own = format!("label=cronium.agent.id={}", agent.id);
-    let label = format!("label=cronium.job.id={id}");
     let mut container = String::new();
     eventually("the job's container runs", || {
-        container = docker(&["ps", "-q", "--no-trunc", "--filter", &own, "--filter", &label]);
-        !container.is_empty()
+        container = agent.container_of(&id).unwrap_or_default();
+        !container.is_empty() && docker(&["inspect", "--format", "{{.State.Running}}", &container]) == "true"
     });
     let found: Value = serde_json::from_str(&docker(&["inspect", &container])).expect("JSON");
     (id, found[0].clone())
@@ -50,7 +48,7 @@ fn with_resources(mut job: Value, resources: Value) -> Value {
 }
 
 #[test]
-fn more_memory_than_the_limit_is_killed_with_evidence_and_tmpfs_counts() {
+pub fn more_memory_than_the_limit_is_killed_with_evidence_and_tmpfs_counts() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.memory", "64MB")]);
@@ -87,7 +85,7 @@ fn more_memory_than_the_limit_is_killed_with_evidence_and_tmpfs_counts() {
 }
 
 #[test]
-fn two_busy_processes_use_half_a_core() {
+pub fn two_busy_processes_use_half_a_core() {
     let _machine = alone();
     let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.cpu", "0.5")]);
@@ -101,7 +99,7 @@ fn two_busy_processes_use_half_a_core() {
 }
 
 #[test]
-fn a_fork_bomb_meets_its_limit_and_harms_nothing() {
+pub fn a_fork_bomb_meets_its_limit_and_harms_nothing() {
     let _machine = shared();
     let backend = deployed();
     let mut agent = Agent::start(&backend, &[("container.resources.defaults.pids", "30"), ("jobs.stopGrace", "1s")]);
@@ -123,7 +121,7 @@ fn a_fork_bomb_meets_its_limit_and_harms_nothing() {
 }
 
 #[test]
-fn workspace_and_tmp_fill_up_at_the_disk_limit_together() {
+pub fn workspace_and_tmp_fill_up_at_the_disk_limit_together() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.disk", "8MB")]);
@@ -158,7 +156,7 @@ fn a_million_empty_files_end_at_the_inode_limit() {
 }
 
 #[test]
-fn shared_memory_is_full_before_the_memory_is() {
+pub fn shared_memory_is_full_before_the_memory_is() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[("container.resources.defaults.memory", "256MB")]);
@@ -189,7 +187,7 @@ fn the_engines_copy_of_a_jobs_output_is_bounded() {
 }
 
 #[test]
-fn a_writable_root_is_watched_and_its_job_stopped() {
+pub fn a_writable_root_is_watched_and_its_job_stopped() {
     let _machine = shared();
     let backend = deployed();
     let settings = [("container.security.readOnlyRootfs", "false"), ("container.resources.defaults.disk", "8MB")];
@@ -301,7 +299,7 @@ fn time_is_limited_without_a_wish_and_beyond_it_and_setup_does_not_count() {
 }
 
 #[test]
-fn wishes_above_the_limits_are_cut_and_the_job_is_told() {
+pub fn wishes_above_the_limits_are_cut_and_the_job_is_told() {
     let _machine = shared();
     let backend = with_socket();
     let set = |kind| {

@@ -121,5 +121,7 @@ mod systemd_boot;
 mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;
+/// Containers that are started before their job is known.
+mod warm;
 /// What the watchdog takes for getting on.
 mod watchdog;

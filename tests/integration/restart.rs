@@ -37,7 +37,7 @@ fn begun(backend: &DevBackend, id: &str, lines: usize) {
 }
 
 #[test]
-fn a_script_goes_on_when_its_agent_is_killed_and_every_line_comes() {
+pub fn a_script_goes_on_when_its_agent_is_killed_and_every_line_comes() {
     let _machine = shared();
     let backend = with_socket();
     let agent = Agent::start(&backend, &[]);
@@ -66,7 +66,7 @@ fn a_last_line_without_an_end_is_not_lost_when_the_agent_was_killed() {
 }
 
 #[test]
-fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_output() {
+pub fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_output() {
     let _machine = shared();
     let backend = with_socket();
     let mut agent = Agent::start(&backend, &[]);
@@ -82,7 +82,7 @@ fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_output()
 }
 
 #[test]
-fn time_without_an_agent_counts_for_the_deadline() {
+pub fn time_without_an_agent_counts_for_the_deadline() {
     let _machine = shared();
     let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
@@ -103,7 +103,7 @@ fn time_without_an_agent_counts_for_the_deadline() {
 }
 
 #[test]
-fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
+pub fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
     let _machine = shared();
     let backend = with_socket();
     let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
@@ -288,7 +288,7 @@ fn a_script_on_a_server_goes_on_when_the_agent_is_killed() {
 }
 
 /// Ten jobs of one agent, which is killed once in the life of each; the moments are spread over all lanes.
-fn killed_ten_times(lane: u64) {
+pub fn killed_ten_times(lane: u64) {
     let backend = with_socket();
     let script = "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; sleep 0.4; echo over; exit 4";
     let mut agent = Agent::start(&backend, &[]);

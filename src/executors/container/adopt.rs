@@ -9,9 +9,12 @@ use crate::executors::container::guard::Container;
 use crate::executors::container::labels;
 use crate::executors::container::run::{Run, Setup};
 use crate::executors::container::shared::Shared;
+use crate::executors::container::usage::Before;
+use crate::executors::container::warm::Pool;
 use crate::executors::control::Signal;
 use crate::executors::{AdoptError, CleanupGuard, Control, End, Prepared, ReattachInfo, Task};
 use crate::job::Output;
+use crate::metrics::WarmUse;
 use crate::policy::stop::Reason;
 use crate::verdict::Span;
 
@@ -24,18 +27,26 @@ pub(super) struct Adopted {
     ended: bool,
 }
 
-/// Finds the container by the name that it was given.
+/// Finds the container by the name that it was given, a warm one by its id.
 pub(super) fn find(
-    shared: &Arc<Shared>,
+    (shared, pool): (&Arc<Shared>, &Pool),
     info: &ReattachInfo,
     left: Duration,
     control: &Arc<Control>,
 ) -> Result<Adopted, AdoptError> {
-    let found = shared.docker.inspect(&info.place, false).map_err(|error| match error.status() {
+    let place = info.warm.as_ref().map_or(&info.place, |warm| &warm.id);
+    let found = shared.docker.inspect(place, false).map_err(|error| match error.status() {
         Some(404) => AdoptError::Gone(format!("its container {} is not in the engine any more", info.place)),
         _ => AdoptError::Unreachable(error.to_string()),
     })?;
-    let container = Container::new(shared.docker.clone(), found.id.clone());
+    let mut container = Container::new(shared.docker.clone(), found.id.clone());
+    if info.warm.is_some() {
+        container = container.with(pool.hold(&found.id));
+        // The agent that took it may have been killed before it did.
+        if let Err(error) = shared.docker.rename(&found.id, &info.place) {
+            log::debug!("{error}");
+        }
+    }
     if found.state.status == "created" {
         return Err(AdoptError::NotStarted(CleanupGuard::of(container)));
     }
@@ -43,7 +54,9 @@ pub(super) fn find(
         begun: (SystemTime::now(), Instant::now()),
         network: String::new(),
         hint: String::new(),
-        ended_by: ended_late(&found.state, info.timeout),
+        ended_by: ended_late(&found.state, info),
+        before: Before::default(),
+        way: info.warm.is_some().then_some(WarmUse::Warm),
     };
     let nonce = labels::nonce(&found.labels).unwrap_or_default();
     let info = ReattachInfo { limits: Some(info.limits.unwrap_or(shared.settings.limits)), ..info.clone() };
@@ -53,13 +66,15 @@ pub(super) fn find(
 
 /// Whether an earlier agent ended it for its time limit and did not live to say so: it ran that long, and it ended as
 /// one does that was sent TERM or KILL.
-fn ended_late(state: &State, (after, limit): (Duration, &'static str)) -> Option<(Reason, Signal)> {
+fn ended_late(state: &State, info: &ReattachInfo) -> Option<(Reason, Signal)> {
+    let (after, limit) = info.timeout;
     let signal = match state.exit_code {
         143 => Signal::Term,
         137 => Signal::Kill,
         _ => return None,
     };
-    state.ran_for().filter(|ran| *ran >= after).map(|_| (Reason::Timeout { limit, after }, signal))
+    let ran = state.ran_for(info.warm.as_ref().map(|warm| warm.since));
+    ran.filter(|ran| *ran >= after).map(|_| (Reason::Timeout { limit, after }, signal))
 }
 
 impl Prepared for Adopted {

@@ -7,7 +7,7 @@ use crate::config::types::Config;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::adopt;
 use crate::executors::container::helper_mount::{HelperMount, Mounts};
-use crate::executors::container::labels::{self, Labels};
+use crate::executors::container::labels::{self, JobLabels, Labels};
 use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::resources;
@@ -15,11 +15,13 @@ use crate::executors::container::run::{Ready, Run, Setup};
 use crate::executors::container::shared::Shared;
 use crate::executors::container::spec::{Spec, container_name};
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
-use crate::executors::container::usage::Sampler;
+use crate::executors::container::usage::{Before, Sampler};
+use crate::executors::container::warm::{self, Folders, Pool, PoolState, Taken};
 use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::helpers::Calls;
-use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, shell};
+use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, WarmInfo, shell};
 use crate::job::Output;
+use crate::metrics::{WarmEnd, WarmUse};
 use crate::os::owner::Owner;
 use crate::os::random;
 use crate::verdict::{Outcome, Verdict};
@@ -28,6 +30,7 @@ use crate::verdict::{Outcome, Verdict};
 #[derive(Debug, Clone)]
 pub struct ContainerExecutor {
     shared: Arc<RwLock<Arc<Shared>>>,
+    warm: Pool,
 }
 
 impl ContainerExecutor {
@@ -47,7 +50,7 @@ impl ContainerExecutor {
             mounts: Mounts::default(),
             device: OnceLock::new(),
         };
-        Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
+        Self { shared: Arc::new(RwLock::new(Arc::new(shared))), warm: Pool::default() }
     }
 
     /// The executor of `exec`, to whose containers no agent comes back: they are this process's.
@@ -73,6 +76,46 @@ impl ContainerExecutor {
     /// Jobs that are prepared from now on get these images, limits, walls, network and timeouts; the engine stays.
     pub fn reload(&self, config: &Config) {
         self.change(|shared| Shared { settings: config.container.clone(), jobs: config.jobs.clone(), ..shared });
+        if self.warm.is_kept() {
+            warm::keep(&self.warm, &self.now());
+        }
+    }
+
+    /// From now on containers wait for jobs, as `container.warm` says. `folders` makes those for their sockets.
+    pub fn keep_warm(&self, folders: Folders) {
+        self.warm.set_folders(folders);
+        warm::keep(&self.warm, &self.now());
+    }
+
+    /// Throws away the containers that wait for jobs. Others are made in their place.
+    pub fn discard_warm(&self, why: WarmEnd) {
+        self.warm.discard(why);
+    }
+
+    /// Makes no more of them, and removes those that wait, beside the caller.
+    pub fn stop_warm(&self) {
+        self.warm.stop();
+    }
+
+    /// Waits for the end of that, for so long at most.
+    pub fn join_warm(&self, wait: Duration) {
+        self.warm.join(wait);
+    }
+
+    /// How many wait; `None` where none is wanted.
+    pub fn warm(&self) -> Option<PoolState> {
+        self.warm.shown()
+    }
+
+    /// The containers that somebody here sees to, by id or name. The janitor leaves them alone.
+    pub fn holds(&self) -> Box<dyn Fn(&str) -> bool + Send + Sync> {
+        let pool = self.warm.clone();
+        Box::new(move |container| pool.holds(container))
+    }
+
+    /// Somebody here will see to this container, which a job of an earlier agent took.
+    pub fn expect(&self, container: &str) {
+        self.warm.expect(container);
     }
 
     fn change(&self, change: impl FnOnce(Shared) -> Shared) {
@@ -89,7 +132,7 @@ impl ContainerExecutor {
     pub fn warm_up(&self) -> Result<(), Error> {
         let shared = self.now();
         shared.has_filter()?;
-        shared.network().map(drop)
+        shared.network()
     }
 
     /// Removes containers whose creation was never confirmed; to be called now and then.
@@ -106,7 +149,7 @@ impl Executor for ContainerExecutor {
         left: Duration,
         control: &Arc<Control>,
     ) -> Result<Box<dyn Prepared>, AdoptError> {
-        Ok(Box::new(adopt::find(&self.now(), info, left, control)?))
+        Ok(Box::new(adopt::find((&self.now(), &self.warm), info, left, control)?))
     }
 
     fn prepare(
@@ -122,7 +165,7 @@ impl Executor for ContainerExecutor {
         let program = program_of(task, &mount, &random::hex(16))
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
         let deadline = Deadline::after(shared.jobs.setup_timeout, shared.setup);
-        match make(&shared, task, control, (program, mount), deadline, begun, output) {
+        match make((&shared, &self.warm), task, control, (program, mount), deadline, begun, output) {
             Ok(ready) => Ok(Box::new(ready)),
             Err(error) => Err(early(setup_verdict(&error, control))),
         }
@@ -137,9 +180,9 @@ fn program_of(task: &Task, mount: &HelperMount<'_>, nonce: &str) -> Result<Progr
     Program::new(&task.job.script, &variables, helpers.as_ref(), WORKSPACE, nonce)
 }
 
-/// Makes the container and attaches to it.
+/// Makes the container and attaches to it, or takes one that waits.
 fn make(
-    shared: &Arc<Shared>,
+    (shared, pool): (&Arc<Shared>, &Pool),
     task: &Task,
     control: &Arc<Control>,
     (mut program, mount): (Program, HelperMount<'_>),
@@ -147,28 +190,27 @@ fn make(
     begun: (SystemTime, Instant),
     output: &mut dyn Output,
 ) -> Result<Ready, Error> {
+    let busy = Some(pool.busy());
     let limits = &shared.settings.limits;
     let (resources, notes) = resources::effective(&task.job.resources, &shared.settings.defaults, limits);
     notes.iter().chain(&shell::notes(&task.job.script)).for_each(|note| output.system(note));
     let timeout = task.timeout(&shared.jobs, output);
     let image = shared.settings.images.of(task.job.script.language).to_owned();
     let nonce = program.nonce().to_owned();
-    let network = shared.network()?;
+    let network = shared.network_name();
     let device = shared.device(&resources)?;
     let podman = shared.docker.is_podman()?;
     let seccomp = shared.seccomp(podman)?;
     let dns = shared.dns();
+    let (job, execution, attempts) = (&task.job.id, &task.execution, task.job.attempts);
     let mut spec = Spec {
         image: &image,
         labels: Labels {
-            job: &task.job.id,
-            execution: &task.execution,
+            job: Some(JobLabels { job, execution, attempts, timeout }),
             agent: &shared.agent,
             owner: shared.owner.as_ref(),
             is_canary: shared.are_canaries,
-            attempts: task.job.attempts,
             language: task.job.script.language,
-            timeout,
             resources: &resources,
             nonce: &nonce,
         },
@@ -182,6 +224,25 @@ fn make(
         helpers: mount.and_then(Result::ok),
     };
     let name = container_name(&task.execution);
+    let hint = shell::hint(&task.job.script);
+    let info = ReattachInfo { place: name.clone(), image: image.clone(), limits: Some(resources), timeout, warm: None };
+    let setup =
+        |before, way| Setup { begun, network: network.clone(), hint: hint.clone(), ended_by: None, before, way };
+    // A canary tries what is made for it.
+    let taken = if shared.are_canaries { None } else { pool.take(shared, (&spec, &name), deadline) };
+    let way = match taken {
+        Some(Ok(Taken { attached, container, nonce, before })) => {
+            // It was written before, with another word.
+            program = program_of(task, &shared.mounts.of(task, &shared.docker), &nonce).unwrap_or(program);
+            output.settle();
+            let warm = Some(WarmInfo { id: container.id().to_owned(), since: begun.0 });
+            let (info, setup) = (ReattachInfo { warm, ..info }, setup(before, Some(WarmUse::Warm)));
+            let run = Run::new(shared, container, control, info, &nonce, setup);
+            return Ok(Ready { attached, run, program, deadline, busy });
+        }
+        way => way.and_then(Result::err),
+    };
+    shared.network()?;
     let mut create = |spec: &Spec<'_>| {
         let body = spec.body().to_string();
         shared.create(&image, &name, body.as_bytes(), control, deadline, output)
@@ -197,8 +258,6 @@ fn make(
     };
     let attached = shared.docker.attach(container.id(), deadline)?;
     output.settle();
-    let info = ReattachInfo { place: name, image, limits: Some(resources), timeout };
-    let setup = Setup { begun, network, hint: shell::hint(&task.job.script), ended_by: None };
-    let run = Run::new(shared, container, control, info, &nonce, setup);
-    Ok(Ready { attached, run, program, deadline })
+    let run = Run::new(shared, container, control, info, &nonce, setup(Before::default(), way));
+    Ok(Ready { attached, run, program, deadline, busy })
 }

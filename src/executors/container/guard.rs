@@ -13,11 +13,19 @@ pub(super) struct Container {
     docker: docker::Client,
     id: String,
     removed: bool,
+    /// Dropped after the removal.
+    _with: Option<Box<dyn Send>>,
 }
 
 impl Container {
     pub(super) fn new(docker: docker::Client, id: String) -> Self {
-        Self { docker, id, removed: false }
+        Self { docker, id, removed: false, _with: None }
+    }
+
+    /// Keeps `thing` until the container is removed.
+    pub(super) fn with(mut self, thing: impl Send + 'static) -> Self {
+        self._with = Some(Box::new(thing));
+        self
     }
 
     pub(super) fn id(&self) -> &str {

@@ -28,6 +28,11 @@ impl Mounts {
         })
     }
 
+    /// Whether a folder of this host can be mounted, as far as is known.
+    pub(super) fn are_possible(&self, docker: &docker::Client) -> bool {
+        docker.is_local() && self.0.get().is_none()
+    }
+
     /// Whether the engine refused a container since it does not see this folder.
     pub(super) fn are_unseen(&self, folder: Option<&Path>, error: &Error) -> bool {
         let Some(folder) = folder else { return false };

@@ -15,13 +15,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::docker::containers::{Row, State, short};
 use crate::docker::{self, Error};
 use crate::executors::container::labels::{self, Told};
+use crate::executors::container::spec::execution_of;
+#[cfg(test)]
 use crate::job::Id;
 use crate::os::clock;
 use crate::os::owner::{Owner, Seen};
 use crate::{limits, metrics};
 
-/// Says whether a job with this execution is one of the agent's. Asked after the engine has answered.
-pub type InUse<'a> = &'a dyn Fn(&Id, &Id) -> bool;
+/// Says whether the container is that of a job of the agent's. Asked after the engine has answered.
+pub type InUse<'a> = &'a dyn Fn(&Found) -> bool;
 
 /// Looks for containers of one agent.
 #[derive(Debug)]
@@ -30,8 +32,19 @@ pub struct Janitor {
     /// `None` for one that looks only for what an `exec` has left.
     agent: Option<String>,
     grace: Duration,
+    /// The containers, by id or name, that are nobody's business here.
+    spared: Spared,
     /// When each container that is there was first seen.
     seen: Mutex<BTreeMap<String, Instant>>,
+}
+
+/// Whether a container, by its id or name, is one that a job has taken which has no label of it, or waits for one.
+struct Spared(Box<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Spared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spared")
+    }
 }
 
 /// A container of this agent's.
@@ -50,6 +63,8 @@ pub struct Found {
     pub created: i64,
     /// A killed `exec` has left it.
     pub of_exec: bool,
+    /// It was started before its job was known. That may be unknown still.
+    pub warm: bool,
 }
 
 impl Found {
@@ -58,6 +73,7 @@ impl Found {
         let job = match &self.told.job {
             Some(job) if self.of_exec => format!("{job}, which was killed"),
             Some(job) => format!("job {job}"),
+            None if self.warm => "no job yet".to_owned(),
             None => "no job".to_owned(),
         };
         format!("container {} of {job}, left behind ({})", short(&self.id), self.state)
@@ -78,12 +94,23 @@ pub enum Fate {
 impl Janitor {
     /// A janitor for `agent`'s containers that are older than `grace`.
     pub fn new(docker: docker::Client, agent: &str, grace: Duration) -> Self {
-        Self { docker, agent: Some(agent.to_owned()), grace, seen: Mutex::default() }
+        Self {
+            docker,
+            agent: Some(agent.to_owned()),
+            grace,
+            spared: Spared(Box::new(|_| false)),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// The same, which does not see what is `held` here, by id or name.
+    pub fn sparing(self, held: Box<dyn Fn(&str) -> bool + Send + Sync>) -> Self {
+        Self { spared: Spared(held), ..self }
     }
 
     /// One that looks only for what an `exec` has left.
     pub fn of_exec(docker: docker::Client) -> Self {
-        Self { docker, agent: None, grace: Duration::ZERO, seen: Mutex::default() }
+        Self { agent: None, ..Self::new(docker, "", Duration::ZERO) }
     }
 
     /// All containers of this agent's; then those that a killed `exec` has left.
@@ -92,7 +119,9 @@ impl Janitor {
         let mut all = Vec::new();
         if let Some(agent) = &self.agent {
             let rows = self.docker.list(&labels::of_agent(agent))?;
-            let found = rows.into_iter().filter_map(|row| ours(row, agent, now)).collect();
+            let found = rows.into_iter().filter_map(|row| ours(row, agent, now));
+            // Looked at after the engine has answered, as the jobs are.
+            let found = found.filter(|found| !(self.spared.0)(&found.id) && !(self.spared.0)(&found.name)).collect();
             all.extend(self.with_time_seen(found, clock::now()));
         }
         if let Some(here) = Owner::this_process() {
@@ -181,18 +210,23 @@ fn left_by_exec(row: Row, here: &Owner, now: SystemTime) -> Option<Found> {
 }
 
 fn found(row: Row, now: SystemTime) -> Found {
-    let told = Told::read(&row.labels);
+    let name = row.names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
+    let warm = row.labels.get(labels::WARM).is_some_and(|word| word == "true");
+    let mut told = Told::read(&row.labels);
+    // Its labels are older than its job, which it is named after.
+    if let Some((job, execution)) = execution_of(&name).filter(|_| warm) {
+        (told.job, told.execution) = (Some(job), Some(execution));
+    }
     // Without a time it is as if it were made now.
     let created = u64::try_from(row.created).ok().filter(|at| *at > 0);
     let created = created.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at)));
     let age = created.and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
-    let name = row.names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default();
-    Found { id: row.id, name, told, state: row.state, age, created: row.created, of_exec: false }
+    Found { id: row.id, name, told, state: row.state, age, created: row.created, of_exec: false, warm }
 }
 
 fn fate(found: &Found, grace: Duration, in_use: InUse<'_>) -> Fate {
-    if found.told.job.as_ref().zip(found.told.execution.as_ref()).is_some_and(|(job, execution)| in_use(job, execution))
-    {
+    let is_a_jobs = found.warm || found.told.job.is_some() && found.told.execution.is_some();
+    if is_a_jobs && in_use(found) {
         Fate::InUse
     } else if found.age < grace {
         Fate::Young
@@ -275,7 +309,7 @@ mod tests {
         let found = |labels: &[(&str, &str)], age: i64| ours(row(labels, 1_000 - age), "a1", now).expect("ours");
         let grace = Duration::from_secs(120);
         let (nobody, this): (InUse<'_>, InUse<'_>) =
-            (&|_, _| false, &|job, execution| job.as_str() == "j" && execution.as_str() == "exec-j-1");
+            (&|_| false, &|found| found.told.job.as_ref().is_some_and(|job| job.as_str() == "j"));
         for (found, in_use, expected) in [
             (found(&OURS, 500), nobody, Fate::Nobodys),
             (found(&OURS, 120), nobody, Fate::Nobodys),
@@ -303,7 +337,7 @@ mod tests {
             for (pass, removed) in [(Duration::ZERO, 0), (limits::JANITOR_GRACE / 2, 0), (limits::JANITOR_GRACE / 2, 1)]
             {
                 ahead.put(pass);
-                janitor.round(&|_, _| false);
+                janitor.round(&|_| false);
                 assert_eq!(engine.count("DELETE /containers/left"), removed, "after {:?}", ahead.by());
             }
         });
@@ -321,7 +355,7 @@ mod tests {
             false => done(),
         });
         let janitor = Janitor::new(engine.client(), "a1", limits::JANITOR_GRACE);
-        janitor.round(&|_, _| false);
+        janitor.round(&|_| false);
         assert_eq!(engine.count("DELETE /containers/left"), limits::JANITOR_ROUND);
     }
 }

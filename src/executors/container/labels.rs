@@ -27,6 +27,9 @@ pub const OWNER: &str = "cronium.owner";
 /// What stands for an agent's id on the containers of `exec`.
 pub const EXEC: &str = "exec";
 
+/// `true` on a container that was started before its job was known.
+pub const WARM: &str = "cronium.warm";
+
 const ATTEMPTS: &str = "cronium.job.attempts";
 const LANGUAGE: &str = "cronium.job.language";
 const TIMEOUT: &str = "cronium.timeout.ms";
@@ -45,20 +48,27 @@ const CPU_MAX: f64 = 100_000.0;
 /// What is written on a container.
 #[derive(Debug)]
 pub struct Labels<'a> {
-    pub job: &'a Id,
-    pub execution: &'a Id,
+    /// `None` for a warm container, which any job may take.
+    pub job: Option<JobLabels<'a>>,
     pub agent: &'a str,
     pub owner: Option<&'a Owner>,
     /// It belongs to no job: its ids are not written.
     pub is_canary: bool,
-    /// How often the backend had handed the job out before.
-    pub attempts: u32,
     pub language: Language,
-    /// The time limit, and its name in the verdict.
-    pub timeout: (Duration, &'a str),
     pub resources: &'a ResourceSet,
     /// The program's random word, by which its start is known.
     pub nonce: &'a str,
+}
+
+/// The part of one job.
+#[derive(Debug)]
+pub struct JobLabels<'a> {
+    pub job: &'a Id,
+    pub execution: &'a Id,
+    /// How often the backend had handed the job out before.
+    pub attempts: u32,
+    /// The time limit, and its name in the verdict.
+    pub timeout: (Duration, &'a str),
 }
 
 impl Labels<'_> {
@@ -67,18 +77,23 @@ impl Labels<'_> {
         let mut all = Map::new();
         let mut put = |name: &str, text: String| drop(all.insert(name.to_owned(), json!(text)));
         put(MANAGED, "true".to_owned());
-        if !self.is_canary {
-            put(JOB, self.job.to_string());
-            put(EXECUTION, self.execution.to_string());
+        match &self.job {
+            Some(of) => {
+                if !self.is_canary {
+                    put(JOB, of.job.to_string());
+                    put(EXECUTION, of.execution.to_string());
+                }
+                put(ATTEMPTS, of.attempts.to_string());
+                put(TIMEOUT, of.timeout.0.as_millis().to_string());
+                put(TIMEOUT_NAME, of.timeout.1.to_owned());
+            }
+            None => put(WARM, "true".to_owned()),
         }
         put(AGENT, self.agent.to_owned());
         if let Some(owner) = self.owner {
             put(OWNER, owner.to_string());
         }
-        put(ATTEMPTS, self.attempts.to_string());
         put(LANGUAGE, self.language.as_str().to_owned());
-        put(TIMEOUT, self.timeout.0.as_millis().to_string());
-        put(TIMEOUT_NAME, self.timeout.1.to_owned());
         put(NONCE, self.nonce.to_owned());
         put(CPU, self.resources.cpu.to_string());
         put(MEMORY, self.resources.memory.to_string());
@@ -159,15 +174,13 @@ mod tests {
     fn written() -> BTreeMap<String, String> {
         let id = |text| Id::parse(text).expect("id");
         let (job, execution, resources) = (id("job_1"), id("exec-job_1-5"), set());
+        let timeout = (Duration::from_millis(61_500), "jobs.defaultTimeout");
         let labels = Labels {
-            job: &job,
-            execution: &execution,
+            job: Some(JobLabels { job: &job, execution: &execution, attempts: 2, timeout }),
             agent: "agent-1",
             owner: None,
             is_canary: false,
-            attempts: 2,
             language: Language::Python,
-            timeout: (Duration::from_millis(61_500), "jobs.defaultTimeout"),
             resources: &resources,
             nonce: "00ff",
         };

@@ -12,12 +12,14 @@ use crate::executors::container::judge::{Evidence, judge};
 use crate::executors::container::program::Program;
 use crate::executors::container::reader::Reader;
 use crate::executors::container::shared::Shared;
-use crate::executors::container::usage::Meter;
+use crate::executors::container::usage::{Before, Meter};
+use crate::executors::container::warm::Busy;
 use crate::executors::control::Signal;
 use crate::executors::ending::{ended_in_time, seconds, setup_verdict, stopped};
 use crate::executors::{CleanupGuard, Control, End, Prepared, ReattachInfo, Task};
 use crate::job::Output;
 use crate::limits;
+use crate::metrics::WarmUse;
 use crate::os::cgroup::{self, Reading};
 use crate::os::clock;
 use crate::policy::stop::Reason;
@@ -52,9 +54,13 @@ pub(super) struct Setup {
     pub(super) hint: String,
     /// Why an earlier agent ended it, and with what, where this one finds it ended.
     pub(super) ended_by: Option<(Reason, Signal)>,
+    /// What a warm container had used before its job.
+    pub(super) before: Before,
+    /// Whether it was warm, and else why not, where such containers wait for scripts of its language.
+    pub(super) way: Option<WarmUse>,
 }
 
-/// A container that is created and attached, and waits for the word to start.
+/// A container that is created and attached, and waits for the word to start. A warm one runs, and waits for the program.
 pub(super) struct Ready {
     // Dropped in this order: the stream before the container.
     pub(super) attached: Attached,
@@ -62,6 +68,8 @@ pub(super) struct Ready {
     pub(super) program: Program,
     /// `jobs.setupTimeout`.
     pub(super) deadline: Deadline,
+    /// Until the script starts, it waits for the engine.
+    pub(super) busy: Option<Busy>,
 }
 
 /// The use of a running container is measured until this is dropped.
@@ -90,11 +98,21 @@ impl Prepared for Ready {
         if !self.run.control.begin() {
             return End::NeverRan(CleanupGuard::of(self));
         }
-        if let Err(error) = self.run.shared.docker.start(self.run.container.id(), self.deadline) {
+        if self.run.info.warm.is_some() {
+            // It ended meanwhile, and nothing was sent to it: another container, or another agent, can run the job.
+            if !self.attached.is_open(limits::MARKER_BEFORE) {
+                log::warn!("the warm container ended before it had the script");
+                return End::NeverRan(CleanupGuard::of(self));
+            }
+        } else if let Err(error) = self.run.shared.docker.start(self.run.container.id(), self.deadline) {
             return End::Outcome(self.run.never_ran(&error), CleanupGuard::of(self));
         }
+        self.busy = None;
         let setup = span(self.run.setup.begun);
         let begun = (SystemTime::now(), Instant::now());
+        if let Some(warm) = &mut self.run.info.warm {
+            warm.since = begun.0;
+        }
         let watch = self.run.arm(self.run.info.timeout.0);
         let fed = self.feed();
         watch.meter.look(&self.run.shared.docker);
@@ -151,7 +169,8 @@ impl Run {
     pub(super) fn watch(&self) -> Watch {
         let killed = self.host_oom_kills();
         let layer_limit = (!self.shared.settings.security.readonly_rootfs).then_some(self.resources.disk);
-        let meter = self.shared.sampler.watch(self.container.id(), Arc::clone(&self.control), layer_limit);
+        let meter =
+            self.shared.sampler.watch(self.container.id(), Arc::clone(&self.control), layer_limit, &self.setup.before);
         Watch { meter, killed }
     }
 
@@ -231,6 +250,9 @@ impl Run {
             ("diskLimit", self.resources.disk.to_string()),
             ("timeout", seconds(self.info.timeout.0)),
         ];
+        if let Some(way) = self.setup.way {
+            facts.push(("warm", way.as_str().to_owned()));
+        }
         if let Ok(Inspect { state, .. }) = found {
             facts.push(("oomKilled", state.oom_killed.to_string()));
             facts.push(("containerExitCode", state.exit_code.to_string()));
@@ -249,7 +271,8 @@ impl Run {
         let (reason, sent) = match (&self.setup.ended_by, self.control.sent()) {
             (Some((reason, signal)), _) => (Some(reason.clone()), Some(*signal)),
             (None, sent) => {
-                let ran_less = |than| found.state.ran_for().is_some_and(|ran| ran < than);
+                let since = self.info.warm.as_ref().map(|warm| warm.since);
+                let ran_less = |than| found.state.ran_for(since).is_some_and(|ran| ran < than);
                 let in_time = |reason: &Reason| ended_in_time(reason, exit_code, self.away.is_some(), ran_less);
                 (self.control.reason().filter(|reason| sent.is_some() && !in_time(reason)), sent)
             }

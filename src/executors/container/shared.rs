@@ -102,18 +102,26 @@ impl Shared {
         })
     }
 
-    /// The network's name for the create request; the shared bridge is made where it is missing.
-    pub(super) fn network(&self) -> Result<String, Error> {
-        let network = &self.settings.network;
-        match &network.mode {
-            NetworkMode::Isolated => {
-                let bridge = Bridge { icc: network.enable_icc, internal: network.internal };
-                self.docker.ensure_bridge(bridge)?;
-                Ok(bridge.name().to_owned())
-            }
-            NetworkMode::None => Ok("none".to_owned()),
-            NetworkMode::Bridge => Ok("bridge".to_owned()),
-            NetworkMode::Named(name) => Ok(name.clone()),
+    /// Makes the shared bridge, where jobs use it and it is missing.
+    pub(super) fn network(&self) -> Result<(), Error> {
+        if self.settings.network.mode == NetworkMode::Isolated {
+            self.docker.ensure_bridge(self.bridge())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn bridge(&self) -> Bridge {
+        Bridge { icc: self.settings.network.enable_icc, internal: self.settings.network.internal }
+    }
+
+    /// The network's name for the create request.
+    pub(super) fn network_name(&self) -> String {
+        match &self.settings.network.mode {
+            NetworkMode::Isolated => self.bridge().name().to_owned(),
+            NetworkMode::None => "none".to_owned(),
+            NetworkMode::Bridge => "bridge".to_owned(),
+            NetworkMode::Named(name) => name.clone(),
         }
     }
 

@@ -40,6 +40,14 @@ pub fn container_name(execution: &Id) -> String {
     format!("cronium-{}", execution.as_str().replace(':', "-"))
 }
 
+/// Job and execution of a container of this name, as far as the name tells them: a colon in an id is a dash in it.
+pub fn execution_of(name: &str) -> Option<(Id, Id)> {
+    let execution = name.strip_prefix("cronium-")?;
+    let (job, claimed_ms) = execution.strip_prefix("exec-")?.rsplit_once('-')?;
+    let is_time = !claimed_ms.is_empty() && claimed_ms.bytes().all(|b| b.is_ascii_digit());
+    Id::parse(job).ok().zip(Id::parse(execution).ok()).filter(|_| is_time)
+}
+
 impl Spec<'_> {
     /// The body of `POST /containers/create`.
     pub fn body(&self) -> Value {
@@ -164,6 +172,7 @@ mod tests {
 
     use super::*;
     use crate::config::types::Seccomp;
+    use crate::executors::container::labels::JobLabels;
     use crate::job::Language;
 
     fn body(readonly: bool, device: Option<&str>) -> Value {
@@ -190,15 +199,13 @@ mod tests {
             seccomp: Seccomp::Builtin,
         };
         let (job, execution) = (id("job_1"), id("exec-job_1-5"));
+        let timeout = (Duration::from_secs(60), "jobs.defaultTimeout");
         let labels = Labels {
-            job: &job,
-            execution: &execution,
+            job: Some(JobLabels { job: &job, execution: &execution, attempts: 0, timeout }),
             agent: "agent-1",
             owner: None,
             is_canary: false,
-            attempts: 0,
             language: Language::Bash,
-            timeout: (Duration::from_secs(60), "jobs.defaultTimeout"),
             resources: &resources,
             nonce: "00ff",
         };
@@ -278,5 +285,10 @@ mod tests {
     fn names_are_ones_that_the_engine_takes() {
         let id = Id::parse("exec-a:b_c.d-1").expect("id");
         assert_eq!(container_name(&id), "cronium-exec-a-b_c.d-1");
+        let (job, execution) = execution_of("cronium-exec-a-b_c.d-1").expect("ids");
+        assert_eq!((job.as_str(), execution.as_str()), ("a-b_c.d", "exec-a-b_c.d-1"));
+        for other in ["cronium-warm-0a", "cronium-exec-a", "cronium-exec-a-x", "cronium-exec--1", "exec-a-1", ""] {
+            assert_eq!(execution_of(other), None, "{other}");
+        }
     }
 }

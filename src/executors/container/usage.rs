@@ -35,7 +35,36 @@ pub struct Meter {
     control: Arc<Control>,
     /// Bytes that the writable layer may hold; `None` when the root is read-only.
     layer_limit: Option<u64>,
+    /// What is not the job's.
+    before: Reading,
     state: Mutex<State>,
+}
+
+/// What a container had used before its job began: nothing, where that was started for it.
+#[derive(Debug, Clone, Default)]
+pub struct Before {
+    cgroup: Option<Cgroup>,
+    used: Reading,
+}
+
+impl Before {
+    /// Of a container whose first process is `pid`.
+    pub fn of(docker: &docker::Client, container: &str, pid: i64) -> Self {
+        let cgroup = if docker.is_local() { Cgroup::of(pid, container) } else { None };
+        let used = match &cgroup {
+            Some(cgroup) => cgroup.read(),
+            None => docker.stats(container).ok().and_then(|body| statistics(&body)).unwrap_or_default(),
+        };
+        Self { cgroup, used }
+    }
+
+    /// Looks once more, where that costs no call; false if a limit was already met in it.
+    pub fn look(&mut self) -> bool {
+        if let Some(cgroup) = &self.cgroup {
+            self.used = cgroup.read();
+        }
+        self.used.oom_kills.unwrap_or(0) == 0 && self.used.pids_refused.unwrap_or(0) == 0
+    }
 }
 
 #[derive(Debug)]
@@ -99,11 +128,17 @@ impl Sampler {
         self.bell.ring();
     }
 
-    /// Begins to look at a container that was started.
-    pub fn watch(&self, container: &str, control: Arc<Control>, layer_limit: Option<u64>) -> Arc<Meter> {
+    /// Begins to look at a container that was started, and counts what it uses beyond `before`.
+    pub fn watch(
+        &self,
+        container: &str,
+        control: Arc<Control>,
+        layer_limit: Option<u64>,
+        before: &Before,
+    ) -> Arc<Meter> {
         let state = State {
-            cgroup: None,
-            looked_for_cgroup: !self.docker.is_local(),
+            looked_for_cgroup: before.cgroup.is_some() || !self.docker.is_local(),
+            cgroup: before.cgroup.clone(),
             reading: Reading::default(),
             peak_cpu: 0.0,
             last: None,
@@ -113,7 +148,8 @@ impl Sampler {
             pause: limits::SAMPLE_FIRST,
             ended: false,
         };
-        let meter = Arc::new(Meter { container: container.to_owned(), control, layer_limit, state: Mutex::new(state) });
+        let (container, state) = (container.to_owned(), Mutex::new(state));
+        let meter = Arc::new(Meter { container, control, layer_limit, before: before.used, state });
         self.meters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&meter));
         self.bell.ring();
         meter
@@ -202,6 +238,7 @@ impl Meter {
 
     /// Counters only grow: the larger of two looks is the later one, and a failed look takes nothing away.
     fn take(&self, new: Reading) {
+        let new = new.beyond(&self.before);
         let mut state = self.lock();
         if let Some(cpu) = new.cpu_nanos {
             let now = clock::now();

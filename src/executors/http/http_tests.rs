@@ -153,7 +153,8 @@ fn a_request_that_is_to_end_before_it_is_sent_is_not_sent() {
 #[test]
 fn a_request_of_an_earlier_agent_is_never_sent_again() {
     let executor = HttpExecutor::new(&Live::new(enabled()));
-    let info = ReattachInfo { place: String::new(), image: String::new(), limits: None, timeout: (LONG, "limit") };
+    let info =
+        ReattachInfo { place: String::new(), image: String::new(), limits: None, timeout: (LONG, "limit"), warm: None };
     let task = task(Some(get("http://192.0.2.9/", ("X", "y"))));
     let found = executor.adopt(&task, &info, LONG, &Control::new()).err().expect("nothing to adopt");
     assert!(matches!(&found, AdoptError::Gone(why) if why.contains("nothing shows")), "{found:?}");

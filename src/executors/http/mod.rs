@@ -122,7 +122,7 @@ struct Answer {
 
 impl Prepared for Ready {
     fn reattach_info(&self) -> ReattachInfo {
-        ReattachInfo { place: self.hop.origin(), image: String::new(), limits: None, timeout: self.timeout }
+        ReattachInfo { place: self.hop.origin(), image: String::new(), limits: None, timeout: self.timeout, warm: None }
     }
 
     fn run(self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {

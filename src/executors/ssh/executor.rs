@@ -186,7 +186,13 @@ struct Ready {
 
 impl Prepared for Ready {
     fn reattach_info(&self) -> ReattachInfo {
-        ReattachInfo { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
+        ReattachInfo {
+            place: self.place.directory(),
+            image: String::new(),
+            limits: None,
+            timeout: self.timeout,
+            warm: None,
+        }
     }
 
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {
@@ -216,7 +222,13 @@ struct Adopted {
 
 impl Prepared for Adopted {
     fn reattach_info(&self) -> ReattachInfo {
-        ReattachInfo { place: self.place.directory(), image: String::new(), limits: None, timeout: self.timeout }
+        ReattachInfo {
+            place: self.place.directory(),
+            image: String::new(),
+            limits: None,
+            timeout: self.timeout,
+            warm: None,
+        }
     }
 
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End {

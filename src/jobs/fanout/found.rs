@@ -174,7 +174,7 @@ fn not_run() -> Verdict {
 /// What an executor needs to find the script again.
 pub(super) fn reattach_info(directory: &str, started: &Started) -> ReattachInfo {
     let timeout = (Duration::from_millis(started.timeout_ms), limit_name(&started.timeout_name));
-    ReattachInfo { place: directory.to_owned(), image: String::new(), limits: None, timeout }
+    ReattachInfo { place: directory.to_owned(), image: String::new(), limits: None, timeout, warm: None }
 }
 
 /// What a record keeps of an ending.

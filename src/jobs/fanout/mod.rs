@@ -75,7 +75,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     let job = task.job;
     let timeout = job.timeout.unwrap_or(context.config.now().jobs.default_timeout);
     let (place, image) = (String::new(), String::new());
-    let info = ReattachInfo { place, image, limits: None, timeout: (timeout, "the job's timeout") };
+    let info = ReattachInfo { place, image, limits: None, timeout: (timeout, "the job's timeout"), warm: None };
     if let Err(error) = record.start(&info, context.pages.is_used()) {
         log::error!("not starting the job, since its record says that it was not: {error}");
         return conclude(context, &record, End::NeverRan(CleanupGuard::none()), output, Some(ack));

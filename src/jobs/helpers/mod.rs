@@ -21,6 +21,7 @@ use self::sockets::{Key, SocketDir};
 use crate::api;
 use crate::config::types::Config;
 use crate::executors::Task;
+use crate::executors::container::warm::Folders;
 use crate::executors::helpers::{HelperApi, NOT_LOCAL, SOCKET, event};
 use crate::health::{CallListener, CallServer};
 use crate::job::{Id, Kind, ScriptResult};
@@ -130,6 +131,15 @@ impl Helpers {
             Err(why) => (None, Err(why)),
         };
         Session { service, listener, folder }
+    }
+
+    /// Makes folders for the sockets of scripts that are not known yet.
+    pub fn spare_folders(&self) -> Folders {
+        let shared = Arc::clone(&self.0);
+        Box::new(move || {
+            let place = shared.place.as_ref().map_err(Clone::clone)?;
+            place.spare_folder().map_err(|error| format!("a folder cannot be made: {error}"))
+        })
     }
 
     /// The token of an execution.

@@ -110,7 +110,15 @@ impl SocketDir {
 
     /// The folder of an execution, made if need be.
     pub(super) fn folder(&self, execution: &Id, key: &Key) -> io::Result<PathBuf> {
-        let path = self.0.join(key.folder(execution));
+        self.folder_at(self.0.join(key.folder(execution)))
+    }
+
+    /// One of no execution yet.
+    pub(super) fn spare_folder(&self) -> io::Result<PathBuf> {
+        self.folder_at(self.0.join(random::hex(NAME / 2)))
+    }
+
+    fn folder_at(&self, path: PathBuf) -> io::Result<PathBuf> {
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}

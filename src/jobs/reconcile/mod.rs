@@ -346,6 +346,7 @@ fn entry_of(job: &Id, found: &Found, state: &State, max_timeout: Duration) -> En
         pids: limits.map_or(0, |set| set.pids),
         disk: limits.map_or(0, |set| set.disk),
         cpu: limits.map_or(0.0, |set| set.cpu),
+        warm: found.warm.then(|| found.id.clone()),
     });
     let mut entry = record::blank(job, execution, Kind::Container, told.attempts, told.language, place);
     if state.status == "created" {
@@ -355,7 +356,12 @@ fn entry_of(job: &Id, found: &Found, state: &State, max_timeout: Duration) -> En
     let (after, name) = told_limit.unwrap_or_else(|| (max_timeout, "jobs.maxTimeout".to_owned()));
     let timeout_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
     let began = parse_rfc3339(&state.started_at).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let started_ms = began.and_then(|at| u64::try_from(at.as_millis()).ok()).unwrap_or_else(now_ms);
+    let mut started_ms = began.and_then(|at| u64::try_from(at.as_millis()).ok()).unwrap_or_else(now_ms);
+    if found.warm {
+        // It was started for nobody. Its job began soon after the claim, whose time is in the execution's id.
+        let claimed = execution.as_str().rsplit_once('-').and_then(|(_, ms)| ms.parse().ok());
+        started_ms = started_ms.max(claimed.unwrap_or(0));
+    }
     entry.stage = Stage::Started(Started {
         id: Some(found.id.clone()),
         started_ms,

@@ -18,6 +18,7 @@ fn found(status: &str, labels: &[(&str, &str)], started_at: &str) -> (Found, Sta
         age: Duration::ZERO,
         created: 7,
         of_exec: false,
+        warm: false,
     };
     let state = State {
         running: status == "running",

@@ -73,6 +73,9 @@ pub struct Container {
     /// Cores.
     #[serde(with = "amount::stored")]
     pub cpu: f64,
+    /// The id of a warm container, which had another name before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<String>,
 }
 
 /// A server that is reached over SSH.

@@ -114,6 +114,7 @@ impl JobRecord {
         match &mut live.entry.place {
             Place::Container(container) => {
                 container.image.clone_from(&info.image);
+                container.warm = info.warm.as_ref().map(|warm| warm.id.clone());
                 if let Some(limits) = info.limits {
                     (container.memory, container.pids) = (limits.memory, limits.pids);
                     (container.disk, container.cpu) = (limits.disk, limits.cpu);

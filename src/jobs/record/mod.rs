@@ -41,7 +41,7 @@ pub use self::error::RecordError;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};
 pub use self::logins::Logins;
 pub use self::quarantine::Quarantined;
-pub use self::store::{Opened, QUARANTINE, RecordStore, Waiting, holder, knows};
+pub use self::store::{Opened, QUARANTINE, RecordStore, Waiting, holder, knows, taken};
 
 #[cfg(test)]
 pub(crate) use self::store::tests as store_tests;

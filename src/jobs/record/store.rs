@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::done::DoneJobs;
-use super::entry::{Entry, lock, now_ms};
+use super::entry::{Container, Entry, Place, lock, now_ms};
 use super::error::RecordError;
 use super::file::{self, Bad};
 use super::quarantine::{self, Quarantined};
@@ -362,6 +362,27 @@ pub fn holder(dir: &Path) -> io::Result<Option<String>> {
 /// be seen counts as there.
 pub fn knows(dir: &Path, job: &Id) -> bool {
     dir.join(JOBS).join(file::name(job)).try_exists().unwrap_or(true)
+}
+
+/// The ids of the warm containers that jobs have taken, by the records in `dir`, without taking the lock. `None` where one
+/// cannot be read: then any may be.
+pub fn taken(dir: &Path) -> Option<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for found in fs::read_dir(dir.join(JOBS)).ok()? {
+        let path = found.ok()?.path();
+        let Some(job) = path.file_name().and_then(|name| file::job_of(&name.to_string_lossy())) else { continue };
+        match read(&path, &job) {
+            Ok(entry) => {
+                if let Place::Container(Container { warm: Some(id), .. }) = entry.ok()?.place {
+                    all.insert(id);
+                }
+            }
+            // Its job has just ended.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => return None,
+        }
+    }
+    Some(all)
 }
 
 #[cfg(test)]

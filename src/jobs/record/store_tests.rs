@@ -81,6 +81,7 @@ pub(crate) fn entry(job: &str, stage: Stage) -> Entry {
         pids: 100,
         disk: 1 << 30,
         cpu: 0.5,
+        warm: None,
     };
     Entry {
         job: id(job),

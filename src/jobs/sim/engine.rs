@@ -343,6 +343,7 @@ impl Executor for Engine {
             image: "image".to_owned(),
             limits: None,
             timeout: (LIMIT, "jobs.defaultTimeout"),
+            warm: None,
         };
         Ok(Box::new(Ready {
             engine: self.clone(),
@@ -392,6 +393,7 @@ impl Containers for Engine {
                 ..Told::default()
             },
             of_exec: false,
+            warm: false,
         };
         Ok(all.into_iter().map(found).collect())
     }

@@ -1,7 +1,8 @@
 //! An agent's process, its backend in this process, and what the kernel tells of it.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -130,6 +131,15 @@ impl Agent {
         let request = seen()?;
         self.wait("the end of that job", |agent| agent.backend.job(&id).is_some_and(|row| row.is_terminal()))?;
         Ok(request)
+    }
+
+    /// The value of a series of `/metrics`, by its name with labels.
+    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").ok()?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).ok()?;
+        page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     pub(crate) fn pid(&self) -> u32 {

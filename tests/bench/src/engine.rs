@@ -180,6 +180,37 @@ impl Engine {
         Ok([create, start, script, wait, step()])
     }
 
+    /// Until the first frame of a container's output: of one that is made for the script, with create and start, and of one that
+    /// waits already. Both are removed.
+    pub(crate) fn first_frames(&mut self, request: &Value, program: &str) -> Outcome<(Duration, Duration)> {
+        let begun = Instant::now();
+        let cold = self.first_frame(request, program, begun, Duration::ZERO)?;
+        Ok((cold.0, self.first_frame(request, program, begun, Duration::from_millis(300))?.1))
+    }
+
+    /// Since `begun`, and since the program was sent, after a `rest`.
+    fn first_frame(
+        &mut self,
+        request: &Value,
+        program: &str,
+        begun: Instant,
+        rest: Duration,
+    ) -> Outcome<(Duration, Duration)> {
+        let made = self.call("POST /containers/create", Some(request))?;
+        let id = made["Id"].as_str().ok_or("engine: created without an id")?.to_owned();
+        let mut attached = self.attach(&id)?;
+        self.call(&format!("POST /containers/{id}/start"), None)?;
+        std::thread::sleep(rest);
+        let sent = Instant::now();
+        let stream = attached.0.get_mut();
+        stream.write_all(program.as_bytes()).map_err(told("write to stdin"))?;
+        stream.shutdown(Shutdown::Write).map_err(told("close stdin"))?;
+        attached.frame(&mut Vec::new())?;
+        let times = (begun.elapsed(), sent.elapsed());
+        self.call(&format!("DELETE /containers/{id}?force=1&v=1"), None)?;
+        Ok(times)
+    }
+
     fn run_made(&mut self, id: &str, program: &str, follow: impl FnOnce(&mut Attached) -> Outcome<()>) -> Outcome<()> {
         let mut attached = self.attach(id)?;
         self.call(&format!("POST /containers/{id}/start"), None)?;

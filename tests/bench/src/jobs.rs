@@ -79,6 +79,38 @@ pub(crate) fn serial(setup: &Setup, table: &mut Table) -> Outcome<()> {
     Ok(())
 }
 
+/// From the backend's answer with the job to its receipt of the first line, without and with a container that waits.
+pub(crate) fn first_line(setup: &Setup, table: &mut Table) -> Outcome<()> {
+    let (mut cold, request) = start(setup, 1, &[NO_RATE_LIMIT])?;
+    let mut warm = Agent::start(&setup.agent, &setup.socket, &[NO_RATE_LIMIT, ("container.warm.bash", "1")])?;
+    warm.wait_ready()?;
+    let mut engine = Engine::open(&setup.socket)?;
+    let (mut colds, mut warms) = (Vec::new(), Vec::new());
+    for _ in 0..setup.size.serial {
+        let floor = engine.first_frames(&request, &program(SCRIPT))?;
+        colds.push((to_first_line(&mut cold)?, ms(floor.0)));
+        warm.wait("a warm container", |agent| agent.metric("cronium_warm_containers{language=\"bash\"}") == Some(1.0))?;
+        // The engine is done with the work before.
+        std::thread::sleep(Duration::from_millis(300));
+        warms.push((to_first_line(&mut warm)?, ms(floor.1)));
+    }
+    table.pairs("hand-out to first line", "ms", &colds, None);
+    table.pairs("hand-out to first line, warm", "ms", &warms, None);
+    warms.sort_by(|a, b| a.0.total_cmp(&b.0));
+    table.alone("the same, the slowest", "ms", warms.last().map_or(f64::NAN, |pair| pair.0));
+    Ok(())
+}
+
+fn to_first_line(agent: &mut Agent) -> Outcome<f64> {
+    let rows = agent.finish(vec![job(SCRIPT, &json!({}))])?;
+    let row = rows.first().ok_or("no job")?;
+    let claimed = row.claimed.as_ref().ok_or("the job was not claimed")?.unix_nanos;
+    let line = agent.backend.lines(&row.id).into_iter().find(|line| line.stream == "stdout");
+    let line = line.ok_or("the job has no line")?;
+    #[allow(clippy::cast_precision_loss)]
+    Ok((line.received - claimed) as f64 / 1e6)
+}
+
 /// The agent's filter of system calls; the floor is the same container with the engine's own.
 pub(crate) fn filter(setup: &Setup, table: &mut Table) -> Outcome<()> {
     let (_agent, filtered) = start(setup, 1, &[NO_RATE_LIMIT])?;

@@ -121,6 +121,8 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
         setup.size.serial
     ));
     jobs::filter(setup, &mut table)?;
+    progress(&format!("{} first lines without and with a warm container", setup.size.serial));
+    jobs::first_line(setup, &mut table)?;
     for &workers in &setup.size.workers {
         progress(&format!("{workers} workers: {} rounds of {} jobs", setup.size.rounds, setup.size.jobs));
         jobs::parallel(setup, workers, &mut table)?;
