@@ -5,6 +5,7 @@
 mod job;
 pub mod limits;
 mod policy;
+mod redact;
 mod secret;
 mod signing;
 mod verdict;

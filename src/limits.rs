@@ -10,6 +10,7 @@ mod live;
 mod net;
 mod outbox;
 mod proofs;
+mod redact;
 mod signing;
 mod warm;
 
@@ -22,6 +23,7 @@ pub use live::*;
 pub use net::*;
 pub use outbox::*;
 pub use proofs::*;
+pub use redact::*;
 pub use signing::*;
 pub use warm::*;
 // ---- docker -----------------------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ pub const PULL_PROGRESS: Duration = Duration::from_secs(5);
 /// A script that prints nothing for this long makes the worker ask whether its container still runs.
 pub const SILENCE_CHECK: Duration = Duration::from_secs(30);
 /// How often a worker that reads a silent stream checks whether stopping was given up.
-pub const FOLLOW_TICK: Duration = Duration::from_millis(500);
+pub const FOLLOW_TICK: Duration = Duration::from_millis(200);
 /// One long-poll of the wait for a container's end; then the worker looks whether waiting was given up.
 pub const WAIT_SLICE: Duration = Duration::from_secs(5);
 /// Bytes of the end of stderr that are searched for the reason of a failure.
@@ -233,10 +235,8 @@ pub const HTTP_HEADERS_MAX: usize = 100;
 
 /// Longest line that states a chunk's size, extensions included. Docker sends no extensions.
 pub const CHUNK_LINE_MAX: usize = 1024;
-
 /// Most bytes of trailer fields after the last chunk; they are skipped, so a sender must not keep us skipping.
 pub const CHUNK_TRAILERS_MAX: usize = 16 * 1024;
-
 /// Bytes that are read of an SSH server's greeting, its offer included. OpenSSH sends 2 KiB.
 pub const KEX_BYTES_MAX: usize = 64 * 1024;
 /// Longest packet that is believed before the key exchange (RFC 4253 section 6.1).

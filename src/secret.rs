@@ -28,6 +28,22 @@ impl Secret {
         given.len() == right.len() && !right.is_empty() && differ == 0
     }
 
+    /// What stands after the first `part`, if there is one.
+    pub fn after(&self, part: &str) -> Option<Self> {
+        self.0.split_once(part).map(|(_, after)| Self::new(after))
+    }
+
+    /// The secrets of an address: its password, and values of its query by their names.
+    pub fn of_address(&self, is_secret: &dyn Fn(&str) -> bool) -> Vec<Self> {
+        let rest = self.0.split_once("://").map_or(self.0.as_str(), |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let login = authority.rsplit_once('@').map(|(login, _)| login.split_once(':').map_or(login, |(_, word)| word));
+        let query = rest.split_once('?').map_or("", |(_, query)| query).split('#').next().unwrap_or_default();
+        let named = query.split('&').filter_map(|pair| pair.split_once('='));
+        let named = named.filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+        login.into_iter().chain(named).map(Self::new).collect()
+    }
+
     /// How many bytes it has.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -41,6 +41,11 @@
     setVariable(key, value) {
       ask("PUT", variable(key), { value: value === undefined ? null : value });
     },
+    /**
+     * From here on the agent takes this text out of all that it passes on of this script. true, or false where the text is too
+     * short or a common word.
+     */
+    redact: (value) => ask("POST", "redact", { value: value === undefined ? null : value }).redacted,
     /** What was set as this script's condition, else false. */
     getCondition: () => ask("GET", "condition").condition,
     /** true runs what depends on this script's condition. */

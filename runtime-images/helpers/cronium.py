@@ -19,7 +19,7 @@ _LIMIT = 600
 
 __all__ = [
     "input", "output", "event", "getVariable", "setVariable", "getCondition", "setCondition",
-    "get_variable", "set_variable", "get_condition", "set_condition", "variable_exists",
+    "redact", "get_variable", "set_variable", "get_condition", "set_condition", "variable_exists",
     "increment_variable", "append_variable", "CroniumError",
 ]
 
@@ -57,6 +57,12 @@ def getVariable(key, default=None):
 def setVariable(key, value):
     """Sets a variable. A dict or a list comes back as such, everything else as text."""
     _ask("PUT", _variable(key), {"value": value})
+
+
+def redact(value):
+    """From here on the agent takes this text out of all that it passes on of this script. True, or False where the text is
+    too short or a common word."""
+    return _ask("POST", "redact", {"value": value.decode("utf-8") if isinstance(value, bytes) else value})["redacted"]
 
 
 def getCondition():

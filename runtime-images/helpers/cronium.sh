@@ -34,6 +34,14 @@ cronium_setVariable() {
   _cronium_with_value cronium_setVariable PUT "$_cronium_path" "$@"
 }
 
+# From here on the agent takes this text, or what comes on stdin, out of all that it passes on of this script. A text that is
+# too short or a common word is not: a line on stderr says so.
+cronium_redact() {
+  local why
+  why=$(_cronium_with_value cronium_redact POST redact "$@") || return 1
+  [ -z "$why" ] || _cronium_complain "the value is not redacted: $why"
+}
+
 # true, 1, yes, on run what depends on this script's condition; false, 0, no, off do not.
 cronium_setCondition() { _cronium_ask POST condition "${1-}"; }
 
@@ -83,6 +91,7 @@ cronium.event() { cronium_event "$@"; }
 cronium.output() { cronium_output "$@"; }
 cronium.getVariable() { cronium_getVariable "$@"; }
 cronium.setVariable() { cronium_setVariable "$@"; }
+cronium.redact() { cronium_redact "$@"; }
 cronium.getCondition() { cronium_getCondition "$@"; }
 cronium.setCondition() { cronium_setCondition "$@"; }' 2>/dev/null
 

@@ -34,12 +34,15 @@ use crate::jobs::record::{Checkpoints, Entry, Logins, Opened, Place, RecordStore
 use crate::jobs::removals::Removals;
 use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
+use crate::jobs::secrets::Secrets;
 use crate::jobs::status;
 use crate::limits;
 use crate::logs::{Dialect, LogStreamer};
 use crate::os::pulse::Pulses;
 use crate::os::stop::Stop;
 use crate::os::threads::Thread;
+use crate::redact::Redactor;
+use crate::telemetry;
 
 /// A part that could not be built or started, in words for the operator.
 pub(super) type Failure = String;
@@ -66,6 +69,8 @@ pub(super) struct Parts {
     pub(super) checkpoints: Checkpoints,
     pub(super) claims: Claims,
     pub(super) helpers: Helpers,
+    pub(super) logins: Logins,
+    pub(super) secrets: Secrets,
     pub(super) pulses: Pulses,
     /// The longest that a call to the backend can last: what a poll under way claims must be given back, not forgotten.
     pub(super) longest_call: Duration,
@@ -88,6 +93,11 @@ pub(super) fn no_thread(error: std::io::Error) -> Failure {
 impl Parts {
     /// Opens the records first: where another agent works, nothing else is touched.
     pub(super) fn make(config: &Config) -> Result<(Self, String), Failure> {
+        let logins = Logins::new(&config.api.token);
+        let secrets = Secrets::new(config, &logins);
+        let own = Redactor::default();
+        secrets.know_own(&own);
+        telemetry::protect(own);
         identity::prepare_state(&config.state.dir)?;
         let Opened { records, open, ended } =
             RecordStore::open(&config.state.dir).map_err(|error| error.to_string())?;
@@ -147,6 +157,8 @@ impl Parts {
             checkpoints,
             claims: Claims::new(config.api.timeout),
             helpers,
+            logins,
+            secrets,
             pulses,
             longest_call: longest_call(config),
             reloads: Reloads::default(),
@@ -212,7 +224,8 @@ impl Parts {
             removals: self.removals.clone(),
             checkpoints: self.checkpoints.clone(),
             claims: self.claims.clone(),
-            logins: Logins::new(&config.now().api.token),
+            secrets: self.secrets.clone(),
+            logins: self.logins.clone(),
             helpers: self.helpers.clone(),
             stop: self.all.clone(),
             pulses: self.pulses.clone(),

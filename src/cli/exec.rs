@@ -16,11 +16,14 @@ use crate::executors::helpers::are_used_by;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::{End, Executor, Reaper, Task};
 use crate::job::{Event, Id, Input, Job, Kind, Language, Output, Resources, Script, Server, is_host, is_user};
+use crate::jobs::conclude::without_secrets;
 use crate::jobs::helpers::{Helpers, Session};
+use crate::jobs::secrets;
 use crate::limits;
 use crate::os::pulse::Pulse;
 use crate::os::signals::Signals;
 use crate::policy::stop::{Pace, Reason};
+use crate::redact::Redactor;
 use crate::secret::Secret;
 use crate::verdict::{Cause, Outcome, Phase, Verdict};
 use crate::wire::scan::Json;
@@ -252,9 +255,13 @@ fn carry_out(
     let server = server_of(&request)?;
     let mut task = task(request, script, server);
     let uses = are_used_by(&task.job).then(|| Helpers::of_this_process(config, is_local || task.server.is_some()));
-    let session = uses.as_ref().map(|helpers| helpers.open_with(offline.setup(&task, config, helpers), task.job.kind));
+    let redactor = Redactor::default();
+    let left = secrets::know(&redactor, &task.job, task.server.as_ref(), &config.redact);
+    let setup = |helpers| offline.setup(&task, config, helpers, &redactor);
+    let session = uses.as_ref().map(|helpers| helpers.open_with(setup(helpers), task.job.kind));
     task.helpers = session.as_ref().map(Session::api);
-    let mut terminal = Terminal::new(json);
+    let mut terminal = Terminal::new(json, &redactor);
+    left.iter().for_each(|text| terminal.system(text));
     let ended = match task.server {
         Some(_) => {
             let executor = SshExecutor::new(config);
@@ -268,7 +275,7 @@ fn carry_out(
     if let Some(helpers) = uses {
         helpers.stop(limits::THREAD_JOIN_WAIT);
     }
-    Ok((ended?, terminal.finish()))
+    Ok((without_secrets(ended?, &redactor), terminal.finish()))
 }
 
 fn in_container(

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::Path;
+use std::time::Instant;
 
 use crate::executors::ending::bytes;
 use crate::executors::shebang::Shebang;
-use crate::job::Language;
+use crate::job::{Language, Stream};
 use crate::limits;
+use crate::redact::{self, Redactor};
 
 /// What can be run, for messages.
 const RUN: &str = "bash, python and node scripts are run";
@@ -81,10 +83,19 @@ fn by_first_line(content: &str, shown: &str) -> Result<Language, String> {
     Err(format!("{shown} is a script for {other} by its ending, and {other} is not run: {RUN}"))
 }
 
-/// The terminal as a job's output: bytes go to stdout and stderr as they come, the agent's own words to stderr. It keeps
-/// the first error.
-#[derive(Debug, Default)]
+/// The terminal as a job's output: bytes go to stdout and stderr as they come, without the secrets in them, the agent's own
+/// words to stderr. It keeps the first error.
+#[derive(Debug)]
 pub struct Terminal {
+    redactor: Redactor,
+    /// stdout and stderr, each with the moment from which on bytes of it wait.
+    streams: [(redact::Stream, Option<Instant>); 2],
+    screen: Screen,
+}
+
+/// Where it goes.
+#[derive(Debug)]
+struct Screen {
     /// Standard output is for something else: the script's goes to stderr.
     to_stderr: bool,
     lost: Option<(&'static str, std::io::Error)>,
@@ -92,16 +103,22 @@ pub struct Terminal {
 
 impl Terminal {
     /// Where `to_stderr`, both streams go to stderr.
-    pub fn new(to_stderr: bool) -> Self {
-        Self { to_stderr, lost: None }
+    pub fn new(to_stderr: bool, redactor: &Redactor) -> Self {
+        let streams = [(redactor.stream(), None), (redactor.stream(), None)];
+        Self { redactor: redactor.clone(), streams, screen: Screen { to_stderr, lost: None } }
     }
 
     /// Flushes; returns the first stream that did not take all of it, and why.
     pub fn finish(mut self) -> Option<(&'static str, std::io::Error)> {
-        self.flush();
-        self.lost
+        for (stream, (waits, _)) in [Stream::Stdout, Stream::Stderr].into_iter().zip(&mut self.streams) {
+            waits.finish(&mut |bytes, _| self.screen.print(stream, bytes));
+        }
+        self.screen.flush();
+        self.screen.lost
     }
+}
 
+impl Screen {
     fn flush(&mut self) {
         let result = std::io::stdout().lock().flush();
         self.note("standard output", result);
@@ -113,12 +130,10 @@ impl Terminal {
             self.lost.get_or_insert((stream, error));
         }
     }
-}
 
-impl crate::job::Output for Terminal {
-    fn bytes(&mut self, stream: crate::job::Stream, data: &[u8]) {
+    fn print(&mut self, stream: Stream, data: &[u8]) {
         match stream {
-            crate::job::Stream::Stdout if !self.to_stderr => {
+            Stream::Stdout if !self.to_stderr => {
                 let result = std::io::stdout().lock().write_all(data);
                 self.note("standard output", result);
             }
@@ -128,14 +143,28 @@ impl crate::job::Output for Terminal {
             }
         }
     }
+}
+
+impl crate::job::Output for Terminal {
+    fn bytes(&mut self, stream: Stream, data: &[u8]) {
+        let (own, heard) = &mut self.streams[usize::from(stream != Stream::Stdout)];
+        own.feed(data, &mut |bytes, _| self.screen.print(stream, bytes));
+        *heard = own.is_waiting().then(Instant::now);
+    }
 
     fn system(&mut self, text: &str) {
-        let result = writeln!(std::io::stderr().lock(), "cronium-agent: {text}");
-        self.note("standard error", result);
+        let result = writeln!(std::io::stderr().lock(), "cronium-agent: {}", self.redactor.text(text));
+        self.screen.note("standard error", result);
     }
 
     fn settle(&mut self) {
-        self.flush();
+        for (stream, (own, heard)) in [Stream::Stdout, Stream::Stderr].into_iter().zip(&mut self.streams) {
+            if heard.is_some_and(|heard| heard.elapsed() >= limits::REDACT_HOLD) {
+                own.pause(&mut |bytes, _| self.screen.print(stream, bytes));
+                *heard = None;
+            }
+        }
+        self.screen.flush();
     }
 }
 

@@ -12,9 +12,10 @@ use crate::executors::Task;
 use crate::executors::helpers::event;
 use crate::job::ScriptResult;
 use crate::jobs::helpers::Helpers;
-use crate::jobs::helpers::service::{ResultStore, Setup, Variables};
+use crate::jobs::helpers::service::{Redaction, ResultStore, Setup, Variables};
 use crate::limits;
 use crate::os::files;
+use crate::redact::Redactor;
 use crate::verdict::Verdict;
 
 /// What takes the backend's place. Clones share it.
@@ -48,7 +49,7 @@ impl Offline {
     }
 
     /// The setup of the one script.
-    pub(super) fn setup(&self, task: &Task, config: &Config, helpers: &Helpers) -> Setup {
+    pub(super) fn setup(&self, task: &Task, config: &Config, helpers: &Helpers, redactor: &Redactor) -> Setup {
         let input = task.job.input.as_json().to_owned();
         Setup {
             execution: task.execution.clone(),
@@ -56,6 +57,11 @@ impl Offline {
             input: Box::new(move || Ok(input.clone())),
             variables: Box::new(self.clone()),
             results: Arc::new(self.clone()),
+            redaction: Redaction {
+                redactor: redactor.clone(),
+                variables: config.redact.variables.clone(),
+                keep: Box::new(|_| Ok(())),
+            },
             max_output: config.jobs.max_script_output,
             token: helpers.token(&task.execution),
         }

@@ -8,7 +8,7 @@ use super::files;
 use super::keys::key;
 use super::problem::Origin;
 use super::trust;
-use super::types::{DockerEndpoint, NetworkMode, PullPolicy, Seccomp};
+use super::types::{DockerEndpoint, NetworkMode, PullPolicy, RedactEnvironment, Seccomp};
 use super::url;
 use super::yaml;
 use crate::secret::Secret;
@@ -284,6 +284,11 @@ fn walls(draft: &mut Draft<'_>) {
             "container.security.seccompProfile",
             security.seccomp == Seccomp::Engine,
             "older engines let scripts use system calls that escapes are made from; `builtin` does not",
+        ),
+        (
+            "redact.environment",
+            draft.config.redact.environment == RedactEnvironment::Off,
+            "what scripts print of their variables reaches the backend and its viewers; `names` keeps secrets here",
         ),
     ];
     for (key, _, text) in open.into_iter().filter(|(_, is_open, _)| *is_open) {

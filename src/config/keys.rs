@@ -10,7 +10,8 @@ use super::field::Kind::{Bool, Int, Later, List, Number, Path, Secret, Size, Tex
 use super::field::{Access, Given, Key, Kind};
 use super::parse;
 use super::types::{
-    BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy, SignatureMode,
+    BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy, RedactEnvironment,
+    SignatureMode,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -293,6 +294,13 @@ static KEYS: &[Key] = keys! {
     Reload "http.caFile" = "", Path => http.ca_file, when "http.enabled" is "true",
         "Trusted certificates for `https`, PEM; the system's when not set, or the bundled ones where it has none.";
 
+    Reload "redact.environment" = "names", Words(RedactEnvironment::WORDS) => redact.environment,
+        "Which variables of a job hold secrets, which the agent takes out of all that leaves it: those that `redact.names` names, all, or none.";
+    Reload "redact.names" = "*TOKEN*, *SECRET*, *PASSWORD*, *PASSWD*, *PASSPHRASE*, *CREDENTIAL*, *PRIVATE*, *KEY*, *_AUTH, *_DSN, *DATABASE_URL*, *CONNECTION_STRING*", List { form: "names of variables, where `*` stands for any text, such as `*TOKEN*`", check: parse::name_pattern } => redact.names,
+        "Names of variables, and of an HTTP request's headers, whose values are secrets. Case does not count.";
+    Reload "redact.variables" = "*TOKEN*, *SECRET*, *PASSWORD*, *PASSWD*, *PASSPHRASE*, *CREDENTIAL*, *PRIVATE*, *KEY*", List { form: "names of variables, where `*` stands for any text, such as `*TOKEN*`", check: parse::name_pattern } => redact.variables,
+        "Names of the helpers' variables whose values are secrets once a script reads them.";
+
     Reload "logging.level" = "info", Words(LEVELS) => logging.level,
         "Least level of the agent's own log.";
     Restart "logging.format" = "json", Words(LogFormat::WORDS) => logging.format,
@@ -398,6 +406,7 @@ pub(super) fn empty() -> Config {
         container: Default::default(),
         ssh: Default::default(),
         http: Default::default(),
+        redact: Default::default(),
         logging: Default::default(),
         monitoring: Default::default(),
         tls: Default::default(),

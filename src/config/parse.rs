@@ -85,6 +85,11 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     Pattern::parse(text).map(|_| text.to_owned())
 }
 
+/// A pattern of names of variables.
+pub(super) fn name_pattern(text: &str) -> Result<String, String> {
+    only(text, text.chars().all(|c| c.is_ascii_graphic() && c != '=') && !text.is_empty() && text.len() <= 100)
+}
+
 pub(super) fn name_server(text: &str) -> Result<String, String> {
     text.parse::<IpAddr>().map(|ip| ip.to_string()).map_err(|_| String::new())
 }

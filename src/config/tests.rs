@@ -201,6 +201,7 @@ fn each_wall_that_is_opened_is_warned_of_once() {
         ("container.security.dropCapabilities", "[NET_RAW]", "keeps capabilities"),
         ("container.security.readOnlyRootfs", "false", "write into the container's root"),
         ("container.security.seccompProfile", "engine", "older engines"),
+        ("redact.environment", "\"off\"", "print of their variables"),
     ] {
         let warnings = file(&nested(key, value)).expect(key).warnings;
         let [only] = &warnings[..] else { panic!("{key}: {warnings:?}") };

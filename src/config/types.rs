@@ -51,6 +51,7 @@ pub struct Config {
     pub container: Container,
     pub ssh: Ssh,
     pub http: Http,
+    pub redact: Redact,
     pub logging: Logging,
     pub monitoring: Monitoring,
     pub tls: Tls,
@@ -340,6 +341,21 @@ pub struct Http {
     pub max_response: usize,
     pub max_redirects: u32,
     pub ca_file: Option<PathBuf>,
+}
+
+/// `redact`: which values of a job are secrets.
+#[derive(Debug, Clone, Default)]
+pub struct Redact {
+    pub environment: RedactEnvironment,
+    /// Patterns with `*`.
+    pub names: Vec<String>,
+    /// The same for variables of the helpers.
+    pub variables: Vec<String>,
+}
+
+words! {
+    /// `redact.environment`: which variables of a job's environment hold secrets.
+    RedactEnvironment { Names = "names", All = "all", Off = "off" }
 }
 
 /// `logging`.

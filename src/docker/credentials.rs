@@ -66,6 +66,26 @@ pub fn header_for(file: &Path, image: &str) -> Result<Option<Secret>, Error> {
     Ok(Some(Secret::new(URL_SAFE.encode(body.to_string()))))
 }
 
+/// Every secret in the file, as far as it can be read: passwords, tokens, and `auth` with the password in it.
+pub fn secrets(file: &Path) -> Vec<Secret> {
+    let text = read(file).unwrap_or_default();
+    let auths = Json::strict(&text).ok().and_then(|parsed| parsed.field("auths")).and_then(Json::members);
+    let entries = auths.into_iter().flatten().flatten().map(|(_, entry)| entry);
+    let mut all = Vec::new();
+    for entry in entries {
+        for name in ["auth", "password", "identitytoken"] {
+            let Some(value) = entry.field(name).and_then(|value| value.text(limits::CONFIG_FILE_MAX).ok()) else {
+                continue;
+            };
+            let pair = STANDARD.decode(value.trim()).ok().filter(|_| name == "auth");
+            let pair = pair.and_then(|pair| String::from_utf8(pair).ok());
+            all.extend(pair.and_then(|pair| Some(Secret::new(pair.split_once(':')?.1.trim_end_matches('\0')))));
+            all.push(Secret::new(value));
+        }
+    }
+    all
+}
+
 /// The file, up to [`limits::CONFIG_FILE_MAX`].
 fn read(file: &Path) -> Result<Vec<u8>, String> {
     let most = limits::CONFIG_FILE_MAX;

@@ -23,6 +23,7 @@ use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
 use crate::policy::stop::Reason;
+use crate::redact::Redactor;
 use crate::telemetry;
 
 /// What the backend said to the acknowledgement.
@@ -79,7 +80,7 @@ impl AckTask {
     ) -> Result<Self, Unreported> {
         // The script starts within `jobs.setupTimeout`, or not at all.
         let setup = context.config.now().jobs.setup_timeout;
-        let control = Arc::clone(token.control());
+        let control = (Arc::clone(token.control()), token.redactor().clone());
         let ids = (token.id(), execution);
         Self::spawn(context.client.clone(), ids, (row, control), setup).map_err(|error| {
             log::error!("cannot start a thread for the job: {error}");
@@ -90,7 +91,7 @@ impl AckTask {
     fn spawn(
         client: api::Client,
         (job, execution): (&Id, &Id),
-        (row, control): (Option<ExecutionRow>, Arc<Control>),
+        (row, (control, redactor)): (Option<ExecutionRow>, (Arc<Control>, Redactor)),
         setup: Duration,
     ) -> std::io::Result<Self> {
         let (tell, answer) = bounded(1);
@@ -99,7 +100,7 @@ impl AckTask {
         let over = Stop::new();
         let (ended, later) = (over.clone(), client.with_stop(over.clone()));
         let thread = threads::spawn("job-ack", move || {
-            let _context = telemetry::context(&job, &execution);
+            let _context = telemetry::context(&job, &execution, &redactor);
             let answer = acknowledge(&client, &job, &control);
             let ours = answer == Acknowledged::Ours;
             let _ = tell.send(answer);
@@ -251,7 +252,11 @@ mod tests {
             let client = api::Client::scripted(Stop::new(), Arc::new(backend));
             let (job, execution) = (Id::parse("job-1").expect("id"), Id::parse("exec-1").expect("id"));
             let record = Some(ExecutionRow::new(&execution, None));
-            act(sim, AckTask::spawn(client, (&job, &execution), (record, Control::new()), SETUP).expect("a thread"));
+            act(
+                sim,
+                AckTask::spawn(client, (&job, &execution), (record, (Control::new(), Redactor::default())), SETUP)
+                    .expect("a thread"),
+            );
             sim.kill();
             while sim.alive() > 0 {
                 sim.pause(Duration::from_secs(1));

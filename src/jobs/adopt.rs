@@ -81,7 +81,8 @@ impl Adopter {
 }
 
 fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, _slot: Option<Busy>) {
-    let _context = telemetry::context(&entry.job, &entry.execution);
+    context.secrets.know_own(token.redactor());
+    let _context = telemetry::context(&entry.job, &entry.execution, token.redactor());
     let _watched = context.watched("adopted job");
     let begun = clock::now();
     let kind = entry.kind;
@@ -171,6 +172,7 @@ fn report_again(context: &JobContext, entry: Entry, token: &Token) -> Result<Lef
 /// Goes on with a job that was started.
 fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known, token: &Token) -> Life {
     if matches!(&entry.place, Place::Servers(pages) if pages.len() != 1 || pages[0].part != Part::OfJob) {
+        recall(context, &entry, token)?;
         return fanout::go_on(context, entry, &started, token);
     }
     let lost = if known == Known::ByRecord { "" } else { ", whose record is lost" };
@@ -178,8 +180,13 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     let control = context.control(token);
     // It began under an earlier agent. Where this one ends already, it is left as it is.
     let _ = control.begin();
+    recall(context, &entry, token)?;
     let live = context.streamer.open_after(&entry.job, started.resume.sequence);
-    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, started.resume);
+    let kept = context.config.now().jobs.max_output;
+    let mut output = JobOutput::resume(kept, live, started.resume, token.redactor());
+    if token.redactor().is_blind() {
+        output.announce(BLIND);
+    }
     let found = find(context, &entry, &started, &control);
     let server = match &found {
         Ok((_, server)) => server.clone(),
@@ -187,7 +194,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     };
     let mut task = task_of(&entry, server);
     let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
-    let helpers = context.helpers_of(&task, &record);
+    let helpers = context.helpers_of(&task, &record, token.redactor());
     task.helpers = helpers.as_ref().map(Session::api);
     if known == (Known::ByLabels { doubted: true }) {
         record.doubt();
@@ -215,6 +222,29 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     control.end();
     token.step(Step::Reporting);
     Session::after(helpers, conclude(context, &record, end, output, None))
+}
+
+/// Said where a job's secrets cannot be known.
+pub(in crate::jobs) const BLIND: &str = "the agent was restarted and does not know this job's secrets any more, since its token is \
+                                         another or its record is lost: nothing of the output is shown";
+
+/// The secrets of a job that an earlier agent began: as its record has them, else as the backend tells them. Without either
+/// nothing of its output is shown.
+fn recall(context: &JobContext, entry: &Entry, token: &Token) -> Result<(), Unreported> {
+    let (redactor, sealed) = (token.redactor(), entry.secrets.as_deref().unwrap_or_default());
+    if context.secrets.recall(redactor, sealed, &entry.execution) {
+        return Ok(());
+    }
+    match asked(context, entry, || token.control().is_detached())? {
+        Some(job) => {
+            context.secrets.know(redactor, &job, &context.config.now().redact);
+        }
+        None => {
+            log::warn!("{BLIND}");
+            redactor.go_blind();
+        }
+    }
+    Ok(())
 }
 
 fn place_of(entry: &Entry) -> String {

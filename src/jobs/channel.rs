@@ -7,6 +7,7 @@ use crate::job::Stream;
 use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
 use crate::os::clock;
+use crate::redact::{self, Redactor};
 use crate::wire::capture::Capture;
 use crate::wire::lines::{Line, Splitter};
 
@@ -19,14 +20,33 @@ pub(in crate::jobs) struct Channels([Channel; 2]);
 /// One of them.
 struct Channel {
     stream: Stream,
+    /// Takes secrets out before anything else sees the bytes.
+    redact: redact::Stream,
+    /// When the last bytes came.
+    heard: Option<Instant>,
+    cut: Cutter,
+}
+
+/// What becomes of bytes without secrets in them.
+struct Cutter {
     kept: Capture,
     splitter: Splitter,
+    /// Bytes that the script printed, and that came here.
+    taken: u64,
     /// Bytes to come that an earlier agent sent.
     sent: u64,
     /// Bytes up to the end of the last whole line.
     line_end: u64,
     lines: u64,
     unfinished: Unfinished,
+}
+
+/// What goes on of a stream.
+pub(in crate::jobs) enum Out<'a> {
+    /// All of it, as it comes.
+    Bytes(&'a [u8]),
+    /// A line, and whether an earlier agent sent it.
+    Line(&'a [u8], bool),
 }
 
 /// What is left of a job's output when it has ended.
@@ -43,16 +63,21 @@ pub struct Collected {
 
 impl Channels {
     /// Keeps `max_output` bytes of each stream, and cuts lines at `line_max`. All output comes from its first byte; what
-    /// lies before `start` was sent.
-    pub(in crate::jobs) fn new(max_output: usize, line_max: usize, start: &ResumePoint) -> Self {
+    /// lies before `start` was sent. Offsets are those of the script's own bytes, with the secrets of `redactor` in them.
+    pub(in crate::jobs) fn new(max_output: usize, line_max: usize, start: &ResumePoint, redactor: &Redactor) -> Self {
         let channel = |stream, sent, lines| Channel {
             stream,
-            kept: Capture::new(max_output),
-            splitter: Splitter::new(line_max),
-            sent,
-            line_end: sent,
-            lines,
-            unfinished: Unfinished::default(),
+            redact: redactor.stream(),
+            heard: None,
+            cut: Cutter {
+                kept: Capture::new(max_output),
+                splitter: Splitter::new(line_max),
+                taken: 0,
+                sent,
+                line_end: sent,
+                lines,
+                unfinished: Unfinished::default(),
+            },
         };
         // The lines before `start` are not separated by stream.
         Self([channel(Stream::Stdout, start.stdout, start.lines), channel(Stream::Stderr, start.stderr, 0)])
@@ -64,75 +89,107 @@ impl Channels {
 
     /// Keeps bytes for the result and does nothing else with them.
     pub(in crate::jobs) fn keep(&mut self, stream: Stream, data: &[u8]) {
-        self.of(stream).kept.push(data);
+        let cut = &mut self.of(stream).cut;
+        cut.taken += data.len() as u64;
+        cut.kept.push(data);
     }
 
-    /// Takes bytes. Each line that ends in them goes to `pass`, with whether an earlier agent sent it.
-    pub(in crate::jobs) fn take(&mut self, stream: Stream, data: &[u8], pass: &mut dyn FnMut(&[u8], bool)) {
-        let channel = self.of(stream);
-        channel.kept.push(data);
-        let (sent, new) = data.split_at(usize::try_from(channel.sent).unwrap_or(usize::MAX).min(data.len()));
-        channel.sent -= sent.len() as u64;
-        // A resume point is at the end of a line, so that no line is half on either side.
-        channel.splitter.feed(sent, &mut |line| pass(&shown(line), true));
-        if new.is_empty() {
-            return;
+    /// Takes bytes of the script, and hands to `pass` what is decided of them.
+    pub(in crate::jobs) fn take(&mut self, stream: Stream, data: &[u8], pass: &mut dyn FnMut(Out<'_>)) {
+        let Channel { redact, heard, cut, .. } = self.of(stream);
+        redact.feed(data, &mut |bytes, stands_for| cut.take(bytes, stands_for, pass));
+        *heard = redact.is_waiting().then(clock::now);
+    }
+
+    /// No bytes come now. Once that has lasted, nothing of an unfinished secret waits.
+    pub(in crate::jobs) fn pause(&mut self, pass: &mut dyn FnMut(Stream, Out<'_>)) {
+        for Channel { stream, redact, heard, cut } in &mut self.0 {
+            if heard.is_some_and(|heard| clock::since(heard) >= limits::REDACT_HOLD) {
+                redact.pause(&mut |bytes, stands_for| cut.take(bytes, stands_for, &mut |out| pass(*stream, out)));
+                *heard = None;
+            }
         }
-        let before = channel.lines;
-        channel.splitter.feed(new, &mut |line| {
-            channel.lines += 1;
-            pass(&shown(line), false);
-        });
-        if let Some(end) = new.iter().rposition(|&b| b == b'\n') {
-            channel.line_end = channel.kept.total() - (new.len() - end - 1) as u64;
-        }
-        channel.unfinished.fed(&channel.splitter, channel.lines > before);
     }
 
     /// The script has ended: what has no newline is a line too.
-    pub(in crate::jobs) fn finish(&mut self, pass: &mut dyn FnMut(Stream, &[u8])) {
-        for channel in &mut self.0 {
-            channel.splitter.finish(&mut |line| {
-                channel.lines += 1;
-                pass(channel.stream, &shown(line));
+    pub(in crate::jobs) fn finish(&mut self, pass: &mut dyn FnMut(Stream, Out<'_>)) {
+        for Channel { stream, redact, cut, .. } in &mut self.0 {
+            let pass = &mut |out: Out<'_>| pass(*stream, out);
+            redact.finish(&mut |bytes, stands_for| cut.take(bytes, stands_for, pass));
+            cut.splitter.finish(&mut |line| {
+                cut.lines += 1;
+                pass(Out::Line(&shown(line), false));
             });
-            channel.unfinished = Unfinished::default();
+            cut.unfinished = Unfinished::default();
         }
     }
 
     /// Gives `show` the lines that have not ended and are to be shown. What it does not take is offered again later.
     pub(in crate::jobs) fn show(&mut self, show: &mut dyn FnMut(Stream, &[u8]) -> bool) {
-        for channel in &mut self.0 {
-            channel.unfinished.show(&channel.splitter, |text| show(channel.stream, &text));
+        for Channel { stream, cut, .. } in &mut self.0 {
+            cut.unfinished.show(&cut.splitter, |text| show(*stream, &text));
         }
     }
 
     /// Notes the end of the last whole lines as a place to resume at.
     pub(in crate::jobs) fn note(&self, progress: &Progress) {
         let [stdout, stderr] = &self.0;
-        progress.note([stdout.line_end, stderr.line_end], stdout.lines + stderr.lines);
+        progress.note([stdout.cut.line_end, stderr.cut.line_end], stdout.cut.lines + stderr.cut.lines);
     }
 
-    /// The following bytes are not those that an earlier agent sent.
-    pub(in crate::jobs) fn forget_sent(&mut self) {
-        self.0.iter_mut().for_each(|channel| channel.sent = 0);
+    /// The following bytes are not those that an earlier agent sent, and begin anywhere.
+    pub(in crate::jobs) fn lose_beginning(&mut self, pass: &mut dyn FnMut(Stream, Out<'_>)) {
+        for Channel { stream, redact, cut, .. } in &mut self.0 {
+            redact.lose_place(&mut |bytes, stands_for| cut.take(bytes, stands_for, &mut |out| pass(*stream, out)));
+            cut.sent = 0;
+        }
     }
 
     /// Lines of stdout and of stderr.
     pub(in crate::jobs) fn lines(&self) -> [u64; 2] {
-        [self.0[0].lines, self.0[1].lines]
+        [self.0[0].cut.lines, self.0[1].cut.lines]
     }
 
     /// What is kept.
     pub(in crate::jobs) fn collected(self) -> Collected {
-        let [stdout, stderr] = self.0;
+        let [Channel { cut: stdout, .. }, Channel { cut: stderr, .. }] = self.0;
         Collected {
-            stdout_bytes: stdout.kept.total(),
-            stderr_bytes: stderr.kept.total(),
+            stdout_bytes: stdout.taken,
+            stderr_bytes: stderr.taken,
             lines: stdout.lines + stderr.lines,
             stdout: stdout.kept.into_text(),
             stderr: stderr.kept.into_text(),
         }
+    }
+}
+
+impl Cutter {
+    /// Takes bytes that stand for as many of the script's: the same ones, or a mark.
+    fn take(&mut self, bytes: &[u8], stands_for: usize, pass: &mut dyn FnMut(Out<'_>)) {
+        self.kept.push(bytes);
+        self.taken += stands_for as u64;
+        pass(Out::Bytes(bytes));
+        let sent = usize::try_from(self.sent).unwrap_or(usize::MAX).min(stands_for);
+        self.sent -= sent as u64;
+        // A mark that stands for more than was sent is new.
+        let (sent, new) = match bytes.len() == stands_for || sent == stands_for {
+            true => bytes.split_at(sent.min(bytes.len())),
+            false => (&[][..], bytes),
+        };
+        // A resume point is at the end of a line, so that no line is half on either side.
+        self.splitter.feed(sent, &mut |line| pass(Out::Line(&shown(line), true)));
+        if new.is_empty() {
+            return;
+        }
+        let before = self.lines;
+        self.splitter.feed(new, &mut |line| {
+            self.lines += 1;
+            pass(Out::Line(&shown(line), false));
+        });
+        if let Some(end) = new.iter().rposition(|&b| b == b'\n') {
+            self.line_end = self.taken - (new.len() - end - 1) as u64;
+        }
+        self.unfinished.fed(&self.splitter, self.lines > before);
     }
 }
 

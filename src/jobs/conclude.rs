@@ -1,7 +1,7 @@
 //! The end of a job's life: from how its run ended to its one report, or to the reason why there is none.
 
 use crate::executors::{CleanupGuard, End};
-use crate::job::Output as _;
+use crate::job::{Output as _, ScriptResult};
 use crate::jobs::ack_task::AckTask;
 use crate::jobs::context::JobContext;
 use crate::jobs::earlier;
@@ -13,6 +13,7 @@ use crate::jobs::record::outbox::{Earlier, Outbox, Tried};
 use crate::jobs::report;
 use crate::limits;
 use crate::metrics;
+use crate::redact::Redactor;
 use crate::verdict::{Outcome, Phase, Timings, Usage, Verdict};
 
 /// From a run's end to its report.
@@ -23,8 +24,9 @@ pub(in crate::jobs) fn conclude(
     mut output: JobOutput,
     ack: Option<AckTask>,
 ) -> Life {
+    let redactor = output.redactor().clone();
     let (outcome, cleanup) = match end {
-        End::Outcome(outcome, cleanup) => (outcome, cleanup),
+        End::Outcome(outcome, cleanup) => (without_secrets(*outcome, &redactor), cleanup),
         End::Detached => {
             log::warn!("the script goes on without this agent; the next one finds it");
             if let Some(page) = output.shut_page() {
@@ -48,10 +50,26 @@ pub(in crate::jobs) fn conclude(
     let (collected, flushed, earlier) = earlier::end(output, ack);
     context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
     count_phases(&outcome.timings);
-    let report = report::write(true, &outcome, (collected, flushed), &record.result());
+    let report = report::write(true, &outcome, (collected, flushed), &result_of(record, &redactor));
     let entry = record.end(report, cleanup.is_some());
     let left = deliver(&context.outbox, entry, (record.tried(), earlier), cleanup);
     Ok(Reported { verdict: outcome.verdict, left })
+}
+
+/// An outcome as it may leave the agent.
+pub fn without_secrets(mut outcome: Outcome, redactor: &Redactor) -> Outcome {
+    outcome.verdict.message = redactor.text(&outcome.verdict.message).into_owned();
+    for (_, value) in &mut outcome.evidence {
+        *value = redactor.text(value).into_owned();
+    }
+    outcome.script_output = outcome.script_output.map(|json| redactor.json(&json));
+    outcome
+}
+
+/// The script's result, in which a value may stand that turned out to be a secret later.
+pub(in crate::jobs) fn result_of(record: &JobRecord, redactor: &Redactor) -> ScriptResult {
+    let result = record.result();
+    ScriptResult { output: result.output.map(|json| redactor.json(&json)), ..result }
 }
 
 /// Hands a job's last record to the outbox: on disk first. The outbox offers it to the backend, for as long as it takes.

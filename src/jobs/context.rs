@@ -7,7 +7,7 @@ use crate::api;
 use crate::config::Live;
 use crate::config::types::Config;
 use crate::executors::{Control, Executor, Reaper, Task};
-use crate::job::{Id, Kind};
+use crate::job::{Id, Job, Kind};
 use crate::jobs::ending::{Left, Unreported};
 use crate::jobs::helpers::{Helpers, Session};
 use crate::jobs::output::JobOutput;
@@ -18,6 +18,7 @@ use crate::jobs::record::outbox::Outbox;
 use crate::jobs::record::{Checkpoints, JobRecord, Logins};
 use crate::jobs::removals::Removals;
 use crate::jobs::running::{Running, Token};
+use crate::jobs::secrets::Secrets;
 
 use crate::limits;
 use crate::logs::LogStreamer;
@@ -25,6 +26,7 @@ use crate::os::clock;
 use crate::os::pulse::{Entered, Pulses};
 use crate::os::stop::Stop;
 use crate::policy::stop::Pace;
+use crate::redact::Redactor;
 
 /// What every job needs.
 pub struct JobContext {
@@ -47,6 +49,8 @@ pub struct JobContext {
     pub claims: Claims,
     /// Seals the logins of servers for the records.
     pub logins: Logins,
+    /// Which values of a job are secrets.
+    pub secrets: Secrets,
     pub helpers: Helpers,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
@@ -75,14 +79,24 @@ impl JobContext {
         control
     }
 
-    /// The output of a job that starts now.
-    pub(in crate::jobs) fn output(&self, job: &Id) -> JobOutput {
-        JobOutput::new(self.config.now().jobs.max_output, self.streamer.open(job))
+    /// The output of a job that starts now. From here on its secrets are known.
+    pub(in crate::jobs) fn output(&self, job: &Job, token: &Token) -> JobOutput {
+        let (config, redactor) = (self.config.now(), token.redactor());
+        let told = self.secrets.know(redactor, job, &config.redact);
+        let mut output = JobOutput::new(config.jobs.max_output, self.streamer.open(&job.id), redactor);
+        told.into_iter().for_each(|text| output.announce(text));
+        output
     }
 
     /// The helpers of a task's script, where its record says that it uses them.
-    pub(in crate::jobs) fn helpers_of(&self, task: &Task, record: &Arc<JobRecord>) -> Option<Session> {
-        record.has_helpers().then(|| self.helpers.open(&self.client, &self.config.now(), task, record))
+    pub(in crate::jobs) fn helpers_of(
+        &self,
+        task: &Task,
+        record: &Arc<JobRecord>,
+        redactor: &Redactor,
+    ) -> Option<Session> {
+        let shared = (&self.secrets, redactor);
+        record.has_helpers().then(|| self.helpers.open(&self.client, &self.config.now(), task, record, shared))
     }
 
     /// Sends the job's status to its live viewers. This is only for show: the report counts.
@@ -189,6 +203,8 @@ pub(crate) mod testing {
             let (reaper, reaping) = Reaper::start(Pulse::unwatched()).expect("a thread");
             let helpers = Helpers::of_this_process(&config, false);
             let config = Live::new(config);
+            let logins = Logins::new(&Secret::new("token"));
+            let secrets = Secrets::new(&config.now(), &logins);
             let context = Arc::new(JobContext {
                 client,
                 containers: Box::new(containers.clone()),
@@ -204,7 +220,8 @@ pub(crate) mod testing {
                 removals: Removals::default(),
                 checkpoints: Checkpoints::default(),
                 claims: Claims::new(Duration::ZERO),
-                logins: Logins::new(&Secret::new("token")),
+                secrets,
+                logins,
                 helpers,
                 stop: stop.clone(),
                 pulses: Pulses::new(),

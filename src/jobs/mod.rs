@@ -25,6 +25,7 @@ pub mod resume;
 pub mod row_watch;
 mod run;
 pub mod running;
+pub mod secrets;
 #[cfg(test)]
 mod sim;
 pub mod slots;

@@ -1,43 +1,57 @@
-//! What becomes of a job's output: kept for the result, cut into lines, sent on live.
+//! What becomes of a job's output: freed of secrets, kept for the result, cut into lines, sent on live.
 //!
-//! Bytes come in as the executor reads them. [`Channels`] keeps head and tail of each stream for the result and cuts the
+//! Bytes come in as the executor reads them. [`Channels`] takes secrets out of them first of all, keeps head and tail of each stream for the result and cuts the
 //! lines, which the live log numbers and sends. Nothing here grows with what a script prints.
 
 use std::sync::Arc;
 
 use crate::job::{Output, Stream};
-use crate::jobs::channel::{Channels, Collected};
+use crate::jobs::channel::{Channels, Collected, Out};
 use crate::jobs::page_updates::Page;
 use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
 use crate::logs::{Flushed, JobStream, Origin};
 use crate::metrics;
 use crate::os::clock;
+use crate::redact::Redactor;
 
 /// The output of one job.
 pub struct JobOutput {
     channels: Channels,
     live: JobStream,
+    redactor: Redactor,
     system_lines: u64,
     progress: Arc<Progress>,
     /// Servers of several whose lines go through this output.
     parts: u32,
     /// Said before whatever comes next.
-    announced: Option<&'static str>,
+    announced: Vec<String>,
     page: Option<Arc<Page>>,
 }
 
 impl JobOutput {
-    /// `max_output` bytes are kept of each stream (`jobs.maxOutput`).
-    pub fn new(max_output: usize, live: JobStream) -> Self {
-        Self::resume(max_output, live, ResumePoint::default())
+    /// `max_output` bytes are kept of each stream (`jobs.maxOutput`), without the secrets that `redactor` knows.
+    pub fn new(max_output: usize, live: JobStream, redactor: &Redactor) -> Self {
+        Self::resume(max_output, live, ResumePoint::default(), redactor)
     }
 
     /// The output of a job that an earlier agent began. All of it comes once more, from its first byte.
-    pub fn resume(max_output: usize, live: JobStream, start: ResumePoint) -> Self {
-        let channels = Channels::new(max_output, limits::LINE_MAX, &start);
-        let progress = Arc::new(Progress::from(live.mark(), 0, start));
-        Self { channels, live, system_lines: 0, progress, parts: 0, announced: None, page: None }
+    pub fn resume(max_output: usize, live: JobStream, start: ResumePoint, redactor: &Redactor) -> Self {
+        let channels = Channels::new(max_output, limits::LINE_MAX, &start, redactor);
+        let (redactor, progress) = (redactor.clone(), Arc::new(Progress::from(live.mark(), 0, start)));
+        Self { channels, live, redactor, system_lines: 0, progress, parts: 0, announced: Vec::new(), page: None }
+    }
+
+    /// The same for lines of several servers, which come without secrets.
+    pub(in crate::jobs) fn of_lines(self, max_output: usize) -> Self {
+        let start = self.progress.point();
+        let channels = Channels::new(max_output, limits::LINE_MAX, &start, &Redactor::default());
+        Self { channels, ..self }
+    }
+
+    /// By which the job's secrets stay here.
+    pub(in crate::jobs) fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// What the script prints goes to this page too.
@@ -73,13 +87,13 @@ impl JobOutput {
 
     /// A line of the agent's own that is said as soon as anything else comes of the script, and never if nothing does: a
     /// job that turns out not to have begun goes back to the queue, and its next run numbers its lines anew.
-    pub fn announce(&mut self, text: &'static str) {
-        self.announced = Some(text);
+    pub fn announce(&mut self, text: impl Into<String>) {
+        self.announced.push(text.into());
     }
 
     fn say_announced(&mut self) {
-        if let Some(text) = self.announced.take() {
-            self.system(text);
+        for text in std::mem::take(&mut self.announced) {
+            self.system(&text);
         }
     }
 
@@ -90,9 +104,22 @@ impl JobOutput {
 
     /// The script has ended: last lines without a newline are lines too.
     pub fn finish(&mut self) {
-        let (live, at) = (&mut self.live, clock::wall());
-        self.channels.finish(&mut |stream, line| live.line(stream, line, at));
+        {
+            let (channels, mut sink) = self.parts_of();
+            channels.finish(&mut |stream, out| sink(stream.into(), out));
+        }
         self.settle();
+    }
+
+    /// The channels, and where what goes on of them goes.
+    fn parts_of(&mut self) -> (&mut Channels, impl FnMut(Origin, Out<'_>)) {
+        let (live, page, at) = (&mut self.live, &self.page, clock::wall());
+        let sink = move |origin, out: Out<'_>| match (out, page) {
+            (Out::Bytes(bytes), Some(page)) if !bytes.is_empty() => page.push(bytes),
+            (Out::Line(line, false), _) => live.line(origin, line, at),
+            _ => {}
+        };
+        (&mut self.channels, sink)
     }
 
     /// Waits at most `wait` until the live log has sent all of it.
@@ -117,15 +144,8 @@ impl JobOutput {
             return self.system(String::from_utf8_lossy(data).trim_end());
         }
         self.say_announced();
-        if let Some(page) = &self.page {
-            page.push(data);
-        }
-        let (live, at) = (&mut self.live, clock::wall());
-        self.channels.take(origin.stream, data, &mut |line, was_sent| {
-            if !was_sent {
-                live.line(origin, line, at);
-            }
-        });
+        let (channels, mut sink) = self.parts_of();
+        channels.take(origin.stream, data, &mut |out| sink(origin, out));
     }
 }
 
@@ -136,6 +156,7 @@ impl Output for JobOutput {
 
     fn system(&mut self, text: &str) {
         self.say_announced();
+        let text = &*self.redactor.text(text);
         self.system_lines += 1;
         log::info!("{text}");
         for line in text.lines() {
@@ -144,11 +165,18 @@ impl Output for JobOutput {
     }
 
     fn lost_beginning(&mut self) {
-        self.channels.forget_sent();
+        {
+            let (channels, mut sink) = self.parts_of();
+            channels.lose_beginning(&mut |stream, out| sink(stream.into(), out));
+        }
         self.system("the kept copy of the output has lost its beginning: lines may be missing, or come twice");
     }
 
     fn settle(&mut self) {
+        {
+            let (channels, mut sink) = self.parts_of();
+            channels.pause(&mut |stream, out| sink(stream.into(), out));
+        }
         let live = &mut self.live;
         live.settle();
         self.channels.show(&mut |stream, text| live.partial(stream.into(), text, clock::wall()));
@@ -163,7 +191,7 @@ mod tests {
 
     fn output(start: ResumePoint) -> JobOutput {
         let live = LogStreamer::disabled().open(&crate::job::Id::parse("a").expect("id"));
-        JobOutput::resume(1000, live, start)
+        JobOutput::resume(1000, live, start, &Redactor::default())
     }
 
     #[test]
@@ -205,7 +233,7 @@ mod tests {
             speak(&mut heard);
             let once = heard.system_lines;
             speak(&mut heard);
-            assert!(once >= 1 && heard.system_lines <= once + 1 && heard.announced.is_none());
+            assert!(once >= 1 && heard.system_lines <= once + 1 && heard.announced.is_empty());
         }
     }
 }

@@ -24,7 +24,7 @@ impl Removals {
     pub(in crate::jobs) fn begin(&self, job: &Id, execution: &Id, remove: impl FnOnce() + Send + 'static) {
         let (job, execution) = (job.clone(), execution.clone());
         let work = move || {
-            let _context = telemetry::context(&job, &execution);
+            let _context = telemetry::context(&job, &execution, &telemetry::own());
             remove();
         };
         self.0.run_within(Box::new(work), limits::REMOVALS_WAITING);

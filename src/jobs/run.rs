@@ -35,13 +35,14 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     if control.is_given_back() {
         return Err(Unreported::GiveBack("the agent is stopping"));
     }
-    let mut output = context.output(&task.job.id);
+    let mut output = context.output(&task.job, token);
     let row = ExecutionRow::new(&task.execution, task.server.as_ref());
     let ack = AckTask::start(context, (&task.execution, token), Some(row))?;
     // On disk before anything of it exists: after a crash it is found, or known not to have begun.
-    let intent = JobRecord::intend(&context.records, &task, place_of(&task, &context.logins), output.progress());
+    let kept = (place_of(&task, &context.logins), context.secrets.sealed(token.redactor(), &task.execution));
+    let intent = JobRecord::intend(&context.records, &task, kept, output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
-    let helpers = context.helpers_of(&task, &record);
+    let helpers = context.helpers_of(&task, &record, token.redactor());
     task.helpers = helpers.as_ref().map(Session::api);
 
     token.step(Step::Preparing);
@@ -149,7 +150,7 @@ fn report_unrun(
     let id = token.id();
     // A user's cancel, of which the acknowledgement told, says more.
     let verdict = token.control().reason().map_or(verdict, |reason| stopped(&reason, None));
-    let output = JobOutput::new(0, context.streamer.open(id));
+    let output = JobOutput::new(0, context.streamer.open(id), token.redactor());
     let entry = record::blank(id, execution, kind, attempts, None, Place::Nowhere);
     let record = JobRecord::claimed(&context.records, entry, output.progress());
     conclude(context, &record, ended(unrun(verdict)), output, Some(ack))

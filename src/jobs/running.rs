@@ -14,6 +14,7 @@ use crate::executors::Control;
 use crate::job::{Id, Kind};
 use crate::os::clock;
 use crate::policy::stop::Reason;
+use crate::redact::Redactor;
 
 /// The registry, shared by clones.
 #[derive(Clone, Default)]
@@ -144,6 +145,7 @@ pub struct Token {
     running: Running,
     id: Id,
     control: Arc<Control>,
+    redactor: Redactor,
 }
 
 impl Running {
@@ -165,7 +167,7 @@ impl Running {
         }
         jobs.entries.insert(id.clone(), entry);
         self.0.changed.notify_all();
-        Some(Token { running: self.clone(), id: id.clone(), control })
+        Some(Token { running: self.clone(), id: id.clone(), control, redactor: Redactor::default() })
     }
 
     /// The ids of all running jobs, in order.
@@ -272,6 +274,11 @@ impl Token {
     /// By which the job is ended or left.
     pub fn control(&self) -> &Arc<Control> {
         &self.control
+    }
+
+    /// By which the job's secrets stay here.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// The job has come to this step.

@@ -55,7 +55,8 @@ impl Worker {
         // The slot is held until nothing of the job is left, the token only until it is reported or goes back.
         let Claimed { claim, token, slot: _slot, at } = claimed;
         let execution = execution_id(claim.id());
-        let _context = telemetry::context(claim.id(), &execution);
+        context.secrets.know_own(token.redactor());
+        let _context = telemetry::context(claim.id(), &execution, token.redactor());
         let kind = claim.kind();
         if context.outbox.holds(claim.id()) {
             log::warn!("the job was handed out again while its report waits; it is not run again");

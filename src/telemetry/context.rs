@@ -5,14 +5,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::job::Id;
+use crate::redact::Redactor;
 
 thread_local! {
     static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }
 
-/// A job and its execution. Cheap to clone and to take to another thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Context(Arc<(String, String)>);
+/// A job, its execution and its secrets. Cheap to clone and to take to another thread.
+#[derive(Debug, Clone)]
+pub struct Context(Arc<(String, String, Redactor)>);
 
 impl Context {
     /// The job's id.
@@ -23,6 +24,11 @@ impl Context {
     /// The execution's id.
     pub fn execution(&self) -> &str {
         &self.0.1
+    }
+
+    /// Takes the job's secrets out of what is logged.
+    pub fn redactor(&self) -> &Redactor {
+        &self.0.2
     }
 
     /// Until the guard is dropped, this thread works for this job.
@@ -48,9 +54,9 @@ impl Drop for ContextGuard {
     }
 }
 
-/// Until the guard is dropped, every line that this thread logs carries `job` and `execution`.
-pub fn context(job: &Id, execution: &Id) -> ContextGuard {
-    Context(Arc::new((job.as_str().to_owned(), execution.as_str().to_owned()))).enter()
+/// Until the guard is dropped, every line that this thread logs carries `job` and `execution`, and none of the job's secrets.
+pub fn context(job: &Id, execution: &Id, redactor: &Redactor) -> ContextGuard {
+    Context(Arc::new((job.as_str().to_owned(), execution.as_str().to_owned(), redactor.clone()))).enter()
 }
 
 /// The context of this thread, to be entered on another.
@@ -67,16 +73,17 @@ mod tests {
         let id = |text: &str| Id::parse(text).expect("id");
         let job = || current().map(|c| format!("{}/{}", c.job(), c.execution()));
         assert_eq!(job(), None);
-        let outer = context(&id("j1"), &id("e1"));
+        let none = Redactor::default();
+        let outer = context(&id("j1"), &id("e1"), &none);
         {
-            let _inner = context(&id("j2"), &id("e2"));
+            let _inner = context(&id("j2"), &id("e2"), &none);
             assert_eq!(job().as_deref(), Some("j2/e2"));
         }
         assert_eq!(job().as_deref(), Some("j1/e1"));
         let taken = current();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                assert_eq!(current(), None);
+                assert!(current().is_none());
                 let _here = taken.map(Context::enter);
                 assert_eq!(current().map(|c| c.job().to_owned()).as_deref(), Some("j1"));
             });

@@ -17,12 +17,14 @@ pub(super) fn trimmed(target: &str) -> &str {
     target.strip_prefix(OWN).and_then(|rest| rest.strip_prefix("::")).unwrap_or(target)
 }
 
-/// Formats `args`, but keeps no more than `limits::LOG_MESSAGE` bytes; a marker counts the rest.
-pub(super) fn bounded(args: fmt::Arguments) -> String {
+/// Formats `args`, but keeps no more than `limits::LOG_MESSAGE` bytes, which `clean` takes secrets out of; a marker counts
+/// the rest.
+pub(super) fn bounded(args: fmt::Arguments, clean: impl Fn(String) -> String) -> String {
     let mut capped = Capped { text: String::new(), cut: 0 };
     if capped.write_fmt(args).is_err() {
         capped.text.push_str("[a value could not be formatted]");
     }
+    capped.text = clean(capped.text);
     if capped.cut > 0 {
         // Writing into a `String` does not fail.
         let _ = write!(capped.text, "… [{} bytes left out]", capped.cut);
@@ -80,10 +82,11 @@ mod tests {
 
     #[test]
     fn a_long_message_is_cut_at_a_character_and_counted() {
-        assert_eq!(bounded(format_args!("{} {}", 1, "ü")), "1 ü");
+        let same = |text| text;
+        assert_eq!(bounded(format_args!("{} {}", 1, "ü"), same), "1 ü");
         let full = "x".repeat(limits::LOG_MESSAGE);
-        assert_eq!(bounded(format_args!("{full}")), full);
-        let text = bounded(format_args!("a{}{}", "ü".repeat(limits::LOG_MESSAGE), "end"));
+        assert_eq!(bounded(format_args!("{full}"), same), full);
+        let text = bounded(format_args!("a{}{}", "ü".repeat(limits::LOG_MESSAGE), "end"), same);
         let kept = limits::LOG_MESSAGE - 1;
         assert!(
             text.ends_with(&format!("ü… [{} bytes left out]", 2 * limits::LOG_MESSAGE + 4 - kept)),

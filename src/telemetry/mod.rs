@@ -18,15 +18,17 @@ mod sink;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, ThreadLogMode, WriteLogger};
 
-pub use self::context::{context, current};
+pub use self::context::{Context, context, current};
 use self::rotate::Rotating;
 use self::sink::{Lead, Lines, Place, Sink};
 use crate::config::types::{LogFormat, LogOutput, Logging};
 use crate::os::threads::panic_text;
+use crate::redact::Redactor;
 
 /// Why the log could not be set up.
 #[derive(Debug)]
@@ -58,6 +60,26 @@ impl std::error::Error for Error {
             Self::Again => None,
         }
     }
+}
+
+/// The agent's own secrets.
+static OWN: OnceLock<Redactor> = OnceLock::new();
+
+/// From here on no line holds one of these secrets. Once a process.
+pub fn protect(own: Redactor) {
+    let _ = OWN.set(own);
+}
+
+/// Takes the agent's own secrets out: for what is done after a job has ended.
+pub fn own() -> Redactor {
+    OWN.get().cloned().unwrap_or_default()
+}
+
+/// `message` without the secrets of this thread's job, which know the agent's own too.
+fn clean(message: String) -> String {
+    let of_job = current();
+    let redactor = of_job.as_ref().map(Context::redactor).or_else(|| OWN.get());
+    redactor.map_or_else(|| message.clone(), |redactor| redactor.text(&message).into_owned())
 }
 
 /// The log of the process, for as long as the process lives.
@@ -130,7 +152,7 @@ impl Log for Front {
             return;
         }
         // Formatted before any lock is taken: a value whose formatting logs, or panics, does no harm.
-        let message = message::bounded(*record.args());
+        let message = message::bounded(*record.args(), clean);
         let (level, target) = (record.level(), message::trimmed(record.target()));
         let Some(text) = &self.text else { return self.sink.line(&json::line(level, target, &message)) };
         let mut message = message::one_line(&message);

@@ -3,6 +3,8 @@
 use super::context::ContextGuard;
 use super::*;
 use crate::job::Id;
+use crate::redact::Redactor;
+use crate::secret::Secret;
 
 fn record(front: &Front, level: Level, target: &str, text: &str) {
     front.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
@@ -14,7 +16,7 @@ fn memory(format: LogFormat) -> (Front, Sink) {
 }
 
 fn ids() -> ContextGuard {
-    context(&Id::parse("job_1").expect("id"), &Id::parse("exec-1").expect("id"))
+    context(&Id::parse("job_1").expect("id"), &Id::parse("exec-1").expect("id"), &Redactor::default())
 }
 
 const EVIL: &str = "name \"x\"\n2026-01-01T00:00:00.000Z [ERROR] forged\u{1b}[2K";
@@ -162,4 +164,21 @@ fn in_a_process_of_its_own() {
     thread.expect("spawn").join_within(std::time::Duration::from_secs(5));
     assert!(matches!(init(&config, None), Err(Error::Again)));
     guard.reopen();
+}
+
+#[test]
+fn no_line_holds_a_secret_of_the_agent_or_of_the_threads_job_also_where_it_is_cut() {
+    let redactor = Redactor::default();
+    redactor.add(&[Secret::new("s3cret-value")]);
+    for format in [LogFormat::Json, LogFormat::Text] {
+        let (front, sink) = memory(format);
+        let long = "x".repeat(crate::limits::LOG_MESSAGE - 8);
+        {
+            let _ids = context(&Id::parse("job_1").expect("id"), &Id::parse("exec-1").expect("id"), &redactor);
+            record(&front, Level::Warn, "cronium_agent", "the engine said s3cret-value, czNjcmV0LXZhbHVl");
+            record(&front, Level::Warn, "cronium_agent", &format!("{long}s3cret-value"));
+        }
+        let text = sink.text();
+        assert!(text.contains("said [redacted], [redacted]") && !text.contains("s3cret"), "{}", &text[..300]);
+    }
 }

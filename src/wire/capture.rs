@@ -53,6 +53,7 @@ impl Capture {
     }
 
     /// Bytes that were pushed.
+    #[cfg(test)]
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -29,6 +29,7 @@ fn the_benchmark_prints_each_figure_beside_its_floor() {
         ("hand-out to first line, warm", "ms", 0.5, 500.0),
         ("jobs, 2 workers", "jobs/s", 0.3, 3.0),
         ("lines of 80 bytes, attach to WebSocket", "lines/s", 0.02, 3.0),
+        ("lines with 20 secrets, beside none", "lines/s", 0.2, 5.0),
         ("print to receipt, median", "ms", 0.5, 50.0),
         ("getVariable in a script, median", "ms", 0.9, 200.0),
         ("first line of a script on a server, connected", "ms", 0.2, 50.0),

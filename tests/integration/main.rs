@@ -70,6 +70,8 @@ mod progress;
 /// The walls around jobs, proven by the agent itself and by real packets.
 mod proofs;
 mod records;
+/// Secrets that scripts print, and every place that they could reach.
+mod redaction;
 mod registry;
 /// SIGHUP: what takes effect, what waits for a restart, what is refused.
 mod reload;

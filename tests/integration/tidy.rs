@@ -39,6 +39,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("job", 0, &["secret"]),
     ("limits", 0, &[]),
     ("policy", 0, &["limits"]),
+    ("redact", 0, &["limits", "secret", "wire"]),
     ("secret", 0, &[]),
     ("signing", 0, &["job", "limits", "secret", "wire"]),
     ("verdict", 0, &["job"]),
@@ -47,7 +48,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
 
 /// Each outside crate with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
-    ("base64", &["docker", "executors", "jobs", "signing"]),
+    ("base64", &["docker", "executors", "jobs", "redact", "signing"]),
     ("crossbeam_channel", &["agent", "executors", "jobs", "os"]),
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
@@ -73,7 +74,9 @@ const EXPOSERS: &[&str] = &[
     "executors/ssh/dial.rs",     // key, passphrase and password of a server's login
     "executors/interpreter.rs",
     "executors/shell.rs",    // the same, for containers and servers
-    "jobs/record/logins.rs", // a server's login for the next agent, sealed; the token, from which the key is made
+    "jobs/record/logins.rs", // a server's login and a job's secrets for the next agent, sealed; the token, from which the key is made
+    "redact/mod.rs",         // the values that are taken out of all that leaves
+    "redact/needles.rs",     // their spellings
     "logs/dial.rs",          // the upgrade's Authorization header
     "cli/sign.rs",           // writes the private key that it made
     "signing/canonical.rs",  // variables and requests are covered by a signature

@@ -25,7 +25,7 @@ use crate::executors::ending::stopped;
 use crate::executors::{CleanupGuard, Control, End, ReattachInfo, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
-use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, unrun};
+use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, result_of, unrun, without_secrets};
 use crate::jobs::context::{JobContext, pace};
 use crate::jobs::earlier;
 use crate::jobs::ending::{Life, Reported, Unreported};
@@ -40,6 +40,7 @@ use crate::jobs::running::{Note, Step, Token};
 use crate::limits;
 use crate::os::{clock, pulse, threads};
 use crate::policy::stop::Reason;
+use crate::redact::Redactor;
 use crate::telemetry;
 use crate::verdict::{Cause, Outcome, Phase, Span, Timings, Usage, Verdict};
 
@@ -51,6 +52,7 @@ struct Group {
     job: Arc<Job>,
     slots: Vec<Slot>,
     output: Mutex<JobOutput>,
+    redactor: Redactor,
     /// The job's; each server has a part of it.
     control: Arc<Control>,
     record: Arc<JobRecord>,
@@ -62,11 +64,12 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     if control.is_given_back() {
         return Err(Unreported::GiveBack("the agent is stopping"));
     }
-    let mut output = context.output(&job.id);
+    let mut output = context.output(&job, token).of_lines(context.config.now().jobs.max_output);
     let ack = AckTask::start(context, (execution, token), None)?;
     let task = Task { job: Arc::new(job), server: None, execution: execution.clone(), helpers: None };
     let place = Place::Servers(found::pages(&task.job, execution, &context.logins));
-    let intent = JobRecord::intend(&context.records, &task, place, output.progress());
+    let kept = (place, context.secrets.sealed(token.redactor(), execution));
+    let intent = JobRecord::intend(&context.records, &task, kept, output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
     ack.ours()?;
     if let Some(reason) = control.reason() {
@@ -89,7 +92,8 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     // The row of the first server: the page shows the lines of all.
     output.show_on(slots.first().and_then(|slot| context.pages.open(&job.id, &slot.execution, &control)));
     let (context, output) = (Arc::clone(context), Mutex::new(output));
-    let group = Group { config: context.config.now(), context, job, slots, output, control, record };
+    let redactor = token.redactor().clone();
+    let group = Group { config: context.config.now(), context, job, slots, output, redactor, control, record };
     group.see_through(clock::wall(), Some(ack), token)
 }
 
@@ -113,7 +117,8 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     }
     let start = ResumePoint { stdout: 0, stderr: 0, ..started.resume };
     let live = context.streamer.open_after(&entry.job, start.sequence);
-    let mut output = JobOutput::resume(context.config.now().jobs.max_output, live, start);
+    let kept = context.config.now().jobs.max_output;
+    let mut output = JobOutput::resume(kept, live, start, token.redactor()).of_lines(kept);
     output.system(
         "the agent was restarted; lines of its last seconds may come twice, and some line numbers are left out",
     );
@@ -122,7 +127,9 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
     let (context, output) = (Arc::clone(context), Mutex::new(output));
-    Group { config: context.config.now(), context, job, slots, output, control, record }.see_through(begun, None, token)
+    let redactor = token.redactor().clone();
+    let group = Group { config: context.config.now(), context, job, slots, output, redactor, control, record };
+    group.see_through(begun, None, token)
 }
 
 /// The threads that remove what is left on the servers; dropping this waits for them.
@@ -165,6 +172,7 @@ impl Group {
             return conclude(&context, &record, end, output, ack);
         }
         let length = clock::wall().duration_since(begun).unwrap_or_default();
+        let redactor = token.redactor();
         let outcome = Outcome {
             verdict: sum(&parts, cancelled_by(&control)),
             timings: Timings { execution: Some(Span { started: begun, length }), ..Timings::default() },
@@ -175,6 +183,7 @@ impl Group {
             evidence: Vec::new(),
             script_output: None,
         };
+        let outcome = without_secrets(outcome, redactor);
         let (collected, flushed, earlier) = match output {
             Some(mut output) => {
                 output.finish();
@@ -187,7 +196,8 @@ impl Group {
             }
         };
         context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
-        let page = record.end(report::write(false, &outcome, (collected, flushed), &record.result()), false);
+        let page =
+            record.end(report::write(false, &outcome, (collected, flushed), &result_of(&record, redactor)), false);
         let left = deliver(&context.outbox, page, (record.tried(), earlier), CleanupGuard::of(removing));
         Ok(Reported { verdict: outcome.verdict, left })
     }
@@ -260,7 +270,7 @@ impl Group {
         }
         let (job, execution_of) = (Arc::clone(&self.job), execution.clone());
         let mut task = Task { job, server: Some(server.clone()), execution: execution_of, helpers: None };
-        let helpers = context.helpers_of(&task, &self.record);
+        let helpers = context.helpers_of(&task, &self.record, &self.redactor);
         task.helpers = helpers.as_ref().map(Session::api);
         let start = running.map(|(_, started)| started.resume).unwrap_or_default();
         let mut output = Prefixed::new(&slot.name, &self.output, self.config.jobs.max_output, start);
@@ -272,7 +282,7 @@ impl Group {
         control.end();
         let end = end.unwrap_or_else(|panic| ended(broken(panic)));
         let (outcome, mut cleanup) = match end {
-            End::Outcome(outcome, cleanup) => (*outcome, cleanup),
+            End::Outcome(outcome, cleanup) => (without_secrets(*outcome, &self.redactor), cleanup),
             End::Detached => {
                 output.settle();
                 return None;
@@ -351,7 +361,7 @@ impl Group {
                 ExecutionRow { execution: slot.execution.clone(), server: Some((slot.id.clone(), slot.name.clone())) };
             row.create(&context.client, &self.job.id);
         }
-        let outcome = unrun(verdict.clone());
+        let outcome = without_secrets(unrun(verdict.clone()), &self.redactor);
         let collected = Prefixed::new(&slot.name, &self.output, 0, ResumePoint::default()).finish(&outcome);
         self.part_recorded(at, &outcome, |output| report::part_update(&outcome, &collected, output), false);
         outcome
@@ -416,7 +426,7 @@ impl Servers {
             }
             let Some(group) = self.group.upgrade() else { return };
             let Some(slot) = group.slots.get(at) else { return };
-            let _context = telemetry::context(&group.job.id, &slot.execution);
+            let _context = telemetry::context(&group.job.id, &slot.execution, &group.redactor);
             let (ended, name, record) = (group.serve(at, slot), slot.name.clone(), Arc::clone(&group.record));
             drop(group);
             if let Some((outcome, cleanup)) = ended {

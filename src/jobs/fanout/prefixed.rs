@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::job::{Output, Stream};
-use crate::jobs::channel::{Channels, Collected, MARK_MAX};
+use crate::jobs::channel::{Channels, Collected, MARK_MAX, Out};
 use crate::jobs::output::JobOutput;
 use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
@@ -26,8 +26,10 @@ impl<'a> Prefixed<'a> {
         let prefix = format!("[{name}] ");
         // With prefix and mark it is no longer than the longest line, so that it is not cut twice.
         let room = limits::LINE_MAX.saturating_sub(prefix.len() + MARK_MAX);
-        let channels = Channels::new(max_output, room, &start);
-        let progress = lock(output).part(start);
+        let (channels, progress) = {
+            let mut output = lock(output);
+            (Channels::new(max_output, room, &start, output.redactor()), output.part(start))
+        };
         Self { prefix, output, channels, progress }
     }
 
@@ -39,8 +41,10 @@ impl<'a> Prefixed<'a> {
     /// The last lines, and what is kept for the record.
     pub(super) fn finish(mut self, outcome: &Outcome) -> Collected {
         let (prefix, output, progress) = (self.prefix.as_bytes(), self.output, &self.progress);
-        self.channels.finish(&mut |stream, line| {
-            lock(output).lines_of(progress, stream, &[prefix, line, b"\n"].concat());
+        self.channels.finish(&mut |stream, out| {
+            if let Out::Line(line, _) = out {
+                lock(output).lines_of(progress, stream, &[prefix, line, b"\n"].concat());
+            }
         });
         self.system(&outcome.verdict.to_string());
         self.settle();
@@ -51,7 +55,8 @@ impl<'a> Prefixed<'a> {
 impl Output for Prefixed<'_> {
     fn bytes(&mut self, stream: Stream, data: &[u8]) {
         let (mut sent, mut new) = (Vec::new(), Vec::with_capacity(data.len()));
-        self.channels.take(stream, data, &mut |line, was_sent| {
+        self.channels.take(stream, data, &mut |out| {
+            let Out::Line(line, was_sent) = out else { return };
             let text = if was_sent { &mut sent } else { &mut new };
             [self.prefix.as_bytes(), line, b"\n"].iter().for_each(|part| text.extend_from_slice(part));
         });
@@ -66,8 +71,10 @@ impl Output for Prefixed<'_> {
 
     fn settle(&mut self) {
         let mut output = lock(self.output);
-        output.settle();
         let (prefix, progress) = (self.prefix.as_bytes(), &self.progress);
+        // A mark ends no line.
+        self.channels.pause(&mut |_, _| {});
+        output.settle();
         self.channels.show(&mut |stream, text| output.partial_of(progress, stream, &[prefix, text].concat()));
         // Under the same lock, so that every line before this point has a number by now.
         self.channels.note(progress);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::service::{Access, ResultStore, Service, Setup, Variables};
+use self::service::{Access, Redaction, ResultStore, Service, Setup, Variables};
 use self::sockets::{Key, SocketDir};
 use crate::api;
 use crate::config::types::Config;
@@ -28,7 +28,9 @@ use crate::job::{Id, Kind, ScriptResult};
 use crate::jobs::ending::{Life, Unreported};
 use crate::jobs::pool::Pool;
 use crate::jobs::record::JobRecord;
+use crate::jobs::secrets::Secrets;
 use crate::limits;
+use crate::redact::Redactor;
 
 /// Opens the helpers of scripts. Clones share all of it.
 #[derive(Clone)]
@@ -86,7 +88,14 @@ impl Helpers {
     }
 
     /// The helpers of a script that reports to `record`. They are there before the script is.
-    pub fn open(&self, client: &api::Client, config: &Config, task: &Task, record: &Arc<JobRecord>) -> Session {
+    pub fn open(
+        &self,
+        client: &api::Client,
+        config: &Config,
+        task: &Task,
+        record: &Arc<JobRecord>,
+        (secrets, redactor): (&Secrets, &Redactor),
+    ) -> Session {
         let user = task.job.event.user.clone();
         let (own, asked) = (task.job.input.clone(), (client.for_scripts(), task.execution.clone()));
         // What an earlier agent began has an input that this one does not know.
@@ -101,6 +110,18 @@ impl Helpers {
             input: Box::new(input),
             variables: Box::new(OfUser { client: client.for_scripts(), user }),
             results: Arc::clone(record) as Arc<dyn ResultStore>,
+            redaction: Redaction {
+                redactor: redactor.clone(),
+                variables: config.redact.variables.clone(),
+                keep: {
+                    let (secrets, execution) = (secrets.clone(), task.execution.clone());
+                    let record = Arc::clone(record);
+                    Box::new(move |redactor| {
+                        let kept = record.keep_secrets(secrets.sealed(redactor, &execution));
+                        kept.map_err(|error| format!("the agent cannot keep it: {error}"))
+                    })
+                },
+            },
             max_output: config.jobs.max_script_output,
             token: self.0.key.token(&task.execution),
         };
@@ -110,6 +131,7 @@ impl Helpers {
     /// The same with setup of the caller's.
     pub fn open_with(&self, setup: Setup, kind: Kind) -> Session {
         let execution = setup.execution.clone();
+        setup.redaction.redactor.add([&setup.token]);
         let service = Service::new(setup, &self.0.pool);
         let folder = match kind {
             Kind::Container => self.folder(&execution),

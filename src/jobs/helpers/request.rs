@@ -6,6 +6,7 @@
 //! | `POST output` `{"data":X}` | |
 //! | `GET` `PUT variables/KEY` `{"value":X}` | `{"key","value"}`; 404 where there is none |
 //! | `GET` `POST condition` `{"condition":bool}` | `{"condition":bool}` |
+//! | `POST redact` `{"value":X}` | `{"redacted":bool,"why"}`; with `?raw` why it is not, or nothing |
 //! | `GET context`, `GET event`, `GET event/FIELD` | what `event` gives, or one field of it |
 //!
 //! An answer is `{"success":true,"data":X}`, an error `{"error","message"}`. With `?raw`, for Bash, a body is the text
@@ -14,6 +15,7 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::secret::Secret;
 use crate::wire::json::sound_text;
 use crate::wire::scan::Json;
 
@@ -33,6 +35,8 @@ pub(super) enum Action {
     GetVariable(String),
     /// Key and value.
     SetVariable(String, String),
+    /// This value is a secret.
+    Redact(Secret),
     GetCondition,
     SetCondition(bool),
     Event,
@@ -115,14 +119,15 @@ pub(super) fn action(method: &str, path: &[&str], body: &[u8], raw: bool) -> Res
         (_, ["variables", ""] | ["variables"]) => Err((400, "the variable has no name".to_owned())),
         ("GET", ["variables", key]) => Ok(Action::GetVariable((*key).to_owned())),
         ("PUT" | "POST", ["variables", key]) => Ok(Action::SetVariable((*key).to_owned(), value(body, raw)?)),
+        ("POST" | "PUT", ["redact"]) => Ok(Action::Redact(Secret::new(value(body, raw)?))),
         ("GET", ["condition"]) => Ok(Action::GetCondition),
         ("POST" | "PUT", ["condition"]) => Ok(Action::SetCondition(condition(body, raw)?)),
         ("GET", ["context" | "event"]) => Ok(Action::Event),
         ("GET", ["event", field]) => Ok(Action::EventField((*field).to_owned())),
-        (_, ["input" | "output" | "condition" | "context" | "event"] | ["variables", _]) => {
+        (_, ["input" | "output" | "redact" | "condition" | "context" | "event"] | ["variables", _]) => {
             Err((405, format!("{method} is not for this path")))
         }
-        _ => Err((404, "there is no such path: input, output, variables/KEY, condition, context".to_owned())),
+        _ => Err((404, "there is no such path: input, output, variables/KEY, redact, condition, context".to_owned())),
     }
 }
 
@@ -240,6 +245,9 @@ mod tests {
             ("PUT variables/k\n{\"value\":[1]}", Ok(Action::SetVariable(text("k"), text("[1]")))),
             ("PUT variables/k\n{\"value\":null}", Ok(Action::SetVariable(text("k"), text("null")))),
             ("PUT variables/k?raw\n x\n", Ok(Action::SetVariable(text("k"), text(" x\n")))),
+            ("POST redact\n{\"value\":\"s3\\u0063ret\"}", Ok(Action::Redact(Secret::new("s3cret")))),
+            ("POST redact?raw\ns3cret", Ok(Action::Redact(Secret::new("s3cret")))),
+            ("GET redact", Err(405)),
             ("POST condition\n{\"condition\":true}", Ok(Action::SetCondition(true))),
             ("POST condition\n{\"condition\":1}", Err(400)),
             ("POST condition?raw\nYes", Ok(Action::SetCondition(true))),

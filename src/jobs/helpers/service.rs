@@ -14,9 +14,11 @@ use crate::executors::helpers::HelperApi;
 use crate::health::{Answerer, Call, Calls, Reply, json as json_reply, text};
 use crate::job::{Id, ScriptResult};
 use crate::jobs::pool::Pool;
+use crate::jobs::secrets::is_named;
 use crate::limits;
 use crate::os::clock;
 use crate::policy::rate::Window;
+use crate::redact::{Left, Redactor};
 use crate::secret::Secret;
 use crate::wire::scan::Json;
 
@@ -45,9 +47,37 @@ pub struct Setup {
     pub input: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
     pub variables: Box<dyn Variables>,
     pub results: Arc<dyn ResultStore>,
+    pub redaction: Redaction,
     /// Bytes of the output as JSON, and of a variable's value.
     pub max_output: usize,
     pub token: Secret,
+}
+
+/// How the secrets that a script meets while it runs stay here.
+pub struct Redaction {
+    pub redactor: Redactor,
+    /// Patterns of the variables that hold secrets (`redact.variables`).
+    pub variables: Vec<String>,
+    /// Puts what is known by now where the next agent finds it. The error is a sentence.
+    pub keep: KeepSecrets,
+}
+
+/// See [`Redaction::keep`].
+pub type KeepSecrets = Box<dyn Fn(&Redactor) -> Result<(), String> + Send + Sync>;
+
+impl Redaction {
+    /// From here on the value is a secret of the job; or why it is none.
+    fn add(&self, value: &Secret) -> Result<Option<String>, String> {
+        let left = self.redactor.add([value]);
+        let few = limits::REDACT_SHORTEST;
+        let why = match left {
+            Left { short: 1.., .. } => format!("it has fewer than {few} bytes"),
+            Left { common: 1.., .. } => "it is a common word".to_owned(),
+            Left { over_count: 1.., .. } => format!("there are {} others", limits::REDACT_VALUES),
+            _ => return (self.keep)(&self.redactor).map(|()| None),
+        };
+        Ok(Some(why))
+    }
 }
 
 /// The helpers' side of one script.
@@ -94,6 +124,8 @@ impl Service {
             }
             Action::Output(output) => {
                 self.check_size("output", output.len())?;
+                // Without secrets before it is on disk.
+                let output = setup.redaction.redactor.json(&output);
                 self.keep(&|result| result.output = Some(output.clone()))
             }
             Action::GetCondition => {
@@ -101,7 +133,16 @@ impl Service {
                 Ok(if raw { condition.to_string() } else { json!({ "condition": condition }).to_string() })
             }
             Action::SetCondition(condition) => self.keep(&|result| result.condition = Some(condition)),
-            Action::GetVariable(key) => match setup.variables.get(&key).map_err(backend)? {
+            Action::Redact(value) => {
+                self.check_size("value", value.len())?;
+                let left = setup.redaction.add(&value).map_err(|why| (500, why))?;
+                Ok(if raw {
+                    json!(left).to_string()
+                } else {
+                    json!({ "redacted": left.is_none(), "why": left }).to_string()
+                })
+            }
+            Action::GetVariable(key) => match self.variable(&key)? {
                 Some(value) if raw => Ok(json!(value).to_string()),
                 Some(value) => Ok(format!("{{\"key\":{},\"value\":{}}}", json!(key), meaning(&value))),
                 None => Err((404, format!("there is no variable {key:?}"))),
@@ -111,6 +152,17 @@ impl Service {
                 setup.variables.set(&key, &value).map_err(backend).map(|()| "null".to_owned())
             }
         }
+    }
+
+    /// The value of a variable, from here on a secret where the variable's name says so.
+    fn variable(&self, key: &str) -> Result<Option<String>, Refusal> {
+        let value = self.setup.variables.get(key).map_err(|why| (502, why))?;
+        if let Some(value) = &value
+            && is_named(&self.setup.redaction.variables, key)
+        {
+            self.setup.redaction.add(&Secret::new(value)).map_err(|why| (500, why))?;
+        }
+        Ok(value)
     }
 
     fn check_size(&self, what: &str, bytes: usize) -> Result<(), Refusal> {

@@ -11,6 +11,8 @@ use super::*;
 struct Memory {
     variables: Mutex<BTreeMap<String, String>>,
     result: Mutex<ScriptResult>,
+    redactor: Redactor,
+    kept: Mutex<Vec<Secret>>,
 }
 
 #[derive(Clone, Default)]
@@ -49,6 +51,17 @@ fn access(own: &Own) -> Access {
         input: Box::new(|| Ok(r#"{"a": [1]}"#.to_owned())),
         variables: Box::new(own.clone()),
         results: Arc::new(own.clone()),
+        redaction: Redaction {
+            redactor: own.0.redactor.clone(),
+            variables: vec!["*TOKEN*".to_owned()],
+            keep: {
+                let own = own.clone();
+                Box::new(move |redactor| {
+                    own.0.kept.lock().expect("a lock").clone_from(&redactor.values());
+                    Ok(())
+                })
+            },
+        },
         max_output: 100,
         token: Secret::new("t0k3n"),
     };
@@ -139,4 +152,32 @@ fn over_http_the_token_opens_the_own_execution_and_nothing_else() {
         assert!(found == status && body.contains(words), "{target}: {found} {body}");
         assert!(body.starts_with("{\"error\":"), "{body}");
     }
+}
+
+#[test]
+fn what_a_script_names_or_reads_is_a_secret_before_it_has_the_answer() {
+    let own = Own::default();
+    let access = access(&own);
+    own.set("API_TOKEN", "variable-secret").expect("set");
+    own.set("CITY", "variable-public").expect("set");
+    for (message, want) in [
+        (
+            "POST redact\n{\"value\":\"named-secret\"}",
+            "200\n{\"success\":true,\"data\":{\"redacted\":true,\"why\":null}}",
+        ),
+        ("POST redact?raw\nraw-secret", "200\n"),
+        ("POST redact?raw\nabc", "200\nit has fewer than 6 bytes"),
+        ("POST redact?raw\nproduction", "200\nit is a common word"),
+        ("GET variables/API_TOKEN?raw", "200\nvariable-secret"),
+        ("GET variables/CITY?raw", "200\nvariable-public"),
+        (
+            "POST output\n{\"data\":{\"named-secret\":\"a raw-secret, variable-public\"}}",
+            "200\n{\"success\":true,\"data\":null}",
+        ),
+    ] {
+        assert_eq!(ask(&access, message), want, "{message}");
+    }
+    let kept: Vec<Secret> = ["named-secret", "raw-secret", "variable-secret"].map(Secret::new).into();
+    assert_eq!(*own.0.kept.lock().expect("a lock"), kept, "for the next agent");
+    assert_eq!(own.result().output.as_deref(), Some("{\"[redacted]\":\"a [redacted], variable-public\"}"));
 }

@@ -40,6 +40,10 @@ pub struct Entry {
     /// Where the script uses helpers. An agent before 0.2 wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helpers: Option<HelperState>,
+    /// What must not leave of its output, as [`Logins`](super::Logins) sealed it, until its report is written. An agent before
+    /// 0.2 wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<String>,
 }
 
 /// The helpers' part of a job's record, until its report has the result.

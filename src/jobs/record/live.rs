@@ -45,17 +45,19 @@ struct Live {
 }
 
 impl JobRecord {
-    /// Claimed → Intent: the job is about to be made. After an error it must not be: nobody would find it again.
+    /// Claimed → Intent: the job is about to be made. After an error it must not be: nobody would find it again. `secrets`
+    /// are sealed.
     pub fn intend(
         records: &RecordStore,
         task: &Task,
-        place: Place,
+        (place, secrets): (Place, String),
         progress: Arc<Progress>,
     ) -> Result<Self, RecordError> {
         let job = &task.job;
         let language = job.http.is_none().then_some(job.script.language);
         let mut entry = blank(&job.id, &task.execution, job.kind, job.attempts, language, place);
         entry.helpers = are_used_by(job).then(|| HelperState { event: job.event.clone(), ..HelperState::default() });
+        entry.secrets = Some(secrets);
         let record = Self::claimed(records, entry, progress);
         record.advance(&mut record.lock(), State::Intent, Stage::Intent)?;
         Ok(record)
@@ -272,6 +274,16 @@ impl JobRecord {
         written
     }
 
+    /// There are more secrets now. After `Ok` they are on disk, sealed.
+    pub fn keep_secrets(&self, sealed: String) -> Result<(), RecordError> {
+        let mut live = self.lock();
+        if live.state != State::Started {
+            return Err(RecordError::Step { job: live.entry.job.clone(), from: live.state, to: State::Started });
+        }
+        live.entry.secrets = Some(sealed);
+        self.records.put(&live.entry)
+    }
+
     /// The job whose page it is.
     pub fn job(&self) -> Id {
         self.lock().entry.job.clone()
@@ -289,7 +301,7 @@ impl JobRecord {
         }
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         // The report has it.
-        live.entry.helpers = None;
+        (live.entry.helpers, live.entry.secrets) = (None, None);
         Entry { stage, ..live.entry.clone() }
     }
 
@@ -328,6 +340,7 @@ pub fn blank(
         stage: Stage::Intent,
         has_updates: false,
         helpers: None,
+        secrets: None,
     }
 }
 

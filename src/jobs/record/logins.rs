@@ -1,4 +1,4 @@
-//! The logins of servers in the records, sealed.
+//! The logins of servers and the secrets of jobs in the records, sealed.
 //!
 //! A script on a server outlives its agent, and the next agent needs the login to go on with it. The deployed backend tells a
 //! login once, with the job. So it stands in the job's record until the report is taken, sealed (AES-256-GCM) with a key that
@@ -13,7 +13,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::job::Server;
+use crate::job::{Id, Server};
 use crate::jobs::record::entry;
 use crate::os::random;
 use crate::secret::Secret;
@@ -47,7 +47,22 @@ impl Logins {
         let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
         let (key, passphrase) = (text(&server.private_key), text(&server.passphrase));
         let login = Login { key, passphrase, password: text(&server.password) };
-        let mut sealed = serde_json::to_vec(&login).unwrap_or_default();
+        self.seal_bytes(serde_json::to_vec(&login).unwrap_or_default(), place)
+    }
+
+    /// The secrets of a job, for its execution alone.
+    pub fn seal_values(&self, values: &[Secret], execution: &Id) -> String {
+        let values: Vec<&str> = values.iter().map(Secret::expose).collect();
+        self.seal_bytes(serde_json::to_vec(&values).unwrap_or_default(), &secrets_of(execution))
+    }
+
+    /// What [`Logins::seal_values`] sealed; `None` for another token or execution.
+    pub fn open_values(&self, sealed: &str, execution: &Id) -> Option<Vec<Secret>> {
+        let values: Vec<String> = serde_json::from_slice(&self.open_bytes(sealed, &secrets_of(execution))?).ok()?;
+        Some(values.into_iter().map(Secret::new).collect())
+    }
+
+    fn seal_bytes(&self, mut sealed: Vec<u8>, place: &str) -> String {
         let mut nonce = [0; NONCE_LEN];
         random::fill(&mut nonce);
         let aad = Aad::from(place.as_bytes());
@@ -59,11 +74,7 @@ impl Logins {
 
     /// The server of a record's page with its login; `None` where it has none, or one of another token.
     pub fn open(&self, page: &entry::Server) -> Option<Server> {
-        let bytes = STANDARD.decode(&page.login).ok()?;
-        let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
-        let (nonce, mut sealed) = (Nonce::try_assume_unique_for_key(nonce).ok()?, sealed.to_vec());
-        let plain = self.0.open_in_place(nonce, Aad::from(place(page).as_bytes()), &mut sealed).ok()?;
-        let login: Login = serde_json::from_slice(plain).ok()?;
+        let login: Login = serde_json::from_slice(&self.open_bytes(&page.login, &place(page))?).ok()?;
         Some(Server {
             id: Some(page.server_id.clone()).filter(|id| !id.is_empty()),
             name: page.name.clone(),
@@ -75,6 +86,18 @@ impl Logins {
             password: login.password.map(Secret::new),
         })
     }
+
+    fn open_bytes(&self, text: &str, place: &str) -> Option<Vec<u8>> {
+        let bytes = STANDARD.decode(text).ok()?;
+        let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
+        let (nonce, mut sealed) = (Nonce::try_assume_unique_for_key(nonce).ok()?, sealed.to_vec());
+        self.0.open_in_place(nonce, Aad::from(place.as_bytes()), &mut sealed).ok().map(|plain| plain.to_vec())
+    }
+}
+
+/// Secrets open for their own execution alone.
+fn secrets_of(execution: &Id) -> String {
+    format!("{execution} secrets")
 }
 
 /// A login opens for its own execution and its own server alone.

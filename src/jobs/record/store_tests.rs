@@ -94,6 +94,7 @@ pub(crate) fn entry(job: &str, stage: Stage) -> Entry {
         stage,
         has_updates: true,
         helpers: None,
+        secrets: None,
     }
 }
 

@@ -199,8 +199,7 @@ impl Backend {
                 let jobs: Vec<Value> = queued
                     .map(|(job, row)| {
                         row.status = Status::Claimed;
-                        json!({"id": job, "attempts": 0,
-                               "execution": {"script": {"type": "BASH", "content": "echo"}}})
+                        payload(job)
                     })
                     .collect();
                 (200, json!({ "jobs": jobs }))
@@ -222,12 +221,21 @@ impl Backend {
             }
             ("POST" | "PUT", ["executions", ..]) => (200, json!({"success": true})),
             ("POST" | "PUT", ["jobs", job, what]) => match inner.rows.get_mut(*job) {
-                Some(row) => (about(row, what, body), json!({"success": true, "job": {"status": row.word()}})),
+                Some(row) => {
+                    let status = about(row, what, body);
+                    let row = json!({"id": job, "status": row.word(), "payload": payload(job)});
+                    (status, json!({"success": true, "job": row}))
+                }
                 None => (404, json!({"error": "no such job"})),
             },
             _ => (404, json!({"error": format!("{method} {path}")})),
         }
     }
+}
+
+/// A job as the queue and its row tell it.
+fn payload(job: &str) -> Value {
+    json!({"id": job, "attempts": 0, "execution": {"script": {"type": "BASH", "content": "echo"}}})
 }
 
 /// A call about one job; the status of the answer.

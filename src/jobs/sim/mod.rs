@@ -40,6 +40,7 @@ use crate::jobs::record::{Logins, Opened, RecordStore};
 use crate::jobs::removals::Removals;
 use crate::jobs::row_watch::RowWatch;
 use crate::jobs::running::Running;
+use crate::jobs::secrets::Secrets;
 use crate::jobs::worker_pool::WorkerPool;
 use crate::limits;
 use crate::logs::LogStreamer;
@@ -89,6 +90,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         removals: removals.clone(),
         checkpoints: checkpoints.clone(),
         claims: claims.clone(),
+        secrets: Secrets::new(&config.now(), &Logins::new(&Secret::new("token"))),
         logins: Logins::new(&Secret::new("token")),
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),

@@ -108,6 +108,7 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
         let mut setup = setup.clone();
         setup.size.floods *= 2;
         lines::flood(&setup, &mut table)?;
+        lines::secrets(&setup, &mut table)?;
         return Ok(table);
     }
     if setup.parts_only {
@@ -133,6 +134,8 @@ pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, Strin
     }
     progress(&format!("{} jobs of {} lines", setup.size.floods, setup.size.lines));
     lines::flood(setup, &mut table)?;
+    progress(&format!("{} such jobs, half of them with secrets", 2 * setup.size.floods));
+    lines::secrets(setup, &mut table)?;
     progress(&format!("{} jobs that print a line every 20 ms", setup.size.ticks));
     lines::ticks(setup, &mut table)?;
     progress(&format!("{} scripts that call a helper", setup.size.rounds));

@@ -42,7 +42,7 @@ pub(crate) fn flood(setup: &Setup, table: &mut Table) -> Outcome<()> {
     let (mut rates, mut arrived, mut cpu) = (Vec::new(), Vec::new(), 0.0);
     for _ in 0..setup.size.floods {
         let before = agent.cpu_seconds()?;
-        let (rate, share) = agent_flood(&mut agent, &script, lines)?;
+        let (rate, share) = agent_flood(&mut agent, job(&script, &resources()), lines)?;
         std::thread::sleep(Duration::from_millis(50));
         cpu += agent.cpu_seconds()? - before;
         arrived.push(share);
@@ -58,9 +58,39 @@ pub(crate) fn flood(setup: &Setup, table: &mut Table) -> Outcome<()> {
     Ok(())
 }
 
+/// The same jobs with twenty secrets to take out of what they print, beside jobs with none.
+pub(crate) fn secrets(setup: &Setup, table: &mut Table) -> Outcome<()> {
+    let lines = setup.size.lines;
+    let script = format!("yes \"$(printf %0{}d 7)\" | head -n {lines}", LINE - 1);
+    let (mut agent, _) = start(setup)?;
+    let (mut rates, mut cpu) = (Vec::new(), [0.0; 2]);
+    for _ in 0..setup.size.floods {
+        let mut pair = [0.0; 2];
+        for (at, count) in [20, 0].into_iter().enumerate() {
+            let secret = |n: usize| (format!("TOKEN_{n}"), json!(format!("Zm9vYmFy{n:02}c2VjcmV0dmFsdWU{n:02}+/x")));
+            let mut row = job(&script, &resources());
+            row["execution"]["environment"] = Value::Object((0..count).map(secret).collect());
+            let before = agent.cpu_seconds()?;
+            pair[at] = agent_flood(&mut agent, row, lines)?.0;
+            std::thread::sleep(Duration::from_millis(50));
+            cpu[at] += agent.cpu_seconds()? - before;
+        }
+        rates.push((pair[0], pair[1]));
+    }
+    table.pairs("lines with 20 secrets, beside none", "lines/s", &rates, Some(Target::AtLeast(0.97)));
+    let million = |cpu: f64| cpu * 1e6 / float(lines * setup.size.floods);
+    table.pairs(
+        "CPU of the agent, a million lines with 20 secrets, beside none",
+        "s",
+        &[(million(cpu[0]), million(cpu[1]))],
+        None,
+    );
+    Ok(())
+}
+
 /// Lines a second that arrived, from the first to the last; and the share of the printed lines that did.
-fn agent_flood(agent: &mut Agent, script: &str, lines: usize) -> Outcome<(f64, f64)> {
-    let rows = agent.finish(vec![job(script, &resources())])?;
+fn agent_flood(agent: &mut Agent, row: Value, lines: usize) -> Outcome<(f64, f64)> {
+    let rows = agent.finish(vec![row])?;
     let got = agent.backend.line_sums(&rows[0].id).ok_or("no lines arrived")?;
     let kept = agent.backend.lines(&rows[0].id);
     let mut printed = kept.iter().filter(|line| line.stream == "stdout").map(|line| line.received);

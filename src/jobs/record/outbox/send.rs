@@ -124,7 +124,7 @@ impl Outbox {
     fn work(&self, job: &Id, begun: Begun) {
         let Begun { mut tried, held, on_disk, earlier } = begun;
         let Some(mut entry) = self.entry(job, held, on_disk) else { return };
-        let _context = telemetry::context(job, &entry.execution);
+        let _context = telemetry::context(job, &entry.execution, &telemetry::own());
         if let Some(lines) = earlier.and_then(|earlier| earlier()) {
             let entry = Arc::make_mut(&mut entry);
             entry.set_live_lines_dropped(lines);
