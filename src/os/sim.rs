@@ -145,6 +145,9 @@ impl Ticket {
         let Some(Self(sim, number)) = ticket else { return body() };
         HERE.set(Some((sim.clone(), number)));
         let _leaving = Leaving(sim.clone(), number);
+        // A thread that is killed before its first step lets go of what it holds before it counts as ended: the next agent
+        // wants the lock of the records.
+        let body = body;
         sim.lock().threads[number].handle = Some(thread::current());
         sim.await_turn(number);
         sim.die_if_killed(number);
