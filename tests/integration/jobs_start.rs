@@ -135,6 +135,8 @@ pub fn a_shell_that_warns_before_the_program_hides_no_start() {
         let id = backend.enqueue(job("BASH", "echo begun; echo err >&2; sleep 4; echo end; exit 3")).expect("queued");
         if let Some(lost) = lost {
             crate::harness::eventually("the first line", || !backend.lines(&id).is_empty());
+            // Where the record is lost, the name tells the job of a container that is older.
+            crate::harness::eventually("the container has its name", || agent.container_of(&id).is_some());
             agent.signal("KILL");
             agent.wait(LONG);
             if lost {

@@ -14,7 +14,6 @@ use crate::harness::{
 use crate::{backend, control, helpers, jobs, jobs_start, limits, restart, security};
 
 const ONE: Warm = &[("container.warm.bash", "1")];
-const TWO: Warm = &[("container.warm.bash", "2")];
 const EACH: Warm = &[("container.warm.bash", "1"), ("container.warm.python", "1"), ("container.warm.nodejs", "1")];
 
 /// How the job came to its container, as its record says.
@@ -57,22 +56,22 @@ fn variables_and_images_that_are_in_the_way_do_what_they_do_in_a_cold_one() {
 
 #[test]
 fn limits_hold_as_in_a_cold_one() {
-    in_warm(TWO, limits::more_memory_than_the_limit_is_killed_with_evidence_and_tmpfs_counts);
-    in_warm(TWO, limits::a_fork_bomb_meets_its_limit_and_harms_nothing);
-    in_warm(TWO, limits::shared_memory_is_full_before_the_memory_is);
-    in_warm(TWO, limits::wishes_above_the_limits_are_cut_and_the_job_is_told);
-    in_warm(TWO, backend::a_cancel_ends_the_job_in_each_of_the_three_ways);
+    in_warm(EACH, limits::more_memory_than_the_limit_is_killed_with_evidence_and_tmpfs_counts);
+    in_warm(EACH, limits::a_fork_bomb_meets_its_limit_and_harms_nothing);
+    in_warm(EACH, limits::shared_memory_is_full_before_the_memory_is);
+    in_warm(EACH, limits::wishes_above_the_limits_are_cut_and_the_job_is_told);
+    in_warm(EACH, backend::a_cancel_ends_the_job_in_each_of_the_three_ways);
 }
 
 #[test]
 fn walls_hold_as_around_a_cold_one() {
-    in_warm(TWO, security::from_the_inside_every_lock_holds);
-    in_warm(TWO, security::from_the_outside_the_configuration_is_locked_and_holds_no_secret);
-    in_warm(TWO, security::jobs_cannot_reach_each_other);
-    in_warm(TWO, security::without_a_network_there_is_only_the_loopback);
-    in_warm(TWO, security::a_seccomp_profile_from_a_file_binds);
-    in_warm(TWO, security::zombies_are_reaped_and_term_reaches_the_scripts_children);
-    in_warm(TWO, security::nothing_of_a_job_is_left_in_the_engine);
+    in_warm(EACH, security::from_the_inside_every_lock_holds);
+    in_warm(EACH, security::from_the_outside_the_configuration_is_locked_and_holds_no_secret);
+    in_warm(EACH, security::jobs_cannot_reach_each_other);
+    in_warm(EACH, security::without_a_network_there_is_only_the_loopback);
+    in_warm(EACH, security::a_seccomp_profile_from_a_file_binds);
+    in_warm(EACH, security::zombies_are_reaped_and_term_reaches_the_scripts_children);
+    in_warm(EACH, security::nothing_of_a_job_is_left_in_the_engine);
 }
 
 #[test]
