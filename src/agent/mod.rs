@@ -6,6 +6,7 @@
 
 mod drain;
 pub mod identity;
+pub mod keeper;
 mod live;
 pub mod monitor;
 mod parts;
@@ -32,6 +33,7 @@ use crate::os::stop::Stop;
 use crate::os::threads::Thread;
 
 use drain::Drained;
+use keeper::Keeper;
 use parts::{Failure, Parts, no_thread};
 use service::{Service, status_line};
 
@@ -44,6 +46,7 @@ struct Agent {
     live: Live,
     /// Of jobs of an earlier run.
     adopter: Adopter,
+    proofs: Keeper,
     /// Ends the poller.
     no_more_claims: Stop,
     poller: Thread,
@@ -65,10 +68,11 @@ impl Agent {
     fn start(config: Config) -> Result<Self, Failure> {
         let (mut parts, id) = Parts::make(&config)?;
         let live = Live::new(config);
-        let control = open_control(&live.now().state.dir, parts.sources(&id, &live))?;
+        let proofs = parts.proofs(&live, &id);
+        let control = open_control(&live.now().state.dir, parts.sources(&id, &live, &proofs))?;
         let context = parts.context(&live);
         let adopter = Adopter::new(&context, &parts.slots);
-        let mut monitor = parts.monitor(&context, &id, adopter.clone());
+        let mut monitor = parts.monitor(&context, &id, adopter.clone(), &proofs);
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first();
         parts.watch(&live, monitor).map_err(no_thread)?;
@@ -80,7 +84,7 @@ impl Agent {
         let pool = WorkerPool::start(context, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;
         let service = Service::new(parts.pulses.clone());
-        Ok(Self { parts, service, control, live, adopter, no_more_claims, poller, pool })
+        Ok(Self { parts, service, control, live, adopter, proofs, no_more_claims, poller, pool })
     }
 
     /// Waits for a signal, or for a part that ended by itself, which none does.
@@ -130,6 +134,7 @@ impl Agent {
         self.service.stopping("draining");
         self.parts.health.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
+        self.proofs.stop();
         self.parts.slots.wake();
         self.parts.containers.stop_warm();
         log::info!(
@@ -169,6 +174,8 @@ impl Agent {
         wait_for_first_tries(&self.parts.outbox, signals);
         self.parts.removals.finish(limits::THREAD_JOIN_WAIT);
         self.parts.containers.join_warm(limits::WARM_EMPTY + limits::THREAD_JOIN_WAIT);
+        // Its canaries need the reaper.
+        self.proofs.join();
         self.parts.servers.stop();
         self.parts.outbox.stop();
         self.parts.checkpoints.stop();

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::agent::keeper::Keeper;
 use crate::api;
 use crate::docker;
+use crate::docker::life::Life;
 use crate::executors::container::ContainerExecutor;
 use crate::executors::ending::bytes;
 use crate::executors::ssh::SshExecutor;
@@ -30,6 +32,11 @@ pub struct Monitor {
     servers: SshExecutor,
     client: api::Client,
     health: Arc<HealthState>,
+    proofs: Keeper,
+    /// The engine that answered at the last look; `None` where it cannot be watched.
+    life: Option<Life>,
+    /// How many starts of the engine were seen.
+    engine_start: u64,
     /// When the reconciler looks next, at the latest.
     next_round: Instant,
     /// The engine's data folder, once it is known.
@@ -51,6 +58,7 @@ impl Monitor {
         docker: docker::Client,
         (containers, servers): (ContainerExecutor, SshExecutor),
         health: Arc<HealthState>,
+        proofs: Keeper,
     ) -> Self {
         Self {
             context: Arc::clone(context),
@@ -60,6 +68,9 @@ impl Monitor {
             servers,
             client: context.client.separate(),
             health,
+            proofs,
+            life: None,
+            engine_start: 0,
             next_round: Instant::now(),
             docker_root: None,
             engine_was_up: None,
@@ -81,12 +92,17 @@ impl Monitor {
     /// Looks now and then until told to stop, after [`Monitor::look_first`].
     fn run(&mut self, stop: &Stop) {
         let mut next_backend = Instant::now();
+        let mut is_first = true;
         loop {
             self.look_at_live_log();
             self.look_at_clock();
             self.look_at_servers();
             self.sweep();
             self.reconcile();
+            if self.network == Some(Ok(())) && self.reconciled && self.engine_was_up == Some(true) {
+                self.proofs.begin(is_first);
+            }
+            is_first = false;
             if Instant::now() >= next_backend {
                 self.look_at_backend();
                 next_backend = Instant::now() + limits::BACKEND_LOOK;
@@ -152,24 +168,30 @@ impl Monitor {
     }
 
     fn look_at_engine(&mut self) {
-        let first = self.engine_was_up != Some(true);
+        let restarted = self.life.as_mut().is_some_and(Life::is_over);
+        let first = self.engine_was_up != Some(true) || restarted;
         match self.docker.ping().and_then(|()| self.docker.info()) {
             Ok(info) => {
                 if first {
-                    log::info!("the container engine answers: version {} at {}", info.version, self.docker.endpoint());
+                    let word = if restarted { "was restarted and " } else { "" };
+                    let (version, place) = (&info.version, self.docker.endpoint());
+                    log::info!("the container engine {word}answers: version {version} at {place}");
+                    self.engine_start += 1;
+                    self.life =
+                        self.docker.life().map_err(|error| log::debug!("restarts may not be seen: {error}")).ok();
                 }
                 if self.docker.is_local() && !info.root.is_empty() {
                     self.docker_root = Some(PathBuf::from(&info.root));
                 }
                 let component = Component::healthy()
-                    .with("version", DetailValue::Text(info.version))
+                    .with("version", DetailValue::Text(info.version.clone()))
                     .with("containers", DetailValue::Number(info.running));
                 self.engine_was_up = Some(true);
                 if first {
                     self.network = None;
                     self.next_round = Instant::now();
                 }
-                self.look_at_network(component);
+                self.look_at_network(component, &info.version);
             }
             Err(error) => {
                 if self.engine_was_up != Some(false) {
@@ -184,7 +206,7 @@ impl Monitor {
 
     /// Makes the jobs' network, until that works. Jobs that still run are looked after meanwhile: the network may be
     /// refused because of them.
-    fn look_at_network(&mut self, engine: Component) {
+    fn look_at_network(&mut self, engine: Component, version: &str) {
         if self.network != Some(Ok(())) {
             let network = self.containers.warm_up().map_err(|error| error.to_string());
             if let Err(why) = &network
@@ -201,6 +223,8 @@ impl Monitor {
             }
             _ => {
                 self.health.set("docker", engine);
+                // Before the engine counts as well: a proof of the engine before it says nothing.
+                self.proofs.look(self.engine_start, version);
                 self.health.clear(Reason::Engine);
             }
         }
@@ -342,6 +366,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::agent::keeper::Means;
     use crate::config;
     use crate::executors::container::janitor::Janitor;
     use crate::jobs::adopt::Adopter;
@@ -385,7 +410,17 @@ mod tests {
         let engine = Janitor::new(parts.docker.clone(), "a", limits::JANITOR_GRACE);
         let reconciler = Reconciler::new(context, Adopter::new(context, &slots), Box::new(engine), Vec::new());
         let executors = (parts.containers.clone(), parts.servers.clone());
-        let monitor = Monitor::new(context, reconciler, parts.docker.clone(), executors, Arc::clone(&health));
+        let proofs = Keeper::new(Means {
+            config: context.config.clone(),
+            docker: parts.docker.clone(),
+            agent: "a".to_owned(),
+            containers: parts.containers.clone(),
+            slots: slots.clone(),
+            reaper: context.reaper.clone(),
+            sampler: parts.sampler.clone(),
+            health: Arc::clone(&health),
+        });
+        let monitor = Monitor::new(context, reconciler, parts.docker.clone(), executors, Arc::clone(&health), proofs);
         let longest = Duration::from_millis(500);
         let held = health.hold();
         let thread = monitor.spawn(&stop, pulses.part("monitor", longest)).expect("a thread");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
+use crate::agent::keeper::{Keeper, Means};
 use crate::agent::monitor::{self, Monitor};
 use crate::agent::reload::Reloads;
 use crate::agent::{identity, live};
@@ -168,11 +169,26 @@ impl Parts {
         Ok((parts, id))
     }
 
+    /// What keeps the proof of the walls around jobs young.
+    pub(super) fn proofs(&self, config: &Live, id: &str) -> Keeper {
+        Keeper::new(Means {
+            config: config.clone(),
+            docker: self.docker.clone(),
+            agent: id.to_owned(),
+            containers: self.containers.clone(),
+            slots: self.slots.clone(),
+            reaper: self.reaper.clone(),
+            sampler: self.sampler.clone(),
+            health: Arc::clone(&self.health),
+        })
+    }
+
     /// What `status` shows.
-    pub(super) fn sources(&self, id: &str, config: &Live) -> status::Sources {
+    pub(super) fn sources(&self, id: &str, config: &Live, proofs: &Keeper) -> status::Sources {
         let trust = config.clone();
         let (servers, streamer, pages) = (self.servers.clone(), self.streamer.clone(), self.pages.clone());
         let containers = self.containers.clone();
+        let proofs = proofs.clone();
         status::Sources {
             warm: Box::new(move || containers.warm()),
             id: id.to_owned(),
@@ -185,13 +201,20 @@ impl Parts {
             tripped: Box::new(move || servers.tripped()),
             live_log: Box::new(move || streamer.connection()),
             pages: Box::new(move || pages.is_used()),
+            proofs: Box::new(move || proofs.shown()),
             reload: self.reloads.now(),
             ask_reload: self.reloads.ask(),
             reports: status::reports_now(self.outbox.clone(), self.records.clone()),
         }
     }
 
-    pub(super) fn monitor(&mut self, context: &Arc<JobContext>, id: &str, adopter: Adopter) -> Monitor {
+    pub(super) fn monitor(
+        &mut self,
+        context: &Arc<JobContext>,
+        id: &str,
+        adopter: Adopter,
+        proofs: &Keeper,
+    ) -> Monitor {
         let held = self.containers.holds();
         let engine = Janitor::new(self.docker.clone(), id, limits::JANITOR_GRACE).sparing(held);
         let open = std::mem::take(&mut self.open);
@@ -205,7 +228,8 @@ impl Parts {
         // What an earlier run began goes on before anything else is claimed or removed.
         reconciler.adopt_recorded();
         let executors = (self.containers.clone(), self.servers.clone());
-        Monitor::new(context, reconciler, self.docker.clone(), executors, Arc::clone(&self.health))
+        let health = Arc::clone(&self.health);
+        Monitor::new(context, reconciler, self.docker.clone(), executors, health, proofs.clone())
     }
 
     pub(super) fn context(&self, config: &Live) -> Arc<JobContext> {

@@ -7,7 +7,7 @@ use crate::cli::{exit, print};
 use crate::config::types::Config;
 use crate::health::ask::ask;
 use crate::jobs::record::QUARANTINE;
-use crate::jobs::status::{Job, Reload, Reports, Status};
+use crate::jobs::status::{Job, Proofs, Reload, Reports, Status};
 
 /// Asks and prints; gives the program's exit code.
 pub fn run(config: &Config, json: bool) -> u8 {
@@ -59,6 +59,9 @@ fn table(status: &Status, dir: &Path) -> String {
     for breaker in &status.breakers {
         row("breaker", &format!("{} {} after {} failures", breaker.server, breaker.state, breaker.failures));
     }
+    for (at, line) in proofs(&status.proofs).iter().enumerate() {
+        row(if at == 0 { "proofs" } else { "" }, line);
+    }
     if let Some(reload) = &status.reload {
         for (at, line) in reloaded(reload).iter().enumerate() {
             match at {
@@ -70,6 +73,21 @@ fn table(status: &Status, dir: &Path) -> String {
     out.push('\n');
     out.push_str(&jobs(&status.jobs));
     out
+}
+
+/// The lines about the walls around jobs.
+fn proofs(proofs: &Proofs) -> Vec<String> {
+    let ago = proofs.age_seconds.map_or_else(String::new, |age| format!(" {} ago", span(age)));
+    match (proofs.required.as_str(), &proofs.why_not) {
+        ("", _) => Vec::new(),
+        ("off", _) => vec!["none is made (jobs.requireProof: off)".to_owned()],
+        (required, Some(why)) => vec![format!("{why} (jobs.requireProof: {required})")],
+        _ if proofs.failed.is_empty() => vec![format!("all walls around jobs held{ago}")],
+        _ => {
+            let head = format!("of the walls around jobs, {} not found standing{ago}:", proofs.failed.len());
+            std::iter::once(head).chain(proofs.failed.iter().map(|wall| format!("  {wall}"))).collect()
+        }
+    }
 }
 
 /// The lines about a reload.
@@ -199,6 +217,13 @@ mod tests {
             },
             breakers: vec![Breaker { server: "10.0.0.5:22".into(), state: "open".into(), failures: 5 }],
             live_log: LiveLog { enabled: true, last_error: some("refused"), ..LiveLog::default() },
+            proofs: Proofs {
+                required: "warn".into(),
+                at: some("2025-10-10T12:00:00Z"),
+                age_seconds: Some(3_700),
+                failed: vec!["proof-end: open\u{1b}[2J; close it".into()],
+                why_not: None,
+            },
             reload: Some(Reload {
                 number: 2,
                 answers: 0,
@@ -224,6 +249,8 @@ outbox    3 reports wait, the oldest for 1m 1s; last error: the backend answered
           1 given up since the start; 1 in /var/lib/cronium/QUARANTINE:
             2025-10-09T09:00:00Z  job_c  409\u{FFFD}[2J\u{FFFD}ready     yes
 breaker   10.0.0.5:22 open after 5 failures
+proofs    of the walls around jobs, 1 not found standing 1h 1m ago:
+            proof-end: open\u{FFFD}[2J; close it
 reload    2025-10-10T11:00:00Z: in effect since then:
             jobs.maxConcurrent 3 → 5
           not in effect before a restart of the agent:
@@ -252,6 +279,19 @@ job_bbb  -          claimed                           0s      -          -
         assert!(!shown.contains("given up"), "{shown}");
         idle.outbox = Reports { waiting: 1, ..Reports::default() };
         assert!(table(&idle, Path::new("/x")).contains("outbox    1 report waits\n"));
+    }
+
+    #[test]
+    fn each_state_of_the_proofs_has_its_words() {
+        let shown = |required: &str, age_seconds: Option<u64>, why_not: Option<&str>| {
+            let why_not = why_not.map(str::to_owned);
+            let proofs = Proofs { required: required.into(), age_seconds, why_not, ..Proofs::default() };
+            table(&Status { proofs, ..Status::default() }, Path::new("/x"))
+        };
+        assert!(!shown("", None, None).contains("proofs"), "an older agent");
+        assert!(shown("off", None, None).contains("proofs    none is made (jobs.requireProof: off)\n"));
+        assert!(shown("require", Some(61), None).contains("proofs    all walls around jobs held 1m 1s ago\n"));
+        assert!(shown("require", None, Some("none yet")).contains("proofs    none yet (jobs.requireProof: require)\n"));
     }
 
     #[test]

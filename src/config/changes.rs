@@ -90,6 +90,7 @@ mod tests {
             ("api.rateLimit.enabled", "false"),
             ("api.rateLimit.requestsPerSecond", "99"),
             ("jobs.stopAfterLost", "90s"),
+            ("jobs.proofMaxAge", "90s"),
             ("jobs.types", "TOOL_ACTION"),
             ("container.docker.endpoint", "unix:///run/other.sock"),
             ("container.docker.version", "1.44"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::parse;
 use super::types::{
     BackoffKind, Config, DockerEndpoint, FromFile, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, PullPolicy,
-    QueueStrategy, RedactEnvironment, Seccomp, SignatureMode,
+    QueueStrategy, RedactEnvironment, RequireProof, Seccomp, SignatureMode,
 };
 use super::value::{parse_duration, parse_size, show_duration, show_size};
 use crate::limits::CONFIG_LIST_MAX;
@@ -341,7 +341,9 @@ fields! {
     Secret: |value| Secret::new(value.text()?), |token| if token.is_empty() { Value::Unset } else { Value::Secret };
 }
 whole_fields! { u16 u32 u64 usize }
-word_fields! { BackoffKind LiveWay LogFormat LogOutput OnShutdown PullPolicy QueueStrategy RedactEnvironment SignatureMode }
+word_fields! {
+    BackoffKind LiveWay LogFormat LogOutput OnShutdown PullPolicy QueueStrategy RedactEnvironment RequireProof SignatureMode
+}
 text_fields! {
     String: parse::any, String::clone;
     PathBuf: parse::path, |path: &PathBuf| path.display().to_string();

@@ -11,12 +11,13 @@ use super::field::{Access, Given, Key, Kind};
 use super::parse;
 use super::types::{
     BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy, RedactEnvironment,
-    SignatureMode,
+    RequireProof, SignatureMode,
 };
 
 const MS: Duration = Duration::from_millis(1);
 const TENTH: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
+const HALF_MINUTE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -163,6 +164,10 @@ static KEYS: &[Key] = keys! {
         "Kept of each of stdout and stderr: the head and the tail.";
     Reload "jobs.maxScriptOutput" = "1MB", Size { min: KB, max: 16 * MB } => jobs.max_script_output,
         "Largest output that a script may hand on with its helpers, as JSON, and largest value of a variable.";
+    Reload "jobs.requireProof" = "warn", Words(RequireProof::WORDS) => jobs.require_proof,
+        "What the agent does about the walls around jobs: `warn` proves them with test containers and tells what does not hold, `require` claims nothing without a proof, `off` makes none.";
+    Reload "jobs.proofMaxAge" = "25h", time(HALF_MINUTE, MONTH) => jobs.proof_max_age,
+        "With `jobs.requireProof: require`, the age from which a proof does not count any more. A proof is made anew once a day, and earlier where this is less.";
 
     Restart "container.docker.endpoint" = "unix:///var/run/docker.sock", form("unix:///PATH or tcp://HOST:PORT") => container.docker.endpoint, env "DOCKER_HOST",
         "Where the container engine listens.";

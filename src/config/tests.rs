@@ -65,6 +65,7 @@ fn sample(key: &Key, pem: &str) -> String {
         ("jobs.maxPollInterval", _) => "17s".to_owned(),
         ("jobs.maxTimeout", _) => "25h".to_owned(),
         ("api.retry.maxDelay", _) => "40s".to_owned(),
+        ("jobs.proofMaxAge", _) => "26h".to_owned(),
         // Twice the default of jobs.leaseRenewal, and more.
         ("jobs.stopAfterLost", _) => "2m".to_owned(),
         (_, Kind::Bool) => (key.default != "true").to_string(),

@@ -2,14 +2,32 @@
 //!
 //! Who can write them decides what runs here, so their owner and mode are checked, and the folders above them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::draft::Draft;
 use super::files;
 use super::types::SignatureMode;
 use crate::os::private;
-use crate::signing::keys;
+use crate::signing::keys::{self, TrustedKey};
 use crate::signing::scripts::Scripts;
+
+/// `security.signatures` and `security.allowedScripts`: which jobs may run, whatever the backend says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trust {
+    pub signatures: SignatureMode,
+    pub keys: FromFile<Vec<TrustedKey>>,
+    /// Zero: any age.
+    pub max_age: Duration,
+    pub scripts: FromFile<Scripts>,
+}
+
+/// A file that a key names, and what it held when the configuration was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FromFile<T> {
+    pub path: Option<PathBuf>,
+    pub content: T,
+}
 
 const MODE: &str = "security.signatures.mode";
 const KEYS: &str = "security.signatures.keys";

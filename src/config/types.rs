@@ -8,10 +8,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::trust::{FromFile, Trust};
 use crate::job::Language;
 use crate::secret::Secret;
-use crate::signing::keys::TrustedKey;
-use crate::signing::scripts::Scripts;
 
 /// An enum whose values are the words of a key; the first is its `Default`.
 macro_rules! words {
@@ -35,7 +34,9 @@ macro_rules! words {
                 Some(Self::VALUES[Self::WORDS.iter().position(|known| *known == word)?])
             }
 
-            pub(super) fn word(self) -> &'static str {
+            /// The word in the configuration.
+            #[allow(dead_code)]
+            pub fn word(self) -> &'static str {
                 Self::WORDS[self as usize]
             }
         }
@@ -151,6 +152,20 @@ pub struct Jobs {
     pub max_output: usize,
     /// Bytes of what a script gives as its output, as JSON, and of a variable's value.
     pub max_script_output: usize,
+    pub require_proof: RequireProof,
+    /// With `require`, jobs are claimed while the last proof is younger.
+    pub proof_max_age: Duration,
+}
+
+words! {
+    /// `jobs.requireProof`: whether jobs are claimed without a proof that the walls around them hold.
+    RequireProof {
+        /// No proof is made.
+        Off = "off",
+        /// Proofs are made, and the log tells of a wall that does not stand.
+        Warn = "warn",
+        Require = "require",
+    }
 }
 
 words! {
@@ -452,16 +467,6 @@ pub struct Tls {
     pub key_file: Option<PathBuf>,
 }
 
-/// `security.signatures` and `security.allowedScripts`: which jobs may run, whatever the backend says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Trust {
-    pub signatures: SignatureMode,
-    pub keys: FromFile<Vec<TrustedKey>>,
-    /// Zero: any age.
-    pub max_age: Duration,
-    pub scripts: FromFile<Scripts>,
-}
-
 words! {
     /// `security.signatures.mode`.
     SignatureMode {
@@ -471,13 +476,6 @@ words! {
         /// A job without a valid signature is refused.
         Require = "require",
     }
-}
-
-/// A file that a key names, and what it held when the configuration was loaded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FromFile<T> {
-    pub path: Option<PathBuf>,
-    pub content: T,
 }
 
 /// `state`.

@@ -24,6 +24,8 @@ pub struct Client {
     fixed: Option<String>,
     /// The last ping's answer.
     told: Arc<Mutex<Option<Told>>>,
+    /// The id of the jobs' network when it was last looked at.
+    bridge: Arc<Mutex<Option<String>>>,
 }
 
 /// The answer of `GET /_ping`.
@@ -127,7 +129,21 @@ impl EngineInfo {
 impl Client {
     /// A client for the configured engine. Nothing is sent yet.
     pub fn new(docker: &Docker) -> Self {
-        Self { endpoint: Arc::new(docker.endpoint.clone()), fixed: docker.version.clone(), told: Arc::default() }
+        Self {
+            endpoint: Arc::new(docker.endpoint.clone()),
+            fixed: docker.version.clone(),
+            told: Arc::default(),
+            bridge: Arc::default(),
+        }
+    }
+
+    /// The id of the jobs' network when it was last looked at, by this handle or a clone; another id is another network.
+    pub fn bridge(&self) -> Option<String> {
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(in crate::docker) fn note_bridge(&self, id: String) {
+        *self.bridge.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
     }
 
     /// The endpoint as the configuration writes it.

@@ -18,6 +18,7 @@ pub mod error;
 #[path = "fuzz_tests.rs"]
 pub(crate) mod fuzz;
 pub mod images;
+pub mod life;
 pub mod networks;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -37,7 +37,8 @@ pub struct Bridge {
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Missing,
-    Fits,
+    /// Its id.
+    Fits(String),
     /// Its id, whether an agent made it, and how it differs.
     Other {
         id: String,
@@ -112,7 +113,7 @@ impl Bridge {
             expect(key, found.unwrap_or_else(|| "nat".to_owned()), "nat");
         }
         if wrong.is_empty() {
-            return Ok(Found::Fits);
+            return Ok(Found::Fits(words(id)));
         }
         let ours = labels.and_then(|labels| labels.field(LABEL)).is_some_and(|value| value.is("true"));
         Ok(Found::Other { id: words(id), ours, what: wrong.join("; ") })
@@ -141,7 +142,10 @@ impl Client {
         loop {
             let in_time = clock::now() < until;
             match self.find_bridge(bridge)? {
-                Found::Fits => return Ok(()),
+                Found::Fits(id) => {
+                    self.note_bridge(id);
+                    return Ok(());
+                }
                 // Another agent's network is visible a moment after its interface.
                 Found::Missing if sees(bridge.name()) => {
                     if !in_time {
@@ -331,11 +335,11 @@ mod tests {
         };
         let internal = Bridge { icc: true, internal: true };
         let fits = r#"{"Driver":"bridge","Internal":true,"Options":{"com.docker.network.bridge.name":"cronium3"}}"#;
-        assert_eq!(compare(BRIDGE, "1.41", FITS), Found::Fits);
-        assert_eq!(compare(internal, "1.41", fits), Found::Fits);
+        assert_eq!(compare(BRIDGE, "1.41", FITS), Found::Fits(String::new()));
+        assert_eq!(compare(internal, "1.41", fits), Found::Fits(String::new()));
         let with = |from: &str, to: &str| FITS.replace(from, to);
         let gateway = |mode| with(r#""Options":{"#, &format!(r#""Options":{{"{}":"{mode}","#, GATEWAYS[1]));
-        assert_eq!(compare(BRIDGE, "1.48", &gateway("nat")), Found::Fits);
+        assert_eq!(compare(BRIDGE, "1.48", &gateway("nat")), Found::Fits(String::new()));
         for (bridge, api, text, words) in [
             (BRIDGE, "1.41", with("bridge\"", "macvlan\""), "the driver is macvlan, not bridge"),
             (BRIDGE, "1.41", with("\"false\"", "\"true\""), "enable_icc is true, not false"),

@@ -72,6 +72,7 @@ pub enum Reason {
     Engine,
     Disk,
     Journal,
+    Proof,
 }
 
 /// The components without which the agent is of no use: their illness is the agent's.
@@ -103,7 +104,7 @@ impl HealthState {
     }
 
     /// Replaces what is known of the component `name` (`docker`, `api`, `websocket`, `disk`, `ssh`, `clock`, `outbox`,
-    /// `reload`).
+    /// `reload`, `proofs`).
     pub fn set(&self, name: &str, mut component: Component) {
         component.error = component.error.map(shortened);
         let mut known = self.lock();

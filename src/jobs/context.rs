@@ -183,7 +183,7 @@ pub(crate) mod testing {
         pub(crate) containers: ContainerExecutor,
         pub(crate) servers: SshExecutor,
         pub(crate) docker: docker::Client,
-        sampler: Sampler,
+        pub(crate) sampler: Sampler,
         threads: Vec<Thread>,
     }
 

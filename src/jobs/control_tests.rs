@@ -34,6 +34,7 @@ fn sources(running: &Running) -> Sources {
         tripped: Box::new(Vec::new),
         pages: Box::new(|| false),
         live_log: Box::new(ConnectionState::default),
+        proofs: Box::new(Default::default),
         reload: Box::new(|| None),
         ask_reload: Box::new(|| 7),
         reports: Box::new(Reports::default),
@@ -74,6 +75,7 @@ fn status_tells_all_that_the_parts_know() {
     };
     let sources = Sources {
         health: Arc::new(health),
+        proofs: Box::new(Default::default),
         reload: Box::new(reload),
         slots,
         tripped: Box::new(tripped),

@@ -43,8 +43,24 @@ pub struct Status {
     /// The servers whose circuit breakers are not closed.
     pub breakers: Vec<Breaker>,
     pub live_log: LiveLog,
+    pub proofs: Proofs,
     /// `None` before the first.
     pub reload: Option<Reload>,
+}
+
+/// The last proof that the walls around jobs hold.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Proofs {
+    /// `off`, `warn` or `require`; empty from an agent that makes none yet.
+    pub required: String,
+    /// Wall clock, RFC 3339; `None` before the first.
+    pub at: Option<String>,
+    pub age_seconds: Option<u64>,
+    /// Each wall that did not stand, with what to do.
+    pub failed: Vec<String>,
+    /// Why the proof does not count, though it found no such wall.
+    pub why_not: Option<String>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +204,7 @@ pub struct Sources {
     pub live_log: Now<ConnectionState>,
     /// Whether lines go by updates now.
     pub pages: Now<bool>,
+    pub proofs: Now<Proofs>,
     pub reload: Now<Option<Reload>>,
     /// Asks for a reload; the number of the request, see [`Reload::answers`].
     pub ask_reload: Now<u64>,
@@ -234,6 +251,7 @@ impl Sources {
                 by_updates: (self.pages)(),
                 last_error: live.last_error.filter(|_| !connected).map(shortened),
             },
+            proofs: (self.proofs)(),
             reload: (self.reload)().map(Reload::bounded),
         }
     }

@@ -51,6 +51,14 @@ pub const PROOF_DISK_MORE: u64 = 24 << 20;
 pub const PROOF_OUTPUT: usize = 64 * 1024;
 /// Characters of a check's measurement: it holds text of engines and backends.
 pub const PROOF_TEXT: usize = 600;
+/// Between two proofs by a running agent, unless `jobs.proofMaxAge` is less.
+pub const PROOF_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Until a running agent tries again after a proof that was ended early or came to nothing, and
+pub const PROOF_AGAIN: Duration = Duration::from_secs(60);
+/// after one that found a wall open: somebody has to close it.
+pub const PROOF_OPEN: Duration = Duration::from_secs(600);
+/// Bytes that are read at once from a stream of the engine on which nothing comes.
+pub const LIFE_READ: usize = 512;
 /// Bytes of `/etc/resolv.conf` that are read, and
 pub const RESOLVER_FILE: u64 = 64 * 1024;
 /// name servers of it that are used: as many as the C library does.

@@ -24,6 +24,10 @@ pub static AGENT_READY: Gauge = Gauge::new(0);
 pub static LOG_LINES_DROPPED: Counter = Counter::new();
 /// By how many milliseconds this host's clock is ahead of the backend's.
 pub static CLOCK_SKEW: Gauge = Gauge::unknown();
+/// Walls that the last proof did not find standing.
+pub(super) static PROOFS_FAILED: Gauge = Gauge::unknown();
+/// When the last proof found all of them standing, or the first look at the proofs, in seconds since 1970.
+pub(super) static PROOF_HELD: Gauge = Gauge::unknown();
 /// SSH connections, and those of them that have sessions.
 pub static SSH_CONNECTIONS: Gauge = Gauge::new(0);
 pub static SSH_BUSY: Gauge = Gauge::new(0);
@@ -173,6 +177,19 @@ pub fn journal_write(success: bool) {
 pub fn outbox(waiting: usize, oldest_since: Option<u64>) {
     OUTBOX.set(waiting);
     OUTBOX_OLDEST.set(oldest_since.unwrap_or(0));
+}
+
+/// How many walls the last proof did not find standing, and when one found all of them standing.
+pub fn proofs(failed: Option<usize>, held: Option<SystemTime>) {
+    if let Some(failed) = failed {
+        PROOFS_FAILED.set(failed);
+    }
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match held {
+        Some(at) => PROOF_HELD.set(seconds(at)),
+        None if PROOF_HELD.known().is_none() => PROOF_HELD.set(seconds(SystemTime::now())),
+        None => {}
+    }
 }
 
 /// The state of a server's circuit breaker: 0 closed, 1 half-open, 2 open. The page shows the first

@@ -127,6 +127,10 @@ static TABLE: &[Metric] = table! {
         "Files that can still be made on a file system.";
     Counter "cronium_janitor_removed_total" [] Counters(one(&JANITOR_REMOVED)),
         "Leftover containers of no running job that were removed.";
+    Gauge "cronium_proof_age_seconds" [] Number(|_| proof_age(SystemTime::now())),
+        "Since a proof last found all walls around jobs standing; before the first one, since the start.";
+    Gauge "cronium_proof_walls_failed" [] Gauges(one(&PROOFS_FAILED)),
+        "Walls around jobs that the last proof did not find standing.";
     Gauge "cronium_build_info" [] Samples(build_info),
         "Always 1; the labels say which build this is.";
 
@@ -248,6 +252,12 @@ fn ssh_breakers() -> Vec<Sample> {
 fn build_info() -> Vec<Sample> {
     let build = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("CRONIUM_BUILD_COMMIT"))];
     vec![(build.map(|(label, value)| (label, value.to_owned())).to_vec(), 1)]
+}
+
+/// In seconds; see [`outbox_age`].
+fn proof_age(now: SystemTime) -> Option<f64> {
+    let held = u64::try_from(PROOF_HELD.known()?).unwrap_or(0);
+    Some(whole(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().saturating_sub(held)))
 }
 
 /// In seconds. The cell holds the moment, since an age would stand still between two looks.

@@ -51,7 +51,7 @@ impl Found {
     pub(super) fn used(&self) -> f64 {
         let all =
             [&self.locks, &self.memory, &self.pids, &self.cpu, &self.calls, &self.end, &self.listener, &self.reached];
-        all.into_iter().chain(&self.names).flatten().map(|ran| ran.used).sum()
+        all.into_iter().chain(&self.names).flatten().fold(0.0, |sum, ran| sum + ran.used)
     }
 }
 

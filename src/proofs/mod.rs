@@ -5,6 +5,7 @@
 //! `judge` and `judge_network` turn what they found into a line for each proof.
 
 mod canaries;
+pub mod due;
 mod facts;
 pub mod finding;
 mod flight;
@@ -27,7 +28,6 @@ pub enum By {
     /// The command: it pulls nothing, and a person waits for it.
     Doctor,
     /// The agent of this id.
-    #[allow(dead_code)]
     Agent(String),
 }
 
@@ -48,9 +48,7 @@ pub struct Proof {
     /// A line for each proof, whatever happened.
     pub checks: Vec<Check>,
     /// Who ended the canaries before their time: then the lines say nothing of the walls.
-    #[allow(dead_code)]
     pub halted: Option<&'static str>,
     /// Processor time of all canaries, in seconds.
-    #[allow(dead_code)]
     pub used: f64,
 }

@@ -111,6 +111,8 @@ fn every_alert_says_what_to_do() {
         ("cronium_agent_ready", "CroniumAgentNotReady"),
         ("cronium_log_lines_dropped_total", "CroniumLiveLinesDropped"),
         ("cronium_config_last_reload_successful", "CroniumConfigRefused"),
+        ("cronium_proof_walls_failed", "CroniumWallOpen"),
+        ("cronium_proof_age_seconds", "CroniumProofOld"),
     ] {
         let block = rules.split("- alert: ").find(|block| block.starts_with(alert)).unwrap_or_default();
         assert!(block.contains(word), "{alert} does not look at {word}");

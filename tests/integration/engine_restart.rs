@@ -49,7 +49,7 @@ impl Engine {
     }
 
     /// Starts the daemon and waits until it answers.
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
         // In a separate network: an engine without a bridge removes the bridge that it finds, which is the machine's.
         let mut command = Command::new("unshare");
@@ -95,7 +95,7 @@ impl Engine {
     }
 
     /// Ends the daemon with a signal and waits for its end.
-    fn down(&mut self, signal: &str) {
+    pub fn down(&mut self, signal: &str) {
         self.signal(signal);
         let mut daemon = self.daemon.take().expect("a daemon");
         daemon.wait().expect("its end");

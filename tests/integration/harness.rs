@@ -192,6 +192,9 @@ pub fn binary_behind(before: &[&str]) -> Command {
     command
 }
 
+/// The default of the key that other tests switch off, see `start_by`.
+pub const PROVING: (&str, &str) = ("jobs.requireProof", "warn");
+
 /// A running agent. Dropping it kills it and removes what it left in the engine.
 pub struct Agent {
     child: Child,
@@ -258,6 +261,9 @@ impl Agent {
             ("jobs.pollInterval", "100ms"),
             ("jobs.maxPollInterval", "500ms"),
             ("logging.level", "debug"),
+            // A proof costs two cores some seconds and runs beside the test from the sixth second on. With it, figures of time
+            // would be those of a busy machine. Tests of jobs, restarts and shutdowns, and those in proofs.rs, leave the default.
+            ("jobs.requireProof", "off"),
         ];
         if on_podman() {
             pairs.push(("container.network.mode", "none"));

@@ -5,14 +5,15 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{
-    Agent, deployed, eventually, finish, finished, job, record, report, shared, stderr, stdout, told_live, with_socket,
+    Agent, PROVING, deployed, eventually, finish, finished, job, record, report, shared, stderr, stdout, told_live,
+    with_socket,
 };
 
 #[test]
 pub fn three_languages_are_claimed_run_streamed_and_reported_once() {
     let _machine = shared();
     let backend = with_socket();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let jobs = [
         job("BASH", "echo \"bash $BASH_VERSION\"\necho oops >&2\nexit 3"),
         job("PYTHON", "import sys\nprint('python', sys.version_info[0])\n"),
@@ -49,7 +50,7 @@ pub fn three_languages_are_claimed_run_streamed_and_reported_once() {
 fn who_watches_is_told_live_that_a_job_runs_and_how_it_ended() {
     let _machine = shared();
     let backend = with_socket();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     // The live log is up from then on.
     finish(&backend, job("BASH", "echo first"));
     let last = || told_live(&backend);
@@ -68,7 +69,7 @@ fn who_watches_is_told_live_that_a_job_runs_and_how_it_ended() {
 pub fn tracebacks_name_a_real_file_and_the_right_line() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let row = finish(&backend, job("PYTHON", "x = 1\n\n\nraise ValueError('boom')\n"));
     assert!(stderr(&row).contains("File \"/workspace/script.py\", line 4, in <module>"), "{}", stderr(&row));
     let row = finish(&backend, job("NODEJS", "const x = 1;\n\nthrow new Error('boom')\n"));
@@ -82,7 +83,7 @@ pub fn tracebacks_name_a_real_file_and_the_right_line() {
 pub fn environment_working_directory_and_large_scripts_arrive() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let value = "it's \"$HOME\" `x` \\ ü\nsecond line\ttab";
     let mut with = job("BASH", "pwd; printf '%s|' \"$PLAIN\"; printenv MY-VAR; env | grep -c ^CRONIUM_");
     with["execution"]["environment"] = json!({ "PLAIN": value, "MY-VAR": "odd", "CRONIUM_JOB_ID": "forged" });
@@ -109,7 +110,7 @@ pub fn environment_working_directory_and_large_scripts_arrive() {
 pub fn a_nul_byte_and_a_directory_outside_are_refused_with_reasons() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let row = finish(&backend, job("BASH", "echo a\necho \0b"));
     assert_eq!(report(&row)["status"], "failed");
     assert!(stderr(&row).contains("the script's line 2 holds a NUL byte"), "{}", stderr(&row));
@@ -126,7 +127,7 @@ pub fn a_nul_byte_and_a_directory_outside_are_refused_with_reasons() {
 pub fn the_record_has_timings_usage_and_evidence() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     // Processor time, whatever else the host does.
     let script = "import time\nend = time.time() + 0.6\nx = bytearray(40_000_000)\n\
                   while time.time() < end or time.process_time() < 0.3: pass\n";
@@ -156,7 +157,7 @@ pub fn the_record_has_timings_usage_and_evidence() {
 fn a_job_without_a_script_fails_with_its_kind_and_harms_nothing() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let mut none = job("BASH", "");
     none["execution"].as_object_mut().expect("object").remove("script");
     assert!(stderr(&finish(&backend, none)).contains("the job has no script"));
@@ -169,7 +170,7 @@ fn a_job_without_a_script_fails_with_its_kind_and_harms_nothing() {
 pub fn nanoseconds_and_seconds_are_both_timeouts_and_output_is_kept() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
+    let agent = Agent::start(&backend, &[PROVING, ("jobs.stopGrace", "1s")]);
     for timeout in [json!(1_000_000_000_u64), json!(1)] {
         let mut slow = job("BASH", "echo begun; sleep 30; echo never");
         slow["execution"]["timeout"] = timeout;

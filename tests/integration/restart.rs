@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 
 use crate::harness::{
-    Agent, Folder, LONG, binary, deployed, docker, eventually, finish, finished, job, report, shared, stderr, stdout,
-    with_socket,
+    Agent, Folder, LONG, PROVING, binary, deployed, docker, eventually, finish, finished, job, report, shared, stderr,
+    stdout, with_socket,
 };
 use crate::ssh_rig::Rig;
 
@@ -40,7 +40,7 @@ fn begun(backend: &DevBackend, id: &str, lines: usize) {
 pub fn a_script_goes_on_when_its_agent_is_killed_and_every_line_comes() {
     let _machine = shared();
     let backend = with_socket();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
     begun(&backend, &id, 10);
     let agent = agent.again(&backend, &[]);
@@ -55,7 +55,7 @@ pub fn a_script_goes_on_when_its_agent_is_killed_and_every_line_comes() {
 fn a_last_line_without_an_end_is_not_lost_when_the_agent_was_killed() {
     let _machine = shared();
     let backend = with_socket();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let script = "echo first; sleep 3; echo before; printf last";
     let id = backend.enqueue(job("BASH", script)).expect("queued");
     begun(&backend, &id, 0);
@@ -69,7 +69,7 @@ fn a_last_line_without_an_end_is_not_lost_when_the_agent_was_killed() {
 pub fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_output() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[]);
+    let mut agent = Agent::start(&backend, &[PROVING]);
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
     begun(&backend, &id, 5);
     agent.signal("KILL");
@@ -85,7 +85,7 @@ pub fn a_script_that_ended_while_no_agent_lived_is_reported_with_all_of_its_outp
 pub fn time_without_an_agent_counts_for_the_deadline() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
+    let mut agent = Agent::start(&backend, &[PROVING, ("jobs.stopGrace", "1s")]);
     let mut long = job("BASH", "echo begun; sleep 300");
     long["execution"]["timeout"] = serde_json::json!(8);
     let id = backend.enqueue(long).expect("queued");
@@ -106,7 +106,7 @@ pub fn time_without_an_agent_counts_for_the_deadline() {
 pub fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s")]);
+    let mut agent = Agent::start(&backend, &[PROVING, ("jobs.stopGrace", "1s")]);
     let queue = |script: &str, limit: u32| {
         let mut row = job("BASH", script);
         row["execution"]["timeout"] = serde_json::json!(limit);
@@ -127,7 +127,7 @@ pub fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
     assert_eq!(finished(&backend, &in_time).exit_code, Some(3));
     // The same where the agent was killed before.
     drop(agent);
-    let mut agent = Agent::start(&backend, &[]);
+    let mut agent = Agent::start(&backend, &[PROVING]);
     let in_time = queue("echo begun; sleep 1; exit 3", 3);
     agent.signal("KILL");
     agent.wait(LONG);
@@ -142,7 +142,7 @@ pub fn an_end_while_no_agent_lived_is_told_by_when_it_came() {
 fn a_container_that_is_gone_is_told_as_an_unknown_end() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[]);
+    let mut agent = Agent::start(&backend, &[PROVING]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 300")).expect("queued");
     begun(&backend, &id, 0);
     agent.signal("KILL");
@@ -165,7 +165,7 @@ fn a_container_that_is_gone_is_told_as_an_unknown_end() {
 fn the_drain_leaves_what_still_runs_and_the_next_start_goes_on_with_it() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[("jobs.drainTimeout", "500ms")]);
+    let mut agent = Agent::start(&backend, &[PROVING, ("jobs.drainTimeout", "500ms")]);
     let id = backend.enqueue(job("BASH", COUNT)).expect("queued");
     begun(&backend, &id, 10);
     agent.signal("TERM");
@@ -181,7 +181,7 @@ fn the_drain_leaves_what_still_runs_and_the_next_start_goes_on_with_it() {
 fn a_third_signal_ends_it_at_once() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[("jobs.onShutdown", "cancel"), ("jobs.stopGrace", "20s")]);
+    let mut agent = Agent::start(&backend, &[PROVING, ("jobs.onShutdown", "cancel"), ("jobs.stopGrace", "20s")]);
     let id = backend.enqueue(job("BASH", "trap '' TERM; echo begun; while :; do sleep 0.2; done")).expect("queued");
     begun(&backend, &id, 0);
     agent.signal("TERM");
@@ -200,7 +200,7 @@ fn a_third_signal_ends_it_at_once() {
 fn a_report_that_nobody_takes_outlives_the_agent_and_arrives_once() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let down = Action::Status { status: 503, headers: Default::default(), body: None };
     let fault = |path: &str| Fault { path: Some(path.to_owned()), action: down.clone(), ..Fault::default() };
     backend.set_faults(vec![fault("/complete"), fault("/update")]);
@@ -224,7 +224,7 @@ fn a_report_that_nobody_takes_outlives_the_agent_and_arrives_once() {
 fn two_agents_do_not_share_a_state_folder() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     agent.wait_ready();
     let mut second = binary();
     second.arg("run").env("CRONIUM_API_TOKEN", backend.token());
@@ -251,7 +251,7 @@ fn a_full_state_folder_ends_the_claims_and_loses_no_job() {
         |arguments: &[&str]| std::process::Command::new(arguments[0]).args(&arguments[1..]).status().expect("mount");
     let place = small.path().to_str().expect("text");
     assert!(mount(&["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", place]).success());
-    let agent = Agent::start(&backend, &[("state.dir", place), ("state.minFreeDisk", "0")]);
+    let agent = Agent::start(&backend, &[PROVING, ("state.dir", place), ("state.minFreeDisk", "0")]);
     agent.wait_ready();
     let id = backend
         .enqueue(job("BASH", "echo begun; sleep 4; head -c 300000 /dev/zero | tr '\\0' x; exit 3"))
@@ -291,7 +291,7 @@ fn a_script_on_a_server_goes_on_when_the_agent_is_killed() {
 pub fn killed_ten_times(lane: u64) {
     let backend = with_socket();
     let script = "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; sleep 0.4; echo over; exit 4";
-    let mut agent = Agent::start(&backend, &[]);
+    let mut agent = Agent::start(&backend, &[PROVING]);
     let mut ids = Vec::new();
     for round in 0..10 {
         ids.push(backend.enqueue(job("BASH", script)).expect("queued"));
@@ -330,7 +330,7 @@ fn agents_killed_at_fifty_moments_report_each_job_once_and_run_none_twice() {
 fn a_job_that_was_finished_is_reported_again_as_it_was_and_runs_again_only_as_a_further_attempt() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     let id = finish(&backend, job("BASH", "echo \"run $(cat /proc/sys/kernel/random/uuid)\"; exit 6")).id;
     // Killed before, it would not know that its report was taken, and the next agent would send that again.
     eventually("the agent knows", || agent.log().contains("\"message\":\"reported as "));

@@ -6,7 +6,7 @@ use cronium_dev_backend::{DevBackend, Via};
 use serde_json::json;
 
 use crate::harness::{
-    Agent, Folder, LONG, alone, deployed, eventually, finish, finished, job, report, shared, stdout, unique,
+    Agent, Folder, LONG, PROVING, alone, deployed, eventually, finish, finished, job, report, shared, stdout, unique,
     with_socket,
 };
 use crate::ssh_rig::server_job;
@@ -16,7 +16,7 @@ use crate::sshd::silent_host;
 fn an_idle_agent_ends_at_once_and_cleanly() {
     let _machine = shared();
     let backend = deployed();
-    let mut agent = Agent::start(&backend, &[]);
+    let mut agent = Agent::start(&backend, &[PROVING]);
     agent.wait_ready();
     let begun = Instant::now();
     agent.signal("TERM");
@@ -30,7 +30,7 @@ fn an_idle_agent_ends_at_once_and_cleanly() {
 fn the_first_signal_drains() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[]);
+    let mut agent = Agent::start(&backend, &[PROVING]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 2; echo ended")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
     agent.signal("TERM");
@@ -48,7 +48,7 @@ fn the_first_signal_drains() {
 fn the_second_signal_cancels_and_the_exit_code_says_so() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent = Agent::start(&backend, &[("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")]);
+    let mut agent = Agent::start(&backend, &[PROVING, ("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")]);
     let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
     agent.signal("TERM");
@@ -64,8 +64,10 @@ fn the_second_signal_cancels_and_the_exit_code_says_so() {
 fn the_drain_has_an_end() {
     let _machine = shared();
     let backend = with_socket();
-    let mut agent =
-        Agent::start(&backend, &[("jobs.drainTimeout", "1s"), ("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")]);
+    let mut agent = Agent::start(
+        &backend,
+        &[PROVING, ("jobs.drainTimeout", "1s"), ("jobs.stopGrace", "1s"), ("jobs.onShutdown", "cancel")],
+    );
     let id = backend.enqueue(job("BASH", "echo begun; sleep 60")).expect("queued");
     eventually("the first line", || !backend.lines(&id).is_empty());
     agent.signal("TERM");
@@ -119,7 +121,8 @@ fn a_cancel_ends_a_pull_from_a_registry_that_says_nothing() {
     let (_registry, port) = silent_host();
     let image = format!("127.0.0.1:{port}/{}:1", unique("image"));
     let backend = deployed();
-    let agent = Agent::start(&backend, &[("container.images.bash", image.as_str()), ("jobs.leaseRenewal", "1s")]);
+    let agent =
+        Agent::start(&backend, &[PROVING, ("container.images.bash", image.as_str()), ("jobs.leaseRenewal", "1s")]);
     let id = backend.enqueue(job("BASH", "true")).expect("queued");
     eventually("it is pulled", || agent.log().contains("pulling image"));
     std::thread::sleep(Duration::from_millis(700));
@@ -194,7 +197,7 @@ fn whenever_an_agent_leaves_no_job_is_cancelled() {
 fn a_reload_signal_harms_nothing() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[]);
+    let agent = Agent::start(&backend, &[PROVING]);
     agent.wait_ready();
     agent.signal("HUP");
     eventually("a word about it", || agent.log().contains("reload: the configuration was read again"));
@@ -206,7 +209,7 @@ fn a_reload_signal_harms_nothing() {
 fn the_idle_process_is_small_and_every_thread_has_a_name() {
     let _machine = alone();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[("jobs.pollInterval", "1s"), ("jobs.maxPollInterval", "1s")]);
+    let agent = Agent::start(&backend, &[PROVING, ("jobs.pollInterval", "1s"), ("jobs.maxPollInterval", "1s")]);
     agent.wait_ready();
     let task = format!("/proc/{}/task", agent.pid());
     let mut names: Vec<String> = std::fs::read_dir(&task)

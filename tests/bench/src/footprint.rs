@@ -219,6 +219,7 @@ fn descriptors(agent: &Agent, out: &mut Footprint) -> Result<(), String> {
     open.sort();
     let mut sockets = Sockets::read(agent)?;
     sockets.add_pairs(open.iter().map(|(_, target)| target.as_str()));
+    sockets.add_engine(agent, open.iter().map(|(_, target)| target.as_str()))?;
     let mut strange = Vec::new();
     let _ = writeln!(out.text, "      {} descriptors:", open.len());
     for (number, target) in open {
@@ -282,6 +283,18 @@ impl Sockets {
             }
         }
         Ok(Self(out))
+    }
+
+    /// One connected socket without a name: a stream of the engine's that ends when the engine does.
+    fn add_engine<'a>(&mut self, agent: &Agent, targets: impl Iterator<Item = &'a str>) -> Result<(), String> {
+        let unknown: Vec<u64> = targets.filter_map(inode).filter(|inode| !self.0.contains_key(inode)).collect();
+        let all = agent.proc("net/unix")?;
+        let rows = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let connected = rows.filter(|row| row.len() == 7 && row[5] == "03").filter_map(|row| row[6].parse().ok());
+        if let [one] = connected.filter(|inode| unknown.contains(inode)).collect::<Vec<u64>>()[..] {
+            self.0.insert(one, "Unix to the engine: ends when the engine does, so that a restart is seen".to_owned());
+        }
+        Ok(())
     }
 
     /// A pair stops a thread that waits for sockets: two neighbours, and both ends are the agent's.

@@ -234,7 +234,8 @@ impl Queue {
     /// What to do now. At most [`limits::OUTBOX_SENDERS`] reports are busy at once, and one while the backend is away.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         if self.ask.is_some_and(|at| at <= now) {
-            self.ask = None;
+            // Until `asked` says what came of it, nobody asks a second time.
+            self.ask = Some(now + limits::OUTBOX_MOST);
             return Next::Ask;
         }
         let until = match self.next_report(now) {
@@ -322,10 +323,19 @@ impl Queue {
         }
     }
 
-    /// The backend may be gone: ask whether it is, and go on asking while it is.
-    pub(super) fn ask_soon(&mut self, now: Instant, terms: &Terms, unit: f64) {
+    /// The backend may be gone: ask at once, since its return is heard only of a call that has failed.
+    pub(super) fn ask_now(&mut self, now: Instant) {
         if !self.items.is_empty() {
-            self.ask.get_or_insert(now + terms.ask.mul_f64(0.8 + 0.4 * unit));
+            self.ask.get_or_insert(now);
+        }
+    }
+
+    /// What came of the question: while the backend is gone, it is asked again.
+    pub(super) fn asked(&mut self, is_gone: bool, now: Instant, terms: &Terms, unit: f64) {
+        if is_gone && !self.items.is_empty() {
+            self.ask = Some(now + terms.ask.mul_f64(0.8 + 0.4 * unit));
+        } else if self.ask.is_some_and(|at| at > now) {
+            self.ask = None;
         }
     }
 

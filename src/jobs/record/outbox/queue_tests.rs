@@ -213,17 +213,28 @@ fn it_is_asked_for_at_a_steady_pace_while_it_is_away_and_something_waits() {
     let (now, second) = (Instant::now(), Duration::from_secs(1));
     let terms = Terms::new(Duration::from_secs(60));
     let mut queue = Queue::default();
-    queue.ask_soon(now, &terms, 0.5);
+    queue.ask_now(now);
     assert_eq!(queue.next(now), Next::Wait(limits::OUTBOX_TICK), "nothing waits");
     queue.insert(id("a"), Item::new(1, Tried::default(), None, now));
     queue.failed(&id("a"), now, &terms, second * 50, 1.0);
+    queue.ask_now(now);
+    queue.ask_now(now);
+    // At once, for its return is heard only of a call that has failed; and once, until that call has ended.
+    assert_eq!((queue.next(now), queue.next(now)), (Next::Ask, Next::Wait(second * 30)));
+    queue.ask_now(now);
+    assert_eq!(queue.next(now), Next::Wait(second * 30));
     for unit in [0.0, 1.0] {
-        queue.ask_soon(now, &terms, unit);
-        queue.ask_soon(now, &terms, 0.5);
+        queue.asked(true, now, &terms, unit);
         let pause = terms.ask.mul_f64(0.8 + 0.4 * unit);
         assert_eq!(queue.next(now), Next::Wait(pause));
         assert_eq!((queue.next(now + pause), queue.next(now + pause)), (Next::Ask, Next::Wait(second * 30)));
     }
+    queue.asked(false, now, &terms, 0.5);
+    assert_eq!(queue.ask, None);
+    // A report that failed while the answer was under way asks anew.
+    queue.ask_now(now);
+    queue.asked(false, now, &terms, 0.5);
+    assert_eq!(queue.next(now), Next::Ask);
 }
 
 #[test]

@@ -114,10 +114,11 @@ impl Outbox {
 
     /// Asks whether the backend is back. Where this call failed before, its success is heard by [`Outbox::returned`].
     fn ask(&self) {
-        if let Err(error) = self.0.asking.health() {
+        let asked = self.0.asking.health();
+        if let Err(error) = &asked {
             log::debug!("{error}");
-            self.lock().queue.ask_soon(clock::now(), &self.0.terms, random::unit());
         }
+        self.lock().queue.asked(asked.is_err(), clock::now(), &self.0.terms, random::unit());
     }
 
     /// One try with one report.
@@ -198,7 +199,7 @@ impl Outbox {
                 let (least, unit) = (least_pause(&tried, error), random::unit());
                 let (failures, away) = known.queue.failed(job, now, &self.0.terms, least, unit);
                 if error.is_outage() {
-                    known.queue.ask_soon(now, &self.0.terms, random::unit());
+                    known.queue.ask_now(now);
                 }
                 if away {
                     log::warn!("{} reports wait for the backend: {error}", known.queue.len());

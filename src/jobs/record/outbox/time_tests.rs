@@ -6,16 +6,24 @@ use crate::os::pulse::Pulses;
 #[test]
 fn a_stop_is_prompt_and_a_kick_ends_a_pause() {
     let (scratch, backend) = (Scratch::new(), Backend::shared(&["a"]));
-    let server = serve(&backend, |_, n, _| if n < 2 { error(503) } else { None });
+    let takes = Arc::new(AtomicBool::new(false));
+    let own = Arc::clone(&takes);
+    let server = serve(&backend, move |_, _, _| if own.load(Ordering::SeqCst) { None } else { error(503) });
+    let tried = || server.lines().iter().filter(|line| !line.ends_with("/orchestrator/health")).count();
     let long = Backoff { growth: Growth::Fixed, initial: Duration::from_secs(600), max: Duration::from_secs(600) };
     let running = Running::start(scratch.open(), &server, Terms { backoff: long, ..terms() });
     assert!(matches!(running.report(report("a")).expect("room"), Handed::Waiting));
-    running.outbox.kick();
-    wait_for("a second try", || server.lines().len() >= 2);
+    wait_for("a second try", || {
+        running.outbox.kick();
+        tried() >= 2
+    });
     std::thread::sleep(Duration::from_millis(100));
     assert!(running.outbox.holds(&id("a")));
-    running.outbox.kick();
-    running.wait_until_empty();
+    takes.store(true, Ordering::SeqCst);
+    wait_for("the outbox to be empty", || {
+        running.outbox.kick();
+        running.outbox.state().waiting == 0
+    });
     let begun = Instant::now();
     drop(running);
     assert!(begun.elapsed() < Duration::from_secs(5));
