@@ -196,7 +196,14 @@ impl Queue {
     /// What a thread needs for its try with this report.
     pub(super) fn begin(&mut self, job: &Id) -> Option<Begun> {
         let item = self.items.get_mut(job)?;
-        let (held, earlier) = (item.held.clone(), item.earlier.take());
+        let earlier = item.earlier.take();
+        // What the disk has is the thread's alone: it may change it without a copy of the whole output.
+        let held = if item.on_disk {
+            self.memory -= item.size();
+            item.held.take()
+        } else {
+            item.held.clone()
+        };
         Some(Begun { tried: item.tried, held, on_disk: item.on_disk, earlier })
     }
 
