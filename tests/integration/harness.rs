@@ -415,6 +415,12 @@ impl Agent {
         line.split_whitespace().nth(1).expect("number").parse().expect("number")
     }
 
+    /// The highest memory so far without the pages of the program and its libraries: a development build has some 10 MB of
+    /// those, a release 6.
+    pub fn own_peak_kb(&self) -> u64 {
+        self.memory_kb("VmHWM").saturating_sub(self.memory_kb("RssFile"))
+    }
+
     /// `GET path` on the health port: status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         get(self.health_port, path)

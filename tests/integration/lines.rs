@@ -11,8 +11,8 @@ use crate::harness::{
 
 /// A million lines need time on a slow machine.
 const MINUTES: Duration = Duration::from_secs(240);
-/// What the agent promises to stay below.
-const MEMORY_KB: u64 = 32 * 1024;
+/// What the agent promises to stay below is 32 MB, of which 8 are left to the pages of the program.
+const MEMORY_KB: u64 = 24 * 1024;
 
 /// A script that prints `count` numbered lines of 80 bytes, line feed included.
 fn numbered(count: u64) -> serde_json::Value {
@@ -56,7 +56,7 @@ fn a_million_lines_arrive_live_and_in_the_result_and_memory_does_not_move() {
     let before = agent.memory_kb("VmRSS");
     let begun = Instant::now();
     let row = run_numbered(&backend, 1_000_000);
-    let (took, peak) = (begun.elapsed(), agent.memory_kb("VmHWM"));
+    let (took, peak) = (begun.elapsed(), agent.own_peak_kb());
     eprintln!("1,000,000 lines of 80 bytes in {took:.1?}; agent RSS {before} kB before, {peak} kB at its highest");
     assert!(peak < MEMORY_KB, "{peak} kB");
 
@@ -104,7 +104,7 @@ fn a_line_of_ten_megabytes_is_cut_live_and_never_held_whole() {
     let text = stdout(&row);
     assert!(text.starts_with("xxxx") && text.ends_with("xxx\nlast") && text.contains(" left out ...]"));
     assert!((4_000_000..4_200_000).contains(&text.len()), "{}", text.len());
-    let peak = agent.memory_kb("VmHWM");
+    let peak = agent.own_peak_kb();
     eprintln!("agent RSS at its highest with a line of 10 MB: {peak} kB");
     assert!(peak < MEMORY_KB, "{peak} kB");
     agent.stop();
