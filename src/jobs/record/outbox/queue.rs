@@ -241,7 +241,7 @@ impl Queue {
     /// What to do now. At most [`limits::OUTBOX_SENDERS`] reports are busy at once, and one while the backend is away.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         if self.ask.is_some_and(|at| at <= now) {
-            // Until `asked` says what came of it, nobody asks a second time.
+            // Until `asked` has heard the answer, nobody asks a second time.
             self.ask = Some(now + limits::OUTBOX_MOST);
             return Next::Ask;
         }
@@ -337,7 +337,7 @@ impl Queue {
         }
     }
 
-    /// What came of the question: while the backend is gone, it is asked again.
+    /// The answer to the question: while the backend is gone, it is asked again.
     pub(super) fn asked(&mut self, is_gone: bool, now: Instant, terms: &Terms, unit: f64) {
         if is_gone && !self.items.is_empty() {
             self.ask = Some(now + terms.ask.mul_f64(0.8 + 0.4 * unit));
