@@ -1,4 +1,4 @@
-# Tries each system call that a job's filter must refuse, and prints what came of it: NAME and the error's name, or "open".
+# Tries each system call that a job's filter must refuse, and prints the result of each: NAME and the error's name, or "open".
 import ctypes
 import errno
 import mmap
