@@ -4,15 +4,17 @@
 //! there, sealed.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::config::types::ResourceSet;
+use crate::config::types::{ResourceSet, Trust};
 use crate::executors::{AdoptError, ReattachInfo, Task, WarmInfo};
 use crate::job::{Claim, Job, Language, Resources, Script, Server};
+use crate::jobs::admission::admit;
 use crate::jobs::context::JobContext;
 use crate::jobs::ending::Unreported;
 use crate::jobs::record::{Entry, Place, Started};
 use crate::limits;
+use crate::os::clock;
 
 /// Why a job waits, said once for each reason: it may be for hours, and is looked at each [`limits::ADOPT_AGAIN`].
 #[derive(Default)]
@@ -30,7 +32,8 @@ impl Waits {
     }
 }
 
-/// The job as the backend's row has it; the deployed one has no logins there. `None`: the row does not have it.
+/// The job as the backend's row has it; the deployed one has no logins there. `None`: the row does not have it, or has one
+/// that may not run here. Servers that had not begun would run its script, so it is admitted as one that was just claimed.
 pub(in crate::jobs) fn asked(
     context: &JobContext,
     entry: &Entry,
@@ -39,14 +42,24 @@ pub(in crate::jobs) fn asked(
     let mut waits = Waits::default();
     loop {
         match context.client.stored(&entry.job) {
-            Ok(Some(Claim::Run(job))) => return Ok(Some(job)),
-            Ok(_) => return Ok(None),
+            Ok(claim) => return Ok(claim.and_then(|claim| admitted(&context.config.now().trust, claim, clock::wall()))),
             Err(error) => {
                 waits.say(error.to_string());
             }
         }
         if is_detached() || context.stop.wait(limits::ADOPT_AGAIN) {
             return Err(Unreported::LeftToNext);
+        }
+    }
+}
+
+fn admitted(trust: &Trust, claim: Claim, now: SystemTime) -> Option<Box<Job>> {
+    let Claim::Run(job) = claim else { return None };
+    match admit(trust, &job, now) {
+        Ok(_) => Some(job),
+        Err(why) => {
+            log::error!("the job's row is not used: {why}");
+            None
         }
     }
 }
@@ -139,6 +152,17 @@ pub(in crate::jobs) fn limit_name(text: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::types::SignatureMode;
+
+    /// A backend that was taken over must not put another script under a job that an earlier agent began.
+    #[test]
+    fn a_row_that_may_not_run_here_is_not_used_after_a_restart_either() {
+        let row = br#"{"execution":{"script":{"type":"BASH","content":"echo evil"}}}"#;
+        let claim = || crate::api::job_of(crate::job::Id::parse("a").expect("id"), row);
+        assert!(admitted(&Trust::default(), claim(), UNIX_EPOCH).is_some());
+        let trust = Trust { signatures: SignatureMode::Require, ..Trust::default() };
+        assert!(admitted(&trust, claim(), UNIX_EPOCH).is_none());
+    }
 
     #[test]
     fn a_reason_to_wait_is_said_once_until_there_is_another() {
