@@ -31,5 +31,5 @@ ensure_engine
 ensure_images
 bench_programs
 say "looking at $AGENT ($(stat -c %s "$AGENT") bytes)"
-run_bench footprint ${OPTIONS[@]+"${OPTIONS[@]}"} --agent "$AGENT" --architecture "$ROOT/ARCHITECTURE.md" ||
+run_bench footprint ${OPTIONS[@]+"${OPTIONS[@]}"} --agent "$AGENT" --threads "$ROOT/docs/threads.md" ||
     die "a target is missed, or nothing could be measured; see above"

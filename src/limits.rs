@@ -3,6 +3,8 @@
 //! Limits that an operator may set are in `config`; the others are here, each with its reason. A wait that passes one of
 //! them names it in its error.
 
+mod api;
+mod docker;
 mod doctor;
 mod helpers;
 mod http;
@@ -12,10 +14,13 @@ mod outbox;
 mod proofs;
 mod redact;
 mod signing;
+mod ssh;
 mod warm;
 
 use std::time::Duration;
 
+pub use api::*;
+pub use docker::*;
 pub use doctor::*;
 pub use helpers::*;
 pub use http::*;
@@ -25,198 +30,8 @@ pub use outbox::*;
 pub use proofs::*;
 pub use redact::*;
 pub use signing::*;
+pub use ssh::*;
 pub use warm::*;
-// ---- docker -----------------------------------------------------------------------------------------------------------
-
-/// The shortest timeout that is set on a socket: the kernel takes zero for none at all.
-pub const SOCKET_WAIT_LEAST: Duration = Duration::from_millis(1);
-/// Opening a connection to the engine: the name, all its addresses, or a socket whose queue is full.
-pub const DOCKER_CONNECT: Duration = Duration::from_secs(5);
-/// A call that the engine answers from memory (ping, inspect, kill, networks), on a host that is merely busy.
-pub const DOCKER_QUICK: Duration = Duration::from_secs(15);
-/// A call that makes the engine work (create, start, remove): a slow disk under load needs seconds.
-pub const DOCKER_WORK: Duration = Duration::from_secs(60);
-/// Bytes asked of the engine's socket in one read: the largest that the kernel hands over at once by default.
-pub const DOCKER_READ: usize = 64 * 1024;
-/// The largest answer read whole (an `inspect` is about 10 kB).
-pub const DOCKER_ANSWER: usize = 4 * 1024 * 1024;
-/// Characters of the engine's own words that are kept in an error.
-pub const ENGINE_MESSAGE: usize = 500;
-/// Bytes of one text in an engine's answer that are kept: an id, a name, words.
-pub const ENGINE_TEXT: usize = 4096;
-/// Texts of one list in an engine's answer that are kept: names, warnings, options. Labels of one container too.
-pub const ENGINE_LIST: usize = 64;
-/// Containers of one list: three times what [`DOCKER_ANSWER`] has room for as the engine describes them.
-pub const ENGINE_ROWS: usize = 10_000;
-/// Bytes that the rows of such a list may take in memory: with the answer itself, twice [`DOCKER_ANSWER`].
-pub const ENGINE_ROWS_HELD: usize = DOCKER_ANSWER - 64 * 1024;
-/// Layers of one pull that its progress counts separately.
-pub const PULL_LAYERS: usize = 512;
-/// Longest line of a pull's progress that is read.
-pub const PULL_LINE: usize = 64 * 1024;
-/// A pull that has sent nothing for this long has hung.
-pub const PULL_SILENCE: Duration = Duration::from_secs(120);
-/// Attempts at a pull before the job is failed.
-pub const PULL_ATTEMPTS: u32 = 3;
-/// Wait before the second attempt at a pull; twice that before the third.
-pub const PULL_DELAY: Duration = Duration::from_secs(1);
-/// Between two progress lines of one pull in a job's log.
-pub const PULL_PROGRESS: Duration = Duration::from_secs(5);
-/// A script that prints nothing for this long makes the worker ask whether its container still runs.
-pub const SILENCE_CHECK: Duration = Duration::from_secs(30);
-/// How often a worker that reads a silent stream checks whether stopping was given up.
-pub const FOLLOW_TICK: Duration = Duration::from_millis(200);
-/// One long-poll of the wait for a container's end; then the worker looks whether waiting was given up.
-pub const WAIT_SLICE: Duration = Duration::from_secs(5);
-/// Bytes of the end of stderr that are searched for the reason of a failure.
-pub const STDERR_TAIL: usize = 4096;
-/// From KILL to the moment when the agent stops waiting for the engine to end a container.
-pub const KILL_PATIENCE: Duration = Duration::from_secs(20);
-/// Between two KILLs of the same container.
-pub const KILL_AGAIN: Duration = Duration::from_secs(5);
-/// First look at a job's use of resources; each further wait is twice as long, up to `SAMPLE_LONGEST`.
-pub const SAMPLE_FIRST: Duration = Duration::from_millis(25);
-/// Longest wait between two looks at the kernel's counters: what a job used in its last quarter of a second may be missing.
-pub const SAMPLE_LONGEST: Duration = Duration::from_millis(250);
-/// Between two questions to the engine for values that the kernel's files lack (use on a remote host, size of a layer).
-pub const SAMPLE_ENGINE: Duration = Duration::from_secs(1);
-/// `/dev/shm` of a job, in bytes; it counts as the job's memory.
-pub const SHM_SIZE: u64 = 64 * 1024 * 1024;
-/// Files and folders on a job's tmpfs: an inode costs kernel memory that no size limit counts.
-pub const TMPFS_INODES: u64 = 200_000;
-/// The engine's copy of a job's output, in MiB a file and number of files: read only by an agent that was restarted.
-pub const COPY_FILE_MIB: u64 = 16;
-/// See [`COPY_FILE_MIB`].
-pub const COPY_FILES: u64 = 2;
-/// Bytes that a container's shell may say on stderr before it begins the program: a warning a locale variable, of 90 bytes.
-pub const MARKER_BEFORE: usize = 4096;
-/// Bytes of output in a copy that has lost its beginning, from which on the script is known to have begun. A copy turns
-/// over after [`COPY_FILE_MIB`] of JSON, which are 229,000 bytes at least; a shell without its program says a few words.
-pub const COPY_TURNED_OVER: u64 = 64 * 1024;
-/// Largest script that is taken, in bytes.
-pub const SCRIPT_MAX: usize = 16 * 1024 * 1024;
-/// Bytes of a script that is too large are counted up to here, for the message of `exec`: a pipe may never end.
-pub const SCRIPT_COUNTED: u64 = 1024 * 1024 * 1024;
-/// Largest environment of a job, all names and values, in bytes (the kernel's own cap on one string is 128 KiB).
-pub const ENVIRONMENT_MAX: usize = 1024 * 1024;
-/// Largest value of one environment variable, with its name, in bytes (the kernel's MAX_ARG_STRLEN less one).
-pub const VARIABLE_MAX: usize = 128 * 1024 - 1;
-/// Attempts to remove a container, or a folder on a server, before it is left: a container to the janitor.
-pub const REMOVE_ATTEMPTS: u32 = 3;
-/// Wait between two of them.
-pub const REMOVE_DELAY: Duration = Duration::from_millis(500);
-/// How long the shared network is waited for that another agent makes: a busy engine needs a second.
-pub const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks for it.
-pub const NETWORK_DELAY: Duration = Duration::from_millis(100);
-/// Bytes of the kernel's list of network interfaces: some 8000 of them.
-pub const INTERFACES: u64 = 1 << 20;
-/// How long a container may still appear whose creation was given up: twice what its call was given.
-pub const UNCONFIRMED_TIME: Duration = Duration::from_secs(120);
-/// Names of such containers that are kept: more than all workers fail to create in that time by `DOCKER_WORK`.
-pub const UNCONFIRMED_NAMES: usize = 256;
-/// Age from which a container of no running job is removed. Another thread may be about to remove it too: the second one
-/// finds it gone.
-pub const JANITOR_GRACE: Duration = Duration::from_secs(120);
-/// Between two looks for such containers.
-pub const JANITOR_EVERY: Duration = Duration::from_secs(60);
-/// Containers that are removed after one look; the rest waits for the next.
-pub const JANITOR_ROUND: usize = 20;
-
-// ---- ssh --------------------------------------------------------------------------------------------------------------
-
-/// Servers of one job.
-pub const SSH_SERVERS_MAX: usize = 200;
-/// Servers of one job that are worked on at once, whatever `maxPerServer` allows: a job is one of many on this agent.
-pub const SSH_SERVERS_AT_ONCE: usize = 16;
-/// Line numbers of a job on several servers that the next agent leaves out at least: those that its agent may have given
-/// between its last note and a kill. Where it gives more, twice the most that it gave between two notes.
-pub const SSH_NUMBERS_AHEAD: u64 = 1000;
-/// Characters of one server's ending in the summary of a job on several, and
-pub const SSH_SUMMARY_PART: usize = 200;
-/// bytes of that summary.
-pub const SSH_SUMMARY: usize = 4000;
-/// Bytes of updates of its servers' records that one job keeps while the backend does not take them. Beyond it an update is
-/// kept without its output, which is in the job's report as well.
-pub const SSH_RECORDS_OWED: usize = 32 << 20;
-/// Jobs that share one connection. A server's `MaxSessions` is 10 by default.
-pub const SSH_SESSIONS: usize = 8;
-/// Bytes that one session may have in flight: memory that a job costs while the live log slows it.
-pub const SSH_WINDOW: u32 = 512 * 1024;
-/// Largest packet that the server may send.
-pub const SSH_PACKET: u32 = 32 * 1024;
-/// Bytes read from a session at once.
-pub const SSH_READ: usize = 32 * 1024;
-/// Pieces of output that wait for the worker before its session is read no further.
-pub const SSH_QUEUE: usize = 16;
-/// Requests of jobs that wait for a connection's thread; each of its jobs has one or two at a time.
-pub const SSH_COMMANDS: usize = 256;
-/// Signals that wait for a job's worker: TERM, and KILL until somebody takes it.
-pub const SSH_WISHES: usize = 8;
-/// Connections to servers, all together. Beyond it idle ones make room, and jobs wait for the others.
-pub const SSH_CONNECTIONS: usize = 256;
-/// Pieces read from one session before the others get their turn.
-pub const SSH_TURN: usize = 8;
-/// Bytes of a program that are sent before the other sessions get their turn.
-pub const SSH_WRITE: usize = 32 * 1024;
-/// A connection's thread checks its jobs at least this often.
-pub const SSH_TICK: Duration = Duration::from_secs(1);
-/// How long a session whose job is gone may take to end by itself.
-pub const SSH_CLOSE: Duration = Duration::from_secs(5);
-/// Logins to one server that may be under way at once. sshd turns some away from the tenth on that has not logged in yet
-/// (`MaxStartups 10:30:100`), those of other clients included.
-pub const SSH_DIALS: usize = 4;
-/// Successful logins after which one more at once is tried, where the server had taken fewer.
-pub const SSH_DIALS_GROW: usize = 8;
-/// Servers whose number of concurrent logins is remembered.
-pub const SSH_PACES: usize = 1000;
-/// Failed connections to one server within this time count as one for its circuit breaker: longer than the first pauses
-/// between the tries of jobs that failed together.
-pub const SSH_MOMENT: Duration = Duration::from_secs(1);
-/// First and longest pause between two tries to come back to a server, and to reach it first.
-pub const SSH_BACKOFF_FIRST: Duration = Duration::from_millis(200);
-/// See [`SSH_BACKOFF_FIRST`].
-pub const SSH_BACKOFF_MOST: Duration = Duration::from_secs(10);
-/// Bytes of greetings that a server's shell may print before our program speaks.
-pub const SSH_NOISE: usize = 64 * 1024;
-/// How long a server may be silent while it hands over what is left of a job's output.
-pub const SSH_COLLECT_SILENCE: Duration = Duration::from_secs(60);
-/// How long the server kills the rest of a stopped job and checks again, in tenths of a second.
-pub const SSH_LEFTOVERS: u32 = 30;
-/// Characters of what a program on a server says when it could not start the script.
-pub const SSH_WHY: usize = 1000;
-/// How long a follower on a server waits for a late start before it claims that the script has not begun, in tenths of a
-/// second, and
-pub const SSH_CLAIM: u32 = 50;
-/// for the process id of a script that has begun.
-pub const SSH_PID: u32 = 150;
-/// One stream of a session has spoken: the other one speaks within this time, or it does not arrive.
-pub const SSH_BOTH_STREAMS: Duration = Duration::from_secs(5);
-/// A program on a server has ended, and another process holds its session open: the time for its last words to arrive.
-pub const SSH_SETTLE: Duration = Duration::from_millis(300);
-/// A session that is silent for this time has its program look whether it missed the script's end.
-pub const SSH_LOOK: Duration = Duration::from_secs(15);
-/// After a limit has passed and its server did not end the script, its own record of the end is asked for once more: the
-/// longest that this may take.
-pub const SSH_LAST_LOOK: Duration = Duration::from_secs(10);
-/// How long it may take to find out whether a script was started, when nothing was heard of that in time.
-pub const SSH_FIND_OUT: Duration = Duration::from_secs(40);
-/// Servers that the metrics name, each with its circuit breaker.
-pub const SSH_BREAKERS_SHOWN: usize = 200;
-/// Servers that `/health` names whose breakers are not closed.
-pub const SSH_TRIPPED_SHOWN: usize = 5;
-/// Servers whose circuit breakers are kept; the one unused for longest makes room.
-pub const SSH_BREAKERS: usize = 1000;
-/// Starts of one job whose answer was lost before one is given up.
-pub const SSH_STARTS: u32 = 3;
-/// A job that waits for a free session looks so often.
-pub const SSH_SEAT_LOOK: Duration = Duration::from_millis(20);
-/// A job that waits for a connection looks so often whether it is still wanted.
-pub const SSH_DIAL_LOOK: Duration = Duration::from_millis(100);
-/// A step on the way to a server that outlasts its limit by so much is broken off from outside.
-pub const SSH_OVERDUE: Duration = Duration::from_secs(1);
-/// How long shutdown waits for one connection's thread.
-pub const SSH_JOIN: Duration = Duration::from_secs(2);
 
 // ---- lines and frames -------------------------------------------------------------------------------------------------
 
@@ -258,81 +73,6 @@ pub const HOST_KEYS_SHOWN: usize = 8;
 
 /// Bytes of a private key's text. RSA with 16,384 bits has 13 kB, base64 around it makes 17 of them.
 pub const PRIVATE_KEY_MAX: usize = 64 * 1024;
-
-// ---- api --------------------------------------------------------------------------------------------------------------
-
-/// Longest answer to a queue request that is read, and longest list of orphaned jobs: 100 with a script of 300 KB each.
-pub const QUEUE_ANSWER_MAX: usize = 32 << 20;
-
-/// Longest answer to any other request, and longest words of an error: a few hundred bytes are usual.
-pub const ANSWER_MAX: usize = 1 << 20;
-
-/// Rows of one queue answer that are looked at; the agent never asks for more than its 100 workers.
-pub const QUEUE_ROWS_MAX: usize = 1000;
-
-/// Bytes that the jobs of one queue answer may take in memory, together: with the answer itself, not more than twice
-/// [`QUEUE_ANSWER_MAX`]. Rows beyond it are left out, and go back to the queue as claims that nobody knows of.
-pub const QUEUE_HELD_MAX: usize = 30 << 20;
-
-/// Bytes that script, variables and servers of one job may take; a script has [`SCRIPT_MAX`] at most.
-pub const QUEUE_ROW_MAX: usize = 24 << 20;
-
-/// Bytes kept of each name of a job's event, for its script. What is longer is cut.
-pub const EVENT_TEXT_MAX: usize = 1000;
-
-/// Bytes of a job's working directory: the kernel's longest path.
-pub const JOB_FOLDER_MAX: usize = 4096;
-
-/// The smallest share of a core that a job gets: the engine takes one that rounds to nothing for no limit at all.
-pub const CPU_LEAST: f64 = 0.01;
-
-/// Unusable rows of one queue answer that are described one by one; the rest is counted.
-pub const UNUSABLE_ROWS_SHOWN: usize = 10;
-
-/// Characters of a backend's error text that are kept.
-pub const ERROR_TEXT_MAX: usize = 300;
-
-/// Rows after which the backend cuts its list of orphaned jobs; a list this long proves nothing about a missing job.
-pub const ORPHANED_LIST_MAX: usize = 100;
-
-/// Longest time to resolve the backend's name, and to connect to it, TLS included; `api.timeout` may be shorter.
-pub const API_CONNECT_WAIT: Duration = Duration::from_secs(10);
-
-/// An idle connection to the backend is not used again after this time: Node.js closes its own after 5 seconds, and a
-/// request that meets the close would fail for nothing.
-pub const API_IDLE_MAX: Duration = Duration::from_secs(4);
-
-/// Idle connections to the backend that are kept.
-pub const API_IDLE_CONNECTIONS: usize = 8;
-
-/// Bytes of each of a connection's two buffers, touched when made: with ureq's own 128 KiB, three idle ones cost 0.8 MB.
-pub const API_BUFFER: usize = 32 * 1024;
-/// The longest head of an answer of the backend's, in bytes.
-pub const API_HEAD: usize = 16 * 1024;
-
-/// Longest `Retry-After` that is honoured; a longer one would look like a hang to the operator.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-
-/// Seconds' worth of requests that may go out at once after a quiet time: a job needs five calls, most of them at its
-/// start and end, and a handful of jobs must not queue for the limit.
-pub const RATE_BURST_SECONDS: f64 = 5.0;
-/// Time in which a rate that the backend made slower doubles again.
-pub const RATE_RECOVERY: Duration = Duration::from_secs(10);
-/// Between two halvings of the rate: the calls that were on their way at the first one are answered within it.
-pub const RATE_SLOWER_AGAIN: Duration = Duration::from_secs(1);
-/// The least rate, as a share of the configured one: a backend that always says "too many" still hears of each job's end.
-pub const RATE_LEAST_SHARE: f64 = 0.02;
-/// A heartbeat or a report waits at most this long for the rate limit.
-pub const RATE_PRIORITY_WAIT: Duration = Duration::from_millis(250);
-
-/// After a report without an answer, the backend gets this long to finish with it before it is asked what became of it.
-pub const REPORT_SETTLE: Duration = Duration::from_secs(1);
-
-/// A job's own timeout beyond this is a mistake of units, not a wish.
-pub const JOB_TIMEOUT_ABSURD: Duration = Duration::from_secs(10 * 366 * 86_400);
-
-/// Environment variables of one job.
-pub const JOB_ENVIRONMENT_MAX: usize = 4096;
 
 // ---- health -----------------------------------------------------------------------------------------------------------
 

@@ -48,15 +48,15 @@ fn the_benchmark_prints_each_figure_beside_its_floor() {
 fn an_idle_agent_has_only_threads_and_descriptors_that_are_written_down() {
     let _alone = alone();
     require_engine();
-    let architecture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let threads = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/threads.md");
     let socket = engine_socket();
-    let setup = footprint::Setup { agent: agent(), socket, architecture, length: Duration::from_secs(3) };
+    let setup = footprint::Setup { agent: agent(), socket, threads, length: Duration::from_secs(3) };
     let seen = footprint::measure(&setup).expect("figures");
     eprintln!("{}", seen.text);
     let missed: Vec<&String> =
         seen.missed.iter().filter(|text| text.starts_with("threads") || text.starts_with("descriptors")).collect();
     assert_eq!(missed, Vec::<&String>::new(), "{}", seen.text);
-    let told = std::fs::read_to_string(&setup.architecture).expect("ARCHITECTURE.md");
+    let told = std::fs::read_to_string(&setup.threads).expect("docs/threads.md");
     let count = seen.text.split("threads: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a count");
     assert!(told.contains(&format!("An idle agent with five workers has {count} threads.")), "{}", seen.text);
     for word in ["PSS: ", "CPU: ", "start to first poll: ", "state.dir: lock", "listens: health"] {

@@ -228,8 +228,8 @@ fn disk_rates(settings: &[(&str, &str)], count: u32, block: &str, keys: [&str; 2
     }
     let row = finished(&backend, &id);
     let millis: Vec<u64> = stdout(&row).lines().map(|line| line.parse().expect("a number")).collect();
-    // Three seconds' worth; the kernel lets the first moments pass.
-    assert!(millis.len() == 2 && millis.iter().all(|ms| (2000..20_000).contains(ms)), "{millis:?} {}", stderr(&row));
+    // Five seconds' worth. The kernel lets the first moments pass, and a busy disk takes longer.
+    assert!(millis.len() == 2 && millis.iter().all(|ms| (2000..25_000).contains(ms)), "{millis:?} {}", stderr(&row));
     agent.stop();
 }
 
@@ -237,14 +237,14 @@ fn disk_rates(settings: &[(&str, &str)], count: u32, block: &str, keys: [&str; 2
 fn bytes_a_second_to_and_from_the_disk_are_limited() {
     let _machine = shared();
     let settings = [("container.resources.defaults.readBps", "1MB"), ("container.resources.defaults.writeBps", "1MB")];
-    disk_rates(&settings, 12, "256k", ["BlkioDeviceReadBps", "BlkioDeviceWriteBps"], MIB);
+    disk_rates(&settings, 20, "256k", ["BlkioDeviceReadBps", "BlkioDeviceWriteBps"], MIB);
 }
 
 #[test]
 fn operations_a_second_on_the_disk_are_limited() {
     let _machine = shared();
     let settings = [("container.resources.defaults.readIops", "20"), ("container.resources.defaults.writeIops", "20")];
-    disk_rates(&settings, 60, "4k", ["BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"], 20);
+    disk_rates(&settings, 100, "4k", ["BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"], 20);
 }
 
 #[test]

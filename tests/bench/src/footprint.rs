@@ -26,8 +26,8 @@ const SETTINGS: [(&str, &str); 3] =
 pub struct Setup {
     pub agent: PathBuf,
     pub socket: PathBuf,
-    /// ARCHITECTURE.md, which names the threads.
-    pub architecture: PathBuf,
+    /// docs/threads.md, which names the threads.
+    pub threads: PathBuf,
     /// How long the agent's CPU time is counted.
     pub length: Duration,
 }
@@ -77,7 +77,7 @@ pub fn measure(setup: &Setup) -> Result<Footprint, String> {
         first < FIRST_POLL_MS,
         &format!("start to first poll: {first:.1} ms, median of {STARTS}, {least:.1} to {most:.1} (target {FIRST_POLL_MS} ms)"),
     );
-    threads(&agent, &setup.architecture, &mut out)?;
+    threads(&agent, &setup.threads, &mut out)?;
     descriptors(&agent, &mut out)?;
     Ok(out)
 }
@@ -164,9 +164,8 @@ fn memory(agent: &Agent) -> Result<BTreeMap<String, f64>, String> {
     Ok(text.lines().filter_map(row).collect())
 }
 
-fn threads(agent: &Agent, architecture: &Path, out: &mut Footprint) -> Result<(), String> {
-    let document =
-        std::fs::read_to_string(architecture).map_err(|error| format!("{}: {error}", architecture.display()))?;
+fn threads(agent: &Agent, table: &Path, out: &mut Footprint) -> Result<(), String> {
+    let document = std::fs::read_to_string(table).map_err(|error| format!("{}: {error}", table.display()))?;
     let known = documented(&document);
     let mut names: Vec<String> = Vec::new();
     for task in tasks(agent)? {
@@ -183,7 +182,7 @@ fn threads(agent: &Agent, architecture: &Path, out: &mut Footprint) -> Result<()
     let _ = writeln!(out.text, "      {}", names.join(" "));
     let strange: Vec<&str> =
         names.iter().map(|name| plain(name)).filter(|name| !known.iter().any(|k| k == name)).collect();
-    out.line(strange.is_empty(), &format!("threads that ARCHITECTURE.md does not name: {}", list(&strange)));
+    out.line(strange.is_empty(), &format!("threads that docs/threads.md does not name: {}", list(&strange)));
     Ok(())
 }
 
@@ -192,10 +191,9 @@ fn plain(name: &str) -> &str {
     if name.strip_prefix("worker-").is_some_and(|rest| rest.parse::<u32>().is_ok()) { "worker-N" } else { name }
 }
 
-/// The names in the table of ARCHITECTURE.md's section on threads.
+/// The names in the table of docs/threads.md.
 fn documented(document: &str) -> Vec<String> {
-    let section =
-        document.split("\n## Threads\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+    let section = document.split("\n## Names\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
     let name = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
     section.lines().filter_map(name).collect()
 }
@@ -316,7 +314,7 @@ mod tests {
 
     #[test]
     fn names_come_from_the_table_of_threads_alone() {
-        let document = "# A\n| `no` | x |\n\n## Threads\n\n| name | c |\n| --- |\n| `main` | 1 |\n| `worker-N` | n |\n\n## Next\n| `no` |\n";
+        let document = "# A\n| `no` | x |\n\n## Names\n\n| name | c |\n| --- |\n| `main` | 1 |\n| `worker-N` | n |\n\n## Next\n| `no` |\n";
         assert_eq!(documented(document), ["main", "worker-N"]);
         assert_eq!(plain("worker-12"), "worker-N");
         assert_eq!(plain("worker-x"), "worker-x");

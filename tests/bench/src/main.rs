@@ -14,14 +14,14 @@ const HELP: &str = "cronium-bench: measures an agent from outside
   cronium-bench bench [--quick | --least] [--lines | --parts] --agent FILE [--socket FILE]
       jobs and lines beside raw calls to the engine: one table; with --lines only those,
       with --parts only what the raw calls are made of
-  cronium-bench footprint [--check] [--seconds N] --agent FILE [--architecture FILE] [--socket FILE]
+  cronium-bench footprint [--check] [--seconds N] --agent FILE [--threads FILE] [--socket FILE]
       --check fails when a target is missed; memory, threads, CPU, descriptors and start of an agent with nothing to do
 ";
 
 struct Arguments {
     command: String,
     setup: Setup,
-    architecture: PathBuf,
+    threads: PathBuf,
     seconds: u64,
     check: bool,
 }
@@ -35,14 +35,14 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
         lines_only: false,
         parts_only: false,
     };
-    let (mut architecture, mut seconds, mut check) = (PathBuf::from("ARCHITECTURE.md"), 30, false);
+    let (mut threads, mut seconds, mut check) = (PathBuf::from("docs/threads.md"), 30, false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Value(word) if command.is_empty() => command = word.string()?,
             Long("agent") => setup.agent = parser.value()?.into(),
             Long("socket") => setup.socket = parser.value()?.into(),
-            Long("architecture") => architecture = parser.value()?.into(),
+            Long("threads") => threads = parser.value()?.into(),
             Long("seconds") => seconds = parser.value()?.parse()?,
             Long("check") => check = true,
             Long("lines") => setup.lines_only = true,
@@ -53,7 +53,7 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Arguments { command, setup, architecture, seconds, check })
+    Ok(Arguments { command, setup, threads, seconds, check })
 }
 
 fn act(arguments: &Arguments) -> Result<bool, String> {
@@ -66,8 +66,8 @@ fn act(arguments: &Arguments) -> Result<bool, String> {
         "footprint" => {
             let Setup { agent, socket, .. } = arguments.setup.clone();
             let length = Duration::from_secs(arguments.seconds);
-            let architecture = arguments.architecture.clone();
-            let seen = footprint::measure(&footprint::Setup { agent, socket, architecture, length })?;
+            let threads = arguments.threads.clone();
+            let seen = footprint::measure(&footprint::Setup { agent, socket, threads, length })?;
             print!("{}", seen.text);
             Ok(!arguments.check || seen.missed.is_empty())
         }

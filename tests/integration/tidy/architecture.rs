@@ -38,7 +38,7 @@ fn pages_are_short_and_the_readmes_command_is_what_ci_runs() {
     assert!(page.contains("\nscripts/test.sh ") && text(".ci/run").contains("scripts/test.sh\"\n"));
 }
 
-/// The names that the product gives to threads, as the table of ARCHITECTURE.md has them.
+/// The names that the product gives to threads, as the table of docs/threads.md has them.
 fn thread_names(source: &Source) -> Vec<String> {
     if source.product.trim().is_empty() || source.path.starts_with("cli/") {
         return Vec::new();
@@ -56,13 +56,13 @@ fn thread_names(source: &Source) -> Vec<String> {
 }
 
 #[test]
-fn every_thread_has_a_row_in_the_architecture() {
-    let page = text("ARCHITECTURE.md");
-    let table = page.split("\n## Threads\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+fn every_thread_has_a_row_in_the_table() {
+    let page = text("docs/threads.md");
+    let table = page.split("\n## Names\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
     let names: Vec<String> = sources().iter().flat_map(thread_names).collect();
     assert!(names.len() > 12 && names.contains(&"worker-N".to_owned()), "{names:?}");
     let missing: Vec<&String> = names.iter().filter(|name| !table.contains(&format!("| `{name}` |"))).collect();
-    assert_eq!(missing, Vec::<&String>::new(), "threads without a row in ARCHITECTURE.md");
+    assert_eq!(missing, Vec::<&String>::new(), "threads without a row in docs/threads.md");
     let new = Source::new(
         "api/a.rs",
         "fn a() { threads::spawn(\"new\", b) }\n#[cfg(test)]\nmod t { fn c() { threads::spawn(\"t-c\", b) } }",
