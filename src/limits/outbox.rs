@@ -30,6 +30,8 @@ pub const OUTBOX_TICK: Duration = Duration::from_secs(30);
 /// Threads that offer reports at once. With ten workers and a backend that takes 3 s for each call, a job ends every 0.35 s,
 /// and its report takes two calls.
 pub const OUTBOX_SENDERS: usize = 16;
+/// Bytes of reports on their way at once, unless one alone has more. One has the output of a job twice.
+pub const OUTBOX_ON_THE_WAY: usize = 16 << 20;
 /// Bytes of reports that are on disk and stay in memory until their first try.
 pub const OUTBOX_NEW: usize = 4 << 20;
 /// Jobs that have ended, and of which calls or live lines are still on their way. The worker of one more waits itself.

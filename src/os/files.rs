@@ -1,7 +1,7 @@
 //! Files that survive a power cut, and the lock that keeps a second process away from a folder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufWriter, Read as _, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,13 +56,18 @@ impl Folder {
     /// Replaces the file `name` (mode 0600) by `parts`, one after the other. At every moment the file is the old one or the new
     /// one; after `Ok`, it is the new one even if the power fails now.
     pub fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        self.write_with(name, &|file| parts.iter().try_for_each(|part| file.write_all(part)))
+    }
+
+    /// The same with what `fill` writes, which goes through a buffer.
+    pub fn write_with(&self, name: &str, fill: &dyn Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
         clock::step("write");
         clock::disk()?;
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let beside = self.path.join(format!("{UNFINISHED}{number}"));
         // The rest of an earlier write under this number.
         let _ = fs::remove_file(&beside);
-        let written = write_new(&beside, parts).and_then(|()| {
+        let written = write_new(&beside, fill).and_then(|()| {
             clock::step("rename");
             fs::rename(&beside, self.path.join(name))
         });
@@ -103,12 +108,11 @@ impl Folder {
 }
 
 /// Creates a file that must not exist, not even as a link.
-fn write_new(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    file.sync_all()
+fn write_new(path: &Path, fill: &dyn Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut buffer = BufWriter::new(file);
+    fill(&mut buffer)?;
+    buffer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 /// Opens a file to append to it, not through a link; creates it (0600) if needed.

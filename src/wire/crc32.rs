@@ -21,9 +21,32 @@ const fn table() -> [u32; 256] {
     table
 }
 
+/// The checksum of bytes that come one part after the other.
+pub struct Sum(u32);
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self(u32::MAX)
+    }
+}
+
+impl Sum {
+    pub fn add(&mut self, part: &[u8]) {
+        let next = |crc: u32, byte: &u8| (crc >> 8) ^ TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize];
+        self.0 = part.iter().fold(self.0, next);
+    }
+
+    /// Of all that was added.
+    pub fn value(&self) -> u32 {
+        !self.0
+    }
+}
+
 /// The checksum of `bytes`.
 pub fn of(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| (crc >> 8) ^ TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize])
+    let mut sum = Sum::default();
+    sum.add(bytes);
+    sum.value()
 }
 
 #[cfg(test)]

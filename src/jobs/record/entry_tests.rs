@@ -74,15 +74,18 @@ fn a_record_goes_forward_and_back_only_where_nothing_ran() {
     assert_eq!(next(Delivered), [Intent, Ended]);
 }
 
+/// A report is as large as a job's output, and several are written and read at once.
 #[test]
-fn a_page_costs_no_more_than_twice_its_file() {
+fn a_page_is_written_without_a_copy_and_read_into_one() {
     use crate::os::heap_tests::peak;
     let page = tests::entry("a", tests::ended(1, &"\n\u{1}\"x".repeat(1 << 19)));
-    let (head, body) = file::encode(&page).expect("JSON");
-    let bytes = [head.as_bytes(), &body].concat();
+    let mut bytes = Vec::with_capacity(16 << 20);
+    let (_, most) = peak(|| file::Encoded::of(&page).expect("JSON").write_to(&mut bytes));
+    assert!(most < 64 * 1024 && bytes.len() > 4 << 20, "{most} beside {}", bytes.len());
     let (back, most) = peak(|| file::decode(&page.job, &bytes));
     assert_eq!(back.expect("a page").stage, page.stage);
-    assert!(most <= bytes.len() + 64 * 1024, "{most} beside {}", bytes.len());
+    // A text that grows while it is read has room to spare.
+    assert!(most <= bytes.len() * 3 / 2, "{most} beside {}", bytes.len());
 }
 
 /// Version 0.1 wrote `null` for what is no number, and could not read it.

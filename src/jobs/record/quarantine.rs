@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::file::Encoded;
 use crate::job::Id;
 use crate::limits;
 use crate::os::files::Folder;
@@ -34,10 +35,10 @@ pub(super) fn take_in(folder: &Folder, from: &Path, now_ms: u64, why: &str) -> i
     finish(folder, &name, why)
 }
 
-/// The same with bytes that are not on disk.
-pub(super) fn write(folder: &Folder, file: &str, parts: &[&[u8]], now_ms: u64, why: &str) -> io::Result<()> {
+/// The same with an entry that is not on disk.
+pub(super) fn write(folder: &Folder, file: &str, entry: &Encoded, now_ms: u64, why: &str) -> io::Result<()> {
     let name = name_for(folder, Path::new(file), now_ms);
-    folder.write(&name, parts)?;
+    folder.write_with(&name, &|file| entry.write_to(file))?;
     finish(folder, &name, why)
 }
 

@@ -7,14 +7,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::done::DoneJobs;
 use super::entry::{Container, Entry, Place, lock, now_ms};
 use super::error::RecordError;
-use super::file::{self, Bad};
+use super::file::{self, Bad, Encoded};
 use super::quarantine::{self, Quarantined};
 use crate::job::Id;
 use crate::limits;
@@ -67,6 +67,8 @@ pub struct Waiting {
     pub attempts: u32,
     /// Wall clock, milliseconds since 1970.
     pub since_ms: u64,
+    /// Of the report.
+    pub bytes: usize,
 }
 
 impl RecordStore {
@@ -118,9 +120,9 @@ impl RecordStore {
                 None => Ok(Err(Bad::Foreign)),
             };
             match entry {
-                Ok(Ok(entry)) => match entry.ended().map(|ended| ended.since_ms) {
-                    Some(since_ms) if !entry.has_remains() => {
-                        ended.push(Waiting { job: entry.job, attempts: entry.attempts, since_ms })
+                Ok(Ok(entry)) => match entry.ended().map(|ended| (ended.since_ms, ended.report.size())) {
+                    Some((since_ms, bytes)) if !entry.has_remains() => {
+                        ended.push(Waiting { job: entry.job, attempts: entry.attempts, since_ms, bytes })
                     }
                     _ => open.push(entry),
                 },
@@ -149,14 +151,13 @@ impl RecordStore {
 
     fn try_put(&self, entry: &Entry) -> Result<(), RecordError> {
         let job = &entry.job;
-        let encoded = file::encode(entry);
-        let (head, body) = encoded.map_err(|error| RecordError::Encode { job: job.clone(), error })?;
-        if head.len() + body.len() > limits::RECORD_FILE_MAX {
-            return Err(RecordError::TooLarge { job: job.clone(), bytes: head.len() + body.len() });
+        let encoded = Encoded::of(entry).map_err(|error| RecordError::Encode { job: job.clone(), error })?;
+        if encoded.len() > limits::RECORD_FILE_MAX {
+            return Err(RecordError::TooLarge { job: job.clone(), bytes: encoded.len() });
         }
         let _turn = self.turn(job)?;
         lock(&self.0.unremoved).remove(job);
-        let written = self.0.jobs.write(&file::name(job), &[head.as_bytes(), &body]);
+        let written = self.0.jobs.write_with(&file::name(job), &|file| encoded.write_to(file));
         written.map_err(|error| RecordError::io("write", &self.path_of(job), error))
     }
 
@@ -250,9 +251,8 @@ impl RecordStore {
 
     /// The same with an entry that is in memory alone.
     pub fn write_to_quarantine(&self, entry: &Entry, why: &str) -> bool {
-        let Ok((head, body)) = file::encode(entry) else { return false };
-        let (name, parts) = (file::name(&entry.job), [head.as_bytes(), &body]);
-        match quarantine::write(&self.0.quarantine, &name, &parts, now_ms(), why) {
+        let Ok(encoded) = Encoded::of(entry) else { return false };
+        match quarantine::write(&self.0.quarantine, &file::name(&entry.job), &encoded, now_ms(), why) {
             Ok(()) => true,
             Err(error) => {
                 log::error!("job {}: cannot move its entry to quarantine: {error}", entry.job);
@@ -345,12 +345,7 @@ fn read(path: &Path, job: &Id) -> io::Result<Result<Entry, Bad>> {
         // Opening a pipe would wait for ever.
         return Ok(Err(Bad::Foreign));
     }
-    if data.len() > limits::RECORD_FILE_MAX as u64 {
-        return Ok(Err(Bad::TooLarge));
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limits::RECORD_FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(file::decode(job, &bytes))
+    file::read(job, fs::File::open(path)?, data.len())
 }
 
 /// The process that has the records in `dir` (`state.dir`) open, `?` where it is not told; `None` when none has.

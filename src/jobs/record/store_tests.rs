@@ -1,5 +1,6 @@
 //! Records on real file systems: whole, torn, full and read-only ones.
 
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -171,7 +172,8 @@ fn every_stage_and_place_comes_back_as_it_was() {
     }
     let Opened { records, open, ended } = scratch.open();
     assert_eq!(open, all[..3]);
-    let waiting = |entry: &Entry, since_ms| Waiting { job: entry.job.clone(), attempts: 1, since_ms };
+    let waiting =
+        |entry: &Entry, since_ms| Waiting { job: entry.job.clone(), attempts: 1, since_ms, bytes: entry.report_size() };
     assert_eq!(ended, [waiting(&all[4], 1), waiting(&all[3], 2)], "oldest first");
     assert_eq!(records.read(&id("d")).expect("read"), Some(all[3].clone()));
     assert_eq!(records.read(&id("none")).expect("read"), None);

@@ -139,13 +139,15 @@ impl Outbox {
         let now = clock::now();
         let tried = Tried::unknown().after(now + self.0.terms.settle);
         let mut known = self.lock();
-        for Waiting { job, attempts, since_ms } in ended {
+        for Waiting { job, attempts, since_ms, bytes } in ended {
             if self.0.records.done().lookup(&job).is_some_and(|done| done.attempts >= attempts) {
                 self.0.records.forget(&job);
             } else {
                 // The earlier run may have been killed with the report on its way. What a clock that
                 // was ahead wrote waits from now on, and not until that clock's time.
-                known.queue.insert(job, Item::new(since_ms.min(now_ms()), tried, None, now));
+                let mut item = Item::new(since_ms.min(now_ms()), tried, None, now);
+                item.bytes = bytes;
+                known.queue.insert(job, item);
             }
         }
         if known.queue.len() > 0 {
@@ -192,7 +194,8 @@ impl Outbox {
         let (job, remains, size) = (entry.job.clone(), entry.has_remains(), entry.report_size());
         let held = (written.is_err() || known.queue.may_keep(size)).then(|| Arc::new(entry));
         let mut item = Item::new(since_ms.min(now_ms()), tried, held, clock::now());
-        (item.on_disk, item.is_new, item.remains, item.earlier) = (written.is_ok(), true, remains, earlier);
+        (item.bytes, item.earlier) = (size, earlier);
+        (item.on_disk, item.is_new, item.remains) = (written.is_ok(), true, remains);
         known.queue.insert(job, item);
         self.show(&known);
         self.call_more(&mut known);

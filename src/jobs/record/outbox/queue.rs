@@ -25,6 +25,8 @@ pub(super) struct Item {
     pub(super) tried: Tried,
     /// The entry, when the disk did not take it, or until its first try.
     pub(super) held: Option<Arc<Entry>>,
+    /// Of the report, wherever it is.
+    pub(super) bytes: usize,
     /// Whether the disk has the entry.
     pub(super) on_disk: bool,
     /// What goes before it.
@@ -49,6 +51,7 @@ impl Item {
             known_at: now,
             tried,
             on_disk: held.is_none(),
+            bytes: held.as_ref().map_or(0, |entry| entry.report_size()),
             held,
             earlier: None,
             remains: false,
@@ -98,6 +101,8 @@ pub(super) struct Queue {
     memory: usize,
     /// How many are busy.
     busy: usize,
+    /// Bytes of the busy ones.
+    on_the_way: usize,
     /// Failures in a row.
     away: u32,
     pause: Option<Instant>,
@@ -159,6 +164,7 @@ impl Queue {
         self.new.remove(&(item.since_ms, job.clone()));
         if item.busy {
             self.busy -= 1;
+            self.on_the_way -= item.bytes;
         } else if !self.later.remove(&(item.due, job.clone())) {
             self.ready.remove(&(item.failures, item.since_ms, job.clone()));
         }
@@ -238,7 +244,14 @@ impl Queue {
         self.by_age.first().map(|(since_ms, _)| *since_ms)
     }
 
-    /// What to do now. At most [`limits::OUTBOX_SENDERS`] reports are busy at once, and one while the backend is away.
+    /// Whether a thread may take this one beside those that are busy.
+    fn fits(&self, job: &Id) -> bool {
+        let bytes = self.items.get(job).map_or(0, |item| item.bytes);
+        self.busy == 0 || self.busy < limits::OUTBOX_SENDERS && self.on_the_way + bytes <= limits::OUTBOX_ON_THE_WAY
+    }
+
+    /// What to do now. At most [`limits::OUTBOX_SENDERS`] reports are busy at once, and one while the backend is away. One that
+    /// is too large beside the busy ones waits for them, and the others for it.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         if self.ask.is_some_and(|at| at <= now) {
             // Until `asked` has heard the answer, nobody asks a second time.
@@ -258,7 +271,7 @@ impl Queue {
         let never = now + limits::OUTBOX_TICK;
         if let Some(until) = self.pause.filter(|until| *until > now) {
             // Its first try may show that the pause is another report's fault.
-            let new = self.new.first().filter(|_| self.busy < limits::OUTBOX_SENDERS);
+            let new = self.new.first().filter(|(_, job)| self.fits(job));
             return new.map(|(_, job)| job.clone()).map(|job| self.start(job)).ok_or(until);
         }
         while let Some((due, _)) = self.later.first()
@@ -275,8 +288,8 @@ impl Queue {
             }
             return Err(self.later.first().map_or(never, |(due, _)| *due));
         }
-        let most = if self.away >= limits::OUTBOX_AWAY { 1 } else { limits::OUTBOX_SENDERS };
-        if self.busy >= most {
+        let (_, _, job) = self.ready.first().cloned().ok_or(never)?;
+        if !self.fits(&job) || self.busy > 0 && self.away >= limits::OUTBOX_AWAY {
             return Err(never);
         }
         if let Some(ramp) = &mut self.ramp {
@@ -285,7 +298,6 @@ impl Queue {
             }
             ramp.sent(now);
         }
-        let (_, _, job) = self.ready.first().cloned().ok_or(never)?;
         Ok(self.start(job))
     }
 
@@ -295,6 +307,7 @@ impl Queue {
             self.take_out(&job, &item);
             item.busy = true;
             self.busy += 1;
+            self.on_the_way += item.bytes;
             self.items.insert(job.clone(), item);
         }
         job

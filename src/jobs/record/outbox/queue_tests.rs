@@ -250,3 +250,31 @@ fn a_bounded_number_of_reports_is_known() {
     queue.remove(&id("job-0"));
     assert!(queue.has_room(&more, false));
 }
+
+/// Sixteen reports of eight megabytes would be 128 MB in memory.
+#[test]
+fn large_reports_do_not_go_side_by_side_beyond_their_bytes() {
+    let now = Instant::now();
+    let mut queue = Queue::default();
+    let half = limits::OUTBOX_ON_THE_WAY / 2;
+    for (job, since, bytes) in [("a", 1, half), ("b", 2, half), ("c", 3, 1), ("d", 4, 3 * half), ("e", 5, 1)] {
+        queue.insert(id(job), Item { bytes, ..Item::new(since, Tried::default(), None, now) });
+    }
+    let waits = Next::Wait(limits::OUTBOX_TICK);
+    for job in ["a", "b"] {
+        assert_eq!(queue.next(now), Next::Try(id(job)));
+    }
+    assert_eq!(queue.next(now), waits);
+    queue.remove(&id("a"));
+    assert_eq!(queue.next(now), Next::Try(id("c")));
+    // One that is larger than all may be goes alone, and no smaller one overtakes it.
+    assert_eq!(queue.next(now), waits);
+    queue.remove(&id("b"));
+    assert_eq!(queue.next(now), waits);
+    queue.look_again(&id("c"), now, &Terms::new(Duration::from_secs(60)), 0.0);
+    assert_eq!(queue.next(now), Next::Try(id("d")));
+    assert_eq!(queue.next(now), waits);
+    queue.remove(&id("d"));
+    assert_eq!(queue.next(now), Next::Try(id("e")));
+    assert_eq!(queue.on_the_way, 1);
+}
