@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench.sh [--quick | --least] [--lines | --parts]
+# bench.sh [--quick | --least] [--lines | --parts | --server | --away]
 #
 # One table: jobs and lines through the agent, each figure beside its floor: the same container run by raw calls to the
 # engine over its Unix socket. Agent and floor take turns within one run; figures are medians, and a ratio is the median of
@@ -9,6 +9,8 @@
 #   --least   only shows that it works
 #   --lines   only the lines from attach to WebSocket
 #   --parts   only what the raw calls of one job are made of, and what each choice of the create request costs
+#   --server  only scripts on a server, beside the client of OpenSSH
+#   --away    only a slow backend, and reports after it was away
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,7 +18,7 @@ set -euo pipefail
 OPTIONS=()
 for argument; do
     case $argument in
-        --quick | --least | --lines | --parts) OPTIONS+=("$argument") ;;
+        --quick | --least | --lines | --parts | --server | --away) OPTIONS+=("$argument") ;;
         -h | --help)
             sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
             exit 0

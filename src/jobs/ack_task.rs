@@ -130,14 +130,6 @@ impl AckTask {
         Some(thread)
     }
 
-    /// Waits until all is said, within [`limits::ACK_TASK_WAIT`].
-    pub(in crate::jobs) fn finish(mut self) {
-        self.start = None;
-        if let Some(thread) = self.thread.take() {
-            thread.join_within(limits::ACK_TASK_WAIT);
-        }
-    }
-
     /// Waits for the answer to the acknowledgement, within `api.timeout` and `api.retry`. To be asked once.
     pub(in crate::jobs) fn ours(&self) -> Result<(), Unreported> {
         match self.acknowledged() {

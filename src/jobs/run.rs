@@ -60,15 +60,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     };
     control.end();
     token.step(Step::Reporting);
-    // A job on one server still says all before its report is written.
-    let ack = match task.server {
-        Some(_) => {
-            ack.finish();
-            None
-        }
-        None => Some(ack),
-    };
-    Session::after(helpers, conclude(context, &record, end, output, ack))
+    Session::after(helpers, conclude(context, &record, end, output, Some(ack)))
 }
 
 /// What is to be done, for the log.

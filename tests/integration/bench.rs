@@ -17,8 +17,7 @@ fn agent() -> PathBuf {
 fn the_benchmark_prints_each_figure_beside_its_floor() {
     let _alone = alone();
     require_engine();
-    let setup =
-        Setup { agent: agent(), socket: engine_socket(), size: Size::least(), lines_only: false, parts_only: false };
+    let setup = Setup { agent: agent(), socket: engine_socket(), size: Size::least(), only: None };
     let table = cronium_bench::run(&setup, &mut |_| {}).expect("a table");
     let text = table.render();
     eprintln!("{text}");

@@ -430,3 +430,21 @@ fn jobs_on_servers_get_the_new_settings_of_their_execution() {
     sshd.end_user_processes();
     rig.agent.stop();
 }
+
+#[test]
+fn how_many_containers_wait_changes_with_a_reload() {
+    let _machine = shared();
+    let rig = Rig::start("container:\n  warm: {bash: 1}\n");
+    rig.agent.wait_warm();
+    let waiting = || {
+        let all = rig.agent.containers_by_name().into_iter();
+        all.filter(|(_, name)| name.starts_with("cronium-warm-")).map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    let first = waiting();
+    rig.reload("container:\n  warm: {python: 2}\n", "in effect from now on");
+    eventually("two others wait", || waiting().len() == 2 && !waiting().contains(&first[0]));
+    rig.reload("", "in effect from now on");
+    eventually("none waits", || waiting().is_empty());
+    assert_eq!(rig.status()["warm"], Value::Null);
+    rig.agent.stop();
+}

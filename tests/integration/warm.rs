@@ -7,9 +7,10 @@ use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 use serde_json::{Value, json};
 
 use crate::engine_proxy::{Break, Proxy};
+use crate::engine_restart::Engine;
 use crate::harness::{
-    Agent, LONG, Warm, deployed, docker, eventually, finish, finished, in_warm, job, record, report, shared, stderr,
-    stdout, unique, with_socket,
+    Agent, LONG, PROVING, Warm, alone, binary, deployed, docker, eventually, finish, finished, in_warm, job, record,
+    report, shared, stderr, stdout, unique, with_socket,
 };
 use crate::{backend, control, helpers, jobs, jobs_start, limits, restart, security};
 
@@ -312,5 +313,62 @@ fn time_and_usage_count_from_the_jobs_start() {
     let row = finish(&backend, long);
     assert_eq!((report(&row)["status"].as_str(), stdout(&row)), (Some("timeout"), "over\n"), "{}", stderr(&row));
     assert_eq!(way(&backend, &row), "warm");
+    agent.stop();
+}
+
+#[test]
+fn an_engine_that_is_restarted_under_the_pool_costs_its_jobs_nothing() {
+    let _machine = shared();
+    let backend = deployed();
+    let mut engine = Engine::start_after(false, "", &["cronium/runner:bash-alpine"]);
+    let host = engine.host();
+    let settings = [ONE[0], ("container.docker.endpoint", host.as_str()), ("container.network.mode", "none")];
+    let agent = Agent::start(&backend, &settings);
+    agent.wait_warm();
+    engine.down("TERM");
+    engine.up();
+    // As soon as may be after the start: what waited is gone or stopped.
+    let row = finish(&backend, job("BASH", "echo done"));
+    assert_eq!((stdout(&row), row.exit_code, row.terminal_reports()), ("done\n", Some(0), 1), "{}", stderr(&row));
+    agent.wait_warm();
+    assert_eq!(way(&backend, &finish(&backend, job("BASH", "echo again"))), "warm");
+    agent.stop();
+    eventually("nothing is left in that engine", || engine.docker(&["ps", "-aq"]).is_empty());
+}
+
+#[test]
+fn gc_leaves_what_waits_for_an_agent_and_removes_it_when_that_is_gone() {
+    let _machine = shared();
+    let backend = deployed();
+    let mut agent = Agent::start(&backend, ONE);
+    let id = waiting(&agent);
+    let state = agent.state_dir();
+    let gc = |agent: &Agent| {
+        let mut command = binary();
+        command.args(["gc", "--grace", "0s", "--set"]).arg(format!("orchestrator.id={}", agent.id));
+        let output = command.arg("--set").arg(format!("state.dir={}", state.display())).output().expect("gc");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = gc(&agent);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(agent.containers_by_name().iter().any(|(other, _)| *other == id), "{said}");
+    agent.signal("KILL");
+    agent.wait(LONG);
+    let (code, said) = gc(&agent);
+    assert!(code == Some(0) && agent.containers_by_name().is_empty(), "{said}");
+}
+
+#[test]
+fn a_wall_that_does_not_hold_throws_away_what_waits_behind_it() {
+    let _machine = alone();
+    let backend = deployed();
+    let open = ("container.security.seccompProfile", "engine");
+    let agent = Agent::start(&backend, &[ONE[0], PROVING, open]);
+    let first = waiting(&agent);
+    eventually("what waited is gone", || agent.metric("cronium_warm_discarded_total{reason=\"proof\"}") == Some(1.0));
+    eventually("another waits", || {
+        let all = agent.containers_by_name();
+        all.iter().any(|(id, name)| *id != first && name.starts_with("cronium-warm-"))
+    });
     agent.stop();
 }

@@ -3,6 +3,7 @@
 //! cannot be slow, or wrong, in the same way.
 
 mod agent;
+mod away;
 mod engine;
 pub mod footprint;
 mod helpers;
@@ -13,6 +14,7 @@ mod server;
 pub mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use table::Table;
 
@@ -37,6 +39,8 @@ pub struct Size {
     pub tick_lines: usize,
     /// Jobs in the row with the default rate limit, which takes seconds to be felt; 0 leaves the row out.
     pub limited: usize,
+    /// How long the backend is away, once each. None: it is not slow either, which takes as long.
+    pub outages: Vec<Duration>,
 }
 
 impl Size {
@@ -53,6 +57,7 @@ impl Size {
             ticks: 3,
             tick_lines: 200,
             limited: 40,
+            outages: vec![Duration::from_secs(20), Duration::from_secs(45)],
         }
     }
 
@@ -67,6 +72,7 @@ impl Size {
             ticks: 1,
             tick_lines: 100,
             limited: 0,
+            outages: vec![Duration::from_secs(10)],
             ..Self::full()
         }
     }
@@ -83,6 +89,7 @@ impl Size {
             ticks: 1,
             tick_lines: 20,
             limited: 0,
+            outages: Vec::new(),
         }
     }
 }
@@ -95,52 +102,81 @@ pub struct Setup {
     /// The engine's socket.
     pub socket: PathBuf,
     pub size: Size,
-    /// Only the lines, twice as often, for work on their path.
-    pub lines_only: bool,
-    /// Only what the floor is made of.
-    pub parts_only: bool,
+    /// One part of it, for work on its path.
+    pub only: Option<Only>,
+}
+
+/// A part that can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Only {
+    /// Lines, twice as often.
+    Lines,
+    /// What the floor is made of.
+    Parts,
+    /// Scripts on a server.
+    Server,
+    /// A slow backend, and one that was away.
+    Away,
 }
 
 /// Measures all of it; `progress` hears a sentence before each part.
 pub fn run(setup: &Setup, progress: &mut dyn FnMut(&str)) -> Result<Table, String> {
     let mut table = Table::default();
-    if setup.lines_only {
-        let mut setup = setup.clone();
-        setup.size.floods *= 2;
-        lines::flood(&setup, &mut table)?;
-        lines::secrets(&setup, &mut table)?;
-        return Ok(table);
+    match setup.only {
+        Some(Only::Lines) => {
+            let mut setup = setup.clone();
+            setup.size.floods *= 2;
+            lines::flood(&setup, &mut table)?;
+            lines::secrets(&setup, &mut table)?;
+        }
+        Some(Only::Parts) => parts::measure(setup, &mut table)?,
+        Some(Only::Server) => server::warm(setup, &mut table)?,
+        Some(Only::Away) => slow_and_away(setup, progress, &mut table)?,
+        None => all(setup, progress, &mut table)?,
     }
-    if setup.parts_only {
-        parts::measure(setup, &mut table)?;
-        return Ok(table);
+    Ok(table)
+}
+
+fn slow_and_away(setup: &Setup, progress: &mut dyn FnMut(&str), table: &mut Table) -> Result<(), String> {
+    if setup.size.outages.is_empty() {
+        return Ok(());
     }
+    progress("jobs while each call of the backend takes 3 s");
+    away::slow(setup, table)?;
+    for &length in &setup.size.outages {
+        progress(&format!("reports after the backend was away for {} s", length.as_secs()));
+        away::outage(setup, length, table)?;
+    }
+    Ok(())
+}
+
+fn all(setup: &Setup, progress: &mut dyn FnMut(&str), table: &mut Table) -> Result<(), String> {
     progress(&format!("{} single jobs, each beside one of the floor's", setup.size.serial));
-    jobs::serial(setup, &mut table)?;
+    jobs::serial(setup, table)?;
     progress(&format!(
         "{} containers with the agent's profile of system calls, and with the engine's",
         setup.size.serial
     ));
-    jobs::filter(setup, &mut table)?;
+    jobs::filter(setup, table)?;
     progress(&format!("{} first lines without and with a warm container", setup.size.serial));
-    jobs::first_line(setup, &mut table)?;
+    jobs::first_line(setup, table)?;
     for &workers in &setup.size.workers {
         progress(&format!("{workers} workers: {} rounds of {} jobs", setup.size.rounds, setup.size.jobs));
-        jobs::parallel(setup, workers, &mut table)?;
+        jobs::parallel(setup, workers, table)?;
     }
     if setup.size.limited > 0 {
         progress(&format!("{} jobs with the default api.rateLimit", setup.size.limited));
-        jobs::limited(setup, &mut table)?;
+        jobs::limited(setup, table)?;
     }
     progress(&format!("{} jobs of {} lines", setup.size.floods, setup.size.lines));
-    lines::flood(setup, &mut table)?;
+    lines::flood(setup, table)?;
     progress(&format!("{} such jobs, half of them with secrets", 2 * setup.size.floods));
-    lines::secrets(setup, &mut table)?;
+    lines::secrets(setup, table)?;
     progress(&format!("{} jobs that print a line every 20 ms", setup.size.ticks));
-    lines::ticks(setup, &mut table)?;
+    lines::ticks(setup, table)?;
     progress(&format!("{} scripts that call a helper", setup.size.rounds));
-    helpers::variables(setup, &mut table)?;
+    helpers::variables(setup, table)?;
     progress(&format!("{} scripts on a server of the loopback", setup.size.serial));
-    server::warm(setup, &mut table)?;
-    Ok(table)
+    server::warm(setup, table)?;
+    slow_and_away(setup, progress, table)
 }

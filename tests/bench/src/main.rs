@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cronium_bench::{Setup, Size, footprint};
+use cronium_bench::{Only, Setup, Size, footprint};
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::ValueExt as _;
 
 const HELP: &str = "cronium-bench: measures an agent from outside
 
-  cronium-bench bench [--quick | --least] [--lines | --parts] --agent FILE [--socket FILE]
+  cronium-bench bench [--quick | --least] [--lines | --parts | --server | --away] --agent FILE [--socket FILE]
       jobs and lines beside raw calls to the engine: one table; with --lines only those,
-      with --parts only what the raw calls are made of
+      with --parts only what the raw calls are made of, with --server only scripts on a server,
+      with --away only a slow backend and reports after it was away
   cronium-bench footprint [--check] [--seconds N] --agent FILE [--threads FILE] [--socket FILE]
       --check fails when a target is missed; memory, threads, CPU, descriptors and start of an agent with nothing to do
 ";
@@ -28,13 +29,8 @@ struct Arguments {
 
 fn arguments() -> Result<Arguments, lexopt::Error> {
     let mut command = String::new();
-    let mut setup = Setup {
-        agent: PathBuf::new(),
-        socket: "/var/run/docker.sock".into(),
-        size: Size::full(),
-        lines_only: false,
-        parts_only: false,
-    };
+    let mut setup =
+        Setup { agent: PathBuf::new(), socket: "/var/run/docker.sock".into(), size: Size::full(), only: None };
     let (mut threads, mut seconds, mut check) = (PathBuf::from("docs/threads.md"), 30, false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -45,8 +41,10 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             Long("threads") => threads = parser.value()?.into(),
             Long("seconds") => seconds = parser.value()?.parse()?,
             Long("check") => check = true,
-            Long("lines") => setup.lines_only = true,
-            Long("parts") => setup.parts_only = true,
+            Long("lines") => setup.only = Some(Only::Lines),
+            Long("parts") => setup.only = Some(Only::Parts),
+            Long("server") => setup.only = Some(Only::Server),
+            Long("away") => setup.only = Some(Only::Away),
             Long("quick") => setup.size = Size::quick(),
             Long("least") => setup.size = Size::least(),
             Long("help") | Short('h') => command = "help".to_owned(),
