@@ -197,7 +197,7 @@ fn no_canary_flies_while_a_job_waits_for_a_worker() {
     }
     finished(&backend, &long);
     // Its own container may outlive its report for a moment. A job that comes while they fly has the host for itself.
-    let canary = |(_, name): &(String, String)| name.starts_with("cronium-exec-proof-");
+    let canary = |(_, name): &(String, String)| name.starts_with("cronium-proof-");
     eventually("canaries fly", || agent.containers_by_name().iter().any(canary));
     let row = finish(&backend, job("BASH", "sleep 2; echo $?"));
     assert_eq!((stdout(&row), row.exit_code), ("0\n", Some(0)), "{}", stderr(&row));
