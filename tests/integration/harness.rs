@@ -527,6 +527,12 @@ pub fn docker(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// Whether this container runs. One that is being made, or was removed a moment ago, may be listed and not be known.
+pub fn is_running(container: &str) -> bool {
+    let output = Command::new("docker").args(["inspect", "--format", "{{.State.Running}}", container]).output();
+    String::from_utf8_lossy(&output.expect("the docker command").stdout).trim() == "true"
+}
+
 /// Containers of the `exec` with this process id, running or not. Somebody else may use the same engine: what others run is
 /// nothing that a test may count.
 pub fn containers_of_exec(pid: u32) -> Vec<String> {

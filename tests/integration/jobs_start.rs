@@ -8,7 +8,8 @@ use cronium_dev_backend::{DevBackend, JobRow, Stamp};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Agent, LONG, deployed, docker, finish, finished, job, record, report, shared, stderr, stdout, unique, with_socket,
+    Agent, LONG, deployed, docker, finish, finished, is_running, job, record, report, shared, stderr, stdout, unique,
+    with_socket,
 };
 
 /// An image that is made from a runner's by these lines; it goes with this.
@@ -263,7 +264,7 @@ fn a_container_that_is_killed_at_any_moment_shows_no_mark() {
         let mut container = String::new();
         crate::harness::eventually("its container runs", || {
             container = agent.container_of(&id).unwrap_or_default();
-            !container.is_empty() && docker(&["inspect", "--format", "{{.State.Running}}", &container]) == "true"
+            !container.is_empty() && is_running(&container)
         });
         std::thread::sleep(std::time::Duration::from_millis(n * 15));
         docker(&["kill", "-s", if n % 2 == 0 { "KILL" } else { "TERM" }, &container]);

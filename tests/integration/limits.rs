@@ -4,7 +4,8 @@ use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Agent, alone, deployed, docker, eventually, finish, finished, job, on_podman, record, report, shared, with_socket,
+    Agent, alone, deployed, docker, eventually, finish, finished, is_running, job, on_podman, record, report, shared,
+    with_socket,
 };
 use crate::harness::{stderr, stdout};
 
@@ -16,7 +17,7 @@ pub fn running(backend: &DevBackend, agent: &Agent, job: Value) -> (String, Valu
     let mut container = String::new();
     eventually("the job's container runs", || {
         container = agent.container_of(&id).unwrap_or_default();
-        !container.is_empty() && docker(&["inspect", "--format", "{{.State.Running}}", &container]) == "true"
+        !container.is_empty() && is_running(&container)
     });
     let found: Value = serde_json::from_str(&docker(&["inspect", &container])).expect("JSON");
     (id, found[0].clone())

@@ -12,7 +12,11 @@ const CALL: Duration = Duration::from_secs(3);
 
 /// A moment of the report's, `startTime` or `endTime`, on the clock of this process.
 fn moment(row: &JobRow, name: &str) -> Instant {
-    let text = report(row)["metrics"][name].as_str().expect("a time");
+    on_own_clock(report(row)["metrics"][name].as_str().expect("a time"))
+}
+
+/// A moment of the last day, as RFC 3339 in UTC, on the clock of this process.
+pub fn on_own_clock(text: &str) -> Instant {
     let clock = text.split(['T', 'Z']).nth(1).expect("a time of day");
     let of_day = clock.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().expect("a number"));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64() % 86_400.0;

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{eventually, finish, finished, free_port, report, shared, stdout};
+use crate::outbox::on_own_clock;
 use crate::ssh_faults::{FOUR_SECONDS, TWO_SECONDS, worker_was_held};
 use crate::ssh_rig::{HOST, Rig, has_words};
 use crate::sshd::{Options, Sshd};
@@ -32,8 +33,10 @@ fn a_breaker_opens_fails_at_once_and_closes_again() {
     rig.sshd.stop();
     let waiting = rig.queue(rig.job("BASH", "echo waited"));
     eventually("it opens", || rig.metric(STATE) == 2.0);
-    let opened = Instant::now();
-    has_words(&rig.agent.log(), &["opens: 3 failures in a row"]);
+    let log = rig.agent.log();
+    let line = log.lines().find(|line| line.contains("opens: 3 failures in a row")).expect("why it opens");
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    let opened = on_own_clock(line["timestamp"].as_str().expect("a time"));
     rig.sshd.start_again();
     let before = rig.sshd.accepted();
     let row = rig.refused(rig.job("BASH", "echo ran"), &["breaker", "open", HOST]);
