@@ -1,13 +1,13 @@
 //! The circuit breaker of a server: when it opens, whom it stops, and how it closes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::{eventually, finish, finished, free_port, report, shared, stdout};
 use crate::outbox::on_own_clock;
 use crate::ssh_faults::{FOUR_SECONDS, TWO_SECONDS, worker_was_held};
-use crate::ssh_rig::{HOST, Rig, has_words};
+use crate::ssh_rig::{HOST, Rig};
 use crate::sshd::{Options, Sshd};
 
 /// The breaker's figure for the one server of the rig.

@@ -2,6 +2,7 @@
 //! only witness until the report is on disk, and goes then, by this agent or by the next.
 
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
@@ -12,6 +13,10 @@ use crate::ssh_multi::{NAMES, Three};
 use crate::ssh_rig::{Rig, has_words};
 use crate::sshd::{Sshd, list};
 use crate::sshd_faults::signal;
+
+/// The same as [`SCRIPT`], once there is a file `go`.
+const GATED: &str =
+    "echo begun >>\"$HOME/starts\"; until [ -e \"$HOME/go\" ]; do sleep 0.05; done; echo out; echo err >&2; exit 7";
 
 /// Counts its starts in a file of the server's, says something on both streams and ends with 7.
 const SCRIPT: &str = "echo begun >>\"$HOME/starts\"; echo out; echo err >&2; exit 7";
@@ -68,25 +73,52 @@ fn told(rig: &Rig, row: &JobRow) {
     assert_eq!(starts, "begun\n");
 }
 
-/// A job whose script has ended, whose ending the agent has, and whose report waits for a call that gets no answer.
-fn unreported(rig: &Rig) -> String {
-    hang(&rig.backend, "/status");
-    let id = rig.queue(rig.job("BASH", SCRIPT));
-    let reporting = || row(&status(&rig.agent), &id).is_some_and(|row| row["phase"] == "reporting");
+/// A disk that takes long: no file of the agent's comes to its place until this is dropped.
+struct SlowDisk(Child);
+
+impl SlowDisk {
+    fn of(agent: u32) -> Self {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=rename,renameat,renameat2"]);
+        command.args(["-e", "inject=rename,renameat,renameat2:delay_enter=100s", "-p", &agent.to_string()]);
+        let child = command.stdin(Stdio::null()).spawn().expect("strace, which scripts/test.sh installs");
+        let traced = |task: PathBuf| {
+            let status = std::fs::read_to_string(task.join("status")).unwrap_or_default();
+            status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+        };
+        eventually("each thread is held", || list(Path::new(&format!("/proc/{agent}/task"))).into_iter().all(traced));
+        Self(child)
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        signal("TERM", &[self.0.id()]);
+        let _ = self.0.wait();
+    }
+}
+
+/// A job whose script has ended, whose ending the agent has, and whose report is not on disk yet.
+fn unreported(rig: &Rig) -> (String, SlowDisk) {
     rig.agent.wait_ready();
+    let id = rig.queue(rig.job("BASH", GATED));
+    eventually("it runs", || rig.sshd.path("home/starts").exists() && page(rig, &id).contains("\"Started\""));
+    let disk = SlowDisk::of(rig.agent.pid());
+    std::fs::write(rig.sshd.path("home/go"), "").expect("go");
+    let reporting = || row(&status(&rig.agent), &id).is_some_and(|row| row["phase"] == "reporting");
     eventually("its ending has arrived", reporting);
     assert!(page(rig, &id).contains("\"Started\""), "its report is on disk: {}", page(rig, &id));
-    id
+    (id, disk)
 }
 
 #[test]
 fn an_end_that_had_arrived_before_the_kill_is_told_by_the_next_agent() {
     let _machine = shared();
     let rig = Rig::start(&[]);
-    let id = unreported(&rig);
+    let (id, disk) = unreported(&rig);
     assert_eq!(ended(&rig.sshd.temp_dir()).len(), 1, "the only witness is gone before the report is on disk");
     let rig = rig.again();
-    rig.backend.set_faults(Vec::new());
+    drop(disk);
     told(&rig, &finished(&rig.backend, &id));
     rig.stop();
 }
@@ -95,11 +127,12 @@ fn an_end_that_had_arrived_before_the_kill_is_told_by_the_next_agent() {
 fn a_folder_is_removed_by_the_next_agent_when_the_report_was_on_disk_at_the_kill() {
     let _machine = shared();
     let mut rig = Rig::start(&IMPATIENT);
-    let id = unreported(&rig);
+    let (id, disk) = unreported(&rig);
     // Its server goes away before the folder is to go, and the backend does not take the report.
     let refused = Action::Status { status: 503, headers: Default::default(), body: None };
-    rig.backend.set_faults(vec![on("/status", Action::Hang), on("/complete", refused)]);
+    rig.backend.set_faults(vec![on("/complete", refused)]);
     rig.sshd.stop();
+    drop(disk);
     eventually("the report is on disk", || page(&rig, &id).contains("\"Ended\""));
     rig.agent.signal("KILL");
     rig.agent.wait(LONG);
@@ -117,8 +150,9 @@ fn a_folder_is_removed_by_the_next_agent_when_the_report_was_on_disk_at_the_kill
 fn a_folder_that_cannot_be_removed_after_a_kill_is_named() {
     let _machine = shared();
     let mut rig = Rig::start(&IMPATIENT);
-    let id = unreported(&rig);
+    let (id, disk) = unreported(&rig);
     rig.sshd.stop();
+    drop(disk);
     told(&rig, &finished(&rig.backend, &id));
     rig.agent.signal("KILL");
     rig.agent.wait(LONG);
@@ -138,11 +172,12 @@ fn a_folder_that_cannot_be_removed_after_a_kill_is_named() {
 fn a_folder_goes_also_when_the_program_that_waits_in_it_was_killed() {
     let _machine = shared();
     let rig = Rig::start(&IMPATIENT);
-    let id = unreported(&rig);
+    let (id, disk) = unreported(&rig);
     let shells: Vec<u32> =
         rig.sshd.user_processes().iter().filter(|p| p.arguments.trim_end() == "/bin/sh -s").map(|p| p.pid).collect();
     assert_eq!(shells.len(), 1, "{:?}", rig.sshd.user_processes());
     signal("KILL", &shells);
+    drop(disk);
     told(&rig, &finished(&rig.backend, &id));
     rig.stop();
 }
@@ -151,8 +186,9 @@ fn a_folder_goes_also_when_the_program_that_waits_in_it_was_killed() {
 fn a_server_that_is_away_when_the_folder_is_to_go_does_not_hold_up_the_report() {
     let _machine = shared();
     let mut rig = Rig::start(&[IMPATIENT[0], IMPATIENT[1], ("jobs.cleanupTimeout", "8s")]);
-    let id = unreported(&rig);
+    let (id, disk) = unreported(&rig);
     rig.sshd.freeze();
+    drop(disk);
     eventually("the report is on disk", || page(&rig, &id).contains("\"Ended\""));
     let begun = Instant::now();
     told(&rig, &finished(&rig.backend, &id));
