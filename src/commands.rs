@@ -6,11 +6,14 @@ use crate::agent::{self, reload};
 use crate::cli::{self, Command, Common, exit, print};
 use crate::config::types::Config;
 use crate::config::{self, Loaded, Problems, Sources, process_env};
+use crate::os::proc;
 use crate::os::signals::Signals;
+use crate::signing::keys::TrustedKey;
 use crate::telemetry;
 
 /// Runs the command that the process was started with; gives its exit code.
 pub fn main() -> ExitCode {
+    proc::leave_no_core();
     // Before any thread exists: threads inherit what is blocked.
     let signals = Signals::block();
     let code = match cli::parse(std::env::args_os().skip(1)) {
@@ -35,8 +38,24 @@ fn command_with(command: Command, common: Common, signals: &Signals) -> u8 {
         Command::Reload => reload(common),
         Command::Cancel(job) => with_config(common, |config| cli::cancel::run(&config, &job)),
         Command::Sign(request) => cli::sign::run(&request),
+        Command::Identity => with_config(common, |config| {
+            let id = agent::identity::known(&config.orchestrator.id, &config.state.dir);
+            let key = agent::own_key::known(&config.state.dir);
+            cli::receipt::identity(id.and_then(|id| Ok((id, key?))))
+        }),
+        Command::VerifyReceipt(request) => cli::receipt::verify(&request, || own_keys(common)),
         Command::Version => print::out(&cli::version::text()),
         Command::Help(command) => print::out(&cli::help::text(command)),
+    }
+}
+
+/// What counts where no file of trusted keys is named: the key of this host's agent.
+fn own_keys(common: Common) -> Result<Vec<TrustedKey>, String> {
+    let config = load(common, false).map_err(|problems| problems.to_string())?.config;
+    let id = agent::identity::known(&config.orchestrator.id, &config.state.dir)?;
+    match (id, agent::own_key::known(&config.state.dir)?) {
+        (Some(id), Some(key)) => cli::receipt::own_keys(&id, &key),
+        _ => Err(cli::receipt::no_own_key(&config.state.dir)),
     }
 }
 

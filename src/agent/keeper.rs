@@ -23,6 +23,7 @@ use crate::os::threads::{self, Thread};
 use crate::proofs::due::{self, Ground, Last, Moment, Worthless};
 use crate::proofs::finding::{Check, Grade};
 use crate::proofs::{By, Prover};
+use crate::signing::receipt::Facts;
 use crate::wire::time::rfc3339;
 use crate::{limits, metrics};
 
@@ -131,6 +132,21 @@ impl Keeper {
         if let Some(thread) = flight {
             thread.join_within(limits::THREAD_JOIN_WAIT);
         }
+    }
+
+    /// What the last proof is worth for a job that begins now, for its receipt.
+    pub fn facts(&self) -> Facts {
+        let known = self.0.known();
+        let Some(last) = &known.last else { return Facts::from([("proof".to_owned(), "none".to_owned())]) };
+        let (word, why) = match known.worth() {
+            Ok(()) => ("held", String::new()),
+            Err(why @ Worthless::Failed(_)) => ("failed", why.to_string()),
+            Err(why) => ("void", why.to_string()),
+        };
+        let at = known.at.map_or(String::new(), |at| rfc3339(at, 0));
+        let age = last.at.elapsed().as_secs().to_string();
+        let facts = [("proof", word.to_owned()), ("proofWhy", why), ("proofAt", at), ("proofAgeSeconds", age)];
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// What `status` shows.

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod keeper;
 mod live;
 pub mod monitor;
+pub mod own_key;
 mod parts;
 pub mod reload;
 pub mod service;
@@ -70,7 +71,7 @@ impl Agent {
         let live = Live::new(config);
         let proofs = parts.proofs(&live, &id);
         let control = open_control(&live.now().state.dir, parts.sources(&id, &live, &proofs))?;
-        let context = parts.context(&live);
+        let context = parts.context(&live, (&id, &proofs));
         let adopter = Adopter::new(&context, &parts.slots);
         let mut monitor = parts.monitor(&context, &id, adopter.clone(), &proofs);
         // Before the first poll, so that nothing is claimed which cannot run.

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use crate::agent::keeper::{Keeper, Means};
 use crate::agent::monitor::{self, Monitor};
 use crate::agent::reload::Reloads;
-use crate::agent::{identity, live};
+use crate::agent::{identity, live, own_key};
 use crate::api;
 use crate::cli::version::VERSION;
 use crate::config::Live;
@@ -28,6 +28,7 @@ use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::helpers::Helpers;
 use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::poller::{Claimed, Poller, Slots};
+use crate::jobs::receipts::{Receipts, Signer};
 use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::outbox::{Outbox, Terms};
@@ -39,10 +40,13 @@ use crate::jobs::secrets::Secrets;
 use crate::jobs::status;
 use crate::limits;
 use crate::logs::{Dialect, LogStreamer};
+use crate::os::proc;
 use crate::os::pulse::Pulses;
 use crate::os::stop::Stop;
 use crate::os::threads::Thread;
 use crate::redact::Redactor;
+use crate::signing::receipt::key_id;
+use crate::signing::sign::SigningKey;
 use crate::telemetry;
 
 /// A part that could not be built or started, in words for the operator.
@@ -72,6 +76,8 @@ pub(super) struct Parts {
     pub(super) helpers: Helpers,
     pub(super) logins: Logins,
     pub(super) secrets: Secrets,
+    /// `None` without receipts.
+    pub(super) own_key: Option<SigningKey>,
     pub(super) pulses: Pulses,
     /// The longest that a call to the backend can last: what a poll under way claims must be given back, not forgotten.
     pub(super) longest_call: Duration,
@@ -103,6 +109,7 @@ impl Parts {
         let Opened { records, open, ended } =
             RecordStore::open(&config.state.dir).map_err(|error| error.to_string())?;
         let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
+        let own_key = config.receipts.then(|| own_key::make_or_read(&config.state.dir)).transpose()?;
         log::info!("cronium-agent {VERSION}, agent {id}, backend {}", config.api.endpoint);
 
         let health = Arc::new(HealthState::new());
@@ -160,6 +167,7 @@ impl Parts {
             helpers,
             logins,
             secrets,
+            own_key,
             pulses,
             longest_call: longest_call(config),
             reloads: Reloads::default(),
@@ -232,8 +240,21 @@ impl Parts {
         Monitor::new(context, reconciler, self.docker.clone(), executors, health, proofs.clone())
     }
 
-    pub(super) fn context(&self, config: &Live) -> Arc<JobContext> {
+    /// What signs receipts.
+    fn receipts(&mut self, id: &str, proofs: &Keeper) -> Receipts {
+        let proofs = proofs.clone();
+        let signer = |key: SigningKey| {
+            log::info!("reports carry receipts (security.receipts), signed by {}", key_id(id, key.public()));
+            let (agent, host, proof) = (id.to_owned(), proc::host_name(), Box::new(move || proofs.facts()));
+            Signer { key, agent, host, proof }
+        };
+        Receipts::new(self.own_key.take().map(signer))
+    }
+
+    pub(super) fn context(&mut self, config: &Live, (id, proofs): (&str, &Keeper)) -> Arc<JobContext> {
+        let receipts = self.receipts(id, proofs);
         Arc::new(JobContext {
+            receipts,
             config: config.clone(),
             client: self.client.clone(),
             containers: Box::new(self.containers.clone()),

@@ -29,6 +29,8 @@ pub struct CompleteBody<'a> {
     /// What the script gave as its output, as JSON.
     pub script_output: Option<&'a RawValue>,
     pub condition: Option<bool>,
+    /// The signed receipt, as JSON.
+    pub receipt: Option<&'a RawValue>,
 }
 
 /// An update of an execution's row. Its status is always `running`: the backend passes the row's status on to the job, and
@@ -130,6 +132,9 @@ impl Serialize for CompleteBody<'_> {
         }
         if let Some(condition) = self.condition {
             map.serialize_entry("condition", &condition)?;
+        }
+        if let Some(receipt) = self.receipt {
+            map.serialize_entry("receipt", receipt)?;
         }
         map.serialize_entry("timestamp", &time(clock::wall()))?;
         map.end()
@@ -261,6 +266,7 @@ mod tests {
             usage: Usage { peak_cpu_percent: f64::NAN, peak_memory: 7, ..Usage::default() },
             script_output: Some(serde_json::from_str(r#"{"a": [1.50, null]}"#).expect("JSON")),
             condition: Some(false),
+            receipt: None,
         };
         assert!(body.to_json().contains(r#""scriptOutput":{"a": [1.50, null]},"condition":false"#));
         let body = CompleteBody { script_output: None, condition: None, ..body };

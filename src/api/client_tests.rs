@@ -36,6 +36,7 @@ fn report() -> CompleteBody<'static> {
         usage: Usage::default(),
         script_output: None,
         condition: None,
+        receipt: None,
     }
 }
 

@@ -138,6 +138,16 @@ pub static COMMANDS: &[CommandRow] = commands! {
          input) with its signature. `sign verify FILE --keys FILE` says which key signed it. `sign scripts FILE-OR-FOLDER` \
          prints lines for security.allowedScripts.";
         "0" "done, or signed", "1" "failed, or not signed; the message says why", "2" "bad usage";
+    "identity" [] "print the public key of this agent's receipts",
+        "Prints the line of the key that signs receipts (security.receipts), for a file of trusted keys: its name, which has \
+         the agent's id, and the public half. The agent makes the key at its first start with security.receipts. Run it as \
+         the agent's user or root.";
+        "0" "printed", "1" "there is no key yet, or it cannot be read", "2" "bad usage or configuration";
+    "verify-receipt" ["FILE"] "check a receipt without agent and backend",
+        "FILE is a receipt, or the JSON of the report or of the execution's record that carries one; - is standard input. \
+         Prints a line for each check, ok, BAD or not checked, and then all that the receipt says. An output in FILE is \
+         checked too. Without --keys the key of this host's own agent counts. See docs/receipts.md.";
+        "0" "nothing that was checked is bad", "1" "something is bad, or no receipt could be read", "2" "bad usage";
     "version" [] "print what this program was built from",
         "Prints version, commit, build time, target, and the versions of the TLS and SSH libraries.";;
 };
@@ -201,8 +211,14 @@ pub static FLAGS: &[Flag] = flags! {
         "the private key; keygen makes the file";
     [] "name" = "NAME", ["sign"],
         "the key's name in the file of keys";
-    [] "keys" = "FILE", ["sign"],
-        "the file of trusted keys, for verify";
+    [] "keys" = "FILE", ["sign", "verify-receipt"],
+        "the file of trusted keys, to verify with";
+    [] "job" = "FILE", ["verify-receipt"],
+        "the job as the backend hands it out, to compare";
+    [] "stdout" = "FILE", ["verify-receipt"],
+        "what the backend has as the script's stdout, to compare";
+    [] "stderr" = "FILE", ["verify-receipt"],
+        "the same of stderr";
     [] "expires" = "TIME", ["sign"],
         "how long the signature counts, such as 24h (default: until its key ends)";
     ['c'] "config" = "FILE", [],

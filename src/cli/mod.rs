@@ -11,6 +11,7 @@ pub mod help;
 pub mod known_hosts;
 mod parse;
 pub mod print;
+pub mod receipt;
 pub mod reload;
 pub mod script;
 mod script_helpers;

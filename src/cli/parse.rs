@@ -7,7 +7,7 @@ use lexopt::Arg;
 
 use super::exit::UsageError;
 use super::flags::{COMMANDS, CommandRow, FLAGS, Flag};
-use super::{cancel, doctor, exec, gc, known_hosts, sign};
+use super::{cancel, doctor, exec, gc, known_hosts, receipt, sign};
 use crate::job::Id;
 use crate::policy::suggest;
 
@@ -42,6 +42,9 @@ pub enum Command {
     /// Ends the job with this id.
     Cancel(Id),
     Sign(sign::Request),
+    /// Prints the public half of the agent's own key.
+    Identity,
+    VerifyReceipt(receipt::Request),
     Help(&'static str),
 }
 
@@ -152,6 +155,19 @@ impl Typed {
                 };
                 Command::Sign(sign::Request::new(&self.word(0), &self.word(1), flags)?)
             }
+            "identity" => Command::Identity,
+            "verify-receipt" => {
+                let last = |long: &str| self.flags.iter().rev().find(|(flag, _)| *flag == long).map(|(_, value)| value);
+                let named = |long: &str| last(long).map(|value| text(long, value)).transpose();
+                let request = receipt::Request {
+                    file: self.word(0),
+                    keys: last("keys").map(PathBuf::from),
+                    job: named("job")?,
+                    stdout: named("stdout")?,
+                    stderr: named("stderr")?,
+                };
+                Command::VerifyReceipt(request.complete()?)
+            }
             "doctor" => {
                 let [json, fix_hints, strict] = ["json", "fix-hints", "strict"].map(|flag| self.has(flag));
                 Command::Doctor(doctor::Request { json, fix_hints, strict })
@@ -227,6 +243,9 @@ mod tests {
         assert_eq!(command("gc --grace 90s --dry-run"), Command::Gc(request));
         let request = doctor::Request { json: true, fix_hints: true, strict: false };
         assert_eq!(command("doctor --json --fix-hints"), Command::Doctor(request));
+        assert_eq!(command("identity"), Command::Identity);
+        let request = receipt::Request { file: "-".into(), keys: Some("k".into()), ..receipt::Request::default() };
+        assert_eq!(command("verify-receipt - --keys k"), Command::VerifyReceipt(request));
         let request = doctor::Request { strict: true, ..doctor::Request::default() };
         assert_eq!(command("doctor --strict"), Command::Doctor(request));
         let Command::Exec(request) = command("exec -e A=1 --env B=2 -e A=3 -") else { panic!("exec") };
@@ -275,6 +294,8 @@ mod tests {
             ("cancel a/b", "'/'"),
             ("cancel a b", "unexpected argument"),
             ("status x", "unexpected argument"),
+            ("verify-receipt", "verify-receipt FILE"),
+            ("verify-receipt - --job -", "alone"),
             ("known-hosts", "known-hosts add HOST"),
             ("known-hosts remove h", "not \"remove\""),
             ("known-hosts add h i", "unexpected argument"),

@@ -103,9 +103,9 @@ fn keygen(name: &str, path: &Path) -> Result<String, String> {
 }
 
 fn sign(file: &str, key: &Path, name: &str, expires: Option<Duration>) -> Result<String, String> {
-    let pem = Secret::new(read(&key.display().to_string())?);
+    let pem = Secret::new(read(&key.display().to_string(), limits::QUEUE_ROW_MAX)?);
     let key = SigningKey::of_pem(&pem).map_err(|why| format!("cannot sign with {}: {why}", key.display()))?;
-    let text = read(file)?;
+    let text = read(file, limits::QUEUE_ROW_MAX)?;
     let mut row: Value = serde_json::from_str(&text).map_err(|error| format!("{file} is not JSON: {error}"))?;
     let Some(members) = row.as_object_mut() else { return Err(format!("{file} is no JSON object")) };
     // A signature that it has already is replaced.
@@ -113,7 +113,7 @@ fn sign(file: &str, key: &Path, name: &str, expires: Option<Duration>) -> Result
     if let Some(Value::Object(execution)) = members.get_mut("execution") {
         execution.remove("signature");
     }
-    let job = job(&row.to_string(), file)?;
+    let job = job_of(&row.to_string(), file)?;
     let now = SystemTime::now();
     let signature = key.sign(&job, name, (now, expires.map(|length| now + length)));
     let signature = signature.map_err(|why| format!("the job of {file} cannot be signed: {why}"))?;
@@ -124,22 +124,23 @@ fn sign(file: &str, key: &Path, name: &str, expires: Option<Duration>) -> Result
     }
     row["signature"] = shown;
     // As an agent reads it: what cannot count there is not given out.
-    if let Some(Err(why)) = self::job(&row.to_string(), file)?.signature {
+    if let Some(Err(why)) = job_of(&row.to_string(), file)?.signature {
         return Err(format!("the job of {file} cannot be signed: {why}"));
     }
     Ok(format!("{row:#}\n"))
 }
 
 fn check(file: &str, path: &Path) -> Result<String, String> {
-    let trusted = keys::parse(&read(&path.display().to_string())?);
+    let trusted = keys::parse(&read(&path.display().to_string(), limits::QUEUE_ROW_MAX)?);
     let trusted = trusted.map_err(|why| format!("{}: {why}", path.display()))?;
     let terms = Terms { keys: &trusted, max_age: Duration::ZERO, now: SystemTime::now() };
-    let name = verify(&job(&read(file)?, file)?, &terms).map_err(|why| format!("{file} is not proven: {why}"))?;
+    let name = verify(&job_of(&read(file, limits::QUEUE_ROW_MAX)?, file)?, &terms)
+        .map_err(|why| format!("{file} is not proven: {why}"))?;
     Ok(format!("signed by {name}\n"))
 }
 
 /// A job without an id is taken too: the backend gives it one.
-fn job(text: &str, file: &str) -> Result<Job, String> {
+pub(in crate::cli) fn job_of(text: &str, file: &str) -> Result<Job, String> {
     let id = Id::parse("unnamed").map_err(|error| error.to_string())?;
     match api::job_of(id, text.as_bytes()) {
         Claim::Run(job) => Ok(*job),
@@ -161,15 +162,15 @@ fn scripts(path: &Path) -> Result<String, String> {
         return Err(format!("{} holds no file that ends in .sh, .bash, .py, .js, .mjs or .cjs", path.display()));
     }
     let line = |file: &PathBuf| {
-        let text = read(&file.display().to_string())?;
+        let text = read(&file.display().to_string(), limits::QUEUE_ROW_MAX)?;
         Ok(format!("{}  {}\n", sha256(text.as_bytes()), file.file_name().unwrap_or_default().to_string_lossy()))
     };
     files.iter().map(line).collect()
 }
 
-/// A small text file; `-` is standard input.
-fn read(file: &str) -> Result<String, String> {
-    let most = u64::try_from(limits::QUEUE_ROW_MAX).unwrap_or(u64::MAX);
+/// A text file of at most `max` bytes; `-` is standard input.
+pub(in crate::cli) fn read(file: &str, max: usize) -> Result<String, String> {
+    let most = u64::try_from(max).unwrap_or(u64::MAX);
     let mut text = String::new();
     let read = match file {
         "-" => std::io::stdin().lock().take(most + 1).read_to_string(&mut text),
@@ -177,7 +178,7 @@ fn read(file: &str) -> Result<String, String> {
     };
     match read {
         Err(error) => Err(format!("cannot read {file}: {error}")),
-        Ok(length) if length > limits::QUEUE_ROW_MAX => Err(format!("{file} is larger than {most} bytes")),
+        Ok(length) if length > max => Err(format!("{file} is larger than {most} bytes")),
         Ok(_) => Ok(text),
     }
 }

@@ -357,6 +357,8 @@ static KEYS: &[Key] = keys! {
         "How old a signature may be. `0s`: any age, until it expires.";
     Reload "security.allowedScripts" = "", Path => trust.scripts,
         "A list of SHA-256 sums, as `sha256sum` prints them. No other script runs here, but one with a valid signature where `security.signatures.keys` is set.";
+    Restart "security.receipts" = "false", Bool => receipts,
+        "`true`: each report carries a receipt, signed with a key that the agent makes in `state.dir`: what ran, how, how it ended. See docs/receipts.md.";
 
     Restart "state.dir" = "/var/lib/cronium", Path => state.dir,
         "Jobs, results and the agent's id, mode 0700. `$STATE_DIRECTORY`, which systemd sets, ranks above the environment and the file.";
@@ -416,6 +418,7 @@ pub(super) fn empty() -> Config {
         monitoring: Default::default(),
         tls: Default::default(),
         trust: Default::default(),
+        receipts: false,
         state: Default::default(),
     }
 }

@@ -57,6 +57,8 @@ pub struct Config {
     pub monitoring: Monitoring,
     pub tls: Tls,
     pub trust: Trust,
+    /// `security.receipts`: whether reports carry signed receipts.
+    pub receipts: bool,
     pub state: State,
 }
 

@@ -128,6 +128,30 @@ fn pull(answer: Vec<u8>) -> (Progress, Result<(), Error>) {
 }
 
 #[test]
+fn an_image_has_the_digest_of_its_own_repository() {
+    let digest = |answer: String, name: &str| {
+        let engine = Engine::start(move |_| Act::Answer(200, answer.clone()));
+        engine.client().image_digest("sha256:ab", name).expect("an answer")
+    };
+    let answer = |digests: &[&str]| format!(r#"{{"Id":"sha256:ab","RepoDigests":{digests:?}}}"#);
+    let two = answer(&["other/x@sha256:1", "registry:5000/a/b@sha256:2", "python@sha256:3"]);
+    for (name, want) in [
+        ("registry:5000/a/b:3", "registry:5000/a/b@sha256:2"),
+        ("registry:5000/a/b", "registry:5000/a/b@sha256:2"),
+        ("docker.io/library/python:3-slim@sha256:3", "python@sha256:3"),
+        ("not/there:1", "other/x@sha256:1"),
+    ] {
+        assert_eq!(digest(two.clone(), name).as_deref(), Some(want), "{name}");
+    }
+    let far: Vec<String> = (0..=limits::IMAGE_DIGESTS).map(|at| format!("r{at}@sha256:1")).collect();
+    let far = answer(&far.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(digest(far, &format!("r{}", limits::IMAGE_DIGESTS)).as_deref(), Some("r0@sha256:1"), "beyond the bound");
+    for none in [answer(&[]), r#"{"Id":"sha256:ab","RepoDigests":null}"#.to_owned(), "{}".to_owned()] {
+        assert_eq!(digest(none, "a"), None);
+    }
+}
+
+#[test]
 fn of_a_pull_a_bounded_number_of_layers_is_told_apart() {
     use std::fmt::Write as _;
     let lines = (0..limits::PULL_LAYERS + 100).fold(String::new(), |mut lines, layer| {

@@ -201,6 +201,17 @@ pub fn is_worth_a_retry(error: &Error) -> bool {
     !final_words.iter().any(|word| message.contains(word))
 }
 
+/// An image's name without tag and digest, as the engine writes it.
+fn repository(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or_default();
+    let name = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    };
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
 impl Client {
     /// Whether the engine has `image`.
     pub fn has_image(&self, image: &str) -> Result<bool, Error> {
@@ -212,6 +223,17 @@ impl Client {
         let Some(answer) = self.look_at_image(image)? else { return Ok(None) };
         let [id] = parse(&format!("look at image {image}"), &answer.body, |image| image.fields(["Id"]))?;
         Ok(Some(words(id)))
+    }
+
+    /// The digest by which a registry knows the image with this id, as `REPOSITORY@sha256:…`: that of `name`'s repository, else
+    /// the first. `None` for an image that came from none.
+    pub fn image_digest(&self, id: &str, name: &str) -> Result<Option<String>, Error> {
+        let Some(answer) = self.look_at_image(id)? else { return Ok(None) };
+        let [digests] = parse(&format!("look at image {id}"), &answer.body, |image| image.fields(["RepoDigests"]))?;
+        let all = digests.and_then(Json::items).into_iter().flatten();
+        let all: Vec<String> = all.take(limits::IMAGE_DIGESTS).flatten().map(|digest| words(Some(digest))).collect();
+        let own = |digest: &&String| digest.split('@').next() == Some(repository(name));
+        Ok(all.iter().find(own).or(all.first()).filter(|digest| !digest.is_empty()).cloned())
     }
 
     fn look_at_image(&self, image: &str) -> Result<Option<Answer>, Error> {

@@ -9,6 +9,7 @@ use crate::executors::cleanup::CleanupGuard;
 use crate::executors::control::Control;
 use crate::executors::task::Task;
 use crate::job::{Output, Server};
+use crate::signing::receipt::Facts;
 use crate::verdict::Outcome;
 
 /// Data needed to reattach to a task.
@@ -98,6 +99,10 @@ pub trait Executor: Send + Sync {
 pub trait Prepared: Send {
     /// What the record keeps of it.
     fn reattach_info(&self) -> ReattachInfo;
+    /// What the script cannot do there, as facts for a receipt; none where that is not the agent's to say.
+    fn walls(&self) -> Facts {
+        Facts::new()
+    }
     /// Starts it (or goes on with it, where it was adopted) and follows it to its end, whatever that is; leaves nothing
     /// behind but a [`CleanupGuard`], unless the agent ends before ([`Control::detach`]).
     fn run(self: Box<Self>, task: &Task, output: &mut dyn Output) -> End;

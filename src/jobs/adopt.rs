@@ -18,6 +18,7 @@ use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
 use crate::jobs::poller::{Busy, Slots};
 use crate::jobs::reattach::{Waits, asked, login, reattach_info, task_of};
+use crate::jobs::receipts::adopted;
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::record::{Entry, Part, Place, Stage, Started, now_ms};
 use crate::jobs::record::{JobRecord, boot_id};
@@ -194,6 +195,7 @@ fn go_on(context: &Arc<JobContext>, entry: Entry, started: Started, known: Known
     };
     let mut task = task_of(&entry, server);
     let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
+    context.receipts.note(&record, adopted);
     let helpers = context.helpers_of(&task, &record, token.redactor());
     task.helpers = helpers.as_ref().map(Session::api);
     if known == (Known::ByLabels { doubted: true }) {

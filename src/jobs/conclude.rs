@@ -50,7 +50,8 @@ pub(in crate::jobs) fn conclude(
     let (collected, flushed, earlier) = earlier::end(output, ack);
     context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
     count_phases(&outcome.timings);
-    let report = report::write(true, &outcome, (collected, flushed), &result_of(record, &redactor));
+    let (result, receipt) = (result_of(record, &redactor), context.receipts.draft(record));
+    let report = report::write(true, &outcome, (collected, flushed), &result, receipt);
     let entry = record.end(report, cleanup.is_some());
     let left = deliver(&context.outbox, entry, (record.tried(), earlier), cleanup);
     Ok(Reported { verdict: outcome.verdict, left })

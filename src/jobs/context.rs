@@ -12,6 +12,7 @@ use crate::jobs::ending::{Left, Unreported};
 use crate::jobs::helpers::{Helpers, Session};
 use crate::jobs::output::JobOutput;
 use crate::jobs::page_updates::PageUpdates;
+use crate::jobs::receipts::Receipts;
 use crate::jobs::reconcile::claims::Claims;
 use crate::jobs::record::RecordStore;
 use crate::jobs::record::outbox::Outbox;
@@ -51,6 +52,7 @@ pub struct JobContext {
     pub logins: Logins,
     /// Which values of a job are secrets.
     pub secrets: Secrets,
+    pub receipts: Receipts,
     pub helpers: Helpers,
     /// Ends waits for a backend that does not answer.
     pub stop: Stop,
@@ -221,6 +223,7 @@ pub(crate) mod testing {
                 checkpoints: Checkpoints::default(),
                 claims: Claims::new(Duration::ZERO),
                 secrets,
+                receipts: Receipts::default(),
                 logins,
                 helpers,
                 stop: stop.clone(),

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::api::{CompleteBody, ExecutionUpdate};
 use crate::job::ScriptResult;
 use crate::jobs::channel::Collected;
+use crate::jobs::receipts::Draft;
 use crate::jobs::record::{LIVE_LINES_DROPPED, Report};
 use crate::logs::Flushed;
 use crate::os::clock;
@@ -12,11 +13,18 @@ use crate::verdict::{Cause, Outcome, Status, Verdict};
 
 /// The report of a job as it will be sent. A job on several servers has no `execution` record: each server's is completed
 /// with [`part_update`].
-pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed), result: &ScriptResult) -> Report {
+pub fn write(
+    has_record: bool,
+    outcome: &Outcome,
+    output: (Collected, Flushed),
+    result: &ScriptResult,
+    receipt: Option<Draft>,
+) -> Report {
     let (mut output, flushed) = output;
     let verdict = &outcome.verdict;
     explain(&mut output.stderr, verdict);
-    let update = has_record.then(|| update(outcome, &output, Some(&output.stdout), &flushed));
+    let receipt = receipt.and_then(|draft| draft.sign(outcome, (&output.stdout, &output.stderr)));
+    let update = has_record.then(|| update(outcome, (&output, &flushed), Some(&output.stdout), receipt.as_deref()));
     let (started, ended) = times(outcome);
     let complete = CompleteBody {
         status: verdict.status(),
@@ -34,6 +42,7 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed), 
             .or(result.output.as_deref())
             .and_then(|json| serde_json::from_str(json).ok()),
         condition: result.condition,
+        receipt: receipt.as_deref().and_then(|json| serde_json::from_str(json).ok()),
     };
     Report {
         status: verdict.status().as_str().to_owned(),
@@ -45,7 +54,12 @@ pub fn write(has_record: bool, outcome: &Outcome, output: (Collected, Flushed), 
     }
 }
 
-fn update(outcome: &Outcome, output: &Collected, stdout: Option<&str>, flushed: &Flushed) -> String {
+fn update(
+    outcome: &Outcome,
+    (output, flushed): (&Collected, &Flushed),
+    stdout: Option<&str>,
+    receipt: Option<&str>,
+) -> String {
     let verdict = &outcome.verdict;
     let (started, ended) = times(outcome);
     let update = ExecutionUpdate {
@@ -55,15 +69,15 @@ fn update(outcome: &Outcome, output: &Collected, stdout: Option<&str>, flushed: 
         output: stdout,
         error: (verdict.cause != Cause::Success).then_some(verdict.message.as_str()),
         timings: outcome.timings,
-        metadata: &metadata(outcome, output, flushed),
+        metadata: &metadata(outcome, output, flushed, receipt),
     };
     update.to_json()
 }
 
 /// The update that completes the record of one server's part: everything but a terminal status, which would count as a
 /// report.
-pub fn part_update(outcome: &Outcome, output: &Collected, with_output: bool) -> String {
-    update(outcome, output, with_output.then_some(output.stdout.as_str()), &Flushed::default())
+pub fn part_update(outcome: &Outcome, output: &Collected, with_output: bool, receipt: Option<&str>) -> String {
+    update(outcome, (output, &Flushed::default()), with_output.then_some(output.stdout.as_str()), receipt)
 }
 
 /// When the script began and ended, or the try to start it.
@@ -115,7 +129,12 @@ pub fn own_words(status: Status, text: &str) -> String {
 /// What the app takes for a timeout, each with the length of its first part.
 const WORDS: [(&str, usize); 2] = [("timeout", 4), ("timed out", 5)];
 
-fn metadata<'a>(outcome: &Outcome, output: &Collected, flushed: &Flushed) -> Vec<(&'a str, String)> {
+fn metadata<'a>(
+    outcome: &Outcome,
+    output: &Collected,
+    flushed: &Flushed,
+    receipt: Option<&str>,
+) -> Vec<(&'a str, String)> {
     let (verdict, usage) = (&outcome.verdict, &outcome.usage);
     let mut all = vec![
         ("phase", verdict.phase.as_str().to_owned()),
@@ -135,6 +154,7 @@ fn metadata<'a>(outcome: &Outcome, output: &Collected, flushed: &Flushed) -> Vec
         ("agentVersion", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     all.extend(outcome.evidence.iter().map(|(name, value)| (*name, value.clone())));
+    all.extend(receipt.map(|receipt| ("receipt", receipt.to_owned())));
     all
 }
 

@@ -17,9 +17,10 @@ use crate::jobs::ending::{Life, Unreported};
 use crate::jobs::fanout;
 use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
-use crate::jobs::record::{self, Container, Done, JobRecord, Logins, Place};
+use crate::jobs::record::{self, Container, Done, Entry, JobRecord, Logins, Place};
 use crate::jobs::running::{Note, Step, Token};
 use crate::os::threads;
+use crate::signing::receipt::Facts;
 use crate::verdict::{Cause, Phase, Verdict};
 
 /// Runs a job and reports it.
@@ -39,7 +40,11 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: Id, t
     let row = ExecutionRow::new(&task.execution, task.server.as_ref());
     let ack = AckTask::start(context, (&task.execution, token), Some(row))?;
     // On disk before anything of it exists: after a crash it is found, or known not to have begun.
-    let kept = (place_of(&task, &context.logins), context.secrets.sealed(token.redactor(), &task.execution));
+    let kept = (
+        place_of(&task, &context.logins),
+        context.secrets.sealed(token.redactor(), &task.execution),
+        context.receipts.begin(&task.job),
+    );
     let intent = JobRecord::intend(&context.records, &task, kept, output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
     let helpers = context.helpers_of(&task, &record, token.redactor());
@@ -93,6 +98,7 @@ fn start(
     if info.warm.is_some() {
         token.note(Note::Warm);
     }
+    context.receipts.note(record, || ready.walls());
     if let Err(error) = record.start(&info, context.pages.is_used()) {
         log::error!("not starting the job, since its record says that it was not: {error}");
         return End::NeverRan(CleanupGuard::of(ready));
@@ -109,13 +115,14 @@ fn start(
 pub(in crate::jobs) fn refuse(
     context: &Arc<JobContext>,
     (execution, token): (&Id, &Token),
-    kind: Kind,
+    (kind, job): (Kind, Option<&Job>),
     reason: String,
 ) -> Life {
     log::warn!("refused: {reason}");
     let ack = AckTask::start(context, (execution, token), Some(ExecutionRow::new(execution, None)))?;
     ack.ours()?;
-    report_unrun(context, (execution, token), (kind, 0), Verdict::refused(reason), ack)
+    let facts = job.and_then(|job| context.receipts.of_job(job));
+    report_unrun(context, (execution, token), (kind, 0, facts), Verdict::refused(reason), ack)
 }
 
 /// Tells the backend once more how a job ended that it hands out again: it is not run a second time.
@@ -128,14 +135,16 @@ pub(in crate::jobs) fn repeat(
     log::warn!("the job was finished before as {}; it is reported so again and not run", done.status);
     let ack = AckTask::start(context, (execution, token), None)?;
     ack.ours()?;
-    report_unrun(context, (execution, token), (job.kind, job.attempts), as_before(done), ack)
+    let mut facts = context.receipts.of_job(job);
+    facts.iter_mut().for_each(|facts| drop(facts.insert("repeated".to_owned(), "true".to_owned())));
+    report_unrun(context, (execution, token), (job.kind, job.attempts, facts), as_before(done), ack)
 }
 
 /// Reports a job of which nothing runs here.
 fn report_unrun(
     context: &JobContext,
     (execution, token): (&Id, &Token),
-    (kind, attempts): (Kind, u32),
+    (kind, attempts, facts): (Kind, u32, Option<Facts>),
     verdict: Verdict,
     ack: AckTask,
 ) -> Life {
@@ -143,7 +152,7 @@ fn report_unrun(
     // A user's cancel, of which the acknowledgement told, says more.
     let verdict = token.control().reason().map_or(verdict, |reason| stopped(&reason, None));
     let output = JobOutput::new(0, context.streamer.open(id), token.redactor());
-    let entry = record::blank(id, execution, kind, attempts, None, Place::Nowhere);
+    let entry = Entry { receipt: facts, ..record::blank(id, execution, kind, attempts, None, Place::Nowhere) };
     let record = JobRecord::claimed(&context.records, entry, output.progress());
     conclude(context, &record, ended(unrun(verdict)), output, Some(ack))
 }

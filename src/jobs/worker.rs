@@ -70,10 +70,10 @@ impl Worker {
                 Some(done) if done.attempts >= job.attempts => run::repeat(context, &job, (&execution, &token), &done),
                 _ => match admit(&context.config.now().trust, &job, clock::wall()) {
                     Ok(_) => run::run(context, *job, execution.clone(), &token),
-                    Err(reason) => run::refuse(context, (&execution, &token), kind, reason),
+                    Err(reason) => run::refuse(context, (&execution, &token), (kind, Some(&job)), reason),
                 },
             },
-            Claim::Refuse { reason, kind, .. } => run::refuse(context, (&execution, &token), kind, reason),
+            Claim::Refuse { reason, kind, .. } => run::refuse(context, (&execution, &token), (kind, None), reason),
         };
         metrics::JOBS_ACTIVE.add(-1);
         context.finish(token, &execution, life.map(|reported| reported.counted(kind, at)));

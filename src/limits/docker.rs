@@ -96,3 +96,5 @@ pub const JANITOR_GRACE: Duration = Duration::from_secs(120);
 pub const JANITOR_EVERY: Duration = Duration::from_secs(60);
 /// Containers that are removed after one look; the rest waits for the next.
 pub const JANITOR_ROUND: usize = 20;
+/// Digests of one image that are looked at: one for each registry that has it.
+pub const IMAGE_DIGESTS: usize = 100;

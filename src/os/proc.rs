@@ -37,6 +37,20 @@ pub fn read() -> Process {
     }
 }
 
+/// Has the kernel keep nothing of this process's memory, which holds secrets, should it crash: at 1 byte neither a file nor a
+/// handler of the host (apport, systemd-coredump) gets it; at 0 a handler would. A hard limit of 0 stays.
+pub fn leave_no_core() {
+    let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+    // SAFETY: the pointer is to a live value of this stack, which is only read.
+    let _ = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) };
+}
+
+/// The host's name, where the kernel tells one.
+pub fn host_name() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// Whether standard output is the stream that `$JOURNAL_STREAM` names, as `DEVICE:INODE`, and was not redirected since.
 pub fn stdout_is_stream(stream: &str) -> bool {
     let found = fs::metadata("/proc/self/fd/1").map(|about| format!("{}:{}", about.dev(), about.ino()));

@@ -22,6 +22,14 @@ pub fn bytes(job: &Job, signature: &Signature) -> Result<Vec<u8>, String> {
     Ok(out.0)
 }
 
+/// SHA-256 of the bytes for `job` with its own signature's terms; those of a job without one are empty. `None`: it has no
+/// such bytes.
+pub fn sum(job: &Job) -> Option<String> {
+    let none = Signature { key_id: String::new(), signed_at: String::new(), expires_at: None, value: String::new() };
+    let signature = job.signature.as_ref().and_then(|signature| signature.as_ref().ok());
+    bytes(job, signature.unwrap_or(&none)).ok().map(|bytes| super::sha256(&bytes))
+}
+
 /// What is to be done.
 fn work(out: &mut Encoder, job: &Job) -> Result<(), String> {
     out.text(job.event.id.as_deref().unwrap_or_default())?;
@@ -103,16 +111,16 @@ fn cores(cpu: Option<f64>) -> Result<String, String> {
 }
 
 #[derive(Default)]
-struct Encoder(Vec<u8>);
+pub(super) struct Encoder(pub(super) Vec<u8>);
 
 impl Encoder {
-    fn count(&mut self, count: usize) -> Result<(), String> {
+    pub(super) fn count(&mut self, count: usize) -> Result<(), String> {
         let count = u32::try_from(count).map_err(|_| "it is larger than a signature can cover".to_owned())?;
         self.0.extend_from_slice(&count.to_be_bytes());
         Ok(())
     }
 
-    fn text(&mut self, text: &str) -> Result<(), String> {
+    pub(super) fn text(&mut self, text: &str) -> Result<(), String> {
         self.count(text.len())?;
         self.0.extend_from_slice(text.as_bytes());
         Ok(())

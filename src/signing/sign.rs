@@ -39,6 +39,27 @@ impl SigningKey {
         pair.map(Self).map_err(|error| format!("it is no Ed25519 private key: {error}"))
     }
 
+    /// Reads a file that is such a text and nothing else. The error names the line, and quotes nothing.
+    pub fn of_pem_file(pem: &Secret) -> Result<Self, String> {
+        let mut lines = pem.expose().trim_end().lines().map(str::trim_end).enumerate();
+        if lines.next().is_none_or(|(_, line)| line != BEGIN) {
+            return Err(format!("line 1: it is not {BEGIN}"));
+        }
+        let (mut last, mut has_end) = (1, false);
+        for (at, line) in lines {
+            last = at + 1;
+            has_end = line == END;
+            let is_base64 = line.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+            if !has_end && !is_base64 {
+                return Err(format!("line {last}: it is not base64"));
+            }
+        }
+        if !has_end {
+            return Err(format!("line {last}: {END} does not follow"));
+        }
+        Self::of_pem(pem)
+    }
+
     /// The public half.
     pub fn public(&self) -> &[u8] {
         self.0.public_key().as_ref()

@@ -55,6 +55,8 @@ mod janitor;
 mod jobs;
 /// How a script is started: variables, first lines, images that are in the way.
 mod jobs_start;
+/// Ways in which other runners let secrets out, each tried.
+mod leaks;
 /// Every limit, by a script that tries to break it.
 mod limits;
 /// Lines: order, number, loss, latency, memory.
@@ -69,6 +71,8 @@ mod programs;
 mod progress;
 /// The walls around jobs, proven by the agent itself and by real packets.
 mod proofs;
+/// Signed receipts of real jobs, checked offline.
+mod receipts;
 mod records;
 /// Secrets that scripts print, and every place that they could reach.
 mod redaction;

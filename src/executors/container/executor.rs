@@ -44,6 +44,7 @@ impl ContainerExecutor {
             agent: agent.to_owned(),
             owner: None,
             are_canaries: false,
+            has_receipts: config.receipts,
             jobs: config.jobs.clone(),
             setup: "jobs.setupTimeout",
             sampler,

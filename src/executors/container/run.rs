@@ -23,6 +23,7 @@ use crate::metrics::WarmUse;
 use crate::os::cgroup::{self, Reading};
 use crate::os::clock;
 use crate::policy::stop::Reason;
+use crate::signing::receipt::Facts;
 use crate::verdict::{Outcome, Phase, Span, Timings, Usage, Verdict};
 
 /// A moment by both clocks.
@@ -88,6 +89,10 @@ impl Drop for Watch {
 impl Prepared for Ready {
     fn reattach_info(&self) -> ReattachInfo {
         self.run.info.clone()
+    }
+
+    fn walls(&self) -> Facts {
+        self.run.shared.walls()
     }
 
     fn run(mut self: Box<Self>, _task: &Task, output: &mut dyn Output) -> End {
@@ -253,7 +258,8 @@ impl Run {
         if let Some(way) = self.setup.way {
             facts.push(("warm", way.as_str().to_owned()));
         }
-        if let Ok(Inspect { state, .. }) = found {
+        if let Ok(Inspect { image, state, .. }) = found {
+            facts.extend(self.shared.image_facts(&image, &self.info.image));
             facts.push(("oomKilled", state.oom_killed.to_string()));
             facts.push(("containerExitCode", state.exit_code.to_string()));
         }

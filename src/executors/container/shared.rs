@@ -16,6 +16,8 @@ use crate::executors::container::unconfirmed::UnconfirmedContainers;
 use crate::executors::container::usage::Sampler;
 use crate::job::Output;
 use crate::os::owner::Owner;
+use crate::signing::receipt::Facts;
+use crate::signing::sha256;
 
 /// A name server that answers nobody, seen from a job's network.
 const NOBODY: &str = "127.0.0.1";
@@ -28,6 +30,8 @@ pub(super) struct Shared {
     pub(super) agent: String,
     pub(super) owner: Option<Owner>,
     pub(super) are_canaries: bool,
+    /// `security.receipts`.
+    pub(super) has_receipts: bool,
     pub(super) jobs: Jobs,
     /// What the limit of image, container and start is called.
     pub(super) setup: &'static str,
@@ -83,6 +87,42 @@ impl Shared {
             doing: "give Podman the profile of system calls".to_owned(),
             what: format!("{error}; see container.security.seccompProfile"),
         })
+    }
+
+    /// The walls around a job, as facts for its receipt.
+    pub(super) fn walls(&self) -> Facts {
+        let (security, network) = (&self.settings.security, &self.settings.network);
+        let (uid, gid) = security.user;
+        let profile = match &security.seccomp {
+            Seccomp::Engine => None,
+            Seccomp::Builtin => Some(seccomp::profile()),
+            Seccomp::Profile { json, .. } => Some(json.as_str()),
+        };
+        let mut facts = vec![
+            ("user", format!("{uid}:{gid}")),
+            ("noNewPrivileges", security.no_new_privileges.to_string()),
+            ("readOnlyRootfs", security.readonly_rootfs.to_string()),
+            ("dropCapabilities", security.drop_capabilities.join(",")),
+            ("seccompSha256", profile.map_or(String::new(), |text| sha256(text.as_bytes()))),
+        ];
+        if network.mode == NetworkMode::Isolated {
+            facts.push(("networkInternal", network.internal.to_string()));
+            facts.push(("networkIcc", network.enable_icc.to_string()));
+        }
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Which image a container was made from, where receipts say so. `name` is what it was asked for by.
+    pub(super) fn image_facts(&self, id: &str, name: &str) -> Vec<(&'static str, String)> {
+        if !self.has_receipts || id.is_empty() {
+            return Vec::new();
+        }
+        let digest = self.docker.image_digest(id, name).unwrap_or_else(|error| {
+            log::warn!("the receipt does not say the image's digest: {error}");
+            None
+        });
+        let digest = digest.map(|digest| ("imageDigest", digest));
+        std::iter::once(("imageId", id.to_owned())).chain(digest).collect()
     }
 
     /// Asks the engine, unless its own profile is wanted. One that does not tell is believed: `doctor` tries the calls.

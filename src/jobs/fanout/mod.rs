@@ -25,6 +25,7 @@ use crate::executors::ending::stopped;
 use crate::executors::{CleanupGuard, Control, End, ReattachInfo, Task};
 use crate::job::{Id, Job, Output as _, Server, Stream};
 use crate::jobs::ack_task::{AckTask, ExecutionRow};
+use crate::jobs::channel::Collected;
 use crate::jobs::conclude::{broken, conclude, count_phases, deliver, ended, result_of, unrun, without_secrets};
 use crate::jobs::context::{JobContext, pace};
 use crate::jobs::earlier;
@@ -32,6 +33,7 @@ use crate::jobs::ending::{Life, Reported, Unreported};
 use crate::jobs::helpers::Session;
 use crate::jobs::output::JobOutput;
 use crate::jobs::reattach::{asked, task_of};
+use crate::jobs::receipts::{self, adopted};
 use crate::jobs::record::JobRecord;
 use crate::jobs::record::{Entry, Part as PagePart, PartEnd, Place, Started, now_ms};
 use crate::jobs::report;
@@ -68,7 +70,7 @@ pub(in crate::jobs) fn run(context: &Arc<JobContext>, job: Job, execution: &Id, 
     let ack = AckTask::start(context, (execution, token), None)?;
     let task = Task { job: Arc::new(job), server: None, execution: execution.clone(), helpers: None };
     let place = Place::Servers(found::pages(&task.job, execution, &context.logins));
-    let kept = (place, context.secrets.sealed(token.redactor(), execution));
+    let kept = (place, context.secrets.sealed(token.redactor(), execution), context.receipts.begin(&task.job));
     let intent = JobRecord::intend(&context.records, &task, kept, output.progress());
     let record = Arc::new(ack.unless_failed(intent)?);
     ack.ours()?;
@@ -125,6 +127,7 @@ pub(in crate::jobs) fn go_on(context: &Arc<JobContext>, entry: Entry, started: &
     // Without the backend's words there is nothing that would be run of it.
     let job = job.map_or_else(|| task_of(&entry, None).job, |job| Arc::new(*job));
     let record = Arc::new(JobRecord::adopted(&context.records, entry, output.progress()));
+    context.receipts.note(&record, adopted);
     let begun = UNIX_EPOCH + Duration::from_millis(started.started_ms);
     let (context, output) = (Arc::clone(context), Mutex::new(output));
     let redactor = token.redactor().clone();
@@ -196,8 +199,10 @@ impl Group {
             }
         };
         context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
-        let page =
-            record.end(report::write(false, &outcome, (collected, flushed), &result_of(&record, redactor)), false);
+        let ends = || parts.iter().map(|part| (part.name.as_str(), &part.outcome));
+        let receipt = context.receipts.draft(&record).map(|draft| receipts::servers(draft, ends()));
+        let report = report::write(false, &outcome, (collected, flushed), &result_of(&record, redactor), receipt);
+        let page = record.end(report, false);
         let left = deliver(&context.outbox, page, (record.tried(), earlier), CleanupGuard::of(removing));
         Ok(Reported { verdict: outcome.verdict, left })
     }
@@ -306,7 +311,9 @@ impl Group {
         }
         // Its folder on the server goes after its record, which alone has its output, and after its end is on disk.
         let collected = output.finish(&outcome);
-        self.part_recorded(at, &outcome, |output| report::part_update(&outcome, &collected, output), kept);
+        let receipt = self.part_receipt(slot, &outcome, &collected);
+        let update = |output| report::part_update(&outcome, &collected, output, receipt.as_deref());
+        self.part_recorded(at, &outcome, update, kept);
         cleanup.request();
         Some((outcome, cleanup))
     }
@@ -363,8 +370,17 @@ impl Group {
         }
         let outcome = without_secrets(unrun(verdict.clone()), &self.redactor);
         let collected = Prefixed::new(&slot.name, &self.output, 0, ResumePoint::default()).finish(&outcome);
-        self.part_recorded(at, &outcome, |output| report::part_update(&outcome, &collected, output), false);
+        let receipt = self.part_receipt(slot, &outcome, &collected);
+        let update = |output| report::part_update(&outcome, &collected, output, receipt.as_deref());
+        self.part_recorded(at, &outcome, update, false);
         outcome
+    }
+
+    /// The receipt of one server's part, for its record.
+    fn part_receipt(&self, slot: &Slot, outcome: &Outcome, output: &Collected) -> Option<String> {
+        let draft = self.context.receipts.draft(&self.record)?;
+        let draft = draft.with("execution", slot.execution.as_str()).with("part", "true").with("server", &slot.name);
+        draft.sign(outcome, (&output.stdout, &output.stderr))
     }
 
     /// Completes the record of one server, and writes that it ended there. What the backend does not take of the record is

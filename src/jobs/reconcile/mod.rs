@@ -322,8 +322,8 @@ impl Round<'_> {
                      records: its end is unknown";
         let verdict = Verdict::infrastructure(Phase::Execution, words);
         log::warn!("job {job} of an earlier run: {verdict}");
-        let report =
-            report::write(false, &unrun(verdict), (Collected::default(), Flushed::default()), &ScriptResult::default());
+        let (output, receipt) = ((Collected::default(), Flushed::default()), self.own.context.receipts.draft_of(job));
+        let report = report::write(false, &unrun(verdict), output, &ScriptResult::default(), receipt);
         let entry = record::blank(job, job, Kind::Container, 0, None, Place::Nowhere);
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         let outbox = &self.own.context.outbox;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::{Event, Id, Kind, Language, ScriptResult};
 use crate::jobs::resume::ResumePoint;
 use crate::os::clock;
+use crate::signing::receipt::Facts;
 use crate::wire::amount;
 
 /// One job.
@@ -44,6 +45,9 @@ pub struct Entry {
     /// 0.2 wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<String>,
+    /// What its receipt has to say of it that is known only now; `None` without receipts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Facts>,
 }
 
 /// The helpers' part of a job's record, until its report has the result.

@@ -23,6 +23,7 @@ use crate::limits;
 use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
+use crate::signing::receipt::Facts;
 
 /// The record of one job.
 #[derive(Debug)]
@@ -50,14 +51,14 @@ impl JobRecord {
     pub fn intend(
         records: &RecordStore,
         task: &Task,
-        (place, secrets): (Place, String),
+        (place, secrets, receipt): (Place, String, Option<Facts>),
         progress: Arc<Progress>,
     ) -> Result<Self, RecordError> {
         let job = &task.job;
         let language = job.http.is_none().then_some(job.script.language);
         let mut entry = blank(&job.id, &task.execution, job.kind, job.attempts, language, place);
         entry.helpers = are_used_by(job).then(|| HelperState { event: job.event.clone(), ..HelperState::default() });
-        entry.secrets = Some(secrets);
+        (entry.secrets, entry.receipt) = (Some(secrets), receipt);
         let record = Self::claimed(records, entry, progress);
         record.advance(&mut record.lock(), State::Intent, Stage::Intent)?;
         Ok(record)
@@ -284,6 +285,26 @@ impl JobRecord {
         self.records.put(&live.entry)
     }
 
+    /// There is more to say in its receipt. It is on disk with whatever is written next.
+    pub fn note_facts(&self, facts: Facts) {
+        self.lock().entry.receipt.get_or_insert_default().extend(facts);
+    }
+
+    /// All that its receipt can say by now.
+    pub fn facts(&self) -> Facts {
+        let live = self.lock();
+        let entry = &live.entry;
+        let mut facts = entry.receipt.clone().unwrap_or_default();
+        let own = [
+            ("job", entry.job.to_string()),
+            ("execution", entry.execution.to_string()),
+            ("kind", entry.kind.as_str().to_owned()),
+            ("language", entry.language.map_or(String::new(), |language| language.as_str().to_owned())),
+        ];
+        facts.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        facts
+    }
+
     /// The job whose page it is.
     pub fn job(&self) -> Id {
         self.lock().entry.job.clone()
@@ -301,7 +322,7 @@ impl JobRecord {
         }
         let stage = Stage::Ended(Ended { report, since_ms: now_ms() });
         // The report has it.
-        (live.entry.helpers, live.entry.secrets) = (None, None);
+        (live.entry.helpers, live.entry.secrets, live.entry.receipt) = (None, None, None);
         Entry { stage, ..live.entry.clone() }
     }
 
@@ -341,6 +362,7 @@ pub fn blank(
         has_updates: false,
         helpers: None,
         secrets: None,
+        receipt: None,
     }
 }
 

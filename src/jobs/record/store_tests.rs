@@ -95,6 +95,7 @@ pub(crate) fn entry(job: &str, stage: Stage) -> Entry {
         stage,
         has_updates: true,
         helpers: None,
+        receipt: None,
         secrets: None,
     }
 }

@@ -92,6 +92,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         claims: claims.clone(),
         secrets: Secrets::new(&config.now(), &Logins::new(&Secret::new("token"))),
         logins: Logins::new(&Secret::new("token")),
+        receipts: Default::default(),
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });

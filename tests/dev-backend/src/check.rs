@@ -114,9 +114,10 @@ pub(crate) fn complete(body: &Value) -> Result<Vec<String>, String> {
         .object("output", true)
         .object("metrics", true)
         .boolean("condition", false)
+        .object("receipt", false)
         .time("timestamp", true)
         .done()?;
-    let known = ["status", "exitCode", "output", "metrics", "scriptOutput", "condition", "timestamp"];
+    let known = ["status", "exitCode", "output", "metrics", "scriptOutput", "condition", "receipt", "timestamp"];
     let unknown = fields.unknown(&known);
     Fields::of(&body["output"], "complete.output")?.text("stdout", true).text("stderr", true).done()?;
     let mut metrics = Fields::of(&body["metrics"], "complete.metrics")?;
