@@ -4,11 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use cronium_dev_backend::{Action, Fault};
 use serde_json::{Value, json};
 
 use crate::harness::{
     Agent, Folder, binary, deployed, eventually, finish, finished, job, report, shared, stderr, stdout, unique,
 };
+use crate::ssh_multi::Three;
+use crate::ssh_multi_restart::{eighteen, let_end, sixteen_begin, starts};
 
 /// A key pair and the file that trusts it.
 struct Keys {
@@ -181,6 +184,41 @@ fn a_server_and_a_request_are_covered_as_a_container_is() {
         assert!(!stderr(&row).contains("signature"), "{}", stderr(&row));
     }
     agent.stop();
+}
+
+/// Servers that had not begun would run the script of the row that is read again. So it is admitted as one just claimed.
+#[test]
+fn after_a_restart_servers_that_had_not_begun_run_the_signed_script_or_none() {
+    let _machine = shared();
+    for (is_taken_over, script) in [(false, None), (true, Some("echo evil >>\"$HOME/evil\""))] {
+        let keys = Keys::new("");
+        let settings = keys.settings("require");
+        let three = Three::start(&borrowed(&settings));
+        let signed = keys.signed(&eighteen(&three), &[]);
+        let id = three.backend.enqueue(signed.clone()).expect("queued");
+        sixteen_begin(&three);
+        // A backend that keeps the row as the queue handed it out, or with another script.
+        let mut kept = signed;
+        script.into_iter().for_each(|script| kept["execution"]["script"]["content"] = json!(script));
+        let body = json!({"success": true, "job": {"id": id, "status": "running", "payload": kept}}).to_string();
+        let action = Action::Status { status: 200, headers: Default::default(), body: Some(body) };
+        three.backend.set_fault(Fault { path: Some("/acknowledge".into()), action, ..Fault::default() });
+        let three = three.again(&borrowed(&settings));
+        let_end(&three);
+        let row = finished(&three.backend, &id);
+        let begun = starts(&three).iter().flatten().count();
+        let is_evil = three.servers.iter().any(|sshd| sshd.path("home").join("evil").exists());
+        let (code, wanted) = if is_taken_over { (102, 16) } else { (0, 18) };
+        assert_eq!((row.exit_code, begun, is_evil), (Some(code), wanted, false), "{}", stderr(&row));
+        assert_eq!(row.terminal_reports(), 1);
+        let refused = "the job's row is not used: this host runs no job that is not proven";
+        assert_eq!(three.agent.log().contains(refused), is_taken_over, "{}", three.agent.log());
+        if is_taken_over {
+            assert!(three.agent.log().contains("something of the job was changed"), "{}", three.agent.log());
+            assert!(stderr(&row).contains("not run: "), "{}", stderr(&row));
+        }
+        three.stop();
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn counting(three: &Three) -> String {
     )
 }
 
-fn starts(three: &Three) -> Vec<Vec<String>> {
+pub fn starts(three: &Three) -> Vec<Vec<String>> {
     let read = |sshd: &crate::sshd::Sshd| std::fs::read_to_string(sshd.path("home").join("starts")).unwrap_or_default();
     three.servers.iter().map(|sshd| read(sshd).lines().map(str::to_owned).collect()).collect()
 }
@@ -178,7 +178,7 @@ fn a_server_that_is_away_after_the_restart_is_unknown_alone() {
 
 /// A job for eighteen servers, two more than are worked on at once, which are three in truth. Its scripts wait for
 /// [`let_end`].
-fn eighteen(three: &Three) -> Value {
+pub fn eighteen(three: &Three) -> Value {
     let go = three.place().join("go");
     let wait = format!("until [ -e {} ]; do sleep 0.1; done", go.display());
     let mut job = three.job(&format!("echo \"$CRONIUM_EXECUTION_ID\" >>\"$HOME/starts\"; {wait}; echo over"));
@@ -194,12 +194,12 @@ fn eighteen(three: &Three) -> Value {
     job
 }
 
-fn let_end(three: &Three) {
+pub fn let_end(three: &Three) {
     std::fs::write(three.place().join("go"), "").expect("a file");
 }
 
 /// Waits until as many have begun as may be worked on at once, and sees that no other does while they run.
-fn sixteen_begin(three: &Three) {
+pub fn sixteen_begin(three: &Three) {
     let begun = || starts(three).iter().flatten().count();
     eventually("sixteen have begun", || begun() >= 16);
     std::thread::sleep(Duration::from_millis(500));
