@@ -16,7 +16,9 @@ macro_rules! targets {
 targets! {
     crate::wire::fuzz: http_head chunked_body docker_frames script_lines output_capture json_text ssh_kexinit
         x509_certificate times host_patterns;
-    crate::api::fuzz: queue_answer server_rows backend_answers;
+    crate::api::fuzz: queue_answer server_rows backend_answers signed_row;
+    crate::signing::fuzz: receipt_text trusted_keys;
+    crate::redact::fuzz: redacted_output;
     crate::config::fuzz: configuration_file migrated_file yaml_text configuration_values variable_references
         seccomp_file;
     crate::docker::fuzz: pull_progress;

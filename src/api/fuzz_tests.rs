@@ -1,10 +1,15 @@
 //! What holds for the backend's answers, whatever they are. See [`crate::fuzzing`].
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use super::job_row::held;
-use super::{answer, server_row};
+use super::{answer, job_of, server_row};
 use crate::job::{Claim, is_host, is_user};
 use crate::limits;
 use crate::secret::Secret;
+use crate::signing::check::{Terms, verify};
+use crate::signing::sign::SigningKey;
+use crate::signing::{canonical, keys};
 use crate::wire::scan::Json;
 
 pub fn queue_answer(data: &[u8]) {
@@ -65,4 +70,37 @@ pub fn backend_answers(data: &[u8]) {
         assert!(!text.contains(char::is_control), "{text:?}");
         assert!(text.chars().count() <= 3 * limits::ERROR_TEXT_MAX);
     }
+}
+
+pub fn signed_row(data: &[u8]) {
+    thread_local! {
+        static KEY: SigningKey = crate::signing::fuzz::own_key();
+    }
+    let id = crate::job::Id::parse("j1").expect("an id");
+    let Claim::Run(mut job) = job_of(id, data) else { return };
+    KEY.with(|key| {
+        let trusted = keys::parse(&key.line("ci")).expect("a key");
+        let terms = Terms { keys: &trusted, max_age: Duration::ZERO, now: UNIX_EPOCH };
+        let unsigned = verify(&job, &terms).expect_err("a signature that nobody made");
+        assert!(!unsigned.contains(char::is_control), "{unsigned:?}");
+        let Ok(signature) = key.sign(&job, "ci", (UNIX_EPOCH, None)) else {
+            assert!(canonical::sum(&job).is_none() || job.signature.is_some());
+            return;
+        };
+        assert!(canonical::sum(&job).is_some());
+        job.signature = Some(Ok(signature));
+        assert_eq!(verify(&job, &terms), Ok("ci"));
+        // Whatever decides what runs: one changed, the signature does not fit.
+        let mut other = job.clone();
+        other.script.content.push(' ');
+        let mut more = job.clone();
+        more.environment.push(("ANOTHER_NAME_X".to_owned(), Secret::new("")));
+        let mut late = job.clone();
+        late.timeout = Some(late.timeout.unwrap_or_default() + Duration::from_millis(1));
+        let mut event = job.clone();
+        event.event.id = Some(format!("{}1", event.event.id.unwrap_or_default()));
+        for (what, changed) in [("script", other), ("variables", more), ("timeout", late), ("event", event)] {
+            assert!(verify(&changed, &terms).is_err(), "another {what}");
+        }
+    });
 }

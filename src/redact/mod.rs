@@ -4,6 +4,9 @@
 //! of the script's bytes, [`Redactor::text`] out of a text of the agent's, [`Redactor::json`] out of JSON. `needles` has the
 //! spellings of a secret, `machine` finds them all in one pass.
 
+#[cfg(any(test, fuzzing))]
+#[path = "fuzz_tests.rs"]
+pub(crate) mod fuzz;
 mod json;
 mod machine;
 mod needles;

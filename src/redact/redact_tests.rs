@@ -5,6 +5,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
+use super::fuzz::model;
 use super::*;
 use crate::wire::random::Random;
 
@@ -25,29 +26,6 @@ fn through(redactor: &Redactor, pieces: &[&[u8]]) -> Vec<u8> {
     pieces.iter().for_each(|piece| stream.feed(piece, sink));
     stream.finish(sink);
     assert_eq!(stood_for, pieces.iter().map(|piece| piece.len()).sum::<usize>());
-    out
-}
-
-/// Each byte that a needle covers is marked; so is an unfinished one at the end.
-fn model(needles: &[Vec<u8>], text: &[u8]) -> Vec<u8> {
-    let mut covered = vec![false; text.len()];
-    for at in 0..text.len() {
-        for needle in needles {
-            let rest = &text[at..];
-            let unfinished = rest.len() >= limits::REDACT_SHORTEST && needle.starts_with(rest);
-            if rest.starts_with(needle) || unfinished {
-                covered[at..(at + needle.len()).min(text.len())].fill(true);
-            }
-        }
-    }
-    let mut out = Vec::new();
-    for (at, &byte) in text.iter().enumerate() {
-        match covered[at] {
-            false => out.push(byte),
-            true if at > 0 && covered[at - 1] => {}
-            true => out.extend_from_slice(MARK.as_bytes()),
-        }
-    }
     out
 }
 
