@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 
+import soak_secrets
 from soak_engine import FAULTS, Engine
 
 BIN, SCRATCH, MINUTES = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -24,7 +25,9 @@ PATIENCE = 180
 CALM = 50
 # What could not be removed while the engine was away is the janitor's after a grace of 120 s, in rounds of 60 s.
 JANITOR = 200
-LINES = 20
+COUNTED = 20
+# Of each job, but for its first and its last.
+LINES = COUNTED + soak_secrets.LINES
 RNG = random.Random(SEED)
 # What may happen, each as often as it is named. SOAK_FAULTS="kill -9,stop" has only those happen.
 KINDS = ["kill -9"] * 4 + ["stop", "refuse", "500", "cut", "delay"] * 2 + [*FAULTS, "all killed"]
@@ -77,6 +80,8 @@ class Agent:
             "api.retry.maxDelay": "1s",
             "api.rateLimit.enabled": "false",
             "container.docker.endpoint": self.engine.host,
+            # SOAK_LEAK=1 shows that the search at the end finds what is let out.
+            "redact.environment": "off" if os.environ.get("SOAK_LEAK") else "names",
             # Its engine has no network.
             "container.network.mode": "none",
         }
@@ -127,7 +132,7 @@ def a_job(number):
     length = RNG.choice([0, 0.1, 0.3, 1, 2])
     script = (
         'echo "run $(cat /proc/sys/kernel/random/uuid)"; '
-        f"for n in $(seq 1 {LINES}); do echo line $n; done; sleep {length}; echo over; exit {number % 3}"
+        f"for n in $(seq 1 {COUNTED}); do echo line $n; done; {soak_secrets.SCRIPT}sleep {length}; echo over; exit {number % 3}"
     )
     return {
         "id": f"soak-{os.getpid()}-{number}",
@@ -137,7 +142,7 @@ def a_job(number):
         "execution": {
             "target": {"type": "local"},
             "script": {"type": "BASH", "content": script, "workingDirectory": ""},
-            "environment": {},
+            "environment": soak_secrets.ENVIRONMENT,
             "timeout": 60_000_000_000,
         },
         "metadata": {"eventId": 1, "originalType": "SCRIPT"},
@@ -236,7 +241,8 @@ def soak(agent):
     all_reported(PATIENCE)
     swept = swept_within(agent)
     counted = calm(agent, number)
-    return table(agent, number + CALM, counts, first, (swept, counted))
+    leaks = soak_secrets.leaks(call, call("GET", "/dev/jobs")["jobs"], SCRATCH)
+    return table(agent, number + CALM, counts, first, (swept, counted, leaks))
 
 
 def swept_within(agent):
@@ -275,7 +281,7 @@ def calm(agent, number):
 
 
 def table(agent, number, counts, first, after):
-    swept, counted = after
+    swept, counted, leaks = after
     jobs = call("GET", "/dev/jobs")["jobs"]
     lost = [j["id"] for j in jobs if j["terminalReports"] == 0]
     twice = [j["id"] for j in jobs if j["terminalReports"] > 1]
@@ -305,6 +311,7 @@ def table(agent, number, counts, first, after):
         ("scripts that reached their end", ended),
         ("of their lines, never live", f"{missing} of {ended * (LINES + 2)}"),
         ("lines that came twice", repeated),
+        ("places with a secret, core files", len(leaks)),
         ("containers left", len(left)),
         ("the last was gone after", f"{swept:.0f} s"),
         (f"{CALM} jobs more, without a fault", "; ".join(counted) or "backend, metrics and engine agree"),
@@ -315,11 +322,11 @@ def table(agent, number, counts, first, after):
     ]
     for name, value in rows:
         print(f"{name:30} {value}")
-    for name, ids in (("lost", lost), ("twice", twice), ("run twice", again)):
+    for name, ids in (("lost", lost), ("twice", twice), ("run twice", again), ("leaks", leaks[:20])):
         if ids:
             print(f"{name}: {', '.join(ids)}")
     agent.end(signal.SIGTERM)
-    return 1 if lost or twice or again or left or counted else 0
+    return 1 if lost or twice or again or left or counted or leaks else 0
 
 
 URL = ""

@@ -4,7 +4,9 @@
 # A real agent runs jobs from a local backend. Meanwhile the agent is killed and stopped at random moments; the backend
 # refuses connections, answers 500, delays, and cuts answers after it took what was sent; and the soak's own engine is
 # stopped, killed, frozen and cut off. At the end fifty jobs run without a fault, and backend, metrics and engine must have
-# counted the same. Exits 0 only if they did, no report was lost or came twice, no script ran twice, and no container is left.
+# counted the same. Each job prints planted secrets in every encoding; at the end all that came to the backend, state.dir
+# and the logs are searched for them. Exits 0 only if nothing was found, the counts agree, no report was lost or came twice,
+# no script ran twice, and no container is left.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

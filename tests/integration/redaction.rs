@@ -80,14 +80,20 @@ fn planted(mut job: Value) -> Value {
 }
 
 /// Everything that came to the backend, and everything that the agent keeps or says.
-struct Sinks(Vec<(String, String)>);
+pub struct Sinks(Vec<(String, String)>);
 
 impl Sinks {
-    fn of(backend: &DevBackend, agent: &Agent, id: &str) -> Self {
+    pub fn of(backend: &DevBackend, agent: &Agent, id: &str) -> Self {
         let mut all = vec![("the agent's log".to_owned(), agent.log())];
         for request in backend.requests() {
             let body = String::from_utf8_lossy(&request.body).into_owned();
             all.push((format!("{} {}", request.method, request.target), format!("{}\n{body}", request.target)));
+        }
+        // All that the backend's database would hold, but for what it was given itself: the jobs.
+        if let Some(mut row) = backend.job_json(id) {
+            row["payload"].take();
+            row["row"]["payload"].take();
+            all.push(("the backend's row and executions".to_owned(), row.to_string()));
         }
         let lines = backend.lines(id).into_iter().chain(backend.partial_lines(id));
         all.push(("live lines".to_owned(), lines.map(|line| format!("{}\n", line.text)).collect()));
@@ -112,7 +118,7 @@ impl Sinks {
             .collect()
     }
 
-    fn holds(&self, word: &str) -> bool {
+    pub fn holds(&self, word: &str) -> bool {
         self.0.iter().any(|(_, text)| text.contains(word))
     }
 }
