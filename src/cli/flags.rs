@@ -1,4 +1,4 @@
-//! The commands and their flags: the one table behind the parser and the help texts.
+//! The commands and their flags: the one table behind the parser, the help texts, the manual and the completions.
 //!
 //! Texts are paragraphs without line breaks; `help` wraps them.
 
@@ -6,7 +6,7 @@
 #[derive(Debug)]
 pub struct CommandRow {
     pub name: &'static str,
-    /// What stands behind the flags, word by word.
+    /// What stands behind the flags, word by word. Those in lower case are to be typed as they are, one of several at `|`.
     pub operands: &'static [&'static str],
     /// For the list of commands.
     pub summary: &'static str,
@@ -20,7 +20,7 @@ pub struct CommandRow {
 pub struct Flag {
     pub short: Option<char>,
     pub long: &'static str,
-    /// The name of its value; `None` when it takes none.
+    /// The name of its value, or the values at `|`; `None` when it takes none.
     pub value: Option<&'static str>,
     /// The commands that take it; all when empty.
     pub of: &'static [&'static str],
@@ -131,7 +131,7 @@ pub static COMMANDS: &[CommandRow] = commands! {
          one, the container of a job that the next start goes on with is kept.";
         "0" "done", "1" "something could not be removed or seen", "2" "bad usage or configuration",
         "3" "the container engine cannot be reached";
-    "sign" ["VERB" "FILE"] "make keys, sign jobs, check signatures",
+    "sign" ["keygen|job|verify|scripts" "FILE"] "make keys, sign jobs, check signatures",
         "For security.signatures and security.allowedScripts; needs no configuration. See docs/signing.md."
         "`sign keygen NAME --key FILE` makes a private key and prints the line for security.signatures.keys. \
          `sign job FILE --key FILE --name NAME` prints the job of FILE (the JSON that the backend hands out, - for standard \
@@ -169,8 +169,8 @@ macro_rules! flags {
 
 /// Short, long and value, the commands, the meaning.
 pub static FLAGS: &[Flag] = flags! {
-    [] "lang" = "LANG", ["exec"],
-        "bash, python or node; else by the file's ending or its #! line (.mjs: a module of Node.js)";
+    [] "lang" = "bash|python|node", ["exec"],
+        "the script's language; else by the file's ending or its #! line (.mjs: a module of Node.js)";
     ['e'] "env" = "K=V", ["exec"],
         "a variable of the script; -e K passes this shell's value (not shown in `ps`)";
     [] "timeout" = "TIME", ["exec"],

@@ -20,5 +20,8 @@ pub mod status;
 pub mod validate;
 pub mod version;
 
+#[cfg(test)]
+mod reference_tests;
+
 pub use exit::UsageError;
 pub use parse::{Command, Common, parse};

@@ -28,7 +28,7 @@ pub mod value;
 mod yaml;
 
 #[cfg(test)]
-mod reference_tests;
+pub(crate) mod reference_tests;
 #[cfg(test)]
 mod tests;
 
