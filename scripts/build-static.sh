@@ -32,13 +32,13 @@ export CARGO_TARGET_DIR=$ROOT/target/static
 BUILT=$CARGO_TARGET_DIR/$TARGET/release
 make_scratch
 
-# What the program says of itself must not depend on when and where it is built.
-if [ -z "${CRONIUM_COMMIT:-}" ] && git rev-parse HEAD >/dev/null 2>&1; then
-    CRONIUM_COMMIT=$(git rev-parse --short=12 HEAD)
-    git diff --quiet HEAD || CRONIUM_COMMIT+='-changed'
-    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-fi
-export CRONIUM_COMMIT=${CRONIUM_COMMIT:-unknown} SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
+source_facts
+
+# With the flags that keep folder names out they are all there are; target/static/TARGET/release/flags has them, for a
+# release's provenance.
+RUST_FLAGS='-Ctarget-feature=+crt-static -Crelocation-model=pic'
+CARGO_FLAGS=(build --release --locked --target "$TARGET" -p cronium-agent --features vendored-openssl
+    '-Zbuild-std=std,panic_unwind' -Zbuild-std-features=)
 
 # Folder names of this machine stay out of the program. Of several prefixes that fit, rustc takes the last.
 remaps() {
@@ -62,11 +62,11 @@ build() {
     env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CFLAGS RUSTC="$RUSTC" RUSTC_BOOTSTRAP=1 \
         "CC_$under=$CRONIUM_MUSL_DIR/bin/musl-cc" "AR_$under=$ARCH-linux-gnu-ar" "RANLIB_$under=$ARCH-linux-gnu-ranlib" \
         "CARGO_TARGET_${under^^}_LINKER=$CRONIUM_MUSL_DIR/bin/link-gcc" \
-        "CARGO_TARGET_${under^^}_RUSTFLAGS=-Ctarget-feature=+crt-static -Crelocation-model=pic$(remaps)" \
+        "CARGO_TARGET_${under^^}_RUSTFLAGS=$RUST_FLAGS$(remaps)" \
         CRONIUM_LINK_MAP="$BUILT/link.map" CARGO_PROFILE_RELEASE_STRIP=none \
         OPENSSL_NO_VENDOR=1 OPENSSL_STATIC=1 OPENSSL_LIB_DIR="$openssl/lib" OPENSSL_INCLUDE_DIR="$openssl/include" \
-        "$CARGO" build --release --locked --target "$TARGET" -p cronium-agent --features vendored-openssl \
-        -Zbuild-std=std,panic_unwind -Zbuild-std-features=
+        "$CARGO" "${CARGO_FLAGS[@]}"
+    printf '%s\n' "RUSTFLAGS=$RUST_FLAGS" "cargo ${CARGO_FLAGS[*]}" >"$BUILT/flags"
     mkdir -p dist
     "$ARCH-linux-gnu-strip" --strip-all --remove-section=.comment -o "$FILE" "$BUILT/cronium-agent"
     (cd dist && sha256sum "$(basename "$FILE")" >"$(basename "$FILE").sha256")

@@ -133,6 +133,22 @@ tick() {
     done
 }
 
+# source_facts: what the program and its package say of themselves must not depend on when and where they are built:
+# CRONIUM_COMMIT, CRONIUM_REVISION (the whole name of the commit) and SOURCE_DATE_EPOCH, by the last commit unless they are
+# set.
+source_facts() {
+    if [ -z "${CRONIUM_COMMIT:-}" ] && git -C "$ROOT" rev-parse HEAD >/dev/null 2>&1; then
+        CRONIUM_COMMIT=$(git -C "$ROOT" rev-parse --short=12 HEAD)
+        git -C "$ROOT" diff --quiet HEAD || CRONIUM_COMMIT+='-changed'
+        CRONIUM_REVISION=$(git -C "$ROOT" rev-parse HEAD)
+        SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct)}
+    fi
+    export CRONIUM_COMMIT=${CRONIUM_COMMIT:-unknown} CRONIUM_REVISION=${CRONIUM_REVISION:-unknown} SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
+}
+
+# static_file ARCH: where scripts/build-static.sh puts the program.
+static_file() { echo "$ROOT/dist/cronium-agent-$(awk -F'"' '/^version *=/ {print $2; exit}' "$ROOT/Cargo.toml")-$1-unknown-linux-musl"; }
+
 # --- Packages ----------------------------------------------------------------------------------------------------
 
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }

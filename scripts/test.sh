@@ -152,8 +152,6 @@ leftovers() {
     note leftovers $((1 - bad)) "$bad" "$started"
 }
 
-static_file() { echo "$ROOT/dist/cronium-agent-$(awk -F'"' '/^version *=/ {print $2; exit}' "$ROOT/Cargo.toml")-x86_64-unknown-linux-musl"; }
-
 started=${EPOCHREALTIME/[.,]/}
 need_packages "to stop and watch what is started here" procps ca-certificates
 if wanted unit; then need_packages "the tests make certificates and keys with them" openssl openssh-client; fi
@@ -169,6 +167,7 @@ if on_engine; then
     need_packages "a test looks at Podman's engine with it; no service of it is started" podman catatonit
     need_packages "a test sends packets through the firewall for jobs" nftables iptables iproute2
     need_packages "some tests hold back what the agent asks of the disk" strace
+    need_packages "the tests read the manual, try the completions and look at the package with them" mandoc zsh fish cmark-gfm dpkg-dev lintian
     need_packages "the tests use them" curl jq python3 python3-yaml
     ensure_engine
     ensure_images
@@ -181,7 +180,7 @@ left | sort -u >"$SCRATCH/left.before"
 note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
-step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/proofs/*.sh
+step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/proofs/*.sh configs/completions/*.bash configs/package/p*
 step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
 step unit 1800 env TMPDIR="$TESTS_TMP" cargo test --workspace --lib --bins -- --test-threads=8
 # Tests wait more than they compute, so more of them run at once than a small host has cores. Those that measure run
@@ -194,7 +193,7 @@ if wanted unit || on_engine; then leftovers; fi
 step miri 7200 scripts/miri.sh
 step static 2400 scripts/build-static.sh x86_64
 # The other tests link the host's OpenSSL; the release has its own.
-step released 1800 env TMPDIR="$TESTS_TMP" CRONIUM_TEST_AGENT="$(static_file)" cargo test --test integration -- --test-threads=4 ssh
+step released 1800 env TMPDIR="$TESTS_TMP" CRONIUM_TEST_AGENT="$(static_file x86_64)" cargo test --test integration -- --test-threads=4 ssh
 step size 300 scripts/size.sh x86_64 --check
 step reproducible 5400 scripts/build-static.sh x86_64 --check-reproducible
 if [ -x "$ROOT/scripts/footprint.sh" ]; then step footprint 600 scripts/footprint.sh --check; fi

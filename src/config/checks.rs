@@ -187,7 +187,13 @@ fn read_token(draft: &mut Draft<'_>, path: &Path) {
 fn check_token(draft: &mut Draft<'_>, key: &'static str) {
     let token = draft.config.api.token.expose();
     if token.is_empty() {
-        draft.refuse(key, "the token is empty");
+        let advice = match draft.origins.get("api.token") {
+            Some(Origin::Credential(_)) => {
+                "; write it into the file that the unit takes it from, /etc/cronium/api-token"
+            }
+            _ => "",
+        };
+        draft.refuse(key, format!("the token is empty{advice}"));
     } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
         let text = "the token holds a space, a line break or another character that no HTTP header takes";
         draft.refuse(key, text);

@@ -129,8 +129,8 @@ fn the_readmes_commands_exist_and_the_first_is_one_file_and_docker() {
     let commands = commands(&page);
     let faults: Vec<String> = commands.iter().filter_map(|command| fault(command)).collect();
     assert_eq!(faults, Vec::<String>::new());
-    let ours: Vec<&String> = commands.iter().filter(|line| line.starts_with("cronium-agent ")).collect();
-    assert!(ours[0].starts_with("cronium-agent exec --image "), "{ours:?}");
+    let first = commands.iter().find(|line| line.starts_with("cronium-agent exec ")).expect("an exec");
+    assert!(first.starts_with("cronium-agent exec --image "), "{first}");
     let at = |words: &str| page.find(words).unwrap_or_else(|| panic!("README.md lacks {words}"));
     assert!(
         at("cronium-agent exec --image ") < at("\nscripts/demo.sh "),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::{Folder, binary};
+use crate::systemd_boot::listed;
 
 /// A root, and a program with its checksum beside it.
 struct Host {
@@ -80,6 +81,7 @@ const PROGRAM: &str = "usr/local/bin/cronium-agent";
 const UNIT: &str = "etc/systemd/system/cronium-agent.service";
 const CONFIG: &str = "etc/cronium/cronium-orchestrator.yaml";
 const TOKEN: &str = "etc/cronium/api-token";
+const MANUAL: &str = "usr/local/share/man/man8/cronium-agent.8";
 
 #[test]
 fn it_installs_again_without_harm_and_upgrades_and_uninstalls() {
@@ -88,7 +90,10 @@ fn it_installs_again_without_harm_and_upgrades_and_uninstalls() {
     assert!(said.contains("checksum") && said.contains("write the backend's token"), "{said}");
     let first = host.files();
     let modes: Vec<_> = first.iter().map(|(name, (mode, ..))| (name.as_str(), *mode)).collect();
-    assert_eq!(modes, [(TOKEN, 0o600), (CONFIG, 0o640), (UNIT, 0o644), (PROGRAM, 0o755)]);
+    for wanted in [(TOKEN, 0o600), (CONFIG, 0o640), (UNIT, 0o644), (PROGRAM, 0o755), (MANUAL, 0o644)] {
+        assert!(modes.contains(&wanted), "{wanted:?}: {modes:?}");
+    }
+    assert_eq!(modes.len(), listed().count() + 2, "the list's files, program and token: {modes:?}");
     let folder = std::fs::metadata(host.root().join("etc/cronium")).expect("folder").permissions().mode() & 0o7777;
     assert_eq!(folder, 0o750);
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/systemd/cronium-agent.service");
@@ -97,6 +102,7 @@ fn it_installs_again_without_harm_and_upgrades_and_uninstalls() {
         .args(["validate", "--config"])
         .arg(host.root().join(CONFIG))
         .env("CRONIUM_API_TOKEN", "x")
+        .env("CRONIUM_API_ENDPOINT", "http://localhost:5001")
         .output()
         .expect("validate");
     assert!(valid.status.success(), "{}", String::from_utf8_lossy(&valid.stderr));
@@ -148,23 +154,24 @@ fn another_prefix_reaches_the_unit() {
     let host = Host::new();
     host.install(&["--prefix", "/opt/cronium/"]);
     assert!(host.files().contains_key("opt/cronium/bin/cronium-agent"));
-    assert!(host.read(UNIT).contains("\nExecStart=/opt/cronium/bin/cronium-agent run --config /etc/"));
+    for setting in ["ExecStart", "ExecReload"] {
+        assert!(host.read(UNIT).contains(&format!("\n{setting}=/opt/cronium/bin/cronium-agent ")), "{setting}");
+    }
 }
 
 #[test]
 fn the_firewall_comes_when_asked_for_and_keeps_its_mode_and_list() {
     const RULES: &str = "etc/cronium/cronium-jobs.nft";
     const ALLOW: &str = "etc/cronium/cronium-jobs-allow.nft";
-    const FIREWALL: &str = "etc/systemd/system/cronium-firewall.service";
     const GUARD: &str = "etc/systemd/system/cronium-agent.service.d/firewall.conf";
     const AFTER_FLUSH: &str = "etc/systemd/system/nftables.service.d/cronium-firewall.conf";
     let host = Host::new();
     host.install(&[]);
-    assert!(![RULES, ALLOW, FIREWALL, GUARD].iter().any(|name| host.files().contains_key(*name)), "it is off");
+    assert!(![RULES, ALLOW, GUARD].iter().any(|name| host.files().contains_key(*name)), "it is off");
     let servers = "search x\nnameserver 127.0.0.53\nnameserver 10.9.8.7\nnameserver fd12::53\nnameserver ; evil\n";
     std::fs::write(host.root().join("etc/resolv.conf"), servers).expect("write");
     let said = host.install(&["--firewall=strict"]);
-    assert!(said.contains("systemctl enable cronium-firewall.service"), "{said}");
+    assert!(said.contains("systemctl enable cronium-firewall "), "{said}");
     assert!(host.read(RULES).contains("\ndefine mode = strict\n"));
     let allow = host.read(ALLOW);
     let rules: Vec<_> = allow.lines().map(str::trim).filter(|line| line.starts_with("ip")).collect();
@@ -185,15 +192,10 @@ fn the_firewall_comes_when_asked_for_and_keeps_its_mode_and_list() {
     assert_eq!(host.read(ALLOW), "# mine\n");
     host.install(&["--firewall=off"]);
     let left = host.files();
-    assert!(
-        left.contains_key(ALLOW) && ![RULES, FIREWALL, GUARD, AFTER_FLUSH].iter().any(|name| left.contains_key(*name))
-    );
+    assert!(left.contains_key(ALLOW) && ![RULES, GUARD, AFTER_FLUSH].iter().any(|name| left.contains_key(*name)));
     host.install(&["--firewall=strict"]);
     let (good, said) = host.run(&["--uninstall"]);
-    assert!(
-        good && !host.files().keys().any(|name| [RULES, FIREWALL, GUARD, AFTER_FLUSH].contains(&name.as_str())),
-        "{said}"
-    );
+    assert!(good && !host.files().keys().any(|name| [RULES, GUARD, AFTER_FLUSH].contains(&name.as_str())), "{said}");
 }
 
 #[test]

@@ -66,6 +66,8 @@ mod live_pages;
 mod lost;
 /// Slow calls and outages of the backend, for which no worker waits.
 mod outbox;
+/// The Debian package: its contents, and its life on a host that systemd booted.
+mod package;
 /// Real programs under the filter of system calls.
 mod programs;
 mod progress;

@@ -25,17 +25,30 @@ const FIRST: &str = "for at in $(grep -o ' /sys/fs/cgroup[^ ]*' /proc/mounts); d
 /// What a test changes of the unit: waits that would make it long.
 const DROP_IN: &str = "[Service]\nWatchdogSec=6\nRestartSec=200ms\n";
 
+/// The list of the files of an installation.
+pub const LIST: &str = "configs/package/files";
+
+/// Its rows: mode, source, target; without the program, whose source is no file of the tree.
+pub fn listed() -> impl Iterator<Item = [&'static str; 3]> {
+    let rows = include_str!("../../configs/package/files").lines().filter(|line| line.starts_with('0'));
+    let rows = rows.map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        <[&str; 3]>::try_from(words).unwrap_or_else(|words| panic!("not mode, source and target: {words:?}"))
+    });
+    rows.filter(|[_, source, _]| *source != "PROGRAM")
+}
+
 /// A machine that is gone with its owner; where the test was killed, in ten minutes.
-struct Machine {
+pub struct Machine {
     name: String,
     agent: String,
     folder: Folder,
-    backend: DevBackend,
+    pub backend: DevBackend,
 }
 
 impl Machine {
     /// A booted one.
-    fn boot() -> Self {
+    pub fn boot() -> Self {
         require_engine();
         let found = Command::new("docker").args(["image", "inspect", IMAGE]).output().expect("docker");
         assert!(found.status.success(), "no image {IMAGE}: run scripts/boot-image.sh");
@@ -67,7 +80,7 @@ impl Machine {
     /// What is carried to the machine: the sources' part that a release has, the program, its sum, the token.
     fn pack(&self) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for file in ["scripts/install.sh", "configs/systemd/cronium-agent.service"] {
+        for file in ["scripts/install.sh", LIST].into_iter().chain(listed().map(|[_, source, _]| source)) {
             let target = self.path(file);
             std::fs::create_dir_all(target.parent().expect("a folder")).expect("folder");
             std::fs::copy(root.join(file), target).expect(file);
@@ -78,17 +91,17 @@ impl Machine {
         std::fs::write(self.path("token"), self.backend.token()).expect("write");
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn run(&self, command: &[&str]) -> Output {
+    pub fn run(&self, command: &[&str]) -> Output {
         let arguments = [&["exec", "-i", &self.name], command].concat();
         Command::new("docker").args(arguments).output().expect("docker exec")
     }
 
     /// A shell's script on the machine, which must succeed; what it said.
-    fn sh(&self, script: &str) -> String {
+    pub fn sh(&self, script: &str) -> String {
         let output = self.run(&["sh", "-c", script]);
         let said = text(&output.stdout);
         assert!(output.status.success(), "{script}: {}: {said}{}", output.status, text(&output.stderr));
@@ -96,11 +109,11 @@ impl Machine {
     }
 
     /// One property of the unit.
-    fn show(&self, property: &str) -> String {
+    pub fn show(&self, property: &str) -> String {
         self.sh(&format!("systemctl show --value -p {property} {UNIT}"))
     }
 
-    fn journal(&self, more: &str) -> String {
+    pub fn journal(&self, more: &str) -> String {
         self.sh(&format!("journalctl --no-pager -u {UNIT} {more}"))
     }
 
@@ -113,13 +126,10 @@ impl Machine {
 
     /// Installs the agent, and does not start it.
     fn place(&self) {
-        use std::os::unix::fs::MetadataExt as _;
-        let group = std::fs::metadata(SOCKET).expect("the engine's socket").gid();
-        self.sh(&format!("groupadd -o -g {group} docker"));
+        self.has_engine();
         self.sh("/source/scripts/install.sh --binary /source/cronium-agent --token-file /source/token");
-        let gateway = docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", &self.name]);
         let config = json!({
-            "api": { "endpoint": format!("http://{gateway}:{}", self.backend.address().port()) },
+            "api": { "endpoint": self.endpoint() },
             "orchestrator": { "id": self.agent },
             "logging": { "format": "text" },
             "jobs": { "pollInterval": "100ms", "maxPollInterval": "500ms", "leaseRenewal": "2s" },
@@ -132,6 +142,19 @@ impl Machine {
         self.sh("systemctl daemon-reload");
     }
 
+    /// What a host with Docker has: the group of the engine's socket.
+    pub fn has_engine(&self) {
+        use std::os::unix::fs::MetadataExt as _;
+        let group = std::fs::metadata(SOCKET).expect("the engine's socket").gid();
+        self.sh(&format!("groupadd -o -g {group} docker"));
+    }
+
+    /// The backend's address, as the machine sees it.
+    pub fn endpoint(&self) -> String {
+        let gateway = docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", &self.name]);
+        format!("http://{gateway}:{}", self.backend.address().port())
+    }
+
     /// The command of a page, as it stands there, without its comment.
     fn as_written(&self, page: &str, begins: &str) -> String {
         let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect("a page");
@@ -140,16 +163,16 @@ impl Machine {
         self.sh(&format!("{command} || echo \"exit code $?\""))
     }
 
-    fn is_up(&self) {
+    pub fn is_up(&self) {
         assert_eq!((self.show("ActiveState"), self.show("SubState")), ("active".to_owned(), "running".to_owned()));
     }
 
-    fn main_pid(&self) -> u32 {
+    pub fn main_pid(&self) -> u32 {
         self.show("MainPID").parse().expect("a process")
     }
 
     /// Waits until the agent that was `before` has a successor that is ready.
-    fn comes_back(&self, before: u32) {
+    pub fn comes_back(&self, before: u32) {
         eventually("another agent", || {
             let pid = self.main_pid();
             pid != 0 && pid != before && self.show("ActiveState") == "active"
@@ -157,7 +180,7 @@ impl Machine {
     }
 
     /// Queues a script that runs for some seconds, and waits for its first line.
-    fn begin(&self, seconds: u32) -> String {
+    pub fn begin(&self, seconds: u32) -> String {
         let script = format!("echo \"run $(cat /proc/sys/kernel/random/uuid)\"; sleep {seconds}; echo ended; exit 7");
         let id = self.backend.enqueue(job("BASH", &script)).expect("queued");
         eventually("it runs", || !self.backend.lines(&id).is_empty());
@@ -165,7 +188,7 @@ impl Machine {
     }
 
     /// The script ran once, to its end, and was reported once.
-    fn ran_once(&self, id: &str) -> JobRow {
+    pub fn ran_once(&self, id: &str) -> JobRow {
         let row = finished(&self.backend, id);
         assert_eq!((row.exit_code, row.claims), (Some(7), 1), "{row:?}");
         let lines = self.backend.lines(id);
@@ -192,7 +215,7 @@ impl Drop for Machine {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
