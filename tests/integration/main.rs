@@ -78,7 +78,11 @@ mod receipts;
 mod records;
 /// Secrets that scripts print, and every place that they could reach.
 mod redaction;
+/// The manual and the completions, in mandoc and in three shells.
+mod reference;
 mod registry;
+/// What a release consists of: provenance, tarball, sums.
+mod release;
 /// SIGHUP: what takes effect, what waits for a restart, what is refused.
 mod reload;
 /// The journal: kills, restarts, reports that wait.

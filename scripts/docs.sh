@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# docs.sh [--out DIR]
+#
+# Renders README, the pages at the top and all of docs/ to dist/docs/index.html and its neighbours: pages that need no
+# server, no script and nothing from elsewhere. Links between pages and to headings work; files that a page links to
+# come along.
+#   --out DIR  where they go (default: dist/docs); made anew
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+OUT=$ROOT/dist/docs
+while [ $# -gt 0 ]; do
+    case $1 in
+        --out)
+            [ -n "${2:-}" ] || die "--out needs a value"
+            OUT=$2
+            shift
+            ;;
+        -h | --help)
+            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) die "unknown argument '$1': see --help" ;;
+    esac
+    shift
+done
+need_packages "to render the pages" cmark-gfm python3
+rm -rf "$OUT"
+python3 "$ROOT/scripts/docs.py" "$ROOT" "$OUT"
+say "$(find "$OUT" -name '*.html' | wc -l) pages: $OUT/index.html"
