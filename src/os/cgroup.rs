@@ -4,10 +4,9 @@
 //! second and are gone with the container. Both versions of control groups are read. Where the files cannot be read (a
 //! remote engine, no permission), the caller asks the engine.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::owner;
+use super::{owner, proc};
 
 /// The files of one container.
 #[derive(Debug, Clone)]
@@ -31,7 +30,7 @@ impl First {
 
     /// Reads a file of it below `/proc`. The check comes after the reading: a process that is the same now was so before.
     fn read(&self, file: &str) -> Option<String> {
-        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid)).ok()?;
+        let text = proc::text(format!("/proc/{}/{file}", self.pid)).ok()?;
         (owner::started(self.pid) == Some(self.started)).then_some(text)
     }
 }
@@ -85,8 +84,8 @@ impl Cgroup {
 
     /// Reads what can be read.
     pub fn read(&self) -> Reading {
-        let number = |folder: &Path, file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok();
-        let text = |folder: &Path, file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let number = |folder: &Path, file: &str| proc::text(folder.join(file)).ok()?.trim().parse().ok();
+        let text = |folder: &Path, file: &str| proc::text(folder.join(file)).unwrap_or_default();
         let mut reading = match &self.folders {
             Folders::V1 { cpu, memory, blkio, pids } => {
                 let io = blkio_v1(&text(blkio, "blkio.throttle.io_service_bytes_recursive"));
@@ -123,7 +122,7 @@ impl Cgroup {
 /// How many processes this host's kernel has killed for memory so far, in any group (`oom_kill`, since 4.13). It outlives
 /// the group, whose count is gone with its last process.
 pub fn host_oom_kills() -> Option<u64> {
-    keyed(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
+    keyed(&proc::text("/proc/vmstat").ok()?, "oom_kill")
 }
 
 /// Whether a count rose between two samples; false if one of them is missing.

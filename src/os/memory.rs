@@ -1,6 +1,6 @@
 //! How short of memory this host is.
 
-use std::fs;
+use super::proc;
 
 /// Figures of this host. One that could not be read is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -13,7 +13,7 @@ pub struct Memory {
 
 /// Reads two small files below `/proc`.
 pub fn read() -> Memory {
-    let text = |path| fs::read_to_string(path).unwrap_or_default();
+    let text = |path| proc::text(path).unwrap_or_default();
     Memory { available: available(&text("/proc/meminfo")), stalled_percent: stalled(&text("/proc/pressure/memory")) }
 }
 

@@ -10,6 +10,8 @@ use std::fs;
 use std::io;
 use std::str::FromStr;
 
+use super::proc;
+
 /// A process of this boot or another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
@@ -35,7 +37,7 @@ impl Owner {
     pub fn this_process() -> Option<Self> {
         let pid = i32::try_from(std::process::id()).ok()?;
         let (_, started) = stat("/proc/self/stat")?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let boot = proc::text("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
         Some(Self { boot, spaces: [space("pid")?, space("time").unwrap_or_default()], pid, started })
     }
 
@@ -89,7 +91,7 @@ pub(super) fn started(pid: i64) -> Option<u64> {
 /// State and start of a process, fields 3 and 22 of proc(5). The second field is the program's name in parentheses and may
 /// itself hold spaces and parentheses.
 fn stat(path: &str) -> Option<(char, u64)> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = proc::text(path).ok()?;
     let mut fields = text[text.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.nth(18)?.parse().ok()?))

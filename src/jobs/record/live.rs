@@ -4,7 +4,6 @@
 //! output has come. A disk that takes nothing stops no job: the job runs on, and the agent claims no other.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -20,9 +19,9 @@ use crate::jobs::record::logins::{self, Logins};
 use crate::jobs::record::outbox::Tried;
 use crate::jobs::resume::{Progress, ResumePoint};
 use crate::limits;
-use crate::os::clock;
 use crate::os::stop::Stop;
 use crate::os::threads::{self, Thread};
+use crate::os::{clock, proc};
 use crate::signing::receipt::Facts;
 
 /// The record of one job.
@@ -402,7 +401,7 @@ fn started_now((after, name): (Duration, &str), resume: ResumePoint) -> Started 
 
 /// The kernel's id of this boot.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
+    proc::text("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
 /// Writes down how far the output of each job has come. Shared by clones.
