@@ -126,6 +126,7 @@ fn a_good_host_is_proven_within_ten_seconds() {
         ("engine-api", "is spoken"),
         ("limits", "memory yes, processes yes, cores yes"),
         ("images", "all 3 are there"),
+        ("speed", "what would make a job's start shorter: container.warm"),
     ] {
         report.expect(name, "ok", words);
     }
