@@ -45,12 +45,14 @@ if [ -z "$BINARY" ]; then
     [ -f "$BINARY" ] || "$ROOT/scripts/build-static.sh" "$ARCH"
 fi
 [ -f "$BINARY" ] || die "--binary $BINARY: no such file"
+# A program for another kind of machine would be found out on the hosts.
+LC_ALL=C readelf -h "$BINARY" 2>/dev/null | grep -iq "Machine: .*${ARCH/_/-}" || die "$BINARY is no program for $ARCH"
 if [ -z "$VERSION" ]; then
     VERSION=$(sed -n '/^## /{s/^## \[\([0-9.]*\)\].*/\1/p;q}' "$ROOT/CHANGELOG.md")
     ! grep -m1 '^## ' "$ROOT/CHANGELOG.md" | grep -q unreleased ||
         VERSION+="~$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M)"
 fi
-need_packages "to build the package" dpkg-dev
+need_packages "to build the package" dpkg-dev binutils
 make_scratch
 TREE=$SCRATCH/tree
 DOC=$TREE/usr/share/doc/$NAME
@@ -145,6 +147,7 @@ changelog | gzip -9n >"$DOC/changelog.gz"
 copyright >"$DOC/copyright"
 "$ROOT/scripts/sbom.sh" >"$DOC/$NAME.cdx.json"
 install -m 0755 "$ROOT"/configs/package/{postinst,prerm,postrm} "$TREE/DEBIAN/"
+cat "$ROOT/configs/package/take-effect" >>"$TREE/DEBIAN/postinst"
 control >"$TREE/DEBIAN/control"
 install -D -m 0644 "$ROOT/configs/package/lintian-overrides" "$TREE/usr/share/lintian/overrides/$NAME"
 (cd "$TREE" && find etc -type f | LC_ALL=C sort | sed 's|^|/|' >DEBIAN/conffiles)

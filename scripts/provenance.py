@@ -15,7 +15,7 @@ BUILD_TYPE = "https://cronium.example/cronium-agent/release/v1"
 # What shapes the bytes of a release, beside the sources that the commit names.
 INPUTS = ["Cargo.lock", "Cargo.toml", "build.rs", "configs/package/files", "scripts/build-static.sh",
           "scripts/build-openssl.sh", "scripts/openssl-prune.pl", "scripts/musl-toolchain.sh", "scripts/package.sh",
-          "scripts/release.sh"]
+          "scripts/rpm.sh", "scripts/release.sh"]
 
 
 def sums(text):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # release.sh [x86_64|aarch64] [--binary FILE] [--out DIR]
 #
-# Builds what a release consists of, for one kind of machine: the static program, the Debian package, a tarball with
+# Builds what a release consists of, for one kind of machine: the static program, the Debian and the RPM package, a tarball with
 # scripts/install.sh and all that it places, the bill of materials, the provenance (in-toto Statement, SLSA v1), and
 # SHA256SUMS over them. The same sources give the same bytes; scripts/verify-release.sh checks that.
 #   --binary FILE  a program that is there already; the provenance then says nothing of how it was built
@@ -48,6 +48,7 @@ umask 022
 install -m 0755 "$BINARY" "$OUT/$NAME"
 (cd "$OUT" && sha256sum "$NAME" >"$NAME.sha256")
 "$ROOT/scripts/package.sh" "$ARCH" --binary "$BINARY" --out "$OUT"
+"$ROOT/scripts/rpm.sh" "$OUT"/*.deb
 "$ROOT/scripts/sbom.sh" >"$OUT/$NAME.cdx.json"
 
 # What install.sh needs of the tree, the program beside it.

@@ -167,7 +167,7 @@ if on_engine; then
     need_packages "a test looks at Podman's engine with it; no service of it is started" podman catatonit
     need_packages "a test sends packets through the firewall for jobs" nftables iptables iproute2
     need_packages "some tests hold back what the agent asks of the disk" strace
-    need_packages "the tests read the manual, try the completions and look at the package with them" mandoc zsh fish cmark-gfm dpkg-dev lintian
+    need_packages "the tests read the manual, try the completions and look at the package with them" mandoc zsh fish cmark-gfm dpkg-dev lintian rpm
     need_packages "the tests use them" curl jq python3 python3-yaml
     ensure_engine
     ensure_images

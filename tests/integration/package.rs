@@ -27,6 +27,12 @@ fn package(program: &Path, out: &Path, version: &str, umask: &str) -> PathBuf {
     text(&output.stdout).lines().last().expect("a name").into()
 }
 
+/// The RPM package of a Debian one.
+fn rpm_of(package: &Path, out: &Path) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rpm.sh");
+    said(Command::new(script).arg(package).arg("--out").arg(out)).lines().last().expect("a name").into()
+}
+
 fn said(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     text(&[output.stdout, output.stderr].concat())
@@ -39,6 +45,13 @@ fn the_same_sources_give_the_same_package_and_lintian_finds_no_error() {
     let made = ["022", "077"].map(|umask| package(&program, &folder.path().join(umask), "9.9.9", umask));
     let [first, second] = made.each_ref().map(|path| std::fs::read(path).expect("the package"));
     assert!(first == second, "two packages of the same sources differ");
+
+    let made_rpm = ["a", "b"].map(|name| rpm_of(&made[0], &folder.path().join(name)));
+    let [first, second] = made_rpm.each_ref().map(|path| std::fs::read(path).expect("the RPM package"));
+    assert!(first == second, "two RPM packages of the same one differ");
+    let contents = said(Command::new("rpm").arg("-qpl").arg(&made_rpm[0]));
+    let missing = |target: &&str| !contents.contains(&target.replace("vendor-completions", "site-functions"));
+    assert_eq!(listed().map(|[_, _, target]| target).find(missing), None, "{contents}");
 
     let contents = said(Command::new("dpkg-deb").arg("-c").arg(&made[0]));
     let has = |target: &str| contents.lines().any(|line| line.contains(&format!(" .{target}")));
@@ -123,6 +136,54 @@ fn a_job_runs_within_two_minutes_by_the_pages_commands_and_outlives_an_upgrade()
     assert_eq!((machine.show("LoadState"), machine.sh("ls /etc/cronium")), ("not-found".to_owned(), KEPT.to_owned()));
     machine.sh("DEBIAN_FRONTEND=noninteractive apt purge -y cronium-agent 2>&1");
     assert_eq!(machine.sh(LEFT), before);
+}
+
+/// rpm works on the machine's files from outside, since that is no system of rpm's; the machine runs the package's scripts.
+#[test]
+fn an_rpm_package_starts_the_service_and_stops_it() {
+    let _machine = shared();
+    let machine = Machine::boot();
+    machine.has_engine();
+    let deb = package(&stripped(&machine.path("")), &machine.path(""), "9.9.9", "022");
+    let package = rpm_of(&deb, &machine.path(""));
+    let root = format!("/proc/{}/root", machine.first_pid());
+    let rpm = |arguments: &[&str]| {
+        let output = Command::new("rpm").args(["--root", &root]).args(arguments).output().expect("rpm");
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let script = |tag: &str, number: &str| {
+        let script = said(Command::new("rpm").args(["-qp", "--qf", &format!("%{{{tag}}}")]).arg(&package));
+        let output = machine.run(&["sh", "-c", &script, "sh", number]);
+        assert!(output.status.success(), "{tag}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    rpm(&["--nodeps", "--noscripts", "-i", package.to_str().expect("text")]);
+    let said = script("POSTIN", "1");
+    assert!(said.contains("cannot run yet") && said.contains("api.endpoint: required"), "{said}");
+    let endpoint = machine.endpoint();
+    machine.sh(&format!(
+        "cat /source/token >/etc/cronium/api-token; systemctl restart cronium-agent || true; \
+         sed -i 's|^  endpoint:.*|  endpoint: {endpoint}|' /etc/cronium/cronium-orchestrator.yaml; systemctl restart cronium-agent"
+    ));
+    let row = finish(&machine.backend, job("BASH", "echo from rpm"));
+    assert_eq!(
+        (row.exit_code, stdout(&row), machine.show("UnitFileState")),
+        (Some(0), "from rpm\n", "enabled".to_owned())
+    );
+    // An upgrade runs the new scripts, then the old ones.
+    let pid = machine.main_pid();
+    script("POSTIN", "2");
+    machine.comes_back(pid);
+    script("PREUN", "1");
+    machine.is_up();
+    script("PREUN", "0");
+    rpm(&["--nodeps", "--noscripts", "-e", "cronium-agent"]);
+    script("POSTUN", "0");
+    assert_eq!(
+        (machine.show("LoadState"), machine.sh("test -s /etc/cronium/api-token; echo $?")),
+        ("not-found".to_owned(), "0".to_owned())
+    );
 }
 
 const KEPT: &str = "api-token\ncronium-orchestrator.yaml";

@@ -78,7 +78,7 @@ fn it_tells_where_it_comes_from_installs_and_can_be_made_again() {
     let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
     let mut subjects = sums(&release);
     subjects.remove(&name(&provenance));
-    assert_eq!(subjects.len(), 5, "{subjects:?}");
+    assert_eq!(subjects.len(), 6, "{subjects:?}");
     let read = |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).expect("a file")).expect("JSON");
     let statement = read(&provenance);
     is_provenance(&statement, &subjects);

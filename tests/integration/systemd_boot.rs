@@ -167,6 +167,11 @@ impl Machine {
         assert_eq!((self.show("ActiveState"), self.show("SubState")), ("active".to_owned(), "running".to_owned()));
     }
 
+    /// The machine's first process, as this host numbers it.
+    pub fn first_pid(&self) -> String {
+        docker(&["inspect", "-f", "{{.State.Pid}}", &self.name])
+    }
+
     pub fn main_pid(&self) -> u32 {
         self.show("MainPID").parse().expect("a process")
     }
@@ -387,7 +392,7 @@ fn one_thread_that_hangs_gets_the_agent_restarted() {
 
 /// The agent's process as this host sees it: the one whose first process is the machine's.
 fn outside_pid(machine: &Machine) -> u32 {
-    let init = docker(&["inspect", "-f", "{{.State.Pid}}", &machine.name]);
+    let init = machine.first_pid();
     let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let own = space(&init).expect("its namespace");
     let all = std::fs::read_dir("/proc").expect("/proc");
