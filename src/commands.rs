@@ -6,6 +6,7 @@ use crate::agent::{self, reload};
 use crate::cli::{self, Command, Common, exit, print};
 use crate::config::types::Config;
 use crate::config::{self, Loaded, Problems, Sources, process_env};
+use crate::jobs;
 use crate::os::proc;
 use crate::os::signals::Signals;
 use crate::signing::keys::TrustedKey;
@@ -40,7 +41,7 @@ fn command_with(command: Command, common: Common, signals: &Signals) -> u8 {
         Command::Sign(request) => cli::sign::run(&request),
         Command::Identity => with_config(common, |config| {
             let id = agent::identity::known(&config.orchestrator.id, &config.state.dir);
-            let key = agent::own_key::known(&config.state.dir);
+            let key = jobs::receipt_key::known(&config.state.dir);
             cli::receipt::identity(id.and_then(|id| Ok((id, key?))))
         }),
         Command::VerifyReceipt(request) => cli::receipt::verify(&request, || own_keys(common)),
@@ -53,7 +54,7 @@ fn command_with(command: Command, common: Common, signals: &Signals) -> u8 {
 fn own_keys(common: Common) -> Result<Vec<TrustedKey>, String> {
     let config = load(common, false).map_err(|problems| problems.to_string())?.config;
     let id = agent::identity::known(&config.orchestrator.id, &config.state.dir)?;
-    match (id, agent::own_key::known(&config.state.dir)?) {
+    match (id, jobs::receipt_key::known(&config.state.dir)?) {
         (Some(id), Some(key)) => cli::receipt::own_keys(&id, &key),
         _ => Err(cli::receipt::no_own_key(&config.state.dir)),
     }

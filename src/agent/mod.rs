@@ -9,7 +9,6 @@ pub mod identity;
 pub mod keeper;
 mod live;
 pub mod monitor;
-pub mod own_key;
 mod parts;
 pub mod reload;
 pub mod service;

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use crate::agent::keeper::{Keeper, Means};
 use crate::agent::monitor::{self, Monitor};
 use crate::agent::reload::Reloads;
-use crate::agent::{identity, live, own_key};
+use crate::agent::{identity, live};
 use crate::api;
 use crate::cli::version::VERSION;
 use crate::config::Live;
@@ -28,6 +28,7 @@ use crate::jobs::heartbeat::{Heartbeat, OnResult};
 use crate::jobs::helpers::Helpers;
 use crate::jobs::page_updates::PageUpdates;
 use crate::jobs::poller::{Claimed, Poller, Slots};
+use crate::jobs::receipt_key;
 use crate::jobs::receipts::{Receipts, Signer};
 use crate::jobs::reconcile::Reconciler;
 use crate::jobs::reconcile::claims::Claims;
@@ -109,7 +110,7 @@ impl Parts {
         let Opened { records, open, ended } =
             RecordStore::open(&config.state.dir).map_err(|error| error.to_string())?;
         let id = identity::resolve(&config.orchestrator.id, &config.state.dir)?;
-        let own_key = config.receipts.then(|| own_key::make_or_read(&config.state.dir)).transpose()?;
+        let own_key = config.receipts.then(|| receipt_key::make_or_read(&config.state.dir)).transpose()?;
         log::info!("cronium-agent {VERSION}, agent {id}, backend {}", config.api.endpoint);
 
         let health = Arc::new(HealthState::new());

@@ -17,6 +17,7 @@ pub mod page_updates;
 pub mod poller;
 mod pool;
 pub mod reattach;
+pub mod receipt_key;
 pub mod receipts;
 pub mod reconcile;
 pub mod record;

@@ -53,7 +53,7 @@ impl Capture {
     }
 
     /// Bytes that were pushed.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn total(&self) -> u64 {
         self.total
     }

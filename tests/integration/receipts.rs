@@ -323,6 +323,14 @@ fn a_broken_key_stops_the_start_and_is_kept() {
         assert!(said.contains(wanted) && said.contains("receipt-key") && said.contains("never replaced"), "{said}");
         assert_eq!(fs::read_to_string(&key).expect("kept"), text);
     }
+    let state = format!("state.dir={}", state.path().display());
+    let mut command = binary();
+    command.arg("doctor").env("CRONIUM_API_TOKEN", "t");
+    for pair in ["api.endpoint=http://127.0.0.1:9", "security.receipts=true", &state] {
+        command.args(["--set", pair]);
+    }
+    let (_, said) = words(command.output().expect("doctor"));
+    assert!(said.lines().any(|line| line.contains("fail") && line.contains("receipt-key")), "{said}");
 }
 
 fn by_file(folder: &Folder, backend: &DevBackend, receipts: &str) {

@@ -65,7 +65,7 @@ const HOMES: &[(&str, &[&str])] = &[
 
 /// Who may see what a [`Secret`](cronium_agent::secret::Secret) holds, and what for.
 const EXPOSERS: &[&str] = &[
-    "agent/own_key.rs",          // writes the private key that it made
+    "jobs/receipt_key.rs",       // writes the private key that it made
     "api/answer.rs",             // takes the token out of a backend's error text
     "api/client.rs",             // the Authorization header
     "config/checks.rs",          // is the token usable in a header?

@@ -10,14 +10,16 @@ use crate::config::{Loaded, Origin};
 use crate::executors::ending::bytes;
 use crate::executors::ssh::known_hosts::KnownHosts;
 use crate::jobs::admission;
+use crate::jobs::receipt_key;
 use crate::limits;
 use crate::os::private::{self, Refused};
 use crate::os::{disk, random};
 use crate::proofs::finding::{Finding, Grade};
+use crate::signing::receipt::key_id;
 
 pub(super) const CONFIGURATION: &str = "configuration";
 /// Of [`checks`].
-pub(super) const NAMES: [&str; 4] = ["state-dir", "state-disk", "known-hosts", "signed-jobs"];
+pub(super) const NAMES: [&str; 5] = ["state-dir", "state-disk", "known-hosts", "signed-jobs", "receipts"];
 
 /// The configuration that was loaded. [`super::problem`] reports one that was not.
 pub(super) fn configuration(loaded: &Loaded) -> Finding {
@@ -37,6 +39,7 @@ pub(super) fn checks(config: &Config, known_hosts_given: bool) -> Vec<Finding> {
         free_disk(&state.dir, state.min_free_disk),
         known_hosts(&config.ssh, known_hosts_given),
         signed_jobs(&config.trust),
+        receipts(config.receipts, &state.dir),
     ]
 }
 
@@ -49,6 +52,18 @@ fn signed_jobs(trust: &Trust) -> Finding {
             "set security.signatures.mode: require once cronium_jobs_unsigned_total stays the same",
         ),
         _ => Finding::ok(measured),
+    }
+}
+
+/// Whether reports are signed. A key that cannot be used stops the agent's start.
+fn receipts(wanted: bool, state: &Path) -> Finding {
+    if !wanted {
+        return Finding::ok("off (security.receipts)");
+    }
+    match receipt_key::known(state) {
+        Ok(Some(key)) => Finding::ok(format!("on, signed by a key …{}", key_id("", key.public()))),
+        Ok(None) => Finding::ok("on; the agent makes its key at its next start"),
+        Err(why) => Finding::fail(why, "see docs/receipts.md"),
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Report {
     pub(super) exit_code: i64,
     pub(super) stdout: String,
     pub(super) stderr: String,
+    /// Null without one.
+    pub(super) receipt: Value,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,6 +254,7 @@ fn about(row: &mut Row, what: &str, body: &Value) -> u16 {
                 exit_code: body["exitCode"].as_i64().unwrap_or(i64::MIN),
                 stdout: text("/output/stdout"),
                 stderr: text("/output/stderr"),
+                receipt: body["receipt"].clone(),
             });
             // As the deployed backend: a report replaces what a user's cancel made of the row.
             row.status = if text("/status") == "cancelled" { Status::Cancelled } else { Status::Ended };

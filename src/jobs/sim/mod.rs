@@ -10,6 +10,7 @@
 
 mod backend;
 mod engine;
+mod receipt;
 mod story;
 
 use std::fs;
@@ -92,7 +93,7 @@ fn agent(backend: &Backend, engine: &Engine, dir: &Path, term: &Stop, at_end: At
         claims: claims.clone(),
         secrets: Secrets::new(&config.now(), &Logins::new(&Secret::new("token"))),
         logins: Logins::new(&Secret::new("token")),
-        receipts: Default::default(),
+        receipts: receipt::receipts(),
         stop: all.clone(),
         pulses: crate::os::pulse::Pulses::new(),
     });
@@ -333,6 +334,7 @@ fn judge(
         }
         others => return Err(format!("{job}: {} reports: {others:#?}", others.len())),
     };
+    receipt::fault(job, report)?;
     let unsure = story.disk_failing > 0 || story.has_losses();
     // What the backend does not know to run, and nobody wrote down, may be run once more.
     if starts > 1 && !story.has_losses() {
