@@ -66,8 +66,16 @@ fn the_same_sources_give_the_same_package_and_lintian_finds_no_error() {
         said.lines().filter(|line| line.starts_with("E:")).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(errors(&made[0]), Vec::<String>::new());
-    let unstripped = package(Path::new(binary().get_program()), &folder.path().join("bad"), "9.9.9", "022");
-    assert!(errors(&unstripped).iter().any(|line| line.contains("unstripped")), "the check is blind");
+    let bad = folder.path().join("bad");
+    std::fs::create_dir_all(bad.join("DEBIAN")).expect("a folder");
+    let control =
+        "Package: bad\nVersion: 1\nArchitecture: all\nMaintainer: Bad <bad@cronium.example>\nDescription: bad\n bad\n";
+    std::fs::write(bad.join("DEBIAN/control"), control).expect("write");
+    let bad = said(Command::new("dpkg-deb").arg("-b").arg(&bad).arg(folder.path().join("bad_1_all.deb")));
+    assert!(
+        errors(&folder.path().join("bad_1_all.deb")).iter().any(|line| line.contains("no-copyright-file")),
+        "{bad}"
+    );
 }
 
 /// The commands of docs/operations.md's transcript, each with the lines that the page shows below it.
