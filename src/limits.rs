@@ -8,6 +8,7 @@ mod docker;
 mod doctor;
 mod helpers;
 mod http;
+mod images;
 mod live;
 mod net;
 mod outbox;
@@ -24,6 +25,7 @@ pub use docker::*;
 pub use doctor::*;
 pub use helpers::*;
 pub use http::*;
+pub use images::*;
 pub use live::*;
 pub use net::*;
 pub use outbox::*;
@@ -92,7 +94,7 @@ pub const HEALTH_DISCARD: usize = 256 * 1024;
 pub const HEALTH_ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often the log says that clients are refused.
 pub const HEALTH_COMPLAINT: Duration = Duration::from_secs(60);
-/// Components of the health state. There are nine; more would be a defect, not a growing list.
+/// Components of the health state. There are ten; more would be a defect, not a growing list.
 pub const HEALTH_COMPONENTS: usize = 16;
 /// Bytes of an error, a reason or a server's name, in the health state or in an answer: a sentence.
 pub const HEALTH_TEXT: usize = 1024;

@@ -193,6 +193,7 @@ impl Shared {
             by: By::Agent(means.agent.clone()),
             reaper: means.reaper.clone(),
             sampler: means.sampler.clone(),
+            jobs: Some(means.containers.clone()),
             halt: &halt,
         };
         let begun = Instant::now();

@@ -6,6 +6,7 @@
 
 mod drain;
 pub mod identity;
+pub mod images;
 pub mod keeper;
 mod live;
 pub mod monitor;
@@ -33,6 +34,7 @@ use crate::os::stop::Stop;
 use crate::os::threads::Thread;
 
 use drain::Drained;
+use images::ImageKeeper;
 use keeper::Keeper;
 use parts::{Failure, Parts, no_thread};
 use service::{Service, status_line};
@@ -47,6 +49,7 @@ struct Agent {
     /// Of jobs of an earlier run.
     adopter: Adopter,
     proofs: Keeper,
+    images: ImageKeeper,
     /// Ends the poller.
     no_more_claims: Stop,
     poller: Thread,
@@ -69,10 +72,11 @@ impl Agent {
         let (mut parts, id) = Parts::make(&config)?;
         let live = Live::new(config);
         let proofs = parts.proofs(&live, &id);
-        let control = open_control(&live.now().state.dir, parts.sources(&id, &live, &proofs))?;
+        let images = parts.images(&live);
+        let control = open_control(&live.now().state.dir, parts.sources(&id, &live, (&proofs, &images)))?;
         let context = parts.context(&live, (&id, &proofs));
         let adopter = Adopter::new(&context, &parts.slots);
-        let mut monitor = parts.monitor(&context, &id, adopter.clone(), &proofs);
+        let mut monitor = parts.monitor(&context, &id, adopter.clone(), (&proofs, &images));
         // Before the first poll, so that nothing is claimed which cannot run.
         monitor.look_first();
         parts.watch(&live, monitor).map_err(no_thread)?;
@@ -84,7 +88,7 @@ impl Agent {
         let pool = WorkerPool::start(context, &parts.slots, taken).map_err(no_thread)?;
         let poller = poller.spawn().map_err(no_thread)?;
         let service = Service::new(parts.pulses.clone());
-        Ok(Self { parts, service, control, live, adopter, proofs, no_more_claims, poller, pool })
+        Ok(Self { parts, service, control, live, adopter, proofs, images, no_more_claims, poller, pool })
     }
 
     /// Waits for a signal, or for a part that ended by itself, which none does.
@@ -135,6 +139,7 @@ impl Agent {
         self.parts.health.not_ready(Reason::Draining, "the agent is draining: it was told to stop");
         self.no_more_claims.set();
         self.proofs.stop();
+        self.images.stop();
         self.parts.slots.wake();
         self.parts.containers.stop_warm();
         log::info!(
@@ -176,6 +181,7 @@ impl Agent {
         self.parts.containers.join_warm(limits::WARM_EMPTY + limits::THREAD_JOIN_WAIT);
         // Its canaries need the reaper.
         self.proofs.join();
+        self.images.join(limits::THREAD_JOIN_WAIT);
         self.parts.servers.stop();
         self.parts.outbox.stop();
         self.parts.checkpoints.stop();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::agent::images::ImageKeeper;
 use crate::agent::keeper::Keeper;
 use crate::api;
 use crate::docker;
@@ -33,6 +34,7 @@ pub struct Monitor {
     client: api::Client,
     health: Arc<HealthState>,
     proofs: Keeper,
+    images: ImageKeeper,
     /// The engine that answered at the last look; `None` where it cannot be watched.
     life: Option<Life>,
     /// How many starts of the engine were seen.
@@ -58,7 +60,7 @@ impl Monitor {
         docker: docker::Client,
         (containers, servers): (ContainerExecutor, SshExecutor),
         health: Arc<HealthState>,
-        proofs: Keeper,
+        (proofs, images): (Keeper, ImageKeeper),
     ) -> Self {
         Self {
             context: Arc::clone(context),
@@ -69,6 +71,7 @@ impl Monitor {
             client: context.client.separate(),
             health,
             proofs,
+            images,
             life: None,
             engine_start: 0,
             next_round: Instant::now(),
@@ -101,6 +104,7 @@ impl Monitor {
             self.reconcile();
             if self.network == Some(Ok(())) && self.reconciled && self.engine_was_up == Some(true) {
                 self.proofs.begin(is_first);
+                self.images.look(self.docker_root.as_deref());
             }
             is_first = false;
             if Instant::now() >= next_backend {
@@ -366,6 +370,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::agent::images;
     use crate::agent::keeper::Means;
     use crate::config;
     use crate::executors::container::janitor::Janitor;
@@ -389,7 +394,8 @@ mod tests {
 
     #[test]
     fn bytes_and_inodes_can_both_run_short() {
-        let short = |bytes, inodes| shortage(Path::new("/x"), Free { bytes, inodes }, 500).unwrap_or_default();
+        let short =
+            |bytes, inodes| shortage(Path::new("/x"), Free { bytes, inodes, used_percent: 0 }, 500).unwrap_or_default();
         assert_eq!(short(500, Some(limits::MIN_FREE_INODES)), "");
         assert!(short(499, Some(9_999)).contains("state.minFreeDisk"));
         assert_eq!(short(500, Some(999)), "/x has room for 999 files, limits::MIN_FREE_INODES is 1000");
@@ -420,7 +426,15 @@ mod tests {
             sampler: parts.sampler.clone(),
             health: Arc::clone(&health),
         });
-        let monitor = Monitor::new(context, reconciler, parts.docker.clone(), executors, Arc::clone(&health), proofs);
+        let images = ImageKeeper::new(images::Means {
+            config: context.config.clone(),
+            docker: parts.docker.clone(),
+            containers: parts.containers.clone(),
+            records: context.records.clone(),
+            health: Arc::clone(&health),
+        });
+        let beside = (proofs, images);
+        let monitor = Monitor::new(context, reconciler, parts.docker.clone(), executors, Arc::clone(&health), beside);
         let longest = Duration::from_millis(500);
         let held = health.hold();
         let thread = monitor.spawn(&stop, pulses.part("monitor", longest)).expect("a thread");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
+use crate::agent::images::{self, ImageKeeper};
 use crate::agent::keeper::{Keeper, Means};
 use crate::agent::monitor::{self, Monitor};
 use crate::agent::reload::Reloads;
@@ -192,13 +193,30 @@ impl Parts {
         })
     }
 
+    /// What sees to images beside the jobs.
+    pub(super) fn images(&self, config: &Live) -> ImageKeeper {
+        ImageKeeper::new(images::Means {
+            config: config.clone(),
+            docker: self.docker.clone(),
+            containers: self.containers.clone(),
+            records: self.records.clone(),
+            health: Arc::clone(&self.health),
+        })
+    }
+
     /// What `status` shows.
-    pub(super) fn sources(&self, id: &str, config: &Live, proofs: &Keeper) -> status::Sources {
+    pub(super) fn sources(
+        &self,
+        id: &str,
+        config: &Live,
+        (proofs, images): (&Keeper, &ImageKeeper),
+    ) -> status::Sources {
         let trust = config.clone();
         let (servers, streamer, pages) = (self.servers.clone(), self.streamer.clone(), self.pages.clone());
         let containers = self.containers.clone();
-        let proofs = proofs.clone();
+        let (proofs, images) = (proofs.clone(), images.clone());
         status::Sources {
+            images: Box::new(move || images.shown()),
             warm: Box::new(move || containers.warm()),
             id: id.to_owned(),
             version: VERSION.to_owned(),
@@ -222,7 +240,7 @@ impl Parts {
         context: &Arc<JobContext>,
         id: &str,
         adopter: Adopter,
-        proofs: &Keeper,
+        (proofs, images): (&Keeper, &ImageKeeper),
     ) -> Monitor {
         let held = self.containers.holds();
         let engine = Janitor::new(self.docker.clone(), id, limits::JANITOR_GRACE).sparing(held);
@@ -238,7 +256,7 @@ impl Parts {
         reconciler.adopt_recorded();
         let executors = (self.containers.clone(), self.servers.clone());
         let health = Arc::clone(&self.health);
-        Monitor::new(context, reconciler, self.docker.clone(), executors, health, proofs.clone())
+        Monitor::new(context, reconciler, self.docker.clone(), executors, health, (proofs.clone(), images.clone()))
     }
 
     /// What signs receipts.

@@ -196,7 +196,8 @@ pub fn run(mut config: Config, request: Request, signals: &Signals) -> u8 {
         config.container.network.mode = mode.clone();
     }
     if let Some(image) = request.image.clone() {
-        config.container.images = Images { bash: image.clone(), python: image.clone(), nodejs: image };
+        let images = &mut config.container.images;
+        (images.bash, images.python, images.nodejs) = (image.clone(), image.clone(), image);
     }
     let docker = docker::Client::new(&config.container.docker);
     if request.server.is_none()

@@ -128,7 +128,10 @@ pub static COMMANDS: &[CommandRow] = commands! {
         "Prints every container of this agent's with its job, state and age, and removes those that belong to no job and are \
          older than the grace; also what an `exec` that was killed on this host has left. Never another agent's, never one \
          without the agent's labels. A running agent does this itself once a minute; beside one this only prints. Without \
-         one, the container of a job that the next start goes on with is kept.";
+         one, the container of a job that the next start goes on with is kept."
+        "With --images: the images that this agent pulled, in place of containers. Removes those that no container has, that \
+         container.images does not name, that carry no other name, and that no job used within container.images.prune.keep. \
+         Beside a running agent this only prints.";
         "0" "done", "1" "something could not be removed or seen", "2" "bad usage or configuration",
         "3" "the container engine cannot be reached";
     "sign" ["keygen|job|verify|scripts" "FILE"] "make keys, sign jobs, check signatures",
@@ -205,8 +208,11 @@ pub static FLAGS: &[Flag] = flags! {
         "without the question, for scripts that have compared the fingerprint already";
     [] "dry-run", ["gc"],
         "print what would be removed, and remove nothing";
+    [] "images", ["gc"],
+        "images that this agent pulled, in place of containers";
     [] "grace" = "TIME", ["gc"],
-        "age below which containers stay, such as 0s or 10m (default: 2m)";
+        "age below which containers stay, such as 0s or 10m (default: 2m); of images, the time since their last use \
+         (default: container.images.prune.keep)";
     [] "key" = "FILE", ["sign"],
         "the private key; keygen makes the file";
     [] "name" = "NAME", ["sign"],

@@ -8,7 +8,7 @@ use std::cell::LazyCell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::cli::{UsageError, exit, print};
+use crate::cli::{UsageError, exit, gc_images, print};
 use crate::config::types::Config;
 use crate::config::value;
 use crate::docker::containers::short;
@@ -24,6 +24,8 @@ pub struct Request {
     pub dry_run: bool,
     /// `--grace`: younger containers stay; [`limits::JANITOR_GRACE`] without it.
     pub grace: Option<Duration>,
+    /// `--images`: images, and no containers.
+    pub images: bool,
 }
 
 impl Request {
@@ -50,6 +52,9 @@ enum Mode {
 
 /// Looks, removes, prints a table; gives the program's exit code. `agent` is this agent's id: `None` where none has run yet.
 pub fn run(config: &Config, agent: Result<Option<String>, String>, request: &Request) -> u8 {
+    if request.images {
+        return gc_images::run(config, request);
+    }
     match collect(config, agent, request) {
         Ok((text, exit::OK)) => print::out(&text),
         Ok((text, code)) => {
@@ -135,7 +140,7 @@ fn act(janitor: &Janitor, found: &Found, fate: Fate, mode: Mode, grace: Duration
     (word, true)
 }
 
-fn unreachable(error: Error) -> (String, u8) {
+pub(in crate::cli) fn unreachable(error: Error) -> (String, u8) {
     let code = if error.is_unreachable() { exit::ENGINE } else { exit::FAILED };
     (error.to_string(), code)
 }
@@ -146,7 +151,7 @@ fn line(found: &Found, word: String) -> Line {
 }
 
 /// Two units at most: `45s`, `3m12s`, `5h07m`, `3d04h`.
-fn age(age: Duration) -> String {
+pub(in crate::cli) fn age(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

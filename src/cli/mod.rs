@@ -7,6 +7,7 @@ pub mod exec;
 pub mod exit;
 pub mod flags;
 pub mod gc;
+mod gc_images;
 pub mod help;
 pub mod known_hosts;
 mod parse;

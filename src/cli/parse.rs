@@ -139,7 +139,8 @@ impl Typed {
                 Command::KnownHosts(known_hosts::Request::new(&self.word(0), &self.word(1), self.has("yes"))?)
             }
             "gc" => {
-                let mut request = gc::Request { dry_run: self.has("dry-run"), grace: None };
+                let (dry_run, images) = (self.has("dry-run"), self.has("images"));
+                let mut request = gc::Request { dry_run, grace: None, images };
                 for (flag, value) in self.flags.iter().filter(|(flag, _)| *flag == "grace") {
                     request.take_grace(&text(flag, value)?)?;
                 }
@@ -239,8 +240,10 @@ mod tests {
         assert_eq!(command("cancel job_1"), Command::Cancel(Id::parse("job_1").expect("id")));
         assert_eq!((command("--version"), command("version")), (Command::Version, Command::Version));
         assert_eq!((command("exec --help"), command("-h")), (Command::Help("exec"), Command::Help("")));
-        let request = gc::Request { dry_run: true, grace: Some(std::time::Duration::from_secs(90)) };
+        let request = gc::Request { dry_run: true, grace: Some(std::time::Duration::from_secs(90)), images: false };
         assert_eq!(command("gc --grace 90s --dry-run"), Command::Gc(request));
+        let request = gc::Request { images: true, ..gc::Request::default() };
+        assert_eq!(command("gc --images"), Command::Gc(request));
         let request = doctor::Request { json: true, fix_hints: true, strict: false };
         assert_eq!(command("doctor --json --fix-hints"), Command::Doctor(request));
         assert_eq!(command("identity"), Command::Identity);

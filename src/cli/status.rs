@@ -7,7 +7,7 @@ use crate::cli::{exit, print};
 use crate::config::types::Config;
 use crate::health::ask::ask;
 use crate::jobs::record::QUARANTINE;
-use crate::jobs::status::{Job, Proofs, Reload, Reports, Status};
+use crate::jobs::status::{Images, Job, Proofs, Reload, Reports, Status};
 
 /// Asks and prints; gives the program's exit code.
 pub fn run(config: &Config, json: bool) -> u8 {
@@ -62,6 +62,9 @@ fn table(status: &Status, dir: &Path) -> String {
     for (at, line) in proofs(&status.proofs).iter().enumerate() {
         row(if at == 0 { "proofs" } else { "" }, line);
     }
+    if let Some(text) = images(&status.images) {
+        row("images", &text);
+    }
     if let Some(reload) = &status.reload {
         for (at, line) in reloaded(reload).iter().enumerate() {
             match at {
@@ -88,6 +91,23 @@ fn proofs(proofs: &Proofs) -> Vec<String> {
             std::iter::once(head).chain(proofs.failed.iter().map(|wall| format!("  {wall}"))).collect()
         }
     }
+}
+
+/// What there is to say of images, if anything.
+fn images(images: &Images) -> Option<String> {
+    let ahead = match (images.pre_pull, &images.pulling, &images.trouble, images.to_pull) {
+        (false, ..) => None,
+        (_, Some(image), ..) => Some(format!("pulls {image} ahead of jobs")),
+        (_, _, Some(why), _) => Some(format!("not pulled ahead: {why}")),
+        (_, _, _, 0) => Some("all pulled ahead of jobs".to_owned()),
+        (.., count) => Some(format!("{count} to pull ahead of jobs")),
+    };
+    let disk = images.used_percent.zip(images.prune_from_percent).map(|(used, from)| {
+        let removed = if images.removed > 0 { format!(", {} removed", images.removed) } else { String::new() };
+        format!("{used} % of the engine's disk used, unused images go from {from} %{removed}")
+    });
+    let parts: Vec<String> = ahead.into_iter().chain(disk).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// The lines about a reload.
@@ -224,6 +244,14 @@ mod tests {
                 failed: vec!["proof-end: open\u{1b}[2J; close it".into()],
                 why_not: None,
             },
+            images: Images {
+                pre_pull: true,
+                trouble: some("registry away"),
+                used_percent: Some(83),
+                prune_from_percent: Some(85),
+                removed: 2,
+                ..Images::default()
+            },
             reload: Some(Reload {
                 number: 2,
                 answers: 0,
@@ -251,6 +279,7 @@ outbox    3 reports wait, the oldest for 1m 1s; last error: the backend answered
 breaker   10.0.0.5:22 open after 5 failures
 proofs    of the walls around jobs, 1 not found standing 1h 1m ago:
             proof-end: open\u{FFFD}[2J; close it
+images    not pulled ahead: registry away; 83 % of the engine's disk used, unused images go from 85 %, 2 removed
 reload    2025-10-10T11:00:00Z: in effect since then:
             jobs.maxConcurrent 3 → 5
           not in effect before a restart of the agent:

@@ -97,6 +97,8 @@ mod tests {
             ("container.images.bash", "other/bash:1"),
             ("container.images.python", "other/python:1"),
             ("container.images.nodejs", "other/node:1"),
+            ("container.images.prune.high", "90%"),
+            ("container.images.prune.low", "70%"),
             ("container.resources.limits.cpu", "3"),
             ("container.security.user", "1001:1001"),
             ("container.security.dropCapabilities", "NET_RAW"),
@@ -112,6 +114,7 @@ mod tests {
         let left_out = [
             "api.token",
             "container.registryAuthFile",
+            "container.images.requireDigest",
             "container.security.seccompProfile",
             "security.signatures.mode",
             "security.signatures.keys",

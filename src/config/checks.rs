@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::draft::Draft;
 use super::field::Value;
 use super::files;
+use super::images;
 use super::keys::key;
 use super::problem::Origin;
 use super::trust;
@@ -25,6 +26,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     way_out(draft);
     container_files(draft);
     warm(draft);
+    images::check(draft);
     walls(draft);
     tls(draft);
     http(draft);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::parse;
 use super::types::{
     BackoffKind, Config, DockerEndpoint, FromFile, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, PullPolicy,
-    QueueStrategy, RedactEnvironment, RequireProof, Seccomp, SignatureMode,
+    QueueStrategy, RedactEnvironment, RequireProof, Seccomp, Share, SignatureMode,
 };
 use super::value::{parse_duration, parse_size, show_duration, show_size};
 use crate::limits::CONFIG_LIST_MAX;
@@ -354,6 +354,7 @@ text_fields! {
     log::LevelFilter: parse::level, |level: &log::LevelFilter| level.as_str().to_ascii_lowercase();
     DockerEndpoint: parse::docker_endpoint, parse::show_docker_endpoint;
     NetworkMode: parse::network_mode, parse::show_network_mode;
+    Share: Share::parse, Share::shown;
     Seccomp: parse::seccomp, parse::show_seccomp;
     FromFile<Vec<TrustedKey>>: parse::from_file, parse::show_from_file;
     FromFile<Scripts>: parse::from_file, parse::show_from_file;

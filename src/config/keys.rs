@@ -185,6 +185,16 @@ static KEYS: &[Key] = keys! {
         "What Node.js scripts run in.";
     Reload "container.images.pullPolicy" = "ifNotPresent", Words(PullPolicy::WORDS) => container.pull_policy, env "CRONIUM_CONTAINER_PULL_POLICY",
         "When an image is pulled. `container.pullPolicy` is another name of this key.";
+    Reload "container.images.requireDigest" = "false", Bool => container.images.require_digest,
+        "`true` refuses every image that is named without `@sha256:`.";
+    Reload "container.images.prePull" = "false", Bool => container.images.pre_pull,
+        "`true` pulls missing images at the start and after a reload, before a job needs them. With `pullPolicy: always`, all of them.";
+    Reload "container.images.prune.high" = "85%", form("a percentage such as 85%, or off") => container.images.prune.high,
+        "With more of the engine's file system used, images are removed that this agent pulled and nobody uses. `off`: never.";
+    Reload "container.images.prune.low" = "75%", form("a percentage such as 75%") => container.images.prune.low,
+        "They are removed until less than this is used.";
+    Reload "container.images.prune.keep" = "24h", time(Duration::ZERO, MONTH) => container.images.prune.keep,
+        "An image that a job used within this time stays.";
     Restart "container.registryAuthFile" = "", Path => container.registry_auth_file,
         "A Docker `config.json` with logins of registries.";
     Reload "container.resources.defaults.cpu" = "0.5", CORES => container.defaults.cpu,

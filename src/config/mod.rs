@@ -12,6 +12,7 @@ mod files;
 #[cfg(any(test, fuzzing))]
 #[path = "fuzz_tests.rs"]
 pub(crate) mod fuzz;
+pub mod images;
 pub mod keys;
 mod live;
 mod load;

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::images::{Images, Share};
 pub use super::trust::{FromFile, Trust};
-use crate::job::Language;
 use crate::secret::Secret;
 
 /// An enum whose values are the words of a key; the first is its `Default`.
@@ -231,25 +231,6 @@ pub enum DockerEndpoint {
 impl Default for DockerEndpoint {
     fn default() -> Self {
         Self::Unix(PathBuf::new())
-    }
-}
-
-/// `container.images`.
-#[derive(Debug, Clone, Default)]
-pub struct Images {
-    pub bash: String,
-    pub python: String,
-    pub nodejs: String,
-}
-
-impl Images {
-    /// The image for scripts of this language.
-    pub fn of(&self, language: Language) -> &str {
-        match language {
-            Language::Bash => &self.bash,
-            Language::Python => &self.python,
-            Language::Node => &self.nodejs,
-        }
     }
 }
 

@@ -114,6 +114,8 @@ pub struct Row {
     pub names: Vec<String>,
     /// Such as `running` or `exited`.
     pub state: String,
+    /// The id of its image.
+    pub image: String,
     /// Creation time, in seconds since 1970 by the engine's clock; 0 if the engine does not say.
     pub created: i64,
 }
@@ -121,11 +123,13 @@ pub struct Row {
 impl Row {
     fn read(row: Json<'_>) -> Result<Self, FieldsError> {
         let [id, all, names, state, created] = row.fields(["Id", "Labels", "Names", "State", "Created"])?;
+        let [image] = row.fields(["ImageID"])?;
         Ok(Self {
             id: id.and_then(|id| id.text(limits::ENGINE_TEXT).ok()).ok_or(FieldsError::Missing("Id"))?,
             labels: labels(all)?,
             names: names.map(list).unwrap_or_default(),
             state: words(state),
+            image: words(image),
             created: created.and_then(Json::whole).unwrap_or(0),
         })
     }
@@ -155,7 +159,7 @@ impl Row {
         let labels: usize = self.labels.iter().map(|(name, value)| LABEL + name.len() + value.len()).sum();
         let node = if self.labels.is_empty() { 0 } else { 512 };
         let names: usize = self.names.iter().map(|name| 56 + name.len()).sum();
-        size_of::<Self>() + node + labels + names + self.id.len() + self.state.len()
+        size_of::<Self>() + node + labels + names + self.id.len() + self.state.len() + self.image.len()
     }
 }
 

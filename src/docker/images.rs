@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::docker::call::{self, Answer, Request};
-use crate::docker::client::{Client, encode, parse, words};
+use crate::docker::client::{Client, encode, list, parse, words, work};
 use crate::docker::conn::Deadline;
 use crate::docker::credentials;
 use crate::docker::error::Error;
@@ -16,7 +16,7 @@ use crate::limits;
 use crate::metrics::{self, DockerOperation};
 use crate::os::clock;
 use crate::wire::lines::{Line, Splitter};
-use crate::wire::scan::Json;
+use crate::wire::scan::{FieldsError, Json};
 
 /// A pull's progress.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -201,6 +201,44 @@ pub fn is_worth_a_retry(error: &Error) -> bool {
     !final_words.iter().any(|word| message.contains(word))
 }
 
+/// An image that the engine has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Such as `sha256:…`, of its configuration.
+    pub id: String,
+    /// Each with its tag.
+    pub tags: Vec<String>,
+    /// Each with the digest of a manifest: `NAME@sha256:…`. None for an image that was built here.
+    pub digests: Vec<String>,
+    /// Bytes, layers that other images share included.
+    pub size: u64,
+}
+
+impl Image {
+    fn read(image: Json<'_>) -> Result<Self, FieldsError> {
+        let [id, tags, digests, size] = image.fields(["Id", "RepoTags", "RepoDigests", "Size"])?;
+        let id = Some(words(id)).filter(|id| !id.is_empty()).ok_or(FieldsError::Missing("Id"))?;
+        let [tags, digests] = [tags, digests].map(|names| names.map(list).unwrap_or_default());
+        Ok(Self { id, tags, digests, size: size.and_then(Json::count).unwrap_or(0) })
+    }
+
+    /// Whether somebody else has named it too: another name than `name`, by a tag or a digest.
+    pub fn has_other_names(&self, name: &str) -> bool {
+        let own = |other: &String| repository(name) == repository(other);
+        let tags = self.tags.iter().any(|tag| full(tag) != full(name));
+        tags || !self.digests.iter().all(own)
+    }
+}
+
+/// A name as the engine writes it out: with registry, and with the tag that is meant where there is none.
+fn full(name: &str) -> String {
+    let (repository, tag) = (repository(name), name.rsplit_once('@').map(|(_, digest)| digest));
+    match tag {
+        Some(digest) => format!("{repository}@{digest}"),
+        None => format!("{repository}:{}", name_and_tag(name).1),
+    }
+}
+
 /// An image's name without tag and digest, as the engine writes it.
 fn repository(name: &str) -> &str {
     let name = name.split('@').next().unwrap_or_default();
@@ -213,6 +251,22 @@ fn repository(name: &str) -> &str {
 }
 
 impl Client {
+    /// The image that `name` names now, or that has this id; `None` where the engine does not have it.
+    pub fn image(&self, name: &str) -> Result<Option<Image>, Error> {
+        let Some(answer) = self.look_at_image(name)? else { return Ok(None) };
+        parse(&format!("look at image {name}"), &answer.body, Image::read).map(Some)
+    }
+
+    /// Removes the image with this id. The engine refuses while any container has it.
+    pub fn remove_image(&self, id: &str) -> Result<(), Error> {
+        let doing = format!("remove image {id}");
+        let path = format!("/images/{}", encode(id));
+        match self.send(DockerOperation::Remove, &doing, "DELETE", &path, None, work()) {
+            Err(error) if error.status() == Some(404) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
     /// Whether the engine has `image`.
     pub fn has_image(&self, image: &str) -> Result<bool, Error> {
         self.look_at_image(image).map(|answer| answer.is_some())
@@ -220,9 +274,7 @@ impl Client {
 
     /// The id of what `image` names now; `None` where the engine does not have it.
     pub fn image_id(&self, image: &str) -> Result<Option<String>, Error> {
-        let Some(answer) = self.look_at_image(image)? else { return Ok(None) };
-        let [id] = parse(&format!("look at image {image}"), &answer.body, |image| image.fields(["Id"]))?;
-        Ok(Some(words(id)))
+        Ok(self.image(image)?.map(|image| image.id))
     }
 
     /// The digest by which a registry knows the image with this id, as `REPOSITORY@sha256:…`: that of `name`'s repository, else
@@ -324,6 +376,31 @@ mod tests {
             ("a@sha256:00", ("a@sha256:00", "")),
         ] {
             assert_eq!(name_and_tag(image), want);
+        }
+    }
+
+    #[test]
+    fn names_of_one_image_are_known_as_such_and_others_are_not() {
+        let image = |tags: &[&str], digests: &[&str]| Image {
+            tags: tags.iter().map(ToString::to_string).collect(),
+            digests: digests.iter().map(ToString::to_string).collect(),
+            ..Image::default()
+        };
+        for (name, tags, digests, has) in [
+            ("a:1", &["a:1"][..], &["a@sha256:00"][..], false),
+            ("a", &["a:latest"], &["a@sha256:00"], false),
+            ("docker.io/library/a:1", &["a:1"], &["a@sha256:00"], false),
+            ("docker.io/o/a:1", &["o/a:1"], &[], false),
+            ("h:5000/a", &["h:5000/a:latest"], &["h:5000/a@sha256:00", "h:5000/a@sha256:11"], false),
+            ("h:5000/a@sha256:00", &[], &["h:5000/a@sha256:00"], false),
+            ("a:1", &[], &["a@sha256:00"], false),
+            ("a:1", &["a:1", "mine:1"], &["a@sha256:00"], true),
+            ("a:1", &["a:2"], &["a@sha256:00"], true),
+            ("a:1", &["a:1"], &["a@sha256:00", "h:5000/a@sha256:00"], true),
+            ("h:5000/a@sha256:00", &["h:5000/a:1"], &["h:5000/a@sha256:00"], true),
+            ("localhost/a:1", &["a:1"], &[], true),
+        ] {
+            assert_eq!(image(tags, digests).has_other_names(name), has, "{name} {tags:?} {digests:?}");
         }
     }
 

@@ -35,6 +35,7 @@ fn sources(running: &Running) -> Sources {
         pages: Box::new(|| false),
         live_log: Box::new(ConnectionState::default),
         proofs: Box::new(Default::default),
+        images: Box::new(Default::default),
         reload: Box::new(|| None),
         ask_reload: Box::new(|| 7),
         reports: Box::new(Reports::default),

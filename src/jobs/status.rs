@@ -44,6 +44,7 @@ pub struct Status {
     pub breakers: Vec<Breaker>,
     pub live_log: LiveLog,
     pub proofs: Proofs,
+    pub images: Images,
     /// `None` before the first.
     pub reload: Option<Reload>,
 }
@@ -61,6 +62,27 @@ pub struct Proofs {
     pub failed: Vec<String>,
     /// Why the proof does not count, though it found no such wall.
     pub why_not: Option<String>,
+}
+
+/// The images of containers, beside the jobs.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Images {
+    /// `container.images.prePull`.
+    pub pre_pull: bool,
+    /// Images that are still to be pulled ahead of jobs.
+    pub to_pull: usize,
+    pub pulling: Option<String>,
+    /// Why images could not be pulled ahead.
+    pub trouble: Option<String>,
+    /// Images of which it is known that this agent pulled them.
+    pub pulled: usize,
+    /// Of the engine's file system; `None` where it cannot be seen.
+    pub used_percent: Option<u8>,
+    /// `container.images.prune.high`; `None` for `off`.
+    pub prune_from_percent: Option<u8>,
+    /// Images that were removed since the start.
+    pub removed: u64,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,6 +227,7 @@ pub struct Sources {
     /// Whether lines go by updates now.
     pub pages: Now<bool>,
     pub proofs: Now<Proofs>,
+    pub images: Now<Images>,
     pub reload: Now<Option<Reload>>,
     /// Asks for a reload; the number of the request, see [`Reload::answers`].
     pub ask_reload: Now<u64>,
@@ -252,6 +275,7 @@ impl Sources {
                 last_error: live.last_error.filter(|_| !connected).map(shortened),
             },
             proofs: (self.proofs)(),
+            images: (self.images)(),
             reload: (self.reload)().map(Reload::bounded),
         }
     }

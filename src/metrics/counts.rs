@@ -57,6 +57,7 @@ pub(super) static API_DURATION: Histogram = Histogram::of_calls();
 pub(super) static API_SUCCESS: Gauge = Gauge::unknown();
 pub(super) static DOCKER: [Histogram; OPERATION.1.len()] = [const { Histogram::of_calls() }; _];
 pub(super) static PULLS: [Counter; OUTCOME.1.len()] = [const { Counter::new() }; _];
+pub(super) static REMOVALS: [Counter; OUTCOME.1.len()] = [const { Counter::new() }; _];
 pub(super) static POLLS: [Counter; POLL.1.len()] = [const { Counter::new() }; _];
 pub(super) static RELOADS: [Counter; RELOAD.1.len()] = [const { Counter::new() }; _];
 pub(super) static RELOAD_OK: Gauge = Gauge::new(1);
@@ -140,6 +141,11 @@ pub fn docker_request(operation: DockerOperation, took: Duration) {
 /// The pull of an image succeeded or failed.
 pub fn image_pull(success: bool) {
     PULLS[usize::from(!success)].add(1);
+}
+
+/// An image that nobody uses was removed, or could not be.
+pub fn image_removal(success: bool) {
+    REMOVALS[usize::from(!success)].add(1);
 }
 
 /// The queue was asked, or not.

@@ -80,6 +80,8 @@ static TABLE: &[Metric] = table! {
         "Time that one call to the Docker engine took.";
     Counter "cronium_image_pulls_total" [OUTCOME] Counters(&PULLS),
         "Pulls of images, by how they ended.";
+    Counter "cronium_image_removals_total" [OUTCOME] Counters(&REMOVALS),
+        "Removals of images that nobody used, by how they ended.";
 
     Gauge "cronium_warm_containers" [LANGUAGE] Gauges(&WARM),
         "Containers that wait for a script, by language.";

@@ -120,15 +120,20 @@ pub fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// Reads a small file, not through a link; longer than `most` is an error.
+/// Reads a small file, not through a link; longer than `most`, or no UTF-8, is an error.
 pub fn read_small(path: &Path, most: u64) -> io::Result<String> {
+    String::from_utf8(read_small_bytes(path, most)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// The same of any bytes.
+pub fn read_small_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let mut text = String::new();
-    file.take(most + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > most {
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes")));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// Opens a file that others read, such as a log. It may be a link of this user or root; a link of another user would let

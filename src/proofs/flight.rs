@@ -29,6 +29,10 @@ impl Prover<'_> {
             sweep(self.docker);
         }
         let executor = executor(self.docker.clone(), self.config, &self.by, self.sampler.clone());
+        let executor = match &self.jobs {
+            Some(jobs) => executor.with_pulls_of(jobs),
+            None => executor,
+        };
         let patience = limits::PROOF_CANARIES.max(self.config.jobs.setup_timeout.min(self.longest_setup()));
         let cage = Cage {
             executor,

@@ -17,6 +17,7 @@ mod resolvers;
 use crate::config::types::Config;
 use crate::docker;
 use crate::executors::Reaper;
+use crate::executors::container::ContainerExecutor;
 use crate::executors::container::usage::Sampler;
 use finding::Check;
 
@@ -38,6 +39,8 @@ pub struct Prover<'a> {
     pub by: By,
     pub reaper: Reaper,
     pub sampler: Sampler,
+    /// The executor of jobs, whose pulls those of the canaries are too; `None` where there is none.
+    pub jobs: Option<ContainerExecutor>,
     /// Who wants the canaries to end before their time; asked each [`PROOF_TICK`](crate::limits::PROOF_TICK).
     pub halt: &'a dyn Fn() -> Option<&'static str>,
 }

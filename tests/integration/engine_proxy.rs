@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,6 +51,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start() -> Self {
+        Self::start_to(engine_socket())
+    }
+
+    /// One in front of this engine.
+    pub fn start_to(engine: PathBuf) -> Self {
         let folder = Folder::new();
         let listener = UnixListener::bind(folder.path().join("docker.sock")).expect("a socket");
         let rules: Arc<Mutex<Vec<Rule>>> = Arc::default();
@@ -63,8 +68,8 @@ impl Proxy {
                 if own_stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let (rules, seen) = (Arc::clone(&own_rules), Arc::clone(&own_seen));
-                std::thread::spawn(move || serve(client.expect("a client"), &rules, &seen));
+                let (rules, seen, engine) = (Arc::clone(&own_rules), Arc::clone(&own_seen), engine.clone());
+                std::thread::spawn(move || serve(client.expect("a client"), &engine, &rules, &seen));
             }
         });
         Self { folder, rules, seen, stop }
@@ -102,12 +107,12 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<String>>) {
+fn serve(mut client: UnixStream, engine: &Path, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<String>>) {
     let Some(mut request) = read_head(&mut client) else { return };
     let first = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(first.clone());
     match take_rule(&first, rules) {
-        None => drop(pass_on(&request, client, usize::MAX)),
+        None => drop(pass_on(engine, &request, client, usize::MAX)),
         Some(Break::Answer(bytes)) => {
             let _ = client.write_all(&bytes).and_then(|()| client.shutdown(Shutdown::Write));
             // What the client still sends is taken, or the kernel would throw the answer away with it.
@@ -118,11 +123,11 @@ fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<Stri
         Some(Break::Silence) => drop(std::io::copy(&mut client, &mut std::io::sink())),
         Some(Break::Delay(millis)) => {
             std::thread::sleep(std::time::Duration::from_millis(millis));
-            drop(pass_on(&request, client, usize::MAX));
+            drop(pass_on(engine, &request, client, usize::MAX));
         }
-        Some(Break::CutAfter(bytes)) => drop(pass_on(&request, client, bytes)),
+        Some(Break::CutAfter(bytes)) => drop(pass_on(engine, &request, client, bytes)),
         Some(Break::HeadThen(bytes)) => {
-            let mut engine = UnixStream::connect(engine_socket()).expect("the engine");
+            let mut engine = UnixStream::connect(engine).expect("the engine");
             engine.write_all(&request).expect("request");
             if let Some(head) = read_head(&mut engine) {
                 let _ = client.write_all(&head).and_then(|()| client.write_all(&bytes));
@@ -139,7 +144,7 @@ fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<Stri
                 body = body.replace(from, to);
             }
             request.extend_from_slice(body.as_bytes());
-            drop(pass_on(&request, client, usize::MAX));
+            drop(pass_on(engine, &request, client, usize::MAX));
         }
         Some(Break::Version(version)) if first.contains("/_ping") => {
             let head = format!("HTTP/1.1 200 OK\r\nApi-Version: {version}\r\nContent-Length: 2\r\n\r\nOK");
@@ -148,7 +153,7 @@ fn serve(mut client: UnixStream, rules: &Mutex<Vec<Rule>>, seen: &Mutex<Vec<Stri
         Some(Break::Version(_)) => {
             let text = String::from_utf8_lossy(&request).replacen("/v1.51/", "/v1.41/", 1);
             request = text.into_bytes();
-            let _ = pass_on(&request, client, usize::MAX);
+            let _ = pass_on(engine, &request, client, usize::MAX);
         }
     }
 }
@@ -175,8 +180,8 @@ fn read_head(stream: &mut UnixStream) -> Option<Vec<u8>> {
 }
 
 /// Both directions, the engine's for at most `limit` bytes.
-fn pass_on(request: &[u8], client: UnixStream, limit: usize) -> std::io::Result<()> {
-    let engine = UnixStream::connect(engine_socket())?;
+fn pass_on(engine: &Path, request: &[u8], client: UnixStream, limit: usize) -> std::io::Result<()> {
+    let engine = UnixStream::connect(engine)?;
     (&engine).write_all(request)?;
     let (mut from_client, mut to_engine) = (client.try_clone()?, engine.try_clone()?);
     let upwards = std::thread::spawn(move || {

@@ -30,7 +30,12 @@ impl Engine {
 
     /// One with these images; see [`Engine::before`].
     pub fn start_after(live_restore: bool, before: &str, images: &[&str]) -> Self {
-        let mut engine = Self { folder: Folder::new(), live_restore, before: before.to_owned(), daemon: None };
+        Self::start_in(Folder::new(), live_restore, before, images)
+    }
+
+    /// The same with its data in `data` of this folder.
+    pub fn start_in(folder: Folder, live_restore: bool, before: &str, images: &[&str]) -> Self {
+        let mut engine = Self { folder, live_restore, before: before.to_owned(), daemon: None };
         engine.up();
         let image = engine.path("image.tar");
         let saved = Command::new("docker").args(["save", "-o"]).arg(&image).args(images).status().expect("docker");
@@ -40,7 +45,7 @@ impl Engine {
         engine
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -78,7 +83,7 @@ impl Engine {
         }
     }
 
-    fn try_docker(&self, arguments: &[&str]) -> (bool, String) {
+    pub fn try_docker(&self, arguments: &[&str]) -> (bool, String) {
         let output = Command::new("docker").args(["--host", &self.host()]).args(arguments).output().expect("docker");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }

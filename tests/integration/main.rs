@@ -47,6 +47,8 @@ mod helpers;
 mod http_requests;
 /// Pulls from a real registry.
 mod images;
+/// Images that are pulled ahead, removed when a disk fills, and named by their digest: a small disk, an engine on it, a registry.
+mod images_disk;
 /// The installer, below another root.
 mod install;
 /// What is left behind in the engine, and what must stay.

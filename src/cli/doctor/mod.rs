@@ -140,7 +140,7 @@ fn prove(docker: &docker::Client, config: &Config, signals: &Signals) -> std::io
     let on_signal = signal.clone();
     let watch = signals.on_termination(move || on_signal.set())?;
     let halt = || signal.is_set().then_some("a signal to this command");
-    let prover = Prover { docker, config, by: By::Doctor, reaper, sampler, halt: &halt };
+    let prover = Prover { docker, config, by: By::Doctor, reaper, sampler, jobs: None, halt: &halt };
     let proof = prover.prove();
     drop(watch);
     prover.reaper.stop();

@@ -3,10 +3,12 @@
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::config::images::{digest_hint, has_digest};
 use crate::config::types::Config;
 use crate::docker::{self, Deadline, Error};
 use crate::executors::container::adopt;
 use crate::executors::container::helper_mount::{HelperMount, Mounts};
+use crate::executors::container::images::Images;
 use crate::executors::container::labels::{self, JobLabels, Labels};
 use crate::executors::container::program::{Program, WORKSPACE};
 use crate::executors::container::pulls::Pulls;
@@ -20,7 +22,8 @@ use crate::executors::container::warm::{self, Folders, Pool, PoolState, Taken};
 use crate::executors::ending::{ended_early, setup_verdict};
 use crate::executors::helpers::Calls;
 use crate::executors::{AdoptError, Control, Executor, Prepared, ReattachInfo, Task, WarmInfo, shell};
-use crate::job::Output;
+use crate::job::{Output, Stream};
+use crate::limits;
 use crate::metrics::{WarmEnd, WarmUse};
 use crate::os::owner::Owner;
 use crate::os::random;
@@ -36,15 +39,16 @@ pub struct ContainerExecutor {
 impl ContainerExecutor {
     /// An executor on `docker` for the agent of this id.
     pub fn new(docker: docker::Client, config: &Config, agent: &str, sampler: Sampler) -> Self {
+        let images = Images::default();
         let shared = Shared {
-            pulls: Pulls::new(docker.clone(), config.container.registry_auth_file.clone()),
+            pulls: Pulls::new(docker.clone(), config.container.registry_auth_file.clone(), images.clone()),
+            images,
             unconfirmed: UnconfirmedContainers::new(docker.clone()),
             docker,
             settings: config.container.clone(),
             agent: agent.to_owned(),
             owner: None,
             are_canaries: false,
-            has_receipts: config.receipts,
             jobs: config.jobs.clone(),
             setup: "jobs.setupTimeout",
             sampler,
@@ -66,6 +70,30 @@ impl ContainerExecutor {
         let this = Self::new(docker, config, agent, sampler);
         this.change(|shared| Shared { are_canaries: true, ..shared });
         this
+    }
+
+    /// The same with the pulls of another executor: what one of them pulls, the other knows.
+    pub fn with_pulls_of(self, other: &Self) -> Self {
+        let other = other.now();
+        self.change(|shared| Shared { pulls: other.pulls.clone(), images: other.images.clone(), ..shared });
+        self
+    }
+
+    /// What is known of images.
+    pub fn images(&self) -> Images {
+        self.now().images.clone()
+    }
+
+    /// Whether a job waits for the engine.
+    pub fn is_busy(&self) -> bool {
+        self.warm.must_wait()
+    }
+
+    /// Pulls an image ahead of any job, while it is `wanted` and no job pulls another.
+    pub fn pull_ahead(&self, image: &str, wanted: &dyn Fn() -> bool) -> Result<(), Error> {
+        let pulls = self.now().pulls.clone();
+        let deadline = Deadline::after(limits::PRE_PULL, "limits::PRE_PULL");
+        pulls.ensure(image, &|| wanted() && !pulls.are_of_others(image), deadline, &mut Silent)
     }
 
     /// The same, where `jobs.setup_timeout` was shortened by a limit of this name.
@@ -142,6 +170,15 @@ impl ContainerExecutor {
     }
 }
 
+/// Nobody reads of a pull that no job waits for.
+struct Silent;
+
+impl Output for Silent {
+    fn bytes(&mut self, _: Stream, _: &[u8]) {}
+    fn system(&mut self, _: &str) {}
+    fn settle(&mut self) {}
+}
+
 impl Executor for ContainerExecutor {
     fn adopt(
         &self,
@@ -162,6 +199,11 @@ impl Executor for ContainerExecutor {
         let begun = (SystemTime::now(), Instant::now());
         let early = |verdict: Verdict| ended_early(verdict, begun);
         let shared = self.now();
+        let image = shared.settings.images.of(task.job.script.language);
+        if shared.settings.images.require_digest && !has_digest(image) {
+            let why = format!("the image {image} has no digest, while container.images.requireDigest is true");
+            return Err(early(Verdict::refused(format!("{why}; {}", digest_hint(image)))));
+        }
         let mount = shared.mounts.of(task, &shared.docker);
         let program = program_of(task, &mount, &random::hex(16))
             .map_err(|error| early(Verdict::refused(format!("the job cannot be run: {error}"))))?;
@@ -192,8 +234,8 @@ fn make(
     output: &mut dyn Output,
 ) -> Result<Ready, Error> {
     let busy = Some(pool.busy());
-    let limits = &shared.settings.limits;
-    let (resources, notes) = resources::effective(&task.job.resources, &shared.settings.defaults, limits);
+    let most = &shared.settings.limits;
+    let (resources, notes) = resources::effective(&task.job.resources, &shared.settings.defaults, most);
     notes.iter().chain(&shell::notes(&task.job.script)).for_each(|note| output.system(note));
     let timeout = task.timeout(&shared.jobs, output);
     let image = shared.settings.images.of(task.job.script.language).to_owned();

@@ -243,7 +243,14 @@ mod tests {
 
     fn row(labels: &[(&str, &str)], created: i64) -> Row {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Row { id: "abc".into(), names: vec!["/cronium-x".into()], state: "exited".into(), created, labels }
+        Row {
+            id: "abc".into(),
+            names: vec!["/cronium-x".into()],
+            state: "exited".into(),
+            image: String::new(),
+            created,
+            labels,
+        }
     }
 
     const OURS: [(&str, &str); 4] = [

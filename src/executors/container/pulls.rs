@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::docker::images::{Progress, is_worth_a_retry};
 use crate::docker::{self, Deadline, Error};
-use crate::executors::Control;
+use crate::executors::container::images::Images;
 use crate::executors::ending::bytes;
 use crate::job::Output;
 use crate::limits;
@@ -19,6 +20,7 @@ use crate::os::{clock, pulse};
 pub struct Pulls {
     docker: docker::Client,
     auth_file: Option<PathBuf>,
+    images: Images,
     under_way: Arc<Mutex<HashMap<String, Arc<Flight>>>>,
 }
 
@@ -27,6 +29,8 @@ pub struct Pulls {
 struct Flight {
     state: Mutex<(Progress, Option<Result<(), String>>)>,
     changed: Condvar,
+    /// How many jobs wait for it.
+    followers: AtomicUsize,
 }
 
 /// Ends the flight on every path, a panic included.
@@ -46,17 +50,40 @@ impl Drop for Landing<'_> {
     }
 }
 
+/// Counts one job among those that wait for a flight.
+struct Followed<'a>(&'a Flight);
+
+impl<'a> Followed<'a> {
+    fn new(flight: &'a Flight) -> Self {
+        flight.followers.fetch_add(1, Ordering::SeqCst);
+        Self(flight)
+    }
+}
+
+impl Drop for Followed<'_> {
+    fn drop(&mut self) {
+        self.0.followers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Pulls {
     /// Nothing under way yet.
-    pub fn new(docker: docker::Client, auth_file: Option<PathBuf>) -> Self {
-        Self { docker, auth_file, under_way: Arc::default() }
+    pub fn new(docker: docker::Client, auth_file: Option<PathBuf>, images: Images) -> Self {
+        Self { docker, auth_file, images, under_way: Arc::default() }
     }
 
-    /// Sees to it that `image` was pulled, by a pull of our own or by the one that is under way.
+    /// Whether jobs pull while nobody waits for the pull of `image`.
+    pub(super) fn are_of_others(&self, image: &str) -> bool {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = under_way.get(image).is_some_and(|flight| flight.followers.load(Ordering::SeqCst) > 0);
+        !followed && under_way.keys().any(|name| name != image)
+    }
+
+    /// Sees to it that `image` was pulled, by a pull of our own or by the one that is under way, while it is `wanted`.
     pub fn ensure(
         &self,
         image: &str,
-        control: &Control,
+        wanted: &dyn Fn() -> bool,
         deadline: Deadline,
         output: &mut dyn Output,
     ) -> Result<(), Error> {
@@ -73,9 +100,9 @@ impl Pulls {
                 }
             };
             if ours {
-                return self.lead(image, &flight, control, deadline, output);
+                return self.lead(image, &flight, wanted, deadline, output);
             }
-            if self.follow(image, &flight, control, deadline, output)? {
+            if self.follow(image, &flight, wanted, deadline, output)? {
                 return Ok(());
             }
             // The job that pulled had to stop for its own reasons: take its place.
@@ -86,7 +113,7 @@ impl Pulls {
         &self,
         image: &str,
         flight: &Arc<Flight>,
-        control: &Control,
+        wanted: &dyn Fn() -> bool,
         deadline: Deadline,
         output: &mut dyn Output,
     ) -> Result<(), Error> {
@@ -95,11 +122,15 @@ impl Pulls {
         output.system(&format!("pulling image {image}"));
         output.settle();
         let begun = Instant::now();
-        let result = self.attempts(image, flight, control, deadline, output);
+        let before = self.docker.image_id(image)?;
+        let result = self.attempts(image, flight, wanted, deadline, output);
         metrics::image_pull(result.is_ok());
         match &result {
             Ok(()) => {
                 landing.result = Ok(());
+                if let Ok(Some(after)) = self.docker.image_id(image) {
+                    self.images.note_pull(image, before.as_deref(), &after);
+                }
                 output.system(&format!("pulled image {image} in {:.1} s", begun.elapsed().as_secs_f64()));
             }
             // The others try themselves when it was only this job that had to stop.
@@ -113,7 +144,7 @@ impl Pulls {
         &self,
         image: &str,
         flight: &Flight,
-        control: &Control,
+        wanted: &dyn Fn() -> bool,
         deadline: Deadline,
         output: &mut dyn Output,
     ) -> Result<(), Error> {
@@ -124,12 +155,12 @@ impl Pulls {
                 flight.state.lock().unwrap_or_else(PoisonError::into_inner).0 = progress.clone();
                 flight.changed.notify_all();
                 told.tell(progress, output);
-                control.is_wanted()
+                wanted()
             });
             match result {
                 Err(error) if attempt < limits::PULL_ATTEMPTS && is_worth_a_retry(&error) => {
                     let delay = limits::PULL_DELAY * attempt;
-                    if deadline.left().is_none_or(|left| left < delay) || !control.is_wanted() {
+                    if deadline.left().is_none_or(|left| left < delay) || !wanted() {
                         return Err(error);
                     }
                     log::warn!("pull of {image}, attempt {attempt} of {}: {error}", limits::PULL_ATTEMPTS);
@@ -148,12 +179,13 @@ impl Pulls {
         &self,
         image: &str,
         flight: &Flight,
-        control: &Control,
+        wanted: &dyn Fn() -> bool,
         deadline: Deadline,
         output: &mut dyn Output,
     ) -> Result<bool, Error> {
         output.system(&format!("waiting for image {image}, which another job is pulling"));
         output.settle();
+        let _followed = Followed::new(flight);
         let mut told = Teller::new(image);
         let doing = format!("wait for the pull of image {image}");
         let mut state = flight.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +198,7 @@ impl Pulls {
                 }
                 None => {}
             }
-            if !control.is_wanted() {
+            if !wanted() {
                 return Err(Error::Stopped { doing });
             }
             let Some(left) = deadline.left() else {

@@ -260,6 +260,7 @@ impl Run {
         }
         if let Ok(Inspect { image, state, .. }) = found {
             facts.extend(self.shared.image_facts(&image, &self.info.image));
+            self.shared.images.note_use(&image);
             facts.push(("oomKilled", state.oom_killed.to_string()));
             facts.push(("containerExitCode", state.exit_code.to_string()));
         }

@@ -10,6 +10,7 @@ use crate::docker::{self, Deadline, Error};
 use crate::executors::Control;
 use crate::executors::container::guard::Container;
 use crate::executors::container::helper_mount::Mounts;
+use crate::executors::container::images::Images;
 use crate::executors::container::pulls::Pulls;
 use crate::executors::container::seccomp;
 use crate::executors::container::unconfirmed::UnconfirmedContainers;
@@ -30,12 +31,11 @@ pub(super) struct Shared {
     pub(super) agent: String,
     pub(super) owner: Option<Owner>,
     pub(super) are_canaries: bool,
-    /// `security.receipts`.
-    pub(super) has_receipts: bool,
     pub(super) jobs: Jobs,
     /// What the limit of image, container and start is called.
     pub(super) setup: &'static str,
     pub(super) pulls: Pulls,
+    pub(super) images: Images,
     pub(super) unconfirmed: UnconfirmedContainers,
     pub(super) sampler: Sampler,
     pub(super) mounts: Mounts,
@@ -54,8 +54,10 @@ impl Shared {
         deadline: Deadline,
         output: &mut dyn Output,
     ) -> Result<Container, Error> {
+        // To the end of the call: until then nothing removes it.
+        let _taken = self.images.take(image, deadline, &|| control.is_wanted())?;
         if self.settings.pull_policy == PullPolicy::Always {
-            self.pulls.ensure(image, control, deadline, output)?;
+            self.pulls.ensure(image, &|| control.is_wanted(), deadline, output)?;
         }
         let create = || match self.docker.create(name, body, deadline) {
             Ok(id) => Ok(Container::new(self.docker.clone(), id)),
@@ -66,7 +68,7 @@ impl Shared {
         };
         match create() {
             Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::IfNotPresent => {
-                self.pulls.ensure(image, control, deadline, output)?;
+                self.pulls.ensure(image, &|| control.is_wanted(), deadline, output)?;
                 create()
             }
             Err(error) if error.is_missing_image() && self.settings.pull_policy == PullPolicy::Never => {
@@ -112,13 +114,14 @@ impl Shared {
         facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// Which image a container was made from, where receipts say so. `name` is what it was asked for by.
+    /// Which image a container was made from. `name` is what it was asked for by.
     pub(super) fn image_facts(&self, id: &str, name: &str) -> Vec<(&'static str, String)> {
-        if !self.has_receipts || id.is_empty() {
+        if id.is_empty() {
             return Vec::new();
         }
-        let digest = self.docker.image_digest(id, name).unwrap_or_else(|error| {
-            log::warn!("the receipt does not say the image's digest: {error}");
+        let digest = self.images.digest(name, id, || self.docker.image_digest(id, name));
+        let digest = digest.unwrap_or_else(|error| {
+            log::warn!("record and receipt do not say the image's digest: {error}");
             None
         });
         let digest = digest.map(|digest| ("imageDigest", digest));

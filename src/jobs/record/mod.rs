@@ -26,6 +26,7 @@ pub mod file;
 #[cfg(any(test, fuzzing))]
 #[path = "fuzz_tests.rs"]
 pub(crate) mod fuzz;
+mod images;
 pub mod live;
 mod logins;
 pub mod outbox;
@@ -38,6 +39,7 @@ pub use self::entry::{
     State, now_ms,
 };
 pub use self::error::RecordError;
+pub use self::images::pulled as pulled_images;
 pub use self::live::{Checkpoints, JobRecord, blank, boot_id, page_of};
 pub use self::logins::Logins;
 pub use self::quarantine::Quarantined;

@@ -15,7 +15,9 @@ use super::done::DoneJobs;
 use super::entry::{Container, Entry, Place, lock, now_ms};
 use super::error::RecordError;
 use super::file::{self, Bad, Encoded};
+use super::images;
 use super::quarantine::{self, Quarantined};
+use crate::executors::container::images::Pulled;
 use crate::job::Id;
 use crate::limits;
 use crate::metrics;
@@ -35,6 +37,7 @@ pub struct RecordStore(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    dir: Folder,
     jobs: Folder,
     quarantine: Folder,
     done: DoneJobs,
@@ -88,9 +91,11 @@ impl RecordStore {
             }
             Ok::<_, RecordError>(folder)
         };
+        let whole = Folder::existing(dir).map_err(|error| RecordError::io("open", dir, error))?;
         let (jobs, quarantine) = (folder(JOBS)?, folder(QUARANTINE)?);
         let done = DoneJobs::open(folder("done")?, now_ms());
         let records = Self(Arc::new(Shared {
+            dir: whole,
             jobs,
             quarantine,
             done,
@@ -269,6 +274,27 @@ impl RecordStore {
     /// The jobs that ended within the last day.
     pub fn done(&self) -> &DoneJobs {
         &self.0.done
+    }
+
+    /// The images that the agent pulled, as an earlier run wrote them down. Of a damaged file, what is sound.
+    pub fn pulled_images(&self) -> Vec<Pulled> {
+        let path = self.0.dir.path();
+        match images::pulled(path) {
+            Ok((images, 0)) => images,
+            Ok((images, bad)) => {
+                log::warn!("{bad} lines about images in {} are damaged: those images stay", path.display());
+                images
+            }
+            Err(error) => {
+                log::warn!("cannot read which images were pulled, in {}: {error}; those images stay", path.display());
+                Vec::new()
+            }
+        }
+    }
+
+    /// Writes down the images that the agent pulled.
+    pub fn put_pulled_images(&self, images: &[Pulled]) -> io::Result<()> {
+        images::write(&self.0.dir, images)
     }
 
     /// Why the records in state.dir cannot be written, as the last attempt showed; `None` when it can.

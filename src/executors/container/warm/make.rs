@@ -78,10 +78,11 @@ fn make_with(
     let name = format!("{NAME}{}", random::hex(8));
     // Held by its name first: the janitor may see it before this thread has its id.
     let by_name = pool.hold(&name);
+    let taken = shared.images.take(shared.settings.images.of(language), deadline, &|| !pool.is_stopped())?;
     let id =
         docker.create(&name, body.as_bytes(), deadline).inspect_err(|error| shared.unconfirmed.note(&name, error))?;
     let container = Container::new(docker.clone(), id.clone()).with(pool.hold(&id));
-    drop(by_name);
+    drop((by_name, taken));
     let attached = docker.attach(&id, deadline)?;
     if pool.must_wait() {
         return Ok(None);

@@ -188,7 +188,7 @@ impl Pool {
     }
 
     /// Whether nothing may be made now.
-    pub(super) fn must_wait(&self) -> bool {
+    pub(in crate::executors::container) fn must_wait(&self) -> bool {
         let is_resting = self.state().rest_until.is_some_and(|until| clock::now() < until);
         self.is_stopped() || is_resting || self.0.busy.load(Ordering::SeqCst) > 0
     }
