@@ -160,6 +160,7 @@ ensure_rust lint
 if on_engine; then
     need_packages "the tests pull from a real registry, with a password" docker-registry apache2-utils
     need_packages "the tests check and scrape /metrics with it" prometheus
+    need_packages "a test opens the agent's page in it" chromium
     need_packages "a test puts an engine on a small disk" e2fsprogs mount
     need_packages "the tests run jobs on real OpenSSH servers, some in a network of their own" openssh-server openssh-client iproute2 passwd util-linux
     need_packages "the scripts on those servers need them" python3 nodejs perl

@@ -15,6 +15,7 @@ pub mod reload;
 pub mod service;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -25,6 +26,7 @@ use crate::config::types::{Config, OnShutdown};
 use crate::health::{self, Reason};
 use crate::jobs::adopt::Adopter;
 use crate::jobs::control;
+use crate::jobs::overview;
 use crate::jobs::record::outbox::Outbox;
 use crate::jobs::status;
 use crate::jobs::worker_pool::WorkerPool;
@@ -73,7 +75,9 @@ impl Agent {
         let live = Live::new(config);
         let proofs = parts.proofs(&live, &id);
         let images = parts.images(&live);
-        let control = open_control(&live.now().state.dir, parts.sources(&id, &live, (&proofs, &images)))?;
+        let sources = Arc::new(parts.sources(&id, &live, (&proofs, &images)));
+        let control = open_control(&live.now().state.dir, Arc::clone(&sources))?;
+        parts.shown.set(Box::new(move || overview::json(&sources)));
         let context = parts.context(&live, (&id, &proofs));
         let adopter = Adopter::new(&context, &parts.slots);
         let mut monitor = parts.monitor(&context, &id, adopter.clone(), (&proofs, &images));
@@ -230,7 +234,7 @@ fn wait_for_first_tries(outbox: &Outbox, signals: &Signals) {
 }
 
 /// The control socket. An agent does its work without one, but not beside another agent.
-fn open_control(dir: &Path, sources: status::Sources) -> Result<Option<health::Server>, Failure> {
+fn open_control(dir: &Path, sources: Arc<status::Sources>) -> Result<Option<health::Server>, Failure> {
     match health::start_control(dir, control::pages(sources)) {
         Ok(server) => Ok(Some(server)),
         Err(error @ health::Error::InUse(_)) => Err(error.to_string()),

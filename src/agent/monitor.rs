@@ -16,6 +16,7 @@ use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::breakers::Tripped;
 use crate::health::{Component, DetailValue, HealthState, Reason, Status};
 use crate::jobs::context::JobContext;
+use crate::jobs::history::Sample;
 use crate::jobs::reconcile::Reconciler;
 use crate::limits;
 use crate::metrics::{self, Place};
@@ -100,6 +101,7 @@ impl Monitor {
             self.look_at_live_log();
             self.look_at_clock();
             self.look_at_servers();
+            self.sample();
             self.sweep();
             self.reconcile();
             if self.network == Some(Ok(())) && self.reconciled && self.engine_was_up == Some(true) {
@@ -269,6 +271,13 @@ impl Monitor {
             Ok(latency) => backend_answered(&self.health, latency),
             Err(error) => self.health.set("api", Component::unhealthy(error.to_string())),
         }
+    }
+
+    /// For the lines of the page on the health port.
+    fn sample(&self) {
+        let answered = self.client.last_success().filter(|(at, _)| at.elapsed() < limits::BACKEND_LOOK * 2);
+        let (running, latency) = (&self.context.running, answered.map(|(_, latency)| latency));
+        running.history().sample(Sample { jobs: running.len(), latency });
     }
 
     /// By what the last answer of the backend told; before the first there is nothing to say.

@@ -58,6 +58,8 @@ pub(super) type Failure = String;
 pub(super) struct Parts {
     pub(super) health: Arc<HealthState>,
     pub(super) probes: Option<health::Server>,
+    /// What the page on the health port shows.
+    pub(super) shown: health::Shown,
     /// Ends everything that waits, but the poller.
     pub(super) all: Stop,
     pub(super) client: api::Client,
@@ -115,7 +117,8 @@ impl Parts {
         log::info!("cronium-agent {VERSION}, agent {id}, backend {}", config.api.endpoint);
 
         let health = Arc::new(HealthState::new());
-        let probes = health::start(&config.monitoring, &health).map_err(|error| error.to_string())?;
+        let shown = health::Shown::default();
+        let probes = health::start(&config.monitoring, &health, &shown).map_err(|error| error.to_string())?;
         let all = Stop::new();
         let client =
             api::Client::new(&config.api, &config.tls, &id, VERSION, all.clone()).map_err(|error| error.to_string())?;
@@ -126,8 +129,8 @@ impl Parts {
         let (sampler, sampler_thread) = Sampler::start(docker.clone()).map_err(no_thread)?;
         let containers = ContainerExecutor::new(docker.clone(), config, &id, sampler.clone());
         let servers = SshExecutor::new(config);
-        let shown = Arc::clone(&health);
-        servers.watch(Box::new(move |tripped| monitor::show_servers(&shown, tripped)));
+        let known = Arc::clone(&health);
+        servers.watch(Box::new(move |tripped| monitor::show_servers(&known, tripped)));
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
         let (streamer, streamer_thread) = live::log(config, &id, &running, &slots, &pulses)?;
@@ -150,6 +153,7 @@ impl Parts {
         let parts = Self {
             health,
             probes,
+            shown,
             all,
             client,
             docker,
@@ -215,6 +219,7 @@ impl Parts {
         let (servers, streamer, pages) = (self.servers.clone(), self.streamer.clone(), self.pages.clone());
         let containers = self.containers.clone();
         let (proofs, images) = (proofs.clone(), images.clone());
+        let outbox = self.outbox.clone();
         status::Sources {
             images: Box::new(move || images.shown()),
             warm: Box::new(move || containers.warm()),
@@ -231,6 +236,7 @@ impl Parts {
             proofs: Box::new(move || proofs.shown()),
             reload: self.reloads.now(),
             ask_reload: self.reloads.ask(),
+            outbox: Box::new(move || outbox.state()),
             reports: status::reports_now(self.outbox.clone(), self.records.clone()),
         }
     }

@@ -346,9 +346,11 @@ static KEYS: &[Key] = keys! {
     Restart "monitoring.bindAddress" = "127.0.0.1", form("an IP address such as 127.0.0.1 or 0.0.0.0") => monitoring.bind_address,
         "Where the ports are opened.";
     Restart "monitoring.healthPort" = "8080", PORT => monitoring.health_port,
-        "All four paths.";
+        "All paths.";
     Restart "monitoring.metricsPort" = "9090", PORT => monitoring.metrics_port,
         "`/metrics` alone; may be the same port.";
+    Restart "monitoring.page" = "true", Bool => monitoring.page,
+        "A page for people at `/` of the health port: jobs by id and event, how they ended, how the agent is.";
 
     Restart "security.tls.enabled" = "false", Bool => tls.enabled,
         "`true`: towards the backend, trust `security.tls.caFile` and show a certificate.";

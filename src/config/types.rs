@@ -432,11 +432,13 @@ pub struct Monitoring {
     pub bind_address: IpAddr,
     pub health_port: u16,
     pub metrics_port: u16,
+    /// The page for people.
+    pub page: bool,
 }
 
 impl Default for Monitoring {
     fn default() -> Self {
-        Self { enabled: false, bind_address: [0, 0, 0, 0].into(), health_port: 0, metrics_port: 0 }
+        Self { enabled: false, bind_address: [0, 0, 0, 0].into(), health_port: 0, metrics_port: 0, page: false }
     }
 }
 

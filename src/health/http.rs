@@ -50,6 +50,11 @@ impl Page {
         (part.is_empty() != self.path.contains('*') && !part.contains('/')).then_some(part)
     }
 
+    #[cfg(test)]
+    pub(super) fn answer(&self, asked: &Asked<'_>) -> Reply {
+        (self.answer)(asked)
+    }
+
     fn allows(&self, method: &Method) -> bool {
         *method == self.method || (*method == Method::Head && self.method == Method::Get)
     }
@@ -175,7 +180,7 @@ pub(super) fn reply(code: u16, content_type: &str, body: String) -> Reply {
 }
 
 /// `reply` with `headers`, which are constants in ASCII; one that is not would be left out.
-fn with(mut reply: Reply, headers: &[(&str, &str)]) -> Reply {
+pub(super) fn with(mut reply: Reply, headers: &[(&str, &str)]) -> Reply {
     for header in headers.iter().filter_map(|(name, value)| Header::from_bytes(*name, *value).ok()) {
         reply.add_header(header);
     }
@@ -206,11 +211,12 @@ mod tests {
     use crate::config::types::Monitoring;
 
     /// The pages of both ports, all and `/metrics` alone.
-    fn both(state: &Arc<HealthState>) -> [Vec<Page>; 2] {
+    fn both(state: &Arc<HealthState>, page: bool) -> [Vec<Page>; 2] {
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
         let bind_address = std::net::IpAddr::from([127, 0, 0, 1]);
-        let config = Monitoring { enabled: true, bind_address, health_port: 0, metrics_port: free };
-        let [all, metrics] = probes(&config, state).expect("listeners").try_into().ok().expect("two");
+        let config = Monitoring { enabled: true, bind_address, health_port: 0, metrics_port: free, page };
+        let [all, metrics] =
+            probes(&config, state, &Default::default()).expect("listeners").try_into().ok().expect("two");
         [all, metrics].map(|listener| match listener.site {
             Site::Pages(pages) => pages,
             Site::Calls(_) => panic!("calls over TCP"),
@@ -236,7 +242,7 @@ mod tests {
     #[test]
     fn paths_methods_and_statuses() {
         let state = Arc::new(HealthState::new());
-        let [all, metrics] = &both(&state);
+        let [all, metrics] = &both(&state, true);
         for (line, pages, status, body) in [
             ("GET /live HTTP/1.1", all, 200, r#"{"status":"alive"}"#),
             ("GET /live?x=1 HTTP/1.0", all, 200, "alive"),
@@ -246,7 +252,11 @@ mod tests {
             ("GET /metrics HTTP/1.1", all, 200, "# HELP cronium_"),
             ("GET /metrics HTTP/1.1", metrics, 200, "# HELP cronium_"),
             ("GET /health HTTP/1.1", metrics, 404, "there is /metrics\n"),
-            ("GET / HTTP/1.1", all, 404, "/health, /ready, /live, /metrics\n"),
+            ("GET / HTTP/1.1", all, 200, "<!doctype html>"),
+            ("GET /status.json HTTP/1.1", all, 503, "still starting"),
+            ("POST / HTTP/1.1", all, 405, "GET and HEAD"),
+            ("GET / HTTP/1.1", metrics, 404, "there is /metrics\n"),
+            ("GET /x HTTP/1.1", all, 404, "/health, /ready, /live, /metrics, /, /status.json\n"),
             ("GET /live/ HTTP/1.1", all, 404, ""),
             ("GET /../../etc/passwd HTTP/1.1", all, 404, ""),
             ("POST /live HTTP/1.1", all, 405, "GET and HEAD"),
@@ -262,6 +272,10 @@ mod tests {
             let (got, text) = ask(line, pages);
             assert_eq!(got, status, "{line}: {text}");
             assert!(text.contains(body), "{line}: {text}");
+        }
+        let [without, _] = both(&state, false);
+        for path in ["/", "/status.json"] {
+            assert_eq!(ask(&format!("GET {path} HTTP/1.1"), &without).0, 404, "monitoring.page: false");
         }
         state.clear(Reason::Starting);
         assert_eq!(ask("GET /ready HTTP/1.1", all), (200, r#"{"status":"ready"}"#.to_owned()));

@@ -141,6 +141,17 @@ impl HealthState {
         (!texts.is_empty()).then(|| texts.join("; "))
     }
 
+    /// How well the component `name` is; `None` before its first report.
+    pub fn status_of(&self, name: &str) -> Option<&'static str> {
+        let known = self.lock();
+        let found = known.components.iter().find(|(n, _)| n == name);
+        found.map(|(_, component)| match component.status {
+            Status::Healthy => "healthy",
+            Status::Degraded => "degraded",
+            Status::Unhealthy => "unhealthy",
+        })
+    }
+
     /// The answer to `/health` at `now`: the status of the whole, and the JSON.
     pub fn report(&self, now: SystemTime) -> (Status, String) {
         let components = self.lock().components.clone();

@@ -16,13 +16,13 @@ const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn server() -> (Server, SocketAddr) {
     let (server, addresses) =
-        served(&Monitoring { enabled: true, bind_address: LOCAL, health_port: 0, metrics_port: 0 });
+        served(&Monitoring { enabled: true, bind_address: LOCAL, health_port: 0, metrics_port: 0, page: true });
     (server, addresses[0])
 }
 
 /// The server of such a configuration, and where it listens.
 fn served(config: &Monitoring) -> (Server, Vec<SocketAddr>) {
-    let listeners = probes(config, &Arc::new(HealthState::new())).expect("listeners");
+    let listeners = probes(config, &Arc::new(HealthState::new()), &Shown::default()).expect("listeners");
     let address = |listener: &Listener| match &listener.socket {
         Socket::Tcp(socket) => socket.local_addr().expect("address"),
         Socket::Unix(_) | Socket::Open(_) => panic!("a Unix socket"),
@@ -200,7 +200,7 @@ fn pipelining_gets_one_answer_and_head_gets_no_body() {
 fn two_ports_and_a_port_that_is_taken() {
     let (taken, address) = server();
     let free = std::net::TcpListener::bind((LOCAL, 0)).and_then(|l| l.local_addr()).expect("free port").port();
-    let config = Monitoring { enabled: true, bind_address: LOCAL, health_port: 0, metrics_port: free };
+    let config = Monitoring { enabled: true, bind_address: LOCAL, health_port: 0, metrics_port: free, page: true };
     let (server, addresses) = served(&config);
     let [health, metrics] = addresses.as_slice() else { panic!("two addresses") };
     alive(*health);
@@ -211,11 +211,11 @@ fn two_ports_and_a_port_that_is_taken() {
     end(server);
 
     let config = Monitoring { metrics_port: address.port(), ..config };
-    let error = start(&config, &Arc::new(HealthState::new())).expect_err("taken").to_string();
+    let error = start(&config, &Arc::new(HealthState::new()), &Shown::default()).expect_err("taken").to_string();
     let begin = format!("cannot listen on {address} (monitoring.metricsPort): ");
     assert!(error.starts_with(&begin) && error.ends_with("set monitoring.metricsPort"), "{error}");
     end(taken);
 
     let off = Monitoring { enabled: false, ..config };
-    assert!(start(&off, &Arc::new(HealthState::new())).expect("off").is_none());
+    assert!(start(&off, &Arc::new(HealthState::new()), &Shown::default()).expect("off").is_none());
 }

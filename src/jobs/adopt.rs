@@ -109,7 +109,7 @@ fn one(context: &Arc<JobContext>, mut entry: Entry, known: Known, token: Token, 
             metrics::JOBS_ACTIVE.add(1);
             let life = go_on(context, entry, started, known, &token);
             metrics::JOBS_ACTIVE.add(-1);
-            life.map(|reported| reported.counted(kind, begun))
+            life.map(|reported| reported.counted(kind, begun, &token))
         }
         Stage::Intent => give_back(context, &entry, &token),
         Stage::Ended(_) => report_again(context, entry, &token),

@@ -33,8 +33,7 @@ impl Cancelled {
 }
 
 /// What can be asked of an agent that `sources` know.
-pub fn pages(sources: Sources) -> Vec<Page> {
-    let sources = Arc::new(sources);
+pub fn pages(sources: Arc<Sources>) -> Vec<Page> {
     let (status, cancelling) = (Arc::clone(&sources), Arc::clone(&sources));
     vec![
         Page::get("/status", move |_| answer(&status.status())),

@@ -7,6 +7,8 @@ use crate::executors::ssh::breakers::Tripped;
 use crate::health::ask::{AskError, ask};
 use crate::health::{HealthState, Server, start_control};
 use crate::job::Kind;
+use crate::jobs::history::Sample;
+use crate::jobs::overview;
 use crate::jobs::poller::Slots;
 use crate::jobs::running::{Note, Running};
 use crate::jobs::status::{Reload, Reports, SetAside, Status};
@@ -16,6 +18,7 @@ use crate::os::scratch::Scratch;
 use crate::os::threads::Ended;
 use crate::policy::breaker::State;
 use crate::policy::stop::Reason;
+use crate::verdict::{Cause, Phase, Verdict};
 
 fn id(text: &str) -> Id {
     Id::parse(text).expect("an id")
@@ -38,13 +41,14 @@ fn sources(running: &Running) -> Sources {
         images: Box::new(Default::default),
         reload: Box::new(|| None),
         ask_reload: Box::new(|| 7),
+        outbox: Box::new(Default::default),
         reports: Box::new(Reports::default),
     }
 }
 
 fn serve(dir: &std::path::Path) -> (Server, Running) {
     let running = Running::new();
-    let server = start_control(dir, pages(sources(&running))).expect("start");
+    let server = start_control(dir, pages(Arc::new(sources(&running)))).expect("start");
     (server, running)
 }
 
@@ -84,7 +88,7 @@ fn status_tells_all_that_the_parts_know() {
         reports: Box::new(move || reports.clone()),
         ..sources(&running)
     };
-    let server = start_control(&scratch, pages(sources)).expect("start");
+    let server = start_control(&scratch, pages(Arc::new(sources))).expect("start");
     let token = running.claim(&id("job_a")).expect("free");
     token.note(Note::Kind(Kind::Container));
     token.note(Note::Execution(id("exec-a")));
@@ -153,4 +157,49 @@ fn a_cancel_reaches_the_job_and_only_one_that_runs_here() {
     let longest = "a".repeat(crate::job::ID_MAX);
     assert!(matches!(cancel(&longest), Err(AskError::Refused(why)) if why.contains("does not run here")));
     end(server);
+}
+
+#[test]
+fn what_the_page_shows_is_bounded_and_quotes_nobody() {
+    let running = Running::new();
+    let odd = "\u{1}<script>\"".repeat(1000);
+    let tokens: Vec<_> = (0..limits::PAGE_JOBS + 20)
+        .map(|n| {
+            let token = running.claim(&id(&format!("{n:0>100}"))).expect("free");
+            token.note(Note::Event(odd.clone()));
+            token.note(Note::Kind(Kind::Container));
+            token
+        })
+        .collect();
+    let verdict = |message: &str| Verdict {
+        phase: Phase::Execution,
+        cause: Cause::Exit,
+        exit_code: i32::MIN,
+        message: message.to_owned(),
+    };
+    for _ in 0..limits::PAGE_ENDINGS * 3 {
+        tokens[7].ended(Kind::Container, &verdict("the script said: QUOTED"), Duration::from_secs(u64::MAX));
+        running.history().sample(Sample { jobs: usize::MAX, latency: Some(Duration::MAX) });
+    }
+    let tripped = Tripped { server: odd.clone(), state: State::Open, failures: u32::MAX };
+    let health = HealthState::new();
+    health.not_ready(crate::health::Reason::Engine, odd.clone());
+    let sources = Sources {
+        health: Arc::new(health),
+        tripped: Box::new(move || vec![tripped.clone(); limits::PAGE_BREAKERS * 3]),
+        ..sources(&running)
+    };
+    let json = overview::json(&sources);
+    assert!(json.len() <= limits::PAGE_DATA, "{}", json.len());
+    assert!(!json.contains("QUOTED"), "a verdict's sentence may quote a script");
+    let shown: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let length = |list: &serde_json::Value| list.as_array().map_or(0, Vec::len);
+    assert_eq!((length(&shown["jobs"]), &shown["allJobs"]), (limits::PAGE_JOBS, &(limits::PAGE_JOBS + 20).into()));
+    let servers = &shown["servers"];
+    assert_eq!((length(&servers["breakers"]), &servers["allBreakers"]), (limits::PAGE_BREAKERS, &150.into()));
+    assert_eq!(length(&shown["ended"]), limits::PAGE_ENDINGS);
+    assert_eq!(shown["ended"][0]["reason"], "script");
+    assert_eq!(length(&shown["history"]["jobs"]), limits::PAGE_SAMPLES);
+    let name = shown["jobs"][0]["event"].as_str().expect("a name");
+    assert!(odd.starts_with(name) && name.chars().count() == limits::PAGE_NAME);
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::executors::CleanupGuard;
 use crate::job::{Id, Kind};
 use crate::jobs::record::outbox::Outbox;
+use crate::jobs::running::Token;
 use crate::metrics;
 use crate::os::clock;
 use crate::verdict::Verdict;
@@ -30,9 +31,11 @@ pub enum Unreported {
 }
 
 impl Reported {
-    /// Counts the job, which began at `begun`, in the metrics.
-    pub(in crate::jobs) fn counted(self, kind: Kind, begun: Instant) -> Left {
-        metrics::job_finished(kind, &self.verdict, clock::since(begun));
+    /// Counts the job, which began at `begun`, in the metrics and among the last endings.
+    pub(in crate::jobs) fn counted(self, kind: Kind, begun: Instant, token: &Token) -> Left {
+        let took = clock::since(begun);
+        metrics::job_finished(kind, &self.verdict, took);
+        token.ended(kind, &self.verdict, took);
         self.left
     }
 }

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use crate::executors::Control;
 use crate::job::{Id, Kind};
+use crate::jobs::history::{Ending, History, shown_name};
 use crate::os::clock;
 use crate::policy::stop::Reason;
 use crate::redact::Redactor;
+use crate::verdict::Verdict;
 
 /// The registry, shared by clones.
 #[derive(Clone, Default)]
@@ -24,6 +26,7 @@ pub struct Running(Arc<Shared>);
 struct Shared {
     jobs: Mutex<Jobs>,
     changed: Condvar,
+    history: History,
 }
 
 #[derive(Default)]
@@ -40,6 +43,7 @@ struct Entry {
     step_since: Instant,
     kind: Option<Kind>,
     execution: Option<Id>,
+    event: Option<String>,
     place: Option<String>,
     warm: bool,
 }
@@ -72,6 +76,8 @@ pub enum Note {
     Step(Step),
     Kind(Kind),
     Execution(Id),
+    /// The name of its event, as the backend told it.
+    Event(String),
     /// The name of its container, or its servers as [`crate::job::Server::shown`] has them.
     Place(String),
     /// Its container was started before the job was known.
@@ -83,6 +89,7 @@ pub enum Note {
 pub struct InHand {
     pub id: Id,
     pub execution: Option<Id>,
+    pub event: Option<String>,
     pub kind: Option<Kind>,
     pub step: Step,
     /// Since the claim.
@@ -105,6 +112,7 @@ impl Entry {
             step_since: now,
             kind: None,
             execution: None,
+            event: None,
             place: None,
             warm: false,
         }
@@ -116,6 +124,7 @@ impl Entry {
             Note::Step(_) => {}
             Note::Kind(kind) => self.kind = Some(kind),
             Note::Execution(execution) => self.execution = Some(execution),
+            Note::Event(event) => self.event = Some(event),
             Note::Place(place) => self.place = Some(place),
             Note::Warm => self.warm = true,
         }
@@ -125,6 +134,7 @@ impl Entry {
         InHand {
             id: id.clone(),
             execution: self.execution.clone(),
+            event: self.event.clone(),
             kind: self.kind,
             step: self.step,
             age: now.saturating_duration_since(self.claimed),
@@ -191,6 +201,11 @@ impl Running {
     /// The present state of one job; `None` if it does not run.
     pub fn get(&self, id: &Id) -> Option<InHand> {
         self.lock().entries.get(id).map(|entry| entry.shown(id, clock::now()))
+    }
+
+    /// The last endings and samples.
+    pub fn history(&self) -> &History {
+        &self.0.history
     }
 
     /// The number of running jobs.
@@ -284,6 +299,21 @@ impl Token {
     /// The job has come to this step.
     pub fn step(&self, step: Step) {
         self.note(Note::Step(step));
+    }
+
+    /// The job has ended: it is among the last endings from here on.
+    pub fn ended(&self, kind: Kind, verdict: &Verdict, took: Duration) {
+        let event = self.running.lock().entries.get(&self.id).and_then(|entry| entry.event.as_deref().map(shown_name));
+        self.running.history().ended(Ending {
+            id: self.id.clone(),
+            event,
+            kind,
+            status: verdict.status().as_str(),
+            reason: verdict.reason(),
+            exit_code: verdict.exit_code,
+            took,
+            at: clock::now(),
+        });
     }
 
     /// Notes something about the job.

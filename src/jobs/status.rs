@@ -231,6 +231,8 @@ pub struct Sources {
     pub reload: Now<Option<Reload>>,
     /// Asks for a reload; the number of the request, see [`Reload::answers`].
     pub ask_reload: Now<u64>,
+    /// The figures of the reports that wait, without a look at a disk.
+    pub outbox: Now<outbox::State>,
     /// See [`reports_now`].
     pub reports: Now<Reports>,
 }
@@ -282,13 +284,13 @@ impl Sources {
 
     fn breakers(&self) -> Vec<Breaker> {
         let shown = (self.tripped)().into_iter().take(limits::SSH_BREAKERS_SHOWN);
-        shown
-            .map(|tripped| Breaker {
-                server: shortened(tripped.server),
-                state: tripped.state.to_string(),
-                failures: tripped.failures,
-            })
-            .collect()
+        shown.map(Breaker::from).collect()
+    }
+}
+
+impl From<Tripped> for Breaker {
+    fn from(tripped: Tripped) -> Self {
+        Self { server: shortened(tripped.server), state: tripped.state.to_string(), failures: tripped.failures }
     }
 }
 

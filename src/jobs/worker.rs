@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use crate::job::{Claim, Id};
 use crate::jobs::admission::admit;
 use crate::jobs::context::JobContext;
+use crate::jobs::history::shown_name;
 use crate::jobs::poller::Claimed;
 use crate::jobs::run;
 use crate::jobs::running::Note;
@@ -64,6 +65,11 @@ impl Worker {
         }
         token.note(Note::Kind(kind));
         token.note(Note::Execution(execution.clone()));
+        if let Claim::Run(job) = &claim
+            && let Some(name) = &job.event.name
+        {
+            token.note(Note::Event(shown_name(name)));
+        }
         metrics::JOBS_ACTIVE.add(1);
         let life = match claim {
             Claim::Run(job) => match context.records.done().lookup(&job.id) {
@@ -76,7 +82,8 @@ impl Worker {
             Claim::Refuse { reason, kind, .. } => run::refuse(context, (&execution, &token), (kind, None), reason),
         };
         metrics::JOBS_ACTIVE.add(-1);
-        context.finish(token, &execution, life.map(|reported| reported.counted(kind, at)));
+        let left = life.map(|reported| reported.counted(kind, at, &token));
+        context.finish(token, &execution, left);
     }
 }
 

@@ -54,6 +54,11 @@ impl Gauge {
         Some(self.0.load(Relaxed)).filter(|n| *n != i64::MIN)
     }
 
+    /// The value, for other pages than `/metrics`.
+    pub fn now(&self) -> u64 {
+        self.get()
+    }
+
     /// The value; zero while it is unknown, and for a value below zero, which is a defect elsewhere.
     pub(super) fn get(&self) -> u64 {
         u64::try_from(self.0.load(Relaxed)).unwrap_or(0)

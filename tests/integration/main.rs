@@ -70,6 +70,8 @@ mod lost;
 mod outbox;
 /// The Debian package: its contents, and its life on a host that systemd booted.
 mod package;
+/// The page on the health port, in a real browser.
+mod page;
 /// Real programs under the filter of system calls.
 mod programs;
 mod progress;

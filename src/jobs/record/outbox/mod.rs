@@ -65,7 +65,7 @@ struct Known {
 }
 
 /// The outbox in figures.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct State {
     /// Reports that wait.
     pub waiting: usize,
