@@ -24,9 +24,14 @@ fn text(path: &str) -> String {
 
 /// Runs promtool on `rules` and the tests of them; whether it was content, and what it said.
 fn promtool(arguments: &[&str], rules: &str) -> (bool, String) {
-    let folder = Folder::new();
-    std::fs::write(folder.path().join("alerts.yaml"), rules).expect("write");
-    std::fs::write(folder.path().join("alerts_test.yaml"), text("configs/prometheus/alerts_test.yaml")).expect("write");
+    promtool_of("alerts", arguments, rules)
+}
+
+/// The same with the file of this name.
+fn promtool_of(name: &str, arguments: &[&str], rules: &str) -> (bool, String) {
+    let (folder, tests) = (Folder::new(), format!("{name}_test.yaml"));
+    std::fs::write(folder.path().join(format!("{name}.yaml")), rules).expect("write");
+    std::fs::write(folder.path().join(&tests), text(&format!("configs/prometheus/{tests}"))).expect("write");
     let output = Command::new("promtool")
         .args(arguments)
         .current_dir(folder.path())
@@ -87,6 +92,22 @@ fn promtool_takes_the_rules_and_every_alert_has_a_test_that_fires_it() {
 }
 
 #[test]
+fn promtool_takes_the_figures_of_a_fleet_and_each_has_a_test() {
+    let rules = text("configs/prometheus/recording.yaml");
+    let (good, said) = promtool_of("recording", &["check", "rules", "recording.yaml"], &rules);
+    assert!(good, "{said}");
+    let (good, said) = promtool_of("recording", &["test", "rules", "recording_test.yaml"], &rules);
+    assert!(good, "{said}");
+    let names: Vec<&str> = rules.lines().filter_map(|line| line.trim_start().strip_prefix("- record: ")).collect();
+    assert!(names.len() >= 10, "{names:?}");
+    for name in names {
+        let renamed = rules.replace(&format!("record: {name}\n"), &format!("record: {name}_renamed\n"));
+        let (good, _) = promtool_of("recording", &["test", "rules", "recording_test.yaml"], &renamed);
+        assert!(!good, "no test notices that {name} is gone");
+    }
+}
+
+#[test]
 fn every_alert_says_what_to_do() {
     let rules = text("configs/prometheus/alerts.yaml");
     for block in rules.split("- alert: ").skip(1) {
@@ -113,6 +134,8 @@ fn every_alert_says_what_to_do() {
         ("cronium_config_last_reload_successful", "CroniumConfigRefused"),
         ("cronium_proof_walls_failed", "CroniumWallOpen"),
         ("cronium_proof_age_seconds", "CroniumProofOld"),
+        ("cronium_build_info", "CroniumVersionSkew"),
+        ("unless on (instance, job) cronium_proof_age_seconds", "CroniumAgentUnproven"),
     ] {
         let block = rules.split("- alert: ").find(|block| block.starts_with(alert)).unwrap_or_default();
         assert!(block.contains(word), "{alert} does not look at {word}");
@@ -122,9 +145,13 @@ fn every_alert_says_what_to_do() {
 #[test]
 fn every_metric_that_is_named_exists() {
     let known = known();
-    for path in
-        ["configs/prometheus/alerts.yaml", "configs/prometheus/alerts_test.yaml", "configs/grafana/cronium-agent.json"]
-    {
+    for path in [
+        "configs/prometheus/alerts.yaml",
+        "configs/prometheus/alerts_test.yaml",
+        "configs/prometheus/recording.yaml",
+        "configs/prometheus/recording_test.yaml",
+        "configs/grafana/cronium-agent.json",
+    ] {
         let text = text(path);
         let named: BTreeSet<_> = metrics(&text, "cronium_").into_iter().chain(metrics(&text, "process_")).collect();
         assert!(named.len() >= 10, "{path}: {named:?}");
@@ -183,6 +210,10 @@ fn the_dashboard_is_whole_and_its_queries_are_promql() {
         "cronium_config_reloads_total",
         "process_resident_memory_bytes",
         "process_threads",
+        "cronium_build_info",
+        "cronium_proof_age_seconds",
+        "cronium_proof_walls_failed",
+        "cronium_outbox_oldest_seconds",
     ] {
         assert!(rules.contains(wanted), "no panel shows {wanted}");
     }
@@ -202,7 +233,7 @@ fn queries() -> Vec<String> {
 #[test]
 fn every_query_of_the_dashboard_finds_what_a_real_run_exposes() {
     let _machine = shared();
-    let rig = Rig::start(&[]);
+    let rig = Rig::start(&[("jobs.requireProof", "warn")]);
     let prometheus = Prometheus::scraping(&rig.agent);
     let up = || prometheus.query("up == 1").is_some_and(|found| !found.is_empty());
     eventually("the first scrape", up);
