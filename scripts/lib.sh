@@ -197,7 +197,7 @@ need_packages() {
     [ -d /run/systemd/system ] || return 0
     for name in "${missing[@]}"; do
         case $name in
-            prometheus | docker-registry) as_root systemctl disable --now --quiet "$name" 2>/dev/null || true ;;
+            prometheus | docker-registry | tinyproxy) as_root systemctl disable --now --quiet "$name" 2>/dev/null || true ;;
             openssh-server) as_root systemctl disable --now --quiet ssh 2>/dev/null || true ;;
         esac
     done

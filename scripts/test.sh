@@ -159,6 +159,7 @@ if wanted scripts; then need_packages "to check the scripts" shellcheck; fi
 ensure_rust lint
 if on_engine; then
     need_packages "the tests pull from a real registry, with a password" docker-registry apache2-utils
+    need_packages "a test goes to the backend through it" tinyproxy
     need_packages "the tests check and scrape /metrics with it" prometheus
     need_packages "a test opens the agent's page in it" chromium
     need_packages "a test puts an engine on a small disk" e2fsprogs mount

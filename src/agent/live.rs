@@ -29,6 +29,7 @@ pub(super) fn log(
     }
     let settings = LiveSettings {
         url: config.api.ws_endpoint.clone(),
+        proxy: config.api.ws_way.proxy.clone(),
         token: config.api.token.clone(),
         orchestrator_id: id.to_owned(),
         version: crate::cli::version::VERSION.to_owned(),

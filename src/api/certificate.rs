@@ -13,7 +13,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::os::clock::{self, Deadline};
-use crate::os::net;
+use crate::os::{net, way};
+use crate::wire::proxy::Proxy;
 use crate::wire::x509::{self, Certificate};
 
 /// The result of a handshake.
@@ -33,7 +34,7 @@ pub enum Error {
     /// The host is not a name that a certificate can have.
     Name(String),
     /// No TCP connection.
-    Connect(net::Error),
+    Connect(way::Error),
     /// The handshake took too long.
     Timeout(Duration),
     /// The handshake failed, with the library's message.
@@ -44,7 +45,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(why) => write!(f, "the host of api.endpoint is no name for TLS: {why}"),
-            Self::Connect(error) => write!(f, "no connection: {error}"),
+            Self::Connect(error) => write!(f, "no connection: {error}; {}", error.advice("api.endpoint")),
             Self::Timeout(limit) => write!(f, "no handshake within {limit:?} (limits::DOCTOR_TLS)"),
             Self::Handshake(why) => write!(f, "no TLS connection: {why}"),
         }
@@ -60,12 +61,25 @@ impl std::error::Error for Error {
     }
 }
 
-/// Makes the handshake with the first of `addresses` that answers, within `limit`, which is [`limits::DOCTOR_TLS`].
-pub fn look(config: Arc<ClientConfig>, host: &str, addresses: &[SocketAddr], limit: Duration) -> Result<Chain, Error> {
+/// Where the backend is for a handshake.
+#[derive(Debug, Clone, Copy)]
+pub enum At<'a> {
+    /// At the first of these addresses that answers.
+    Addresses(&'a [SocketAddr]),
+    /// At this port behind a proxy.
+    Behind(&'a Proxy, u16),
+}
+
+/// Makes the handshake with `host`, within `limit`, which is [`limits::DOCTOR_TLS`].
+pub fn look(config: Arc<ClientConfig>, host: &str, at: At<'_>, limit: Duration) -> Result<Chain, Error> {
     let deadline = Deadline::after(limit, "limits::DOCTOR_TLS");
     let name = ServerName::try_from(host.to_owned()).map_err(|error| Error::Name(error.to_string()))?;
     let mut tls = ClientConnection::new(config, name).map_err(|error| Error::Handshake(error.to_string()))?;
-    let tcp = net::connect(addresses, deadline).map_err(Error::Connect)?;
+    let tcp = match at {
+        At::Addresses(addresses) => net::connect(addresses, deadline).map_err(way::Error::Direct),
+        At::Behind(proxy, port) => way::connect(Some(proxy), (host, port), deadline),
+    };
+    let tcp = tcp.map_err(Error::Connect)?;
     while tls.is_handshaking() {
         step(&mut tls, &tcp, (deadline.at, limit))?;
     }

@@ -1,5 +1,5 @@
-//! The backend's connections, under ureq: names and connects are the agent's own, as everywhere (`os::names`,
-//! `os::net`); HTTP, TLS and the way through a proxy stay ureq's.
+//! The backend's connections, under ureq: names, connects and the way through a proxy are the agent's own, as everywhere
+//! (`os::names`, `os::net`, `os::way`); HTTP and TLS stay ureq's.
 //!
 //! ureq lets its parts be replaced, but does not promise them to a later minor version (docs/decisions/ureq-parts.md).
 
@@ -7,25 +7,34 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
-    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
-    time,
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport, time,
 };
 use ureq::{Agent, Error, Timeout};
 
 use crate::limits;
 use crate::os::clock::{self, Deadline};
-use crate::os::{names, net, poll, pulse};
+use crate::os::{names, net, poll, pulse, way};
+use crate::wire::proxy::Proxy;
 
-/// An agent whose connections are made here. The limits' names are for errors.
-pub(super) fn agent(config: Config, limits: Limits) -> Agent {
-    let connector = ().chain(ConnectProxyConnector::default()).chain(Tcp(limits)).chain(RustlsConnector::default());
-    Agent::with_parts(config, connector, Names(limits))
+/// An agent whose connections are made here, through `proxy` if there is one. The limits' names are for errors.
+pub(super) fn agent(config: Config, limits: Limits, proxy: Option<Arc<Proxy>>) -> Agent {
+    let line = Line { limits, proxy };
+    let connector = ().chain(Tcp(line.clone())).chain(RustlsConnector::default());
+    Agent::with_parts(config, connector, Names(line))
+}
+
+/// How connections are made.
+#[derive(Debug, Clone)]
+struct Line {
+    limits: Limits,
+    proxy: Option<Arc<Proxy>>,
 }
 
 /// The limits of name and connection, each with its length.
@@ -48,23 +57,41 @@ fn deadline(timeout: &NextTimeout, from: Instant, limits: Limits) -> Deadline {
 }
 
 /// Carried through ureq inside one of its errors; `error::sort` unpacks it.
-fn carried(error: net::Error) -> Error {
+fn carried(error: way::Error) -> Error {
     Error::Io(io::Error::new(error.kind(), error))
 }
 
-/// Looks names up.
+/// Host and port of an address.
+fn host_and_port(uri: &Uri) -> Result<(&str, u16), Error> {
+    let host = uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
+    let standard = match uri.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    };
+    Ok((host, uri.port_u16().unwrap_or(standard)))
+}
+
+impl Line {
+    /// The error of a connect towards `target`, which goes to the proxy first.
+    fn unreached(&self, target: (&str, u16), error: net::Error) -> Error {
+        carried(match &self.proxy {
+            Some(proxy) => way::failed(proxy, target, way::Why::Unreached(error)),
+            None => way::Error::Direct(error),
+        })
+    }
+}
+
+/// Looks names up: the backend's, or the proxy's in its place.
 #[derive(Debug)]
-struct Names(Limits);
+struct Names(Line);
 
 impl Resolver for Names {
     fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
-        let host = uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
-        let standard = match uri.scheme_str() {
-            Some("https") => 443,
-            _ => 80,
-        };
-        let port = uri.port_u16().unwrap_or(standard);
-        let found = names::OWN.find(host, port, deadline(&timeout, clock::now(), self.0)).map_err(carried)?;
+        let line = &self.0;
+        let target = host_and_port(uri)?;
+        let (host, port) = line.proxy.as_ref().map_or(target, |proxy| (&proxy.host, proxy.port));
+        let deadline = deadline(&timeout, clock::now(), line.limits);
+        let found = names::OWN.find(host, port, deadline).map_err(|error| line.unreached(target, error))?;
         let mut addresses = self.empty();
         for address in found.into_iter().take(limits::CONNECT_ADDRESSES) {
             addresses.push(address);
@@ -75,27 +102,26 @@ impl Resolver for Names {
 
 /// Opens sockets.
 #[derive(Debug)]
-struct Tcp(Limits);
+struct Tcp(Line);
 
-impl<In: Transport> Connector<In> for Tcp {
-    type Out = Box<dyn Transport>;
+impl Connector for Tcp {
+    type Out = Socket;
 
-    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
-        if let Some(through_proxy) = chained {
-            return Ok(Some(Box::new(through_proxy)));
-        }
-        if details.addrs.is_empty() {
-            let what = "the environment names a proxy that is not spoken to (SOCKS): only http proxies are";
-            return Err(Error::Io(io::Error::new(ErrorKind::NotFound, what)));
-        }
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Socket>, Error> {
+        let line = &self.0;
+        let target = host_and_port(details.uri)?;
         let from = match details.now {
             time::Instant::Exact(at) => at,
             _ => clock::now(),
         };
-        let deadline = deadline(&details.timeout, from, self.0);
-        let socket = net::connect(&details.addrs, deadline).map_err(carried)?;
+        let deadline = deadline(&details.timeout, from, line.limits);
+        let reached = net::connect(&details.addrs, deadline);
+        let mut socket = reached.map_err(|error| line.unreached(target, error))?;
+        if let Some(proxy) = &line.proxy {
+            socket = way::tunnel(socket, proxy, target, deadline).map_err(carried)?;
+        }
         let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Box::new(Socket { socket, buffers, connected_by: deadline.at })))
+        Ok(Some(Socket { socket, buffers, connected_by: deadline.at }))
     }
 }
 
@@ -103,7 +129,7 @@ impl<In: Transport> Connector<In> for Tcp {
 struct Socket {
     socket: TcpStream,
     buffers: LazyBuffers,
-    /// The deadline for TLS and the proxy's answer, which count to the connect.
+    /// The deadline for TLS, which counts to the connect.
     connected_by: Instant,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::os::net;
+use crate::os::way;
 
 /// A failed call. Its text never holds the token, a body or a query.
 #[derive(Debug)]
@@ -23,9 +23,9 @@ pub struct Error {
 pub enum Problem {
     /// A time limit passed: what was waited for, and how long.
     Timeout { which: Wait, limit: Duration },
-    /// The backend's name was not resolved, or no address of it answered.
-    Unreached(Box<net::Error>),
-    /// There was no connection for another reason, such as a proxy.
+    /// The backend's name was not resolved, no address of it answered, or its proxy made no tunnel.
+    Unreached(Box<way::Error>),
+    /// There was no connection for another reason.
     Connect(Box<ureq::Error>),
     /// TLS failed: a certificate was not accepted, or the handshake failed.
     Tls { why: String, advice: &'static str, permanent: bool },
@@ -163,7 +163,7 @@ impl fmt::Display for Problem {
             Self::Timeout { which, limit } => {
                 write!(f, "{} took longer than {limit:?} (see api.timeout)", which.as_str())
             }
-            Self::Unreached(why) => write!(f, "no connection: {why}; check api.endpoint and that the backend runs"),
+            Self::Unreached(why) => write!(f, "no connection: {why}; {}", why.advice("api.endpoint")),
             Self::Connect(why) => write!(f, "no connection: {why}; check api.endpoint and that the backend runs"),
             Self::Tls { why, advice, .. } => write!(f, "no TLS connection: {why}{advice}"),
             Self::Cut(why) => write!(f, "the connection broke before the answer was complete: {why}"),
@@ -215,26 +215,21 @@ impl std::error::Error for Error {
 
 /// Sorts an error of the HTTP library. `limit_of` gives the length of each limit.
 pub(super) fn sort(error: ureq::Error, limit_of: impl Fn(Wait) -> Duration) -> Problem {
-    use std::io::ErrorKind as Io;
     use ureq::Error as E;
     match error {
         E::Timeout(kind) => {
             let which = wait_of(kind);
             Problem::Timeout { which, limit: limit_of(which) }
         }
-        E::HostNotFound | E::ConnectionFailed | E::ConnectProxyFailed(_) | E::InvalidProxyUrl | E::BadUri(_) => {
-            Problem::Connect(Box::new(error))
-        }
+        E::HostNotFound | E::ConnectionFailed | E::BadUri(_) => Problem::Connect(Box::new(error)),
         E::Rustls(e) => tls(&e),
         E::Tls(why) => Problem::Tls { why: why.to_owned(), advice: "", permanent: true },
         E::Io(e) => {
             if let Some(inner) = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
                 return tls(inner);
             }
-            match e.downcast::<net::Error>() {
+            match e.downcast::<way::Error>() {
                 Ok(unreached) => Problem::Unreached(Box::new(unreached)),
-                // Errors of a proxy before there is a connection.
-                Err(e) if e.kind() == Io::NotFound => Problem::Connect(Box::new(E::Io(e))),
                 Err(e) => Problem::Cut(Box::new(E::Io(e))),
             }
         }

@@ -113,7 +113,6 @@ pub(crate) fn api(endpoint: &str) -> Api {
     Api {
         endpoint: endpoint.to_owned(),
         token: Secret::new("tok3n"),
-        ws_endpoint: String::new(),
         timeout: Duration::from_secs(5),
         retry: Retry {
             max_attempts: 3,
@@ -122,6 +121,7 @@ pub(crate) fn api(endpoint: &str) -> Api {
             backoff: BackoffKind::Exponential,
         },
         rate_limit: RateLimit::default(),
+        ..Api::default()
     }
 }
 

@@ -21,6 +21,7 @@ use crate::os::{pulse, random, stop::Stop};
 use crate::policy::backoff::{Backoff, Growth};
 use crate::policy::rate::Bucket;
 use crate::secret::Secret;
+use crate::wire::proxy::Proxy;
 use crate::wire::time::parse_http_date;
 
 /// One call.
@@ -60,7 +61,9 @@ pub(super) struct Transport {
 #[derive(Debug)]
 struct Base {
     endpoint: String,
+    /// For messages.
     host: String,
+    proxy: Option<Arc<Proxy>>,
     headers: HeaderMap,
     token: Secret,
     timeout: Duration,
@@ -77,8 +80,9 @@ impl Transport {
         let host = uri.authority().ok_or_else(|| setup("api.endpoint", "it names no host".into()))?;
         // An address may carry a user and password; messages do not.
         let host = host.as_str().rsplit('@').next().unwrap_or_default().to_owned();
-        let host_alone = uri.host().unwrap_or_default();
-        let agent = build_agent(api.timeout, limits::API_IDLE_MAX, super::tls::config(tls)?, host_alone);
+        let proxy = api.way.proxy.clone().map(Arc::new);
+        let host = proxy.as_ref().map_or(host.clone(), |proxy| format!("{host} (through the proxy {proxy})"));
+        let agent = build_agent(api.timeout, limits::API_IDLE_MAX, super::tls::config(tls)?, proxy.clone());
         let growth = match api.retry.backoff {
             BackoffKind::Exponential => Growth::Exponential,
             BackoffKind::Linear => Growth::Linear,
@@ -87,6 +91,7 @@ impl Transport {
         let base = Base {
             endpoint: api.endpoint.trim_end_matches('/').to_owned(),
             host,
+            proxy,
             headers,
             token: api.token.clone(),
             timeout: api.timeout,
@@ -114,7 +119,8 @@ impl Transport {
 
     /// The same with separate connections.
     pub(super) fn separate(&self) -> Self {
-        let agent = dial::agent(self.agent.config().clone(), dial_limits(self.base.timeout));
+        let limits = dial_limits(self.base.timeout);
+        let agent = dial::agent(self.agent.config().clone(), limits, self.base.proxy.clone());
         Self { agent, ..self.clone() }
     }
 
@@ -131,7 +137,8 @@ impl Transport {
     /// The same with separate connections, for which it waits briefly.
     pub(super) fn asking(&self) -> Self {
         let limits = asking_limits(self.base.timeout);
-        Self { agent: dial::agent(self.agent.config().clone(), limits), ..self.clone() }
+        let agent = dial::agent(self.agent.config().clone(), limits, self.base.proxy.clone());
+        Self { agent, ..self.clone() }
     }
 
     pub(super) fn contact(&self) -> &Contact {
@@ -182,7 +189,7 @@ impl Transport {
         Error { call: format!("{} {}", call.method, call.path).into(), host: self.host().into(), attempts, problem }
     }
 
-    /// Host and port of the backend, for messages.
+    /// Host and port of the backend, and the proxy on the way, for messages.
     pub(super) fn host(&self) -> String {
         self.base.host.clone()
     }
@@ -299,9 +306,11 @@ fn setup(key: &'static str, why: String) -> Error {
     Error { call: Box::from(""), host: Box::from(""), attempts: 0, problem: Problem::Setup { key, why } }
 }
 
-fn build_agent(timeout: Duration, idle: Duration, tls: ureq::tls::TlsConfig, host: &str) -> ureq::Agent {
+fn build_agent(timeout: Duration, idle: Duration, tls: ureq::tls::TlsConfig, proxy: Option<Arc<Proxy>>) -> ureq::Agent {
     let limit = |which| Some(limit_of(which, timeout));
-    let mut config = ureq::Agent::config_builder()
+    let config = ureq::Agent::config_builder()
+        // `dial` goes through the proxy. ureq would read the environment.
+        .proxy(None)
         .http_status_as_error(false)
         // A redirect would carry the token to an address outside the configuration.
         .max_redirects(0)
@@ -321,12 +330,7 @@ fn build_agent(timeout: Duration, idle: Duration, tls: ureq::tls::TlsConfig, hos
         .timeout_recv_response(limit(Wait::Answer))
         .timeout_recv_body(limit(Wait::Body))
         .tls_config(tls);
-    if host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    {
-        // A proxy from the environment cannot reach this host's loopback.
-        config = config.proxy(None);
-    }
-    dial::agent(config.build(), dial_limits(timeout))
+    dial::agent(config.build(), dial_limits(timeout), proxy)
 }
 
 /// The limits of name and connection by their names.

@@ -108,7 +108,7 @@ fn a_connection_that_was_idle_for_long_is_not_used_again() {
     let mut transport = transport(&server);
     let idle = Duration::from_millis(500);
     let tls = crate::api::tls::config(&Tls::default()).expect("TLS");
-    transport.agent = build_agent(Duration::from_secs(5), idle, tls, "127.0.0.1");
+    transport.agent = build_agent(Duration::from_secs(5), idle, tls, None);
     for pause in [Duration::ZERO, idle + Duration::from_millis(50)] {
         ask(&transport).expect("an answer");
         std::thread::sleep(pause);

@@ -87,6 +87,7 @@ mod tests {
             ("orchestrator.id", "edge-9"),
             ("api.endpoint", "http://127.0.0.1:5002"),
             ("api.wsEndpoint", "ws://127.0.0.1:5003/x"),
+            ("api.proxy", "http://proxy.example:3128"),
             ("api.rateLimit.enabled", "false"),
             ("api.rateLimit.requestsPerSecond", "99"),
             ("jobs.stopAfterLost", "90s"),

@@ -8,6 +8,7 @@ use super::files;
 use super::images;
 use super::keys::key;
 use super::problem::Origin;
+use super::proxy;
 use super::trust;
 use super::types::{DockerEndpoint, NetworkMode, PullPolicy, RedactEnvironment, Seccomp};
 use super::url;
@@ -21,6 +22,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     }
     lost_contact(draft);
     endpoints(draft);
+    proxy::ways(draft);
     token(draft, file_world_readable);
     docker(draft);
     way_out(draft);

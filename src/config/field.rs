@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::parse;
+use super::proxy;
 use super::types::{
-    BackoffKind, Config, DockerEndpoint, FromFile, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, PullPolicy,
-    QueueStrategy, RedactEnvironment, RequireProof, Seccomp, Share, SignatureMode,
+    BackoffKind, Config, DockerEndpoint, FromFile, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, ProxyKey,
+    PullPolicy, QueueStrategy, RedactEnvironment, RequireProof, Seccomp, Share, SignatureMode,
 };
 use super::value::{parse_duration, parse_size, show_duration, show_size};
 use crate::limits::CONFIG_LIST_MAX;
@@ -352,6 +353,7 @@ text_fields! {
     (u32, u32): parse::user, |(user, group): &(u32, u32)| format!("{user}:{group}");
     IpAddr: parse::address, IpAddr::to_string;
     log::LevelFilter: parse::level, |level: &log::LevelFilter| level.as_str().to_ascii_lowercase();
+    ProxyKey: proxy::parse, proxy::show;
     DockerEndpoint: parse::docker_endpoint, parse::show_docker_endpoint;
     NetworkMode: parse::network_mode, parse::show_network_mode;
     Share: Share::parse, Share::shown;

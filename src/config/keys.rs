@@ -9,6 +9,7 @@ use super::field::Effect::{Reload, Restart};
 use super::field::Kind::{Bool, Int, Later, List, Number, Path, Secret, Size, Text, Time, Words};
 use super::field::{Access, Given, Key, Kind};
 use super::parse;
+use super::proxy;
 use super::types::{
     BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy, RedactEnvironment,
     RequireProof, SignatureMode,
@@ -113,6 +114,8 @@ static KEYS: &[Key] = keys! {
         "The file that holds the token; give it mode 0600. Without it systemd's credential `api-token` is used, where there is one.";
     Restart "api.wsEndpoint" = "", Text { form: "an address such as wss://cronium.example:5001/api/internal/socket", check: parse::ws_endpoint } => api.ws_endpoint, env "CRONIUM_WS_URL",
         "Where live lines go. Derived from `api.endpoint` when not set.";
+    Restart "api.proxy" = "", Text { form: "`none`, or an address such as http://USER:PASSWORD@proxy.example:3128, user and password percent-encoded", check: proxy::check } => api.proxy,
+        "The HTTP proxy on the way to the backend, live lines included. When not set: `HTTPS_PROXY` or `HTTP_PROXY` by the address, else `ALL_PROXY`, but for loopback and what `NO_PROXY` names; lower case ranks above upper. `none`: no proxy.";
     Restart "api.timeout" = "30s", time(TENTH, Duration::from_secs(600)) => api.timeout,
         "The longest that one call takes.";
     Restart "api.retry.maxAttempts" = "3", Int { min: 1, max: 20 } => api.retry.max_attempts,

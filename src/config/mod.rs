@@ -20,6 +20,7 @@ pub mod migrate;
 mod names;
 mod parse;
 mod problem;
+mod proxy;
 pub mod show;
 mod tree;
 mod trust;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use super::images::{Images, Share};
+pub use super::proxy::{ProxyKey, Way};
 pub use super::trust::{FromFile, Trust};
 use crate::secret::Secret;
 
@@ -93,6 +94,10 @@ pub struct Api {
     pub token: Secret,
     /// `ws://` or `wss://`; derived from `endpoint` where not given.
     pub ws_endpoint: String,
+    pub proxy: ProxyKey,
+    /// The ways to `endpoint` and to `ws_endpoint`, by `proxy` and the environment.
+    pub way: Way,
+    pub ws_way: Way,
     pub timeout: Duration,
     pub retry: Retry,
     pub rate_limit: RateLimit,

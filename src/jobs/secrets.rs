@@ -14,6 +14,7 @@ use crate::jobs::record::Logins;
 use crate::limits;
 use crate::redact::{Left, Redactor, Unfit, unfit};
 use crate::secret::Secret;
+use crate::wire::proxy::Proxy;
 
 /// Knows the agent's own secrets, and seals those of jobs. Shared by clones.
 #[derive(Clone)]
@@ -57,10 +58,12 @@ impl Secrets {
     }
 }
 
-/// The agent's own: its token, and the logins of registries.
+/// The agent's own: its token, and the logins of proxies and registries.
 fn own(config: &Config) -> Vec<Secret> {
     let logins = config.container.registry_auth_file.as_deref().map(credentials::secrets);
-    std::iter::once(config.api.token.clone()).chain(logins.into_iter().flatten()).collect()
+    let proxies = [&config.api.way, &config.api.ws_way].into_iter().filter_map(|way| way.proxy.as_ref());
+    let proxies = proxies.flat_map(Proxy::secrets);
+    std::iter::once(config.api.token.clone()).chain(proxies).chain(logins.into_iter().flatten()).collect()
 }
 
 /// Tells `redactor` the secrets of a job, and of the server that it runs on where the job does not name it.

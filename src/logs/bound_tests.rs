@@ -25,7 +25,7 @@ fn shared(url: &str) -> Shared {
 
 /// A try to connect with short waits; the error and how long it took.
 fn failed_try(url: &str, connect: Duration, handshake: Duration) -> (LinkError, Duration) {
-    let mut dialer = Dialer::new(Target::parse(url).expect("a URL"), None);
+    let mut dialer = Dialer::new(Target::parse(url).expect("a URL"), None, None);
     (dialer.connect_wait, dialer.handshake_wait) = (connect, handshake);
     let begun = Instant::now();
     (dialer.connect(&shared(url)).map(drop).expect_err("no connection"), begun.elapsed())

@@ -23,7 +23,8 @@ use super::shared::Shared;
 use super::socket::Socket;
 use crate::limits::{self, LOG_CONNECT, LOG_FRAME_BYTES, LOG_HANDSHAKE, LOG_HANDSHAKE_BYTES, LOG_SERVER_MESSAGE_BYTES};
 use crate::os::clock::Deadline;
-use crate::os::{names, net, poll, pulse, threads};
+use crate::os::{net, poll, pulse, threads, way};
+use crate::wire::proxy::Proxy;
 
 /// The live log's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,7 @@ impl Target {
 pub(super) struct Dialer {
     target: Target,
     tls: Option<Arc<ClientConfig>>,
+    proxy: Option<Arc<Proxy>>,
     /// Resolving and connecting, and then TLS and the upgrade.
     pub connect_wait: Duration,
     pub handshake_wait: Duration,
@@ -80,8 +82,8 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// `tls` must be given for a secure target.
-    pub(super) fn new(target: Target, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { target, tls, connect_wait: LOG_CONNECT, handshake_wait: LOG_HANDSHAKE }
+    pub(super) fn new(target: Target, tls: Option<Arc<ClientConfig>>, proxy: Option<Proxy>) -> Self {
+        Self { target, tls, proxy: proxy.map(Arc::new), connect_wait: LOG_CONNECT, handshake_wait: LOG_HANDSHAKE }
     }
 
     /// One try, bounded by `LOG_CONNECT` and `LOG_HANDSHAKE`.
@@ -108,9 +110,10 @@ impl Dialer {
         let deadline = Deadline::after(self.connect_wait, "limits::LOG_CONNECT");
         let (sender, receiver) = sync_channel(1);
         let (host, port, waker) = (target.host.clone(), target.port, shared.waker.clone());
+        let proxy = self.proxy.clone();
         threads::spawn("log-connect", move || {
             // After a stop there is no receiver.
-            let _ = sender.send(names::OWN.connect(&host, port, deadline));
+            let _ = sender.send(way::connect(proxy.as_deref(), (&host, port), deadline));
             waker.wake();
         })?;
         loop {
@@ -125,7 +128,10 @@ impl Dialer {
                 // The thread's deadline has passed too, and it knows the silent address.
                 let word = receiver.recv_timeout(limits::STOP_CHECK);
                 return word
-                    .unwrap_or(Err(net::Error::NameLate { host: target.host.clone(), deadline }))
+                    .unwrap_or_else(|_| {
+                        let host = self.proxy.as_ref().map_or(&target.host, |proxy| &proxy.host).clone();
+                        Err(way::Error::Direct(net::Error::NameLate { host, deadline }))
+                    })
                     .map_err(unreachable);
             };
             poll::wait(&mut [shared.waker.watch()], left)?;

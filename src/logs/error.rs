@@ -5,13 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use crate::limits::{LOG_SILENCE, LOG_WRITE_STALL};
-use crate::os::net;
+use crate::os::way;
 
 /// What ended or prevented a connection.
 #[derive(Debug)]
 pub(super) enum LinkError {
     /// No address within `limits::LOG_CONNECT`, or no answer from one.
-    Unreachable { authority: String, source: Box<net::Error> },
+    Unreachable { authority: String, source: Box<way::Error> },
     /// TLS and the upgrade took longer than this.
     HandshakeTimeout(Duration),
     /// The server answered the upgrade with this status.
@@ -50,7 +50,7 @@ impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable { authority, source } => {
-                write!(f, "cannot reach {authority}: {source}; check api.wsEndpoint and that the backend runs")
+                write!(f, "cannot reach {authority}: {source}; {}", source.advice("api.wsEndpoint"))
             }
             Self::HandshakeTimeout(wait) => write!(f, "the server did not finish the handshake within {wait:?}"),
             Self::Refused(status @ (401 | 403)) => {

@@ -37,8 +37,9 @@ impl LogStreamer {
             return Err(wrong(text.to_owned()));
         }
         let tls = if target.secure { Some(tls_config(&settings.tls).map_err(io::Error::other)?) } else { None };
+        let proxy = settings.proxy.clone();
         let shared = Arc::new(Shared::new(settings, &target.shown)?);
-        let (theirs, dialer) = (Arc::clone(&shared), Dialer::new(target, tls));
+        let (theirs, dialer) = (Arc::clone(&shared), Dialer::new(target, tls, proxy));
         let thread = threads::spawn("log-streamer", move || {
             let _watched = pulse.enter();
             link::run(&theirs, dialer, &on_event);

@@ -33,6 +33,7 @@ pub(super) struct Client {
 pub(super) fn settings(url: String) -> Settings {
     let flush_interval = Duration::from_millis(20);
     Settings {
+        proxy: None,
         url,
         token: Secret::new("hunter2"),
         orchestrator_id: "agent-1".to_owned(),

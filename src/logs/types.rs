@@ -6,12 +6,15 @@ use super::encode::Dialect;
 use crate::config::types::{LiveLog, Tls};
 use crate::job::Id;
 use crate::secret::Secret;
+use crate::wire::proxy::Proxy;
 
 /// Settings of the live log.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `api.wsEndpoint`: `ws://` or `wss://`.
     pub url: String,
+    /// The proxy on the way there.
+    pub proxy: Option<Proxy>,
     pub token: Secret,
     pub orchestrator_id: String,
     /// The agent's version.

@@ -30,3 +30,4 @@ pub mod signals;
 pub(crate) mod sim;
 pub mod stop;
 pub mod threads;
+pub mod way;

@@ -48,11 +48,16 @@ impl Target {
     }
 }
 
-/// An address of the backend that is not on this host.
+/// An address of the backend, or of the proxy on the way there, that is not on this host.
 pub(super) fn of_backend(api: &Api) -> Option<SocketAddr> {
     // An address that this process can listen on belongs to this host, which a container may reach.
     let own = |address: &SocketAddr| TcpListener::bind((address.ip(), 0)).is_ok();
-    let all = target(&api.endpoint).find().unwrap_or_default();
+    // Where a proxy resolves the backend's name, the proxy is what this host reaches.
+    let place = match &api.way.proxy {
+        Some(proxy) => Target { secure: false, host: proxy.host.clone(), port: proxy.port },
+        None => target(&api.endpoint),
+    };
+    let all = place.find().unwrap_or_default();
     all.into_iter().find(|address| address.is_ipv4() && !own(address))
 }
 

@@ -16,6 +16,7 @@ pub mod json;
 pub mod kexinit;
 pub mod lines;
 pub mod prometheus;
+pub mod proxy;
 #[cfg(test)]
 #[path = "random_tests.rs"]
 pub(crate) mod random;

@@ -83,7 +83,7 @@ impl Names {
     }
 
     /// A command line that ends in executing what comes after it, with these files in the place of the machine's.
-    fn before(&self) -> Vec<String> {
+    pub fn before(&self) -> Vec<String> {
         let folder = self.folder.path().display();
         let mounts = format!(
             "mount --bind {folder}/hosts /etc/hosts && mount --bind {folder}/resolv.conf /etc/resolv.conf && exec \"$@\""

@@ -66,7 +66,7 @@ pub fn json(backend: &DevBackend, settings: &[(&str, &str)]) -> Report {
 }
 
 /// Without an engine: only what is looked at on this host and at the backend.
-fn without_engine(url: &str, token: &str, settings: &[(&str, &str)]) -> Report {
+pub fn without_engine(url: &str, token: &str, settings: &[(&str, &str)]) -> Report {
     let mut all = vec![NOWHERE];
     all.extend_from_slice(settings);
     Report::of(&run(url, token, &all, &["--json"]))
@@ -225,7 +225,7 @@ fn problems_of_the_configuration_end_it() {
 }
 
 /// A TLS server that ends with its owner.
-struct Tls(Child);
+pub struct Tls(pub Child);
 
 impl Drop for Tls {
     fn drop(&mut self) {

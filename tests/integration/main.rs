@@ -77,6 +77,8 @@ mod programs;
 mod progress;
 /// The walls around jobs, proven by the agent itself and by real packets.
 mod proofs;
+/// The way to the backend through a real HTTP proxy.
+mod proxy;
 /// Signed receipts of real jobs, checked offline.
 mod receipts;
 mod records;

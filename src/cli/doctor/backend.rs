@@ -1,22 +1,27 @@
-//! The way to the backend, one line a step, so that the report shows which step fails: name, TLS, an answer, the token, the
-//! clock. Nothing is claimed and nothing is changed there.
+//! The way to the backend, one line a step, so that the report shows which step fails: proxy, name, TLS, an answer, the
+//! token, the clock. Nothing is claimed and nothing is changed there.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::api::{Client, certificate};
+use crate::api::Client;
+use crate::api::certificate::{self, At};
 use crate::cli::version::VERSION;
-use crate::config::types::{Api, Tls};
+use crate::config::types::{Api, Tls, Way};
+use crate::config::url;
 use crate::limits;
 use crate::logs;
+use crate::os::clock::Deadline;
 use crate::os::stop::Stop;
+use crate::os::way;
 use crate::proofs::finding::Finding;
 use crate::proofs::outside::{Target, target};
+use crate::wire::proxy::authority;
 use crate::wire::time::rfc3339;
 use crate::wire::x509::Certificate;
 
 /// Of [`checks`].
-pub(super) const NAMES: [&str; 5] = ["dns", "tls", "backend", "token", "clock"];
+pub(super) const NAMES: [&str; 6] = ["proxy", "dns", "tls", "backend", "token", "clock"];
 
 const REACH_HINT: &str = "check api.endpoint, the network between, and that the backend runs";
 
@@ -36,8 +41,16 @@ pub(super) fn checks(api: &Api, tls: &Tls, agent: &str) -> Vec<Finding> {
 
 fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Finding> {
     let target = target(&api.endpoint);
-    let (dns, addresses) = resolve(&target);
-    let mut checks = vec![dns, handshake(&target, tls, &addresses, waits.tls)];
+    let through = api.way.proxy.as_ref();
+    let proxy = proxy(api, &target, waits.call);
+    let (dns, addresses) = match through {
+        Some(proxy) => {
+            (Finding::ok(format!("{proxy} resolves {}: this host's resolver is not asked", target.host)), vec![])
+        }
+        None => resolve(&target),
+    };
+    let at = through.map_or(At::Addresses(&addresses), |proxy| At::Behind(proxy, target.port));
+    let mut checks = vec![proxy, dns, handshake(&target, tls, at, waits.tls)];
     let patience = api.timeout.min(waits.call);
     let hint = if patience < api.timeout {
         format!("{REACH_HINT}; a call has {patience:?} here (limits::DOCTOR_CALL), whatever api.timeout is")
@@ -65,6 +78,35 @@ fn checks_within(api: &Api, tls: &Tls, agent: &str, waits: Waits) -> Vec<Finding
     checks
 }
 
+/// Shows which proxy is used for what, and asks each for a tunnel.
+fn proxy(api: &Api, target: &Target, limit: Duration) -> Finding {
+    let how = |way: &Way| match &way.proxy {
+        Some(proxy) => format!("through {proxy} ({})", way.why),
+        None => format!("directly ({})", way.why),
+    };
+    let used = match api.way == api.ws_way {
+        true => format!("calls and live lines go {}", how(&api.way)),
+        false => format!("calls go {}, live lines {}", how(&api.way), how(&api.ws_way)),
+    };
+    let live = url::parse(&api.ws_endpoint, &["ws", "wss"]);
+    let live = live.map(|url| (url.host, url.port.unwrap_or(if url.scheme == "wss" { 443 } else { 80 })));
+    let mut tried = Vec::new();
+    for (way, place) in [(&api.way, Ok((target.host.as_str(), target.port))), (&api.ws_way, live)] {
+        let (Some(proxy), Ok(place)) = (&way.proxy, place) else { continue };
+        let (begun, deadline) = (Instant::now(), Deadline::after(limit, "limits::DOCTOR_CALL"));
+        if let Err(error) = way::connect(Some(proxy), place, deadline) {
+            return Finding::fail(error.to_string(), error.advice("api.endpoint"));
+        }
+        tried.push(format!("a tunnel to {} in {} ms", authority(place.0, place.1), begun.elapsed().as_millis()));
+    }
+    tried.dedup_by(|a, b| a.split(" in ").next() == b.split(" in ").next());
+    let others = "image pulls are the engine's, and HTTP requests of jobs and servers use none";
+    match tried.is_empty() {
+        true => Finding::ok(used),
+        false => Finding::ok(format!("{used}: {}; {others}", tried.join(", "))),
+    }
+}
+
 /// Finds the host's addresses.
 fn resolve(target: &Target) -> (Finding, Vec<SocketAddr>) {
     if let Some(address) = target.address() {
@@ -85,7 +127,8 @@ fn resolve(target: &Target) -> (Finding, Vec<SocketAddr>) {
     }
 }
 
-fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Duration) -> Finding {
+fn handshake(target: &Target, tls: &Tls, at: At<'_>, limit: Duration) -> Finding {
+    let addresses = if let At::Addresses(addresses) = at { addresses } else { &[] };
     if !target.secure {
         let local = addresses.iter().all(|address| address.ip().is_loopback()) && !addresses.is_empty();
         return if local {
@@ -95,7 +138,7 @@ fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Durati
             Finding::warn("none: plain http to another machine", hint)
         };
     }
-    if addresses.is_empty() {
+    if addresses.is_empty() && matches!(at, At::Addresses(_)) {
         return Finding::unknown("the host has no address");
     }
     let config = match logs::tls_config(tls) {
@@ -106,7 +149,7 @@ fn handshake(target: &Target, tls: &Tls, addresses: &[SocketAddr], limit: Durati
         Some(file) if tls.enabled => format!("{} (security.tls.caFile)", file.display()),
         _ => "the built-in roots".to_owned(),
     };
-    match certificate::look(config, &target.host, addresses, limit) {
+    match certificate::look(config, &target.host, at, limit) {
         Ok(chain) => judge_chain(&chain, &trust, SystemTime::now()),
         Err(error) => {
             let hint = "check the backend's certificate (its name, its end), this host's clock, and for an authority of \
@@ -221,10 +264,10 @@ mod tests {
         let server = Server::start(|_, _| Act::Stall(Vec::new()));
         let api = Api { timeout: Duration::from_secs(2), ..server.api() };
         let (checks, took) = silent(&api, Waits { tls: WAIT, call: WAIT });
-        for check in &checks[2..4] {
+        for check in &checks[3..5] {
             assert!(check.grade == Grade::Fail && check.measured.contains("took longer than"), "{check:?}");
         }
-        assert!(checks[2].hint.contains("100ms here (limits::DOCTOR_CALL)"), "{checks:?}");
+        assert!(checks[3].hint.contains("100ms here (limits::DOCTOR_CALL)"), "{checks:?}");
         assert!(took < api.timeout, "{took:?}");
     }
 
@@ -243,7 +286,8 @@ mod tests {
                     let _ = stream.write_all(if talks { &[0] } else { &[] });
                 }
             });
-            let tls = handshake(&target(&format!("https://{address}")), &Tls::default(), &[address], WAIT);
+            let tls =
+                handshake(&target(&format!("https://{address}")), &Tls::default(), At::Addresses(&[address]), WAIT);
             assert_eq!(tls.grade, Grade::Fail);
             assert!(tls.measured.contains("no handshake within 100ms (limits::DOCTOR_TLS)"), "{talks}: {tls:?}");
             drop(over);
