@@ -1,5 +1,6 @@
 //! How the lines of jobs reach their viewers: the live log over the WebSocket, updates of each execution, or not at all.
 
+use crate::config::token::Token;
 use crate::config::types::{Config, LiveWay};
 use crate::jobs::poller::Slots;
 use crate::jobs::running::Running;
@@ -19,7 +20,7 @@ pub(super) fn way(config: &Config) -> LiveWay {
 /// The live log, or none where it is not wanted.
 pub(super) fn log(
     config: &Config,
-    id: &str,
+    (id, token): (&str, &Token),
     running: &Running,
     slots: &Slots,
     pulses: &Pulses,
@@ -30,7 +31,7 @@ pub(super) fn log(
     let settings = LiveSettings {
         url: config.api.ws_endpoint.clone(),
         proxy: config.api.ws_way.proxy.clone(),
-        token: config.api.token.clone(),
+        token: token.clone(),
         orchestrator_id: id.to_owned(),
         version: crate::cli::version::VERSION.to_owned(),
         live: config.logging.websocket,

@@ -132,6 +132,9 @@ impl Agent {
                 log::error!("jobs.maxConcurrent: cannot start a thread: {error}; there are fewer workers than that");
             }
         });
+        if let reload::Outcome::Taken(_) = outcome {
+            self.parts.client.token().reload(&self.live.now().api);
+        }
         self.parts.reloads.note(&outcome, asked, &self.parts.health);
     }
 

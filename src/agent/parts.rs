@@ -13,6 +13,7 @@ use crate::agent::{identity, live};
 use crate::api;
 use crate::cli::version::VERSION;
 use crate::config::Live;
+use crate::config::token::OnNew;
 use crate::config::types::Config;
 use crate::docker;
 use crate::executors::Reaper;
@@ -108,7 +109,7 @@ impl Parts {
         let secrets = Secrets::new(config, &logins);
         let own = Redactor::default();
         secrets.know_own(&own);
-        telemetry::protect(own);
+        telemetry::protect(own.clone());
         identity::prepare_state(&config.state.dir)?;
         let Opened { records, open, ended } =
             RecordStore::open(&config.state.dir).map_err(|error| error.to_string())?;
@@ -133,7 +134,8 @@ impl Parts {
         servers.watch(Box::new(move |tripped| monitor::show_servers(&known, tripped)));
 
         let (running, slots) = (Running::new(), Slots::new(config.jobs.max_concurrent));
-        let (streamer, streamer_thread) = live::log(config, &id, &running, &slots, &pulses)?;
+        client.token().on_new(known_to(&secrets, &logins, &running, own));
+        let (streamer, streamer_thread) = live::log(config, (&id, client.token()), &running, &slots, &pulses)?;
         let told = client.clone();
         streamer.on_connect(move || told.is_back());
         let terms = Terms::new(config.jobs.report_retention);
@@ -347,6 +349,17 @@ impl Parts {
         poller.pulse = self.pulses.part("poller", self.longest_call + limits::PULSE_ROOM);
         poller
     }
+}
+
+/// What a further token is told to before it is used.
+fn known_to(secrets: &Secrets, logins: &Logins, running: &Running, own: Redactor) -> OnNew {
+    let (secrets, logins, running) = (secrets.clone(), logins.clone(), running.clone());
+    Box::new(move |token| {
+        own.add([token]);
+        secrets.add_own(token);
+        running.know(token);
+        logins.seal_with(token);
+    })
 }
 
 /// The heartbeat's outcome goes to the health state.

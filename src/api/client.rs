@@ -11,6 +11,7 @@ use super::clock::ClockSkew;
 use super::contact::OnReturn;
 use super::error::{Error, Problem};
 use super::transport::{Call, Transport};
+use crate::config::token::Token;
 use crate::config::types::{Api, Tls};
 use crate::job::{Claim, Id};
 use crate::limits;
@@ -273,6 +274,11 @@ impl Client {
         answer::heartbeat(&body).map_err(|why| self.bad_answer(&call, why))
     }
 
+    /// The backend's token, shared by all clones.
+    pub fn token(&self) -> &Token {
+        self.transport.token()
+    }
+
     /// When a call of this agent's last succeeded, and how long it took.
     pub fn last_success(&self) -> Option<(Instant, Duration)> {
         self.transport.last_success()
@@ -318,7 +324,7 @@ pub(super) fn post(endpoint: Endpoint, path: String, json: &[u8]) -> Call<'_> {
     Call { method: Method::POST, path, body: Some(json), ..get(endpoint, "") }
 }
 
-/// The headers of every request.
+/// The headers of every request, but for the token.
 fn headers(api: &Api, orchestrator_id: &str, version: &str) -> Result<HeaderMap, Error> {
     let value = |key: &'static str, text: &str| {
         HeaderValue::from_str(text).map_err(|_| Error {
@@ -328,10 +334,9 @@ fn headers(api: &Api, orchestrator_id: &str, version: &str) -> Result<HeaderMap,
             problem: Problem::Setup { key, why: "it holds a character that no HTTP header may hold".into() },
         })
     };
-    let mut token = value("api.token", &format!("Bearer {}", api.token.expose()))?;
-    token.set_sensitive(true);
+    // It may be replaced, so that each request has its own.
+    value("api.token", api.token.expose())?;
     let mut headers = HeaderMap::new();
-    headers.insert("authorization", token);
     headers.insert("x-orchestrator-id", value("orchestrator.id", orchestrator_id)?);
     headers.insert("x-service-name", HeaderValue::from_static("cronium-agent"));
     headers.insert("x-service-version", value("version", version)?);

@@ -13,6 +13,7 @@ use super::clock::{Clock, ClockSkew};
 use super::contact::Contact;
 use super::dial;
 use super::error::{Error, Problem, Wait, sort};
+use crate::config::token::Token;
 use crate::config::types::{Api, BackoffKind, Tls};
 use crate::limits;
 use crate::metrics::{self, Code, Endpoint};
@@ -65,7 +66,7 @@ struct Base {
     host: String,
     proxy: Option<Arc<Proxy>>,
     headers: HeaderMap,
-    token: Secret,
+    token: Token,
     timeout: Duration,
     max_attempts: u32,
     backoff: Backoff,
@@ -93,7 +94,7 @@ impl Transport {
             host,
             proxy,
             headers,
-            token: api.token.clone(),
+            token: Token::new(api),
             timeout: api.timeout,
             max_attempts: api.retry.max_attempts.max(1),
             backoff: Backoff { growth, initial: api.retry.initial_delay, max: api.retry.max_delay },
@@ -157,15 +158,21 @@ impl Transport {
 
     /// Makes the call, with retries if they are allowed and may help.
     pub(super) fn call(&self, call: &Call<'_>) -> Result<Vec<u8>, Error> {
-        let mut attempts = 0;
+        let (mut attempts, mut is_renewed) = (0, false);
         loop {
             attempts += 1;
-            let problem = match self.attempt(call) {
+            let token = self.base.token.now();
+            let problem = match self.attempt(call, &token) {
                 Ok(body) => {
                     if self.heard {
                         self.base.contact.succeeded(call.endpoint);
                     }
                     return Ok(body);
+                }
+                // It was not even looked at, so that it may be made again.
+                Err(Problem::Http { status: 401, .. }) if !is_renewed && self.base.token.is_renewed_after(&token) => {
+                    (attempts, is_renewed) = (attempts - 1, true);
+                    continue;
                 }
                 Err(problem) => problem,
             };
@@ -194,6 +201,11 @@ impl Transport {
         self.base.host.clone()
     }
 
+    /// The backend's token, which may be replaced.
+    pub(super) fn token(&self) -> &Token {
+        &self.base.token
+    }
+
     /// When a call last succeeded, and how long it took.
     pub(super) fn last_success(&self) -> Option<(Instant, Duration)> {
         self.base.clock.last_success()
@@ -205,11 +217,11 @@ impl Transport {
     }
 
     /// One try, with rate limit, metric and log line.
-    fn attempt(&self, call: &Call<'_>) -> Result<Vec<u8>, Problem> {
+    fn attempt(&self, call: &Call<'_>, token: &Secret) -> Result<Vec<u8>, Problem> {
         self.wait_for_turn(call.urgent)?;
         pulse::touch();
         let begun = clock::now();
-        let (status, result) = self.exchange(call);
+        let (status, result) = self.exchange(call, token);
         let took = clock::since(begun);
         let code = match (status, &result) {
             (Some(status), _) => Code::Status(status),
@@ -251,14 +263,14 @@ impl Transport {
     }
 
     /// The exchange itself: the status as soon as there is one, and the body or the problem.
-    fn exchange(&self, call: &Call<'_>) -> (Option<u16>, Result<Vec<u8>, Problem>) {
+    fn exchange(&self, call: &Call<'_>, token: &Secret) -> (Option<u16>, Result<Vec<u8>, Problem>) {
         #[cfg(test)]
         if let Some(scripted) = &self.scripted {
             return scripted.exchange(call.method.as_str(), &format!("{}{}", call.path, call.query), call.body);
         }
         let sort = |error| sort(error, |which| limit_of(which, self.base.timeout));
         let begun = (clock::wall(), clock::now());
-        let mut response = match self.send(call) {
+        let mut response = match self.send(call, token) {
             Ok(response) => response,
             Err(error) => return (None, Err(sort(error))),
         };
@@ -279,18 +291,22 @@ impl Transport {
             (true, Err(_)) if !call.needs_body => Ok(Vec::new()),
             (true, body) => body,
             (false, body) => {
-                let (message, details) = super::answer::error_text(&body.unwrap_or_default(), &self.base.token);
+                let (message, details) = super::answer::error_text(&body.unwrap_or_default(), token);
                 Err(Problem::Http { status, message, details, retry_after })
             }
         };
         (Some(status), result)
     }
 
-    fn send(&self, call: &Call<'_>) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    fn send(&self, call: &Call<'_>, token: &Secret) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let uri = format!("{}{}{}", self.base.endpoint, call.path, call.query);
         let mut request = Request::builder().method(call.method.clone()).uri(uri);
         if let Some(headers) = request.headers_mut() {
             headers.extend(self.base.headers.clone());
+            if let Ok(mut bearer) = HeaderValue::from_str(&format!("Bearer {}", token.expose())) {
+                bearer.set_sensitive(true);
+                headers.insert("authorization", bearer);
+            }
         }
         match call.body {
             Some(body) => {

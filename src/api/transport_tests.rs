@@ -1,9 +1,11 @@
 //! One exchange: its bounds, its rate, its connections.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Barrier;
 
 use super::*;
 use crate::api::testing::{Act, Server, ok};
+use crate::os::scratch::Scratch;
 use crate::os::threads;
 use crate::wire::time::parse_rfc3339;
 
@@ -157,4 +159,41 @@ fn a_connection_is_waited_for_within_a_bound_of_its_own() {
     // A shorter api.timeout leaves time for the rest of the call.
     let short = Duration::from_secs(2);
     assert!(limit_of(Wait::Resolve, short) < short && limit_of(Wait::Connect, short) < short);
+}
+
+/// A backend that takes the token `new` alone, and an agent that has `old` and a file with `holds`.
+fn rotated(holds: &str) -> (Server, Transport, Scratch) {
+    let server = Server::start(|seen, _| match seen.headers.iter().any(|(_, value)| value == "Bearer new-token") {
+        true => ok("{}"),
+        false => Act::Answer(401, "", r#"{"error":"old-token is unknown"}"#.to_owned()),
+    });
+    let folder = Scratch::new();
+    let file = folder.join("token");
+    std::fs::write(&file, holds).expect("write");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    let api = Api { token: Secret::new("old-token"), token_file: Some(file), ..server.api() };
+    let transport = Transport::new(&api, &Tls::default(), HeaderMap::new(), Stop::new()).expect("a transport");
+    (server, transport, folder)
+}
+
+#[test]
+fn a_refused_call_is_made_again_with_the_token_that_its_file_holds_by_now() {
+    let (server, transport, _folder) = rotated("new-token\n");
+    assert_eq!(ask(&transport).expect("an answer"), b"{}");
+    assert_eq!(server.seen().len(), 2);
+    assert_eq!(ask(&transport).expect("an answer"), b"{}");
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[test]
+fn a_refused_call_whose_token_is_the_same_or_wrong_again_fails_as_before() {
+    for (holds, calls) in [("old-token", 1), ("", 1), ("third-token", 2)] {
+        let (server, transport, _folder) = rotated(holds);
+        let error = ask(&transport).expect_err("refused");
+        assert_eq!((error.status(), server.seen().len()), (Some(401), calls), "{holds}");
+        // Within the limit the file is not read again.
+        let said = ask(&transport).expect_err("refused").to_string();
+        assert_eq!(server.seen().len(), calls + 1, "{holds}");
+        assert!(said.contains("check api.token") && !said.contains("third-token"), "{said}");
+    }
 }

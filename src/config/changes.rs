@@ -46,6 +46,8 @@ pub fn merged(running: &Config, fresh: &Config) -> Config {
     for field in keys().filter(|key| key.effect == Effect::Reload).filter_map(|key| key.field) {
         (field.copy)(&mut merged, fresh);
     }
+    // It has no key: it is where the token came from.
+    merged.api.token_file.clone_from(&fresh.api.token_file);
     merged
 }
 
@@ -181,9 +183,9 @@ mod tests {
         let running = config(&[], "hunter2");
         assert_eq!(changes(&running, &config(&[], "hunter2")), Changes::default());
         let found = changes(&running, &config(&[("jobs.maxConcurrent", "3")], "correct-horse"));
-        assert_eq!(found.taken[0].to_string(), "jobs.maxConcurrent 5 → 3");
-        assert_eq!(found.waiting[0].to_string(), "api.token \"***\" → (another value)");
-        assert_eq!((found.taken.len(), found.waiting.len()), (1, 1));
+        assert_eq!(found.taken[0].to_string(), "api.token \"***\" → (another value)");
+        assert_eq!(found.taken[1].to_string(), "jobs.maxConcurrent 5 → 3");
+        assert_eq!((found.taken.len(), found.waiting.len()), (2, 0));
         let none = "container.resources.limits.readBps";
         let found = changes(&running, &config(&[(none, "1MB")], "hunter2"));
         assert_eq!(found.taken[0].to_string(), format!("{none} (not set) → 1MB"));

@@ -9,11 +9,11 @@ use super::images;
 use super::keys::key;
 use super::problem::Origin;
 use super::proxy;
+use super::token;
 use super::trust;
 use super::types::{DockerEndpoint, NetworkMode, PullPolicy, RedactEnvironment, Seccomp};
 use super::url;
 use super::yaml;
-use crate::secret::Secret;
 
 /// All checks. None of them looks at a key whose own value was refused.
 pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
@@ -23,7 +23,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     lost_contact(draft);
     endpoints(draft);
     proxy::ways(draft);
-    token(draft, file_world_readable);
+    given_token(draft, file_world_readable);
     docker(draft);
     way_out(draft);
     container_files(draft);
@@ -117,7 +117,7 @@ fn endpoints(draft: &mut Draft<'_>) {
     }
 }
 
-fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
+fn given_token(draft: &mut Draft<'_>, file_world_readable: bool) {
     let file = draft.fieldless.get("api.tokenFile").map(PathBuf::from);
     if !draft.config.api.token.is_empty() {
         let origin = draft.origins.get("api.token").cloned().unwrap_or(Origin::Default);
@@ -129,7 +129,11 @@ fn token(draft: &mut Draft<'_>, file_world_readable: bool) {
             Some(_) => {
                 draft.refuse("api.tokenFile", format!("given beside api.token ({origin}); keep one of the two"));
             }
-            None => check_token(draft, "api.token"),
+            None => {
+                if let Err(why) = token::check(&draft.config.api.token) {
+                    draft.refuse("api.token", why);
+                }
+            }
         }
         return;
     }
@@ -164,9 +168,14 @@ fn credential(draft: &mut Draft<'_>) -> Result<PathBuf, String> {
 fn read_token(draft: &mut Draft<'_>, path: &Path) {
     let given = draft.origins.get("api.tokenFile").cloned().unwrap_or(Origin::Default);
     let is_credential = matches!(given, Origin::Credential(_));
-    match files::read_text(path) {
+    // From now on it is the file that a rotated token is looked for in, whatever it holds today.
+    draft.config.api.token_file = Some(path.to_owned());
+    match token::read(path) {
         Err(text) => {
             let advice = match is_credential {
+                true if text.ends_with("the token is empty") => {
+                    "write it into the file that the unit takes it from, /etc/cronium/api-token"
+                }
                 true => {
                     "run the agent as its unit does, which may read it; or set api.tokenFile to a file with the token"
                 }
@@ -174,33 +183,15 @@ fn read_token(draft: &mut Draft<'_>, path: &Path) {
             };
             draft.refuse("api.tokenFile", format!("{text}; {advice}"));
         }
-        Ok((text, world_readable)) => {
-            draft.config.api.token = Secret::new(text.trim_end_matches(['\r', '\n']));
+        Ok((token, world_readable)) => {
+            draft.config.api.token = token;
             if world_readable {
                 let text = format!("everyone on this machine can read {}; give it mode 0600", path.display());
                 draft.warn("api.tokenFile", text);
             }
             let origin = if is_credential { given } else { Origin::TokenFile(path.to_owned(), Box::new(given)) };
             draft.origins.insert("api.token", origin);
-            check_token(draft, "api.tokenFile");
         }
-    }
-}
-
-/// The token travels in an HTTP header.
-fn check_token(draft: &mut Draft<'_>, key: &'static str) {
-    let token = draft.config.api.token.expose();
-    if token.is_empty() {
-        let advice = match draft.origins.get("api.token") {
-            Some(Origin::Credential(_)) => {
-                "; write it into the file that the unit takes it from, /etc/cronium/api-token"
-            }
-            _ => "",
-        };
-        draft.refuse(key, format!("the token is empty{advice}"));
-    } else if !token.bytes().all(|b| b.is_ascii_graphic()) {
-        let text = "the token holds a space, a line break or another character that no HTTP header takes";
-        draft.refuse(key, text);
     }
 }
 

@@ -108,10 +108,10 @@ static KEYS: &[Key] = keys! {
 
     Restart "api.endpoint" = "", Text { form: "an address such as https://cronium.example:5001", check: parse::endpoint } => api.endpoint, env "CRONIUM_API_URL",
         "The backend. Required. `/api/internal` is added where the address has no path.";
-    Restart "api.token" = "", Secret => api.token, env "CRONIUM_SERVICE_TOKEN",
+    Reload "api.token" = "", Secret => api.token, env "CRONIUM_SERVICE_TOKEN",
         "The service token. Better in `api.tokenFile` or in the environment. One of the two is required.";
-    Restart "api.tokenFile" = "", Path => none,
-        "The file that holds the token; give it mode 0600. Without it systemd's credential `api-token` is used, where there is one.";
+    Reload "api.tokenFile" = "", Path => none,
+        "The file that holds the token; give it mode 0600. It is read again at a reload, and when the backend refuses the token. Without it systemd's credential `api-token` is used, where there is one.";
     Restart "api.wsEndpoint" = "", Text { form: "an address such as wss://cronium.example:5001/api/internal/socket", check: parse::ws_endpoint } => api.ws_endpoint, env "CRONIUM_WS_URL",
         "Where live lines go. Derived from `api.endpoint` when not set.";
     Restart "api.proxy" = "", Text { form: "`none`, or an address such as http://USER:PASSWORD@proxy.example:3128, user and password percent-encoded", check: proxy::check } => api.proxy,

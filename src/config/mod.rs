@@ -22,6 +22,7 @@ mod parse;
 mod problem;
 mod proxy;
 pub mod show;
+pub mod token;
 mod tree;
 mod trust;
 pub mod types;

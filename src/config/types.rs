@@ -92,6 +92,8 @@ pub struct Api {
     /// Scheme, authority and path without a final slash; `/api/internal` was added where the path was empty.
     pub endpoint: String,
     pub token: Secret,
+    /// The file that holds it: `api.tokenFile`, or systemd's credential.
+    pub token_file: Option<PathBuf>,
     /// `ws://` or `wss://`; derived from `endpoint` where not given.
     pub ws_endpoint: String,
     pub proxy: ProxyKey,

@@ -16,6 +16,7 @@ use crate::jobs::history::{Ending, History, shown_name};
 use crate::os::clock;
 use crate::policy::stop::Reason;
 use crate::redact::Redactor;
+use crate::secret::Secret;
 use crate::verdict::Verdict;
 
 /// The registry, shared by clones.
@@ -38,6 +39,7 @@ struct Jobs {
 
 struct Entry {
     control: Arc<Control>,
+    redactor: Redactor,
     claimed: Instant,
     step: Step,
     step_since: Instant,
@@ -107,6 +109,7 @@ impl Entry {
     fn new(now: Instant) -> Self {
         Self {
             control: Control::new(),
+            redactor: Redactor::default(),
             claimed: now,
             step: Step::Claimed,
             step_since: now,
@@ -171,13 +174,13 @@ impl Running {
             return None;
         }
         let entry = Entry::new(clock::now());
-        let control = Arc::clone(&entry.control);
+        let (control, redactor) = (Arc::clone(&entry.control), entry.redactor.clone());
         if jobs.ending {
             control.detach();
         }
         jobs.entries.insert(id.clone(), entry);
         self.0.changed.notify_all();
-        Some(Token { running: self.clone(), id: id.clone(), control, redactor: Redactor::default() })
+        Some(Token { running: self.clone(), id: id.clone(), control, redactor })
     }
 
     /// The ids of all running jobs, in order.
@@ -206,6 +209,13 @@ impl Running {
     /// The last endings and samples.
     pub fn history(&self) -> &History {
         &self.0.history
+    }
+
+    /// Tells the redactors of all running jobs one more secret.
+    pub fn know(&self, secret: &Secret) {
+        for entry in self.lock().entries.values() {
+            entry.redactor.add([secret]);
+        }
     }
 
     /// The number of running jobs.

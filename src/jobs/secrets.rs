@@ -4,7 +4,7 @@
 //! stand in the job's record, sealed as logins are ([`Logins`]). Where they cannot be opened the backend is asked for the job,
 //! and where that does not tell it, nothing of its output is shown.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::types::{Config, Redact, RedactEnvironment};
 use crate::docker::credentials;
@@ -19,7 +19,9 @@ use crate::wire::proxy::Proxy;
 /// Knows the agent's own secrets, and seals those of jobs. Shared by clones.
 #[derive(Clone)]
 pub struct Secrets {
-    own: Arc<Vec<Secret>>,
+    own: Arc<Mutex<Vec<Secret>>>,
+    /// Those of the configuration, which come first.
+    configured: usize,
     logins: Logins,
 }
 
@@ -29,12 +31,28 @@ const HEADERS: &[&str] = &["AUTHORIZATION", "PROXY-AUTHORIZATION", "COOKIE"];
 impl Secrets {
     /// With the agent's own as `config` has them.
     pub fn new(config: &Config, logins: &Logins) -> Self {
-        Self { own: Arc::new(own(config)), logins: logins.clone() }
+        let own = own(config);
+        Self { configured: own.len(), own: Arc::new(Mutex::new(own)), logins: logins.clone() }
     }
 
     /// Tells `redactor` those of the agent.
     pub fn know_own(&self, redactor: &Redactor) {
-        redactor.add(&*self.own);
+        redactor.add(&*self.own());
+    }
+
+    /// The agent has one more secret: a token that takes the place of another, which stays a secret.
+    pub fn add_own(&self, secret: &Secret) {
+        let mut own = self.own();
+        if !own.contains(secret) {
+            own.push(secret.clone());
+        }
+        if own.len() > self.configured + limits::TOKENS_KEPT {
+            own.remove(self.configured);
+        }
+    }
+
+    fn own(&self) -> MutexGuard<'_, Vec<Secret>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells `redactor` the secrets of a job that runs; what is not redacted, in sentences for the job's log.
@@ -45,7 +63,8 @@ impl Secrets {
 
     /// All that it knows by now, sealed for the record of this execution.
     pub fn sealed(&self, redactor: &Redactor, execution: &Id) -> String {
-        let values: Vec<Secret> = redactor.values().into_iter().filter(|value| !self.own.contains(value)).collect();
+        let own = self.own().clone();
+        let values: Vec<Secret> = redactor.values().into_iter().filter(|value| !own.contains(value)).collect();
         self.logins.seal_values(&values, execution)
     }
 

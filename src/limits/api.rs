@@ -74,3 +74,10 @@ pub const JOB_TIMEOUT_ABSURD: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// Environment variables of one job.
 pub const JOB_ENVIRONMENT_MAX: usize = 4096;
+
+/// The token's file is read again at most this often while the backend refuses the token: a refused token must not make each
+/// call read a file, and a rotated one must not wait for long.
+pub const TOKEN_REREAD: Duration = Duration::from_secs(5);
+/// Tokens that are remembered after a rotation, to open what was sealed with them and to take them out of output: a job lasts
+/// for days, and a token is rotated a few times in that.
+pub const TOKENS_KEPT: usize = 8;

@@ -143,6 +143,7 @@ impl Dialer {
         let until = Instant::now() + self.handshake_wait;
         let key = generate_key();
         let settings = &shared.settings;
+        let token = settings.token.now();
         write!(
             socket,
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -150,7 +151,7 @@ impl Dialer {
              X-Orchestrator-ID: {}\r\nX-Service-Name: cronium-agent\r\nX-Service-Version: {}\r\n\r\n",
             self.target.path,
             self.target.authority,
-            settings.token.expose(),
+            token.expose(),
             settings.orchestrator_id,
             settings.version,
         )?;

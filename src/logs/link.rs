@@ -24,6 +24,7 @@ use crate::limits::{
     PULSE_SLICE,
 };
 use crate::os::{poll, pulse, random};
+use crate::secret::Secret;
 use crate::wire::scan::Json;
 
 /// Called on this thread for each event of the server.
@@ -36,6 +37,7 @@ pub(super) fn run(shared: &Shared, dialer: Dialer, on_event: &OnEvent) {
     let mut batch = 0;
     while !shared.stopping() {
         pulse::touch();
+        let used = shared.settings.token.now();
         let error = match dialer.connect(shared) {
             Ok((socket, dialect)) => {
                 shared.up(dialect);
@@ -49,6 +51,7 @@ pub(super) fn run(shared: &Shared, dialer: Dialer, on_event: &OnEvent) {
                 }
                 error
             }
+            Err(error) if error.is_refusal() && shared.settings.token.is_renewed_after(&used) => continue,
             Err(error) => {
                 shared.failed(&error);
                 error
@@ -57,7 +60,7 @@ pub(super) fn run(shared: &Shared, dialer: Dialer, on_event: &OnEvent) {
         let most = if error.is_absent() { LOG_BACKOFF_ABSENT } else { LOG_BACKOFF_MOST };
         let pause = if error.is_refusal() { LOG_BACKOFF_REFUSED } else { backoff(failures, most, random::unit()) };
         failures = failures.saturating_add(1);
-        pause_for(shared, pause);
+        pause_for(shared, pause, &used);
     }
 }
 
@@ -66,14 +69,15 @@ fn backoff(failures: u32, most: Duration, unit: f64) -> Duration {
     LOG_BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(most).mul_f64(unit)
 }
 
-/// Sleeps, unless the agent stops. Ignores wake-ups about new lines.
-fn pause_for(shared: &Shared, pause: Duration) {
+/// Sleeps, unless the agent stops or gets another token than `used`. Ignores wake-ups about new lines.
+fn pause_for(shared: &Shared, pause: Duration, used: &Secret) {
     let until = Instant::now() + pause;
     loop {
         pulse::touch();
         let left = until.saturating_duration_since(Instant::now());
         let slice = left.min(PULSE_SLICE);
-        if left.is_zero() || shared.stopping() || poll::wait(&mut [shared.waker.watch()], slice).is_err() {
+        let is_over = left.is_zero() || shared.stopping() || shared.settings.token.now() != *used;
+        if is_over || poll::wait(&mut [shared.waker.watch()], slice).is_err() {
             return;
         }
         shared.waker.take();

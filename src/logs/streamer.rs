@@ -32,7 +32,7 @@ impl LogStreamer {
         let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
         let target = Target::parse(&settings.url).map_err(wrong)?;
         let fits = |text: &str| text.bytes().all(|b| (b' '..=b'~').contains(&b));
-        if !fits(settings.token.expose()) || !fits(&settings.orchestrator_id) {
+        if !fits(settings.token.now().expose()) || !fits(&settings.orchestrator_id) {
             let text = "api.token and orchestrator.id go into HTTP headers: only printable ASCII is possible";
             return Err(wrong(text.to_owned()));
         }

@@ -13,7 +13,8 @@ use tungstenite::http::HeaderMap;
 use tungstenite::{Message, WebSocket, accept_hdr};
 
 use super::{JobStream, LogStreamer, ServerEvent, Settings};
-use crate::config::types::{LiveLog, Tls};
+use crate::config::token::Token;
+use crate::config::types::{Api, LiveLog, Tls};
 use crate::job::{Id, Stream};
 use crate::os::pulse::Pulse;
 use crate::os::scratch::Scratch;
@@ -35,7 +36,7 @@ pub(super) fn settings(url: String) -> Settings {
     Settings {
         proxy: None,
         url,
-        token: Secret::new("hunter2"),
+        token: Token::new(&Api { token: Secret::new("hunter2"), ..Api::default() }),
         orchestrator_id: "agent-1".to_owned(),
         version: "0.0.1".to_owned(),
         live: LiveLog { enabled: true, buffer_size: 1000, flush_interval, batch_size: 10 },

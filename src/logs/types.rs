@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use super::encode::Dialect;
+use crate::config::token::Token;
 use crate::config::types::{LiveLog, Tls};
 use crate::job::Id;
-use crate::secret::Secret;
 use crate::wire::proxy::Proxy;
 
 /// Settings of the live log.
@@ -15,7 +15,7 @@ pub struct Settings {
     pub url: String,
     /// The proxy on the way there.
     pub proxy: Option<Proxy>,
-    pub token: Secret,
+    pub token: Token,
     pub orchestrator_id: String,
     /// The agent's version.
     pub version: String,

@@ -139,7 +139,9 @@ mod systemd_boot;
 mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;
+/// What the watchdog takes for getting on.
 /// Containers that are started before their job is known.
 mod warm;
-/// What the watchdog takes for getting on.
+/// A token that is rotated while the agent works.
+mod token;
 mod watchdog;

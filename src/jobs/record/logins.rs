@@ -3,9 +3,9 @@
 //! A script on a server outlives its agent, and the next agent needs the login to go on with it. The deployed backend tells a
 //! login once, with the job. So it stands in the job's record until the report is taken, sealed (AES-256-GCM) with a key that
 //! is made from the agent's token and is on no disk: who has a copy of `state.dir` but not the token reads nothing. After
-//! another token an older login cannot be opened, and the script's end is unknown.
+//! a restart with another token an older login cannot be opened, and the script's end is unknown.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,15 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{Id, Server};
 use crate::jobs::record::entry;
+use crate::limits;
 use crate::os::random;
 use crate::secret::Secret;
 
 /// What the key is made for: another use of the token makes another key.
 const PURPOSE: &[u8] = b"cronium-agent: logins of servers in records, 1";
 
-/// Seals logins and opens them. Clones share the key.
+/// Seals logins and opens them. Clones share the keys.
 #[derive(Clone)]
-pub struct Logins(Arc<LessSafeKey>);
+pub struct Logins(Arc<RwLock<Vec<LessSafeKey>>>);
 
 /// What is sealed.
 #[derive(Serialize, Deserialize)]
@@ -34,12 +35,20 @@ struct Login {
 }
 
 impl Logins {
-    /// With a key that is made from the agent's token.
+    /// With the key of the agent's token.
     pub fn new(token: &Secret) -> Self {
-        let made = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.expose().as_bytes()), PURPOSE);
-        let key = UnboundKey::new(&AES_256_GCM, made.as_ref());
-        // A key of this cipher has as many bytes as that tag.
-        Self(Arc::new(LessSafeKey::new(key.unwrap_or_else(|_| unreachable!("32 bytes are a key")))))
+        Self(Arc::new(RwLock::new(vec![key_of(token)])))
+    }
+
+    /// From now on seals with another token's key. What was sealed before still opens in this process.
+    pub fn seal_with(&self, token: &Secret) {
+        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(0, key_of(token));
+        keys.truncate(limits::TOKENS_KEPT);
+    }
+
+    fn keys(&self) -> RwLockReadGuard<'_, Vec<LessSafeKey>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The login as text. `place` is what it is for: another place does not open it.
@@ -66,7 +75,8 @@ impl Logins {
         let mut nonce = [0; NONCE_LEN];
         random::fill(&mut nonce);
         let aad = Aad::from(place.as_bytes());
-        if self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed).is_err() {
+        let nonce_of_key = Nonce::assume_unique_for_key(nonce);
+        if self.keys()[0].seal_in_place_append_tag(nonce_of_key, aad, &mut sealed).is_err() {
             return String::new();
         }
         STANDARD.encode([&nonce[..], &sealed].concat())
@@ -90,9 +100,19 @@ impl Logins {
     fn open_bytes(&self, text: &str, place: &str) -> Option<Vec<u8>> {
         let bytes = STANDARD.decode(text).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
-        let (nonce, mut sealed) = (Nonce::try_assume_unique_for_key(nonce).ok()?, sealed.to_vec());
-        self.0.open_in_place(nonce, Aad::from(place.as_bytes()), &mut sealed).ok().map(|plain| plain.to_vec())
+        self.keys().iter().find_map(|key| {
+            let (nonce, mut sealed) = (Nonce::try_assume_unique_for_key(nonce).ok()?, sealed.to_vec());
+            key.open_in_place(nonce, Aad::from(place.as_bytes()), &mut sealed).ok().map(|plain| plain.to_vec())
+        })
     }
+}
+
+/// The key that is made from a token.
+fn key_of(token: &Secret) -> LessSafeKey {
+    let made = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.expose().as_bytes()), PURPOSE);
+    let key = UnboundKey::new(&AES_256_GCM, made.as_ref());
+    // A key of this cipher has as many bytes as that tag.
+    LessSafeKey::new(key.unwrap_or_else(|_| unreachable!("32 bytes are a key")))
 }
 
 /// Secrets open for their own execution alone.
@@ -144,6 +164,11 @@ mod tests {
         assert_eq!(all, (Some("PEM".into()), None, Some("pässword".into())));
 
         assert!(Logins::new(&Secret::new("another")).open(&page).is_none(), "another token");
+        let rotated = logins.clone();
+        rotated.seal_with(&Secret::new("another"));
+        let later = page_of(&server(), String::new(), &execution, &rotated);
+        assert!(rotated.open(&page).is_some() && logins.open(&later).is_some(), "both in the process that was told");
+        assert!(Logins::new(&Secret::new("another")).open(&later).is_some(), "the next start has the new one");
         for changed in [
             entry::Server { host: "evil".into(), ..page.clone() },
             entry::Server { port: 23, ..page.clone() },

@@ -84,7 +84,9 @@ pub(crate) fn redirect(head: &Head) -> Option<Answer> {
 
 pub(crate) fn authorized(shared: &Shared, head: &Head) -> bool {
     let token = head.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    token == Some(shared.token.as_str()) || token.is_some() && shared.settings().any_token
+    let settings = shared.settings();
+    let right = if settings.token.is_empty() { &shared.token } else { &settings.token };
+    token == Some(right.as_str()) || token.is_some() && settings.any_token
 }
 
 pub(crate) fn handle(shared: &Shared, head: &Head, body: &[u8]) -> Answer {

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// The answer to the handshake of a log socket. The deployed backend has none.
     pub log_socket: LogSocket,
+    /// The token that is taken in the place of the first one, as after a rotation. Empty: the first one.
+    pub token: String,
     /// Any token is taken, as after a change of the token.
     pub any_token: bool,
     /// The backend's own socket server answers. When it does not, `create`, `status`, `update`, `complete` and `fail`
@@ -50,6 +52,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             log_socket: LogSocket::Refused,
+            token: String::new(),
             any_token: false,
             socket_server: true,
             broadcast_limit: 100 << 10,
