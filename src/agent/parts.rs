@@ -351,7 +351,7 @@ impl Parts {
     }
 }
 
-/// What a further token is told to before it is used.
+/// What learns each further token before it is used.
 fn known_to(secrets: &Secrets, logins: &Logins, running: &Running, own: Redactor) -> OnNew {
     let (secrets, logins, running) = (secrets.clone(), logins.clone(), running.clone());
     Box::new(move |token| {

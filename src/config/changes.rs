@@ -118,6 +118,7 @@ mod tests {
             "api.token",
             "container.registryAuthFile",
             "container.images.requireDigest",
+            "container.docker.certPath",
             "container.security.seccompProfile",
             "security.signatures.mode",
             "security.signatures.keys",

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::draft::Draft;
+use super::engine;
 use super::field::Value;
 use super::files;
 use super::images;
@@ -11,7 +12,7 @@ use super::problem::Origin;
 use super::proxy;
 use super::token;
 use super::trust;
-use super::types::{DockerEndpoint, NetworkMode, PullPolicy, RedactEnvironment, Seccomp};
+use super::types::{NetworkMode, PullPolicy, RedactEnvironment, Seccomp};
 use super::url;
 use super::yaml;
 
@@ -24,7 +25,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     endpoints(draft);
     proxy::ways(draft);
     given_token(draft, file_world_readable);
-    docker(draft);
+    engine::check(draft);
     way_out(draft);
     container_files(draft);
     warm(draft);
@@ -202,28 +203,6 @@ fn way_out(draft: &mut Draft<'_>) {
         draft.config.container.network.mode = NetworkMode::Isolated;
         let text = "`bridge` always has a way out; isolated is used, since container.network.internal is true";
         draft.warn("container.network.mode", text);
-    }
-}
-
-fn docker(draft: &mut Draft<'_>) {
-    let advice = "TLS to Docker is not available in this version; use the unix socket, or one that `ssh -L` forwards from the other machine";
-    for (key, harmless) in [("container.docker.tlsVerify", "false"), ("container.docker.certPath", "")] {
-        if draft.fieldless.get(key).is_some_and(|text| text != harmless) {
-            draft.refuse(key, advice);
-        }
-    }
-    let DockerEndpoint::Tcp(host, _) = &draft.config.container.docker.endpoint else { return };
-    if !draft.good(&["container.docker.endpoint"]) {
-        return;
-    }
-    let is_open = !url::is_loopback(host);
-    let text = "scripts in containers cannot use their helpers, such as cronium.getVariable: an engine behind tcp:// cannot \
-                mount the agent's sockets. Use a Unix socket of an engine on this host";
-    draft.warn("container.docker.endpoint", text);
-    if is_open {
-        let text =
-            "plain TCP to another machine: anyone who reaches that port is root there, and scripts travel unencrypted";
-        draft.warn("container.docker.endpoint", text);
     }
 }
 

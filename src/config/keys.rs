@@ -176,10 +176,10 @@ static KEYS: &[Key] = keys! {
         "Where the container engine listens.";
     Restart "container.docker.version" = "auto", form("`auto`, or a version in quotes such as \"1.43\"") => container.docker.version,
         "Version of the engine's API.";
-    Restart "container.docker.tlsVerify" = "false", Bool => none,
-        "`true` is an error: TLS to the engine is not available in this version.";
-    Restart "container.docker.certPath" = "", Path => none,
-        "An error: TLS to the engine is not available in this version.";
+    Restart "container.docker.tlsVerify" = "false", Bool => container.docker.tls_verify, env "DOCKER_TLS_VERIFY",
+        "`true`: TLS to an engine behind `tcp://`, whose certificate is checked. In `DOCKER_TLS_VERIFY` any text means `true`, as for the docker command.";
+    Restart "container.docker.certPath" = "", Path => container.docker.cert_path, env "DOCKER_CERT_PATH",
+        "The folder of `ca.pem`, the engine's authority, and of `cert.pem` and `key.pem`, this agent's certificate. Needed with `container.docker.tlsVerify`.";
     Reload "container.images.bash" = "cronium/runner:bash-alpine", IMAGE => container.images.bash,
         "What Bash scripts run in.";
     Reload "container.images.python" = "cronium/runner:python-alpine", IMAGE => container.images.python,

@@ -153,7 +153,8 @@ impl Draft<'_> {
         }
         for name in [Some(key.env_name()), key.alias.map(str::to_owned)].into_iter().flatten() {
             if let Some(value) = env(&name) {
-                return text(&value, Origin::Env(name));
+                let is_flag = name == "DOCKER_TLS_VERIFY" && !value.is_empty();
+                return text(if is_flag { "true" } else { &value }, Origin::Env(name));
             }
         }
         file.get(key.path).cloned()

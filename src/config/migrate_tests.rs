@@ -107,7 +107,7 @@ fn no_secret_of_the_old_file_is_repeated() {
 fn what_cannot_be_kept_safely_is_refused_with_its_line() {
     for (text, part) in [
         ("container: {network: {mode: host}}\n", "never share"),
-        ("container: {docker: {tlsVerify: true}}\n", "ssh -L"),
+        ("container: {docker: {endpoint: \"tcp://h:2376\", tlsVerify: true}}\n", "certPath is missing"),
         ("container: {security: {apparmorProfile: mine}}\n", "weaken security"),
         ("jobs: {maxConcurrent: 500}\n", "from 1 to 100"),
     ] {

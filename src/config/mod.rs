@@ -7,6 +7,7 @@
 pub mod changes;
 mod checks;
 mod draft;
+mod engine;
 pub mod field;
 mod files;
 #[cfg(any(test, fuzzing))]

@@ -48,6 +48,7 @@ fn file(text: &str) -> Result<Loaded, Problems> {
 fn sample(key: &Key, pem: &str) -> String {
     match (key.path, &key.kind) {
         ("api.endpoint", _) => "http://localhost:7/x".to_owned(),
+        ("api.proxy", _) => "http://localhost:7".to_owned(),
         ("api.wsEndpoint", _) => "ws://localhost:7/y".to_owned(),
         ("container.docker.endpoint", _) => "tcp://127.0.0.1:7".to_owned(),
         ("container.docker.version", _) => "1.43".to_owned(),
@@ -302,8 +303,7 @@ fn values_keep_the_rules() {
         ("jobs:\n  stopAfterLost: 59s\n  leaseRenewal: 10s\n", None),
         ("container:\n  pullPolicy: never\n", None),
         ("container:\n  runtime:\n    isolateNetwork: true\n", None),
-        ("container:\n  docker:\n    tlsVerify: true\n", Some("ssh -L")),
-        ("container:\n  docker:\n    certPath: /x\n", Some("ssh -L")),
+        ("container:\n  docker: {endpoint: \"tcp://h:2376\", tlsVerify: true}\n", Some("certPath is missing")),
         ("container:\n  docker:\n    version: 1.40\n", Some("in quotes")),
         ("container:\n  network:\n    mode: host\n", Some("never share")),
         (

@@ -86,18 +86,17 @@ pub struct Orchestrator {
     pub tags: Vec<String>,
 }
 
-/// `api`: the backend.
+/// `api`: the backend. `token_file` is `api.tokenFile`, or systemd's credential.
 #[derive(Debug, Clone, Default)]
 pub struct Api {
     /// Scheme, authority and path without a final slash; `/api/internal` was added where the path was empty.
     pub endpoint: String,
     pub token: Secret,
-    /// The file that holds it: `api.tokenFile`, or systemd's credential.
     pub token_file: Option<PathBuf>,
     /// `ws://` or `wss://`; derived from `endpoint` where not given.
     pub ws_endpoint: String,
     pub proxy: ProxyKey,
-    /// The ways to `endpoint` and to `ws_endpoint`, by `proxy` and the environment.
+    /// To `endpoint` and to `ws_endpoint`, by `proxy` and the environment.
     pub way: Way,
     pub ws_way: Way,
     pub timeout: Duration,
@@ -224,6 +223,9 @@ pub struct Docker {
     pub endpoint: DockerEndpoint,
     /// An API version such as `1.43`; `None` is `auto`.
     pub version: Option<String>,
+    /// TLS to an engine behind `tcp://`, with the files of `cert_path`.
+    pub tls_verify: bool,
+    pub cert_path: Option<PathBuf>,
 }
 
 /// Where the engine listens.

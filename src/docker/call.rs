@@ -8,8 +8,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use crate::config::types::DockerEndpoint;
-use crate::docker::conn::{Conn, Deadline, is_timeout};
+use crate::docker::conn::{Conn, Deadline, Place, is_timeout};
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::{self, DockerOperation};
@@ -51,9 +50,9 @@ pub struct Opened {
 }
 
 /// Makes the exchange and counts it in the metrics.
-pub fn exchange(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Error> {
+pub fn exchange(place: &Place, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Error> {
     let begun = Instant::now();
-    let result = open(endpoint, request, deadline).and_then(|opened| read_whole(request, opened, deadline));
+    let result = open(place, request, deadline).and_then(|opened| read_whole(request, opened, deadline));
     let took = begun.elapsed();
     metrics::docker_request(request.operation, took);
     match &result {
@@ -66,18 +65,18 @@ pub fn exchange(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Dead
 }
 
 /// Sends the request and reads the answer's head.
-pub fn open(endpoint: &DockerEndpoint, request: &Request<'_>, deadline: Deadline) -> Result<Opened, Error> {
-    open_while(endpoint, request, deadline, &mut || true)
+pub fn open(place: &Place, request: &Request<'_>, deadline: Deadline) -> Result<Opened, Error> {
+    open_while(place, request, deadline, &mut || true)
 }
 
 /// The same while `wanted` returns true: the engine sends no head of a pull before the registry has answered.
 pub fn open_while(
-    endpoint: &DockerEndpoint,
+    place: &Place,
     request: &Request<'_>,
     deadline: Deadline,
     wanted: &mut dyn FnMut() -> bool,
 ) -> Result<Opened, Error> {
-    let mut conn = Conn::open(endpoint, deadline)?;
+    let mut conn = Conn::open(place, deadline)?;
     send(&mut conn, request, deadline)?;
     let mut rest = Vec::new();
     loop {

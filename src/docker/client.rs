@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::types::{Docker, DockerEndpoint};
 use crate::docker::call::{self, Answer, Opened, Request};
-use crate::docker::conn::{Conn, Deadline, endpoint_name};
+use crate::docker::conn::{Conn, Deadline, Place};
 use crate::docker::error::Error;
 use crate::limits;
 use crate::metrics::DockerOperation;
@@ -19,7 +19,7 @@ pub const NEWEST: &str = "1.51";
 /// A handle to the engine; clones share the negotiated version.
 #[derive(Debug, Clone)]
 pub struct Client {
-    endpoint: Arc<DockerEndpoint>,
+    place: Arc<Place>,
     /// As configured; `None` negotiates.
     fixed: Option<String>,
     /// The last ping's answer.
@@ -130,7 +130,7 @@ impl Client {
     /// A client for the configured engine. Nothing is sent yet.
     pub fn new(docker: &Docker) -> Self {
         Self {
-            endpoint: Arc::new(docker.endpoint.clone()),
+            place: Arc::new(Place::new(docker)),
             fixed: docker.version.clone(),
             told: Arc::default(),
             bridge: Arc::default(),
@@ -148,12 +148,12 @@ impl Client {
 
     /// The endpoint as the configuration writes it.
     pub fn endpoint(&self) -> String {
-        endpoint_name(&self.endpoint)
+        self.place.name()
     }
 
     /// Whether the engine is on this host, so that its paths and process ids are valid here.
     pub fn is_local(&self) -> bool {
-        matches!(*self.endpoint, DockerEndpoint::Unix(_))
+        matches!(self.place.endpoint, DockerEndpoint::Unix(_))
     }
 
     /// Asks whether the engine answers, and reads its newest API version again: it may have been updated.
@@ -168,7 +168,7 @@ impl Client {
             cap: limits::DOCKER_ANSWER,
         };
         let deadline = Deadline::after(limits::DOCKER_QUICK, "limits::DOCKER_QUICK");
-        let answer = call::exchange(&self.endpoint, &request, deadline)?;
+        let answer = call::exchange(&self.place, &request, deadline)?;
         let engine = answer.head.headers.get("api-version").unwrap_or(OLDEST).to_owned();
         if number(&engine) < number(OLDEST) {
             return Err(Error::Version { engine, ours: OLDEST });
@@ -195,9 +195,9 @@ impl Client {
     /// The process behind the engine's socket; `None` where it is on another host, or out of this process's sight.
     pub fn engine_pid(&self) -> Option<u32> {
         let deadline = Deadline::after(limits::DOCKER_QUICK, "limits::DOCKER_QUICK");
-        match Conn::open(&self.endpoint, deadline).ok()? {
+        match Conn::open(&self.place, deadline).ok()? {
             Conn::Unix(stream) => local::peer_pid(&stream).ok().filter(|pid| *pid != 0),
-            Conn::Tcp(_) => None,
+            Conn::Tcp(_) | Conn::Tls(_) => None,
         }
     }
 
@@ -256,7 +256,7 @@ impl Client {
             body,
             cap: limits::DOCKER_ANSWER,
         };
-        call::exchange(&self.endpoint, &request, deadline)
+        call::exchange(&self.place, &request, deadline)
     }
 
     /// A call that reads only the head here: attach, pull.
@@ -272,7 +272,7 @@ impl Client {
         wanted: &mut dyn FnMut() -> bool,
     ) -> Result<Opened, Error> {
         request.target = format!("/v{}{}", self.api_version()?, request.target);
-        let opened = call::open_while(&self.endpoint, &request, deadline, wanted)?;
+        let opened = call::open_while(&self.place, &request, deadline, wanted)?;
         if opened.head.status >= 400 {
             // Returns the error with the engine's message.
             call::read_whole(&request, opened, deadline)?;

@@ -3,11 +3,11 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::conn::Conn;
+use super::conn::{Conn, Place};
 use super::images::Progress;
 use super::testing::{Act, Engine, chunked};
 use super::{Client, Deadline, Error};
-use crate::config::types::DockerEndpoint;
+use crate::config::types::{Docker, DockerEndpoint};
 use crate::limits;
 use crate::os::ahead::Ahead;
 use crate::os::net::tests::Frozen;
@@ -53,10 +53,14 @@ fn an_engine_that_does_not_get_on_with_its_work_is_given_up() {
     is_asked_for(limits::DOCKER_WORK, "limits::DOCKER_WORK", r#"{"Id":"abc"}"#, call);
 }
 
+fn at(endpoint: DockerEndpoint) -> Place {
+    Place::new(&Docker { endpoint, ..Docker::default() })
+}
+
 /// Whether an engine behind `endpoint` is given up after `limits::DOCKER_CONNECT`, with an error that has all of `words`.
 fn is_not_reached(endpoint: &DockerEndpoint, words: &[&str]) {
     let begun = Instant::now();
-    let error = Conn::open(endpoint, far()).expect_err("nobody takes it");
+    let error = Conn::open(&at(endpoint.clone()), far()).expect_err("nobody takes it");
     assert!(error.is_unreachable(), "{error}");
     let took = begun.elapsed();
     assert!((limits::DOCKER_CONNECT..limits::DOCKER_CONNECT * 2).contains(&took), "{took:?}");
@@ -86,7 +90,7 @@ fn an_engine_whose_queue_is_full_is_given_up() {
     is_not_reached(&DockerEndpoint::Unix(frozen.path().to_owned()), &[&path, "its queue was full"]);
     // A call with a shorter limit ends by that one.
     let short = Deadline::after(Duration::from_millis(100), "the call's limit");
-    let error = Conn::open(&DockerEndpoint::Unix(frozen.path().to_owned()), short).expect_err("nobody takes it");
+    let error = Conn::open(&at(DockerEndpoint::Unix(frozen.path().to_owned())), short).expect_err("nobody takes it");
     assert!(error.to_string().contains("within 100ms (the call's limit)"), "{error}");
 }
 

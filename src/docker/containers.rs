@@ -336,6 +336,9 @@ impl Attached {
     /// that has sent more than `most` bytes counts as ended.
     pub fn is_open(&mut self, most: usize) -> bool {
         let mut piece = [0; 1024];
+        if self.conn.set_read_timeout(limits::SOCKET_WAIT_LEAST).is_err() {
+            return false;
+        }
         while self.rest.len() <= most {
             let mut watch = [Watch::new(self.conn.as_fd(), false)];
             match poll::wait(&mut watch, Duration::ZERO) {
@@ -344,6 +347,8 @@ impl Attached {
                 Err(_) => return false,
             }
             match self.conn.read(&mut piece) {
+                // In TLS a record may hold nothing of the container's.
+                Err(error) if is_timeout(&error) => return true,
                 Ok(0) | Err(_) => return false,
                 Ok(n) => self.rest.extend_from_slice(&piece[..n]),
             }

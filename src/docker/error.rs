@@ -10,6 +10,8 @@ use crate::os::net;
 pub enum Error {
     /// The socket could not be opened.
     Connect { endpoint: String, source: Box<net::Error> },
+    /// TLS to the engine cannot be set up or agreed on; why, and what to do.
+    Tls { endpoint: String, why: String },
     /// A named limit passed before the engine had answered.
     Timeout { doing: String, limit: &'static str, after: Duration },
     /// The connection broke.
@@ -43,7 +45,7 @@ impl Error {
 
     /// Whether the engine could not be reached.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Connect { .. })
+        matches!(self, Self::Connect { .. } | Self::Tls { .. })
     }
 
     /// Whether the engine said that the image is missing.
@@ -68,6 +70,9 @@ impl fmt::Display for Error {
                     }
                     _ => "check that the engine runs (systemctl status docker) and container.docker.endpoint",
                 })
+            }
+            Self::Tls { endpoint, why } => {
+                write!(f, "cannot reach the container engine at {endpoint}: no TLS connection: {why}")
             }
             Self::Timeout { doing, limit, after } => {
                 write!(f, "{doing}: the engine did not answer within {after:?} ({limit})")

@@ -3,7 +3,7 @@
 //! By hand, since every byte that decides where a script runs, and every byte that it prints, passes through here, and an
 //! auditor can read all of it. The API is Docker's Engine API; Podman's service answers the same calls.
 //!
-//! - `conn`: sockets and deadlines. `call`: one exchange. `client`: version and housekeeping calls.
+//! - `conn`: sockets and deadlines. `tls`: the same to another host. `call`: one exchange. `client`: version and housekeeping calls.
 //! - `containers`: create, attach, start, wait, inspect, kill, remove. `images`: pulls. `networks`: the shared bridge.
 
 pub mod call;
@@ -22,6 +22,7 @@ pub mod life;
 pub mod networks;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls;
 
 pub use client::Client;
 pub use conn::Deadline;

@@ -69,7 +69,11 @@ impl Engine {
     }
 
     pub(crate) fn docker(&self) -> Docker {
-        Docker { endpoint: DockerEndpoint::Unix(self.path.clone()), version: Some("1.41".to_owned()) }
+        Docker {
+            endpoint: DockerEndpoint::Unix(self.path.clone()),
+            version: Some("1.41".to_owned()),
+            ..Docker::default()
+        }
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -18,8 +18,20 @@ use crate::wire::proxy::{Proxy, authority};
 pub enum Error {
     /// No proxy is in use.
     Direct(net::Error),
-    /// The proxy, where it was named, and the host and port behind it.
-    Proxy { proxy: Box<str>, from: Box<str>, target: Box<str>, has_login: bool, why: Why },
+    Proxy(Box<NoTunnel>),
+}
+
+/// A proxy that made no tunnel.
+#[derive(Debug)]
+pub struct NoTunnel {
+    /// As it is shown.
+    proxy: String,
+    /// Where it was named.
+    from: String,
+    /// Host and port behind it.
+    target: String,
+    has_login: bool,
+    why: Why,
 }
 
 /// Why a proxy makes no tunnel.
@@ -45,17 +57,24 @@ impl Error {
     /// Whether a time limit passed.
     pub fn is_late(&self) -> bool {
         match self {
-            Self::Direct(error) | Self::Proxy { why: Why::Unreached(error), .. } => error.is_late(),
-            Self::Proxy { why, .. } => matches!(why, Why::Late(_)),
+            Self::Direct(error) => error.is_late(),
+            Self::Proxy(no) => match &no.why {
+                Why::Unreached(error) => error.is_late(),
+                why => matches!(why, Why::Late(_)),
+            },
         }
     }
 
     pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Direct(error) | Self::Proxy { why: Why::Unreached(error), .. } => error.kind(),
-            Self::Proxy { why: Why::Late(_), .. } => ErrorKind::TimedOut,
-            Self::Proxy { why: Why::Broken(error), .. } => error.kind(),
-            Self::Proxy { .. } => ErrorKind::ConnectionRefused,
+        let no = match self {
+            Self::Direct(error) => return error.kind(),
+            Self::Proxy(no) => no,
+        };
+        match &no.why {
+            Why::Unreached(error) => error.kind(),
+            Why::Late(_) => ErrorKind::TimedOut,
+            Why::Broken(error) => error.kind(),
+            _ => ErrorKind::ConnectionRefused,
         }
     }
 
@@ -63,16 +82,17 @@ impl Error {
     pub fn advice(&self, key: &str) -> String {
         let (from, target, has_login, why) = match self {
             Self::Direct(_) => return format!("check {key} and that the backend runs"),
-            Self::Proxy { from, target, has_login, why, .. } => (from, target, *has_login, why),
+            Self::Proxy(no) => (&no.from, &no.target, no.has_login, &no.why),
         };
-        let without = match &**from {
+        let without = match from.as_str() {
             "api.proxy" => "set api.proxy to none".to_owned(),
             _ => "name the host in NO_PROXY, or set api.proxy".to_owned(),
         };
         match why {
             Why::Unreached(_) => format!("check {from} and that the proxy runs; to do without it, {without}"),
-            Why::Refused(407) if has_login => format!("check the user and the password in {from}"),
-            Why::Refused(407) => {
+            // 401 is what some answer to a wrong password.
+            Why::Refused(401 | 407) if has_login => format!("check the user and the password in {from}"),
+            Why::Refused(401 | 407) => {
                 format!("the proxy wants a user and a password: http://USER:PASSWORD@HOST:PORT in {from}")
             }
             Why::Refused(403 | 405) => {
@@ -90,14 +110,16 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (proxy, from, target, why) = match self {
+        let NoTunnel { proxy, from, target, why, .. } = match self {
             Self::Direct(error) => return error.fmt(f),
-            Self::Proxy { proxy, from, target, why, .. } => (proxy, from, target, why),
+            Self::Proxy(no) => &**no,
         };
         write!(f, "through the proxy {proxy} ({from}): ")?;
         match why {
             Why::Unreached(error) => write!(f, "the proxy is out of reach: {error}"),
-            Why::Refused(407) => write!(f, "it answered 407 to CONNECT {target}: it does not know the user"),
+            Why::Refused(status @ (401 | 407)) => {
+                write!(f, "it answered {status} to CONNECT {target}: it does not know the user")
+            }
             Why::Refused(status) => write!(f, "it answered {status} to CONNECT {target}"),
             Why::Late(Deadline { length, limit, .. }) => {
                 write!(f, "it gave no answer to CONNECT {target} within {length:?} ({limit})")
@@ -113,23 +135,26 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Direct(error) | Self::Proxy { why: Why::Unreached(error), .. } => Some(error),
-            Self::Proxy { why: Why::Broken(error), .. } => Some(error),
-            Self::Proxy { why: Why::NoHttp(error), .. } => Some(error),
-            Self::Proxy { .. } => None,
+            Self::Direct(error) => Some(error),
+            Self::Proxy(no) => match &no.why {
+                Why::Unreached(error) => Some(error),
+                Why::Broken(error) => Some(error),
+                Why::NoHttp(error) => Some(error),
+                _ => None,
+            },
         }
     }
 }
 
 /// The error of a proxy on the way to this host and port.
 pub fn failed(proxy: &Proxy, (host, port): (&str, u16), why: Why) -> Error {
-    Error::Proxy {
-        proxy: proxy.to_string().into(),
-        from: proxy.from.as_str().into(),
-        target: authority(host, port).into(),
+    Error::Proxy(Box::new(NoTunnel {
+        proxy: proxy.to_string(),
+        from: proxy.from.clone(),
+        target: authority(host, port),
         has_login: proxy.has_login(),
         why,
-    }
+    }))
 }
 
 /// Connects to this host and port, through the proxy if there is one.

@@ -307,7 +307,7 @@ fn many_that_make_the_shared_network_at_the_same_moment_make_one() {
             for _ in 0..16 {
                 scope.spawn(|| {
                     let endpoint = DockerEndpoint::Unix(engine_socket());
-                    let client = Client::new(&Docker { endpoint, version: None });
+                    let client = Client::new(&Docker { endpoint, ..Docker::default() });
                     client.ping().expect("an engine");
                     barrier.wait();
                     client.ensure_bridge(bridge).expect("the network is there");

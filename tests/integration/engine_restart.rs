@@ -111,7 +111,7 @@ impl Engine {
     }
 
     /// An agent of this engine's, with a network that the engine has.
-    fn agent(&self, backend: &DevBackend, more: &[(&str, &str)]) -> Agent {
+    pub fn agent(&self, backend: &DevBackend, more: &[(&str, &str)]) -> Agent {
         let host = self.host();
         let mut settings = vec![("container.docker.endpoint", host.as_str()), ("container.network.mode", "none")];
         settings.extend_from_slice(more);

@@ -32,6 +32,8 @@ mod doctor;
 mod engine;
 /// An engine that is restarted, frozen or out of reach while jobs run.
 mod engine_restart;
+/// An engine on another host, over TLS.
+mod engine_tls;
 /// Ways out of a container, in a battery and between two jobs.
 mod escapes;
 /// Kubernetes and Nomad, as far as they can be checked without them.
@@ -139,9 +141,9 @@ mod systemd_boot;
 mod systemd_unit;
 /// Conventions that a machine can check: layers, homes of crates, unsafe, numbers.
 mod tidy;
+/// A token that is rotated while the agent works.
+mod token;
 /// What the watchdog takes for getting on.
 /// Containers that are started before their job is known.
 mod warm;
-/// A token that is rotated while the agent works.
-mod token;
 mod watchdog;

@@ -43,17 +43,17 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("secret", 0, &[]),
     ("signing", 0, &["job", "limits", "secret", "wire"]),
     ("verdict", 0, &["job"]),
-    ("wire", 0, &["job", "limits"]),
+    ("wire", 0, &["job", "limits", "secret"]),
 ];
 
 /// Each outside crate with the modules that may name it.
 const HOMES: &[(&str, &[&str])] = &[
-    ("base64", &["docker", "executors", "jobs", "redact", "signing"]),
+    ("base64", &["docker", "executors", "jobs", "redact", "signing", "wire"]),
     ("crossbeam_channel", &["agent", "executors", "jobs", "os"]),
     ("lexopt", &["cli"]),
     ("libc", &["os"]),
     ("ring", &["executors", "jobs", "signing"]),
-    ("rustls", &["api", "executors", "logs"]),
+    ("rustls", &["api", "docker", "executors", "logs"]),
     ("serde_yaml", &["config"]),
     ("simplelog", &["telemetry"]),
     ("ssh2", &["executors"]),
@@ -67,8 +67,11 @@ const HOMES: &[(&str, &[&str])] = &[
 const EXPOSERS: &[&str] = &[
     "jobs/receipt_key.rs",       // writes the private key that it made
     "api/answer.rs",             // takes the token out of a backend's error text
-    "api/client.rs",             // the Authorization header
-    "config/checks.rs",          // is the token usable in a header?
+    "api/client.rs",             // is the token usable in a header?
+    "api/transport.rs",          // the Authorization header
+    "config/token.rs",           // is the token usable in a header?
+    "os/way.rs",                 // asks a proxy for a tunnel
+    "wire/proxy.rs",             // the header of a proxy's login
     "docker/images.rs",          // the header of a registry's login
     "executors/http/request.rs", // address, headers and body of a request
     "executors/ssh/keys.rs",     // which kind of key is it?

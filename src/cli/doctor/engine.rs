@@ -4,14 +4,15 @@ use std::path::Path;
 
 use super::host::free_disk;
 use super::versions;
-use crate::config::types::{Config, Container, NetworkMode, PullPolicy};
+use crate::config::types::{Config, Container, Docker, NetworkMode, PullPolicy};
 use crate::docker::client::{EngineInfo, EngineVersion, NEWEST, OLDEST, number};
 use crate::docker::{Client, Error};
 use crate::proofs::finding::{Check, Finding, Grade, named};
 
 /// Of [`checks`], without the versions.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "engine",
+    "engine-host",
     "engine-api",
     "rootless",
     "user-namespaces",
@@ -51,6 +52,7 @@ pub(super) fn checks(docker: &Client, config: &Config) -> (Vec<Check>, Result<()
     let version = docker.version();
     let mut findings = vec![
         engine(docker, &info, podman),
+        host(docker, &config.container.docker),
         api(docker, &version, config.container.docker.version.as_deref()),
         rootless(&info),
         user_namespaces(&info),
@@ -83,6 +85,30 @@ fn engine(docker: &Client, info: &EngineInfo, podman: bool) -> Finding {
                 number of files in a job's folders, and its init passes TERM to the script alone, not to its children";
     Finding::warn(format!("{measured}: it does not keep jobs of one network apart"), hint)
 }
+
+/// What works less well with an engine on another host.
+fn host(docker: &Client, engine: &Docker) -> Finding {
+    if docker.is_local() {
+        return Finding::ok("this host, by a Unix socket");
+    }
+    let way = if engine.tls_verify { "over TLS" } else { "over plain TCP" };
+    let measured = format!("tcp, taken for another host, {way}. {}", LESS.join("; "));
+    let hint = match engine.tls_verify {
+        true => "run an agent beside that engine, where any of this matters",
+        false => {
+            "use TLS (container.docker.tlsVerify, certPath): everyone who reaches that port is root there; or run an agent there"
+        }
+    };
+    Finding::warn(measured, hint)
+}
+
+const LESS: [&str; 5] = [
+    "Helpers of scripts (cronium.getVariable, …) fail, since the engine cannot mount the agent's sockets",
+    "use of memory and cores is sampled by the engine's calls, so that short peaks are missed",
+    "a script that the kernel killed for memory is known by the engine's word alone",
+    "free disk and free memory are not watched, and rates of block devices are refused",
+    "the ways to that host's services and name servers are not tried",
+];
 
 fn api(docker: &Client, version: &Result<EngineVersion, Error>, fixed: Option<&str>) -> Finding {
     let engine = match version {
