@@ -69,3 +69,38 @@ fn tls_files(draft: &mut Draft<'_>, dir: &Path) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Sources, load};
+
+    /// The problems and warnings of a configuration with these keys and variables.
+    fn said(keys: &[(&str, &str)], variables: &[(&str, &str)]) -> String {
+        let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let overrides = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let sources = Sources { search: Vec::new(), overrides, need_backend: false, ..Sources::new(&env) };
+        match load(&sources) {
+            Ok(loaded) => loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect(),
+            Err(problems) => format!("refused: {problems}"),
+        }
+    }
+
+    #[test]
+    fn half_a_way_over_tls_is_refused_and_a_way_without_it_is_warned_of() {
+        let at = ("container.docker.endpoint", "tcp://engine.example:2376");
+        let (verify, files) = (("container.docker.tlsVerify", "true"), ("container.docker.certPath", "/nowhere"));
+        for (keys, variables, words) in [
+            (&[at][..], &[][..], "anyone who reaches that port is root there"),
+            (&[at, verify], &[], "certPath is missing: the folder of ca.pem"),
+            (&[at, files], &[], "without TLS"),
+            (&[at, verify, files], &[], "/nowhere/ca.pem"),
+            (&[at], &[("DOCKER_TLS_VERIFY", "1")], "certPath is missing"),
+            (&[at], &[("DOCKER_TLS_VERIFY", "0"), ("DOCKER_CERT_PATH", "/nowhere")], "/nowhere/ca.pem"),
+            (&[verify], &[], "is a Unix socket"),
+        ] {
+            let said = said(keys, variables);
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert_eq!(said(&[files], &[]), "", "the folder alone, as DOCKER_CERT_PATH may name it, does no harm");
+    }
+}
