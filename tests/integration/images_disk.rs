@@ -196,6 +196,8 @@ fn a_disk_that_fills_is_relieved_of_what_the_agent_pulled_and_nobody_uses() {
     house.engine.docker(&["tag", &b, "mine:1"]);
     let base = house.used();
     rig.reload(&marks(&c, base + 6, base + 4));
+    // It is written down at the monitor's next look.
+    eventually("all four are known", || rig.ask(&["gc", "--images"]).matches("127.0.0.1:5000/").count() == 4);
     let seen = rig.ask(&["gc", "--images"]);
     for words in ["a container has it", "container.images names it", "it has another name too", "left to the running"] {
         assert!(seen.contains(words), "{words}:\n{seen}");

@@ -1,4 +1,4 @@
-//! The images that this agent pulled, and when each was last used, in one small file of `state.dir`.
+//! The images that this agent pulled, and when each was last used, in one small file of a folder in `state.dir`.
 //!
 //! A line an image, with its own checksum: damage costs the lines that it hits. An image whose line is lost stays in the
 //! engine, since nothing shows any more that it is this agent's.
@@ -12,17 +12,24 @@ use crate::limits;
 use crate::os::files::{self, Folder};
 use crate::wire::crc32;
 
-const FILE: &str = "images";
+/// The folder in `state.dir`.
+pub(super) const FOLDER: &str = "pulled";
+const FILE: &str = "list";
 
 /// Writes all of them, in place of what was there.
-pub(super) fn write(dir: &Folder, images: &[Pulled]) -> io::Result<()> {
+pub(super) fn write(folder: &Folder, images: &[Pulled]) -> io::Result<()> {
     let text: String = images.iter().map(line).collect();
-    dir.write(FILE, &[text.as_bytes()])
+    folder.write(FILE, &[text.as_bytes()])
 }
 
-/// Reads what [`write`] wrote in `dir` (`state.dir`), also beside an agent; and how many lines are of no use.
+/// The images that are written down in `dir` (`state.dir`), also beside an agent; and how many lines are of no use.
 pub fn pulled(dir: &Path) -> io::Result<(Vec<Pulled>, usize)> {
-    let text = match files::read_small_bytes(&dir.join(FILE), limits::IMAGES_FILE) {
+    read_all(&dir.join(FOLDER))
+}
+
+/// Reads what [`write`] wrote.
+pub(super) fn read_all(folder: &Path) -> io::Result<(Vec<Pulled>, usize)> {
+    let text = match files::read_small_bytes(&folder.join(FILE), limits::IMAGES_FILE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         text => text?,
     };
@@ -64,11 +71,11 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_no_file_is_an_empty_one() {
         let scratch = Scratch::new();
-        assert_eq!(pulled(&scratch).expect("read"), (vec![], 0));
+        assert_eq!(read_all(&scratch).expect("read"), (vec![], 0));
         let images = kept(&scratch, 3);
-        assert_eq!(pulled(&scratch).expect("read"), (images, 0));
+        assert_eq!(read_all(&scratch).expect("read"), (images, 0));
         kept(&scratch, 0);
-        assert_eq!(pulled(&scratch).expect("read"), (vec![], 0));
+        assert_eq!(read_all(&scratch).expect("read"), (vec![], 0));
     }
 
     #[test]
@@ -79,12 +86,12 @@ mod tests {
         let whole = std::fs::read(&path).expect("read");
         for at in 0..whole.len() {
             std::fs::write(&path, &whole[..at]).expect("write");
-            let (found, _) = pulled(&scratch).expect("read");
+            let (found, _) = read_all(&scratch).expect("read");
             assert!(images.starts_with(&found), "cut at {at}");
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << (at % 8);
             std::fs::write(&path, bytes).expect("write");
-            let (found, bad) = pulled(&scratch).expect("read");
+            let (found, bad) = read_all(&scratch).expect("read");
             // Two are lost where the end of the first is. A digit of a checksum may be in upper case.
             assert!(!found.is_empty() && found.iter().all(|one| images.contains(one)), "bit in byte {at}");
             assert!(found.len() == 3 || bad > 0, "bit in byte {at}");
@@ -97,11 +104,11 @@ mod tests {
         let path = scratch.join(FILE);
         let many: String = (0..limits::IMAGES_KEPT + 5).map(|n| line(&image(n))).collect();
         std::fs::write(&path, many.clone() + &line(&image(0))).expect("write");
-        let (found, bad) = pulled(&scratch).expect("read");
+        let (found, bad) = read_all(&scratch).expect("read");
         assert_eq!((found.len(), bad), (limits::IMAGES_KEPT, 6));
         let more = usize::try_from(limits::IMAGES_FILE).expect("fits") + 1;
         std::fs::write(&path, "x".repeat(more)).expect("write");
-        assert_eq!(pulled(&scratch).expect_err("too long").kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_all(&scratch).expect_err("too long").kind(), io::ErrorKind::FileTooLarge);
         // The longest names fit.
         let longest = |n: usize| Pulled {
             id: "\u{1}".repeat(500),

@@ -37,8 +37,8 @@ pub struct RecordStore(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    dir: Folder,
     jobs: Folder,
+    pulled: Folder,
     quarantine: Folder,
     done: DoneJobs,
     /// The jobs whose file is being written or removed: one writer a job, and no writer waits for another job's disk.
@@ -91,12 +91,12 @@ impl RecordStore {
             }
             Ok::<_, RecordError>(folder)
         };
-        let whole = Folder::existing(dir).map_err(|error| RecordError::io("open", dir, error))?;
+        let pulled = folder(images::FOLDER)?;
         let (jobs, quarantine) = (folder(JOBS)?, folder(QUARANTINE)?);
         let done = DoneJobs::open(folder("done")?, now_ms());
         let records = Self(Arc::new(Shared {
-            dir: whole,
             jobs,
+            pulled,
             quarantine,
             done,
             busy: Mutex::default(),
@@ -278,8 +278,8 @@ impl RecordStore {
 
     /// The images that the agent pulled, as an earlier run wrote them down. Of a damaged file, what is sound.
     pub fn pulled_images(&self) -> Vec<Pulled> {
-        let path = self.0.dir.path();
-        match images::pulled(path) {
+        let path = self.0.pulled.path();
+        match images::read_all(path) {
             Ok((images, 0)) => images,
             Ok((images, bad)) => {
                 log::warn!("{bad} lines about images in {} are damaged: those images stay", path.display());
@@ -294,7 +294,7 @@ impl RecordStore {
 
     /// Writes down the images that the agent pulled.
     pub fn put_pulled_images(&self, images: &[Pulled]) -> io::Result<()> {
-        images::write(&self.0.dir, images)
+        images::write(&self.0.pulled, images)
     }
 
     /// Why the records in state.dir cannot be written, as the last attempt showed; `None` when it can.
