@@ -95,7 +95,7 @@ fn inspected(image: &str, format: &str) -> String {
 }
 
 #[test]
-fn a_real_jobs_receipt_is_checked_offline_and_each_change_is_found() {
+pub fn a_real_jobs_receipt_is_checked_offline_and_each_change_is_found() {
     let _machine = shared();
     let backend = deployed();
     let agent = Agent::start(&backend, &[ON]);
@@ -172,7 +172,7 @@ fn a_real_jobs_receipt_is_checked_offline_and_each_change_is_found() {
 }
 
 #[test]
-fn a_job_that_outlives_its_agent_has_the_receipt_of_both() {
+pub fn a_job_that_outlives_its_agent_has_the_receipt_of_both() {
     let _machine = shared();
     let backend = with_socket();
     let agent = Agent::start(&backend, &[ON]);

@@ -12,7 +12,7 @@ use crate::harness::{
     Agent, LONG, PROVING, Warm, alone, binary, deployed, docker, eventually, finish, finished, in_warm, job, record,
     report, shared, stderr, stdout, unique, with_socket,
 };
-use crate::{backend, control, helpers, jobs, jobs_start, limits, restart, security};
+use crate::{backend, control, helpers, jobs, jobs_start, limits, receipts, restart, security};
 
 const ONE: Warm = &[("container.warm.bash", "1")];
 const EACH: Warm = &[("container.warm.bash", "1"), ("container.warm.python", "1"), ("container.warm.nodejs", "1")];
@@ -73,6 +73,12 @@ fn walls_hold_as_around_a_cold_one() {
     in_warm(EACH, security::a_seccomp_profile_from_a_file_binds);
     in_warm(EACH, security::zombies_are_reaped_and_term_reaches_the_scripts_children);
     in_warm(EACH, security::nothing_of_a_job_is_left_in_the_engine);
+}
+
+#[test]
+fn receipts_say_the_same_as_of_a_cold_one() {
+    in_warm(ONE, receipts::a_real_jobs_receipt_is_checked_offline_and_each_change_is_found);
+    in_warm(ONE, receipts::a_job_that_outlives_its_agent_has_the_receipt_of_both);
 }
 
 #[test]
