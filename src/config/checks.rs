@@ -182,6 +182,9 @@ fn read_token(draft: &mut Draft<'_>, path: &Path) {
                 }
                 false => "it must hold the backend's service token and be readable by the agent's user",
             };
+            // Where it comes from names a credential's file already.
+            let place = format!("{}: ", path.display());
+            let text = text.strip_prefix(&place).filter(|_| is_credential).unwrap_or(&text);
             draft.refuse("api.tokenFile", format!("{text}; {advice}"));
         }
         Ok((token, world_readable)) => {

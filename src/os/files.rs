@@ -32,23 +32,25 @@ pub struct Folder {
 
 impl Folder {
     /// Makes the folder with mode 0700 unless it exists, and opens it. An existing one of this user gets that mode; one of
-    /// another user is refused. [`private::prepare`] checks the folders on the way.
+    /// another user is refused, and a link. [`private::prepare`] checks the folders on the way.
     pub fn open(path: &Path) -> io::Result<Self> {
         private::make(path, path.parent().unwrap_or(Path::new("/")))?;
-        Self::existing(path)
+        Self::of(path, private::open(path))
     }
 
-    /// The same without making it.
+    /// One that is there, such as `state.dir`: links of this user's and root's lead to it.
     pub fn existing(path: &Path) -> io::Result<Self> {
-        let opened = private::open(path).map_err(|refused| match refused {
+        Self::of(path, private::find(path))
+    }
+
+    fn of(path: &Path, opened: Result<(File, Option<u32>), Refused>) -> io::Result<Self> {
+        let (handle, _) = opened.map_err(|refused| match refused {
             Refused::Io { error, .. } => error,
             refused => io::Error::new(io::ErrorKind::PermissionDenied, refused),
-        });
-        let (handle, _) = opened?;
+        })?;
         Ok(Self { path: path.to_owned(), handle, counter: AtomicU64::new(0) })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -114,6 +114,14 @@ pub fn prepare(path: &Path) -> Result<(File, Option<u32>), Refused> {
     open(&real)
 }
 
+/// Opens a folder that is there, as [`prepare`] does: through links of this user's and root's.
+pub(in crate::os) fn find(path: &Path) -> Result<(File, Option<u32>), Refused> {
+    match walk(path)? {
+        (real, missing) if missing.is_empty() => open(&real),
+        _ => Err(failed("open", path)(io::ErrorKind::NotFound.into())),
+    }
+}
+
 /// The reason why [`prepare`] would refuse this folder, as far as it exists; changes nothing.
 pub fn look(path: &Path) -> Result<(), Refused> {
     let (real, missing) = walk(path)?;

@@ -93,7 +93,8 @@ impl SlowDisk {
 
 impl Drop for SlowDisk {
     fn drop(&mut self) {
-        signal("TERM", &[self.0.id()]);
+        // What it held goes on, or ends where it was killed.
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
@@ -117,8 +118,9 @@ fn an_end_that_had_arrived_before_the_kill_is_told_by_the_next_agent() {
     let rig = Rig::start(&[]);
     let (id, disk) = unreported(&rig);
     assert_eq!(ended(&rig.sshd.temp_dir()).len(), 1, "the only witness is gone before the report is on disk");
-    let rig = rig.again();
+    rig.agent.signal("KILL");
     drop(disk);
+    let rig = rig.again();
     told(&rig, &finished(&rig.backend, &id));
     rig.stop();
 }

@@ -81,7 +81,9 @@ fn a_folder_of_ones_own_is_made_private_and_found_through_ones_own_links() {
     let real = folder(place.path(), "real", 0, 0o755);
     let link = place.path().join("link");
     symlink("real", &link).expect("a link");
-    let agent = Agent::start(&backend, &[("state.dir", link.to_str().expect("text"))]);
+    // What stands in the folder itself: the agent's id, its key for receipts, the key of helpers' sockets.
+    let own = [("orchestrator.id", "auto"), ("security.receipts", "true")];
+    let agent = Agent::start(&backend, &[("state.dir", link.to_str().expect("text")), own[0], own[1]]);
     assert_eq!(finish(&backend, job("BASH", "true")).exit_code, Some(0));
     assert_eq!((mode(&real), mode(&real.join("jobs"))), (0o700, 0o700));
     assert!(agent.log().contains("had mode 755; it is 700 now"));
