@@ -54,6 +54,8 @@ if [ -z "$VERSION" ]; then
 fi
 need_packages "to build the package" dpkg-dev binutils
 make_scratch
+# What dpkg and others leave when they are ended goes with it.
+export TMPDIR=$SCRATCH
 TREE=$SCRATCH/tree
 DOC=$TREE/usr/share/doc/$NAME
 umask 022

@@ -31,6 +31,8 @@ OUT=$(mkdir -p "${OUT:-$(dirname "$DEB")}" && cd "${OUT:-$(dirname "$DEB")}" && 
 need_packages "to build an RPM package" rpm
 source_facts
 make_scratch
+# What dpkg and others leave when they are ended goes with it.
+export TMPDIR=$SCRATCH
 field() { dpkg-deb -f "$DEB" "$1"; }
 case $(field Architecture) in
     amd64) ARCH=x86_64 ;;

@@ -32,8 +32,9 @@ pub const OUTBOX_TICK: Duration = Duration::from_secs(30);
 pub const OUTBOX_SENDERS: usize = 16;
 /// Bytes of reports on their way at once, unless one alone has more. One has the output of a job twice.
 pub const OUTBOX_ON_THE_WAY: usize = 16 << 20;
-/// Bytes of reports that are on disk and stay in memory until their first try.
-pub const OUTBOX_NEW: usize = 4 << 20;
+/// Bytes of reports that are on disk and stay in memory until their first try. One with the most output that the default
+/// `jobs.maxOutput` keeps fits: to read it back takes more processor time than its job's million lines.
+pub const OUTBOX_NEW: usize = 12 << 20;
 /// Jobs that have ended, and of which calls or live lines are still on their way. The worker of one more waits itself.
 pub const OUTBOX_EARLIER: usize = 32;
 /// From one question whether the backend is back to the next, within a fifth: asked only while reports wait and it is away.

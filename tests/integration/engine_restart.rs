@@ -59,6 +59,8 @@ impl Engine {
         // In a separate network: an engine without a bridge removes the bridge that it finds, which is the machine's.
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "sh", "-c", &format!("{}\nexec \"$@\"", self.before), "sh", "dockerd"]);
+        // Its containerd writes its stacks there when it is slow to start.
+        command.env("TMPDIR", self.folder.path());
         for (name, folder) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(name).arg(self.path(folder));
         }
