@@ -2,8 +2,8 @@
 //! the script runs.
 //!
 //! Each job has one thread for them. No report is sent before its end, so that the backend sees the calls of a job in
-//! order. Nothing that the thread has yet to say is of use once the script has ended: then it ends after the call that is
-//! under way.
+//! order. Once the script has ended, the record of the execution is still created, which the report needs; that the
+//! script runs is not said any more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -107,7 +107,8 @@ impl AckTask {
             if !ours {
                 return;
             }
-            if let Some(row) = row.filter(|_| !ended.is_set()) {
+            // Made even if the script has ended meanwhile: the report's update needs the record.
+            if let Some(row) = row {
                 row.create(&later, &job);
             }
             // An error means that the job has not started.
@@ -296,6 +297,37 @@ mod tests {
                 assert!(took < Duration::from_secs(3700), "not tried again, and nothing after it: {took:?}");
             });
         }
+    }
+
+    #[test]
+    fn a_script_that_ends_at_once_has_its_record_all_the_same() {
+        /// Answers each call after a second and keeps its path.
+        #[derive(Debug)]
+        struct Slow(Sim, std::sync::Mutex<Vec<String>>);
+        impl Scripted for Slow {
+            fn exchange(&self, _: &str, path: &str, _: Option<&[u8]>) -> (Option<u16>, Result<Vec<u8>, Problem>) {
+                self.1.lock().expect("paths").push(path.to_owned());
+                self.0.sleep(Duration::from_secs(1));
+                (Some(200), Ok(b"{}".to_vec()))
+            }
+        }
+        Sim::run(1, |sim| {
+            let backend = Arc::new(Slow(sim.clone(), std::sync::Mutex::default()));
+            let client = api::Client::scripted(Stop::new(), Arc::clone(&backend) as Arc<dyn Scripted>);
+            let (job, execution) = (Id::parse("job-1").expect("id"), Id::parse("exec-1").expect("id"));
+            let record = Some(ExecutionRow::new(&execution, None));
+            let rest = (record, (Control::new(), Redactor::default()));
+            let task = AckTask::spawn(client, (&job, &execution), rest, SETUP).expect("a thread");
+            task.started();
+            // The script has ended before the acknowledgement is answered.
+            drop(task.end());
+            while sim.alive() > 0 {
+                sim.pause(Duration::from_secs(1));
+            }
+            let paths = backend.1.lock().expect("paths").clone();
+            assert_eq!(paths.len(), 2, "acknowledged, created, and nothing more: {paths:?}");
+            assert!(paths[1].ends_with("/executions/exec-1/create"), "{paths:?}");
+        });
     }
 
     #[test]

@@ -170,7 +170,8 @@ fn a_job_without_a_script_fails_with_its_kind_and_harms_nothing() {
 pub fn nanoseconds_and_seconds_are_both_timeouts_and_output_is_kept() {
     let _machine = shared();
     let backend = deployed();
-    let agent = Agent::start(&backend, &[PROVING, ("jobs.stopGrace", "1s")]);
+    // A script that SIGTERM ends must be seen to end within the grace, also on a busy machine.
+    let agent = Agent::start(&backend, &[PROVING, ("jobs.stopGrace", "5s")]);
     for timeout in [json!(1_000_000_000_u64), json!(1)] {
         let mut slow = job("BASH", "echo begun; sleep 30; echo never");
         slow["execution"]["timeout"] = timeout;
@@ -185,6 +186,6 @@ pub fn nanoseconds_and_seconds_are_both_timeouts_and_output_is_kept() {
     let row = finish(&backend, deaf);
     assert!(stderr(&row).contains("ended by SIGKILL"), "{}", stderr(&row));
     let took = Duration::from_millis(row.duration_ms.expect("duration"));
-    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(6)..Duration::from_secs(12)).contains(&took), "{took:?}");
     agent.stop();
 }

@@ -274,7 +274,7 @@ fn of_too_much_output_head_and_tail_are_kept_with_a_count() {
 fn time_is_limited_without_a_wish_and_beyond_it_and_setup_does_not_count() {
     let _machine = shared();
     let backend = with_socket();
-    let times = [("jobs.defaultTimeout", "1s"), ("jobs.maxTimeout", "2s"), ("jobs.stopGrace", "1s")];
+    let times = [("jobs.defaultTimeout", "1s"), ("jobs.maxTimeout", "2s"), ("jobs.stopGrace", "5s")];
     let agent = Agent::start(&backend, &times);
     let mut without = job("BASH", "sleep 30");
     without["execution"].as_object_mut().expect("object").remove("timeout");
