@@ -1,9 +1,9 @@
 //! One job on several servers, and what must never be seen of their keys.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use cronium_dev_backend::{DevBackend, JobRow, Via};
+use cronium_dev_backend::{Action, DevBackend, Fault, JobRow, Via};
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -135,6 +135,47 @@ fn a_job_on_three_servers_runs_on_each_and_is_reported_once() {
         assert_eq!((&found["created"]["serverId"], &found["row"]["exitCode"]), (&json!(id), &json!(0)));
     }
     eventually("watchers see the end", || told_live(&three.backend)["status"] == "completed");
+    three.stop();
+}
+
+/// Each call about a record takes 3 s, as at the deployed backend without its socket server.
+#[test]
+fn scripts_and_worker_wait_for_no_slow_record() {
+    let _machine = shared();
+    let three = Three::start(&[("jobs.maxConcurrent", "1")]);
+    let slow = Action::Delay { millis: 3000 };
+    three.backend.set_fault(Fault { path: Some("/executions/".into()), action: slow, ..Fault::default() });
+    let script = "date +began=%s.%N; sleep 1; date +ended=%s.%N";
+    let ids: Vec<String> =
+        (0..2).map(|_| three.backend.enqueue(three.job(script)).expect("queued")).collect();
+    let rows: Vec<JobRow> = ids.iter().map(|id| finished(&three.backend, id)).collect();
+    let acknowledged = |row: &JobRow| {
+        let path = format!("/jobs/{}/acknowledge", row.id);
+        let all = three.backend.requests();
+        let at = all.iter().find(|request| request.target.contains(&path)).expect("an acknowledgement").received;
+        (SystemTime::now() - at.elapsed()).duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64()
+    };
+    let times = |row: &JobRow, word: &str| -> Vec<f64> {
+        let of_word = |line: &str| line.split_once(word)?.1.parse().ok();
+        stdout(row).lines().filter_map(of_word).collect()
+    };
+    for row in &rows {
+        let began = times(row, "began=");
+        assert_eq!(began.len(), NAMES.len(), "{}", stdout(row));
+        let late = began.into_iter().fold(0.0, f64::max) - acknowledged(row);
+        assert!(late < 2.5, "the last script began {late} s after the acknowledgement");
+        let executions = three.executions(row);
+        assert_eq!(executions.len(), 3, "{executions:?}");
+        for name in NAMES {
+            let found = executions.iter().find(|execution| execution["created"]["serverName"] == *name);
+            let found = found.unwrap_or_else(|| panic!("no record for {name}: {executions:?}"));
+            assert_eq!(found["row"]["exitCode"], json!(0), "{found}");
+        }
+        assert_eq!((row.terminal_reports(), row.status.as_str()), (1, "completed"), "{row:?}");
+    }
+    let ended = times(&rows[0], "ended=").into_iter().fold(0.0, f64::max);
+    let free = acknowledged(&rows[1]) - ended;
+    assert!(free < 2.5, "the worker took the next job {free} s after the last script");
     three.stop();
 }
 

@@ -177,8 +177,8 @@ pub(super) fn reattach_info(directory: &str, started: &Started) -> ReattachInfo 
     ReattachInfo { place: directory.to_owned(), image: String::new(), limits: None, timeout, warm: None }
 }
 
-/// What a record keeps of an ending.
-pub(super) fn end_of(outcome: &Outcome, recorded: bool) -> PartEnd {
+/// What a record keeps of an ending, but for what is owed to the backend.
+pub(super) fn end_of(outcome: &Outcome) -> PartEnd {
     let verdict = &outcome.verdict;
     let (timeout_name, timeout_ms) = match verdict.cause {
         Cause::Timeout { limit, after } => (limit.to_owned(), u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
@@ -191,7 +191,7 @@ pub(super) fn end_of(outcome: &Outcome, recorded: bool) -> PartEnd {
         timeout_name,
         timeout_ms,
         cpu_seconds: outcome.usage.cpu_seconds,
-        recorded,
+        recorded: true,
         owed: None,
     }
 }
@@ -299,7 +299,7 @@ mod tests {
         pages[0].part = Part::Started(started());
         pages[0].directory = "/tmp/x".to_owned();
         let verdict = Verdict { phase: Phase::Execution, cause: Cause::Exit, exit_code: 7, message: "seven".into() };
-        pages[1].part = Part::Ended(end_of(&unrun(verdict), true));
+        pages[1].part = Part::Ended(end_of(&unrun(verdict)));
         assert_eq!(words(&pages, Some(&before)), ["go on at h1/tmp/x", "over 7 true", "start on h3", "port: 0"]);
         // The list has another order now, and one is gone.
         let after = job(vec![Ok(server("c", "h3")), Ok(server("b", "h2")), Err(bad())]);
@@ -342,11 +342,11 @@ mod tests {
             let verdict = Verdict { phase: Phase::Execution, cause, exit_code, message: "as it was".into() };
             let usage = Usage { cpu_seconds: 1.5, ..Usage::default() };
             let outcome = Outcome { usage, ..unrun(verdict.clone()) };
-            let back = outcome_of(&end_of(&outcome, false));
+            let back = outcome_of(&end_of(&outcome));
             assert_eq!((back.verdict, back.usage), (verdict, usage));
         }
         let long = unrun(Verdict::refused("é".repeat(5000)));
-        assert_eq!(end_of(&long, false).message.chars().count(), limits::SSH_SUMMARY_PART);
+        assert_eq!(end_of(&long).message.chars().count(), limits::SSH_SUMMARY_PART);
     }
 
     #[test]

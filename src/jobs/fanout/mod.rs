@@ -5,6 +5,7 @@
 //! says of each server how far it has come: the next agent goes on with what runs there, starts what was
 //! not begun, and knows how the others ended ([`go_on`]).
 
+mod calls;
 mod found;
 mod prefixed;
 mod sum;
@@ -15,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
+use self::calls::{Calls, PartCall, Rows};
 use self::found::{Slot, Way};
 pub(in crate::jobs) use self::found::{needs_backend, remains_of};
 use self::prefixed::Prefixed;
@@ -161,7 +163,8 @@ impl Group {
         context.checkpoints.keep(&record);
         // A server may be slow to remove what is left on it: the report does not wait for that.
         let longest = group.config.jobs.cleanup_timeout * 2 + limits::THREAD_JOIN_WAIT;
-        let (parts, threads) = group.on_all_servers();
+        let rows = Rows::create(&context, &record, group.rows(), &group.redactor);
+        let (parts, calls, threads) = group.on_all_servers();
         let removing = Removing(threads, longest);
         token.step(Step::Reporting);
         let is_detached = control.is_detached() && parts.len() < group.slots.len();
@@ -198,6 +201,7 @@ impl Group {
                 Default::default()
             }
         };
+        let earlier = calls::before_report(earlier, rows, calls);
         context.show(&record.job(), outcome.verdict.status().as_str(), Some(&outcome.verdict.message));
         let ends = || parts.iter().map(|part| (part.name.as_str(), &part.outcome));
         let receipt = context.receipts.draft(&record).map(|draft| receipts::servers(draft, ends()));
@@ -205,6 +209,16 @@ impl Group {
         let page = record.end(report, false);
         let left = deliver(&context.outbox, page, (record.tried(), earlier), CleanupGuard::of(removing));
         Ok(Reported { verdict: outcome.verdict, left })
+    }
+
+    /// What is to be created at the backend for the servers whose scripts are still to begin.
+    fn rows(&self) -> Vec<(usize, ExecutionRow)> {
+        let missing = self.slots.iter().enumerate().filter(|(_, slot)| !slot.record);
+        let row = |slot: &Slot| ExecutionRow {
+            execution: slot.execution.clone(),
+            server: Some((slot.id.clone(), slot.name.clone())),
+        };
+        missing.map(|(at, slot)| (at, row(slot))).collect()
     }
 
     /// The handle for ending the script on one server.
@@ -215,11 +229,13 @@ impl Group {
     }
 
     /// Works through all servers, `limits::SSH_SERVERS_AT_ONCE` at once; the endings in the servers' order, without those
-    /// that are left to the next agent, and the threads, which may still remove what is left.
-    fn on_all_servers(self: &Arc<Self>) -> (Vec<Part>, Vec<threads::Thread>) {
+    /// that are left to the next agent, the calls about them, and the threads, which may still remove what is left.
+    fn on_all_servers(self: &Arc<Self>) -> (Vec<Part>, Calls, Vec<threads::Thread>) {
         let count = self.slots.len();
         let (tell, told) = bounded(count);
-        let servers = Servers { group: Arc::downgrade(self), next: Arc::default(), count };
+        let (mut calls, called) = Calls::of(count);
+        let left = Arc::new(AtomicUsize::new(count));
+        let servers = Servers { group: Arc::downgrade(self), next: Arc::default(), count, left, called };
         let threads: Vec<_> = (0..count.min(limits::SSH_SERVERS_AT_ONCE))
             .filter_map(|_| {
                 let (context, servers, tell) = (Arc::clone(&self.context), servers.clone(), tell.clone());
@@ -236,42 +252,35 @@ impl Group {
             // The servers' threads are watched themselves.
             pulse::touch();
             match clock::receive(&told, limits::WORKER_TICK) {
-                Ok(part) => parts.push(part),
+                Ok((part, is_calling)) => {
+                    parts.push(part);
+                    calls.begun += usize::from(is_calling);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         parts.sort_by_key(|part| part.at);
-        (parts, threads)
+        (parts, calls, threads)
     }
 
     /// The server at this place of the list; `None` when it is left to the next agent.
-    fn serve(&self, at: usize, slot: &Slot) -> Option<(Outcome, CleanupGuard)> {
+    fn serve(&self, at: usize, slot: &Slot) -> Option<Ending> {
         let ended = threads::guarded(|| match &slot.way {
             Way::Start(server) => self.on(at, slot, server, None),
             Way::GoOn(server, directory, started) => self.on(at, slot, server, Some((directory, started))),
-            Way::Without(verdict) => Some((self.without(at, slot, verdict), CleanupGuard::none())),
+            Way::Without(verdict) => Some(self.without(at, slot, verdict)),
             Way::Over(outcome, recorded) => Some(self.over(at, slot, outcome, *recorded)),
         });
-        ended.unwrap_or_else(|panic| Some((broken(panic), CleanupGuard::none())))
+        ended.unwrap_or_else(|panic| Some(Ending { outcome: broken(panic), cleanup: CleanupGuard::none(), call: None }))
     }
 
     /// The script on one server; `None` when it is left to the next agent.
-    fn on(
-        &self,
-        at: usize,
-        slot: &Slot,
-        server: &Server,
-        running: Option<(&str, &Started)>,
-    ) -> Option<(Outcome, CleanupGuard)> {
+    fn on(&self, at: usize, slot: &Slot, server: &Server, running: Option<(&str, &Started)>) -> Option<Ending> {
         let (context, execution) = (&self.context, &slot.execution);
         let control = self.control();
         if control.is_detached() {
             return None;
-        }
-        if !slot.record && running.is_none() {
-            ExecutionRow::new(execution, Some(server)).create(&context.client, &self.job.id);
-            self.record.part_is(at, PagePart::Waiting { record: true });
         }
         let (job, execution_of) = (Arc::clone(&self.job), execution.clone());
         let mut task = Task { job, server: Some(server.clone()), execution: execution_of, helpers: None };
@@ -304,18 +313,15 @@ impl Group {
             }
         };
         count_phases(&outcome.timings);
-        let kept = cleanup.is_some();
-        if !kept {
-            // On disk before the backend hears of it: nobody else knows how it ended.
-            self.record.part_ended(at, found::end_of(&outcome, false), false);
-        }
-        // Its folder on the server goes after its record, which alone has its output, and after its end is on disk.
         let collected = output.finish(&outcome);
         let receipt = self.part_receipt(slot, &outcome, &collected);
         let update = |output| report::part_update(&outcome, &collected, output, receipt.as_deref());
-        self.part_recorded(at, &outcome, update, kept);
-        cleanup.request();
-        Some((outcome, cleanup))
+        let call = self.part_ended(at, &outcome, update, cleanup.is_some());
+        // Its folder on the server goes after its output is on disk.
+        if call.is_on_disk {
+            cleanup.request();
+        }
+        Some(Ending { outcome, cleanup, call: Some(call) })
     }
 
     fn start(&self, at: usize, task: &Task, control: &Arc<Control>, output: &mut Prefixed<'_>) -> End {
@@ -361,19 +367,13 @@ impl Group {
     }
 
     /// A server on which nothing can be done: its record and its part of the report say why.
-    fn without(&self, at: usize, slot: &Slot, verdict: &Verdict) -> Outcome {
-        let context = &self.context;
-        if !slot.record {
-            let row =
-                ExecutionRow { execution: slot.execution.clone(), server: Some((slot.id.clone(), slot.name.clone())) };
-            row.create(&context.client, &self.job.id);
-        }
+    fn without(&self, at: usize, slot: &Slot, verdict: &Verdict) -> Ending {
         let outcome = without_secrets(unrun(verdict.clone()), &self.redactor);
         let collected = Prefixed::new(&slot.name, &self.output, 0, ResumePoint::default()).finish(&outcome);
         let receipt = self.part_receipt(slot, &outcome, &collected);
         let update = |output| report::part_update(&outcome, &collected, output, receipt.as_deref());
-        self.part_recorded(at, &outcome, update, false);
-        outcome
+        let call = Some(self.part_ended(at, &outcome, update, false));
+        Ending { outcome, cleanup: CleanupGuard::none(), call }
     }
 
     /// The receipt of one server's part, for its record.
@@ -383,25 +383,22 @@ impl Group {
         draft.sign(outcome, (&output.stdout, &output.stderr))
     }
 
-    /// Completes the record of one server, and writes that it ended there. What the backend does not take of the record is
-    /// kept with the job's report; without its output where too much is kept already.
-    fn part_recorded(&self, at: usize, outcome: &Outcome, update: impl Fn(bool) -> String, remains: bool) {
+    /// Writes that it ended there, with the update of its record; without the output where too much is kept already.
+    fn part_ended(&self, at: usize, outcome: &Outcome, update: impl Fn(bool) -> String, remains: bool) -> PartCall {
         let json = update(true);
+        let owed = Some(found::kept(self.record.owes(), json.clone(), || update(false)));
+        let end = PartEnd { owed, ..found::end_of(outcome) };
+        let is_on_disk = self.record.part_ended(at, end, remains);
         let slot = &self.slots[at];
-        let server = Some((slot.id.as_deref(), slot.name.as_str()));
-        let taken = self.context.client.execution_complete((&self.job.id, &slot.execution), server, &json);
-        let owed = taken.err().and_then(|error| {
-            log::warn!("the execution's record is not complete yet: {error}");
-            let kept = || found::kept(self.record.owes(), json, || update(false));
-            (!error.is_refusal()).then(kept)
-        });
-        self.record.part_ended(at, PartEnd { owed, ..found::end_of(outcome, true) }, remains);
+        let (execution, server) = (slot.execution.clone(), (slot.id.clone(), slot.name.clone()));
+        PartCall { at, execution, server, json, is_on_disk }
     }
 
     /// A server on which it ended under an earlier agent. What was printed there went to its record alone.
-    fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> (Outcome, CleanupGuard) {
+    fn over(&self, at: usize, slot: &Slot, outcome: &Outcome, recorded: bool) -> Ending {
         let verdict = &outcome.verdict;
         let cleanup = slot.remains.as_ref().map(|(server, directory)| self.context.servers.cleanup(server, directory));
+        let mut call = None;
         if !recorded {
             let metadata = [("reason", verdict.reason().to_owned()), ("verdict", verdict.message.clone())];
             let update = ExecutionUpdate {
@@ -410,7 +407,7 @@ impl Group {
                 metadata: &metadata,
                 ..ExecutionUpdate::default()
             };
-            self.part_recorded(at, outcome, |_| update.to_json(), cleanup.is_some());
+            call = Some(self.part_ended(at, outcome, |_| update.to_json(), cleanup.is_some()));
         }
         let place = if recorded { "is in its own execution record" } else { "may be lost" };
         let words = format!("it had ended before the agent was restarted, and its output {place}");
@@ -418,8 +415,15 @@ impl Group {
         output.system(&format!("[{}] {words}: {verdict}", slot.name));
         output.keep(Stream::Stderr, format!("cronium-agent: [{}] {words}\n", slot.name).as_bytes());
         output.settle();
-        (outcome.clone(), cleanup.unwrap_or_default())
+        Ending { outcome: outcome.clone(), cleanup: cleanup.unwrap_or_default(), call }
     }
+}
+
+/// How it ended on one server, what is to be removed there, and the update of its record.
+struct Ending {
+    outcome: Outcome,
+    cleanup: CleanupGuard,
+    call: Option<PartCall>,
 }
 
 /// The servers of a job, for the threads that take one after the other.
@@ -430,10 +434,14 @@ struct Servers {
     /// The next server that no thread has taken.
     next: Arc<AtomicUsize>,
     count: usize,
+    /// How many have not ended, or been left to the next agent.
+    left: Arc<AtomicUsize>,
+    /// Is sent to after each call about an end.
+    called: Sender<()>,
 }
 
 impl Servers {
-    fn work(&self, context: &JobContext, tell: &Sender<Part>) {
+    fn work(&self, context: &JobContext, tell: &Sender<(Part, bool)>) {
         let _watched = context.watched("job on a server");
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
@@ -445,11 +453,18 @@ impl Servers {
             let _context = telemetry::context(&group.job.id, &slot.execution, &group.redactor);
             let (ended, name, record) = (group.serve(at, slot), slot.name.clone(), Arc::clone(&group.record));
             drop(group);
-            if let Some((outcome, cleanup)) = ended {
-                let _ = tell.send(Part { at, name, outcome });
-                drop(cleanup);
-                record.part_is_clear(at);
+            let is_last = self.left.fetch_sub(1, Ordering::Relaxed) == 1;
+            let Some(Ending { outcome, mut cleanup, call }) = ended else { continue };
+            // That of the last server goes with the report.
+            let call = call.filter(|call| !is_last || !call.is_on_disk);
+            let _ = tell.send((Part { at, name, outcome }, call.is_some()));
+            if let Some(call) = call {
+                call.make(&context.client, &record.job(), &record);
+                let _ = self.called.send(());
             }
+            cleanup.request();
+            drop(cleanup);
+            record.part_is_clear(at);
         }
     }
 }

@@ -138,7 +138,7 @@ pub struct PartEnd {
     pub timeout_ms: u64,
     #[serde(with = "amount::stored")]
     pub cpu_seconds: f64,
-    /// Whether its record was completed, or is to be with `owed`.
+    /// Whether its record was completed, or is to be with `owed`: false in records of older agents alone.
     pub recorded: bool,
     /// JSON: the update of its record, if the backend did not take it yet.
     #[serde(default, with = "optional_json", skip_serializing_if = "Option::is_none")]
@@ -311,6 +311,13 @@ impl Entry {
             }
         }
         found
+    }
+
+    /// The server of this execution: its id at the backend, and its name. `None` for one on no server.
+    pub fn server_of(&self, execution: &Id) -> Option<(Option<&str>, &str)> {
+        let Place::Servers(pages) = &self.place else { return None };
+        let page = pages.iter().find(|page| page.execution == *execution)?;
+        Some((Some(page.server_id.as_str()).filter(|id| !id.is_empty()), page.name.as_str()))
     }
 
     /// The report and since when it waits; `None` before the end.

@@ -187,21 +187,59 @@ impl JobRecord {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(at, progress);
     }
 
-    /// Writes how far the server at this place has come otherwise.
-    pub fn part_is(&self, at: usize, part: Part) {
+    /// Writes how far the server at this place has come otherwise; whether that is on disk.
+    pub fn part_is(&self, at: usize, part: Part) -> bool {
         let result = self.part(at, part, None);
         // A server that is heard of after the report: the record is the outbox's now.
-        if let Err(error) = result
+        if let Err(error) = &result
             && !matches!(error, RecordError::Step { from: State::Ended, .. })
         {
             log::error!("job {} goes on without its page in the records: {error}", self.job());
         }
+        result.is_ok()
     }
 
-    /// Writes that it has ended on the server at this place, where its folder goes next if it `remains`.
-    pub fn part_ended(&self, at: usize, end: PartEnd, remains: bool) {
+    /// Writes that it has ended on the server at this place, where its folder goes next if it `remains`; whether that is
+    /// on disk.
+    pub fn part_ended(&self, at: usize, end: PartEnd, remains: bool) -> bool {
         self.set_remains(|place, page| place == at && remains || page.remains);
-        self.part_is(at, Part::Ended(end));
+        self.part_is(at, Part::Ended(end))
+    }
+
+    /// Whether it has not ended there.
+    pub fn part_is_open(&self, at: usize) -> bool {
+        let live = self.lock();
+        let Place::Servers(pages) = &live.entry.place else { return false };
+        pages.get(at).is_some_and(|page| matches!(page.part, Part::Waiting { .. } | Part::Started(_)))
+    }
+
+    /// Writes that the backend has the record of the server at this place, unless the script is there: then that is known.
+    pub fn part_has_record(&self, at: usize) {
+        self.change_part(at, |part| match part {
+            Part::Waiting { record } => !std::mem::replace(record, true),
+            Part::OfJob | Part::Started(_) | Part::Ended(_) => false,
+        });
+    }
+
+    /// Writes that nothing is owed any more to the record of the server at this place.
+    pub fn part_is_taken(&self, at: usize) {
+        self.change_part(at, |part| match part {
+            Part::Ended(end) => end.owed.take().is_some(),
+            Part::OfJob | Part::Waiting { .. } | Part::Started(_) => false,
+        });
+    }
+
+    /// Changes the page of a server; `change` says whether there is anything to write.
+    fn change_part(&self, at: usize, change: impl FnOnce(&mut Part) -> bool) {
+        let mut live = self.lock();
+        if live.state != State::Started {
+            return;
+        }
+        if let Place::Servers(pages) = &mut live.entry.place
+            && pages.get_mut(at).is_some_and(|page| change(&mut page.part))
+        {
+            self.put(&live.entry);
+        }
     }
 
     /// Bytes of the updates that are owed to the records of the job's servers.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::api::report::{self, Delivery, Fate};
 use crate::api::{Client, Error, Orphans, RowStatus};
 use crate::job::Id;
-use crate::jobs::record::Report;
+use crate::jobs::record::{Entry, Report};
 use crate::limits;
 use crate::os::{clock, pulse};
 use crate::verdict::Status;
@@ -104,12 +104,11 @@ impl List {
 /// One try. After an error, `tried` says more, and [`report::least_pause`] how long to wait at least.
 pub(super) fn offer(
     client: &Client,
-    (job, execution): (&Id, &Id),
-    report: &Report,
+    (entry, report): (&Entry, &Report),
     tried: &mut Tried,
     list: &List,
 ) -> Result<Delivery, Error> {
-    let settled = tried.settled();
+    let (job, settled) = (&entry.job, tried.settled());
     let mut ask = || match report::judge(&*list.since(client, settled)?, job) {
         None if is_owed(client, job, report)? => Ok(Some(Fate::NotTaken)),
         fate => Ok(fate),
@@ -118,7 +117,7 @@ pub(super) fn offer(
     let result = match report::settle(client, job, &mut tried.fate, &mut ask) {
         Ok(true) => Ok(Delivery::Seen),
         Ok(false) => {
-            update(client, (job, execution), report, tried, list)?;
+            update(client, (entry, report), tried, list)?;
             report::send(client, job, &report.complete, &mut tried.fate)
         }
         Err(error) => Err(error),
@@ -150,15 +149,14 @@ fn is_owed(client: &Client, job: &Id, report: &Report) -> Result<bool, Error> {
 /// ever. Then the report goes all the same; where that fails too, the next try begins with this update again.
 fn update(
     client: &Client,
-    (job, execution): (&Id, &Id),
-    report: &Report,
+    (entry, report): (&Entry, &Report),
     tried: &mut Tried,
     list: &List,
 ) -> Result<(), Error> {
-    let mut all = report.updates(execution).skip(tried.updates);
+    let mut all = report.updates(&entry.execution).skip(tried.updates);
     while let Some((execution, json)) = all.next() {
         let begun = clock::now();
-        match client.execution_complete((job, execution), None, json) {
+        match client.execution_complete((&entry.job, execution), entry.server_of(execution), json) {
             Ok(()) => {}
             Err(error) if error.is_refusal() => log::warn!("the execution's record could not be completed: {error}"),
             Err(error) => {

@@ -135,7 +135,7 @@ impl Outbox {
         }
         let Some(Ended { report, since_ms }) = entry.ended() else { return };
         let since_ms = (*since_ms).min(now_ms());
-        match offer(&self.0.client, (job, &entry.execution), report, &mut tried, &self.0.list) {
+        match offer(&self.0.client, (&entry, report), &mut tried, &self.0.list) {
             Ok(delivery) => {
                 log::info!("reported as {} ({delivery:?}), {:.1?} after its end", report.status, age(since_ms));
                 self.taken(&entry);

@@ -100,8 +100,16 @@ fn a_record_that_was_never_made_is_made_before_it_is_completed() {
         _ => None,
     });
     let running = Running::start(scratch.open(), &server, terms());
-    assert_eq!(running.report(report("a")).expect("room"), Handed::Taken);
+    let mut entry = report("a");
+    entry.place = servers();
+    let Place::Servers(pages) = &mut entry.place else { panic!("servers") };
+    pages[2].execution = id("exec-a");
+    assert_eq!(running.report(entry).expect("room"), Handed::Taken);
     let ends: Vec<String> =
         server.lines().iter().filter_map(|line| Some(line.rsplit_once('/')?.1.to_owned())).collect();
     assert_eq!(ends, ["update", "create", "update", "complete"]);
+    let all = server.seen();
+    let created = all.iter().find(|seen| seen.line.ends_with("/create")).expect("a creation");
+    let body: serde_json::Value = serde_json::from_str(&created.body).expect("JSON");
+    assert_eq!((&body["serverId"], &body["serverName"]), (&3.into(), &"web 3".into()));
 }
