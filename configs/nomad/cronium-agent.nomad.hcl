@@ -79,7 +79,7 @@ job "cronium-agent" {
       kill_signal  = "SIGTERM"
 
       config {
-        image           = "cronium/agent:0.1.0"
+        image           = "cronium/agent:0.2.0"
         args            = ["run"]
         ports           = ["health", "metrics"]
         readonly_rootfs = true

@@ -198,7 +198,7 @@ mod tests {
             ok: true,
             agent: Agent {
                 id: "edge-7".into(),
-                version: "0.1.0".into(),
+                version: "0.2.0".into(),
                 pid: 4242,
                 since: "2025-10-09T10:00:00Z".into(),
                 uptime_seconds: 93_784,
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn everything_that_is_known_is_shown_and_nothing_is_forged() {
         let want = "\
-agent     edge-7, version 0.1.0, pid 4242, up 1d 2h since 2025-10-09T10:00:00Z
+agent     edge-7, version 0.2.0, pid 4242, up 1d 2h since 2025-10-09T10:00:00Z
 ready     no: docker answers 500
 workers   2 of 5 busy
 jobs need a signature by ci

@@ -146,8 +146,7 @@ fn scripts_and_worker_wait_for_no_slow_record() {
     let slow = Action::Delay { millis: 3000 };
     three.backend.set_fault(Fault { path: Some("/executions/".into()), action: slow, ..Fault::default() });
     let script = "date +began=%s.%N; sleep 1; date +ended=%s.%N";
-    let ids: Vec<String> =
-        (0..2).map(|_| three.backend.enqueue(three.job(script)).expect("queued")).collect();
+    let ids: Vec<String> = (0..2).map(|_| three.backend.enqueue(three.job(script)).expect("queued")).collect();
     let rows: Vec<JobRow> = ids.iter().map(|id| finished(&three.backend, id)).collect();
     let acknowledged = |row: &JobRow| {
         let path = format!("/jobs/{}/acknowledge", row.id);
@@ -171,7 +170,7 @@ fn scripts_and_worker_wait_for_no_slow_record() {
             let found = found.unwrap_or_else(|| panic!("no record for {name}: {executions:?}"));
             assert_eq!(found["row"]["exitCode"], json!(0), "{found}");
         }
-        assert_eq!((row.terminal_reports(), row.status.as_str()), (1, "completed"), "{row:?}");
+        assert_eq!((row.terminal_reports(), &*row.status), (1, "completed"), "{row:?}");
     }
     let ended = times(&rows[0], "ended=").into_iter().fold(0.0, f64::max);
     let free = acknowledged(&rows[1]) - ended;

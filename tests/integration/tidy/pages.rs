@@ -280,3 +280,11 @@ fn every_test_and_limit_that_a_page_names_exists() {
     let missing: Vec<&str> = names.filter(|name| !index.contains(&format!("({name})"))).collect();
     assert_eq!(missing, Vec::<&str>::new(), "docs/decisions/README.md does not list these");
 }
+
+/// The newest section of the changelog is about this program. Packages take their version from it.
+#[test]
+fn the_changelog_begins_with_the_programs_version() {
+    let changelog = text("CHANGELOG.md");
+    let newest = changelog.lines().find_map(|line| line.strip_prefix("## [")).expect("a section");
+    assert_eq!(newest.split(']').next(), Some(env!("CARGO_PKG_VERSION")));
+}

@@ -147,12 +147,7 @@ fn is_owed(client: &Client, job: &Id, report: &Report) -> Result<bool, Error> {
 /// An update that fails holds the report up for as long as the backend has an outage: while it does not answer another
 /// call that needs its database. One that fails [`limits::OUTBOX_UPDATE_TRIES`] times while it does is refused for
 /// ever. Then the report goes all the same; where that fails too, the next try begins with this update again.
-fn update(
-    client: &Client,
-    (entry, report): (&Entry, &Report),
-    tried: &mut Tried,
-    list: &List,
-) -> Result<(), Error> {
+fn update(client: &Client, (entry, report): (&Entry, &Report), tried: &mut Tried, list: &List) -> Result<(), Error> {
     let mut all = report.updates(&entry.execution).skip(tried.updates);
     while let Some((execution, json)) = all.next() {
         let begun = clock::now();
