@@ -26,7 +26,8 @@ impl Image {
             .stderr(Stdio::piped())
             .spawn()
             .expect("docker build");
-        let text = format!("FROM cronium/runner:{base}\nUSER 0:0\n{lines}\nUSER 1000:1000\n");
+        // Two tests that build the same at once would have one image, and each would remove it.
+        let text = format!("FROM cronium/runner:{base}\nLABEL test={name}\nUSER 0:0\n{lines}\nUSER 1000:1000\n");
         build.stdin.take().expect("stdin").write_all(text.as_bytes()).expect("write");
         let output = build.wait_with_output().expect("its end");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
