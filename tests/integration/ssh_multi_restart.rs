@@ -106,8 +106,9 @@ fn what_had_ended_before_the_kill_keeps_its_end_and_its_record() {
     let script = format!("echo here; [ $(id -un) != {alpha} ] || exit 3; sleep 3; echo later");
     let id = three.backend.enqueue(three.job(&script)).expect("queued");
     let page = three.agent.state().join("jobs").join(format!("{id}.job"));
-    let ended = || std::fs::read_to_string(&page).is_ok_and(|text| text.contains("\"recorded\":true"));
-    eventually("its end is written down", ended);
+    // Its output is there until the backend has it.
+    let is_taken = |text: String| text.contains("\"recorded\":true") && !text.contains("\"owed\"");
+    eventually("its end is written down", || std::fs::read_to_string(&page).is_ok_and(is_taken));
     let text = std::fs::read_to_string(&page).expect("page");
     assert!(!text.contains("here") && !text.contains("PRIVATE KEY"), "output or a key in {text}");
     let three = three.again(&[]);

@@ -1,7 +1,7 @@
 //! The calls to the backend about the records of a job's servers. No script and no worker waits for them.
 //!
 //! One thread of the job, `job-rows`, creates the records beside the scripts. The end on a server is on disk, together with
-//! the update of its record, before the backend is told; then the server's own thread sends that update. What is not taken
+//! the update of its record, before the backend hears of it; then the server's own thread sends that update. What is not taken
 //! when the job ends goes with its report. The report waits for the calls that are under way, since an update that arrives
 //! late would open the job again.
 
@@ -94,13 +94,13 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// For so many servers, and what each thread sends to after a call.
+    /// For `count` servers, and what each thread sends to after a call.
     pub(super) fn of(count: usize) -> (Self, Sender<()>) {
         let (send, done) = bounded(count);
         (Self { done, begun: 0 }, send)
     }
 
-    /// Waits for those that are under way, together so long at most.
+    /// Waits for those that are under way, at most `wait` together.
     fn wait(&self, wait: Duration) {
         let until = clock::now() + wait;
         for _ in 0..self.begun {
