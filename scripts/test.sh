@@ -171,6 +171,7 @@ if on_engine; then
     need_packages "a test sends packets through the firewall for jobs" nftables iptables iproute2
     need_packages "some tests hold back what the agent asks of the disk" strace
     need_packages "the tests read the manual, try the completions and look at the package with them" mandoc zsh fish cmark-gfm dpkg-dev lintian rpm
+    need_packages "the tests validate manifests with what it gets" python3-pip
     need_packages "the tests use them" curl jq python3 python3-yaml
     ensure_engine
     ensure_images
@@ -183,7 +184,7 @@ left | sort -u >"$SCRATCH/left.before"
 note preparation 1 0 "$started"
 
 step format 120 cargo fmt --all --check
-step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh .ci/run src/proofs/*.sh configs/completions/*.bash configs/package/p*
+step scripts 120 shellcheck -x scripts/*.sh runtime-images/prepare.sh configs/firewall/keep.sh .ci/run src/proofs/*.sh configs/completions/*.bash configs/package/p*
 step lint 1800 cargo clippy --workspace --all-targets -- -D warnings
 step unit 1800 env TMPDIR="$TESTS_TMP" cargo test --workspace --lib --bins -- --test-threads=8
 # Tests wait more than they compute, so more of them run at once than a small host has cores. Those that measure run

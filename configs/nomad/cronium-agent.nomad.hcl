@@ -3,15 +3,18 @@
 # Before: on each client, a host volume for the state,
 #
 #   client { host_volume "cronium-state" { path = "/var/lib/cronium-agent" } }      # owned by 65532:65532, mode 0700
-#   plugin "docker" { config { volumes { enabled = true } } }                       # for the engine's socket
+#   plugin "docker" { config {
+#     volumes { enabled = true }                                                    # for the engine's socket
+#     allow_caps = [ … ]                                                            # Nomad's own list and "net_admin", for the firewall
+#   } }
 #
 # and the token: `nomad var put nomad/jobs/cronium-agent api_token=@api-token` (Nomad 1.6 or newer, for group_add).
 #
 # Think first: jobs run in the client's Docker engine, outside of Nomad, which does not see what they use. The task has the
 # engine's socket, which is as good as root on the client: submit this job in a separate namespace.
 #
-# Validated by tests that check the balance of the blocks, the names, the ports and each lock below
-# (tests/integration/fleet.rs). Not run by Nomad yet, and not read by an HCL parser.
+# Read by an HCL parser, and compared with a list of Nomad's blocks and keys (scripts/manifests.sh); tests check the names, the ports
+# and each lock below (tests/integration/fleet.rs). Not run by Nomad yet.
 job "cronium-agent" {
   type        = "system"
   datacenters = ["*"]
@@ -21,9 +24,10 @@ job "cronium-agent" {
     value     = "1"
   }
 
-  # One client drains at a time.
+  # One client after the other. Nomad before 1.11 waits no longer than stagger between two of them.
   update {
     max_parallel     = 1
+    stagger          = "60s"
     min_healthy_time = "15s"
     healthy_deadline = "10m"
   }
@@ -70,6 +74,44 @@ job "cronium-agent" {
       mode     = "delay"
     }
 
+    # Closes metadata services for jobs, before the agent starts: docs/operations.md, "Firewall". The rules stay until the client
+    # starts anew. Without the image of configs/firewall/Dockerfile take this task out.
+    task "firewall" {
+      driver = "docker"
+
+      lifecycle {
+        hook = "prestart"
+      }
+
+      config {
+        image           = "cronium/firewall:0.1.0"
+        args            = ["once"]
+        network_mode    = "host"
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        cap_add         = ["net_admin"]
+        security_opt    = ["no-new-privileges"]
+        mount {
+          type   = "tmpfs"
+          target = "/etc/cronium"
+        }
+        mount {
+          type   = "tmpfs"
+          target = "/etc/systemd"
+        }
+      }
+
+      env {
+        # Or strict.
+        MODE = "metadata"
+      }
+
+      resources {
+        cpu    = 50
+        memory = 64
+      }
+    }
+
     task "agent" {
       driver = "docker"
       user   = "65532:65532"
@@ -100,6 +142,7 @@ job "cronium-agent" {
         CRONIUM_API_ENDPOINT            = "https://cronium.example:5001"
         CRONIUM_API_TOKEN_FILE          = "${NOMAD_SECRETS_DIR}/api-token"
         CRONIUM_MONITORING_BIND_ADDRESS = "0.0.0.0"
+        CRONIUM_MONITORING_PAGE         = "false"
         CRONIUM_STATE_DIR               = "/var/lib/cronium-agent"
       }
 

@@ -144,3 +144,61 @@ fn metadata_private_ranges_and_the_host_are_closed_and_an_exception_is_open() {
     assert!(said.contains("jumps 5\n"), "{all}");
     assert_eq!(open["removed"], everything, "{all}");
 }
+
+/// A host whose `/etc` and `/run` are copies that go with the shell, and what the firewall's container does there.
+const KEEPER: &str = r#"
+set -eu
+mount -t tmpfs tmpfs "$FOLDER"
+cd "$FOLDER" && mkdir -p up work usr/sbin usr/share/cronium-agent
+mount -t overlay overlay -o "lowerdir=/etc,upperdir=$FOLDER/up,workdir=$FOLDER/work" /etc
+mount -t tmpfs tmpfs /run
+mkdir -p /run/cronium-firewall
+printf 'nameserver 169.254.20.10\n' >resolv.conf
+rm -f /etc/resolv.conf && cp resolv.conf /etc/resolv.conf
+cp "$SOURCES/scripts/firewall.sh" usr/sbin/cronium-firewall
+cp "$SOURCES"/configs/firewall/*.nft "$SOURCES"/configs/systemd/*.conf usr/share/cronium-agent/
+export PATH="$FOLDER/usr/sbin:$PATH" PAUSE=0.1
+stands() { nft list chain inet cronium_jobs prerouting 2>/dev/null | grep -o 'jump [a-z]*' || echo none; }
+MODE=strict "$SOURCES/configs/firewall/keep.sh" once
+echo "once $(stands)"
+[ ! -e /run/cronium-firewall/loaded ]
+nft list chain inet cronium_jobs allowed | grep -c 169.254.20.10
+nft flush ruleset
+"$SOURCES/configs/firewall/keep.sh" & keeper=$!
+until [ -e /run/cronium-firewall/loaded ]; do sleep 0.05; done
+echo "kept $(stands)"
+nft flush ruleset
+echo "flushed $(stands)"
+until [ "$(stands)" != none ]; do sleep 0.05; done
+echo "again $(stands)"
+kill "$keeper"; code=0; wait "$keeper" || code=$?
+echo "ended $code $(stands)"
+"#;
+
+#[test]
+fn the_firewalls_container_loads_the_rules_keeps_them_and_leaves_them() {
+    let _machine = shared();
+    let folder = Folder::new();
+    let output = Command::new("timeout")
+        .args([
+            "60",
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child=KILL",
+            "bash",
+            "-c",
+            KEEPER,
+        ])
+        .env("FOLDER", folder.path())
+        .env("SOURCES", env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("unshare, from util-linux");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    let wanted = "once jump strict\n1\nkept jump metadata\nflushed none\nagain jump metadata\nended 0 jump metadata\n";
+    assert!(output.status.success() && said == wanted, "needs nftables: {said}{error}");
+}

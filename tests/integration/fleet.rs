@@ -1,4 +1,4 @@
-//! What is shipped for fleets, as far as it can be checked without a cluster: it can be read, every key that it sets
+//! What is shipped for fleets, as far as it can be checked without a cluster: validators take it, every key that it sets
 //! exists, and every lock is in it.
 
 use std::path::Path;
@@ -88,6 +88,39 @@ fn the_compose_file_has_every_lock() {
     agent_takes(&without_token(pairs.map(|(name, text)| (name.clone(), value(text))).collect()), "");
 }
 
+/// `scripts/manifests.sh` about these files: whether they are valid, and what it said.
+fn validated(files: &[&Path]) -> (bool, String) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/manifests.sh");
+    let output = Command::new(script).args(files).output().expect("scripts/manifests.sh");
+    (
+        output.status.success(),
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat(),
+    )
+}
+
+#[test]
+fn validators_of_kubernetes_and_of_hcl_take_what_is_shipped_and_refuse_what_is_broken() {
+    let (good, said) = validated(&[]);
+    assert!(good && said.matches(": valid").count() == 3, "{said}");
+    let folder = Folder::new();
+    for (file, from, to, words) in [
+        ("kubernetes/daemonset.yaml", "readOnlyRootFilesystem", "readOnlyRootFileSystem", "was unexpected"),
+        ("kubernetes/daemonset.yaml", "Seconds: 480", "Seconds: 8m", "'8m' is not of type"),
+        ("kubernetes/firewall.yaml", "kind: DaemonSet", "kind: DaemonSett", "find schema for kind DaemonSett"),
+        ("nomad/cronium-agent.nomad.hcl", "group \"agent\" {", "group \"agent\"", "no HCL"),
+        ("nomad/cronium-agent.nomad.hcl", "kill_timeout", "kill_time_out", "a task has no kill_time_out"),
+        ("nomad/cronium-agent.nomad.hcl", "update {", "updates {", "a job has no updates"),
+        ("nomad/cronium-agent.nomad.hcl", "task \"agent\" {", "task {", "a task has one label"),
+    ] {
+        let broken = text(file).replace(from, to);
+        assert_ne!(broken, text(file));
+        let place = folder.path().join(file.rsplit('/').next().expect("a name"));
+        std::fs::write(&place, broken).expect("write");
+        let (good, said) = validated(&[&place]);
+        assert!(!good && said.contains(words), "{to}: {said}");
+    }
+}
+
 #[test]
 fn the_daemon_set_hangs_together_and_has_every_lock() {
     let all = documents("kubernetes/daemonset.yaml");
@@ -121,6 +154,18 @@ fn the_daemon_set_hangs_together_and_has_every_lock() {
     assert_eq!(names(&agent["volumeMounts"]), names(&pod["volumes"]), "each volume is mounted");
     assert_eq!(names(&agent["ports"]), ["health", "metrics"]);
     assert_eq!(pod["volumes"][0]["configMap"]["name"], all[1]["metadata"]["name"]);
+    // The same path on both sides, for the sockets of running scripts; and the firewall's word that it stands.
+    let state = json!({ "path": "/var/lib/cronium-agent", "type": "Directory" });
+    assert_eq!((&pod["volumes"][3]["hostPath"], &agent["volumeMounts"][3]["mountPath"]), (&state, &state["path"]));
+    let firewall = &documents("kubernetes/firewall.yaml")[0]["spec"]["template"]["spec"];
+    assert_eq!(pod["volumes"][4]["hostPath"], json!({ "path": "/run/cronium-firewall/loaded", "type": "File" }));
+    assert_eq!(firewall["volumes"][0]["hostPath"]["path"], "/run/cronium-firewall");
+    for key in ["nodeSelector", "tolerations"] {
+        assert_eq!(firewall[key], pod[key], "{key}: on the same nodes");
+    }
+    let locks = &firewall["containers"][0]["securityContext"];
+    assert_eq!(locks["capabilities"], json!({ "drop": ["ALL"], "add": ["NET_ADMIN"] }));
+    assert_eq!((&locks["readOnlyRootFilesystem"], &locks["privileged"]), (&json!(true), &Value::Null));
     let config = all[1]["data"]["cronium-orchestrator.yaml"].as_str().expect("configuration");
     let mounted = "tokenFile: /etc/cronium-secret/api-token";
     assert!(config.contains(mounted) && agent["volumeMounts"][1]["mountPath"] == "/etc/cronium-secret");
@@ -128,17 +173,12 @@ fn the_daemon_set_hangs_together_and_has_every_lock() {
 }
 
 #[test]
-fn the_nomad_job_is_balanced_and_has_every_lock() {
+fn the_nomad_job_has_every_lock() {
     let text = text("nomad/cronium-agent.nomad.hcl");
     let code: String = text
         .lines()
         .filter(|line| !line.trim_start().starts_with('#'))
         .fold(String::new(), |all, line| all + line + "\n");
-    for pair in ["{}", "[]"] {
-        let count = |c: Option<char>| code.matches(c.expect("a character")).count();
-        assert_eq!(count(pair.chars().next()), count(pair.chars().nth(1)), "{pair}");
-    }
-    assert_eq!(code.matches('"').count() % 2, 0, "quotes");
     let words = code.split_whitespace().collect::<Vec<_>>().join(" ");
     for wanted in [
         "type = \"system\"",
@@ -153,7 +193,14 @@ fn the_nomad_job_is_balanced_and_has_every_lock() {
     ] {
         assert!(words.contains(wanted), "{wanted}");
     }
-    assert!(!words.contains("privileged = true") && !words.contains("network_mode"));
+    let (firewall, agent) = words.split_once("task \"agent\"").expect("the agent's task");
+    assert!(!words.contains("privileged = true") && !agent.contains("network_mode") && !agent.contains("cap_add"));
+    assert!(firewall.contains("hook = \"prestart\"") && firewall.contains("cap_add = [\"net_admin\"]"));
+    let path = "/var/lib/cronium-agent";
+    assert!(
+        agent.contains(&format!("destination = \"{path}\""))
+            && agent.contains(&format!("CRONIUM_STATE_DIR = \"{path}\""))
+    );
     let pairs = code.lines().filter_map(|line| {
         let (name, value) = line.trim().split_once(" = ")?;
         let name = name.trim();
