@@ -84,7 +84,7 @@ job "cronium-agent" {
       }
 
       config {
-        image           = "cronium/firewall:0.1.0"
+        image           = "cronium/firewall:0.2.0"
         args            = ["once"]
         network_mode    = "host"
         readonly_rootfs = true

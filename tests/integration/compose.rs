@@ -29,20 +29,9 @@ impl Project {
             backend: backend_on_every_address(),
             health_port: free_port(),
         };
+        lay_out(project.folder.path());
         let configs = project.path("configs");
-        std::fs::create_dir_all(project.path("dist")).expect("folder");
-        std::fs::create_dir_all(configs.join("container-state")).expect("folder");
-        for file in ["docker-compose.yaml", "container-state/README"] {
-            std::fs::copy(shipped(file), configs.join(file)).expect(file);
-        }
-        std::fs::copy(env!("CARGO_BIN_EXE_cronium-agent"), project.path("dist/cronium-agent-0-test-musl"))
-            .expect("copy");
-        // The program that is tested here is linked dynamically, so it brings its libraries; the shipped one needs none.
-        let text = std::fs::read_to_string(shipped("Dockerfile")).expect("the Dockerfile");
-        let with = text.replace("FROM scratch\n", "FROM scratch\nCOPY libraries /\n");
-        assert_ne!(with, text);
-        std::fs::write(configs.join("Dockerfile"), with).expect("write");
-        project.copy_libraries();
+        std::fs::copy(shipped("docker-compose.yaml"), configs.join("docker-compose.yaml")).expect("copy");
         std::fs::write(configs.join("api-token"), project.backend.token()).expect("write");
         let owned = Command::new("chown").arg("65532:65532").arg(configs.join("api-token")).status().expect("chown");
         assert!(owned.success(), "run the tests as root: the token's file belongs to the agent's user");
@@ -56,18 +45,6 @@ impl Project {
 
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
-    }
-
-    fn copy_libraries(&self) {
-        let output = Command::new("ldd").arg(env!("CARGO_BIN_EXE_cronium-agent")).output().expect("ldd");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let libraries: Vec<_> = said.split_whitespace().filter(|word| word.starts_with('/')).collect();
-        assert!(!libraries.is_empty(), "{said}");
-        for library in libraries {
-            let target = self.path("libraries").join(library.trim_start_matches('/'));
-            std::fs::create_dir_all(target.parent().expect("a folder")).expect("folder");
-            std::fs::copy(library, target).expect(library);
-        }
     }
 
     fn compose(&self, arguments: &[&str]) -> Output {
@@ -122,6 +99,30 @@ impl Drop for Project {
         // Not --rmi: the builder's layers are small, and the image goes by its name.
         self.compose(&["down", "-v", "-t", "5"]);
         let _ = Command::new("docker").args(["rmi", "-f", &format!("cronium/agent:{}", self.name)]).output();
+    }
+}
+
+/// What the shipped Dockerfile is built from, in this folder: the program that is tested. It is linked dynamically, so it brings its
+/// libraries; the shipped one needs none.
+pub fn lay_out(folder: &Path) {
+    let program = env!("CARGO_BIN_EXE_cronium-agent");
+    std::fs::create_dir_all(folder.join("dist")).expect("folder");
+    std::fs::create_dir_all(folder.join("configs/container-state")).expect("folder");
+    let readme = "container-state/README";
+    std::fs::copy(shipped(readme), folder.join("configs").join(readme)).expect("copy");
+    std::fs::copy(program, folder.join("dist/cronium-agent-0-test-musl")).expect("copy");
+    let text = std::fs::read_to_string(shipped("Dockerfile")).expect("the Dockerfile");
+    let with = text.replace("FROM scratch\n", "FROM scratch\nCOPY libraries /\n");
+    assert_ne!(with, text);
+    std::fs::write(folder.join("configs/Dockerfile"), with).expect("write");
+    let output = Command::new("ldd").arg(program).output().expect("ldd");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let libraries: Vec<_> = said.split_whitespace().filter(|word| word.starts_with('/')).collect();
+    assert!(!libraries.is_empty(), "{said}");
+    for library in libraries {
+        let target = folder.join("libraries").join(library.trim_start_matches('/'));
+        std::fs::create_dir_all(target.parent().expect("a folder")).expect("folder");
+        std::fs::copy(library, target).expect(library);
     }
 }
 

@@ -85,8 +85,15 @@ impl Engine {
         }
     }
 
+    /// Docker's command line for this engine.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["--host", &self.host()]).args(arguments);
+        command
+    }
+
     pub fn try_docker(&self, arguments: &[&str]) -> (bool, String) {
-        let output = Command::new("docker").args(["--host", &self.host()]).args(arguments).output().expect("docker");
+        let output = self.command(arguments).output().expect("docker");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 

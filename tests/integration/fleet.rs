@@ -1,5 +1,5 @@
 //! What is shipped for fleets, as far as it can be checked without a cluster: validators take it, every key that it sets
-//! exists, and every lock is in it.
+//! exists, and every lock is in it. `swarm.rs` runs the stack for Docker Swarm.
 
 use std::path::Path;
 use std::process::Command;
@@ -86,6 +86,45 @@ fn the_compose_file_has_every_lock() {
         text => text.to_owned(),
     };
     agent_takes(&without_token(pairs.map(|(name, text)| (name.clone(), value(text))).collect()), "");
+}
+
+#[test]
+fn the_swarm_stack_has_every_lock_and_leaves_jobs_time() {
+    let all = documents("swarm/stack.yaml").remove(0);
+    let agent = &all["services"]["agent"];
+    let state = "${CRONIUM_STATE_DIR:-/var/lib/cronium-agent}";
+    for (key, wanted) in [
+        ("read_only", json!(true)),
+        ("cap_drop", json!(["ALL"])),
+        ("cap_add", Value::Null),
+        ("networks", json!(["host"])),
+        (
+            "secrets",
+            json!([{ "source": "api-token", "target": "api-token", "uid": "65532", "gid": "65532", "mode": 0o400 }]),
+        ),
+        (
+            "volumes",
+            json!([
+                { "type": "bind", "source": "/var/run/docker.sock", "target": "/var/run/docker.sock" },
+                { "type": "bind", "source": state, "target": state }
+            ]),
+        ),
+    ] {
+        assert_eq!(agent[key], wanted, "{key}");
+    }
+    assert!(agent["user"].as_str().expect("user").starts_with("65532:${DOCKER_GID:?"));
+    let deploy = &agent["deploy"];
+    assert_eq!((&deploy["mode"], &deploy["update_config"]["parallelism"]), (&json!("global"), &json!(1)));
+    assert_eq!(deploy["update_config"]["order"], "stop-first", "two agents cannot share a state folder");
+    // What an agent without a drain needs to end at worst.
+    let minutes = agent["stop_grace_period"].as_str().and_then(|text| text.strip_suffix('m')).expect("minutes");
+    let worst = cronium_agent::limits::OUTBOX_LAST + 3 * cronium_agent::limits::THREAD_JOIN_WAIT;
+    assert!(minutes.parse::<u64>().expect("a number") * 60 > worst.as_secs(), "{worst:?}");
+    let config = text("swarm/cronium-orchestrator.yaml");
+    assert!(config.contains("  drainTimeout: 0s\n") && config.contains("  onShutdown: leave\n"));
+    let pairs = agent["environment"].as_object().expect("environment").iter();
+    let value = |value: &Value| value.as_str().expect("text").replace(state, "/x");
+    agent_takes(&without_token(pairs.map(|(name, text)| (name.clone(), value(text))).collect()), &config);
 }
 
 /// `scripts/manifests.sh` about these files: whether they are valid, and what it said.

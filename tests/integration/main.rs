@@ -133,6 +133,8 @@ mod ssh_start;
 mod state_dir;
 /// Where the parts come from: bill of materials, licences, sources.
 mod supply;
+/// The stack for Docker Swarm, on two engines.
+mod swarm;
 /// The filter of system calls, from the inside of a job.
 mod system_calls;
 /// The agent on a host that systemd booted.

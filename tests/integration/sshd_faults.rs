@@ -64,6 +64,8 @@ pub fn end(pids: &[u32]) {
 pub struct Network {
     /// Of the namespace, and of this host's end of the cable.
     pub name: String,
+    /// This host's address on the cable.
+    pub host: String,
     /// The address at the far end of the cable.
     pub guest: String,
 }
@@ -93,7 +95,7 @@ impl Network {
         ] {
             ip(&step).unwrap_or_else(|error| panic!("ip {step}: {error}"));
         }
-        Self { name, guest }
+        Self { name, host, guest }
     }
 
     /// Pulls the cable: packets vanish in both directions without an error.
@@ -130,7 +132,8 @@ fn remove_network(name: &str) {
     let _ = ip(&format!("netns del {name}"));
 }
 
-fn ip(arguments: &str) -> Result<String, String> {
+/// Runs `ip` with these words: what it printed, or its error.
+pub fn ip(arguments: &str) -> Result<String, String> {
     let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
