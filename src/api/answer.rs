@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::job_row;
 use super::json::object;
+use crate::config::types::HostTable;
 use crate::job::{Claim, Id};
 use crate::limits;
 use crate::secret::Secret;
@@ -61,13 +62,13 @@ pub struct HeartbeatAnswer {
 }
 
 /// Reads `{"jobs":[…],"metadata"?:{"nextPollAfter"?}}`.
-pub(super) fn queue(body: &[u8]) -> Result<Queue, String> {
+pub(super) fn queue(body: &[u8], hosts: &HostTable) -> Result<Queue, String> {
     let frame = Json::outline(body).map_err(|why| why.to_string())?;
     let [jobs, metadata] = object(frame, "the answer", ["jobs", "metadata"])?;
     let mut queue = Queue::default();
     // Some servers write an empty list as null; `count` adds nothing to the list.
     if let Some(jobs) = jobs {
-        rows(jobs.items().ok_or("\"jobs\" is no array")?, &mut queue);
+        rows(jobs.items().ok_or("\"jobs\" is no array")?, &mut queue, hosts);
     }
     let next = metadata.and_then(|metadata| metadata.field("nextPollAfter"));
     queue.next_poll_after = next.and_then(|next| parse_rfc3339(&next.text(TIME).ok()?));
@@ -78,7 +79,7 @@ pub(super) fn queue(body: &[u8]) -> Result<Queue, String> {
 const TIME: usize = 64;
 
 /// Reads the rows as far as their bounds can be found. A bad one costs itself alone.
-fn rows(items: Items<'_>, queue: &mut Queue) {
+fn rows(items: Items<'_>, queue: &mut Queue, hosts: &HostTable) {
     let mut held = 0;
     let (mut beyond, mut too_much) = (0, 0);
     for (index, row) in items.enumerate() {
@@ -87,7 +88,7 @@ fn rows(items: Items<'_>, queue: &mut Queue) {
                 beyond += 1;
                 continue;
             }
-            Ok(row) => job_row::read(row),
+            Ok(row) => job_row::read(row, hosts),
             Err(why) => Err(format!("{why} of the list, so that no row from here on can be read")),
         };
         match claim {
@@ -169,15 +170,15 @@ fn orphan_row(row: Json<'_>) -> Option<OrphanRow> {
 
 /// The job in the row with which an acknowledgement is answered, as far as the row has it; nothing may depend on it. Also
 /// the row of a job that was cancelled.
-pub(super) fn stored(body: &[u8], job: &Id) -> Option<Claim> {
+pub(super) fn stored(body: &[u8], job: &Id, hosts: &HostTable) -> Option<Claim> {
     let row = Json::outline(body).ok()?.field("job")?;
     let [id, payload] = row.fields(["id", "payload"]).ok()?;
     // The deployed backend keeps what is to be executed there; another may keep the whole row of the queue.
     let payload = payload.filter(|_| id.is_some_and(|id| id.is(job.as_str())))?;
     if payload.field("execution").is_some() {
-        return Some(job_row::read_as(job.clone(), payload));
+        return Some(job_row::read_as(job.clone(), payload, hosts));
     }
-    payload.field("script").is_some().then(|| job_row::read_stored(job.clone(), row))
+    payload.field("script").is_some().then(|| job_row::read_stored(job.clone(), row, hosts))
 }
 
 /// Reads a heartbeat's answer; an empty one asks for nothing.
@@ -249,7 +250,7 @@ mod tests {
         let body = format!(
             r#"{{"jobs":[{{"id":"a"}},7,null,{{"id":"../x"}},{{"id":"b","execution":{deep}}},{{}},{{"id":"c"}}],"count":"x"}}"#
         );
-        let queue = queue(body.as_bytes()).expect("an answer");
+        let queue = queue(body.as_bytes(), &HostTable::default()).expect("an answer");
         assert_eq!(ids(&queue.claims), ["a", "b", "c"]);
         assert_eq!(queue.unusable.len(), 4, "{:?}", queue.unusable);
         assert!(queue.unusable[0].starts_with("row 1: "), "{:?}", queue.unusable);
@@ -273,14 +274,18 @@ mod tests {
             (r#"{"jobs":[]} x"#, Err("no JSON at byte 12")),
             (r#"{"jobs":[],"jobs":[]}"#, Err("jobs is given twice in the answer")),
         ] {
-            assert_eq!(queue(body.as_bytes()).map(|q| q.next_poll_after), want.map_err(str::to_owned), "{body}");
+            assert_eq!(
+                queue(body.as_bytes(), &HostTable::default()).map(|q| q.next_poll_after),
+                want.map_err(str::to_owned),
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn a_flood_of_rows_is_counted_and_not_kept() {
         let body = format!(r#"{{"jobs":[{}{{"id":"z"}}]}}"#, r#"{"id":""},"#.repeat(5000));
-        let queue = queue(body.as_bytes()).expect("an answer");
+        let queue = queue(body.as_bytes(), &HostTable::default()).expect("an answer");
         assert_eq!((queue.claims.len(), queue.unusable.len()), (0, limits::UNUSABLE_ROWS_SHOWN + 2));
         assert_eq!(
             queue.unusable.last().map(String::as_str),
@@ -327,8 +332,13 @@ mod tests {
 
     #[test]
     fn the_row_of_an_acknowledgement_tells_its_job_where_it_has_it() {
-        let read =
-            |row: &str| stored(format!(r#"{{"success":true,"job":{row}}}"#).as_bytes(), &Id::parse("a").expect("id"));
+        let read = |row: &str| {
+            stored(
+                format!(r#"{{"success":true,"job":{row}}}"#).as_bytes(),
+                &Id::parse("a").expect("id"),
+                &HostTable::default(),
+            )
+        };
         let server = r#""serverDetails":{"host":"a","port":22,"username":"b","password":"c"}"#;
         let as_stored = |target: &str| {
             read(&format!(

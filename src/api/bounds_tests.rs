@@ -1,6 +1,7 @@
 //! The cost of the largest answers; and any bytes can be read without harm.
 
 use super::answer::{error_text, heartbeat, orphans, queue, stored};
+use crate::config::types::HostTable;
 use crate::job::{Claim, Id};
 use crate::limits::{ANSWER_MAX, QUEUE_ANSWER_MAX, QUEUE_HELD_MAX, QUEUE_ROW_MAX};
 use crate::os::heap_tests::peak;
@@ -27,7 +28,9 @@ fn no_answer_costs_more_than_twice_its_limit() {
     const SSH: &str = r#""execution":{"script":{"type":"sh","content":""},"target":{"type":"server","#;
     let row = |rest: &str| format!(r#"{{"jobs":[{{"id":"a",{rest}"#);
     let list = |name: &str, begin: &str, part: &str, end: &str| {
-        costs(name, QUEUE_ANSWER_MAX, &filled(QUEUE_ANSWER_MAX, begin, part, end), queue)
+        costs(name, QUEUE_ANSWER_MAX, &filled(QUEUE_ANSWER_MAX, begin, part, end), |body| {
+            queue(body, &HostTable::default())
+        })
     };
     let script = r#""execution":{"script":{"type":"sh","content":""#;
     let _ =
@@ -88,7 +91,7 @@ fn no_row_of_an_acknowledgement_costs_more_than_twice_its_limit() {
         (r#"{"job":["#, "[],", "]}"),
     ] {
         let body = filled(QUEUE_ANSWER_MAX, begin, part, end);
-        costs(begin, QUEUE_ANSWER_MAX, &body, |body| stored(body, &id));
+        costs(begin, QUEUE_ANSWER_MAX, &body, |body| stored(body, &id, &HostTable::default()));
     }
 }
 
@@ -131,7 +134,7 @@ fn whatever_a_row_is_the_others_are_claimed() {
         (deep.into_bytes(), true),
     ] {
         let body = [br#"{"jobs":[{"id":"a"},"#, row.as_slice(), br#",{"id":"c"}],"count":3}"#].concat();
-        let got = queue(&body).unwrap_or_else(|why| panic!("{}: {why}", row.escape_ascii()));
+        let got = queue(&body, &HostTable::default()).unwrap_or_else(|why| panic!("{}: {why}", row.escape_ascii()));
         let ids: Vec<_> = got.claims.iter().map(|claim| claim.id().as_str()).collect();
         let want: &[&str] = if usable { &["a", "b", "c"] } else { &["a", "c"] };
         assert_eq!(
@@ -147,7 +150,7 @@ fn whatever_a_row_is_the_others_are_claimed() {
         assert_eq!((ids.as_slice(), got.whole), (want, usable), "{:.80}", row.escape_ascii().to_string());
     }
     // If the list breaks off, the rows before count.
-    let got = queue(br#"{"jobs":[{"id":"a"} {"id":"b"}]}"#).expect("an answer");
+    let got = queue(br#"{"jobs":[{"id":"a"} {"id":"b"}]}"#, &HostTable::default()).expect("an answer");
     assert_eq!((got.claims.len(), got.unusable.len()), (1, 1));
 }
 
@@ -197,7 +200,12 @@ fn any_bytes_are_read_without_harm() {
             let at = random.below(body.len());
             body[at] = u8::try_from(random.below(256)).expect("a byte");
         }
-        let _ = (queue(&body), orphans(&body), stored(&body, &id), heartbeat(&body));
+        let _ = (
+            queue(&body, &HostTable::default()),
+            orphans(&body),
+            stored(&body, &id, &HostTable::default()),
+            heartbeat(&body),
+        );
         let (message, details) = error_text(&body, &token);
         assert!(!message.contains("tok3n") && !details.unwrap_or_default().contains("tok3n"));
     }

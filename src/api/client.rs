@@ -12,7 +12,7 @@ use super::contact::OnReturn;
 use super::error::{Error, Problem};
 use super::transport::{Call, Transport};
 use crate::config::token::Token;
-use crate::config::types::{Api, Tls};
+use crate::config::types::{Api, HostTable, Tls};
 use crate::job::{Claim, Id};
 use crate::limits;
 use crate::metrics::Endpoint;
@@ -89,8 +89,8 @@ impl Client {
     }
 
     /// Claims up to `batch` jobs of these types, by the backend's names. Tried once: each request claims. Jobs of a lost answer stay claimed until they are given
-    /// back, and another request at once would claim more.
-    pub fn queue(&self, batch: usize, types: &[&str]) -> Result<Queue, Error> {
+    /// back, and another request at once would claim more. `hosts` fills in what the entry of a server lacks.
+    pub fn queue(&self, batch: usize, types: &[&str], hosts: &HostTable) -> Result<Queue, Error> {
         let call = Call {
             query: format!("?batchSize={batch}&jobTypes={}", types.join(",")),
             limit: limits::QUEUE_ANSWER_MAX,
@@ -99,7 +99,7 @@ impl Client {
             ..get(Endpoint::Queue, "/jobs/queue")
         };
         let body = self.transport.call(&call)?;
-        answer::queue(&body).map_err(|why| self.bad_answer(&call, why))
+        answer::queue(&body, hosts).map_err(|why| self.bad_answer(&call, why))
     }
 
     /// Says that this agent has the job, and asks how its row is. An error with status 403 means that another agent has
@@ -115,9 +115,9 @@ impl Client {
 
     /// The job as its row has it, of which the deployed backend's lacks the logins of servers. `None`: the row lacks more,
     /// or this agent does not have the job. Tried once.
-    pub fn stored(&self, job: &Id) -> Result<Option<Claim>, Error> {
+    pub fn stored(&self, job: &Id, hosts: &HostTable) -> Result<Option<Claim>, Error> {
         match self.ask_row(job, false) {
-            Ok(body) => Ok(answer::stored(&body, job)),
+            Ok(body) => Ok(answer::stored(&body, job, hosts)),
             Err(error) if matches!(error.status(), Some(403 | 404)) => Ok(None),
             Err(error) => Err(error),
         }

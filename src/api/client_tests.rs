@@ -11,7 +11,7 @@ use crate::api::ExecutionUpdate;
 use crate::api::error::Wait;
 use crate::api::report::{self, Delivery, Fate, judge, least_pause, settle};
 use crate::api::testing::{Act, Server, api, ok};
-use crate::config::types::{Api, RateLimit};
+use crate::config::types::{Api, HostTable, RateLimit};
 use crate::secret::Secret;
 use crate::verdict::{Status, Usage};
 
@@ -80,7 +80,7 @@ fn every_call_has_its_path_its_headers_and_one_connection() {
     });
     let client = server.client();
     let (job, execution) = (id("j1"), id("exec-j1-5"));
-    assert_eq!(client.queue(3, &["SCRIPT"]).expect("queue").claims.len(), 1);
+    assert_eq!(client.queue(3, &["SCRIPT"], &HostTable::default()).expect("queue").claims.len(), 1);
     client.acknowledge(&job).expect("acknowledge");
     client.execution_create(&execution, &job, Some((Some("3"), "web-1")), &[("k", "v".to_owned())]).expect("create");
     client.status_running(&job, Some("a\0b")).expect("status");
@@ -220,7 +220,7 @@ fn stop_ends_the_wait_between_tries() {
 #[test]
 fn the_queue_is_asked_once() {
     let server = Server::start(|_, _| Act::Answer(500, "", String::new()));
-    server.client().queue(1, &["SCRIPT"]).expect_err("an error");
+    server.client().queue(1, &["SCRIPT"], &HostTable::default()).expect_err("an error");
     assert_eq!(server.lines().len(), 1);
 }
 
@@ -232,7 +232,7 @@ fn each_time_limit_has_its_name() {
     {
         let server = Server::start(move |_, _| Act::Stall(bytes.clone()));
         let client = client_of(&Api { timeout: Duration::from_millis(300), ..server.api() });
-        let error = client.queue(1, &["SCRIPT"]).expect_err("a timeout");
+        let error = client.queue(1, &["SCRIPT"], &HostTable::default()).expect_err("a timeout");
         assert!(matches!(error.problem, Problem::Timeout { which, .. } if which == want), "{error:?}");
         assert!(error.to_string().contains(want.as_str()) && error.to_string().contains("api.timeout"), "{error}");
         assert!(error.is_ambiguous() && error.is_retryable());
@@ -264,7 +264,7 @@ fn a_connect_that_is_not_answered_times_out_by_name() {
         assert!(full.len() < 10_000, "the backlog never fills");
     }
     let client = client_of(&Api { timeout: Duration::from_millis(600), ..api(&format!("http://{address}")) });
-    let error = client.queue(1, &["SCRIPT"]).expect_err("a timeout");
+    let error = client.queue(1, &["SCRIPT"], &HostTable::default()).expect_err("a timeout");
     assert!(matches!(&error.problem, Problem::Unreached(why) if why.is_late()), "{error:?}");
     let said = error.to_string();
     assert!(said.contains(&format!("no answer from {address} within 300ms (half of api.timeout)")), "{said}");
@@ -275,7 +275,7 @@ fn a_connect_that_is_not_answered_times_out_by_name() {
 fn nobody_listening_is_no_ambiguity() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     for endpoint in [format!("http://{address}"), "http://no-such-host.invalid:1".to_owned()] {
-        let error = client_of(&api(&endpoint)).queue(1, &["SCRIPT"]).expect_err("an error");
+        let error = client_of(&api(&endpoint)).queue(1, &["SCRIPT"], &HostTable::default()).expect_err("an error");
         assert!(matches!(error.problem, Problem::Unreached(_)), "{error:?}");
         assert!(!error.is_ambiguous() && error.to_string().contains("api.endpoint"), "{error}");
     }
@@ -294,7 +294,7 @@ fn answers_that_lie_are_errors_and_never_panics() {
         (b"", "cut"),
     ] {
         let server = Server::start(move |_, _| Act::Raw(bytes.to_vec()));
-        let error = server.client().queue(1, &["SCRIPT"]).expect_err("an error");
+        let error = server.client().queue(1, &["SCRIPT"], &HostTable::default()).expect_err("an error");
         let got = match error.problem {
             Problem::Protocol(_) => "protocol",
             Problem::Cut(_) => "cut",
@@ -306,13 +306,16 @@ fn answers_that_lie_are_errors_and_never_panics() {
     }
     let long = [&b"HTTP/1.1 200 OK\r\nx: "[..], &vec![b'a'; 1 << 20], b"\r\n\r\n"].concat();
     let server = Server::start(move |_, _| Act::Raw(long.clone()));
-    assert!(matches!(server.client().queue(1, &["SCRIPT"]).expect_err("an error").problem, Problem::Protocol(_)));
+    assert!(matches!(
+        server.client().queue(1, &["SCRIPT"], &HostTable::default()).expect_err("an error").problem,
+        Problem::Protocol(_)
+    ));
 }
 
 #[test]
 fn a_flood_is_cut_off_at_the_limit() {
     let server = Server::start(|_, _| Act::Flood(50 << 20));
-    let error = server.client().queue(1, &["SCRIPT"]).expect_err("an error");
+    let error = server.client().queue(1, &["SCRIPT"], &HostTable::default()).expect_err("an error");
     assert!(matches!(error.problem, Problem::TooLarge { limit } if limit == limits::QUEUE_ANSWER_MAX), "{error:?}");
     let capacity = Capacity { max_jobs: 1, current_jobs: 0, available_slots: 1 };
     let error = server.client().heartbeat(&[], capacity).expect_err("an error");
@@ -378,7 +381,7 @@ fn urgent_calls_pass_an_exhausted_rate_limit() {
     // An ordinary call would wait for minutes; a stop ends that.
     let stop = Stop::new();
     stop.set();
-    let error = client.with_stop(stop).queue(1, &["SCRIPT"]).expect_err("stopped");
+    let error = client.with_stop(stop).queue(1, &["SCRIPT"], &HostTable::default()).expect_err("stopped");
     assert!(matches!(error.problem, Problem::Stopped));
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::job_row::held;
 use super::{answer, job_of, server_row};
+use crate::config::types::HostTable;
 use crate::job::{Claim, is_host, is_user};
 use crate::limits;
 use crate::secret::Secret;
@@ -13,7 +14,7 @@ use crate::signing::{canonical, keys};
 use crate::wire::scan::Json;
 
 pub fn queue_answer(data: &[u8]) {
-    let Ok(queue) = answer::queue(data) else { return };
+    let Ok(queue) = answer::queue(data, &HostTable::default()) else { return };
     assert!(queue.claims.len() <= limits::QUEUE_ROWS_MAX);
     assert!(queue.claims.iter().map(held).sum::<usize>() <= limits::QUEUE_HELD_MAX);
     assert!(queue.unusable.len() <= limits::UNUSABLE_ROWS_SHOWN + 3, "{:?}", queue.unusable);
@@ -30,7 +31,7 @@ pub fn queue_answer(data: &[u8]) {
     let mut claims = queue.claims.iter();
     for row in rows.take(20) {
         let alone = [b"{\"jobs\":[", row.bytes(), b"]}"].concat();
-        if let Some(claim) = answer::queue(&alone).expect("a list of one row").claims.first() {
+        if let Some(claim) = answer::queue(&alone, &HostTable::default()).expect("a list of one row").claims.first() {
             assert_eq!(claims.next(), Some(claim));
         }
     }
@@ -39,7 +40,7 @@ pub fn queue_answer(data: &[u8]) {
 pub fn server_rows(data: &[u8]) {
     let Ok(job) = Json::strict(data) else { return };
     let part = |name: &'static str| job.field(name);
-    let Ok(servers) = server_row::servers(part("target"), part("metadata")) else { return };
+    let Ok(servers) = server_row::servers(part("target"), part("metadata"), &HostTable::default()) else { return };
     assert!((1..=limits::SSH_SERVERS_MAX).contains(&servers.len()));
     for server in servers.iter().flatten() {
         assert!(is_host(&server.host) && is_user(&server.user) && server.port > 0 && !server.name.is_empty());
@@ -61,7 +62,7 @@ pub fn backend_answers(data: &[u8]) {
     }
     let _ = answer::acknowledged(data);
     let id = crate::job::Id::parse("j1").expect("an id");
-    if let Some(claim) = answer::stored(data, &id) {
+    if let Some(claim) = answer::stored(data, &id, &HostTable::default()) {
         assert_eq!(claim.id(), &id);
     }
     let (message, details) = answer::error_text(data, &Secret::new(TOKEN));
@@ -77,7 +78,7 @@ pub fn signed_row(data: &[u8]) {
         static KEY: SigningKey = crate::signing::fuzz::own_key();
     }
     let id = crate::job::Id::parse("j1").expect("an id");
-    let Claim::Run(mut job) = job_of(id, data) else { return };
+    let Claim::Run(mut job) = job_of(id, data, &HostTable::default()) else { return };
     KEY.with(|key| {
         let trusted = keys::parse(&key.line("ci")).expect("a key");
         let terms = Terms { keys: &trusted, max_age: Duration::ZERO, now: UNIX_EPOCH };

@@ -10,6 +10,7 @@ use super::http_row;
 use super::json::{Raw, integer, number, object, plain, shown, text};
 use super::server_row::servers;
 use super::signature_row;
+use crate::config::types::HostTable;
 use crate::job::{Claim, Event, Id, IdError, Input, Job, Kind, Language, Request, Resources, Script};
 use crate::limits;
 use crate::secret::Secret;
@@ -29,7 +30,7 @@ struct About {
 }
 
 /// Reads one row; the error says why it has no usable id.
-pub(super) fn read(row: Json<'_>) -> Result<Claim, String> {
+pub(super) fn read(row: Json<'_>, hosts: &HostTable) -> Result<Claim, String> {
     let [id] = row.fields(["id"]).map_err(|error| match error {
         FieldsError::NotAnObject => format!("{}, no usable id", row.sort()),
         FieldsError::Twice(_) => "its id is given twice, so that there is no usable id".to_owned(),
@@ -42,33 +43,38 @@ pub(super) fn read(row: Json<'_>) -> Result<Claim, String> {
         TextError::TooLong(length) => IdError::TooLong(length).to_string(),
         TextError::NoUnicode => "its id holds what is no Unicode character".to_owned(),
     })?;
-    Ok(read_as(Id::parse(&text).map_err(|e| e.to_string())?, row))
+    Ok(read_as(Id::parse(&text).map_err(|e| e.to_string())?, row, hosts))
 }
 
 /// The parts of a row that say what is to be done.
 type Parts<'a> = [Option<Json<'a>>; 6];
 
 /// Reads one row whose id is known.
-pub(super) fn read_as(id: Id, row: Json<'_>) -> Claim {
-    read_parts(id, row, || {
+pub(super) fn read_as(id: Id, row: Json<'_>, hosts: &HostTable) -> Claim {
+    read_parts(id, row, hosts, || {
         object(row, "the job", ["type", "priority", "attempts", "execution", "metadata", "signature"])
     })
 }
 
 /// Reads a row as the backend stores it: what the queue hands out as `execution` is its `payload`. Its `type` and its
 /// `priority` are other words than the queue's.
-pub(super) fn read_stored(id: Id, row: Json<'_>) -> Claim {
-    read_parts(id, row, || {
+pub(super) fn read_stored(id: Id, row: Json<'_>, hosts: &HostTable) -> Claim {
+    read_parts(id, row, hosts, || {
         let names = ["attempts", "payload", "metadata", "signature"];
         let [attempts, execution, metadata, signature] = object(row, "the job", names)?;
         Ok([None, None, attempts, execution, metadata, signature])
     })
 }
 
-fn read_parts<'a>(id: Id, row: Json<'a>, parts: impl FnOnce() -> Result<Parts<'a>, String>) -> Claim {
+fn read_parts<'a>(
+    id: Id,
+    row: Json<'a>,
+    hosts: &HostTable,
+    parts: impl FnOnce() -> Result<Parts<'a>, String>,
+) -> Claim {
     let mut kind = Kind::Container;
     let sound = row.check().map_err(|why| format!("the job's row cannot be read: {why}"));
-    match sound.and_then(|()| job(&id, parts()?, &mut kind)) {
+    match sound.and_then(|()| job(&id, parts()?, hosts, &mut kind)) {
         Ok(job) if cost(&job) > limits::QUEUE_ROW_MAX => {
             let most = limits::QUEUE_ROW_MAX;
             let reason =
@@ -129,7 +135,7 @@ fn cost(job: &Job) -> usize {
 }
 
 /// Reads the rest of the row. `kind` is set as soon as it is known, so that a refusal has it too.
-fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
+fn job(id: &Id, parts: Parts<'_>, hosts: &HostTable, kind: &mut Kind) -> Result<Job, String> {
     let [declared, priority, attempts, execution, metadata, signature] = parts;
     let About { event, original_type } = metadata.map(about).unwrap_or_default();
     *kind = declared.map_or(Ok(Kind::Container), job_kind)?;
@@ -143,7 +149,7 @@ fn job(id: &Id, parts: Parts<'_>, kind: &mut Kind) -> Result<Job, String> {
     let (script, http) = work(script, http, original_type.as_deref(), kind)?;
     let servers = match *kind {
         Kind::Container | Kind::Http => Vec::new(),
-        Kind::Ssh => servers(target, metadata)?,
+        Kind::Ssh => servers(target, metadata, hosts)?,
     };
     Ok(Job {
         id: id.clone(),

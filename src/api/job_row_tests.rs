@@ -18,7 +18,7 @@ fn valid() -> Value {
 }
 
 fn claim(row: &str) -> Result<Claim, String> {
-    read(Json::outline(row.as_bytes()).expect("JSON"))
+    read(Json::outline(row.as_bytes()).expect("JSON"), &HostTable::default())
 }
 
 /// `valid()` with `value` at `path`; without a value the key is taken out.

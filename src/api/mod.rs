@@ -31,13 +31,14 @@ mod tls;
 mod transport;
 mod variables;
 
+use crate::config::types::HostTable;
 use crate::job::{Claim, Id};
 use crate::wire::scan::Json;
 
 /// The job of one row, as a poll would read it.
-pub fn job_of(id: Id, row: &[u8]) -> Claim {
+pub fn job_of(id: Id, row: &[u8], hosts: &HostTable) -> Claim {
     match Json::strict(row) {
-        Ok(row) => job_row::read_as(id, row),
+        Ok(row) => job_row::read_as(id, row, hosts),
         Err(why) => Claim::Refuse { id, kind: crate::job::Kind::Container, reason: format!("it is no JSON: {why}") },
     }
 }

@@ -1,8 +1,10 @@
-//! The servers of a job: `execution.target.serverDetails`, or each of `metadata.servers`.
+//! The servers of a job: `execution.target.serverDetails`, or each of `metadata.servers`. A row of `ssh.hosts` fills in the
+//! user and the port that an entry lacks. That comes first, so that a signature is checked against what is used.
 //!
 //! A wrong server among several costs that server alone; a wrong single server costs the job.
 
 use super::json::{Raw, number, object, plain, shown, text};
+use crate::config::types::HostTable;
 use crate::job::{BadServer, Server, is_host, is_user};
 use crate::limits;
 use crate::secret::Secret;
@@ -13,7 +15,11 @@ const SSH_PORT: u16 = 22;
 const NAME: usize = 1024;
 
 /// All servers of a job of kind `ssh`, in the backend's order.
-pub(super) fn servers(target: Raw<'_>, metadata: Raw<'_>) -> Result<Vec<Result<Server, BadServer>>, String> {
+pub(super) fn servers(
+    target: Raw<'_>,
+    metadata: Raw<'_>,
+    hosts: &HostTable,
+) -> Result<Vec<Result<Server, BadServer>>, String> {
     if let Some(list) = several(metadata)? {
         let items = list.items().ok_or("metadata.servers is no array that can be read")?;
         // Counted before any is kept.
@@ -27,7 +33,8 @@ pub(super) fn servers(target: Raw<'_>, metadata: Raw<'_>) -> Result<Vec<Result<S
         let mut all = Vec::with_capacity(count);
         for (at, raw) in items.enumerate() {
             let raw = raw.map_err(|why| format!("metadata.servers cannot be read: {why}"))?;
-            all.push(server(raw, &format!("metadata.servers[{at}]"), None).map_err(|why| unusable(raw, at, why)));
+            let server = server(raw, &format!("metadata.servers[{at}]"), None, hosts);
+            all.push(server.map_err(|why| unusable(raw, at, why)));
         }
         return Ok(all);
     }
@@ -35,7 +42,7 @@ pub(super) fn servers(target: Raw<'_>, metadata: Raw<'_>) -> Result<Vec<Result<S
     let fields = target.map(|raw| object(raw, "execution.target", ["serverId", "serverDetails"])).transpose()?;
     let [outer_id, details] = fields.unwrap_or_default();
     let details = details.ok_or(format!("{path} is missing"))?;
-    Ok(vec![Ok(server(details, path, outer_id.and_then(id))?)])
+    Ok(vec![Ok(server(details, path, outer_id.and_then(id), hosts)?)])
 }
 
 /// The list of a multi-server job; none for any other.
@@ -56,7 +63,7 @@ fn unusable(raw: Json<'_>, at: usize, why: String) -> BadServer {
     BadServer { id: raw.field("id").and_then(id), name, why }
 }
 
-fn server(raw: Json<'_>, path: &str, outer_id: Option<String>) -> Result<Server, String> {
+fn server(raw: Json<'_>, path: &str, outer_id: Option<String>, hosts: &HostTable) -> Result<Server, String> {
     let names = ["id", "name", "host", "port", "username", "privateKey", "passphrase", "password"];
     let [own_id, name, host, port_raw, user, private_key, passphrase, password] = object(raw, path, names)?;
     let host = text(host.ok_or(format!("{path}.host is missing"))?, &format!("{path}.host"), NAME)?;
@@ -64,10 +71,14 @@ fn server(raw: Json<'_>, path: &str, outer_id: Option<String>) -> Result<Server,
     if !is_host(&host) {
         return Err(format!("{path}.host is {}, no name or address of a host", shown(&host)));
     }
-    let user = text(user.ok_or(format!("{path}.username is missing"))?, &format!("{path}.username"), NAME)?;
+    let row = hosts.of(&host);
+    let user = user.map(|raw| text(raw, &format!("{path}.username"), NAME)).transpose()?;
+    let user = user.filter(|user| !user.is_empty()).or_else(|| row?.user.clone());
+    let user = user.ok_or_else(|| format!("{path}.username is missing, and ssh.hosts gives no user for {host}"))?;
     if !is_user(&user) {
-        return Err(format!("{path}.username is empty or no name of a user"));
+        return Err(format!("{path}.username is no name of a user"));
     }
+    let port = port_raw.map(|raw| port(raw, &format!("{path}.port"))).transpose()?;
     let secret = |raw: Raw<'_>, name: &str| -> Result<Option<Secret>, String> {
         let Some(raw) = raw else { return Ok(None) };
         let value = text(raw, &format!("{path}.{name}"), limits::PRIVATE_KEY_MAX)?;
@@ -80,7 +91,7 @@ fn server(raw: Json<'_>, path: &str, outer_id: Option<String>) -> Result<Server,
     Ok(Server {
         id: own_id.and_then(id).or(outer_id),
         name: name.map_or_else(|| host.clone(), |name| plain(name.trim())),
-        port: port_raw.map_or(Ok(SSH_PORT), |raw| port(raw, &format!("{path}.port")))?,
+        port: port.or_else(|| row?.port).unwrap_or(SSH_PORT),
         user,
         private_key: secret(private_key, "privateKey")?,
         passphrase: secret(passphrase, "passphrase")?,
@@ -119,7 +130,7 @@ mod tests {
     fn read(target: &Value, metadata: &Value) -> Result<Vec<Result<Server, BadServer>>, String> {
         let (target, metadata) = (target.to_string(), metadata.to_string());
         let raw = |text| Json::strict(str::as_bytes(text)).expect("JSON");
-        servers(Some(raw(&target)), Some(raw(&metadata)))
+        servers(Some(raw(&target)), Some(raw(&metadata)), &HostTable::default())
     }
 
     fn details() -> Value {
@@ -168,6 +179,30 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_hosts_fills_in_what_an_entry_lacks_and_no_more() {
+        let mut config = crate::config::defaults();
+        let table = "[{host: h.example, user: ops, port: 2200}, {host: \"*\", port: 22022}]";
+        crate::config::set(&mut config, "ssh.hosts", table).expect("a table");
+        let with = |changes: &[(&str, Value)]| {
+            let mut all = details();
+            changes.iter().for_each(|(key, value)| all[*key] = value.clone());
+            let target = json!({"serverDetails": all}).to_string();
+            let target = Json::strict(target.as_bytes()).expect("JSON");
+            let mut list = servers(Some(target), None, &config.ssh.hosts)?;
+            let server = list.remove(0).expect("sound");
+            Ok::<_, String>((server.user, server.port))
+        };
+        let of = |user: &str, port| Ok((user.to_owned(), port));
+        assert_eq!(with(&[]), of("deploy", 2222));
+        assert_eq!(with(&[("port", Value::Null)]), of("deploy", 2200));
+        assert_eq!(with(&[("username", json!("")), ("port", json!(22))]), of("ops", 22), "a given port is given");
+        assert_eq!(with(&[("username", Value::Null), ("port", Value::Null)]), of("ops", 2200));
+        assert_eq!(with(&[("host", json!("other")), ("port", Value::Null)]), of("deploy", 22022));
+        let error = with(&[("host", json!("other")), ("username", Value::Null)]).expect_err("no user");
+        assert!(error.ends_with("username is missing, and ssh.hosts gives no user for other"), "{error}");
+    }
+
+    #[test]
     fn a_job_for_more_servers_than_are_taken_is_refused_as_a_whole() {
         let with = |count| {
             let all: Vec<Value> = (0..count).map(|_| details()).collect();
@@ -189,6 +224,6 @@ mod tests {
         assert!(bad[0].why.contains("metadata.servers[1].host is missing"));
         assert_eq!(bad[1].name, "server 3");
         let empty = json!({"multiServer": true, "servers": []});
-        assert!(super::servers(None, Some(Json::strict(empty.to_string().as_bytes()).expect("JSON"))).is_err());
+        assert!(self::read(&json!({}), &empty).is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::api;
+use crate::config::types::HostTable;
 use crate::job::{Claim, Id, Job, Signature};
 use crate::limits;
 use crate::secret::Secret;
@@ -32,7 +33,11 @@ fn trusted(rest: &str) -> Vec<TrustedKey> {
 }
 
 fn read(row: &Value) -> Job {
-    match api::job_of(Id::parse("job_1").expect("id"), row.to_string().as_bytes()) {
+    read_with(row, &HostTable::default())
+}
+
+fn read_with(row: &Value, hosts: &HostTable) -> Job {
+    match api::job_of(Id::parse("job_1").expect("id"), row.to_string().as_bytes(), hosts) {
         Claim::Run(job) => *job,
         Claim::Refuse { reason, .. } => panic!("{reason}: {row}"),
     }
@@ -139,6 +144,26 @@ fn the_documented_vectors_hold() {
         }
     }
     assert!(page.contains(&hex(key().public())), "the public key {}", hex(key().public()));
+}
+
+#[test]
+fn what_the_table_of_hosts_fills_in_must_be_what_was_signed() {
+    let terms = Terms { keys: &trusted(""), max_age: Duration::ZERO, now: now() };
+    let hosts = |port: u16| {
+        let mut config = crate::config::defaults();
+        let table = format!("[{{host: \"*\", user: u, port: {port}}}]");
+        crate::config::set(&mut config, "ssh.hosts", &table).expect("a table");
+        config.ssh.hosts
+    };
+    let mut row = servers();
+    row["metadata"]["servers"][0].as_object_mut().expect("an entry").remove("port");
+    let row = signed(row);
+    assert_eq!(verify(&read(&row), &terms), Ok("ci"));
+    assert_eq!(verify(&read_with(&row, &hosts(22)), &terms), Ok("ci"));
+    assert!(verify(&read_with(&row, &hosts(2200)), &terms).is_err(), "port 22 was signed");
+    let mut row = signed(servers());
+    row["metadata"]["servers"][0].as_object_mut().expect("an entry").remove("username");
+    assert_eq!(verify(&read_with(&row, &hosts(22)), &terms), Ok("ci"), "the user that was signed");
 }
 
 #[test]

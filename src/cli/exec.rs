@@ -39,8 +39,8 @@ pub struct Request {
     pub network: Option<NetworkMode>,
     /// The image to run in, in place of the configured one of the script's language.
     pub image: Option<String>,
-    /// `user@host[:port]`: run there, not in a container.
-    pub server: Option<(String, String, u16)>,
+    /// `[user@]host[:port]`: run there, not in a container.
+    pub server: Option<(Option<String>, String, Option<u16>)>,
     /// A file with the private key for it.
     pub identity: Option<String>,
     /// What the helper `input` gives.
@@ -90,12 +90,13 @@ impl Request {
                 self.image = Some(value);
             }
             "server" => {
-                let (user, address) = value
-                    .rsplit_once('@')
-                    .filter(|(user, _)| is_user(user))
-                    .ok_or_else(|| UsageError(format!("--server takes user@host or user@host:port, not {value:?}")))?;
+                let (user, address) =
+                    value.rsplit_once('@').map_or((None, value.as_str()), |(user, address)| (Some(user), address));
+                if user.is_some_and(|user| !is_user(user)) {
+                    return Err(UsageError(format!("--server takes user@host or user@host:port, not {value:?}")));
+                }
                 let (host, port) = address_of(address)?;
-                self.server = Some((user.to_owned(), host, port));
+                self.server = Some((user.map(str::to_owned), host, port));
             }
             "input" => {
                 let json =
@@ -136,7 +137,7 @@ impl Request {
 }
 
 /// `host`, `host:port`, `[address]:port` or an IPv6 address.
-pub(in crate::cli) fn address_of(text: &str) -> Result<(String, u16), UsageError> {
+pub(in crate::cli) fn address_of(text: &str) -> Result<(String, Option<u16>), UsageError> {
     let wrong = || UsageError(format!("{text:?} is not host or host:port"));
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
@@ -147,7 +148,7 @@ pub(in crate::cli) fn address_of(text: &str) -> Result<(String, u16), UsageError
             _ => (text, None),
         },
     };
-    let port = port.map_or(Ok(22), |port| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong))?;
+    let port = port.map(|port| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong)).transpose()?;
     if is_host(host) { Ok((host.to_owned(), port)) } else { Err(wrong()) }
 }
 
@@ -253,7 +254,7 @@ fn carry_out(
     offline: &script_helpers::Offline,
 ) -> Result<Ended, String> {
     let (is_local, json) = (docker.is_local(), request.json);
-    let server = server_of(&request)?;
+    let server = server_of(config, &request)?;
     let mut task = task(request, script, server);
     let uses = are_used_by(&task.job).then(|| Helpers::of_this_process(config, is_local || task.server.is_some()));
     let redactor = Redactor::default();
@@ -318,16 +319,20 @@ fn image_hint(verdict: &Verdict, images: &Images, language: Language) -> Option<
 }
 
 /// Where the script is to run, unless that is a container.
-fn server_of(request: &Request) -> Result<Option<Server>, String> {
+fn server_of(config: &Config, request: &Request) -> Result<Option<Server>, String> {
     let Some((user, host, port)) = request.server.clone() else { return Ok(None) };
+    let row = config.ssh.hosts.of(&host);
+    let user = user.or_else(|| row?.user.clone());
+    let user =
+        user.ok_or_else(|| format!("--server {host} names no user, and ssh.hosts has none for it; give USER@{host}"))?;
     let identity = request.identity.as_deref().unwrap_or_default();
     let key = std::fs::read_to_string(identity).map_err(|error| format!("cannot read {identity}: {error}"))?;
     let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(Secret::new);
     Ok(Some(Server {
         id: None,
         name: host.clone(),
+        port: port.or_else(|| row?.port).unwrap_or(22),
         host,
-        port,
         user,
         private_key: Some(Secret::new(key)),
         passphrase: secret(PASSPHRASE),
@@ -410,11 +415,11 @@ mod tests {
     #[test]
     fn addresses_of_servers() {
         for (text, want) in [
-            ("h", Some(("h", 22))),
-            ("h:2200", Some(("h", 2200))),
-            ("[::1]:2200", Some(("::1", 2200))),
-            ("[::1]", Some(("::1", 22))),
-            ("fe80::1", Some(("fe80::1", 22))),
+            ("h", Some(("h", None))),
+            ("h:2200", Some(("h", Some(2200)))),
+            ("[::1]:2200", Some(("::1", Some(2200)))),
+            ("[::1]", Some(("::1", None))),
+            ("fe80::1", Some(("fe80::1", None))),
             ("h:0", None),
             ("h:x", None),
             (":22", None),

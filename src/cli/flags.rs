@@ -122,7 +122,7 @@ pub static COMMANDS: &[CommandRow] = commands! {
         "2" "bad usage or configuration", "3" "the container engine cannot be reached";
     "known-hosts" ["add" "HOST[:PORT]"] "add the key of a server to the known ones",
         "Fetches the key that the server shows, prints its fingerprint, and adds it to ssh.security.knownHostsFile after a \
-         yes. Compare the fingerprint with what the server's administrator says: this command cannot know who answers.";
+         yes. Without PORT it is that of ssh.hosts, or 22. Compare the fingerprint with what the server's administrator says: this command cannot know who answers.";
         "0" "added or known already", "1" "not added", "2" "bad usage or configuration";
     "gc" [] "remove containers of this agent's that were left behind",
         "Prints every container of this agent's with its job, state and age, and removes those that belong to no job and are \
@@ -187,7 +187,7 @@ pub static FLAGS: &[Flag] = flags! {
     [] "image" = "NAME", ["exec"],
         "any image with /bin/sh and the language, such as python:3-slim; pulled if missing (default: container.images)";
     [] "server" = "USER@HOST[:PORT]", ["exec"],
-        "run it there over SSH, not in a container; needs --identity";
+        "run it there over SSH, not in a container; needs --identity; ssh.hosts may give USER and PORT";
     [] "identity" = "FILE", ["exec"],
         "the private key to log in with; its passphrase is read from CRONIUM_EXEC_PASSPHRASE";
     [] "input" = "JSON", ["exec"],

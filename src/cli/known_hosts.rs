@@ -12,7 +12,8 @@ use crate::job::Server;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Request {
     pub host: String,
-    pub port: u16,
+    /// Where it is not typed, `ssh.hosts` gives it, else it is 22.
+    pub port: Option<u16>,
     /// `--yes`: without a question, for scripts.
     pub yes: bool,
 }
@@ -37,7 +38,8 @@ pub fn run(config: &Config, request: &Request) -> u8 {
 
 #[allow(clippy::print_stderr)]
 fn add(config: &Config, request: &Request) -> Result<u8, String> {
-    let (host, port) = (request.host.clone(), request.port);
+    let host = request.host.clone();
+    let port = request.port.or_else(|| config.ssh.hosts.of(&host)?.port).unwrap_or(22);
     let server = Server {
         id: None,
         name: host.clone(),

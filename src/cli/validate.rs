@@ -99,10 +99,15 @@ fn report(sources: &Sources<'_>, explain: bool) -> Outcome {
 fn unknown_algorithms(ssh: &Ssh) -> Result<Vec<String>, String> {
     let (ciphers, exchanges) = algorithms::supported();
     let mut warnings = Vec::new();
-    for (key, allowed, supported) in [
-        ("ssh.security.allowedCiphers", &ssh.allowed_ciphers, ciphers),
-        ("ssh.security.allowedKeyExchanges", &ssh.allowed_key_exchanges, exchanges),
-    ] {
+    let mut lists = vec![
+        ("ssh.security.allowedCiphers".to_owned(), &ssh.allowed_ciphers, &ciphers),
+        ("ssh.security.allowedKeyExchanges".to_owned(), &ssh.allowed_key_exchanges, &exchanges),
+    ];
+    for row in ssh.hosts.rows() {
+        let key = |name: &str| format!("ssh.hosts: algorithms.{name} of {}", row.host);
+        lists.extend([(key("ciphers"), &row.ciphers, &ciphers), (key("keyExchanges"), &row.key_exchanges, &exchanges)]);
+    }
+    for (key, allowed, supported) in lists {
         let missing: Vec<&str> = allowed.iter().map(String::as_str).filter(|name| !supported.contains(name)).collect();
         if missing.is_empty() {
             continue;

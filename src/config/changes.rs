@@ -111,6 +111,7 @@ mod tests {
             ("ssh.execution.tempDir", "/var/tmp/x"),
             ("ssh.security.allowedCiphers", "aes256-ctr"),
             ("ssh.security.allowedKeyExchanges", "curve25519-sha256"),
+            ("ssh.hosts", "[{host: a, port: 7}]"),
             ("monitoring.bindAddress", "127.0.0.2"),
         ]);
         // Without a file that exists, or another key beside them, these have no other value.

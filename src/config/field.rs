@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::parse;
 use super::proxy;
 use super::types::{
-    BackoffKind, Config, DockerEndpoint, FromFile, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown, ProxyKey,
-    PullPolicy, QueueStrategy, RedactEnvironment, RequireProof, Seccomp, Share, SignatureMode,
+    BackoffKind, Config, DockerEndpoint, FromFile, HostTable, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown,
+    ProxyKey, PullPolicy, QueueStrategy, RedactEnvironment, RequireProof, Seccomp, Share, SignatureMode,
 };
 use super::value::{parse_duration, parse_size, show_duration, show_size};
 use crate::limits::CONFIG_LIST_MAX;
@@ -85,6 +85,11 @@ pub enum Kind {
     },
     Words(&'static [&'static str]),
     List {
+        form: &'static str,
+        check: Check,
+    },
+    /// Rows of several values, as a list in the file and as YAML in brackets elsewhere.
+    Table {
         form: &'static str,
         check: Check,
     },
@@ -191,7 +196,7 @@ impl Kind {
     /// What is allowed, for messages and for the reference.
     pub fn allowed(&self) -> String {
         match self {
-            Self::Text { form, .. } => (*form).to_owned(),
+            Self::Text { form, .. } | Self::Table { form, .. } => (*form).to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Bool => "true or false".to_owned(),
             Self::Time { min, max } => {
@@ -223,7 +228,7 @@ impl Kind {
             (_, Given::Text(text)) => text,
         };
         let value = match self {
-            Self::Text { check, .. } => {
+            Self::Text { check, .. } | Self::Table { check, .. } => {
                 return check(text).map(Value::Text).map_err(|why| self.refusal(&why));
             }
             Self::Path => (!text.contains('\0')).then(|| Value::Text(text.clone())),
@@ -357,6 +362,7 @@ text_fields! {
     DockerEndpoint: parse::docker_endpoint, parse::show_docker_endpoint;
     NetworkMode: parse::network_mode, parse::show_network_mode;
     Share: Share::parse, Share::shown;
+    HostTable: HostTable::parse, HostTable::shown;
     Seccomp: parse::seccomp, parse::show_seccomp;
     FromFile<Vec<TrustedKey>>: parse::from_file, parse::show_from_file;
     FromFile<Scripts>: parse::from_file, parse::show_from_file;

@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use super::field::Effect::{Reload, Restart};
-use super::field::Kind::{Bool, Int, Later, List, Number, Path, Secret, Size, Text, Time, Words};
+use super::field::Kind::{Bool, Int, Later, List, Number, Path, Secret, Size, Table, Text, Time, Words};
 use super::field::{Access, Given, Key, Kind};
 use super::parse;
 use super::proxy;
 use super::types::{
-    BackoffKind, Config, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy, RedactEnvironment,
-    RequireProof, SignatureMode,
+    BackoffKind, Config, HostTable, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy,
+    RedactEnvironment, RequireProof, SignatureMode,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -44,6 +44,10 @@ const IMAGE: Kind = Text { form: "the name of an image, such as registry.example
 const REMOTE_PATH: Kind =
     Text { form: "a path that begins with `/`, of at most 200 characters", check: parse::remote_path };
 const ALGORITHMS: Kind = List { form: "names of algorithms such as aes256-ctr", check: parse::algorithm };
+const HOSTS: Kind = Table {
+    form: "rows such as `{host: \"*.example.com\", user: deploy, port: 2222, algorithms: {ciphers: [aes256-ctr]}}`, in brackets where it is one line",
+    check: HostTable::check,
+};
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 const fn time(min: Duration, max: Duration) -> Kind {
@@ -300,6 +304,8 @@ static KEYS: &[Key] = keys! {
         "These alone, such as `[curve25519-sha256]`; the agent's own list when empty.";
     Restart "ssh.security.allowPasswords" = "false", Bool => ssh.allow_passwords,
         "`true` also uses passwords that come with a job.";
+    Reload "ssh.hosts" = "", HOSTS => ssh.hosts,
+        "Settings of some hosts; the first row whose `host` fits counts. `user` and `port` fill in what a job lacks, `algorithms` (`keyExchanges`, `ciphers`) replace the lists of `ssh.security`.";
 
     Reload "http.enabled" = "false", Bool => http.enabled,
         "`true` lets the backend make this agent send HTTP requests, for jobs of type HTTP_REQUEST. They come from this host's place in your network.";

@@ -23,6 +23,7 @@ mod parse;
 mod problem;
 mod proxy;
 pub mod show;
+mod ssh;
 pub mod token;
 mod tree;
 mod trust;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::field::{Key, Value};
+use super::field::{Key, Kind, Value};
 use super::keys::{self, keys};
 use super::load::Loaded;
 use super::problem::Origin;
@@ -57,6 +57,8 @@ pub(super) fn open_sections(out: &mut String, open: &mut Vec<&'static str>, key:
 /// A value as YAML.
 pub(super) fn scalar(key: &Key, value: &Value) -> String {
     match value {
+        // It is YAML already.
+        Value::Text(text) if matches!(key.kind, Kind::Table { .. }) => text.replace('$', "$$"),
         Value::Text(text) => quoted(text),
         Value::List(items) => format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")),
         Value::Secret => "\"***\"".to_owned(),
@@ -66,12 +68,20 @@ pub(super) fn scalar(key: &Key, value: &Value) -> String {
 
 /// Plain where YAML and the expansion read it back as the same text, else in double quotes.
 pub(super) fn quoted(text: &str) -> String {
+    if is_plain(text) { text.to_owned() } else { in_quotes(&text.replace('$', "$$")) }
+}
+
+/// The same within brackets, and before any expansion.
+pub(super) fn in_flow(text: &str) -> String {
+    if is_plain(text) && !text.contains(':') { text.to_owned() } else { in_quotes(text) }
+}
+
+fn is_plain(text: &str) -> bool {
     const WORDS: [&str; 9] = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
-    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-:@".contains(&b))
         && !text.ends_with(':')
-        && !WORDS.contains(&text.to_ascii_lowercase().as_str());
-    if plain { text.to_owned() } else { in_quotes(&text.replace('$', "$$")) }
+        && !WORDS.contains(&text.to_ascii_lowercase().as_str())
 }
 
 /// As a text in double quotes. YAML takes fewer characters than JSON unescaped, and reads some as the end of a line. So

@@ -67,8 +67,8 @@ fn sample(key: &Key, pem: &str) -> String {
         ("jobs.maxTimeout", _) => "25h".to_owned(),
         ("api.retry.maxDelay", _) => "40s".to_owned(),
         ("jobs.proofMaxAge", _) => "26h".to_owned(),
-        // Twice the default of jobs.leaseRenewal, and more.
-        ("jobs.stopAfterLost", _) => "2m".to_owned(),
+        ("jobs.stopAfterLost", _) => "2m".to_owned(), // Twice the default of jobs.leaseRenewal, and more.
+        (_, Kind::Table { .. }) => "[{host: a, port: 7}]".to_owned(),
         (_, Kind::Bool) => (key.default != "true").to_string(),
         (_, Kind::Time { .. }) => if key.default.ends_with("ms") { "107ms" } else { "3s" }.to_owned(),
         (path, Kind::Size { .. }) if path.contains(".limits.") => "11GB".to_owned(),

@@ -8,6 +8,7 @@ use super::field::{Given, Key, Kind};
 use super::keys::key;
 use super::names;
 use super::problem::{Origin, Problem};
+use super::show::in_quotes;
 use super::yaml::{Entry, Node, Place};
 use crate::limits::CONFIG_PROBLEMS_MAX;
 use crate::policy::expand::expand;
@@ -116,6 +117,7 @@ impl Walk<'_, '_> {
             (Node::List(items), Kind::List { .. }) => {
                 items.iter().map(|item| self.text(key, item)).collect::<Result<_, _>>().map(Given::List)
             }
+            (Node::List(_), Kind::Table { .. }) => self.flow(node).map(Given::Text),
             (node, _) => self.text(key, node).map(Given::Text),
         };
         match given {
@@ -131,6 +133,22 @@ impl Walk<'_, '_> {
                 self.given.insert(key.path, (given, origin));
             }
         }
+    }
+
+    /// A list as YAML in brackets, its texts expanded.
+    fn flow(&self, node: &Node) -> Result<String, String> {
+        let joined = |parts: Result<Vec<String>, String>| parts.map(|parts| parts.join(", "));
+        Ok(match node {
+            Node::Null => "null".to_owned(),
+            Node::Bool(truth) => truth.to_string(),
+            Node::Number(digits) => digits.clone(),
+            Node::Text(text) => in_quotes(&expand(text, self.draft.sources.env).map_err(|error| error.to_string())?),
+            Node::List(items) => format!("[{}]", joined(items.iter().map(|item| self.flow(item)).collect())?),
+            Node::Map(entries) => {
+                let member = |entry: &Entry| Ok(format!("{}: {}", in_quotes(&entry.name), self.flow(&entry.value)?));
+                format!("{{{}}}", joined(entries.iter().map(member).collect())?)
+            }
+        })
     }
 
     /// The text of a scalar, expanded, when the key takes one of this type.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub use super::images::{Images, Share};
 pub use super::proxy::{ProxyKey, Way};
+pub use super::ssh::{HostRow, HostTable, Ssh};
 pub use super::trust::{FromFile, Trust};
 use crate::secret::Secret;
 
@@ -311,31 +312,6 @@ pub enum NetworkMode {
     Bridge,
     /// A network that the operator made.
     Named(String),
-}
-
-/// `ssh`, read and checked now, used by the SSH executor.
-#[derive(Debug, Clone, Default)]
-pub struct Ssh {
-    pub max_per_server: usize,
-    pub idle_timeout: Duration,
-    pub health_check_interval: Duration,
-    pub connection_timeout: Duration,
-    pub default_shell: String,
-    pub temp_dir: String,
-    pub cleanup_after: bool,
-    pub pty_mode: bool,
-    /// How long a job's server may be out of reach before the job's end counts as unknown.
-    pub reconnect_timeout: Duration,
-    pub breaker_enabled: bool,
-    pub failure_threshold: u32,
-    pub success_threshold: u32,
-    pub breaker_timeout: Duration,
-    pub half_open_requests: u32,
-    pub strict_host_key_checking: bool,
-    pub known_hosts_file: PathBuf,
-    pub allowed_ciphers: Vec<String>,
-    pub allowed_key_exchanges: Vec<String>,
-    pub allow_passwords: bool,
 }
 
 /// `http`: the requests of jobs of type HTTP_REQUEST.

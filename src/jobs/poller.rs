@@ -120,7 +120,7 @@ impl Poller {
             }
             let answer = match self.admitted(&mut closed) {
                 false => Answer::Skipped,
-                true => match self.poll(free.min(config.jobs.poll_batch_size.max(1)), &config.job_types()) {
+                true => match self.poll(free.min(config.jobs.poll_batch_size.max(1)), &config) {
                     Some(answer) => answer,
                     None => return,
                 },
@@ -165,8 +165,8 @@ impl Poller {
     }
 
     /// One poll; `None` when the workers are gone.
-    fn poll(&self, asked: usize, types: &[&str]) -> Option<Answer> {
-        let queue = match self.client.queue(asked, types) {
+    fn poll(&self, asked: usize, config: &Config) -> Option<Answer> {
+        let queue = match self.client.queue(asked, &config.job_types(), &config.ssh.hosts) {
             Ok(queue) => queue,
             Err(error) => {
                 log::warn!("no jobs were claimed: {error}");

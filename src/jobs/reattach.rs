@@ -41,7 +41,7 @@ pub(in crate::jobs) fn asked(
 ) -> Result<Option<Box<Job>>, Unreported> {
     let mut waits = Waits::default();
     loop {
-        match context.client.stored(&entry.job) {
+        match context.client.stored(&entry.job, &context.config.now().ssh.hosts) {
             Ok(claim) => return Ok(claim.and_then(|claim| admitted(&context.config.now().trust, claim, clock::wall()))),
             Err(error) => {
                 waits.say(error.to_string());
@@ -70,7 +70,10 @@ pub(in crate::jobs) fn login(context: &JobContext, entry: &Entry) -> Result<Serv
     if let Some(server) = pages.first().and_then(|page| context.logins.open(page)) {
         return Ok(server);
     }
-    let stored = context.client.stored(&entry.job).map_err(|error| AdoptError::Unreachable(error.to_string()))?;
+    let stored = context
+        .client
+        .stored(&entry.job, &context.config.now().ssh.hosts)
+        .map_err(|error| AdoptError::Unreachable(error.to_string()))?;
     let servers = match stored {
         Some(Claim::Run(job)) => job.servers,
         _ => Vec::new(),
@@ -158,7 +161,7 @@ mod tests {
     #[test]
     fn a_row_that_may_not_run_here_is_not_used_after_a_restart_either() {
         let row = br#"{"execution":{"script":{"type":"BASH","content":"echo evil"}}}"#;
-        let claim = || crate::api::job_of(crate::job::Id::parse("a").expect("id"), row);
+        let claim = || crate::api::job_of(crate::job::Id::parse("a").expect("id"), row, &Default::default());
         assert!(admitted(&Trust::default(), claim(), UNIX_EPOCH).is_some());
         let trust = Trust { signatures: SignatureMode::Require, ..Trust::default() };
         assert!(admitted(&trust, claim(), UNIX_EPOCH).is_none());

@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use crate::job::is_host;
 
 /// One entry of a list of hosts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pattern {
     /// `*`: each host.
     Any,
@@ -43,6 +43,11 @@ impl Pattern {
             Self::Below(domain) => host.ends_with(domain) && host.len() > domain.len(),
             Self::Any | Self::Range(..) => false,
         }
+    }
+
+    /// Whether this is the host as it is written: its name, or its address. Nothing is resolved.
+    pub fn fits(&self, host: &str) -> bool {
+        *self == Self::Any || self.names(host) || host.parse().is_ok_and(|address| self.covers(address))
     }
 
     /// Whether the address is in this range. One of IPv4 is the same within IPv6.
@@ -130,6 +135,9 @@ mod tests {
             let pattern = Pattern::parse(entry).unwrap_or_else(|why| panic!("{entry}: {why}"));
             assert_eq!(pattern.names(host), named, "{entry} {host}");
             assert_eq!(pattern.covers(ip(address)), covered, "{entry} {address}");
+            let any = pattern == Pattern::Any;
+            assert_eq!(pattern.fits(host), any || named || host == entry && host != "10.0.0.0/8", "{entry} {host}");
+            assert_eq!(pattern.fits(address), any || covered, "{entry} {address}");
         }
     }
 

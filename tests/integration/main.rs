@@ -129,6 +129,8 @@ mod ssh_place;
 mod ssh_pool;
 /// How a script is started on a server: variables, first lines, interpreters that cannot be started.
 mod ssh_start;
+/// Settings of single hosts.
+mod ssh_table;
 /// Whose `state.dir` may be, and where.
 mod state_dir;
 /// Where the parts come from: bill of materials, licences, sources.

@@ -33,7 +33,7 @@ fn connect(sshd: &Sshd, close: Duration) -> (Arc<Connection>, JoinHandle<()>) {
     let (tell, told) = crossbeam_channel::bounded(1);
     // The session stays on the thread that made it.
     let thread = std::thread::spawn(move || {
-        let dial = Dial { server: &server, settings: &settings, hosts: &hosts, progress: &progress };
+        let dial = Dial { server: &server, settings: &settings, row: None, hosts: &hosts, progress: &progress };
         let reached = dial.reach().map_err(|error| error.to_string()).expect("a connection");
         let step = Duration::from_secs(10);
         let times = Times { step, check: Duration::from_secs(60), idle: Duration::from_secs(60), close };

@@ -1,11 +1,12 @@
 //! The SSH algorithms: the agent has a list for every class. The library's defaults are never used: they hold SHA-1, CBC,
 //! MD5 and host certificates, and change with its version.
 //!
-//! `ssh.security.allowedCiphers` and `allowedKeyExchanges` replace the list of their class. The others are fixed.
+//! `ssh.security.allowedCiphers` and `allowedKeyExchanges` replace the list of their class, and a row of `ssh.hosts` these. The
+//! others are fixed.
 
 use ssh2::MethodType;
 
-use crate::config::types::Ssh as Settings;
+use crate::config::types::{HostRow, Ssh as Settings};
 use crate::wire::kexinit::Offer;
 
 /// No SHA-1, no group of less than 2048 bits. libssh2 adds `kex-strict-c-v00@openssh.com` and `ext-info-c` to any list.
@@ -56,16 +57,27 @@ pub struct Algorithms {
     kex: Vec<String>,
     host_keys: Vec<String>,
     ciphers: Vec<String>,
+    /// The keys of the configuration that `kex` and `ciphers` are from.
+    keys: [String; 2],
 }
 
 impl Algorithms {
-    /// As `ssh.security` allows; host keys as the caller wants them, see [`host_keys_first`].
-    pub fn new(settings: &Settings, host_keys: Vec<String>) -> Self {
-        let given = |list: &[String], ours: &[&str]| if list.is_empty() { owned(ours) } else { list.to_vec() };
+    /// As the row of `ssh.hosts` allows, or `ssh.security`; host keys as the caller wants them, see [`host_keys_first`].
+    pub fn new(settings: &Settings, row: Option<&HostRow>, host_keys: Vec<String>) -> Self {
+        let (row_kex, row_ciphers) = row.map_or((&[][..], &[][..]), |row| (&row.key_exchanges, &row.ciphers));
+        let key = |list: &[String], name: &str, global: &str| match row {
+            Some(row) if !list.is_empty() => format!("algorithms.{name} of {} in ssh.hosts", row.host),
+            _ => format!("ssh.security.{global}"),
+        };
+        let keys = [key(row_kex, "keyExchanges", "allowedKeyExchanges"), key(row_ciphers, "ciphers", "allowedCiphers")];
+        let given = |lists: [&[String]; 2], ours: &[&str]| {
+            lists.into_iter().find(|list| !list.is_empty()).map_or_else(|| owned(ours), <[String]>::to_vec)
+        };
         Self {
-            kex: given(&settings.allowed_key_exchanges, KEX),
+            kex: given([row_kex, &settings.allowed_key_exchanges], KEX),
             host_keys,
-            ciphers: given(&settings.allowed_ciphers, CIPHERS),
+            ciphers: given([row_ciphers, &settings.allowed_ciphers], CIPHERS),
+            keys,
         }
     }
 
@@ -94,8 +106,7 @@ impl Algorithms {
     /// A sentence about the first class in which this server has nothing in common with us.
     pub fn compare(&self, offer: &Offer) -> Option<String> {
         let (macs, compression) = (owned(MACS), owned(COMPRESSION));
-        let (key, cipher, fixed) =
-            ("ssh.security.allowedKeyExchanges", "ssh.security.allowedCiphers", "fixed, no key changes it");
+        let ([key, cipher], fixed) = (self.keys.each_ref().map(String::as_str), "fixed, no key changes it");
         // These ciphers are authenticated.
         let needs_mac = |theirs: &[String]| first(&self.ciphers, theirs).is_none_or(|name| !name.contains("-gcm"));
         [
@@ -226,7 +237,7 @@ mod tests {
             compression: both("none"),
         };
         let settings = crate::config::defaults().ssh;
-        let ours = Algorithms::new(&settings, host_keys_first(&[]));
+        let ours = Algorithms::new(&settings, None, host_keys_first(&[]));
         assert_eq!(ours.compare(&good), None);
         let sha1 = all(&["hmac-sha1"]);
         for (offer, words) in [
@@ -267,6 +278,14 @@ mod tests {
             let said = ours.compare(&offer).expect(words);
             assert!(said.contains(words), "{said}");
         }
+        // A row of `ssh.hosts` replaces the lists that it has, and is named.
+        let mut config = crate::config::defaults();
+        let table = "[{host: old.example, algorithms: {ciphers: [aes128-ctr]}}]";
+        crate::config::set(&mut config, "ssh.hosts", table).expect("a table");
+        let row = config.ssh.hosts.of("old.example").map(AsRef::as_ref);
+        let said = Algorithms::new(&settings, row, host_keys_first(&[])).compare(&good).expect("another cipher");
+        let want = "this agent allows aes128-ctr (algorithms.ciphers of old.example in ssh.hosts)";
+        assert!(said.contains(want), "{said}");
         // An authenticated cipher needs no MAC.
         let sealed = Offer { ciphers: both("aes128-gcm@openssh.com"), macs: both("hmac-sha1"), ..good };
         assert_eq!(ours.compare(&sealed), None);

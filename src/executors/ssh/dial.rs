@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ssh2::{HostKeyType, KeyboardInteractivePrompt, Prompt};
 
-use crate::config::types::Ssh as Settings;
+use crate::config::types::{HostRow, Ssh as Settings};
 use crate::executors::ssh::algorithms::{self, Algorithms};
 use crate::executors::ssh::connection::{is_timeout, millis};
 use crate::executors::ssh::error::{Error, Step};
@@ -27,6 +27,8 @@ use crate::wire::kexinit::{self, Greeting, Offer};
 pub struct Dial<'a> {
     pub server: &'a Server,
     pub settings: &'a Settings,
+    /// What `ssh.hosts` has for the server.
+    pub row: Option<&'a HostRow>,
     pub hosts: &'a Hosts,
     /// The present step, for the thread that waits.
     pub progress: &'a Mutex<Progress>,
@@ -165,7 +167,7 @@ impl Dial<'_> {
         let local = |error: &dyn std::fmt::Display| Error::Local { server: self.shown(), what: error.to_string() };
         let mut session = ssh2::Session::new().map_err(|error| local(&error))?;
         session.set_timeout(millis(self.wait()));
-        let ours = Algorithms::new(self.settings, host_keys);
+        let ours = Algorithms::new(self.settings, self.row, host_keys);
         let nothing = |what| Error::NothingInCommon { server: self.shown(), what };
         ours.prefer(&session).map_err(nothing)?;
         session.set_tcp_stream(socket.try_clone().map_err(|error| local(&error))?);

@@ -50,9 +50,11 @@ impl SshExecutor {
         Self { shared: Arc::new(RwLock::new(Arc::new(shared))) }
     }
 
-    /// Jobs that are prepared from now on get this `ssh.execution` and these timeouts; pool and breakers stay.
+    /// Jobs that are prepared from now on get this `ssh.execution` and these timeouts, and new connections this `ssh.hosts`;
+    /// pool and breakers stay.
     pub fn reload(&self, config: &Config) {
         let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        shared.pool.reload(&config.ssh.hosts);
         *shared =
             Arc::new(Shared { settings: config.ssh.clone(), jobs: config.jobs.clone(), ..Shared::clone(&shared) });
     }

@@ -27,6 +27,7 @@ pub mod known_hosts;
 pub mod listen;
 pub mod place;
 pub mod pool;
+mod pool_key;
 pub mod preamble;
 pub mod remote;
 pub mod run;

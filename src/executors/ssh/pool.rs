@@ -1,4 +1,5 @@
-//! Connections that jobs share: one pool for each host, port, user and credential.
+//! Connections that jobs share: one pool for each host, port, user, credential and row of `ssh.hosts`. A reload that changes
+//! the row leaves the older connections to the jobs that use them.
 //!
 //! A job asks for a session. It gets one on a connection that is there and has a seat free, or a new connection is made,
 //! at most `maxPerServer` for each, or it waits. A connection that turns out to be dead when a session is asked of it is
@@ -13,15 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use ring::digest::{Context, SHA256};
 
-use crate::config::types::Ssh as Settings;
+use crate::config::types::{HostRow, HostTable, Ssh as Settings};
 use crate::executors::ssh::breakers::Breakers;
 use crate::executors::ssh::connection::{Connection, Session, Times};
 use crate::executors::ssh::dial::{Dial, Progress};
 use crate::executors::ssh::driver::Driver;
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
+use crate::executors::ssh::pool_key::{Key, Keys};
 use crate::executors::ssh::remote;
 use crate::executors::ssh::tries::{Failure, Tries};
 use crate::job::Server;
@@ -31,16 +32,6 @@ use crate::os::random;
 use crate::os::threads::{self, Thread};
 use crate::policy::breaker::Pass;
 use crate::policy::pace::{self, End, Pace};
-use crate::secret::Secret;
-
-/// Whom a connection is for. The credential is only known by its digest, which is salted anew in each process.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    host: String,
-    port: u16,
-    user: String,
-    credential: Vec<u8>,
-}
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -63,10 +54,11 @@ pub struct Pool(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// As they were at the start; `ssh.hosts` of now is in `keys`.
     settings: Settings,
     hosts: Hosts,
     breakers: Breakers,
-    salt: String,
+    keys: Keys,
     inner: Mutex<Inner>,
 }
 
@@ -108,23 +100,17 @@ impl Pool {
     /// No connection yet.
     pub fn new(settings: Settings, breakers: Breakers) -> Self {
         let hosts = Hosts::new(&settings);
-        Self(Arc::new(Shared { settings, hosts, breakers, salt: random::hex(16), inner: Mutex::default() }))
+        let keys = Keys::new(&settings.hosts);
+        Self(Arc::new(Shared { settings, hosts, breakers, keys, inner: Mutex::default() }))
+    }
+
+    /// Connections that are made from now on follow this `ssh.hosts`.
+    pub fn reload(&self, table: &HostTable) {
+        self.0.keys.reload(table);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn key(&self, server: &Server) -> Key {
-        let mut digest = Context::new(&SHA256);
-        for part in [&server.private_key, &server.passphrase, &server.password] {
-            let text = part.as_ref().map_or("", Secret::expose);
-            digest.update(&(text.len() as u64).to_le_bytes());
-            digest.update(text.as_bytes());
-        }
-        digest.update(self.0.salt.as_bytes());
-        let credential = digest.finish().as_ref().to_vec();
-        Key { host: server.host.clone(), port: server.port, user: server.user.clone(), credential }
     }
 
     /// A session with a waiting shell on the server, and whether its connection was there before. For a job whose script
@@ -146,7 +132,7 @@ impl Pool {
         say: &mut dyn FnMut(&str),
     ) -> Result<(Session, bool), Error> {
         let (server, begun) = (wish.server, Instant::now());
-        let key = self.key(server);
+        let key = self.0.keys.of(server);
         let (mut fresh, mut turn) = (None, Held::Connections);
         loop {
             if !(wish.wanted)() {
@@ -299,7 +285,7 @@ impl Pool {
             let (pool, ticket, server, progress) =
                 (self.clone(), Arc::clone(&ticket), server.clone(), Arc::clone(&progress));
             threads::spawn("ssh-connection", move || {
-                let made = pool.reach(&server, &progress, pass);
+                let made = pool.reach(&server, ticket.key.row.as_deref(), &progress, pass);
                 let end = match &made {
                     Ok(_) => End::Passed,
                     Err(Error::TurnedAway { .. }) => End::TurnedAway,
@@ -367,11 +353,12 @@ impl Pool {
     fn reach(
         &self,
         server: &Server,
+        row: Option<&HostRow>,
         progress: &Mutex<Progress>,
         pass: Option<Pass>,
     ) -> Result<(Arc<Connection>, Driver), Error> {
         let settings = &self.0.settings;
-        let dial = Dial { server, settings, hosts: &self.0.hosts, progress };
+        let dial = Dial { server, settings, row, hosts: &self.0.hosts, progress };
         let reached = dial.reach();
         if let Some(pass) = pass {
             let sound = !reached.as_ref().is_err_and(Error::is_outage);
@@ -406,7 +393,8 @@ impl Pool {
     /// The host key that a server shows, whether trusted or not: its type and the key.
     pub fn host_key(&self, server: &Server) -> Result<(String, Vec<u8>), Error> {
         let progress = Mutex::new(Progress::new());
-        Dial { server, settings: &self.0.settings, hosts: &self.0.hosts, progress: &progress }.host_key()
+        let (settings, row) = (&self.0.settings, self.0.keys.row(server));
+        Dial { server, settings, row: row.as_deref(), hosts: &self.0.hosts, progress: &progress }.host_key()
     }
 
     /// Ends every connection and waits for its thread; jobs that still use one lose it.

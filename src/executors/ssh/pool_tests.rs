@@ -22,7 +22,7 @@ fn pool() -> Pool {
 }
 
 fn key(host: &str) -> Key {
-    Key { host: host.to_owned(), port: 22, user: String::new(), credential: Vec::new() }
+    Key { host: host.to_owned(), port: 22, user: String::new(), credential: Vec::new(), row: None }
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn logins_to_one_server_at_once_are_bounded_over_all_credentials() {
     };
     let ask = |host: &str, n: usize| {
         let server = server(host, &format!("user-{n}"));
-        pool.may_dial(&pool.key(&server), &server)
+        pool.may_dial(&pool.0.keys.of(&server), &server)
     };
     let mut tickets: Vec<Ticket> = (0..limits::SSH_DIALS).map(|n| ask("a", n).ok().expect("a turn")).collect();
     assert!(matches!(ask("a", 99), Err(Held::Logins(limits::SSH_DIALS))));
