@@ -24,7 +24,8 @@ targets! {
     crate::docker::fuzz: pull_progress;
     crate::executors::container::fuzz: start_marker setup_complaint shebang_line shell_program;
     crate::executors::http::fuzz: http_answer;
-    crate::executors::ssh::fuzz: ssh_preamble ssh_status ssh_helper_calls private_key known_hosts_file;
+    crate::executors::ssh::fuzz: ssh_preamble ssh_status ssh_helper_calls private_key user_certificate
+        known_hosts_file;
     crate::health::fuzz: health_request control_answer;
     crate::logs::fuzz: live_message;
     crate::jobs::helpers::fuzz: helper_request;

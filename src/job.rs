@@ -183,6 +183,8 @@ pub struct Server {
     pub user: String,
     /// PEM or OpenSSH text, perhaps wrapped in base64.
     pub private_key: Option<Secret>,
+    /// The text of a certificate for that key, as `ssh-keygen -s` writes it. It is no secret.
+    pub certificate: Option<String>,
     /// Opens an encrypted key.
     pub passphrase: Option<Secret>,
     pub password: Option<Secret>,

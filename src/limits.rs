@@ -75,7 +75,7 @@ pub const KNOWN_HOSTS_SKIPPED_SHOWN: usize = 5;
 /// Keys of other types that are named where a host shows a key of an unknown type: one for each type that is in use.
 pub const HOST_KEYS_SHOWN: usize = 8;
 
-/// Bytes of a private key's text. RSA with 16,384 bits has 13 kB, base64 around it makes 17 of them.
+/// Bytes of a private key's text, and of a certificate's. RSA with 16,384 bits has 13 kB, base64 around it makes 17 of them.
 pub const PRIVATE_KEY_MAX: usize = 64 * 1024;
 
 // ---- health -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ _cronium_agent() {
     [ "$before" != = ] || before=${COMP_WORDS[COMP_CWORD - 2]}
     for ((at = 1; at < COMP_CWORD; at++)); do
         case ${COMP_WORDS[at]} in
-            --lang | -e | --env | --timeout | --memory | --cpu | --network | --image | --server | --identity | --input | --variables | --migrate | --grace | --key | --name | --keys | --job | --stdout | --stderr | --expires | -c | --config | --log-level | --set)
+            --lang | -e | --env | --timeout | --memory | --cpu | --network | --image | --server | --identity | --certificate | --input | --variables | --migrate | --grace | --key | --name | --keys | --job | --stdout | --stderr | --expires | -c | --config | --log-level | --set)
                 ((at += 1))
                 [ "${COMP_WORDS[at]}" != = ] || ((at += 1))
                 ;;
@@ -17,10 +17,11 @@ _cronium_agent() {
         esac
     done
     case $before in
-        --lang | -e | --env | --timeout | --memory | --cpu | --network | --image | --server | --identity | --input | --variables | --migrate | --grace | --key | --name | --keys | --job | --stdout | --stderr | --expires | -c | --config | --log-level | --set)
+        --lang | -e | --env | --timeout | --memory | --cpu | --network | --image | --server | --identity | --certificate | --input | --variables | --migrate | --grace | --key | --name | --keys | --job | --stdout | --stderr | --expires | -c | --config | --log-level | --set)
             case $before in
                 --lang) words='bash python node' ;;
                 --identity) compopt -o filenames; words=FILES ;;
+                --certificate) compopt -o filenames; words=FILES ;;
                 --variables) compopt -o filenames; words=FILES ;;
                 --migrate) compopt -o filenames; words=FILES ;;
                 --key) compopt -o filenames; words=FILES ;;
@@ -41,7 +42,7 @@ _cronium_agent() {
                         validate) words+=' --migrate --explain' ;;
                         doctor) words+=' --json --fix-hints --strict' ;;
                         status) words+=' --json' ;;
-                        exec) words+=' --lang -e --env --timeout --memory --cpu --network --image --server --identity --input --variables --json' ;;
+                        exec) words+=' --lang -e --env --timeout --memory --cpu --network --image --server --identity --certificate --input --variables --json' ;;
                         known-hosts) words+=' -y --yes' ;;
                         gc) words+=' --dry-run --images --grace' ;;
                         sign) words+=' --key --name --keys --expires' ;;

@@ -21,6 +21,7 @@ complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l network -r -f
 complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l image -r -f -d 'any image with /bin/sh and the language, such as python:3-slim; pulled if missing (default: container.images)'
 complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l server -r -f -d 'run it there over SSH, not in a container; needs --identity; ssh.hosts may give USER and PORT'
 complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l identity -r -F -d 'the private key to log in with; its passphrase is read from CRONIUM_EXEC_PASSPHRASE'
+complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l certificate -r -F -d 'the key\'s certificate, as ssh-keygen -s writes it (default: FILE-cert.pub beside the key)'
 complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l input -r -f -d 'what the script\'s helper `input` gives (default: {})'
 complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l variables -r -F -d 'a JSON object with the variables of the script\'s helpers; what the script sets is written to it'
 complete -c cronium-agent -n '__fish_seen_subcommand_from exec' -l json -d 'one line of JSON, for programs; of exec: verdict, output and condition, and the script\'s lines go to stderr'

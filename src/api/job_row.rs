@@ -110,7 +110,8 @@ fn cost(job: &Job) -> usize {
             let held = match server {
                 Ok(server) => {
                     let secrets = secret(&server.private_key) + secret(&server.passphrase) + secret(&server.password);
-                    server.name.len() + server.host.len() + server.user.len() + secrets
+                    let certificate = server.certificate.as_ref().map_or(0, |text| BLOCK + text.len());
+                    server.name.len() + server.host.len() + server.user.len() + secrets + certificate
                 }
                 Err(bad) => bad.name.len() + bad.why.len(),
             };

@@ -64,8 +64,9 @@ fn unusable(raw: Json<'_>, at: usize, why: String) -> BadServer {
 }
 
 fn server(raw: Json<'_>, path: &str, outer_id: Option<String>, hosts: &HostTable) -> Result<Server, String> {
-    let names = ["id", "name", "host", "port", "username", "privateKey", "passphrase", "password"];
-    let [own_id, name, host, port_raw, user, private_key, passphrase, password] = object(raw, path, names)?;
+    let names = ["id", "name", "host", "port", "username", "privateKey", "certificate", "passphrase", "password"];
+    let [own_id, name, host, port_raw, user, private_key, certificate, passphrase, password] =
+        object(raw, path, names)?;
     let host = text(host.ok_or(format!("{path}.host is missing"))?, &format!("{path}.host"), NAME)?;
     let host = host.trim().trim_start_matches('[').trim_end_matches(']').to_owned();
     if !is_host(&host) {
@@ -94,6 +95,10 @@ fn server(raw: Json<'_>, path: &str, outer_id: Option<String>, hosts: &HostTable
         port: port.or_else(|| row?.port).unwrap_or(SSH_PORT),
         user,
         private_key: secret(private_key, "privateKey")?,
+        certificate: certificate
+            .map(|raw| text(raw, &format!("{path}.certificate"), limits::PRIVATE_KEY_MAX))
+            .transpose()?
+            .filter(|text| !text.trim().is_empty()),
         passphrase: secret(passphrase, "passphrase")?,
         password: secret(password, "password")?,
         host,
@@ -158,6 +163,8 @@ mod tests {
         };
         assert_eq!(with("port", Value::Null).expect("sound").port, 22);
         assert_eq!(with("port", json!("2200")).expect("sound").port, 2200);
+        assert_eq!(with("certificate", json!(" x ")).expect("sound").certificate.as_deref(), Some(" x "));
+        assert_eq!(with("certificate", json!(" ")).expect("sound").certificate, None);
         assert_eq!(with("host", json!("[::1]")).expect("sound").address(), "[::1]:2222");
         assert_eq!(with("name", json!("")).expect("sound").shown(), "h.example:2222");
         for (key, value, want) in [
@@ -171,6 +178,8 @@ mod tests {
             ("username", json!("a\nb"), "serverDetails.username"),
             ("privateKey", json!({"hunter2": 1}), "serverDetails.privateKey must be text"),
             ("password", json!("hunter2\u{0}"), "NUL"),
+            ("certificate", json!(7), "serverDetails.certificate must be text"),
+            ("certificate", json!("A".repeat(limits::PRIVATE_KEY_MAX + 1)), "serverDetails.certificate"),
         ] {
             let error = with(key, value).expect_err(want);
             assert!(error.contains(want) && !error.contains("hunter2"), "{error}");

@@ -11,7 +11,8 @@ use crate::wire::scan::Json;
 const PATH: &str = "signature";
 const EXECUTION: &[&str] =
     &["target", "script", "http", "environment", "timeout", "resources", "inputData", "variables", "retryPolicy", PATH];
-const SERVER: &[&str] = &["id", "name", "host", "port", "username", "privateKey", "passphrase", "password"];
+const SERVER: &[&str] =
+    &["id", "name", "host", "port", "username", "privateKey", "certificate", "passphrase", "password"];
 /// The members of `execution` whose own members decide what runs.
 const INNER: &[(&str, &[&str])] = &[
     ("target", &["type", "serverId", "serverDetails"]),

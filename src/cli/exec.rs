@@ -43,6 +43,8 @@ pub struct Request {
     pub server: Option<(Option<String>, String, Option<u16>)>,
     /// A file with the private key for it.
     pub identity: Option<String>,
+    /// A file with the key's certificate; none: the one beside the key, if there is one.
+    pub certificate: Option<String>,
     /// What the helper `input` gives.
     pub input: Input,
     /// A file with the variables of the helpers.
@@ -107,6 +109,10 @@ impl Request {
             "json" => self.json = true,
             "identity" if value.is_empty() => return Err(UsageError("--identity needs the path of a file".to_owned())),
             "identity" => self.identity = Some(value),
+            "certificate" if value.is_empty() => {
+                return Err(UsageError("--certificate needs the path of a file".to_owned()));
+            }
+            "certificate" => self.certificate = Some(value),
             _ => {
                 let config = checked("--network", &value, "a network for a job", "container.network.mode")?;
                 self.network = Some(config.container.network.mode);
@@ -122,6 +128,9 @@ impl Request {
         }
         if self.identity.is_some() && self.server.is_none() {
             return Err(UsageError("--identity is the key for --server user@host, which is not given".to_owned()));
+        }
+        if self.certificate.is_some() && self.identity.is_none() {
+            return Err(UsageError("--certificate belongs to a key: give --identity FILE too".to_owned()));
         }
         if self.server.is_some() && self.identity.is_none() {
             return Err(UsageError("exec --server needs --identity FILE, the private key to log in with".to_owned()));
@@ -335,9 +344,20 @@ fn server_of(config: &Config, request: &Request) -> Result<Option<Server>, Strin
         host,
         user,
         private_key: Some(Secret::new(key)),
+        certificate: certificate_of(identity, request.certificate.as_deref())?,
         passphrase: secret(PASSPHRASE),
         password: None,
     }))
+}
+
+/// The certificate that was named, or the one beside the key, as ssh looks for it.
+fn certificate_of(identity: &str, named: Option<&str>) -> Result<Option<String>, String> {
+    let beside = format!("{identity}-cert.pub");
+    match (std::fs::read_to_string(named.unwrap_or(&beside)), named) {
+        (Ok(text), _) => Ok(Some(text)),
+        (Err(error), None) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        (Err(error), _) => Err(format!("cannot read {}: {error}", named.unwrap_or(&beside))),
+    }
 }
 
 /// The variable with the passphrase of an encrypted identity. Everybody on this host can read an argument.

@@ -190,6 +190,8 @@ pub static FLAGS: &[Flag] = flags! {
         "run it there over SSH, not in a container; needs --identity; ssh.hosts may give USER and PORT";
     [] "identity" = "FILE", ["exec"],
         "the private key to log in with; its passphrase is read from CRONIUM_EXEC_PASSPHRASE";
+    [] "certificate" = "FILE", ["exec"],
+        "the key's certificate, as ssh-keygen -s writes it (default: FILE-cert.pub beside the key)";
     [] "input" = "JSON", ["exec"],
         "what the script's helper `input` gives (default: {})";
     [] "variables" = "FILE", ["exec"],

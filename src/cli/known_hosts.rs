@@ -47,6 +47,7 @@ fn add(config: &Config, request: &Request) -> Result<u8, String> {
         port,
         user: String::new(),
         private_key: None,
+        certificate: None,
         passphrase: None,
         password: None,
     };
@@ -68,6 +69,11 @@ fn add(config: &Config, request: &Request) -> Result<u8, String> {
             ));
         }
         Check::Unknown | Check::OtherTypes(_) => {}
+    }
+    if let Some(at) = known.authority_for(&host, port) {
+        eprintln!(
+            "line {at} of {shown} trusts a certificate authority for it; this agent does not use it, and needs this plain key"
+        );
     }
     if !request.yes && !confirmed() {
         eprintln!("not added");

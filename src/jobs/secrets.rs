@@ -217,6 +217,7 @@ mod tests {
             port: 22,
             user: "u".into(),
             private_key: None,
+            certificate: None,
             passphrase: Some(Secret::new("pass-phrase")),
             password: Some(Secret::new("pass-word")),
         };

@@ -174,6 +174,8 @@ fn exec_refuses_what_the_configuration_refuses_and_says_what_is_meant() {
         (&["--identity", "/key"], "--identity is the key for --server"),
         (&["--server", "u@h"], "needs --identity"),
         (&["--server", "u@h", "--identity", ""], "--identity needs the path of a file"),
+        (&["--server", "u@h", "--certificate", "/c"], "--certificate belongs to a key"),
+        (&["--server", "u@h", "--identity", "/k", "--certificate", ""], "--certificate needs the path of a file"),
         (&["--server", "u@h*", "--identity", "/k"], "is not host or host:port"),
         (&["--server", "@h", "--identity", "/k"], "takes user@host"),
         (&["--server", "u@h", "--identity", "/k", "--memory", "64MB"], "are for containers"),

@@ -191,7 +191,8 @@ fn what_is_wrong_with_host_or_backend_has_a_line() {
     let odd = folder.path().join("odd");
     std::fs::write(&odd, "host ssh-ed25519 no-base64!\n@cert-authority * ssh-ed25519 AAAA\n").expect("write");
     let report = without_engine(&url, &token, &[("ssh.security.knownHostsFile", odd.to_str().expect("text"))]);
-    report.expect("known-hosts", "warn", "line 1");
+    report.expect("known-hosts", "warn", "1 lines are of certificate authorities, which count for nothing here");
+    report.expect("known-hosts", "warn", "1 lines cannot be read; line 1: ");
 
     let report = without_engine(&url, &token, &[("state.dir", "/proc/none"), ("state.minFreeDisk", "1TB")]);
     report.expect("state-dir", "fail", "cannot write");

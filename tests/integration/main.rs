@@ -106,6 +106,8 @@ mod ssh;
 mod ssh_algorithms;
 /// The circuit breaker of a server.
 mod ssh_breakers;
+/// Certificates as logins.
+mod ssh_certificates;
 /// How a session can end, and what may be said of the script then.
 mod ssh_endings;
 /// What is left on a server when a script has ended, and an agent that is killed then.

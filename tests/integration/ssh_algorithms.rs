@@ -55,6 +55,14 @@ fn a_server_with_a_host_certificate_is_known_by_its_plain_key() {
     let (code, text) = add(&rig.sshd, &rig.known_hosts);
     assert_eq!((code, fs::read_to_string(&rig.known_hosts).expect("read")), (Some(0), format!("{line}\n")), "{text}");
     runs(&rig, "added by the command");
+    // The command says what the authority's line is worth, and adds the plain key to it.
+    fs::write(&rig.known_hosts, format!("{authority}\n")).expect("write");
+    let (code, text) = add(&rig.sshd, &rig.known_hosts);
+    let file = fs::read_to_string(&rig.known_hosts).expect("read");
+    assert_eq!((code, file), (Some(0), format!("{authority}\n{line}\n")), "{text}");
+    has_words(&text, &["line 1 of", "trusts a certificate authority for it", "needs this plain key"]);
+    rig.sshd.kill_sessions();
+    runs(&rig, "added beside the authority");
     rig.stop();
 }
 

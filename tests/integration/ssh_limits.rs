@@ -26,6 +26,7 @@ fn connect(sshd: &Sshd, close: Duration) -> (Arc<Connection>, JoinHandle<()>) {
         port: sshd.port,
         user: sshd.user.clone(),
         private_key: Some(Secret::new(sshd.key.text.as_str())),
+        certificate: None,
         passphrase: None,
         password: None,
     };

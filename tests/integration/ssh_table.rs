@@ -40,8 +40,8 @@ fn the_table_fills_in_the_user_and_the_port_that_a_job_lacks() {
     assert_eq!(rig.sshd.accepted(), 1, "they are the same login, over one connection");
     // What the job names counts.
     let mut other = lacking(&rig.sshd, &["port"]);
-    other["username"] = json!("nobody");
-    let words = ["cannot log in to", "as nobody", HOST];
+    other["username"] = json!("cs-no-such-user");
+    let words = ["cannot log in to", "as cs-no-such-user", HOST];
     rig.refused(server_job(&other, "BASH", "id -un"), &words);
     // Each of several servers by itself.
     let mut job = rig.job("BASH", "id -un");

@@ -182,15 +182,22 @@ fn known_hosts(ssh: &Ssh, given: bool) -> Finding {
     if counts.skipped == 0 && counts.authorities == 0 {
         return Finding::ok(read);
     }
-    let lines: Vec<String> =
-        known.skipped().iter().map(|skipped| format!("line {}: {}", skipped.line, skipped.why)).collect();
-    let measured = format!(
-        "{read}; {} lines cannot be read and {} speak of certificates, which are not supported; {}",
-        counts.skipped,
-        counts.authorities,
-        lines.join("; ")
-    );
-    Finding::warn(measured, "correct or remove these lines")
+    let (mut measured, mut hints) = (read, Vec::new());
+    if counts.authorities > 0 {
+        measured.push_str(&format!(
+            "; {} lines are of certificate authorities, which count for nothing here",
+            counts.authorities
+        ));
+        hints.push(
+            "for each host of such a line run cronium-agent known-hosts add HOST: this agent knows hosts by plain keys",
+        );
+    }
+    if counts.skipped > 0 {
+        measured.push_str(&format!("; {} lines cannot be read", counts.skipped));
+        known.skipped().iter().for_each(|line| measured.push_str(&format!("; line {}: {}", line.line, line.why)));
+        hints.push("correct or remove the lines that cannot be read");
+    }
+    Finding::warn(measured, hints.join("; "))
 }
 
 #[cfg(test)]

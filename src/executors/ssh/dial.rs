@@ -12,13 +12,14 @@ use ssh2::{HostKeyType, KeyboardInteractivePrompt, Prompt};
 
 use crate::config::types::{HostRow, Ssh as Settings};
 use crate::executors::ssh::algorithms::{self, Algorithms};
+use crate::executors::ssh::certificate::{Certificate, CertificateError};
 use crate::executors::ssh::connection::{is_timeout, millis};
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
 use crate::executors::ssh::keys::{self, KeyInfo};
 use crate::job::Server;
 use crate::metrics;
-use crate::os::clock::Deadline;
+use crate::os::clock::{self, Deadline};
 use crate::os::{names, net};
 use crate::secret::Secret;
 use crate::wire::kexinit::{self, Greeting, Offer};
@@ -68,14 +69,16 @@ pub struct Reached {
 impl Dial<'_> {
     /// All steps.
     pub fn reach(&self) -> Result<Reached, Error> {
-        // Without a readable key no connection is made.
+        // Without a readable login no connection is made.
         let key = self.server.private_key.as_ref().map(|key| self.readable(key)).transpose()?;
+        let certificate =
+            self.server.certificate.as_ref().map(|text| self.certificate(text, key.as_ref())).transpose()?;
         let begun = Instant::now();
         let socket = self.connect()?;
         metrics::SSH_CONNECT.observe(begun.elapsed());
         let begun = Instant::now();
         let (session, socket, host_key) = self.shake(socket)?;
-        self.login(&session, &socket, key)?;
+        self.login(&session, &socket, key, certificate)?;
         metrics::SSH_HANDSHAKE.observe(begun.elapsed());
         Ok(Reached { session, socket, host_key })
     }
@@ -240,13 +243,46 @@ impl Dial<'_> {
         Ok((text, info))
     }
 
-    fn login(&self, session: &ssh2::Session, socket: &TcpStream, key: Option<(Secret, KeyInfo)>) -> Result<(), Error> {
+    /// The certificate, if it can be one of the key.
+    fn certificate(&self, text: &str, key: Option<&(Secret, KeyInfo)>) -> Result<Certificate, Error> {
+        let read = Certificate::read(text).and_then(|certificate| {
+            let (key, _) = key.ok_or(CertificateError::NoKey)?;
+            match keys::public_of(key) {
+                Some(public) if !certificate.is_for(&public) => Err(CertificateError::AnotherKey),
+                _ => Ok(certificate),
+            }
+        });
+        read.map_err(|error| Error::Certificate { server: self.shown(), what: error.to_string() })
+    }
+
+    /// As ssh does: the certificate, then the key alone, then the password.
+    fn login(
+        &self,
+        session: &ssh2::Session,
+        socket: &TcpStream,
+        key: Option<(Secret, KeyInfo)>,
+        certificate: Option<Certificate>,
+    ) -> Result<(), Error> {
         self.begin(Step::Authenticate);
         let server = self.server;
         let mut tried = Vec::new();
         if let Some((key, info)) = &key {
-            match self.with_key(session, socket, key, info)? {
-                None => return Ok(()),
+            if let Some(certificate) = &certificate {
+                match self.with_key(session, socket, (key, info), Some(certificate.line()))? {
+                    None => return Ok(()),
+                    Some(_) => {
+                        let reason = certificate.likely_reason(&server.user, clock::wall());
+                        tried.push(format!("the certificate was refused: {reason}"));
+                    }
+                }
+            }
+            match self.with_key(session, socket, (key, info), None)? {
+                None => {
+                    if let [refused] = &tried[..] {
+                        log::warn!("{}: {refused}; the private key without it was accepted", self.shown());
+                    }
+                    return Ok(());
+                }
                 Some(why) => tried.push(format!("the private key was refused ({why})")),
             }
         }
@@ -267,17 +303,17 @@ impl Dial<'_> {
         Err(Error::Login { server: self.shown(), user: server.user.clone(), what: tried.join("; ") })
     }
 
-    /// Logs in with the key: `None` on success, else the reason.
+    /// Logs in with the key, and the certificate's text if there is one: `None` on success, else the reason.
     fn with_key(
         &self,
         session: &ssh2::Session,
         socket: &TcpStream,
-        text: &Secret,
-        info: &KeyInfo,
+        (text, info): (&Secret, &KeyInfo),
+        certificate: Option<&str>,
     ) -> Result<Option<String>, Error> {
         let unusable = |what: String| Error::Key { server: self.shown(), what };
         let passphrase = self.server.passphrase.as_ref().map(Secret::expose);
-        let error = match session.userauth_pubkey_memory(&self.server.user, None, text.expose(), passphrase) {
+        let error = match session.userauth_pubkey_memory(&self.server.user, certificate, text.expose(), passphrase) {
             Ok(()) => return Ok(None),
             Err(error) if is_timeout(&error) => return Err(self.timeout(Step::Authenticate)),
             Err(error) => error,

@@ -53,6 +53,8 @@ pub enum Error {
     Login { server: String, user: String, what: String },
     /// The key's text cannot be used.
     Key { server: String, what: String },
+    /// The certificate's text cannot be used.
+    Certificate { server: String, what: String },
     /// The server takes no more sessions on this connection.
     Full { server: String },
     /// The circuit breaker is open.
@@ -79,7 +81,8 @@ impl Error {
     /// Whether the same may succeed a moment later, for a job whose script runs already.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::NothingInCommon { .. } | Self::HostKey { .. } | Self::Login { .. } | Self::Key { .. } => false,
+            Self::NothingInCommon { .. } | Self::HostKey { .. } | Self::Login { .. } => false,
+            Self::Key { .. } | Self::Certificate { .. } => false,
             Self::GaveUp { last, .. } => last.is_passing(),
             _ => true,
         }
@@ -134,6 +137,7 @@ impl fmt::Display for Error {
             Self::HostKey { server, what } => write!(f, "the host key of {server} is not trusted: {what}"),
             Self::Login { server, user, what } => write!(f, "cannot log in to {server} as {user}: {what}"),
             Self::Key { server, what } => write!(f, "the private key for {server} cannot be used: {what}"),
+            Self::Certificate { server, what } => write!(f, "the certificate for {server} cannot be used: {what}"),
             Self::Full { server } => {
                 write!(f, "{server} takes no more sessions on this connection; raise MaxSessions in its sshd_config")
             }

@@ -32,7 +32,17 @@ fn with_run(act: impl FnOnce(&mut Run<'_>)) {
     config.ssh.reconnect_timeout = Duration::ZERO;
     let shared = SshExecutor::new(&config).now();
     let (name, host, user) = ("web-1".to_owned(), "192.0.2.1".to_owned(), "deploy".to_owned());
-    let server = Server { id: None, name, host, port: 22, user, private_key: None, passphrase: None, password: None };
+    let server = Server {
+        id: None,
+        name,
+        host,
+        port: 22,
+        user,
+        private_key: None,
+        certificate: None,
+        passphrase: None,
+        password: None,
+    };
     let id = Id::parse("exec-1").expect("an id");
     let script = Script { language: Language::Bash, content: "true".to_owned(), working_directory: String::new() };
     let job = Job {

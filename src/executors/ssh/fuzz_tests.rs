@@ -1,5 +1,6 @@
 //! What holds for what servers say, and for keys and known hosts that people write. See [`crate::fuzzing`].
 
+use super::certificate::Certificate;
 use super::helper_calls::Calls;
 use super::judge::Ending;
 use super::keys;
@@ -82,6 +83,13 @@ pub fn private_key(data: &[u8]) {
         }
         Err(error) => assert_eq!(about, Err(error)),
     }
+}
+
+pub fn user_certificate(data: &[u8]) {
+    let Ok(certificate) = Certificate::read(&String::from_utf8_lossy(data)) else { return };
+    assert_eq!(Certificate::read(certificate.line()).as_ref(), Ok(&certificate));
+    let said = certificate.likely_reason("root", std::time::UNIX_EPOCH);
+    assert!(!said.contains(char::is_control) && said.len() < 4096, "{said:?}");
 }
 
 pub fn known_hosts_file(data: &[u8]) {

@@ -80,7 +80,7 @@ impl Hosts {
             .into(),
             Check::Unknown if self.strict => {
                 let authority = all.authority_for(host, port).map(|at| {
-                    format!("; line {at} trusts a certificate authority for it, which this agent does not use")
+                    format!("; line {at} trusts a certificate authority for it, which this agent does not use: it knows hosts by plain keys")
                 });
                 format!(
                     "it shows {fingerprint} ({kind}), which {file} does not know{}; if it is right, add this line: {line} (or \
@@ -94,6 +94,9 @@ impl Hosts {
                 known_hosts::append(&self.file, &line)
                     .map_err(|error| format!("its first key {fingerprint} cannot be recorded in {file}: {error}"))?;
                 log::warn!("first contact with {}: recorded {kind} {fingerprint} in {file}", server.shown());
+                if let Some(at) = all.authority_for(host, port) {
+                    log::warn!("line {at} of {file} trusts a certificate authority for it, which this agent does not ask");
+                }
                 return Ok(fingerprint);
             }
         })

@@ -262,11 +262,50 @@ fn openssh(bytes: &[u8]) -> Option<Result<KeyInfo, KeyError>> {
 }
 
 /// Takes a string with its length before it (RFC 4251 section 5).
-fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, after) = rest.split_first_chunk::<4>()?;
     let (bytes, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
     *rest = after;
     Some(bytes)
+}
+
+/// The same for writing. `bytes` are a part of a text that is bounded.
+pub(super) fn with_length(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], bytes].concat()
+}
+
+/// The public key of any text that [`normalize`] accepts, in the protocol's encoding. `None` where the text does not show
+/// it: encrypted PEM, and PEM of elliptic curves and Ed25519.
+pub fn public_of(text: &Secret) -> Option<Vec<u8>> {
+    let block = find(text.expose(), true).ok()?;
+    match block.label {
+        OPENSSH => {
+            let mut rest = block.bytes.strip_prefix(MAGIC)?;
+            for _ in ["cipher", "kdf", "its options"] {
+                string(&mut rest)?;
+            }
+            let (_count, mut rest) = rest.split_first_chunk::<4>()?;
+            string(&mut rest).map(<[u8]>::to_vec)
+        }
+        "RSA PRIVATE KEY" if block.headers.is_empty() => rsa(&block.bytes),
+        "PRIVATE KEY" if pkcs8(&block.bytes) == Some(Ok("RSA")) => {
+            let (inside, _) = der(&block.bytes, SEQUENCE)?;
+            let (_version, inside) = der(inside, INTEGER)?;
+            let (_algorithm, inside) = der(inside, SEQUENCE)?;
+            rsa(der(inside, OCTETS)?.0)
+        }
+        _ => None,
+    }
+}
+
+/// The public key in an `RSA PRIVATE KEY` (RFC 8017, A.1.2). Both encodings write a number alike.
+fn rsa(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (inside, _) = der(bytes, SEQUENCE)?;
+    let (_version, inside) = der(inside, INTEGER)?;
+    let (modulus, inside) = der(inside, INTEGER)?;
+    let (exponent, _) = der(inside, INTEGER)?;
+    Some([b"ssh-rsa", exponent, modulus].map(with_length).concat())
 }
 
 const INTEGER: u8 = 0x02;

@@ -8,6 +8,7 @@
 
 pub mod algorithms;
 pub mod breakers;
+mod certificate;
 pub mod collect;
 pub mod connection;
 pub mod dial;

@@ -50,6 +50,7 @@ impl Keys {
             digest.update(&(text.len() as u64).to_le_bytes());
             digest.update(text.as_bytes());
         }
+        digest.update(server.certificate.as_deref().unwrap_or_default().as_bytes());
         digest.update(self.salt.as_bytes());
         let credential = digest.finish().as_ref().to_vec();
         let (host, user) = (server.host.clone(), server.user.clone());
@@ -73,6 +74,7 @@ mod tests {
             port: 22,
             user: "u".to_owned(),
             private_key: None,
+            certificate: None,
             passphrase: None,
             password: None,
         };

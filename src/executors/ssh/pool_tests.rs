@@ -52,6 +52,7 @@ fn logins_to_one_server_at_once_are_bounded_over_all_credentials() {
         port: 22,
         user: user.to_owned(),
         private_key: None,
+        certificate: None,
         passphrase: None,
         password: None,
     };

@@ -121,6 +121,7 @@ mod tests {
             port: 22,
             user: "u".to_owned(),
             private_key: None,
+            certificate: None,
             passphrase: None,
             password: None,
         }

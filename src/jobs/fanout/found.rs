@@ -241,7 +241,17 @@ mod tests {
     fn server(name: &str, host: &str) -> Server {
         let (id, user) = (Some("3".to_owned()), "deploy".to_owned());
         let (name, host) = (name.to_owned(), host.to_owned());
-        Server { id, name, host, port: 22, user, private_key: None, passphrase: None, password: None }
+        Server {
+            id,
+            name,
+            host,
+            port: 22,
+            user,
+            private_key: None,
+            certificate: None,
+            passphrase: None,
+            password: None,
+        }
     }
 
     fn job(servers: Vec<Result<Server, BadServer>>) -> Job {

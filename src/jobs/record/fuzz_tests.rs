@@ -94,6 +94,7 @@ pub fn sealed_login(data: &[u8]) {
             port: 22,
             user: "u".to_owned(),
             private_key: next(),
+            certificate: Some("c".to_owned()),
             passphrase: next(),
             password: next(),
         };

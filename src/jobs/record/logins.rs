@@ -30,6 +30,7 @@ pub struct Logins(Arc<RwLock<Vec<LessSafeKey>>>);
 #[derive(Serialize, Deserialize)]
 struct Login {
     key: Option<String>,
+    certificate: Option<String>,
     passphrase: Option<String>,
     password: Option<String>,
 }
@@ -55,7 +56,8 @@ impl Logins {
     pub fn seal(&self, server: &Server, place: &str) -> String {
         let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
         let (key, passphrase) = (text(&server.private_key), text(&server.passphrase));
-        let login = Login { key, passphrase, password: text(&server.password) };
+        let login =
+            Login { key, certificate: server.certificate.clone(), passphrase, password: text(&server.password) };
         self.seal_bytes(serde_json::to_vec(&login).unwrap_or_default(), place)
     }
 
@@ -92,6 +94,7 @@ impl Logins {
             port: page.port,
             user: page.user.clone(),
             private_key: login.key.map(Secret::new),
+            certificate: login.certificate,
             passphrase: login.passphrase.map(Secret::new),
             password: login.password.map(Secret::new),
         })
@@ -145,6 +148,7 @@ mod tests {
             port: 22,
             user: "u".into(),
             private_key: secret("PEM"),
+            certificate: Some("ssh-ed25519-cert".into()),
             passphrase: None,
             password: secret("pässword"),
         }
@@ -162,6 +166,7 @@ mod tests {
         let text = |secret: Option<Secret>| secret.map(|secret| secret.expose().to_owned());
         let all = (text(opened.private_key), text(opened.passphrase), text(opened.password));
         assert_eq!(all, (Some("PEM".into()), None, Some("pässword".into())));
+        assert_eq!(opened.certificate.as_deref(), Some("ssh-ed25519-cert"));
 
         assert!(Logins::new(&Secret::new("another")).open(&page).is_none(), "another token");
         let rotated = logins.clone();
