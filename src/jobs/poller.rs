@@ -120,7 +120,7 @@ impl Poller {
             }
             let answer = match self.admitted(&mut closed) {
                 false => Answer::Skipped,
-                true => match self.poll(free.min(config.jobs.poll_batch_size.max(1)), &config) {
+                true => match self.poll(free) {
                     Some(answer) => answer,
                     None => return,
                 },
@@ -164,8 +164,10 @@ impl Poller {
         }
     }
 
-    /// One poll; `None` when the workers are gone.
-    fn poll(&self, asked: usize, config: &Config) -> Option<Answer> {
+    /// One poll, by the configuration of this moment: it may have changed during the pause. `None` when the workers are gone.
+    fn poll(&self, free: usize) -> Option<Answer> {
+        let config = self.config.now();
+        let asked = free.min(config.jobs.poll_batch_size.max(1));
         let queue = match self.client.queue(asked, &config.job_types(), &config.ssh.hosts) {
             Ok(queue) => queue,
             Err(error) => {
