@@ -82,8 +82,12 @@ impl Cgroup {
         Some(Self { folders, first })
     }
 
-    /// Reads what can be read.
+    /// Reads what can be read: nothing once the container has ended.
     pub fn read(&self) -> Reading {
+        let (Folders::V1 { cpu: one, .. } | Folders::V2(one)) = &self.folders;
+        if !one.is_dir() {
+            return Reading::default();
+        }
         let number = |folder: &Path, file: &str| proc::text(folder.join(file)).ok()?.trim().parse().ok();
         let text = |folder: &Path, file: &str| proc::text(folder.join(file)).unwrap_or_default();
         let mut reading = match &self.folders {
@@ -223,9 +227,11 @@ mod tests {
         let own = First::of(pid).expect("this process");
         let before = First { pid, started: own.started - 1 };
         assert_eq!(before.read("net/dev"), None, "its number was given again");
-        let read = |first| Cgroup { folders: Folders::V2("/nowhere".into()), first }.read();
+        let read = |first| Cgroup { folders: Folders::V2("/".into()), first }.read();
         assert!(read(own).network_rx.is_some());
         assert_eq!((read(before.clone()).network_rx, read(before).network_tx), (None, None));
+        let gone = First::of(pid).expect("this process");
+        assert_eq!(Cgroup { folders: Folders::V2("/nowhere".into()), first: gone }.read(), Reading::default());
     }
 
     #[test]

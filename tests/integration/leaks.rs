@@ -64,6 +64,9 @@ fn secrets_in_error_texts_are_hidden() {
     let (row, execution) = shut(nowhere, &["../[redacted]"]);
     assert_eq!(report(&row)["status"], "failed");
     assert!(execution["error"].as_str().is_some_and(|error| error.contains("[redacted]")), "{execution}");
+    // In a line of the job's log.
+    let other = holding("BASH", &format!("#!/usr/bin/{SECRET}\necho ran"), json!({"A_TOKEN": SECRET}));
+    shut(other, &["#! line names \\\"[redacted]\\\"", "ran"]);
 }
 
 /// The record's own artifacts: metadata, result, the file on disk while the job runs, and the report in quarantine.
@@ -94,6 +97,15 @@ fn secrets_in_artifacts_of_the_record_are_hidden() {
         std::fs::read_dir(&quarantine).expect("a folder").flatten().map(|file| std::fs::read_to_string(file.path()));
     assert!(texts.flatten().any(|text| text.contains("over\\n")), "the report is among what was searched");
     agent.stop();
+}
+
+/// A value that a script names as a secret after it has made it its result.
+#[test]
+fn a_result_that_turns_out_to_be_a_secret_is_hidden() {
+    let script =
+        "v=late-; v=${v}N4m3d; cronium_output \"{\\\"login\\\": \\\"$v\\\"}\"; cronium_redact \"$v\"; echo \"$v\"";
+    let (row, _) = shut(holding("BASH", script, json!({})), &["[redacted]"]);
+    assert_eq!((report(&row)["scriptOutput"].clone(), stdout(&row)), (json!({"login": "[redacted]"}), "[redacted]\n"));
 }
 
 #[test]
