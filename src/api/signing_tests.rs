@@ -179,6 +179,7 @@ fn a_signed_job_of_each_kind_counts() {
         if let Some(server) = other.pointer_mut("/metadata/servers/0") {
             server["name"] = "another".into();
             server["privateKey"] = "another".into();
+            server["certificate"] = "another".into();
         }
         assert_eq!(plainly(&other), Ok("ci".into()), "{other}");
     }

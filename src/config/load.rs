@@ -165,7 +165,7 @@ impl Draft<'_> {
 fn found(key: &Key, given: &Given) -> String {
     match given {
         _ if key.is_secret() => "a value that is not shown".to_owned(),
-        _ if matches!(key.kind, Kind::Table { .. }) => "what is no such table".to_owned(),
+        _ if matches!(key.kind, Kind::Table { .. }) => "rows that cannot be used".to_owned(),
         Given::Text(text) if text.contains('@') => "a value that is not shown, since it may hold a password".to_owned(),
         Given::Text(text) => quote(text),
         Given::List(items) => quote(&items.join(", ")),

@@ -50,6 +50,7 @@ fn a_certificate_of_every_kind_of_key_opens_a_server_that_trusts_its_authority()
         (&["-t", "rsa", "-b", "2048", "-m", "PKCS8"], "RSA-CERT"),
         (&["-t", "ecdsa", "-b", "256"], "ECDSA-CERT"),
         (&["-t", "ecdsa", "-b", "384", "-m", "PEM"], "ECDSA-CERT"),
+        (&["-t", "ecdsa", "-b", "521", "-m", "PKCS8"], "ECDSA-CERT"),
         (&["-t", "ecdsa", "-b", "521"], "ECDSA-CERT"),
     ] {
         let key = key_in(&folder, kind);
@@ -98,12 +99,19 @@ fn what_can_be_no_certificate_of_the_key_is_refused_before_a_connection() {
     let user = rig.sshd.user.clone();
     let of = |kind: &[&str]| key_in(&folder, kind);
     let (key, another) = (of(&["-t", "ed25519"]), of(&["-t", "ed25519"]));
-    let rsa = of(&["-t", "rsa", "-b", "2048", "-m", "PEM"]);
+    let others: Vec<Key> = ["PEM", "PKCS8"]
+        .iter()
+        .flat_map(|form| [["-t", "rsa", "-b", "2048", "-m", *form], ["-t", "ecdsa", "-b", "384", "-m", *form]])
+        .map(|kind| of(&kind))
+        .collect();
     let certificate = sign(&authority, &another, &["-n", &user]);
     let of_a_host = sign(&authority, &key, &["-h", "-n", &user]);
     for (key, certificate, words) in [
         (&key, certificate.as_str(), "it belongs to another key"),
-        (&rsa, &certificate, "it belongs to another key"),
+        (&others[0], &certificate, "it belongs to another key"),
+        (&others[1], &certificate, "it belongs to another key"),
+        (&others[2], &certificate, "it belongs to another key"),
+        (&others[3], &certificate, "it belongs to another key"),
         (&key, &of_a_host, "it is the certificate of a host"),
         (&key, &key.public, "it is a public key that no authority has signed"),
         (&key, &key.text, "it is a private key"),

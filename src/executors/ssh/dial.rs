@@ -283,6 +283,7 @@ impl Dial<'_> {
                     }
                     return Ok(());
                 }
+                Some(why) if certificate.is_some() => tried.push(format!("so was the private key without it ({why})")),
                 Some(why) => tried.push(format!("the private key was refused ({why})")),
             }
         }

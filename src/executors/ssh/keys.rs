@@ -276,7 +276,7 @@ pub(super) fn with_length(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The public key of any text that [`normalize`] accepts, in the protocol's encoding. `None` where the text does not show
-/// it: encrypted PEM, and PEM of elliptic curves and Ed25519.
+/// it: encrypted PEM, and Ed25519 as PKCS#8.
 pub fn public_of(text: &Secret) -> Option<Vec<u8>> {
     let block = find(text.expose(), true).ok()?;
     match block.label {
@@ -288,12 +288,21 @@ pub fn public_of(text: &Secret) -> Option<Vec<u8>> {
             let (_count, mut rest) = rest.split_first_chunk::<4>()?;
             string(&mut rest).map(<[u8]>::to_vec)
         }
-        "RSA PRIVATE KEY" if block.headers.is_empty() => rsa(&block.bytes),
-        "PRIVATE KEY" if pkcs8(&block.bytes) == Some(Ok("RSA")) => {
+        _ if !block.headers.is_empty() => None,
+        "RSA PRIVATE KEY" => rsa(&block.bytes),
+        "EC PRIVATE KEY" => elliptic(&block.bytes, None),
+        "PRIVATE KEY" => {
+            let kind = pkcs8(&block.bytes)?.ok()?;
             let (inside, _) = der(&block.bytes, SEQUENCE)?;
             let (_version, inside) = der(inside, INTEGER)?;
-            let (_algorithm, inside) = der(inside, SEQUENCE)?;
-            rsa(der(inside, OCTETS)?.0)
+            let (algorithm, inside) = der(inside, SEQUENCE)?;
+            let (_, parameters) = der(algorithm, OID)?;
+            let (key, _) = der(inside, OCTETS)?;
+            match kind {
+                "RSA" => rsa(key),
+                "ECDSA" => elliptic(key, Some(parameters)),
+                _ => None,
+            }
         }
         _ => None,
     }
@@ -308,15 +317,35 @@ fn rsa(bytes: &[u8]) -> Option<Vec<u8>> {
     Some([b"ssh-rsa", exponent, modulus].map(with_length).concat())
 }
 
+/// The public key in an `EC PRIVATE KEY` (RFC 5915), whose curve may stand outside of it.
+fn elliptic(bytes: &[u8], outside: Option<&[u8]>) -> Option<Vec<u8>> {
+    let (inside, _) = der(bytes, SEQUENCE)?;
+    let (_version, inside) = der(inside, INTEGER)?;
+    let (_private, inside) = der(inside, OCTETS)?;
+    let (own, inside) = der(inside, PARAMETERS).map_or((None, inside), |(own, inside)| (Some(own), inside));
+    let (curve, _) = der(own.or(outside)?, OID)?;
+    let at = CURVES.iter().position(|known| *known == curve)?;
+    let (bits, _) = der(der(inside, PUBLIC)?.0, BITS)?;
+    let (kind, name) = CURVE_NAMES[at];
+    Some([kind.as_bytes(), name.as_bytes(), bits.strip_prefix(&[0])?].map(with_length).concat())
+}
+
 const INTEGER: u8 = 0x02;
+const BITS: u8 = 0x03;
 const OCTETS: u8 = 0x04;
 const OID: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 /// `[0]`, the curve of an EC key.
 const PARAMETERS: u8 = 0xA0;
+/// `[1]`, the public half of an EC key.
+const PUBLIC: u8 = 0xA1;
 
 /// secp256r1, secp384r1 and secp521r1.
-const CURVES: &[&[u8]] = &[b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2b\x81\x04\x00\x22", b"\x2b\x81\x04\x00\x23"];
+const CURVES: [&[u8]; 3] = [b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2b\x81\x04\x00\x22", b"\x2b\x81\x04\x00\x23"];
+
+/// Their keys and themselves, as SSH names them.
+const CURVE_NAMES: [(&str, &str); 3] =
+    [("ecdsa-sha2-nistp256", "nistp256"), ("ecdsa-sha2-nistp384", "nistp384"), ("ecdsa-sha2-nistp521", "nistp521")];
 
 /// The content of the DER value of this tag that `bytes` begins with, and what is behind it.
 fn der(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
