@@ -127,6 +127,31 @@ fn the_swarm_stack_has_every_lock_and_leaves_jobs_time() {
     agent_takes(&without_token(pairs.map(|(name, text)| (name.clone(), value(text))).collect()), &config);
 }
 
+/// What the Dockerfiles copy is in the context that `.dockerignore` leaves of the root.
+#[test]
+fn the_images_find_what_they_copy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let kept = std::fs::read_to_string(root.join(".dockerignore")).expect("the list");
+    let kept: Vec<&str> = kept.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let mut count = 0;
+    for file in ["Dockerfile", "firewall/Dockerfile"] {
+        let steps = text(file).replace("\\\n", " ");
+        for step in steps.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+            let words: Vec<&str> = step.split_whitespace().filter(|word| !word.starts_with("--")).collect();
+            let (_, sources) = words.split_last().expect("a target");
+            for source in sources.iter().filter(|source| **source != "${BINARY}") {
+                let is_kept = |rule: &&str| match rule.split_once('*') {
+                    Some((before, after)) => source.starts_with(before) && source.ends_with(after),
+                    None => source.starts_with(*rule),
+                };
+                assert!(root.join(source).exists() && kept.iter().any(is_kept), "{file} copies {source}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 6, "{count}");
+}
+
 /// `scripts/manifests.sh` about these files: whether they are valid, and what it said.
 fn validated(files: &[&Path]) -> (bool, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/manifests.sh");
