@@ -188,13 +188,45 @@ pub struct Server {
     /// Opens an encrypted key.
     pub passphrase: Option<Secret>,
     pub password: Option<Secret>,
+    /// The jump host on the way to it.
+    pub jump: Option<Jump>,
+}
+
+/// A jump host: a server that forwards connections to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Jump {
+    /// One of `ssh.jumps`, by its name.
+    Named(String),
+    /// With its login.
+    Host(Box<Server>),
 }
 
 impl Server {
-    /// Name and address, for messages: `web-1 (10.0.0.7:22)`.
+    /// Name and address, for messages: `web-1 (10.0.0.7:22)`, or `web-1 (10.0.0.7:22) through jump host bastion`.
     pub fn shown(&self) -> String {
         let address = self.address();
-        if self.name == self.host { address } else { format!("{} ({address})", self.name) }
+        let shown = if self.name == self.host { address } else { format!("{} ({address})", self.name) };
+        match &self.jump {
+            None => shown,
+            Some(Jump::Named(name)) => format!("{shown} through jump host {name}"),
+            Some(Jump::Host(jump)) => format!("{shown} through jump host {}", jump.name),
+        }
+    }
+
+    /// The jump host, once its login is known.
+    pub fn through(&self) -> Option<&Self> {
+        match &self.jump {
+            Some(Jump::Host(jump)) => Some(jump),
+            Some(Jump::Named(_)) | None => None,
+        }
+    }
+
+    /// The address, with that of the jump host on the way: one address may be another host behind another jump host.
+    pub fn route(&self) -> String {
+        match self.through() {
+            Some(jump) => format!("{} through {}", self.address(), jump.address()),
+            None => self.address(),
+        }
     }
 
     /// `host:port`, IPv6 in brackets.

@@ -54,6 +54,7 @@ pub mod parts {
     pub use crate::executors::ssh::dial::{Dial, Progress};
     pub use crate::executors::ssh::driver::Driver;
     pub use crate::executors::ssh::hosts::Hosts;
+    pub use crate::executors::ssh::pump::Pump;
     pub use crate::executors::ssh::{place, remote};
     pub use crate::executors::{Control, End, Executor, Reaper, Task};
     pub use crate::job::{Id, Job, Kind, Language, Output, Resources, Script, Server, Stream};

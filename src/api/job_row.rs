@@ -11,7 +11,7 @@ use super::json::{Raw, integer, number, object, plain, shown, text};
 use super::server_row::servers;
 use super::signature_row;
 use crate::config::types::HostTable;
-use crate::job::{Claim, Event, Id, IdError, Input, Job, Kind, Language, Request, Resources, Script};
+use crate::job::{Claim, Event, Id, IdError, Input, Job, Jump, Kind, Language, Request, Resources, Script, Server};
 use crate::limits;
 use crate::secret::Secret;
 use crate::wire::amount;
@@ -94,10 +94,25 @@ pub(super) fn held(claim: &Claim) -> usize {
     }
 }
 
+/// The overhead of an allocation.
+const BLOCK: usize = 32;
+
+fn secret(secret: &Option<Secret>) -> usize {
+    secret.as_ref().map_or(0, |secret| BLOCK + secret.len())
+}
+
+fn held_by(server: &Server) -> usize {
+    let secrets = secret(&server.private_key) + secret(&server.passphrase) + secret(&server.password);
+    let jump = match &server.jump {
+        Some(Jump::Named(name)) => BLOCK + name.len(),
+        Some(Jump::Host(jump)) => 5 * BLOCK + size_of::<Server>() + held_by(jump),
+        None => 0,
+    };
+    let certificate = server.certificate.as_ref().map_or(0, |text| BLOCK + text.len());
+    server.name.len() + server.host.len() + server.user.len() + secrets + certificate + jump
+}
+
 fn cost(job: &Job) -> usize {
-    // The overhead of an allocation.
-    const BLOCK: usize = 32;
-    let secret = |secret: &Option<Secret>| secret.as_ref().map_or(0, |secret| BLOCK + secret.len());
     let variables: usize = job
         .environment
         .iter()
@@ -108,11 +123,7 @@ fn cost(job: &Job) -> usize {
         .iter()
         .map(|server| {
             let held = match server {
-                Ok(server) => {
-                    let secrets = secret(&server.private_key) + secret(&server.passphrase) + secret(&server.password);
-                    let certificate = server.certificate.as_ref().map_or(0, |text| BLOCK + text.len());
-                    server.name.len() + server.host.len() + server.user.len() + secrets + certificate
-                }
+                Ok(server) => held_by(server),
                 Err(bad) => bad.name.len() + bad.why.len(),
             };
             size_of::<Result<crate::job::Server, crate::job::BadServer>>() + 4 * BLOCK + crate::job::ID_MAX + held

@@ -5,7 +5,7 @@
 
 use super::json::{Raw, number, object, plain, shown, text};
 use crate::config::types::HostTable;
-use crate::job::{BadServer, Server, is_host, is_user};
+use crate::job::{BadServer, Jump, Server, is_host, is_user};
 use crate::limits;
 use crate::secret::Secret;
 use crate::wire::scan::Json;
@@ -64,8 +64,9 @@ fn unusable(raw: Json<'_>, at: usize, why: String) -> BadServer {
 }
 
 fn server(raw: Json<'_>, path: &str, outer_id: Option<String>, hosts: &HostTable) -> Result<Server, String> {
-    let names = ["id", "name", "host", "port", "username", "privateKey", "certificate", "passphrase", "password"];
-    let [own_id, name, host, port_raw, user, private_key, certificate, passphrase, password] =
+    let names =
+        ["id", "name", "host", "port", "username", "privateKey", "certificate", "passphrase", "password", "jump"];
+    let [own_id, name, host, port_raw, user, private_key, certificate, passphrase, password, jump_raw] =
         object(raw, path, names)?;
     let host = text(host.ok_or(format!("{path}.host is missing"))?, &format!("{path}.host"), NAME)?;
     let host = host.trim().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -101,8 +102,26 @@ fn server(raw: Json<'_>, path: &str, outer_id: Option<String>, hosts: &HostTable
             .filter(|text| !text.trim().is_empty()),
         passphrase: secret(passphrase, "passphrase")?,
         password: secret(password, "password")?,
+        jump: jump_raw.map(|raw| jump(raw, &format!("{path}.jump"), hosts)).transpose()?.flatten(),
         host,
     })
+}
+
+/// The jump host on the way: the name of one that the agent knows, or a server with its login.
+fn jump(raw: Json<'_>, path: &str, hosts: &HostTable) -> Result<Option<Jump>, String> {
+    if raw.sort() == "text" {
+        let name = text(raw, path, NAME)?;
+        let name = name.trim();
+        if name.chars().any(char::is_control) {
+            return Err(format!("{path} is {}, no name of a jump host", shown(name)));
+        }
+        return Ok((!name.is_empty()).then(|| Jump::Named(name.to_owned())));
+    }
+    let host = server(raw, path, None, hosts)?;
+    if host.jump.is_some() {
+        return Err(format!("{path}.jump: a server is reached through one jump host, not through two"));
+    }
+    Ok(Some(Jump::Host(Box::new(host))))
 }
 
 /// A number or its text, as backends differ.
@@ -209,6 +228,38 @@ mod tests {
         assert_eq!(with(&[("host", json!("other")), ("port", Value::Null)]), of("deploy", 22022));
         let error = with(&[("host", json!("other")), ("username", Value::Null)]).expect_err("no user");
         assert!(error.ends_with("username is missing, and ssh.hosts gives no user for other"), "{error}");
+    }
+
+    #[test]
+    fn a_jump_host_is_named_or_comes_with_its_login() {
+        let with = |jump: Value| {
+            let mut all = details();
+            all["jump"] = jump;
+            read(&json!({"serverDetails": all}), &json!({})).map(|mut list| list.remove(0).expect("sound"))
+        };
+        assert_eq!(with(json!(" bastion ")).expect("a name").jump, Some(Jump::Named("bastion".to_owned())));
+        for nothing in [Value::Null, json!(""), json!("  ")] {
+            assert_eq!(with(nothing).expect("none").jump, None);
+        }
+        let mut bastion = details();
+        (bastion["host"], bastion["name"]) = (json!("b.example"), Value::Null);
+        let server = with(bastion.clone()).expect("a server");
+        assert_eq!(server.through().map(|jump| jump.address()).as_deref(), Some("b.example:2222"));
+        assert_eq!(server.shown(), "web-1 (h.example:2222) through jump host b.example");
+        assert!(!format!("{server:?}").contains("KEY"));
+        let mut second = bastion;
+        second["jump"] = json!("another");
+        for (jump, want) in [
+            (second, "serverDetails.jump.jump: a server is reached through one jump host"),
+            (json!({"host": "h"}), "serverDetails.jump.username is missing"),
+            (json!({"host": "-oX", "username": "u"}), "serverDetails.jump.host"),
+            (json!(7), "serverDetails.jump"),
+            (json!("a\nb"), "no name of a jump host"),
+            (json!("b".repeat(NAME + 1)), "serverDetails.jump"),
+        ] {
+            let error = with(jump).expect_err(want);
+            assert!(error.contains(want), "{error}");
+        }
     }
 
     #[test]

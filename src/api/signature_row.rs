@@ -77,6 +77,11 @@ fn known_alone(execution: Json<'_>, metadata: Raw<'_>) -> Result<(), String> {
 fn covered(raw: Json<'_>, path: &str, known: &[&str]) -> Result<(), String> {
     for member in raw.members().into_iter().flatten() {
         let (name, value) = member.map_err(|why| format!("{path} cannot be read: {why}"))?;
+        if name.is("jump") && path.contains("server") && !value.is_null() {
+            return Err(format!(
+                "{path}.jump is covered by no signature of this version; let ssh.hosts choose the jump host of a signed job"
+            ));
+        }
         if !value.is_null() && !known.iter().any(|known| name.is(known)) {
             let name = name.beginning(limits::SIGNATURE_TEXT_MAX).unwrap_or_default();
             return Err(format!(
@@ -156,6 +161,14 @@ mod tests {
         ] {
             let error = read_of(Some(sound()), &execution, &metadata).expect("one").expect_err(want);
             assert!(error.contains(want) && error.contains("not known"), "{error}");
+        }
+        let behind = json!({"host": "h", "username": "u", "jump": "bastion"});
+        for (execution, metadata) in [
+            (json!({"target": {"serverDetails": behind}}), json!({})),
+            (json!({}), json!({"servers": [{"host": "h"}, behind]})),
+        ] {
+            let error = read_of(Some(sound()), &execution, &metadata).expect("one").expect_err("a jump host");
+            assert!(error.contains(".jump is covered by no signature") && error.contains("ssh.hosts"), "{error}");
         }
         let known = json!({"variables": {}, "retryPolicy": {"maxAttempts": 3}, "inputData": {"x": 1}, "image": null});
         assert!(read_of(Some(sound()), &known, &json!({"logId": 7})).expect("one").is_ok());

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cli::exec_server::{address_of, login_of, server_of};
 use crate::cli::script::{self, Terminal};
 use crate::cli::{UsageError, exit, print, script_helpers};
 use crate::config;
@@ -15,7 +16,7 @@ use crate::executors::container::usage::Sampler;
 use crate::executors::helpers::are_used_by;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::{End, Executor, Reaper, Task};
-use crate::job::{Event, Id, Input, Job, Kind, Language, Output, Resources, Script, Server, is_host, is_user};
+use crate::job::{Event, Id, Input, Job, Kind, Language, Output, Resources, Script, Server, is_user};
 use crate::jobs::conclude::without_secrets;
 use crate::jobs::helpers::{Helpers, Session};
 use crate::jobs::secrets;
@@ -45,6 +46,8 @@ pub struct Request {
     pub identity: Option<String>,
     /// A file with the key's certificate; none: the one beside the key, if there is one.
     pub certificate: Option<String>,
+    /// The jump host on the way: a name in `ssh.jumps`, or `user@host[:port]` with the same key.
+    pub jump: Option<String>,
     /// What the helper `input` gives.
     pub input: Input,
     /// A file with the variables of the helpers.
@@ -100,6 +103,13 @@ impl Request {
                 let (host, port) = address_of(address)?;
                 self.server = Some((user.map(str::to_owned), host, port));
             }
+            "jump" if value.is_empty() => return Err(UsageError("--jump needs the name of a jump host".to_owned())),
+            "jump" => {
+                if value.contains('@') {
+                    login_of(&value)?;
+                }
+                self.jump = Some(value);
+            }
             "input" => {
                 let json =
                     Json::strict(value.as_bytes()).map_err(|why| UsageError(format!("--input is not JSON: {why}")))?;
@@ -132,6 +142,9 @@ impl Request {
         if self.certificate.is_some() && self.identity.is_none() {
             return Err(UsageError("--certificate belongs to a key: give --identity FILE too".to_owned()));
         }
+        if self.jump.is_some() && self.server.is_none() {
+            return Err(UsageError("--jump is the way to --server user@host, which is not given".to_owned()));
+        }
         if self.server.is_some() && self.identity.is_none() {
             return Err(UsageError("exec --server needs --identity FILE, the private key to log in with".to_owned()));
         }
@@ -143,22 +156,6 @@ impl Request {
         }
         Ok(self)
     }
-}
-
-/// `host`, `host:port`, `[address]:port` or an IPv6 address.
-pub(in crate::cli) fn address_of(text: &str) -> Result<(String, Option<u16>), UsageError> {
-    let wrong = || UsageError(format!("{text:?} is not host or host:port"));
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),
-        None => match text.split_once(':') {
-            // A second colon: an IPv6 address without brackets.
-            Some((host, rest)) if !rest.contains(':') => (host, Some(rest)),
-            _ => (text, None),
-        },
-    };
-    let port = port.map(|port| port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong)).transpose()?;
-    if is_host(host) { Ok((host.to_owned(), port)) } else { Err(wrong()) }
 }
 
 /// Reads the value of a flag with the checks of the configuration's `key`.
@@ -326,42 +323,6 @@ fn image_hint(verdict: &Verdict, images: &Images, language: Language) -> Option<
         )
     })
 }
-
-/// Where the script is to run, unless that is a container.
-fn server_of(config: &Config, request: &Request) -> Result<Option<Server>, String> {
-    let Some((user, host, port)) = request.server.clone() else { return Ok(None) };
-    let row = config.ssh.hosts.of(&host);
-    let user = user.or_else(|| row?.user.clone());
-    let user =
-        user.ok_or_else(|| format!("--server {host} names no user, and ssh.hosts has none for it; give USER@{host}"))?;
-    let identity = request.identity.as_deref().unwrap_or_default();
-    let key = std::fs::read_to_string(identity).map_err(|error| format!("cannot read {identity}: {error}"))?;
-    let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(Secret::new);
-    Ok(Some(Server {
-        id: None,
-        name: host.clone(),
-        port: port.or_else(|| row?.port).unwrap_or(22),
-        host,
-        user,
-        private_key: Some(Secret::new(key)),
-        certificate: certificate_of(identity, request.certificate.as_deref())?,
-        passphrase: secret(PASSPHRASE),
-        password: None,
-    }))
-}
-
-/// The certificate that was named, or the one beside the key, as ssh looks for it.
-fn certificate_of(identity: &str, named: Option<&str>) -> Result<Option<String>, String> {
-    let beside = format!("{identity}-cert.pub");
-    match (std::fs::read_to_string(named.unwrap_or(&beside)), named) {
-        (Ok(text), _) => Ok(Some(text)),
-        (Err(error), None) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        (Err(error), _) => Err(format!("cannot read {}: {error}", named.unwrap_or(&beside))),
-    }
-}
-
-/// The variable with the passphrase of an encrypted identity. Everybody on this host can read an argument.
-const PASSPHRASE: &str = "CRONIUM_EXEC_PASSPHRASE";
 
 pub(in crate::cli) fn no_thread(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}")

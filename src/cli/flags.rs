@@ -192,6 +192,8 @@ pub static FLAGS: &[Flag] = flags! {
         "the private key to log in with; its passphrase is read from CRONIUM_EXEC_PASSPHRASE";
     [] "certificate" = "FILE", ["exec"],
         "the key's certificate, as ssh-keygen -s writes it (default: FILE-cert.pub beside the key)";
+    [] "jump" = "NAME", ["exec"],
+        "reach --server through this jump host of ssh.jumps, or USER@HOST[:PORT] with the same key";
     [] "input" = "JSON", ["exec"],
         "what the script's helper `input` gives (default: {})";
     [] "variables" = "FILE", ["exec"],

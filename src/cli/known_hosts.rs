@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, Write as _};
 
-use crate::cli::{UsageError, exec, exit, print};
+use crate::cli::{UsageError, exec_server, exit, print};
 use crate::config::types::Config;
 use crate::executors::ssh::SshExecutor;
 use crate::executors::ssh::known_hosts::{self, Check, KnownHosts};
@@ -25,7 +25,7 @@ impl Request {
             ("add", "") | ("", _) => {
                 Err(UsageError("usage: cronium-agent known-hosts add HOST[:PORT] [--yes]".to_owned()))
             }
-            ("add", address) => exec::address_of(address).map(|(host, port)| Self { host, port, yes }),
+            ("add", address) => exec_server::address_of(address).map(|(host, port)| Self { host, port, yes }),
             (other, _) => Err(UsageError(format!("known-hosts knows add, not {other:?}"))),
         }
     }
@@ -50,6 +50,7 @@ fn add(config: &Config, request: &Request) -> Result<u8, String> {
         certificate: None,
         passphrase: None,
         password: None,
+        jump: None,
     };
     let (kind, key) = SshExecutor::new(config).host_key(&server).map_err(|error| error.to_string())?;
     let file = &config.ssh.known_hosts_file;

@@ -4,6 +4,7 @@
 pub mod cancel;
 pub mod doctor;
 pub mod exec;
+mod exec_server;
 pub mod exit;
 pub mod flags;
 pub mod gc;

@@ -124,6 +124,7 @@ mod tests {
             "security.signatures.mode",
             "security.signatures.keys",
             "security.allowedScripts",
+            "ssh.jumps",
         ];
         let left_out = |path: &str| {
             let used = !path.starts_with("http.") || path == "http.enabled";

@@ -7,6 +7,7 @@ use super::engine;
 use super::field::Value;
 use super::files;
 use super::images;
+use super::jumps;
 use super::keys::key;
 use super::problem::Origin;
 use super::proxy;
@@ -34,6 +35,7 @@ pub(super) fn run(draft: &mut Draft<'_>, file_world_readable: bool) {
     tls(draft);
     http(draft);
     trust::check(draft);
+    jumps::check(draft);
 }
 
 /// The first of two keys must not exceed the second.

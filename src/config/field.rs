@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::parse;
 use super::proxy;
 use super::types::{
-    BackoffKind, Config, DockerEndpoint, FromFile, HostTable, LiveWay, LogFormat, LogOutput, NetworkMode, OnShutdown,
-    ProxyKey, PullPolicy, QueueStrategy, RedactEnvironment, RequireProof, Seccomp, Share, SignatureMode,
+    BackoffKind, Config, DockerEndpoint, FromFile, HostTable, JumpTable, LiveWay, LogFormat, LogOutput, NetworkMode,
+    OnShutdown, ProxyKey, PullPolicy, QueueStrategy, RedactEnvironment, RequireProof, Seccomp, Share, SignatureMode,
 };
 use super::value::{parse_duration, parse_size, show_duration, show_size};
 use crate::limits::CONFIG_LIST_MAX;
@@ -363,6 +363,7 @@ text_fields! {
     NetworkMode: parse::network_mode, parse::show_network_mode;
     Share: Share::parse, Share::shown;
     HostTable: HostTable::parse, HostTable::shown;
+    JumpTable: JumpTable::parse, JumpTable::shown;
     Seccomp: parse::seccomp, parse::show_seccomp;
     FromFile<Vec<TrustedKey>>: parse::from_file, parse::show_from_file;
     FromFile<Scripts>: parse::from_file, parse::show_from_file;

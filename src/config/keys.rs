@@ -11,7 +11,7 @@ use super::field::{Access, Given, Key, Kind};
 use super::parse;
 use super::proxy;
 use super::types::{
-    BackoffKind, Config, HostTable, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy,
+    BackoffKind, Config, HostTable, JumpTable, LiveWay, LogFormat, LogOutput, OnShutdown, PullPolicy, QueueStrategy,
     RedactEnvironment, RequireProof, SignatureMode,
 };
 
@@ -47,6 +47,10 @@ const ALGORITHMS: Kind = List { form: "names of algorithms such as aes256-ctr", 
 const HOSTS: Kind = Table {
     form: "rows such as `{host: \"*.example.com\", user: deploy, port: 2222, algorithms: {ciphers: [aes256-ctr]}}`, in brackets where it is one line",
     check: HostTable::check,
+};
+const JUMPS: Kind = Table {
+    form: "a section with a name for each, such as `{bastion: {host: bastion.example, port: 22, user: cronium, keyFile: /etc/cronium/bastion.key}}`",
+    check: JumpTable::check,
 };
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
@@ -305,7 +309,9 @@ static KEYS: &[Key] = keys! {
     Restart "ssh.security.allowPasswords" = "false", Bool => ssh.allow_passwords,
         "`true` also uses passwords that come with a job.";
     Reload "ssh.hosts" = "", HOSTS => ssh.hosts,
-        "Settings of some hosts; the first row whose `host` fits counts. `user` and `port` fill in what a job lacks, `algorithms` (`keyExchanges`, `ciphers`) replace the lists of `ssh.security`.";
+        "Settings of some hosts; the first row whose `host` fits counts. `user` and `port` fill in what a job lacks, `algorithms` (`keyExchanges`, `ciphers`) replace the lists of `ssh.security`, `jump` names a jump host of `ssh.jumps`.";
+    Reload "ssh.jumps" = "", JUMPS => ssh.jumps,
+        "Jump hosts by name, which a row of `ssh.hosts` or a job names with `jump`. Each has `host`, `user`, `keyFile`, and perhaps `port` (22) and `passphraseFile`.";
 
     Reload "http.enabled" = "false", Bool => http.enabled,
         "`true` lets the backend make this agent send HTTP requests, for jobs of type HTTP_REQUEST. They come from this host's place in your network.";

@@ -14,6 +14,7 @@ mod files;
 #[path = "fuzz_tests.rs"]
 pub(crate) mod fuzz;
 pub mod images;
+mod jumps;
 pub mod keys;
 mod live;
 mod load;

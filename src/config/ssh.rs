@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::jumps::JumpTable;
 use super::parse;
 use super::show::in_flow;
 use super::yaml::{self, Entry, Node};
@@ -36,6 +37,7 @@ pub struct Ssh {
     pub allowed_key_exchanges: Vec<String>,
     pub allow_passwords: bool,
     pub hosts: HostTable,
+    pub jumps: JumpTable,
 }
 
 /// `ssh.hosts`: the first row whose pattern fits a host counts for it, as a whole.
@@ -54,6 +56,8 @@ pub struct HostRow {
     pub key_exchanges: Vec<String>,
     /// In place of `ssh.security.allowedCiphers`, unless empty.
     pub ciphers: Vec<String>,
+    /// The name of the jump host on the way, one of `ssh.jumps`.
+    pub jump: Option<String>,
 }
 
 impl HostTable {
@@ -104,11 +108,12 @@ impl HostRow {
         if !lists.is_empty() {
             members.push(format!("algorithms: {{{}}}", lists.join(", ")));
         }
+        members.extend(self.jump.iter().map(|jump| format!("jump: {}", in_flow(jump))));
         format!("{{{}}}", members.join(", "))
     }
 }
 
-const ROW: &[&str] = &["host", "user", "port", "algorithms"];
+const ROW: &[&str] = &["host", "user", "port", "algorithms", "jump"];
 const ALGORITHMS: &[&str] = &["keyExchanges", "ciphers"];
 
 fn row(node: &Node) -> Result<HostRow, String> {
@@ -122,23 +127,30 @@ fn row(node: &Node) -> Result<HostRow, String> {
     if user.is_some_and(|user| !is_user(user)) {
         return Err("its user is empty or no name of a user".to_owned());
     }
-    let port = match member(members, "port") {
-        None => None,
-        Some(Node::Number(digits) | Node::Text(digits)) => Some(
-            parse::whole(digits)
-                .and_then(|port| u16::try_from(port).ok())
-                .filter(|port| *port > 0)
-                .ok_or("its port is no number from 1 to 65535")?,
-        ),
-        Some(other) => return Err(format!("its port is {}, not a number", other.name())),
-    };
+    let port = member(members, "port").map(port).transpose()?;
+    let jump = member(members, "jump").map(|node| text(node, "jump")).transpose()?;
+    if jump.is_some_and(str::is_empty) {
+        return Err("its jump is empty".to_owned());
+    }
     let lists = member(members, "algorithms").map(|node| members_of_algorithms(node)).transpose()?.unwrap_or_default();
     let names = |name: &str| member(lists, name).map_or(Ok(Vec::new()), |node| algorithms(node, name));
     let (key_exchanges, ciphers) = (names("keyExchanges")?, names("ciphers")?);
-    if user.is_none() && port.is_none() && key_exchanges.is_empty() && ciphers.is_empty() {
-        return Err(format!("it says nothing about {}; give it a user, a port or algorithms", in_flow(host)));
+    let is_empty = key_exchanges.is_empty() && ciphers.is_empty() && jump.is_none();
+    if user.is_none() && port.is_none() && is_empty {
+        return Err(format!("it says nothing about {}; give it a user, a port, algorithms or a jump", in_flow(host)));
     }
-    Ok(HostRow { pattern, host: host.to_owned(), user: user.map(str::to_owned), port, key_exchanges, ciphers })
+    let (host, user, jump) = (host.to_owned(), user.map(str::to_owned), jump.map(str::to_owned));
+    Ok(HostRow { pattern, host, user, port, key_exchanges, ciphers, jump })
+}
+
+pub(super) fn port(node: &Node) -> Result<u16, String> {
+    match node {
+        Node::Number(digits) | Node::Text(digits) => parse::whole(digits)
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port > 0)
+            .ok_or_else(|| "its port is no number from 1 to 65535".to_owned()),
+        other => Err(format!("its port is {}, not a number", other.name())),
+    }
 }
 
 fn members_of_algorithms(node: &Node) -> Result<&[Entry], String> {
@@ -146,7 +158,7 @@ fn members_of_algorithms(node: &Node) -> Result<&[Entry], String> {
 }
 
 /// The members of a section that has these names alone, each once.
-fn members<'a>(node: &'a Node, known: &[&str]) -> Result<&'a [Entry], String> {
+pub(super) fn members<'a>(node: &'a Node, known: &[&str]) -> Result<&'a [Entry], String> {
     let Node::Map(entries) = node else {
         return Err(format!("it is {}, not a section with {}", node.name(), known.join(", ")));
     };
@@ -165,12 +177,12 @@ fn members<'a>(node: &'a Node, known: &[&str]) -> Result<&'a [Entry], String> {
 }
 
 /// The value of this name, unless it is null.
-fn member<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Node> {
+pub(super) fn member<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Node> {
     let entry = entries.iter().find(|entry| entry.name == name)?;
     Some(&entry.value).filter(|value| **value != Node::Null)
 }
 
-fn text<'a>(node: &'a Node, name: &str) -> Result<&'a str, String> {
+pub(super) fn text<'a>(node: &'a Node, name: &str) -> Result<&'a str, String> {
     match node {
         Node::Text(text) => Ok(text),
         Node::Null => Err(format!("it has no {name}")),

@@ -68,6 +68,7 @@ fn sample(key: &Key, pem: &str) -> String {
         ("api.retry.maxDelay", _) => "40s".to_owned(),
         ("jobs.proofMaxAge", _) => "26h".to_owned(),
         ("jobs.stopAfterLost", _) => "2m".to_owned(), // Twice the default of jobs.leaseRenewal, and more.
+        ("ssh.jumps", _) => format!("{{b: {{host: a, port: 7, user: u, keyFile: {pem}}}}}"),
         (_, Kind::Table { .. }) => "[{host: a, port: 7}]".to_owned(),
         (_, Kind::Bool) => (key.default != "true").to_string(),
         (_, Kind::Time { .. }) => if key.default.ends_with("ms") { "107ms" } else { "3s" }.to_owned(),
@@ -121,12 +122,9 @@ fn every_key_reaches_its_field_from_file_environment_and_default() {
         if key.path == "security.signatures.mode" {
             beside.push(("CRONIUM_SECURITY_SIGNATURES_KEYS", trusted.as_str()));
         }
-        if key.path == "security.tls.certFile" {
-            beside.push(("CRONIUM_SECURITY_TLS_KEY_FILE", pem.as_str()));
-        }
-        if key.path == "security.tls.keyFile" {
-            beside.push(("CRONIUM_SECURITY_TLS_CERT_FILE", pem.as_str()));
-        }
+        let tls = [("certFile", "CRONIUM_SECURITY_TLS_KEY_FILE"), ("keyFile", "CRONIUM_SECURITY_TLS_CERT_FILE")];
+        let other = tls.iter().find(|(name, _)| key.path.strip_prefix("security.tls.") == Some(name));
+        beside.extend(other.map(|(_, other)| (*other, pem.as_str())));
         let number = key.kind.takes_number() || key.kind.takes_bool();
         let yaml = nested(key.path, &if number { value.clone() } else { format!("'{value}'") });
         let by_file = run(Some(yaml.as_bytes()), &beside, false).unwrap_or_else(|e| panic!("{}: {e}", key.path));

@@ -117,7 +117,7 @@ impl Walk<'_, '_> {
             (Node::List(items), Kind::List { .. }) => {
                 items.iter().map(|item| self.text(key, item)).collect::<Result<_, _>>().map(Given::List)
             }
-            (Node::List(_), Kind::Table { .. }) => self.flow(node).map(Given::Text),
+            (Node::List(_) | Node::Map(_), Kind::Table { .. }) => self.flow(node).map(Given::Text),
             (node, _) => self.text(key, node).map(Given::Text),
         };
         match given {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use super::images::{Images, Share};
+pub use super::jumps::JumpTable;
 pub use super::proxy::{ProxyKey, Way};
 pub use super::ssh::{HostRow, HostTable, Ssh};
 pub use super::trust::{FromFile, Trust};

@@ -139,10 +139,11 @@ fn environment<'a>(job: &'a Job, config: &Redact) -> Vec<(&'a str, &'a Secret)> 
     }
 }
 
-/// A server's login; the key also as it is printed once it is unwrapped.
+/// A server's login, and its jump host's; the key also as it is printed once it is unwrapped.
 fn login(server: &Server) -> Vec<Secret> {
     let clean = server.private_key.as_ref().and_then(|key| keys::normalize(key).ok());
-    [&server.private_key, &clean, &server.passphrase, &server.password].into_iter().flatten().cloned().collect()
+    let own = [&server.private_key, &clean, &server.passphrase, &server.password].into_iter().flatten().cloned();
+    own.chain(server.through().into_iter().flat_map(login)).collect()
 }
 
 /// What of a request is secret: values of headers by their names, logins and values by their names in the address.
@@ -220,6 +221,7 @@ mod tests {
             certificate: None,
             passphrase: Some(Secret::new("pass-phrase")),
             password: Some(Secret::new("pass-word")),
+            jump: None,
         };
         let headers = [("Authorization", "Bearer bearer-value"), ("X-Api-Key", "key-value"), ("Accept", "text/plain")];
         let http = Request {

@@ -18,6 +18,12 @@ pub const SSH_SUMMARY: usize = 4000;
 pub const SSH_RECORDS_OWED: usize = 32 << 20;
 /// Jobs that share one connection. A server's `MaxSessions` is 10 by default.
 pub const SSH_SESSIONS: usize = 8;
+/// Connections to servers that share one connection to a jump host. sshd does not count them among `MaxSessions`.
+pub const SSH_FORWARDS: usize = 64;
+/// Bytes of one direction of such a connection that the agent holds, beside the kernel's buffers and libssh2's window of 2 MiB.
+pub const SSH_FORWARD_PIECE: usize = 32 * 1024;
+/// Before a server behind a jump host counts as silent, the jump host itself shows a sign of life within a step's limit less this.
+pub const SSH_JUMP_FIRST: Duration = Duration::from_secs(3);
 /// Bytes that one session may have in flight: memory that a job costs while the live log slows it.
 pub const SSH_WINDOW: u32 = 512 * 1024;
 /// Largest packet that the server may send.

@@ -30,6 +30,11 @@ impl<'fd> Watch<'fd> {
         Self { raw: libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 }, borrowed: PhantomData }
     }
 
+    /// Waits for the peer to be gone alone; [`Watch::readable`] says it.
+    pub fn to_end(fd: BorrowedFd<'fd>) -> Self {
+        Self { raw: libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 }, borrowed: PhantomData }
+    }
+
     /// A read would not block: data, the end, or an error that the read returns.
     pub fn readable(&self) -> bool {
         self.raw.revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
@@ -149,5 +154,13 @@ mod tests {
         wait(&mut watches, Duration::MAX).expect("poll");
         assert!(watches[0].readable() && !watches[0].writable());
         assert!(watches[1].writable() && !watches[1].readable(), "what the peer sent is not looked at");
+        let gone = |fd: &UnixStream| {
+            let mut watches = [Watch::to_end(fd.as_fd())];
+            wait(&mut watches, Duration::ZERO).expect("poll");
+            watches[0].readable()
+        };
+        assert!(!gone(&b), "what the peer sent is not looked at");
+        drop(a);
+        assert!(gone(&b));
     }
 }

@@ -50,8 +50,13 @@ fn work(out: &mut Encoder, job: &Job) -> Result<(), String> {
 fn servers(out: &mut Encoder, job: &Job) -> Result<(), String> {
     out.count(job.servers.len())?;
     for server in &job.servers {
-        let Server { id, host, port, user, .. } =
+        let Server { id, host, port, user, jump, .. } =
             server.as_ref().map_err(|bad| format!("the entry of its server {} cannot be used", bad.name))?;
+        if jump.is_some() {
+            return Err(format!(
+                "it names the jump host of its server {host}, which no signature of this version covers"
+            ));
+        }
         out.text(id.as_deref().unwrap_or_default())?;
         out.text(host)?;
         out.text(&port.to_string())?;

@@ -120,6 +120,8 @@ mod ssh_helpers;
 mod ssh_hosts;
 /// Signals, variables and terminal of a script on a server, whatever the login's files say.
 mod ssh_house;
+/// Jobs on servers behind a jump host.
+mod ssh_jump;
 /// What bounds a session on a server.
 mod ssh_limits;
 /// One job on several servers.
@@ -129,6 +131,8 @@ mod ssh_multi_restart;
 mod ssh_place;
 /// The connections to a server that jobs share.
 mod ssh_pool;
+/// The connections through a jump host, without an agent around them.
+mod ssh_pump;
 /// How a script is started on a server: variables, first lines, interpreters that cannot be started.
 mod ssh_start;
 /// Settings of single hosts.

@@ -29,12 +29,14 @@ fn connect(sshd: &Sshd, close: Duration) -> (Arc<Connection>, JoinHandle<()>) {
         certificate: None,
         passphrase: None,
         password: None,
+        jump: None,
     };
     let (hosts, progress) = (Hosts::new(&settings), Mutex::new(Progress::new()));
     let (tell, told) = crossbeam_channel::bounded(1);
     // The session stays on the thread that made it.
     let thread = std::thread::spawn(move || {
-        let dial = Dial { server: &server, settings: &settings, row: None, hosts: &hosts, progress: &progress };
+        let dial =
+            Dial { server: &server, settings: &settings, row: None, hosts: &hosts, progress: &progress, way: None };
         let reached = dial.reach().map_err(|error| error.to_string()).expect("a connection");
         let step = Duration::from_secs(10);
         let times = Times { step, check: Duration::from_secs(60), idle: Duration::from_secs(60), close };

@@ -56,13 +56,19 @@ impl Rig {
 
     /// The same with this token, which the backend takes.
     pub fn again_with(self, token: &str) -> Self {
+        self.again_and(token, &[])
+    }
+
+    /// The same with these settings too.
+    pub fn again_and(self, token: &str, settings: &[(&str, &str)]) -> Self {
         let Self { agent, backend, sshd, known_hosts } = self;
         let temp_dir = sshd.temp_dir();
-        let settings = [
+        let mut all = vec![
             ("ssh.security.knownHostsFile", known_hosts.to_str().expect("text")),
             ("ssh.execution.tempDir", temp_dir.to_str().expect("text")),
         ];
-        let agent = agent.again_with(&backend, token, &settings);
+        all.extend_from_slice(settings);
+        let agent = agent.again_with(&backend, token, &all);
         Self { agent, backend, sshd, known_hosts }
     }
 

@@ -45,6 +45,8 @@ pub struct Options<'a> {
     pub address: &'a str,
     /// In a network namespace, whose cable can be pulled.
     pub network: bool,
+    /// In the network namespace of another server, by its name: with a loopback address, that server alone can reach it.
+    pub inside: Option<&'a str>,
     /// Its host keys are signed by an authority, and the certificates are offered too.
     pub certificates: bool,
     /// OpenSSH 9.8 and later refuse a client for a while that failed a few times. A test whose logins fail on purpose
@@ -63,6 +65,7 @@ impl Default for Options<'_> {
             programs: None,
             address: "127.0.0.1",
             network: false,
+            inside: None,
             certificates: false,
             forgiving: false,
         }
@@ -86,6 +89,8 @@ pub struct Sshd {
     /// A key that is let in.
     pub key: Key,
     pub network: Option<Network>,
+    /// See [`Options::inside`].
+    inside: Option<String>,
     /// See [`Sshd::mount_small_disk`].
     pub disk: Option<SmallDisk>,
     // The last: a folder with something mounted in it cannot be removed.
@@ -111,6 +116,7 @@ impl Sshd {
             sh: options.sh.map(str::to_owned),
             key,
             network,
+            inside: options.inside.map(str::to_owned),
             disk: None,
             folder,
         };
@@ -218,11 +224,12 @@ impl Sshd {
         let log = self.path(&format!("log-{}", self.logs.len()));
         let file = File::create(&log).expect("log");
         self.logs.push(log.clone());
-        let mut command = match &self.network {
+        let namespace = self.network.as_ref().map(|network| network.name.as_str()).or(self.inside.as_deref());
+        let mut command = match namespace {
             // Unlike `ip netns exec` this leaves the mounts alone: what a test mounts later is seen.
-            Some(network) => {
+            Some(name) => {
                 let mut command = Command::new("nsenter");
-                command.arg(format!("--net=/run/netns/{}", network.name)).arg(SSHD);
+                command.arg(format!("--net=/run/netns/{name}")).arg(SSHD);
                 command
             }
             // Its own mounts, in which another program stands where `/bin/sh` points to.

@@ -92,6 +92,7 @@ impl Network {
             format!("link set {name} up"),
             format!("-n {name} addr add {guest}/30 dev {name}p"),
             format!("-n {name} link set {name}p up"),
+            format!("-n {name} link set lo up"),
         ] {
             ip(&step).unwrap_or_else(|error| panic!("ip {step}: {error}"));
         }
@@ -114,6 +115,24 @@ impl Network {
             ip(&step).unwrap_or_else(|error| panic!("ip {step}: {error}"));
         }
         format!("{net}:2")
+    }
+
+    /// The address of this host's end of the cable.
+    pub fn host(&self) -> String {
+        let (net, end) = self.guest.rsplit_once('.').expect("an address");
+        format!("{net}.{}", end.parse::<u32>().expect("a number") - 1)
+    }
+
+    /// An address that swallows the packets of the far end: nobody has the station that they are sent to.
+    pub fn inner_dead_address(&self) -> String {
+        let dead = "192.0.2.77";
+        for step in [
+            format!("-n {0} route add {dead} dev {0}p", self.name),
+            format!("-n {0} neigh replace {dead} lladdr 02:00:00:00:00:01 dev {0}p nud permanent", self.name),
+        ] {
+            ip(&step).unwrap_or_else(|error| panic!("ip {step}: {error}"));
+        }
+        dead.to_owned()
     }
 
     pub fn restore(&self) {

@@ -19,7 +19,7 @@ use crate::signing::receipt::key_id;
 
 pub(super) const CONFIGURATION: &str = "configuration";
 /// Of [`checks`].
-pub(super) const NAMES: [&str; 5] = ["state-dir", "state-disk", "known-hosts", "signed-jobs", "receipts"];
+pub(super) const NAMES: [&str; 6] = ["state-dir", "state-disk", "known-hosts", "jump-hosts", "signed-jobs", "receipts"];
 
 /// The configuration that was loaded. [`super::problem`] reports one that was not.
 pub(super) fn configuration(loaded: &Loaded) -> Finding {
@@ -38,6 +38,7 @@ pub(super) fn checks(config: &Config, known_hosts_given: bool) -> Vec<Finding> {
         state_dir(&state.dir),
         free_disk(&state.dir, state.min_free_disk),
         known_hosts(&config.ssh, known_hosts_given),
+        super::jumps::check(&config.ssh),
         signed_jobs(&config.trust),
         receipts(config.receipts, &state.dir),
     ]

@@ -7,6 +7,7 @@
 mod backend;
 mod engine;
 mod host;
+mod jumps;
 mod report;
 mod versions;
 

@@ -37,7 +37,7 @@ struct Entry {
 /// A breaker that is not closed, for `/health` and `status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tripped {
-    /// `host:port`
+    /// `host:port`, and the jump host's on the way.
     pub server: String,
     pub state: State,
     pub failures: u32,
@@ -69,12 +69,12 @@ impl Breakers {
 
     /// Whether the server's breaker is open now; changes nothing.
     pub fn look(&self, server: &Server) -> Option<Refused> {
-        self.lock().get(&server.address()).and_then(|entry| entry.breaker.look(Instant::now()))
+        self.lock().get(&server.route()).and_then(|entry| entry.breaker.look(Instant::now()))
     }
 
     /// Asks to connect.
     pub fn admit(&self, server: &Server) -> Result<Pass, Refused> {
-        let (address, now) = (server.address(), Instant::now());
+        let (address, now) = (server.route(), Instant::now());
         let mut all = self.lock();
         if let Some(gone) = make_room(&mut all, &address, now) {
             metrics::ssh_breaker_forgotten(&gone);
@@ -92,7 +92,7 @@ impl Breakers {
 
     /// Reports the result: `false` only if server or network are out of order.
     pub fn record(&self, server: &Server, pass: Pass, success: bool) {
-        let address = server.address();
+        let address = server.route();
         let mut all = self.lock();
         let Some(entry) = all.get_mut(&address) else { return };
         let transition = entry.breaker.record(pass, success, Instant::now());
@@ -102,7 +102,7 @@ impl Breakers {
 
     /// A kept connection served a job: it counts like a new one for a breaker that waits for successes.
     pub fn served(&self, server: &Server) {
-        let address = server.address();
+        let address = server.route();
         let waits =
             self.lock().get(&address).is_some_and(|entry| entry.breaker.state(Instant::now()) == State::HalfOpen);
         if waits && let Ok(pass) = self.admit(server) {
@@ -170,6 +170,7 @@ mod tests {
             certificate: None,
             passphrase: None,
             password: None,
+            jump: None,
         }
     }
 

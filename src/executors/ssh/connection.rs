@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::executors::control::Signal;
 use crate::executors::ssh::error::{Error, Step};
+use crate::executors::ssh::forward::Ask;
 use crate::job::Stream;
 use crate::limits;
 use crate::metrics;
@@ -46,9 +47,22 @@ pub enum Next {
 
 /// A job's request to the thread.
 pub(super) enum Command {
-    Open { id: u64, command: &'static str, events: Sender<Event>, opened: Sender<Result<(), Error>>, link: Arc<Link> },
-    Input { id: u64, bytes: Vec<u8> },
-    Close { id: u64 },
+    Open {
+        id: u64,
+        command: &'static str,
+        events: Sender<Event>,
+        opened: Sender<Result<(), Error>>,
+        link: Arc<Link>,
+    },
+    Input {
+        id: u64,
+        bytes: Vec<u8>,
+    },
+    Close {
+        id: u64,
+    },
+    /// Of a connection to a jump host, which has no other.
+    Forward(Ask),
 }
 
 /// State that session and job share beside the queue.
@@ -76,7 +90,11 @@ pub(super) struct Seats {
     pub(super) taken: usize,
     /// The number of sessions that the server is known to allow.
     most: usize,
+    /// A jump host takes long to reach a server, and opens one way at a time: others go over another connection.
+    pub(super) held_up: bool,
     pub(super) closed: bool,
+    /// Why it broke.
+    pub(super) why: Option<Error>,
     next_id: u64,
 }
 
@@ -84,7 +102,7 @@ pub(super) struct Seats {
 #[derive(Debug)]
 pub struct Connection {
     pub(super) server: String,
-    commands: Sender<Command>,
+    pub(super) commands: Sender<Command>,
     pub(super) waker: Waker,
     socket: TcpStream,
     seats: Mutex<Seats>,
@@ -103,12 +121,13 @@ pub struct Session {
 }
 
 impl Connection {
-    /// The handle, and what its thread is asked for.
+    /// The handle, and what its thread is asked for. `most` sessions, or ways to servers behind it, share it.
     pub(super) fn new(
         server: String,
         socket: TcpStream,
         host_key: String,
         step: Duration,
+        most: usize,
     ) -> std::io::Result<(Arc<Self>, Receiver<Command>)> {
         let (send, commands) = bounded(limits::SSH_COMMANDS);
         let connection = Self {
@@ -116,7 +135,7 @@ impl Connection {
             commands: send,
             waker: Waker::new()?,
             socket,
-            seats: Mutex::new(Seats { taken: 0, most: limits::SSH_SESSIONS, closed: false, next_id: 0 }),
+            seats: Mutex::new(Seats { taken: 0, most, held_up: false, closed: false, why: None, next_id: 0 }),
             step,
             host_key,
         };
@@ -130,7 +149,7 @@ impl Connection {
     /// Takes a seat for a session, if one is free and the connection lives.
     pub fn take_seat(&self) -> Option<u64> {
         let mut seats = self.seats();
-        if seats.closed || seats.taken >= seats.most {
+        if seats.closed || seats.held_up || seats.taken >= seats.most {
             return None;
         }
         seats.taken += 1;
@@ -141,7 +160,7 @@ impl Connection {
         Some(seats.next_id)
     }
 
-    fn free_seat(&self) {
+    pub(super) fn free_seat(&self) {
         let mut seats = self.seats();
         seats.taken -= 1;
         if seats.taken == 0 {
@@ -152,6 +171,11 @@ impl Connection {
     /// Whether it takes no new session.
     pub fn is_closed(&self) -> bool {
         self.seats().closed
+    }
+
+    /// Why it broke; nothing while it lives, or where it was closed.
+    pub fn why(&self) -> Option<Error> {
+        self.seats().why.clone()
     }
 
     /// Whether no session uses it.
@@ -291,6 +315,15 @@ pub(super) mod tests {
         assert_eq!(connection.take_seat(), None);
         sessions.pop();
         assert!(connection.take_seat().is_some() && connection.take_seat().is_none());
+        // One to a jump host, whose seats are servers.
+        let socket = connection.socket.try_clone().expect("a socket");
+        let made = Connection::new(String::new(), socket, String::new(), Duration::ZERO, limits::SSH_FORWARDS);
+        let (jump, _commands) = made.expect("a connection");
+        assert!((0..limits::SSH_FORWARDS).all(|_| jump.take_seat().is_some()) && jump.take_seat().is_none());
+        jump.free_seat();
+        jump.seats().held_up = true;
+        assert_eq!(jump.take_seat(), None, "it takes long to open the last one");
+        (0..limits::SSH_FORWARDS - 1).for_each(|_| jump.free_seat());
     }
 
     #[test]

@@ -33,7 +33,12 @@ pub struct Dial<'a> {
     pub hosts: &'a Hosts,
     /// The present step, for the thread that waits.
     pub progress: &'a Mutex<Progress>,
+    /// The way through a jump host, in place of a connection from this host.
+    pub way: Option<&'a Way<'a>>,
 }
+
+/// Gives a socket that leads to the server until this moment, in which all of the jump host's steps take place.
+pub type Way<'a> = dyn Fn(Instant) -> Result<TcpStream, Error> + 'a;
 
 /// The progress of a dial.
 #[derive(Debug)]
@@ -112,8 +117,20 @@ impl Dial<'_> {
         Error::Timeout { server: self.shown(), step, limit, after: self.wait() }
     }
 
-    /// Name and connection, in one limit for both.
+    /// Name and connection, in one limit for both. Through a jump host: the way there, and the connection that it makes.
     fn connect(&self) -> Result<TcpStream, Error> {
+        let tcp = match self.way {
+            None => self.directly()?,
+            Some(way) => {
+                self.begin(Step::Connect);
+                way(Instant::now() + self.wait())?
+            }
+        };
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).socket = tcp.try_clone().ok();
+        Ok(tcp)
+    }
+
+    fn directly(&self) -> Result<TcpStream, Error> {
         self.begin(Step::Resolve);
         let deadline = Deadline::after(self.wait(), "ssh.connectionPool.connectionTimeout");
         let found = names::SERVERS.find(&self.server.host, self.server.port, deadline);
@@ -123,12 +140,10 @@ impl Dial<'_> {
             _ => self.broken(Step::Resolve, error),
         })?;
         self.begin(Step::Connect);
-        let tcp = net::connect(&addresses, deadline).map_err(|error| match error.is_late() {
+        net::connect(&addresses, deadline).map_err(|error| match error.is_late() {
             true => Error::Silent { server: self.shown(), what: error.to_string() },
             false => self.broken(Step::Connect, error),
-        })?;
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).socket = tcp.try_clone().ok();
-        Ok(tcp)
+        })
     }
 
     /// Handshake and host key check. One fitting key of several known ones is enough: if the first key shown does not fit, the

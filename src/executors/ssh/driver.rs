@@ -60,7 +60,8 @@ impl Driver {
         host_key: String,
         times: Times,
     ) -> std::io::Result<(Arc<Connection>, Self)> {
-        let (connection, commands) = Connection::new(server, socket.try_clone()?, host_key, times.step)?;
+        let (connection, commands) =
+            Connection::new(server, socket.try_clone()?, host_key, times.step, limits::SSH_SESSIONS)?;
         let buffer = vec![0; limits::SSH_READ].into_boxed_slice();
         let of_driver = Arc::clone(&connection);
         Ok((connection, Self { session, socket, connection: of_driver, commands, open: Vec::new(), buffer, times }))
@@ -154,6 +155,7 @@ impl Driver {
                 }
                 Ok(Command::Input { id, bytes }) => self.input(id, &bytes)?,
                 Ok(Command::Close { id }) => self.leave(id)?,
+                Ok(Command::Forward(ask)) => drop(ask),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(moved),
             }
             moved = true;

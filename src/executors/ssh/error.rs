@@ -69,13 +69,36 @@ pub enum Error {
     Stopped { server: String },
     /// The agent ran out of threads or descriptors.
     Local { server: String, what: String },
+    /// The jump host on the way failed; nothing is known of the server behind it.
+    Jump { jump: String, error: Box<Self> },
+    /// The jump host is fine, and opened no way to the server.
+    NoWay { server: String, why: NoWay },
+    /// The job or `ssh.hosts` names a jump host that `ssh.jumps` does not have.
+    NoJump { server: String, name: String },
+}
+
+/// Why a jump host opens no way to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoWay {
+    /// It could not connect; in the words of the library, which does not hand on the jump host's.
+    Unreached(String),
+    /// It does not forward, or not there.
+    Prohibited(String),
+    /// It did not say within this time whether it could connect, and answered otherwise: the server is silent.
+    Silent(Duration),
 }
 
 impl Error {
+    /// An error of the jump host.
+    pub fn of_jump(self, jump: &str) -> Self {
+        Self::Jump { jump: jump.to_owned(), error: Box::new(self) }
+    }
+
     /// Whether the circuit breaker counts it: server or network are out of order.
     pub fn is_outage(&self) -> bool {
         let silent = matches!(self, Self::Timeout { .. } | Self::Silent { .. });
-        silent || matches!(self, Self::Broken { .. } | Self::TurnedAway { .. } | Self::Cut { .. })
+        let unreached = matches!(self, Self::NoWay { why: NoWay::Unreached(_) | NoWay::Silent(_), .. });
+        silent || unreached || matches!(self, Self::Broken { .. } | Self::TurnedAway { .. } | Self::Cut { .. })
     }
 
     /// Whether the same may succeed a moment later, for a job whose script runs already.
@@ -83,7 +106,9 @@ impl Error {
         match self {
             Self::NothingInCommon { .. } | Self::HostKey { .. } | Self::Login { .. } => false,
             Self::Key { .. } | Self::Certificate { .. } => false,
+            Self::NoJump { .. } | Self::NoWay { why: NoWay::Prohibited(_), .. } => false,
             Self::GaveUp { last, .. } => last.is_passing(),
+            Self::Jump { error, .. } => error.is_passing(),
             _ => true,
         }
     }
@@ -98,7 +123,9 @@ impl Error {
             Self::Broken { step: Step::Resolve, what, .. } => {
                 what.contains("Temporary failure in name resolution") || what.contains("Try again")
             }
-            Self::Timeout { .. } | Self::Silent { .. } => others_pass,
+            Self::NoWay { why: NoWay::Unreached(_), .. } => true,
+            Self::Timeout { .. } | Self::Silent { .. } | Self::NoWay { why: NoWay::Silent(_), .. } => others_pass,
+            Self::Jump { error, .. } => error.is_worth_a_try(others_pass),
             _ => false,
         }
     }
@@ -167,6 +194,34 @@ impl fmt::Display for Error {
             }
             Self::Stopped { server } => write!(f, "the job was told to end before it reached {server}"),
             Self::Local { server, what } => write!(f, "this agent cannot reach out to {server}: {what}"),
+            Self::Jump { jump, error } => write!(f, "jump host {jump}: {error}"),
+            Self::NoWay { server, why } => write!(f, "cannot connect to {server}: {why}"),
+            Self::NoJump { server, name } => {
+                write!(f, "cannot connect to {server}: ssh.jumps has no {name:?}; add it to the agent's configuration")
+            }
+        }
+    }
+}
+
+impl fmt::Display for NoWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreached(words) => write!(
+                f,
+                "the jump host could not ({words}); there, does its name have an address, is it up, and is its port open to \
+                 the jump host? The jump host's log says more"
+            ),
+            Self::Prohibited(words) => write!(
+                f,
+                "the jump host does not forward there ({words}); see AllowTcpForwarding, PermitOpen and DisableForwarding in \
+                 its sshd_config, and the options of the key in its authorized_keys"
+            ),
+            Self::Silent(after) => write!(
+                f,
+                "the jump host had no answer from it within {} (ssh.connectionPool.connectionTimeout); is it up, and its port \
+                 open to the jump host?",
+                seconds(*after)
+            ),
         }
     }
 }

@@ -54,7 +54,7 @@ impl SshExecutor {
     /// pool and breakers stay.
     pub fn reload(&self, config: &Config) {
         let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        shared.pool.reload(&config.ssh.hosts);
+        shared.pool.reload(&config.ssh);
         *shared =
             Arc::new(Shared { settings: config.ssh.clone(), jobs: config.jobs.clone(), ..Shared::clone(&shared) });
     }

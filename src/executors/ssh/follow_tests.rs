@@ -42,6 +42,7 @@ fn with_run(act: impl FnOnce(&mut Run<'_>)) {
         certificate: None,
         passphrase: None,
         password: None,
+        jump: None,
     };
     let id = Id::parse("exec-1").expect("an id");
     let script = Script { language: Language::Bash, content: "true".to_owned(), working_directory: String::new() };

@@ -17,6 +17,7 @@ pub mod error;
 mod executor;
 pub mod folder;
 mod follow;
+pub mod forward;
 #[cfg(any(test, fuzzing))]
 #[path = "fuzz_tests.rs"]
 pub(crate) mod fuzz;
@@ -30,6 +31,7 @@ pub mod place;
 pub mod pool;
 mod pool_key;
 pub mod preamble;
+pub mod pump;
 pub mod remote;
 pub mod run;
 mod shared;

@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::config::types::{HostRow, HostTable, Ssh as Settings};
+use crate::config::types::Ssh as Settings;
 use crate::executors::ssh::breakers::Breakers;
-use crate::executors::ssh::connection::{Connection, Session, Times};
-use crate::executors::ssh::dial::{Dial, Progress};
-use crate::executors::ssh::driver::Driver;
+use crate::executors::ssh::connection::{Connection, Session};
+use crate::executors::ssh::dial::Progress;
 use crate::executors::ssh::error::{Error, Step};
 use crate::executors::ssh::hosts::Hosts;
 use crate::executors::ssh::pool_key::{Key, Keys};
@@ -42,7 +41,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Inner {
     entries: BTreeMap<Key, Entry>,
-    /// By `host:port`.
+    /// By [`Server::route`].
     paces: BTreeMap<String, Pace>,
     threads: Vec<Thread>,
     stopped: bool,
@@ -70,6 +69,12 @@ pub struct Wish<'a> {
     /// Whether the session is still wanted.
     pub wanted: &'a dyn Fn() -> bool,
 }
+
+/// What a connection is asked for on a seat.
+type OpenOn<'a, T> = &'a dyn Fn(&Arc<Connection>, u64) -> Result<T, Error>;
+
+/// Serves a connection on its own thread, to its end.
+type Serve = Box<dyn FnOnce()>;
 
 /// Leave for one login to a server.
 struct Ticket {
@@ -100,13 +105,13 @@ impl Pool {
     /// No connection yet.
     pub fn new(settings: Settings, breakers: Breakers) -> Self {
         let hosts = Hosts::new(&settings);
-        let keys = Keys::new(&settings.hosts);
+        let keys = Keys::new(&settings);
         Self(Arc::new(Shared { settings, hosts, breakers, keys, inner: Mutex::default() }))
     }
 
-    /// Connections that are made from now on follow this `ssh.hosts`.
-    pub fn reload(&self, table: &HostTable) {
-        self.0.keys.reload(table);
+    /// Connections that are made from now on follow this `ssh.hosts` and `ssh.jumps`.
+    pub fn reload(&self, settings: &Settings) {
+        self.0.keys.reload(settings);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -116,29 +121,34 @@ impl Pool {
     /// A session with a waiting shell on the server, and whether its connection was there before. For a job whose script
     /// runs there: the circuit breaker is not asked, and an error is the caller's to judge.
     pub fn session(&self, wish: &Wish<'_>) -> Result<(Session, bool), Error> {
-        self.seek(wish, None, &mut |_| {})
+        let server = &self.0.keys.on_its_way(wish.server)?;
+        self.seek(&self.0.keys.of(server), &Wish { server, ..*wish }, None, &mut |_| {}, &session)
     }
 
     /// The same for a job that has not begun: passing errors are tried again until `wish.until`, as far as the circuit
     /// breaker lets it. What is tried again is said once.
     pub fn first_session(&self, wish: &Wish<'_>, say: &mut dyn FnMut(&str)) -> Result<(Session, bool), Error> {
-        self.seek(wish, Some(Tries::new(wish.server, Instant::now(), wish.until)), say)
+        let server = &self.0.keys.on_its_way(wish.server)?;
+        let tries = Tries::new(server, Instant::now(), wish.until);
+        self.seek(&self.0.keys.of(server), &Wish { server, ..*wish }, Some(tries), say, &session)
     }
 
-    fn seek(
+    /// What `open` makes of a seat on a connection, and whether the connection was there before.
+    fn seek<T>(
         &self,
+        key: &Key,
         wish: &Wish<'_>,
         mut tries: Option<Tries<'_>>,
         say: &mut dyn FnMut(&str),
-    ) -> Result<(Session, bool), Error> {
+        open: OpenOn<'_, T>,
+    ) -> Result<(T, bool), Error> {
         let (server, begun) = (wish.server, Instant::now());
-        let key = self.0.keys.of(server);
         let (mut fresh, mut turn) = (None, Held::Connections);
         loop {
             if !(wish.wanted)() {
                 return Err(Error::Stopped { server: server.shown() });
             }
-            if let Some(found) = self.open_on_a_seat(&key, server, fresh.as_ref())? {
+            if let Some(found) = self.open_on_a_seat(key, server, fresh.as_ref(), open)? {
                 return Ok(found);
             }
             let may_try = match &mut tries {
@@ -146,7 +156,10 @@ impl Pool {
                 None => true,
             };
             if may_try {
-                match self.may_dial(&key, server) {
+                if tries.is_some() {
+                    self.reach_jump(wish, say)?;
+                }
+                match self.may_dial(key, server) {
                     Ok(ticket) => match self.try_once(ticket, wish, tries.as_mut(), say)? {
                         Some(connection) => {
                             fresh = Some(connection);
@@ -170,25 +183,29 @@ impl Pool {
         }
     }
 
-    /// A session on a connection that is there; nothing when none has a seat free. `fresh` is the connection that was
+    /// The same on a connection that is there; nothing when none has a seat free. `fresh` is the connection that was
     /// made for this job: an error on it is the job's, one on another costs that connection.
-    fn open_on_a_seat(
+    fn open_on_a_seat<T>(
         &self,
         key: &Key,
         server: &Server,
         fresh: Option<&Arc<Connection>>,
-    ) -> Result<Option<(Session, bool)>, Error> {
+        open: OpenOn<'_, T>,
+    ) -> Result<Option<(T, bool)>, Error> {
         while let Some((connection, seat)) = self.seat(key) {
             let is_fresh = fresh.is_some_and(|made| Arc::ptr_eq(made, &connection));
-            match connection.open(seat, remote::COMMAND) {
-                Ok(session) => {
+            match open(&connection, seat) {
+                Ok(found) => {
                     if !is_fresh {
                         self.0.breakers.served(server);
                     }
-                    return Ok(Some((session, !is_fresh)));
+                    return Ok(Some((found, !is_fresh)));
                 }
                 Err(Error::Full { .. }) if !connection.is_closed() => {}
-                Err(error) if is_fresh => return Err(error),
+                // Of a server behind it.
+                Err(error @ Error::NoWay { .. }) => return Err(error),
+                // One to a jump host that lives carries the connections of others.
+                Err(error) if is_fresh || key.forwards && !connection.is_closed() => return Err(error),
                 Err(error) => {
                     log::info!("a connection that was kept is of no use any more: {error}");
                     connection.abort();
@@ -249,7 +266,7 @@ impl Pool {
         if entry.connections.len() + entry.dialing >= self.0.settings.max_per_server {
             return Err(Held::Connections);
         }
-        let address = server.address();
+        let address = server.route();
         let pace = pace_of(&mut inner.paces, &address);
         if !pace.begin() {
             return Err(Held::Logins(pace.limit()));
@@ -284,8 +301,8 @@ impl Pool {
         let thread = {
             let (pool, ticket, server, progress) =
                 (self.clone(), Arc::clone(&ticket), server.clone(), Arc::clone(&progress));
-            threads::spawn("ssh-connection", move || {
-                let made = pool.reach(&server, ticket.key.row.as_deref(), &progress, pass);
+            threads::spawn(if ticket.key.forwards { "ssh-jump" } else { "ssh-connection" }, move || {
+                let made = pool.reach(&ticket.key, &server, &progress, pass);
                 let end = match &made {
                     Ok(_) => End::Passed,
                     Err(Error::TurnedAway { .. }) => End::TurnedAway,
@@ -295,9 +312,9 @@ impl Pool {
                 // The credential is not kept beyond this.
                 drop((server, progress));
                 match made {
-                    Ok((connection, driver)) => {
+                    Ok((connection, serve)) => {
                         let _ = tell.send(Ok(connection));
-                        driver.run();
+                        serve();
                     }
                     Err(error) => drop(tell.send(Err(error))),
                 }
@@ -349,32 +366,6 @@ impl Pool {
         }
     }
 
-    /// The way to the server, on the connection's own thread; its outcome goes to the breaker.
-    fn reach(
-        &self,
-        server: &Server,
-        row: Option<&HostRow>,
-        progress: &Mutex<Progress>,
-        pass: Option<Pass>,
-    ) -> Result<(Arc<Connection>, Driver), Error> {
-        let settings = &self.0.settings;
-        let dial = Dial { server, settings, row, hosts: &self.0.hosts, progress };
-        let reached = dial.reach();
-        if let Some(pass) = pass {
-            let sound = !reached.as_ref().is_err_and(Error::is_outage);
-            self.0.breakers.record(server, pass, sound);
-        }
-        let reached = reached?;
-        let times = Times {
-            step: settings.connection_timeout,
-            check: settings.health_check_interval,
-            idle: settings.idle_timeout,
-            close: limits::SSH_CLOSE,
-        };
-        Driver::new(server.shown(), reached.session, reached.socket, reached.host_key, times)
-            .map_err(|error| Error::Local { server: server.shown(), what: error.to_string() })
-    }
-
     /// A connection in the making has come to its end, one way or the other.
     fn dialed(&self, ticket: &Ticket, made: Option<&Arc<Connection>>, end: End) {
         let mut inner = self.lock();
@@ -388,13 +379,6 @@ impl Pool {
             entry.connections.push(Arc::clone(connection));
         }
         pace_of(&mut inner.paces, &ticket.address).end(ticket.began, end, Instant::now());
-    }
-
-    /// The host key that a server shows, whether trusted or not: its type and the key.
-    pub fn host_key(&self, server: &Server) -> Result<(String, Vec<u8>), Error> {
-        let progress = Mutex::new(Progress::new());
-        let (settings, row) = (&self.0.settings, self.0.keys.row(server));
-        Dial { server, settings, row: row.as_deref(), hosts: &self.0.hosts, progress: &progress }.host_key()
     }
 
     /// Ends every connection and waits for its thread; jobs that still use one lose it.
@@ -418,6 +402,10 @@ impl Pool {
             thread.join_within(wait);
         }
     }
+}
+
+fn session(connection: &Arc<Connection>, seat: u64) -> Result<Session, Error> {
+    connection.open(seat, remote::COMMAND)
 }
 
 /// What is known of a server's pace. Where too many are known, those of which nothing is left to know make room, then
@@ -469,6 +457,9 @@ fn overdue(progress: &Mutex<Progress>, limit: Duration) -> Option<Step> {
     }
     Some(progress.step)
 }
+
+#[path = "way.rs"]
+mod way;
 
 #[cfg(test)]
 #[path = "pool_tests.rs"]

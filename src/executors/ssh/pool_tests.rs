@@ -22,7 +22,7 @@ fn pool() -> Pool {
 }
 
 fn key(host: &str) -> Key {
-    Key { host: host.to_owned(), port: 22, user: String::new(), credential: Vec::new(), row: None }
+    Key { host: host.to_owned(), port: 22, ..Key::default() }
 }
 
 #[test]
@@ -55,6 +55,7 @@ fn logins_to_one_server_at_once_are_bounded_over_all_credentials() {
         certificate: None,
         passphrase: None,
         password: None,
+        jump: None,
     };
     let ask = |host: &str, n: usize| {
         let server = server(host, &format!("user-{n}"));

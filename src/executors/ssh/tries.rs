@@ -124,6 +124,7 @@ mod tests {
             certificate: None,
             passphrase: None,
             password: None,
+            jump: None,
         }
     }
 

@@ -251,6 +251,7 @@ mod tests {
             certificate: None,
             passphrase: None,
             password: None,
+            jump: None,
         }
     }
 

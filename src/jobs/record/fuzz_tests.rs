@@ -97,6 +97,7 @@ pub fn sealed_login(data: &[u8]) {
             certificate: Some("c".to_owned()),
             passphrase: next(),
             password: next(),
+            jump: None,
         };
         let sealed = own.seal(&server, &logins::of("exec-j1", "u", "a.example", 22));
         assert_eq!(own.open(&page(sealed.clone())), Some(server));

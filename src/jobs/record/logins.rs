@@ -13,7 +13,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Id, Server};
+use crate::job::{Id, Jump, Server};
 use crate::jobs::record::entry;
 use crate::limits;
 use crate::os::random;
@@ -33,6 +33,52 @@ struct Login {
     certificate: Option<String>,
     passphrase: Option<String>,
     password: Option<String>,
+    /// The jump host that the job asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jump: Option<ByJump>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum ByJump {
+    Named(String),
+    Host { name: String, host: String, port: u16, user: String, login: Box<Login> },
+}
+
+impl Login {
+    fn of(server: &Server) -> Self {
+        let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+        let (key, passphrase) = (text(&server.private_key), text(&server.passphrase));
+        let jump = server.jump.as_ref().map(|jump| match jump {
+            Jump::Named(name) => ByJump::Named(name.clone()),
+            Jump::Host(jump) => {
+                let (name, host, user) = (jump.name.clone(), jump.host.clone(), jump.user.clone());
+                ByJump::Host { name, host, port: jump.port, user, login: Box::new(Self::of(jump)) }
+            }
+        });
+        Self { key, certificate: server.certificate.clone(), passphrase, password: text(&server.password), jump }
+    }
+
+    /// For the server of this name and address.
+    fn server(self, name: String, host: String, port: u16, user: String) -> Server {
+        let jump = self.jump.map(|jump| match jump {
+            ByJump::Named(name) => Jump::Named(name),
+            ByJump::Host { name, host, port, user, login } => {
+                Jump::Host(Box::new(login.server(name, host, port, user)))
+            }
+        });
+        Server {
+            id: None,
+            name,
+            host,
+            port,
+            user,
+            private_key: self.key.map(Secret::new),
+            certificate: self.certificate,
+            passphrase: self.passphrase.map(Secret::new),
+            password: self.password.map(Secret::new),
+            jump,
+        }
+    }
 }
 
 impl Logins {
@@ -54,11 +100,7 @@ impl Logins {
 
     /// The login as text. `place` is what it is for: another place does not open it.
     pub fn seal(&self, server: &Server, place: &str) -> String {
-        let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
-        let (key, passphrase) = (text(&server.private_key), text(&server.passphrase));
-        let login =
-            Login { key, certificate: server.certificate.clone(), passphrase, password: text(&server.password) };
-        self.seal_bytes(serde_json::to_vec(&login).unwrap_or_default(), place)
+        self.seal_bytes(serde_json::to_vec(&Login::of(server)).unwrap_or_default(), place)
     }
 
     /// The secrets of a job, for its execution alone.
@@ -87,17 +129,8 @@ impl Logins {
     /// The server of a record's page with its login; `None` where it has none, or one of another token.
     pub fn open(&self, page: &entry::Server) -> Option<Server> {
         let login: Login = serde_json::from_slice(&self.open_bytes(&page.login, &place(page))?).ok()?;
-        Some(Server {
-            id: Some(page.server_id.clone()).filter(|id| !id.is_empty()),
-            name: page.name.clone(),
-            host: page.host.clone(),
-            port: page.port,
-            user: page.user.clone(),
-            private_key: login.key.map(Secret::new),
-            certificate: login.certificate,
-            passphrase: login.passphrase.map(Secret::new),
-            password: login.password.map(Secret::new),
-        })
+        let server = login.server(page.name.clone(), page.host.clone(), page.port, page.user.clone());
+        Some(Server { id: Some(page.server_id.clone()).filter(|id| !id.is_empty()), ..server })
     }
 
     fn open_bytes(&self, text: &str, place: &str) -> Option<Vec<u8>> {
@@ -151,6 +184,7 @@ mod tests {
             certificate: Some("ssh-ed25519-cert".into()),
             passphrase: None,
             password: secret("pässword"),
+            jump: None,
         }
     }
 
@@ -167,6 +201,17 @@ mod tests {
         let all = (text(opened.private_key), text(opened.passphrase), text(opened.password));
         assert_eq!(all, (Some("PEM".into()), None, Some("pässword".into())));
         assert_eq!(opened.certificate.as_deref(), Some("ssh-ed25519-cert"));
+
+        let jump = Server { id: None, host: "j".into(), name: "bastion".into(), ..server() };
+        for jump in [Jump::Named("bastion".into()), Jump::Host(Box::new(jump))] {
+            let behind = Server { jump: Some(jump), ..server() };
+            let page = page_of(&behind, String::new(), &execution, &logins);
+            assert!(!serde_json::to_string(&page).expect("JSON").contains("bastion"), "sealed with the login");
+            assert_eq!(logins.open(&page).expect("the login"), behind);
+        }
+        let before = logins.seal_bytes(br#"{"key":"PEM","passphrase":null,"password":null}"#.to_vec(), &place(&page));
+        let before = entry::Server { login: before, ..page.clone() };
+        assert_eq!(logins.open(&before).expect("of an older agent").jump, None);
 
         assert!(Logins::new(&Secret::new("another")).open(&page).is_none(), "another token");
         let rotated = logins.clone();
