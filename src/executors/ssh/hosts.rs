@@ -80,8 +80,10 @@ impl Hosts {
             .into(),
             Check::Unknown if self.strict => {
                 let authority = all.authority_for(host, port).map(|at| {
-                    format!("; line {at} trusts a certificate authority for it, which this agent does not use, since it \
-                         takes plain keys alone")
+                    format!(
+                        "; line {at} trusts a certificate authority for it, which this agent does not use, since it takes \
+                         plain keys alone"
+                    )
                 });
                 format!(
                     "it shows {fingerprint} ({kind}), which {file} does not know{}; if it is right, add this line: {line} (or \
