@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cronium_dev_backend::{Action, DevBackend, Fault, JobRow};
+use cronium_dev_backend::{Action, Fault, JobRow};
 
 use crate::control::{row, status};
 use crate::harness::{LONG, eventually, finished, report, shared, stderr, stdout};
@@ -14,28 +14,15 @@ use crate::ssh_rig::{Rig, has_words};
 use crate::sshd::{Sshd, list};
 use crate::sshd_faults::signal;
 
-/// The same as [`SCRIPT`], once there is a file `go`.
+/// Counts its starts in a file of the server's, waits for a file `go`, says something on both streams and ends with 7.
 const GATED: &str =
     "echo begun >>\"$HOME/starts\"; until [ -e \"$HOME/go\" ]; do sleep 0.05; done; echo out; echo err >&2; exit 7";
-
-/// Counts its starts in a file of the server's, says something on both streams and ends with 7.
-const SCRIPT: &str = "echo begun >>\"$HOME/starts\"; echo out; echo err >&2; exit 7";
 
 /// A call that gets no answer is given up soon.
 const IMPATIENT: [(&str, &str); 2] = [("api.timeout", "1s"), ("api.retry.maxAttempts", "1")];
 
-/// The calls of a job with this in their path get no answer.
-fn hang(backend: &DevBackend, path: &str) {
-    backend.set_faults(vec![on(path, Action::Hang)]);
-}
-
 fn on(path: &str, action: Action) -> Fault {
     Fault { path: Some(path.to_owned()), action, ..Fault::default() }
-}
-
-/// How many calls have met the one fault.
-fn met(backend: &DevBackend) -> u64 {
-    backend.faults()[0].seen
 }
 
 fn page(rig: &Rig, id: &str) -> String {
@@ -255,16 +242,31 @@ fn agents_killed_at_any_moment_of_a_script_know_its_end_and_leave_no_folder() {
     rig.stop();
 }
 
+/// A job that runs on each of the servers, whose next words in the records do not come to the disk.
+fn held(three: &Three, script: &str) -> (String, SlowDisk) {
+    three.agent.wait_ready();
+    let id = three.backend.enqueue(three.job(script)).expect("queued");
+    eventually("it runs everywhere", || three.servers.iter().all(|server| server.path("home/starts").exists()));
+    (id, SlowDisk::of(three.agent.pid()))
+}
+
+/// Waits until the script has ended on `count` servers, and the agent has had time to hear of it.
+fn arrived(three: &Three, count: usize) {
+    eventually("it has ended there", || ended(&three.place()).len() == count);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(ended(&three.place()).len(), count, "the only witness is gone before the end is on disk");
+}
+
 #[test]
 fn ends_on_several_servers_that_had_arrived_before_the_kill_are_told_with_their_output() {
     let _machine = shared();
     let three = Three::start(&[]);
-    hang(&three.backend, "/update");
-    let id = three.backend.enqueue(three.job(SCRIPT)).expect("queued");
-    eventually("each ending has arrived", || met(&three.backend) == 3);
-    assert_eq!(ended(&three.place()).len(), 3);
+    let (id, disk) = held(&three, GATED);
+    three.servers.iter().for_each(|server| std::fs::write(server.path("home/go"), "").expect("go"));
+    arrived(&three, 3);
+    three.agent.signal("KILL");
+    drop(disk);
     let three = three.again(&[]);
-    three.backend.set_faults(Vec::new());
     let row = finished(&three.backend, &id);
     let mut lines: Vec<&str> = stdout(&row).lines().collect();
     lines.sort_unstable();
@@ -282,12 +284,11 @@ fn a_folder_on_one_of_several_servers_is_removed_by_the_next_agent() {
     let _machine = shared();
     let mut three = Three::start(&IMPATIENT);
     let alpha = three.user_of("alpha").to_owned();
-    let script = format!("echo out; [ $(id -un) != {alpha} ] || exit 7; sleep 4");
-    hang(&three.backend, "/update");
-    let id = three.backend.enqueue(three.job(&script)).expect("queued");
-    eventually("its ending has arrived", || met(&three.backend) > 0);
+    let (id, disk) = held(&three, &format!("[ $(id -un) = {alpha} ] || {{ touch ~/starts; exec sleep 10; }}\n{GATED}"));
+    std::fs::write(three.servers[0].path("home/go"), "").expect("go");
+    arrived(&three, 1);
     three.servers[0].stop();
-    three.backend.set_faults(Vec::new());
+    drop(disk);
     let page = three.agent.state().join("jobs").join(format!("{id}.job"));
     eventually("its end is on disk", || {
         std::fs::read_to_string(&page).is_ok_and(|text| text.contains("\"recorded\":true"))
