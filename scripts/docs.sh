@@ -10,21 +10,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 OUT=$ROOT/dist/docs
-while [ $# -gt 0 ]; do
-    case $1 in
-        --out)
-            [ -n "${2:-}" ] || die "--out needs a value"
-            OUT=$2
-            shift
-            ;;
-        -h | --help)
-            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        *) die "unknown argument '$1': see --help" ;;
-    esac
-    shift
-done
+arguments --out "$@"
 need_packages "to render the pages" cmark-gfm python3
 rm -rf "$OUT"
 python3 "$ROOT/scripts/docs.py" "$ROOT" "$OUT"

@@ -23,6 +23,36 @@ die() {
     exit 1
 }
 
+# arguments NAMES "$@": reads the command line of the script. NAMES, such as 'DIR --binary --out': each option takes a value,
+# for the variable of its name (BINARY, OUT); the variable DIR gets the only other word. --help prints the head of the script.
+arguments() {
+    local names=" $1 " name words=0
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+            -h | --help)
+                sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
+                exit 0
+                ;;
+            -*)
+                [[ $names == *" $1 "* ]] || die "unknown argument '$1': see --help"
+                [ -n "${2:-}" ] || die "$1 needs a value"
+                name=${1#--}
+                printf -v "${name^^}" %s "$2"
+                shift
+                ;;
+            *)
+                name=${names%% --*}
+                if [ -z "$name" ] || [ $((words++)) -gt 0 ] || [[ $name$1 == ' ARCH'* && ! $1 =~ ^(x86_64|aarch64)$ ]]; then
+                    die "unknown argument '$1': see --help"
+                fi
+                printf -v "${name# }" %s "$1"
+                ;;
+        esac
+        shift
+    done
+}
+
 # The times that long steps took here, for the time left of the next run.
 export CRONIUM_TIMES=${CRONIUM_TIMES:-$CACHE/times}
 

@@ -13,26 +13,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ARCH=x86_64 BINARY='' VERSION='' OUT=$ROOT/dist
-while [ $# -gt 0 ]; do
-    case $1 in
-        x86_64 | aarch64) ARCH=$1 ;;
-        --binary | --version | --out)
-            [ -n "${2:-}" ] || die "$1 needs a value"
-            case $1 in
-                --binary) BINARY=$2 ;;
-                --version) VERSION=$2 ;;
-                --out) OUT=$2 ;;
-            esac
-            shift
-            ;;
-        -h | --help)
-            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        *) die "unknown argument '$1': see --help" ;;
-    esac
-    shift
-done
+arguments 'ARCH --binary --version --out' "$@"
 source_facts
 MAINTAINER=${CRONIUM_MAINTAINER:-Cronium <agent@cronium.example>}
 NAME=cronium-agent
@@ -105,14 +86,16 @@ copyright() {
     cat <<TEXT
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: $NAME
-Comment: The program contains libraries of others, each under its own licence. cronium-agent.cdx.json beside this file
- lists them with version, licence and checksum.
+Comment: The program contains libraries of others, each under its own licence: the paragraphs after the first one.
+ cronium-agent.cdx.json beside this file lists them with checksums.
 
 Files: *
 Copyright: $(sed -n 's/^Copyright (c) \([^.]*\)\..*/\1/p' "$ROOT/LICENSE")
 License: Cronium
 $(sed 's/^$/./; s/^/ /' "$ROOT/LICENSE")
+
 TEXT
+    "$ROOT/scripts/sbom.sh" --licences
 }
 
 # The packages with the libraries that the program needs of its host: none, for the static one.

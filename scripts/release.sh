@@ -11,25 +11,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ARCH=x86_64 BINARY='' OUT=''
-while [ $# -gt 0 ]; do
-    case $1 in
-        x86_64 | aarch64) ARCH=$1 ;;
-        --binary | --out)
-            [ -n "${2:-}" ] || die "$1 needs a value"
-            case $1 in
-                --binary) BINARY=$2 ;;
-                --out) OUT=$2 ;;
-            esac
-            shift
-            ;;
-        -h | --help)
-            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        *) die "unknown argument '$1': see --help" ;;
-    esac
-    shift
-done
+arguments 'ARCH --binary --out' "$@"
 source_facts
 TARGET=$ARCH-unknown-linux-musl
 OUT=${OUT:-$ROOT/dist/release-$ARCH}

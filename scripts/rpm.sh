@@ -10,22 +10,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 DEB='' OUT=''
-while [ $# -gt 0 ]; do
-    case $1 in
-        --out)
-            [ -n "${2:-}" ] || die "--out needs a value"
-            OUT=$2
-            shift
-            ;;
-        -h | --help)
-            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        -*) die "unknown argument '$1': see --help" ;;
-        *) DEB=$1 ;;
-    esac
-    shift
-done
+arguments 'DEB --out' "$@"
 [ -f "$DEB" ] || die "which package? '$DEB' is no file: see --help"
 OUT=$(mkdir -p "${OUT:-$(dirname "$DEB")}" && cd "${OUT:-$(dirname "$DEB")}" && pwd)
 need_packages "to build an RPM package" rpm

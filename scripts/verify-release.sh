@@ -10,22 +10,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 DIR='' BINARY=''
-while [ $# -gt 0 ]; do
-    case $1 in
-        --binary)
-            [ -n "${2:-}" ] || die "$1 needs a value"
-            BINARY=$2
-            shift
-            ;;
-        -h | --help)
-            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
-            exit 0
-            ;;
-        -*) die "unknown argument '$1': see --help" ;;
-        *) DIR=$1 ;;
-    esac
-    shift
-done
+arguments 'DIR --binary' "$@"
 [ -n "$DIR" ] || die "which release? see --help"
 need_packages "to read the provenance" jq
 make_scratch

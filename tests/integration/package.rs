@@ -61,6 +61,27 @@ fn the_same_sources_give_the_same_package_and_lintian_finds_no_error() {
         assert!(contents.contains(also), "no {also}: {contents}");
     }
 
+    let document = |name: &str| {
+        let script = r#"dpkg-deb --fsys-tarfile "$1" | tar -xO "./usr/share/doc/cronium-agent/$2""#;
+        said(Command::new("sh").args(["-c", script, "sh"]).arg(&made[0]).arg(name))
+    };
+    let copyright = document("copyright");
+    let bill: serde_json::Value = serde_json::from_str(&document("cronium-agent.cdx.json")).expect("JSON");
+    let inside: Vec<_> =
+        bill["components"].as_array().expect("parts").iter().filter(|c| c["scope"] == "required").collect();
+    assert!(inside.len() > 50, "{bill}");
+    for part in inside {
+        let word = |key: &str| part[key].as_str().expect("a word").replace('_', "-");
+        let files = format!("\nFiles: {}-{}/*\nCopyright: ", word("name"), word("version"));
+        assert!(copyright.contains(&files), "the copyright file lacks {part}");
+    }
+    let named = copyright.lines().filter_map(|line| line.strip_prefix("License: "));
+    for licence in
+        named.flat_map(|words| words.split(" or ").flat_map(|w| w.split(" and ")).flat_map(|w| w.split(" with ")))
+    {
+        assert!(copyright.contains(&format!("\nLicense: {licence}\n ")), "the copyright file has no text of {licence}");
+    }
+
     let errors = |path: &Path| {
         let mut lintian = Command::new("lintian");
         // It leaves files there.

@@ -16,13 +16,14 @@ fn output(command: &mut Command, package: &str) -> String {
 
 #[test]
 fn mandoc_finds_no_fault_in_the_manual() {
-    // The two pages refer to each other, and are not installed here.
+    // The pages refer to each other, and are not installed here.
     let lint = |page: &Path| {
         let said = output(Command::new("mandoc").args(["-T", "lint"]).arg(page), "mandoc");
         said.lines().filter(|line| !line.contains("referenced manual not found: Xr cronium-")).collect::<String>()
     };
     for (page, words) in [
         ("docs/man/cronium-agent.8", vec!["cronium-agent doctor", "--fix-hints", "CRONIUM_JOBS_MAX_CONCURRENT", "124"]),
+        ("docs/man/cronium-firewall.8", vec!["cronium-firewall", "--root"]),
         ("docs/man/cronium-orchestrator.yaml.5", vec!["jobs.maxConcurrent", "CRONIUM_SERVICE_TOKEN", "a path"]),
     ] {
         assert_eq!(lint(&file(page)), "", "{page}");
@@ -35,6 +36,26 @@ fn mandoc_finds_no_fault_in_the_manual() {
             let word = word.strip_prefix("cronium-agent ").unwrap_or(word);
             assert!(plain.contains(word), "{page} does not show {word}");
         }
+    }
+    // What the script says of its modes and files, the page says too.
+    let script = std::fs::read_to_string(file("scripts/firewall.sh")).expect("the script");
+    let page = std::fs::read_to_string(file("docs/man/cronium-firewall.8")).expect("the page");
+    let modes = script.lines().find_map(|line| line.split_once(") MODE=$1 ;;")).expect("the modes").0;
+    for mode in modes.split('|').map(str::trim) {
+        assert!(page.contains(&format!("\n.It Cm {mode}\n")), "the page has no mode {mode}");
+    }
+    let placed = |line: &str| {
+        let (name, path) = line.split_once("=$")?;
+        let path = path
+            .strip_prefix("SETTINGS")
+            .map(|rest| format!("/etc/cronium{rest}"))
+            .or(path.strip_prefix("ROOT").map(str::to_owned));
+        path.filter(|path| name.chars().all(|c| c.is_ascii_uppercase() || c == '_') && path != "/etc/cronium")
+    };
+    let files: Vec<String> = script.lines().filter_map(placed).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for path in files {
+        assert!(page.contains(&format!("\n.It Pa {path}\n")), "the page has no file {path}");
     }
     let folder = Folder::new();
     let bad = folder.path().join("bad.8");
