@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # bench.sh [--quick | --least] [--lines | --parts | --server | --away]
+# bench.sh --fleet [N]
 #
 # One table: jobs and lines through the agent, each figure beside its floor: the same container run by raw calls to the
 # engine over its Unix socket. Agent and floor take turns within one run; figures are medians, and a ratio is the median of
@@ -11,13 +12,22 @@
 #   --parts   only what the raw calls of one job are made of, and what each choice of the create request costs
 #   --server  only scripts on a server, beside the client of OpenSSH
 #   --away    only a slow backend, and reports after it was away
+#   --fleet   N agents (500) at one backend: its requests, how long jobs wait, and what comes after it was away. Five are
+#             processes, the others threads with the agent's own polls and heartbeats. Takes four minutes
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 OPTIONS=()
-for argument; do
+AGENTS=
+while [ $# -gt 0 ]; do
+    argument=$1
+    shift
     case $argument in
+        --fleet)
+            AGENTS=500
+            [[ ! ${1-} =~ ^[1-9][0-9]*$ ]] || { AGENTS=$1 && shift; }
+            ;;
         --quick | --least | --lines | --parts | --server | --away) OPTIONS+=("$argument") ;;
         -h | --help)
             sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
@@ -29,6 +39,14 @@ done
 ensure_rust build
 ensure_engine
 ensure_images
+if [ -n "$AGENTS" ]; then
+    bench_programs
+    # Each agent has two connections, both of whose ends are here, and three threads.
+    ulimit -n "$(ulimit -Hn)"
+    say "$AGENTS agents at one backend"
+    RUST_MIN_STACK=262144 run_bench fleet --agents "$AGENTS" --agent "$AGENT"
+    exit
+fi
 need_packages "one row runs a script on a server" openssh-server openssh-client
 bench_programs
 say "measuring $AGENT"

@@ -41,8 +41,8 @@ pub mod fuzzing;
 pub use commands::main;
 
 pub mod parts {
-    //! What the integration tests run without an agent around it. Everything else is private, so that the compiler finds
-    //! what nothing uses.
+    //! What the integration tests and the benchmark run without an agent around it. Everything else is private, so that the
+    //! compiler finds what nothing uses.
 
     pub use crate::config::types::{Config, Docker, DockerEndpoint};
     pub use crate::config::{Sources, defaults, load};
@@ -63,4 +63,16 @@ pub mod parts {
     pub use crate::policy::stop::Pace;
     pub use crate::policy::watchdog::Stuck;
     pub use crate::secret::Secret;
+
+    pub mod fleet {
+        //! An agent's own polls, heartbeats and calls, which the benchmark of a fleet runs many times in one process.
+
+        pub use crate::api::{Client, CompleteBody, RowStatus};
+        pub use crate::config::Live;
+        pub use crate::jobs::heartbeat::Heartbeat;
+        pub use crate::jobs::poller::{Claimed, Poller, Slots};
+        pub use crate::jobs::running::Running;
+        pub use crate::os::stop::Stop;
+        pub use crate::verdict::{Status, Usage};
+    }
 }

@@ -153,7 +153,8 @@ impl Transport {
 
     /// The delay before the next try after `failures` failures; `last` is the last one.
     pub(super) fn delay(&self, failures: u32, last: &Error) -> Duration {
-        self.base.backoff.delay(failures, random::unit()).max(last.retry_after().unwrap_or_default())
+        // Not the longer of both: many calls that got one `Retry-After` would come back at one moment.
+        last.retry_after().unwrap_or_default() + self.base.backoff.delay(failures, random::unit())
     }
 
     /// Makes the call, with retries if they are allowed and may help.

@@ -52,9 +52,7 @@ fn manual_of_commands() -> String {
     }
     page.push_str(".Sh ENVIRONMENT\n");
     lines(&mut page, ENVIRONMENT);
-    page.push_str(
-        ".Xr cronium-orchestrator.yaml 5 ,\n.Xr cronium-firewall 8\nnames them all.\n.Sh FILES\n.Bl -tag -width Ds\n",
-    );
+    page.push_str(".Xr cronium-orchestrator.yaml 5\nnames them all.\n.Sh FILES\n.Bl -tag -width Ds\n");
     for (path, what) in FILES {
         let _ = writeln!(page, ".It Pa {path}");
         lines(&mut page, what);

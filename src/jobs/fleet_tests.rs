@@ -27,6 +27,34 @@ fn moments(first: f64, mut next: impl FnMut(u32) -> f64) -> Vec<f64> {
     all
 }
 
+/// The polls of an idle agent that starts at 0, in seconds.
+fn polls_of(config: &Config, mut unit: impl FnMut() -> f64) -> Vec<f64> {
+    let mut now = Instant::now();
+    let mut pace = Pace::new(config.jobs.poll_interval, limits::POLL_UNPUSHED, now);
+    moments(0.0, |_| {
+        pace.record(Answer::Jobs { asked: 5, got: 0, next_after: None }, now, unit());
+        let pause = pace.due() - now;
+        now = pace.due();
+        pause.as_secs_f64()
+    })
+}
+
+#[test]
+fn agents_that_start_at_one_moment_poll_evenly_ten_seconds_later() {
+    let config = crate::config::defaults();
+    let mut random = Random::new(11);
+    let mut tenths = vec![0_u32; 10 * second(LENGTH)];
+    for _ in 0..AGENTS {
+        for at in polls_of(&config, || random.below(1_000_000) as f64 / 1e6) {
+            tenths[second(at * 10.0)] += 1;
+        }
+    }
+    let busiest = tenths[100..].iter().max().expect("some");
+    let _ = writeln!(std::io::stderr(), "{} polls in the first 100 ms, {busiest} in the busiest after 10 s", tenths[0]);
+    // Nine on average; in step they are up to two hundred.
+    assert!(*busiest <= 30, "{busiest}");
+}
+
 #[test]
 fn two_hundred_idle_agents_make_a_hundred_requests_a_second_and_start_a_job_within_two_and_a_half() {
     let config = crate::config::defaults();
@@ -36,15 +64,7 @@ fn two_hundred_idle_agents_make_a_hundred_requests_a_second_and_start_a_job_with
     let (mut asked, mut waits) = (vec![0_u32; second(LENGTH)], Vec::new());
     for _ in 0..AGENTS {
         // All begin at once, as after a power cut.
-        let start = Instant::now();
-        let mut pace = Pace::new(config.jobs.poll_interval, limits::POLL_UNPUSHED, start);
-        let mut now = start;
-        let polls = moments(0.0, |_| {
-            pace.record(Answer::Jobs { asked: 5, got: 0, next_after: None }, now, unit());
-            let pause = pace.due() - now;
-            now = pace.due();
-            pause.as_secs_f64()
-        });
+        let polls = polls_of(&config, &mut unit);
         let beats = moments(0.0, |_| renewal * (0.9 + 0.2 * unit()));
         // The live log that is not there. The row watch asks for nothing without a job, and the monitor asks only where no
         // other call has been answered within `limits::BACKEND_LOOK`, which polls are.

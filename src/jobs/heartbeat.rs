@@ -55,16 +55,20 @@ impl Heartbeat {
         self.client = self.client.separate();
         let contact = Contact::new(self.running.clone(), self.config.clone());
         let mut watch = contact.watch(&self.stop, None);
-        let mut failures = 0;
+        // After a start, a failure or a late answer, many agents may beat at one moment.
+        let (mut failures, mut in_step) = (0, true);
         loop {
             self.pulse.touch();
             let sent = clock::now();
             let config = self.config.now();
+            let before = failures;
             failures = if self.beat(failures) { 0 } else { failures + 1 };
             if failures == 0 {
                 contact.was_at(sent);
             }
-            if self.pause(self.delay(failures), &config) {
+            in_step |= before > 0 || clock::since(sent) > config.jobs.lease_renewal / 3;
+            let delay = self.delay(failures, std::mem::take(&mut in_step));
+            if self.pause(delay, &config) {
                 break;
             }
             watch = contact.watch(&self.stop, watch);
@@ -89,9 +93,13 @@ impl Heartbeat {
         }
     }
 
-    /// The wait until the next one: the interval within a tenth, or less after failures, so that the lease is not lost.
-    fn delay(&self, failures: u32) -> Duration {
+    /// The wait until the next one: the interval within a tenth, or less after failures, so that the lease is not lost. Agents
+    /// in step wait for any part of the interval, once.
+    fn delay(&self, failures: u32, in_step: bool) -> Duration {
         let interval = self.config.now().jobs.lease_renewal;
+        if failures == 0 && in_step {
+            return interval.mul_f64(random::unit());
+        }
         if failures == 0 {
             return interval.mul_f64(0.9 + 0.2 * random::unit());
         }

@@ -175,7 +175,8 @@ impl Poller {
                 if error.is_ambiguous() {
                     self.lost.suspect();
                 }
-                return Some(Answer::Failed { retry_after: error.retry_after() });
+                let too_many = error.status() == Some(429);
+                return Some(Answer::Failed { retry_after: error.retry_after(), too_many });
             }
         };
         let next_after = queue.next_poll_after.and_then(|at| at.duration_since(clock::wall()).ok());

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cronium_bench::fleet::{self, Herd};
 use cronium_bench::{Setup, Size, footprint};
 
 use crate::harness::{alone, binary, engine_socket, require_engine};
@@ -61,4 +62,43 @@ fn an_idle_agent_has_only_threads_and_descriptors_that_are_written_down() {
     for word in ["PSS: ", "CPU: ", "start to first poll: ", "state.dir: lock", "listens: health"] {
         assert!(seen.text.contains(word), "no '{word}' in\n{}", seen.text);
     }
+}
+
+/// Whatever happens to all agents at one moment, their requests come spread. Were they in step, all of them would come within
+/// each 200 ms; the bounds leave room for a machine that is busy.
+#[test]
+fn a_fleet_comes_spread_after_a_start_a_restart_and_a_hang_of_its_backend() {
+    let _alone = alone();
+    let size = fleet::Size::least();
+    let setup = fleet::Setup { agent: agent(), socket: engine_socket(), size: size.clone() };
+    let seen = fleet::measure(&setup, &mut |_| {}).expect("figures");
+    let text = seen.table().render();
+    eprintln!("{text}");
+    let agents = size.agents as f64;
+    let spread = |name: &str, herd: &Herd| {
+        assert!(herd.second as f64 <= 0.9 * agents, "{name}: {} of {agents} within a second\n{text}", herd.second);
+        assert!(herd.tenth as f64 <= 0.3 * agents, "{name}: {} of {agents} within 100 ms\n{text}", herd.tenth);
+    };
+    spread("at rest", &seen.rest);
+    spread("after a restart", &seen.restart.herd);
+    spread("after a hang and a restart", &seen.crash.herd);
+    spread("after 429", &seen.after_told.herd);
+    // A poll each 2.2 s, and few heartbeats.
+    assert!((0.4..0.6).contains(&seen.each), "{text}");
+    for (name, back, least) in
+        [("restart", &seen.restart, 4.0), ("hang", &seen.crash, 4.0), ("429", &seen.after_told, 6.0)]
+    {
+        assert!(back.all_back.is_some_and(|back| back.as_secs_f64() <= least), "{name}: {:?}\n{text}", back.all_back);
+    }
+    // Without a time they ask half as often or less; with one, not sooner than that.
+    assert!(seen.crowded.mean <= 0.75 * seen.rest.mean, "{text}");
+    assert!(seen.told.mean <= agents / f64::from(size.retry_after), "{text}");
+    for queue in [&seen.steady, &seen.burst] {
+        assert!(queue.handed_late <= 2500.0, "{text}");
+        assert!(queue.lost as f64 <= 0.5 * queue.jobs as f64, "{text}");
+    }
+    // In a burst an agent takes as many as it has workers.
+    assert!(seen.burst.most <= 10 && seen.burst.busy_agents >= 5, "{text}");
+    assert_eq!(seen.wrong, 0, "jobs that were not reported once\n{text}");
+    assert!(seen.memory < 3.0, "{text}");
 }

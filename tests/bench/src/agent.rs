@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ pub(crate) struct Agent {
     socket: PathBuf,
     pub(crate) id: String,
     pub(crate) port: u16,
-    pub(crate) backend: DevBackend,
+    pub(crate) backend: Arc<DevBackend>,
     /// The moment before its process was made.
     pub(crate) spawned: Instant,
 }
@@ -44,6 +45,16 @@ impl Agent {
     pub(crate) fn start(program: &Path, socket: &Path, settings: &[(&str, &str)]) -> Outcome<Self> {
         let backend = DevBackend::start(Options { settings: Settings::with_socket(), ..Options::default() })
             .map_err(|error| format!("the backend: {error}"))?;
+        Self::start_at(Arc::new(backend), program, socket, settings)
+    }
+
+    /// The same, at a backend that others use too.
+    pub(crate) fn start_at(
+        backend: Arc<DevBackend>,
+        program: &Path,
+        socket: &Path,
+        settings: &[(&str, &str)],
+    ) -> Outcome<Self> {
         let (folder, id) = (std::env::temp_dir().join(unique("cronium-bench")), unique("bench"));
         std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let port = free_port()?;

@@ -1,10 +1,12 @@
 //! What the agent costs, measured from outside: `bench` puts it beside raw calls to the engine, in alternating pairs of
-//! the same run; `footprint` looks at an agent that has nothing to do. It shares no code with the agent, so that its HTTP
-//! cannot be slow, or wrong, in the same way.
+//! the same run; `footprint` looks at an agent that has nothing to do. They share no code with the agent, so that their HTTP
+//! cannot be slow, or wrong, in the same way. `fleet` runs the agent's own polls hundreds of times, and looks at what the
+//! backend gets.
 
 mod agent;
 mod away;
 mod engine;
+pub mod fleet;
 pub mod footprint;
 mod helpers;
 mod jobs;

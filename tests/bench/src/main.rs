@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cronium_bench::{Only, Setup, Size, footprint};
+use cronium_bench::{Only, Setup, Size, fleet, footprint};
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::ValueExt as _;
 
@@ -17,6 +17,8 @@ const HELP: &str = "cronium-bench: measures an agent from outside
       with --away only a slow backend and reports after it was away
   cronium-bench footprint [--check] [--seconds N] --agent FILE [--threads FILE] [--socket FILE]
       --check fails when a target is missed; memory, threads, CPU, descriptors and start of an agent with nothing to do
+  cronium-bench fleet [--agents N] [--real N] [--batch N] --agent FILE [--socket FILE]
+      N simulated agents (500) and a few processes (5) at one backend; --batch sets jobs.pollBatchSize of the simulated ones
 ";
 
 struct Arguments {
@@ -25,6 +27,7 @@ struct Arguments {
     threads: PathBuf,
     seconds: u64,
     check: bool,
+    fleet: fleet::Size,
 }
 
 fn arguments() -> Result<Arguments, lexopt::Error> {
@@ -32,6 +35,7 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
     let mut setup =
         Setup { agent: PathBuf::new(), socket: "/var/run/docker.sock".into(), size: Size::full(), only: None };
     let (mut threads, mut seconds, mut check) = (PathBuf::from("docs/threads.md"), 30, false);
+    let mut fleet = fleet::Size::full(500);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -41,6 +45,12 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             Long("threads") => threads = parser.value()?.into(),
             Long("seconds") => seconds = parser.value()?.parse()?,
             Long("check") => check = true,
+            Long("agents") => {
+                fleet =
+                    fleet::Size { real: fleet.real, batch: fleet.batch, ..fleet::Size::full(parser.value()?.parse()?) }
+            }
+            Long("real") => fleet.real = parser.value()?.parse()?,
+            Long("batch") => fleet.batch = Some(parser.value()?.parse()?),
             Long("lines") => setup.only = Some(Only::Lines),
             Long("parts") => setup.only = Some(Only::Parts),
             Long("server") => setup.only = Some(Only::Server),
@@ -51,7 +61,7 @@ fn arguments() -> Result<Arguments, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Arguments { command, setup, threads, seconds, check })
+    Ok(Arguments { command, setup, threads, seconds, check, fleet })
 }
 
 fn act(arguments: &Arguments) -> Result<bool, String> {
@@ -68,6 +78,13 @@ fn act(arguments: &Arguments) -> Result<bool, String> {
             let seen = footprint::measure(&footprint::Setup { agent, socket, threads, length })?;
             print!("{}", seen.text);
             Ok(!arguments.check || seen.missed.is_empty())
+        }
+        "fleet" => {
+            let Setup { agent, socket, .. } = arguments.setup.clone();
+            let setup = fleet::Setup { agent, socket, size: arguments.fleet.clone() };
+            let seen = fleet::measure(&setup, &mut |text| eprintln!("  {text}"))?;
+            print!("{}", seen.table().render());
+            Ok(seen.wrong == 0)
         }
         "help" => {
             print!("{HELP}");

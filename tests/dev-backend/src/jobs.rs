@@ -26,12 +26,18 @@ pub(crate) fn queue(call: &Call<'_>) -> Outcome {
     if types.iter().flatten().any(|name| !TYPES.contains(name)) {
         return Err(Refusal::internal(None));
     }
-    let mut store = call.shared.store();
-    let jobs = store.claim(agent, limit, types.as_deref(), call.shared.start);
+    let settings = call.shared.settings();
+    let race = Duration::from_millis(settings.claim_race_ms.into());
+    let jobs = call.shared.store().claim((agent, limit), types.as_deref(), (call.shared.start, race));
+    if !race.is_zero() && !jobs.is_empty() {
+        // A change would end a wait for changes.
+        std::thread::sleep(race);
+    }
     let mut answer = json!({"jobs": jobs, "count": jobs.len()});
-    if let Some(millis) = call.shared.settings().next_poll_after_ms {
+    if let Some(millis) = settings.next_poll_after_ms {
         let at = time::unix_nanos() / 1_000_000 + i128::from(millis);
-        answer["metadata"] = json!({"queueSize": store.queued(), "nextPollAfter": time::format_millis(at)});
+        let queued = call.shared.store().queued();
+        answer["metadata"] = json!({"queueSize": queued, "nextPollAfter": time::format_millis(at)});
     }
     Ok(answer)
 }

@@ -28,6 +28,9 @@ pub struct Settings {
     pub next_poll_after_ms: Option<u32>,
     /// Another backend: the acknowledgement carries a lease of this length.
     pub lease_seconds: Option<u32>,
+    /// Another backend: a claim is answered, and seen by other agents, only after this long. So two agents can get one row;
+    /// the last one has it.
+    pub claim_race_ms: u32,
     /// Acknowledge batches of v2.
     pub acknowledge_batches: bool,
     /// Send `jobs` over v2 sockets when something is queued.
@@ -61,6 +64,7 @@ impl Default for Settings {
             coded_errors: false,
             next_poll_after_ms: None,
             lease_seconds: None,
+            claim_race_ms: 0,
             acknowledge_batches: true,
             announce_jobs: true,
             keep_lines: 5000,

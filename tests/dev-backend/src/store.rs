@@ -245,9 +245,21 @@ impl Store {
         self.jobs.iter().filter(|job| job.status == "queued").count()
     }
 
-    /// Claims up to `limit` queued jobs that are due, of these types (the database's names).
-    pub(crate) fn claim(&mut self, agent: &str, limit: usize, types: Option<&[&str]>, start: Instant) -> Vec<Value> {
+    /// Claims up to `limit` queued jobs that are due, of these types (the database's names). A claim of another agent that
+    /// is younger than `race` is not seen.
+    pub(crate) fn claim(
+        &mut self,
+        (agent, limit): (&str, usize),
+        types: Option<&[&str]>,
+        (start, race): (Instant, Duration),
+    ) -> Vec<Value> {
         let now = time::unix_nanos();
+        let since = start.elapsed().saturating_sub(race);
+        let unseen = |job: &JobRow| {
+            job.status == "claimed"
+                && job.claimed_by.as_deref() != Some(agent)
+                && job.claimed.as_ref().is_some_and(|at| at.since_start > since)
+        };
         let mut claimed = Vec::new();
         for job in &mut self.jobs {
             if claimed.len() == limit {
@@ -255,7 +267,7 @@ impl Store {
             }
             let due = job.payload["scheduledFor"].as_str().and_then(time::parse).is_none_or(|at| at <= now);
             let wanted = types.is_none_or(|types| types.contains(&job.original_type()));
-            if job.status != "queued" || !due || !wanted {
+            if job.status != "queued" && !unseen(job) || !due || !wanted {
                 continue;
             }
             job.status = "claimed";
