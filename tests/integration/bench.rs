@@ -93,9 +93,10 @@ fn a_fleet_comes_spread_after_a_start_a_restart_and_a_hang_of_its_backend() {
     // Without a time they ask half as often or less; with one, not sooner than that.
     assert!(seen.crowded.mean <= 0.75 * seen.rest.mean, "{text}");
     assert!(seen.told.mean <= agents / f64::from(size.retry_after), "{text}");
-    for queue in [&seen.steady, &seen.burst] {
+    // In a burst all agents see the same rows. A claim that is lost costs one acknowledgement.
+    for (queue, lost_each) in [(&seen.steady, 0.5), (&seen.burst, 4.0)] {
         assert!(queue.handed_late <= 2500.0, "{text}");
-        assert!(queue.lost as f64 <= 0.5 * queue.jobs as f64, "{text}");
+        assert!(queue.lost as f64 <= lost_each * queue.jobs as f64, "{text}");
     }
     // In a burst an agent takes as many as it has workers.
     assert!(seen.burst.most <= 10 && seen.burst.busy_agents >= 5, "{text}");

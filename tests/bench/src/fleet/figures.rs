@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn the_busiest_stretch_is_found_wherever_it_begins() {
         assert_eq!(busiest(&[], 1.0), 0);
-        assert_eq!(busiest(&[0.0, 0.9, 1.0, 1.1, 1.95, 3.0], 1.0), 4);
+        assert_eq!(busiest(&[0.0, 0.9, 1.0, 1.1, 1.89, 3.0], 1.0), 4);
         assert_eq!(busiest(&[0.0, 0.05, 0.1, 0.12], 0.1), 3);
     }
 
