@@ -8,7 +8,7 @@ use crate::harness::{eventually, finish, finished, free_port, report, shared, st
 use crate::outbox::on_own_clock;
 use crate::ssh_faults::{FOUR_SECONDS, TWO_SECONDS, worker_was_held};
 use crate::ssh_rig::{HOST, Rig};
-use crate::sshd::{Options, Sshd};
+use crate::sshd::{Options, Sshd, list};
 
 /// The breaker's figure for the one server of the rig.
 const STATE: &str = "cronium_ssh_breaker_state";
@@ -29,6 +29,8 @@ fn a_breaker_opens_fails_at_once_and_closes_again() {
     }
     assert_eq!(stdout(&rig.bash("echo fine")), "fine\n");
     let closed = rig.metric(STATE);
+    // A folder that is still to go would bring a connection that asks no breaker.
+    eventually("no folder is left", || list(&rig.sshd.temp_dir()).is_empty());
 
     rig.sshd.stop();
     let waiting = rig.queue(rig.job("BASH", "echo waited"));
