@@ -99,10 +99,10 @@ fn take(loaded: &Loaded, live: &Live, apply: impl FnOnce(&Config)) -> Changes {
     // At whichever level shows more, so that the line is seen.
     let (old, new) = (running.logging.level, config.logging.level);
     telemetry::set_level(old.max(new));
-    log::info!("reload: in effect from now on: {}", list(taken));
-    telemetry::set_level(new);
     apply(&config);
     live.replace(config);
+    log::info!("reload: in effect from now on: {}", list(taken));
+    telemetry::set_level(new);
     changes
 }
 

@@ -22,7 +22,7 @@ use crate::os::{clock, pulse};
 use crate::redact::Redactor;
 use crate::telemetry;
 
-/// The thread that creates the records of the servers.
+/// The thread that creates the records of the servers. Dropping it waits for the call that is under way.
 pub(super) struct Rows {
     over: Stop,
     thread: Option<Thread>,
@@ -60,6 +60,16 @@ impl Rows {
     }
 }
 
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.over.set();
+        if let Some(thread) = self.thread.take() {
+            pulse::touch();
+            thread.join_within(limits::ACK_TASK_WAIT);
+        }
+    }
+}
+
 /// The update of one server's record.
 pub(super) struct PartCall {
     pub(super) at: usize,
@@ -67,7 +77,7 @@ pub(super) struct PartCall {
     /// The backend's id and the name of the server.
     pub(super) server: (Option<String>, String),
     pub(super) json: String,
-    /// Whether the record on disk holds the same.
+    /// Whether the record on disk holds the same, output included.
     pub(super) is_on_disk: bool,
 }
 
@@ -121,10 +131,7 @@ pub(super) fn before_report(earlier: Option<outbox::Earlier>, rows: Rows, calls:
     Some(Box::new(move || {
         let lines = earlier.and_then(|earlier| earlier());
         calls.wait(limits::ACK_TASK_WAIT);
-        pulse::touch();
-        if let Some(thread) = rows.thread {
-            thread.join_within(limits::ACK_TASK_WAIT);
-        }
+        drop(rows);
         lines
     }))
 }

@@ -386,9 +386,11 @@ impl Group {
     /// Writes that it ended there, with the update of its record; without the output where too much is kept already.
     fn part_ended(&self, at: usize, outcome: &Outcome, update: impl Fn(bool) -> String, remains: bool) -> PartCall {
         let json = update(true);
-        let owed = Some(found::kept(self.record.owes(), json.clone(), || update(false)));
-        let end = PartEnd { owed, ..found::end_of(outcome) };
-        let is_on_disk = self.record.part_ended(at, end, remains);
+        let owed = found::kept(self.record.owes(), json.clone(), || update(false));
+        // Without its output the record does not stand for the folder on the server.
+        let is_whole = owed == json;
+        let end = PartEnd { owed: Some(owed), ..found::end_of(outcome) };
+        let is_on_disk = self.record.part_ended(at, end, remains) && is_whole;
         let slot = &self.slots[at];
         let (execution, server) = (slot.execution.clone(), (slot.id.clone(), slot.name.clone()));
         PartCall { at, execution, server, json, is_on_disk }
